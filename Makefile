@@ -1,0 +1,46 @@
+# Every target sets up .venv by itself; set-up is quick when nothing changed.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: setup demo test test-all check bench docs weights clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      set up and show what ichnos does on a made scan"
+	@echo "make test      set up and run the tests (make test-all: the slow ones too)"
+	@echo "make check     style, types, import directions"
+	@echo "make bench     speed, as ratios of two things in one run"
+	@echo "make docs      build the documentation into build/docs"
+	@echo "make weights   train the default weights, from the last checkpoint if there is one"
+
+$(READY): pyproject.toml constraints.txt tools/setup_venv.sh
+	PYTHON=$(PYTHON) bash tools/setup_venv.sh
+	@touch $@
+
+setup: $(READY)
+
+demo: setup
+	$(BIN)/python tools/demo.py
+
+test: setup
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+test-all: setup
+	$(BIN)/pytest -n 2 --dist worksteal
+
+check: setup
+	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: setup
+	$(BIN)/python benchmarks/run.py
+
+docs: setup
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf build dist demo-out .pytest_cache .mypy_cache .ruff_cache

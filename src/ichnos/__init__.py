@@ -1,0 +1,29 @@
+"""ichnos: from one plain head CT, what another exam would have shown. Research use only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ichnos.formats import open_scan as open
+    from ichnos.scan import Scan
+    from ichnos.volume import Volume
+
+# Name -> (module, attribute). Loaded on first use, so that `import ichnos` stays light.
+_LAZY = {
+    "open": ("ichnos.formats", "open_scan"),
+    "Scan": ("ichnos.scan", "Scan"),
+    "Volume": ("ichnos.volume", "Volume"),
+}
+__all__ = ["Scan", "Volume", "__version__", "open"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'ichnos' has no attribute {name!r}")
+    import importlib
+
+    module, attribute = _LAZY[name]
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,66 @@
+"""Patients with their exams, and cohorts of them with centres and splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from ichnos.errors import InputRefused
+
+Exam = Literal["ct", "followup", "flair", "t1", "diffusion"]
+EXAMS: tuple[Exam, ...] = ("ct", "followup", "flair", "t1", "diffusion")
+Split = Literal["train", "validation", "test", "external", ""]
+Fact = str | float | None  # None: not known
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One person: exams (files), one row of clinical facts, and whatever targets exist on the CT grid."""
+
+    id: str  # without "sub-"
+    centre: str = ""
+    split: Split = ""
+    exams: Mapping[Exam, Path] = field(default_factory=dict)
+    targets: Mapping[str, Path] = field(default_factory=dict)  # "haematoma", "leukoaraiosis", "tract", "expansion" -> file on the CT grid
+    facts: Mapping[str, Fact] = field(default_factory=dict)  # age_years, sex, onset_to_ct_h, …
+
+    def exam(self, name: Exam) -> Path:
+        """Return the file of one exam, or refuse with what the patient has."""
+        if name not in self.exams:
+            raise InputRefused(f"patient {self.id} has no {name} exam; there is {', '.join(self.exams) or 'none'}")
+        return self.exams[name]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Patients in a fixed order, each once."""
+
+    patients: tuple[Patient, ...]
+    root: Path | None = None
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        double = sorted({p.id for p in self.patients if p.id in seen or seen.add(p.id)})  # type: ignore[func-returns-value]
+        if double:
+            raise InputRefused(f"the cohort holds {len(double)} patient(s) more than once: {', '.join(double[:5])}; give each its own id")
+
+    def __iter__(self) -> Iterator[Patient]:
+        return iter(self.patients)
+
+    def __len__(self) -> int:
+        return len(self.patients)
+
+    def of_split(self, *splits: Split) -> Cohort:
+        """Return the patients of the given splits."""
+        return replace(self, patients=tuple(p for p in self.patients if p.split in splits))
+
+    def with_exams(self, *exams: Exam) -> Cohort:
+        """Return the patients who have every one of the given exams."""
+        return replace(self, patients=tuple(p for p in self.patients if all(e in p.exams for e in exams)))
+
+    @property
+    def centres(self) -> tuple[str, ...]:
+        """Return the centres, sorted."""
+        return tuple(sorted({p.centre for p in self.patients}))

@@ -1,0 +1,48 @@
+"""Errors that people read: what was given, what was expected, what to do.
+
+The exit code of the command line follows from the class: 2 for an input that cannot be used, 3 for wrong usage, 1 for a bug of ours.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class IchnosError(Exception):
+    """Base of every error that ichnos raises on purpose; its text is one sentence for a person."""
+
+    exit_code = 2
+
+
+class InputRefused(IchnosError):
+    """The input was understood and cannot be used: not a head CT, damaged, incomplete, inconsistent."""
+
+
+class UsageError(IchnosError):
+    """The call itself is wrong: an option that does not exist, two that contradict each other, an output that holds something else."""
+
+    exit_code = 3
+
+
+class MissingExtra(IchnosError):
+    """An optional part is needed and not installed."""
+
+    exit_code = 3
+
+
+def require(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import an optional module, or say which extra brings it.
+
+    >>> require("json", extra="learning", purpose="reading JSON").__name__
+    'json'
+    >>> require("no_such_module", extra="learning", purpose="training")
+    Traceback (most recent call last):
+    ichnos.errors.MissingExtra: training needs no_such_module, which is not installed: pip install "ichnos[learning]"
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and not (module == error.name or module.startswith(error.name + ".")):
+            raise
+        raise MissingExtra(f'{purpose} needs {module}, which is not installed: pip install "ichnos[{extra}]"') from None

@@ -1,0 +1,1 @@
+"""reading: to be filled."""

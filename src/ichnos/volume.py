@@ -1,0 +1,358 @@
+"""The one geometry: an array with axes (x, y, z) and the affine that takes voxel indices to RAS+ millimetres.
+
+Everything inside ichnos is a `Volume`. LPS and (z, y, x) exist only in `formats/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ichnos.errors import InputRefused
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+Interpolation = Literal["nearest", "linear", "cubic"]
+
+_SPLINE_ORDER: dict[Interpolation, int] = {"nearest": 0, "linear": 1, "cubic": 3}
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """An affine map of RAS millimetres (or of voxel indices) with the algebra of mathematics: `~T`, `A @ B`.
+
+    >>> shift = Affine(np.array([[1, 0, 0, 5.0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+    >>> (~shift @ shift).map(np.array([[1.0, 2.0, 3.0]])).tolist()
+    [[1.0, 2.0, 3.0]]
+    """
+
+    matrix: Floats  # (4, 4)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "matrix", checked_affine(self.matrix))
+
+    def __invert__(self) -> Affine:
+        return Affine(np.linalg.inv(self.matrix))
+
+    def __matmul__(self, other: Affine) -> Affine:
+        return Affine(self.matrix @ other.matrix)
+
+    def map(self, points: Floats) -> Floats:
+        """Map points (..., 3)."""
+        points = np.asarray(points, np.float64)
+        return points @ self.matrix[:3, :3].T + self.matrix[:3, 3]
+
+
+def checked_affine(affine: npt.ArrayLike) -> Floats:
+    """Return the affine as float64, or refuse one that is not an invertible 4 x 4 matrix."""
+    matrix = np.array(affine, np.float64)
+    if matrix.shape != (4, 4):
+        raise InputRefused(f"the affine has shape {matrix.shape}; a 4 x 4 matrix is expected")
+    if not np.isfinite(matrix).all() or not np.allclose(matrix[3], (0, 0, 0, 1)):
+        raise InputRefused(
+            "the affine holds values that are not finite, or its last row is not (0, 0, 0, 1): the image has no usable position"
+        )
+    scale = np.prod(np.linalg.norm(matrix[:3, :3], axis=0))
+    if scale == 0 or abs(np.linalg.det(matrix[:3, :3])) < 1e-6 * scale:
+        raise InputRefused("the affine is singular: two image axes point the same way or have no length")
+    matrix.setflags(write=False)
+    return matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An image in space.
+
+    >>> v = Volume(np.zeros((4, 5, 6), np.uint8), np.diag([0.5, 0.5, 5.0, 1.0]))
+    >>> v.spacing_mm, round(v.voxel_ml, 6), v.orientation
+    ((0.5, 0.5, 5.0), 0.00125, 'RAS')
+    """
+
+    array: Array  # (x, y, z) or (x, y, z, c)
+    affine: Floats  # (4, 4), voxel index -> RAS+ mm, of the voxel's centre
+
+    def __post_init__(self) -> None:
+        if self.array.ndim not in (3, 4):
+            raise InputRefused(f"the image has {self.array.ndim} axes; three (x, y, z) or four (x, y, z, channel) are expected")
+        object.__setattr__(self, "affine", checked_affine(self.affine))
+
+    # ---- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the number of voxels along x, y and z."""
+        x, y, z = self.array.shape[:3]
+        return x, y, z
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Return the distance between neighbouring voxel centres along each array axis, in mm."""
+        x, y, z = (float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return x, y, z
+
+    @property
+    def voxel_ml(self) -> float:
+        """Return the volume of one voxel in millilitres, shear included."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    @property
+    def orientation(self) -> str:
+        """Return the anatomical direction that each axis points to, such as "RAS"."""
+        import nibabel
+
+        return "".join(nibabel.orientations.aff2axcodes(self.affine))
+
+    @property
+    def centre_mm(self) -> Floats:
+        """Return the middle of the grid in RAS mm."""
+        return self.world((np.array(self.shape) - 1) / 2)
+
+    def world(self, index: npt.ArrayLike) -> Floats:
+        """Return RAS mm of voxel indices (..., 3)."""
+        return np.asarray(index, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def index(self, world_mm: npt.ArrayLike) -> Floats:
+        """Return voxel indices (..., 3), fractional, of points in RAS mm."""
+        inverse = np.linalg.inv(self.affine)
+        return np.asarray(world_mm, np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+
+    def same_grid(self, other: Volume, *, tolerance_mm: float = 1e-3) -> bool:
+        """Say whether both have the same shape and the same voxel centres."""
+        if self.shape != other.shape:
+            return False
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
+        return bool(np.abs(self.world(corners) - other.world(corners)).max() <= tolerance_mm)
+
+    # ---- new values from it -----------------------------------------------------------------------------------------
+
+    def with_array(self, array: Array) -> Volume:
+        """Return another image on the same grid."""
+        if array.shape[:3] != self.shape:
+            raise InputRefused(f"an array of shape {array.shape} does not fit the grid {self.shape}")
+        return Volume(array, self.affine)
+
+    def astype(self, dtype: npt.DTypeLike) -> Volume:
+        """Return the image in another number type; shares memory where it is that type already."""
+        return Volume(self.array.astype(dtype, copy=False), self.affine)
+
+    def reoriented(self, orientation: str = "RAS") -> Volume:
+        """Return the same image with its axes in another of the 48 orders; no voxel value changes, no interpolation.
+
+        >>> v = Volume(np.arange(24).reshape(2, 3, 4), np.eye(4))
+        >>> w = v.reoriented("LPS")
+        >>> w.orientation, int(w.array[1, 2, 0]) == int(v.array[0, 0, 0])
+        ('LPS', True)
+        """
+        import nibabel
+
+        codes = tuple(orientation.upper())
+        if len(codes) != 3 or sorted("LR" if c in "LR" else "PA" if c in "PA" else "IS" if c in "IS" else "?" for c in codes) != [
+            "IS",
+            "LR",
+            "PA",
+        ]:
+            raise InputRefused(
+                f"orientation {orientation!r} is not one of the 48: give three letters, one each of L/R, P/A and I/S, such as 'RAS'"
+            )
+        ornt = nibabel.orientations.ornt_transform(
+            nibabel.orientations.io_orientation(self.affine), nibabel.orientations.axcodes2ornt(codes)
+        )
+        affine = self.affine @ nibabel.orientations.inv_ornt_aff(ornt, self.shape)
+        return Volume(nibabel.orientations.apply_orientation(self.array, ornt), affine)
+
+    def on_grid(self, grid: Volume, *, interpolation: Interpolation = "linear", fill: float = 0.0) -> Volume:
+        """Resample onto the voxel centres of another image; outside the own field of view the value is `fill`."""
+        matrix = np.linalg.inv(self.affine) @ grid.affine
+        return Volume(_sample(self.array, matrix, grid.shape, _SPLINE_ORDER[interpolation], fill), grid.affine)
+
+    def labels_on_grid(self, grid: Volume) -> Volume:
+        """Resample a label map: the label with the greatest linear weight wins, so that thin parts neither vanish nor mix."""
+        labels = np.unique(self.array)
+        matrix = np.linalg.inv(self.affine) @ grid.affine
+        best = np.full(grid.shape, 0.5 if labels.size <= 2 else 0.0, np.float32)
+        out = np.zeros(grid.shape, self.array.dtype)
+        for label in labels[labels != 0]:
+            weight = _sample((self.array == label).astype(np.float32), matrix, grid.shape, 1, 0.0)
+            if labels.size > 2:
+                background = _sample((self.array == 0).astype(np.float32), matrix, grid.shape, 1, 1.0)
+                weight = np.where(weight >= background, weight, 0)
+            take = (weight > best) | ((weight == best) & (weight >= 0.5) & (out == 0))
+            out[take], best[take] = label, weight[take]
+        return Volume(out, grid.affine)
+
+    def resampled(self, spacing_mm: float | Sequence[float], *, interpolation: Interpolation = "linear", fill: float = 0.0) -> Volume:
+        """Resample to another voxel size over the same field of view, axes kept."""
+        return self.on_grid(self.grid_with_spacing(spacing_mm), interpolation=interpolation, fill=fill)
+
+    def grid_with_spacing(self, spacing_mm: float | Sequence[float]) -> Volume:
+        """Return an empty grid (one byte per voxel, zero) of another voxel size that covers the same field of view."""
+        new = np.broadcast_to(np.asarray(spacing_mm, np.float64), 3)
+        if not (np.isfinite(new).all() and (new > 0).all()):
+            raise InputRefused(f"a voxel size of {tuple(new)} mm is not possible; every side must be positive")
+        old = np.array(self.spacing_mm)
+        shape = np.maximum(1, np.round(np.array(self.shape) * old / new).astype(int))
+        affine = np.array(self.affine)
+        affine[:3, :3] = self.affine[:3, :3] * (new / old)
+        first = (np.array(self.shape) - 1) / 2 - (shape - 1) / 2 * new / old  # keep the middle of the field of view
+        affine[:3, 3] = self.world(first)
+        return Volume(np.broadcast_to(np.uint8(0), tuple(int(n) for n in shape)), affine)
+
+    def cropped(self, box: Box) -> Volume:
+        """Cut out a box of voxels (a view, no copy)."""
+        affine = np.array(self.affine)
+        affine[:3, 3] = self.world(box.start)
+        return Volume(self.array[box.slices], affine)
+
+    def padded(self, before: Sequence[int], after: Sequence[int], *, fill: float = 0.0) -> Volume:
+        """Add voxels on both sides of each axis."""
+        widths = [*zip(before, after, strict=True), *[(0, 0)] * (self.array.ndim - 3)]
+        affine = np.array(self.affine)
+        affine[:3, 3] = self.world(-np.asarray(before))
+        return Volume(np.pad(self.array, widths, constant_values=fill), affine)
+
+    def pasted(self, part: Volume) -> Volume:
+        """Return a copy in which a crop of this grid has been put back in its place."""
+        start = np.round(self.index(part.world((0, 0, 0)))).astype(int)
+        box = Box(tuple(int(s) for s in start), tuple(int(s + n) for s, n in zip(start, part.shape, strict=True)))
+        fits = all(0 <= a and b <= n for a, b, n in zip(box.start, box.stop, self.shape, strict=True))
+        if not fits or not self.cropped(box).same_grid(part, tolerance_mm=1e-2):
+            raise InputRefused("the part is not a crop of this grid; resample it with on_grid first")
+        array = self.array.copy()
+        array[box.slices] = part.array
+        return self.with_array(array)
+
+    def map_array(self, function: Callable[[Array], Array]) -> Volume:
+        """Return `function(array)` on the same grid."""
+        return self.with_array(function(self.array))
+
+    # ---- bridges ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_nibabel(cls, image: Any) -> Volume:
+        """Take a nibabel image; integer data without scaling keeps its type, scaled data becomes float32."""
+        if image.affine is None:
+            raise InputRefused("the nibabel image has no affine, so its place in space is unknown")
+        slope, inter = getattr(image.dataobj, "slope", 1.0), getattr(image.dataobj, "inter", 0.0)
+        scaled = (slope, inter) != (1.0, 0.0)
+        array = np.asarray(image.dataobj, np.float32) if scaled else np.asanyarray(image.dataobj)
+        if array.ndim == 4 and array.shape[3] == 1:
+            array = array[..., 0]
+        return cls(array, image.affine)
+
+    def to_nibabel(self) -> Any:
+        """Return a nibabel NIfTI image that shares this array's memory; booleans become uint8."""
+        import nibabel
+
+        array = self.array.view(np.uint8) if self.array.dtype == bool else self.array
+        image = nibabel.Nifti1Image(array, self.affine)
+        image.header.set_xyzt_units("mm", "sec")
+        return image
+
+    @classmethod
+    def from_sitk(cls, image: Any) -> Volume:
+        """Take a three-dimensional SimpleITK image (LPS) as a read-only view of its memory; the image is kept alive by the view."""
+        import SimpleITK as sitk
+
+        view = sitk.GetArrayViewFromImage(image)  # (z, y, x[, c])
+        axes = (2, 1, 0, 3)[: view.ndim]
+        affine = np.eye(4)
+        affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+        affine[:3, 3] = image.GetOrigin()
+        return cls(view.transpose(axes), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+
+    def to_sitk(self) -> Any:
+        """Return a SimpleITK image (LPS, a copy). A sheared grid has no such image: resample it first."""
+        import SimpleITK as sitk
+
+        lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ self.affine
+        direction = lps[:3, :3] / np.array(self.spacing_mm)
+        if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-4:
+            raise InputRefused("the grid is sheared and SimpleITK knows only right angles; resample it onto an orthogonal grid first")
+        array = self.array.astype(np.uint8) if self.array.dtype == bool else self.array
+        axes = (2, 1, 0, 3)[: array.ndim]
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(axes)), isVector=array.ndim == 4)
+        image.SetSpacing(self.spacing_mm)
+        image.SetOrigin([float(v) for v in lps[:3, 3]])
+        left, _, right = np.linalg.svd(direction)  # the nearest exactly orthonormal matrix: ITK checks to 1e-6
+        image.SetDirection([float(v) for v in (left @ right).ravel()])
+        return image
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of voxels, half-open: start <= index < stop."""
+
+    start: tuple[int, ...]  # (x, y, z)
+    stop: tuple[int, ...]  # (x, y, z)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """Return the three slices that cut the box out of an array."""
+        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+
+
+def box_around(mask: Volume, *, margin_mm: float = 0.0) -> Box:
+    """Return the smallest box that holds every voxel of a mask, grown by a margin and cut at the grid.
+
+    >>> box_around(sphere(radius_mm=10, spacing_mm=2.0)).start
+    (1, 1, 1)
+    """
+    filled = np.asarray(mask.array) != 0
+    if not filled.any():
+        raise InputRefused("the mask is empty, so there is nothing to crop to")
+    start, stop = [], []
+    for axis, (n, step) in enumerate(zip(mask.shape, mask.spacing_mm, strict=True)):
+        hit = np.flatnonzero(filled.any(axis=tuple(a for a in range(filled.ndim) if a != axis)))
+        grow = int(np.ceil(margin_mm / step))
+        start.append(max(0, int(hit[0]) - grow))
+        stop.append(min(n, int(hit[-1]) + 1 + grow))
+    return Box(tuple(start), tuple(stop))
+
+
+def volume_ml(mask: Volume) -> float:
+    """Return the volume of a mask in millilitres: voxels that are not zero, or the sum of a probability map.
+
+    >>> round(volume_ml(sphere(radius_mm=10)), 1)
+    4.2
+    """
+    if mask.array.dtype.kind == "f":
+        return float(np.sum(mask.array, dtype=np.float64)) * mask.voxel_ml
+    return float(np.count_nonzero(mask.array)) * mask.voxel_ml
+
+
+def centroid_mm(mask: Volume) -> Floats:
+    """Return the centre of mass of a mask in RAS mm; NaN for an empty one."""
+    index = np.argwhere(np.asarray(mask.array) != 0)
+    return mask.world(index.mean(axis=0)) if len(index) else np.full(3, np.nan)
+
+
+def sphere(*, radius_mm: float, spacing_mm: float | Sequence[float] = 0.5, centre_mm: Sequence[float] = (0.0, 0.0, 0.0)) -> Volume:
+    """Make a mask of a ball, for examples and tests."""
+    step = np.broadcast_to(np.asarray(spacing_mm, np.float64), 3)
+    half = np.ceil(radius_mm / step).astype(int) + 1
+    affine = np.diag([*step, 1.0])
+    affine[:3, 3] = np.asarray(centre_mm) - half * step
+    axes = np.ogrid[tuple(slice(-h, h + 1) for h in half)]
+    distance2 = sum((a * s) ** 2 for a, s in zip(axes, step, strict=True))
+    return Volume(np.asarray(distance2 <= radius_mm**2), affine)
+
+
+def _sample(array: Array, matrix: Floats, shape: tuple[int, int, int], order: int, fill: float) -> Array:
+    """Pull `array` through index_in = matrix @ index_out; each voxel reaches half its size beyond its centre, then comes `fill`."""
+    from scipy import ndimage
+
+    if array.ndim == 4:
+        return np.stack([_sample(array[..., c], matrix, shape, order, fill) for c in range(array.shape[3])], axis=-1)
+    dtype = array.dtype if order == 0 or array.dtype.kind == "f" else np.dtype(np.float32)
+    source = array.astype(np.uint8) if array.dtype == bool else array
+    out = np.empty(shape, np.uint8 if dtype == bool else dtype)
+    ndimage.affine_transform(source, matrix[:3, :3], matrix[:3, 3], shape, out, order=order, mode="nearest")
+    steps = [np.arange(n).reshape([-1 if a == axis else 1 for a in range(3)]) for axis, n in enumerate(shape)]
+    for row, n in zip(matrix[:3], array.shape, strict=True):
+        at = row[0] * steps[0] + row[1] * steps[1] + row[2] * steps[2] + row[3]
+        out[(at < -0.5 - 1e-6) | (at > n - 0.5 + 1e-6)] = fill
+    return out.astype(bool) if dtype == bool else out

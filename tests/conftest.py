@@ -1,0 +1,27 @@
+"""What every test shares: one thread for torch (small tensors run ten times slower on two busy threads) and the shared data, if present."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_configure() -> None:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder of reference data beside the repository, or skip."""
+    if not SHARED.is_dir():
+        pytest.skip("no shared reference data beside this checkout")
+    return SHARED
