@@ -18,6 +18,7 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Interpolation = Literal["nearest", "linear", "cubic"]
 
+_AXIS_OF = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
 _SPLINE_ORDER: dict[Interpolation, int] = {"nearest": 0, "linear": 1, "cubic": 3}
 
 
@@ -147,22 +148,15 @@ class Volume:
         >>> w.orientation, int(w.array[1, 2, 0]) == int(v.array[0, 0, 0])
         ('LPS', True)
         """
-        import nibabel
+        from nibabel import orientations
 
         codes = tuple(orientation.upper())
-        if len(codes) != 3 or sorted("LR" if c in "LR" else "PA" if c in "PA" else "IS" if c in "IS" else "?" for c in codes) != [
-            "IS",
-            "LR",
-            "PA",
-        ]:
+        if len(codes) != 3 or {_AXIS_OF.get(code) for code in codes} != {0, 1, 2}:
             raise InputRefused(
-                f"orientation {orientation!r} is not one of the 48: give three letters, one each of L/R, P/A and I/S, such as 'RAS'"
+                f"orientation {orientation!r} is not one of the 48: one letter each of L/R, P/A and I/S is expected, as in 'RAS'"
             )
-        ornt = nibabel.orientations.ornt_transform(
-            nibabel.orientations.io_orientation(self.affine), nibabel.orientations.axcodes2ornt(codes)
-        )
-        affine = self.affine @ nibabel.orientations.inv_ornt_aff(ornt, self.shape)
-        return Volume(nibabel.orientations.apply_orientation(self.array, ornt), affine)
+        change = orientations.ornt_transform(orientations.io_orientation(self.affine), orientations.axcodes2ornt(codes))
+        return Volume(orientations.apply_orientation(self.array, change), self.affine @ orientations.inv_ornt_aff(change, self.shape))
 
     def on_grid(self, grid: Volume, *, interpolation: Interpolation = "linear", fill: float = 0.0) -> Volume:
         """Resample onto the voxel centres of another image; outside the own field of view the value is `fill`."""
@@ -347,12 +341,12 @@ def _sample(array: Array, matrix: Floats, shape: tuple[int, int, int], order: in
 
     if array.ndim == 4:
         return np.stack([_sample(array[..., c], matrix, shape, order, fill) for c in range(array.shape[3])], axis=-1)
-    dtype = array.dtype if order == 0 or array.dtype.kind == "f" else np.dtype(np.float32)
-    source = array.astype(np.uint8) if array.dtype == bool else array
-    out = np.empty(shape, np.uint8 if dtype == bool else dtype)
+    is_mask = array.dtype.kind == "b"
+    source = array.astype(np.uint8) if is_mask else array
+    out = np.empty(shape, source.dtype if order == 0 or source.dtype.kind == "f" else np.float32)
     ndimage.affine_transform(source, matrix[:3, :3], matrix[:3, 3], shape, out, order=order, mode="nearest")
     steps = [np.arange(n).reshape([-1 if a == axis else 1 for a in range(3)]) for axis, n in enumerate(shape)]
     for row, n in zip(matrix[:3], array.shape, strict=True):
         at = row[0] * steps[0] + row[1] * steps[1] + row[2] * steps[2] + row[3]
         out[(at < -0.5 - 1e-6) | (at > n - 0.5 + 1e-6)] = fill
-    return out.astype(bool) if dtype == bool else out
+    return out.astype(bool) if is_mask and order == 0 else out
