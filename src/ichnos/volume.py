@@ -37,15 +37,15 @@ class Affine:
         object.__setattr__(self, "matrix", checked_affine(self.matrix))
 
     def __invert__(self) -> Affine:
-        return Affine(np.linalg.inv(self.matrix))
+        return Affine(np.linalg.inv(self.matrix).astype(np.float64))
 
     def __matmul__(self, other: Affine) -> Affine:
         return Affine(self.matrix @ other.matrix)
 
     def map(self, points: Floats) -> Floats:
         """Map points (..., 3)."""
-        points = np.asarray(points, np.float64)
-        return points @ self.matrix[:3, :3].T + self.matrix[:3, 3]
+        mapped: Floats = np.asarray(points, np.float64) @ self.matrix[:3, :3].T + self.matrix[:3, 3]
+        return mapped
 
 
 def checked_affine(affine: npt.ArrayLike) -> Floats:
@@ -114,12 +114,11 @@ class Volume:
 
     def world(self, index: npt.ArrayLike) -> Floats:
         """Return RAS mm of voxel indices (..., 3)."""
-        return np.asarray(index, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return Affine(self.affine).map(np.asarray(index, np.float64))
 
     def index(self, world_mm: npt.ArrayLike) -> Floats:
         """Return voxel indices (..., 3), fractional, of points in RAS mm."""
-        inverse = np.linalg.inv(self.affine)
-        return np.asarray(world_mm, np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+        return (~Affine(self.affine)).map(np.asarray(world_mm, np.float64))
 
     def same_grid(self, other: Volume, *, tolerance_mm: float = 1e-3) -> bool:
         """Say whether both have the same shape and the same voxel centres."""
@@ -152,9 +151,7 @@ class Volume:
 
         codes = tuple(orientation.upper())
         if len(codes) != 3 or {_AXIS_OF.get(code) for code in codes} != {0, 1, 2}:
-            raise InputRefused(
-                f"orientation {orientation!r} is not one of the 48: one letter each of L/R, P/A and I/S is expected, as in 'RAS'"
-            )
+            raise InputRefused(f"orientation {orientation!r} is not one of the 48: give one letter each of L/R, P/A and I/S, as 'RAS'")
         change = orientations.ornt_transform(orientations.io_orientation(self.affine), orientations.axcodes2ornt(codes))
         return Volume(orientations.apply_orientation(self.array, change), self.affine @ orientations.inv_ornt_aff(change, self.shape))
 
