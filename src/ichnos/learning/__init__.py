@@ -1,1 +1,1 @@
-"""learning: to be filled."""
+"""Learning: from paired exams to a Model."""

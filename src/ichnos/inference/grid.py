@@ -1,0 +1,68 @@
+"""From the scan's grid to the network's and back: separable, along the scan's own axes, with no aliasing.
+
+A head CT is never rotated for reading: the network's grid has the scan's (RAS) axes and another voxel size. Each axis is then one small
+matrix, and resampling is three matrix products, some fifty times quicker than a general affine pull.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ichnos.volume import Box, Volume
+
+Weights = npt.NDArray[np.float32]  # (n_out, n_in), rows sum to one
+
+
+def axis_weights(n_in: int, step_in: float, n_out: int, step_out: float) -> Weights:
+    """Weights that take samples at one step to samples at another over the same centred extent.
+
+    Linear interpolation where the grid gets finer; a triangle as wide as the new step where it gets coarser, so that noise averages out.
+
+    >>> axis_weights(4, 1.0, 2, 2.0).round(2)
+    array([[0.43, 0.43, 0.14, 0.  ],
+           [0.  , 0.14, 0.43, 0.43]], dtype=float32)
+    """
+    at_in = (np.arange(n_in) - (n_in - 1) / 2) * step_in
+    at_out = (np.arange(n_out) - (n_out - 1) / 2) * step_out
+    at_out = np.clip(at_out, at_in[0], at_in[-1])  # beyond the last sample: the last sample
+    reach = max(step_in, step_out)
+    weights = np.maximum(0.0, 1.0 - np.abs(at_out[:, None] - at_in[None, :]) / reach)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class ReadingGrid:
+    """The network's grid inside a RAS scan: a box of the scan, and a voxel size."""
+
+    scan_shape: tuple[int, int, int]
+    box: Box  # the head, in voxels of the scan
+    shape: tuple[int, int, int]  # of the network's grid
+    forward: tuple[Weights, Weights, Weights]  # scan box -> grid, per axis
+    backward: tuple[Weights, Weights, Weights]  # grid -> scan box, per axis
+
+    def pull(self, array: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Resample the scan's array (x, y, z) onto the grid."""
+        out = np.ascontiguousarray(array[self.box.slices], np.float32)
+        for axis, weights in enumerate(self.forward):
+            out = np.moveaxis(np.tensordot(weights, out, axes=(1, axis)), 0, axis)
+        return np.ascontiguousarray(out)
+
+    def push(self, grid_array: npt.NDArray[np.float32], z_slab: slice) -> npt.NDArray[np.float32]:
+        """Bring an array on the grid (x, y, z) back to some slices of the scan's box: (box x, box y, slab)."""
+        wx, wy, wz = self.backward
+        out = np.tensordot(grid_array, wz[z_slab], axes=(2, 1))  # (x, y, slab)
+        out = np.tensordot(wy, out, axes=(1, 1))  # (box y, x, slab)
+        return np.ascontiguousarray(np.tensordot(wx, out, axes=(1, 1)))  # (box x, box y, slab)
+
+
+def reading_grid(scan_ras: Volume, box: Box, spacing_mm: tuple[float, float, float]) -> ReadingGrid:
+    """Lay a grid of the network's voxel size over a box of the scan."""
+    n_box = tuple(b - a for a, b in zip(box.start, box.stop, strict=True))
+    steps = scan_ras.spacing_mm
+    shape = tuple(max(1, int(np.ceil(n * s / t - 1e-6))) for n, s, t in zip(n_box, steps, spacing_mm, strict=True))
+    forward = [axis_weights(n, s, m, t) for n, s, m, t in zip(n_box, steps, shape, spacing_mm, strict=True)]
+    backward = [axis_weights(m, t, n, s) for n, s, m, t in zip(n_box, steps, shape, spacing_mm, strict=True)]
+    return ReadingGrid(scan_ras.shape, box, (shape[0], shape[1], shape[2]), tuple(forward), tuple(backward))  # type: ignore[arg-type]

@@ -1,0 +1,102 @@
+"""The store: a Model is a folder with model.safetensors, model.json and CARD.md; nothing in it is pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_model as load_tensors
+from safetensors.torch import save_model as save_tensors
+
+from ichnos import networks
+from ichnos.errors import InputRefused, UsageError
+from ichnos.models.card import card_text
+from ichnos.models.manifest import Manifest
+
+WEIGHTS, MANIFEST, CARD = "model.safetensors", "model.json", "CARD.md"
+SHIPPED = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A folder whose files have been checked against its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    def network(self, *, device: str | torch.device = "cpu") -> torch.nn.Module:
+        """Rebuild the network with its weights, in evaluation mode."""
+        module = networks.build(self.manifest.network.name, **self.manifest.network.arguments)
+        try:
+            load_tensors(module, self.folder / WEIGHTS)
+        except (RuntimeError, SafetensorError) as error:
+            raise InputRefused(f"{self.folder}: the weights do not fit the network that model.json describes: {error}") from None
+        return module.to(device).eval()
+
+
+def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Model:
+    """Write a Model folder in one step: it is complete, or it is not there.
+
+    A folder that holds another model is replaced; one that holds anything else is left alone and named.
+    """
+    if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+        raise UsageError(f"{folder} exists and is no model folder; give a new name, or empty it yourself")
+    partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.mkdir(parents=True)
+    try:
+        save_tensors(network, str(partial / WEIGHTS))
+        complete = manifest.model_copy(update={"weights_sha256": sha256(partial / WEIGHTS)})
+        (partial / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (partial / CARD).write_text(card_text(complete), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Model(folder, complete)
+
+
+def load_model(folder: str | Path) -> Model:
+    """Open a Model folder and check its weights against the hash in model.json."""
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise InputRefused(f"{folder} has a {MANIFEST} but no {WEIGHTS}; the copy is incomplete")
+    found = sha256(folder / WEIGHTS)
+    if found != manifest.weights_sha256:
+        raise InputRefused(
+            f"{folder / WEIGHTS} has SHA-256 {found[:12]}…, but {MANIFEST} expects {manifest.weights_sha256[:12]}…: "
+            "the file is damaged or was exchanged; copy the model again"
+        )
+    return Model(folder, manifest)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read model.json, or say what is wrong with it."""
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise InputRefused(f"{folder} is no model: it has no {MANIFEST}")
+    try:
+        return Manifest.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise InputRefused(f"{file} cannot be used: {where}: {first['msg']}") from None
+
+
+def shipped_models() -> tuple[Path, ...]:
+    """Return the folders of the models that came with ichnos, sorted by name."""
+    return tuple(sorted(path.parent for path in SHIPPED.glob(f"*/{MANIFEST}")))
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,84 @@
+"""From probabilities to masks that agree with each other: blood excludes oedema and leukoaraiosis, ventricular blood lies in ventricles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ichnos.inference import Prediction
+from ichnos.volume import Volume
+
+MIN_BLOOD_ML = 0.1  # a smaller speck of blood is not reported
+PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaematomal
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """Masks on the scan's grid in RAS order; each voxel belongs to at most one of ICH, IVH, PHE and leukoaraiosis."""
+
+    ich: Volume
+    ivh: Volume
+    phe: Volume
+    leukoaraiosis: Volume
+    brain: Volume
+    ventricles: Volume
+    tract_left: Volume
+    tract_right: Volume
+
+    def named(self) -> dict[str, Volume]:
+        """Return the masks under the names that files and segments carry."""
+        return {
+            "ICH": self.ich,
+            "IVH": self.ivh,
+            "PHE": self.phe,
+            "leukoaraiosis": self.leukoaraiosis,
+            "brain": self.brain,
+            "ventricles": self.ventricles,
+            "tract_left": self.tract_left,
+            "tract_right": self.tract_right,
+        }
+
+
+def consistent_masks(prediction: Prediction) -> Masks:
+    """Threshold every target at its operating point and settle what two of them claim."""
+    raw = {t.name: prediction.mask(t.name).reoriented("RAS") for t in prediction.model.manifest.targets}
+    brain = _largest(raw["brain"])
+    inside = np.asarray(brain.array) | np.asarray(raw["ventricles"].array)
+    ich = _without_specks(raw["ICH"].map_array(lambda a: a & inside))
+    ivh = _without_specks(raw["IVH"].map_array(lambda a: a & inside & ~ich.array))
+    blood = ich.array | ivh.array
+    phe = raw["PHE"].map_array(lambda a: a & inside & ~blood & _near(ich, PHE_REACH_MM))
+    leukoaraiosis = raw["leukoaraiosis"].map_array(lambda a: a & inside & ~blood & ~phe.array)
+    return Masks(
+        ich=ich,
+        ivh=ivh,
+        phe=phe,
+        leukoaraiosis=leukoaraiosis,
+        brain=brain,
+        ventricles=raw["ventricles"].map_array(lambda a: a | ivh.array),
+        tract_left=raw["tract_left"],
+        tract_right=raw["tract_right"],
+    )
+
+
+def _largest(mask: Volume) -> Volume:
+    import cc3d
+
+    return mask.map_array(lambda a: np.asarray(cc3d.largest_k(a.astype(np.uint8), k=1, connectivity=6)) > 0)
+
+
+def _without_specks(mask: Volume) -> Volume:
+    import cc3d
+
+    smallest = int(np.ceil(MIN_BLOOD_ML / mask.voxel_ml))
+    return mask.map_array(lambda a: np.asarray(cc3d.dust(a.astype(np.uint8), threshold=smallest, connectivity=18, in_place=False)) > 0)
+
+
+def _near(mask: Volume, reach_mm: float) -> np.ndarray:
+    import edt
+
+    if not mask.array.any():
+        return np.zeros(mask.shape, bool)
+    distance = edt.edt(np.asfortranarray(~mask.array), anisotropy=mask.spacing_mm, order="F")
+    return np.asarray(distance <= reach_mm)

@@ -1,0 +1,101 @@
+"""What a reading is made of: measures with a unit, an interval or a reason for none; and the whole record that becomes reading.json."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ichnos.verdict import Verdict
+
+Status = Literal["read", "none found", "withheld", "could not look"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Measure(_Frozen):
+    """One number or grade that leaves the program."""
+
+    name: str  # stable: "ich_volume"
+    label: str  # for people: "Intracerebral haematoma"
+    value: float | str | bool | None
+    unit: str = ""  # UCUM: "mL", "mm", "[hnsf'U]"; "" for a grade or a ratio
+    low: float | None = None  # interval, same unit
+    high: float | None = None
+    interval: str = ""  # what the interval is: "probability 0.25 to 0.75"
+    reason: str = ""  # why there is no value, or no interval
+
+    @model_validator(mode="after")
+    def _complete(self) -> Measure:
+        if isinstance(self.value, float) and not math.isfinite(self.value):
+            raise ValueError(f"{self.name}: the value is {self.value}; say None and give the reason")
+        if self.value is None and not self.reason:
+            raise ValueError(f"{self.name}: a measure without a value must say why")
+        if self.value is not None and self.low is None and not self.reason:
+            raise ValueError(f"{self.name}: a measure without an interval must say why")
+        return self
+
+
+class Finding(_Frozen):
+    """What was read of one target."""
+
+    target: str  # "haematoma", "leukoaraiosis", "tract", "expansion"
+    status: Status
+    sentence: str  # in words, for the top of the report
+    measures: tuple[Measure, ...] = ()
+    masks: tuple[str, ...] = ()  # names of the masks that belong to it
+
+    def measure(self, name: str) -> Measure:
+        """Return one measure by its name."""
+        return next(m for m in self.measures if m.name == name)
+
+
+class QualityReason(_Frozen):
+    """One reason of the quality verdict, as it is stored."""
+
+    name: str
+    level: str
+    text: str
+    value: float | None = None
+    unit: str = ""
+
+
+class ReadingProvenance(_Frozen):
+    """What made this reading."""
+
+    code_version: str
+    model_name: str
+    model_version: str
+    model_sha256: str
+    input_sha256: str  # of the HU array and affine that were read
+    backend: str
+
+
+class Record(_Frozen):
+    """The content of reading.json."""
+
+    schema_version: Literal["ichnos-reading-1"] = "ichnos-reading-1"
+    use: str = "Research use only. Not a medical device; not for diagnosis."
+    name: str  # of the scan: its folder or file, without patient identity
+    status: Literal["read", "refused"]
+    findings: tuple[Finding, ...] = ()
+    quality: tuple[QualityReason, ...] = ()
+    warnings: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    provenance: ReadingProvenance | None = None
+    refusal: str = ""  # why the scan was not read
+    masks: dict[str, str] = Field(default_factory=dict)  # mask name -> file beside reading.json
+
+    def finding(self, target: str) -> Finding:
+        """Return the finding of a target."""
+        return next(f for f in self.findings if f.target == target)
+
+
+def quality_reasons(verdict: Verdict | None) -> tuple[QualityReason, ...]:
+    """Return a verdict's reasons as they are stored."""
+    if verdict is None:
+        return ()
+    return tuple(QualityReason(name=r.name, level=r.level, text=r.text, value=r.value, unit=r.unit) for r in verdict.reasons)
