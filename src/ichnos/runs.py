@@ -1,1 +1,0 @@
-"""One function over many patients: ledger, resume, workers, dask."""

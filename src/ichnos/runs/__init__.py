@@ -1,0 +1,19 @@
+"""One function over many patients: ledger, atomic outputs, resume, workers, dask.
+
+>>> import tempfile
+>>> from ichnos.cohort import Patient
+>>> def count(patient, folder):
+...     (folder / f"{patient.id}.txt").write_text("done")
+...     return {"letters": len(patient.id)}
+>>> with tempfile.TemporaryDirectory() as out:
+...     first = apply(count, [Patient("a"), Patient("bb")], out=out, settings={}, name="count", progress=False)
+...     again = apply(count, [Patient("a"), Patient("bb")], out=out, settings={}, name="count", progress=False)
+...     [row["letters"] for row in again.rows], first.done_now, again.done_now
+([1, 2], 2, 0)
+"""
+
+from ichnos.runs.apply import Failure, Item, Summary, Task, apply
+from ichnos.runs.ledger import Ledger, settings_hash
+from ichnos.runs.staging import atomic_file
+
+__all__ = ["Failure", "Item", "Ledger", "Summary", "Task", "apply", "atomic_file", "settings_hash"]

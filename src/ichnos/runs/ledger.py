@@ -1,0 +1,147 @@
+"""The ledger: an append-only file of JSON lines that says who was started, finished or failed, under which settings, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from ichnos.errors import UsageError
+
+Record = dict[str, Any]
+
+
+def plain(value: Any) -> Any:
+    """Return a value as plain JSON data: numpy scalars, paths, dataclasses and pydantic models included."""
+    return json.loads(json.dumps(value, default=_plain_leaf))
+
+
+def _plain_leaf(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"a row or setting holds a {type(value).__name__}, which is not plain data (numbers, text, lists, mappings)")
+
+
+def settings_hash(settings: Any) -> str:
+    """Return twelve hexadecimal digits that change whenever a setting does.
+
+    >>> settings_hash({"a": 1, "b": 2}) == settings_hash({"b": 2, "a": 1}) != settings_hash({"a": 1})
+    True
+    """
+    text = json.dumps(plain(settings), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def now() -> str:
+    """Return the time as the ledger writes it, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Ledger:
+    """The record of one named run in one output folder. One process writes it at a time; anybody may read it."""
+
+    def __init__(self, out: Path, name: str) -> None:
+        self.home = out / ".ichnos" / name
+        self.path = self.home / "ledger.jsonl"
+        self._lock: int | None = None
+
+    def open(self, settings: Any) -> None:
+        """Claim the folder for this process; refuse other settings and a second run at the same time."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._claim()
+        try:
+            self._check_settings(plain(settings))
+        except BaseException:
+            self.close()
+            raise
+        if self.path.exists() and (text := self.path.read_bytes()) and not text.endswith(b"\n"):
+            self._write(b"\n")  # a killed process left half a line: it stays, alone, and is skipped when reading
+
+    def close(self) -> None:
+        """Give the folder back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def records(self) -> list[Record]:
+        """Return every record in the order of writing."""
+        if not self.path.exists():
+            return []
+        found = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue  # half a line from a killed process
+        return found
+
+    def finished(self) -> dict[str, Record]:
+        """Return the last record of everyone who is finished, by id."""
+        return {record["id"]: record for record in self.records() if record.get("event") == "finished"}
+
+    def add(self, event: str, item_id: str, **details: Any) -> None:
+        """Append one record and wait until it is on the disk."""
+        record = {"event": event, "id": item_id, "at": now(), **plain(details)}
+        self._write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+
+    def _write(self, line: bytes) -> None:
+        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(handle, line)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def _claim(self) -> None:
+        import fcntl
+
+        self._lock = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise UsageError(f"another run is writing to {self.home.parent.parent}; wait for it or give another output folder") from None
+
+    def _check_settings(self, settings: Any) -> None:
+        from ichnos import __version__
+        from ichnos.runs.staging import atomic_file
+
+        path = self.home / "settings.json"
+        if not path.exists():
+            text = json.dumps({"ichnos": __version__, "hash": settings_hash(settings), "settings": settings}, indent=2)
+            with atomic_file(path) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+            return
+        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        if settings_hash(before) != settings_hash(settings):
+            raise UsageError(
+                f"{self.home.parent.parent} was begun with other settings ({_difference(before, settings)}); "
+                "give the same settings to go on, or another output folder"
+            )
+
+
+def _difference(before: Any, now: Any) -> str:
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return f"then {before}, now {now}"
+    absent = object()
+    keys = [key for key in sorted({*before, *now}) if before.get(key, absent) != now.get(key, absent)]
+    said = [f"{key}: then {before.get(key, 'not set')}, now {now.get(key, 'not set')}" for key in keys[:4]]
+    return "; ".join(said) + (f"; and {len(keys) - 4} more" if len(keys) > 4 else "")

@@ -1,0 +1,248 @@
+"""Where the work is done: in this process, in local worker processes, or on the machines of a dask scheduler."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import socket
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from ichnos.errors import IchnosError, InputRefused, UsageError, require
+from ichnos.runs.ledger import now, plain
+from ichnos.runs.staging import fresh_folder
+
+Call = Callable[[Any, Path], Mapping[str, Any]]
+ATTEMPTS = 2  # an item whose worker dies is tried once more before it counts as failed
+NO_WORKER_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one attempt."""
+
+    id: str
+    folder: Path | None = None  # the outputs, still aside; None if it failed
+    row: dict[str, Any] | None = None
+    why: str = ""  # a sentence, for a failure
+    kind: str = ""  # class of the error
+    details: str = ""  # the traceback, for an error that is a bug
+    started: str = ""
+    seconds: float = 0.0
+    worker: str = ""  # host:process
+
+
+def attempt(call: Call, item: Any, work: Path) -> Outcome:
+    """Call the function on one item in a fresh folder; an error becomes an Outcome, never an exception."""
+    started, began, worker = now(), time.perf_counter(), f"{socket.gethostname()}:{os.getpid()}"
+    folder = None
+    try:
+        folder = fresh_folder(work)
+        row = plain(call(item, folder / "out") or {})
+        return Outcome(item.id, folder, row, started=started, seconds=time.perf_counter() - began, worker=worker)
+    except Exception as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        expected = isinstance(error, IchnosError | OSError | MemoryError)
+        why = str(error) if str(error) else type(error).__name__
+        details = "" if expected else traceback.format_exc()
+        spent = time.perf_counter() - began
+        return Outcome(item.id, None, None, why, type(error).__name__, details, started, spent, worker)
+
+
+# ---- here -----------------------------------------------------------------------------------------------------------
+
+
+def in_this_process(call: Call, items: Sequence[Any], work: Path, started: Callable[[str], None]) -> Iterator[Outcome]:
+    """Work through the items one after the other."""
+    for item in items:
+        started(item.id)
+        yield attempt(call, item, work)
+
+
+# ---- local processes ------------------------------------------------------------------------------------------------
+
+
+class _Worker:
+    """One local process and the pipe to it."""
+
+    def __init__(self, call: bytes, work: Path, threads: int) -> None:
+        from multiprocessing import get_context
+
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs, call, work, threads), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.item: Any = None
+        self.ready = False
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self.process.terminate()
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _serve(pipe: Connection, call: bytes, work: Path, threads: int) -> None:
+    """Be a worker process: take items from the pipe until it closes."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before the function's libraries are imported: cores are shared
+    _leave_with_the_parent()
+    function = pickle.loads(call)
+    pipe.send(None)
+    while True:
+        try:
+            item = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(attempt(function, item, work))
+
+
+def _leave_with_the_parent() -> None:
+    import threading
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+
+
+def in_processes(call: Call, items: Sequence[Any], work: Path, started: Callable[[str], None], *, workers: int) -> Iterator[Outcome]:
+    """Share the items among local processes; one that dies is replaced and its item tried once more."""
+    packed = _packed(call)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    waiting, tries = deque(items), dict.fromkeys((item.id for item in items), 0)
+    pool = [_Worker(packed, work, threads) for _ in range(min(workers, len(items)))]
+    try:
+        while waiting or any(worker.item is not None for worker in pool):
+            wait([worker.pipe for worker in pool])
+            for position, worker in enumerate(pool):
+                if not worker.pipe.poll():
+                    continue
+                try:
+                    outcome = worker.pipe.recv()
+                except (EOFError, OSError):
+                    pool[position], lost = _replace(worker, packed, work, threads), worker.item
+                    if lost is None:
+                        continue
+                    if tries[lost.id] < ATTEMPTS:
+                        waiting.appendleft(lost)
+                    else:
+                        yield _died(lost.id, worker.process.exitcode, tries[lost.id])
+                    continue
+                worker.ready, worker.item = True, None
+                if outcome is not None:
+                    yield outcome
+            for worker in pool:
+                if worker.ready and worker.item is None and waiting:
+                    worker.item = waiting.popleft()
+                    tries[worker.item.id] += 1
+                    started(worker.item.id)
+                    _send(worker)
+    finally:
+        for worker in pool:
+            worker.stop()
+
+
+def _send(worker: _Worker) -> None:
+    try:
+        worker.pipe.send(worker.item)
+    except OSError:
+        return  # it died between two items: the closed pipe is noticed by the loop, and the item goes to another
+
+
+def _packed(call: Call) -> bytes:
+    try:
+        return pickle.dumps(call)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"this function cannot be sent to another process ({error}); give a function defined at the top of a module, "
+            "or a functools.partial of one, or work with one worker"
+        ) from None
+
+
+def _replace(worker: _Worker, packed: bytes, work: Path, threads: int) -> _Worker:
+    worker.stop()
+    if not worker.ready:
+        raise UsageError(
+            "worker processes end before they are ready; their message stands above. In a script, "
+            'put the call under `if __name__ == "__main__":`, or work with one worker'
+        )
+    return _Worker(packed, work, threads)
+
+
+def _died(item_id: str, exitcode: int | None, tries: int) -> Outcome:
+    if exitcode is not None and exitcode < 0:
+        import signal
+
+        how = f"was ended by {signal.Signals(-exitcode).name}" + (" (out of memory?)" if exitcode == -9 else "")
+    else:
+        how = f"left with code {exitcode}"
+    return Outcome(item_id, why=f"its worker process {how}, {tries} times", kind="WorkerDied", started=now())
+
+
+# ---- dask -----------------------------------------------------------------------------------------------------------
+
+
+def on_scheduler(call: Call, items: Sequence[Any], work: Path, started: Callable[[str], None], *, address: str) -> Iterator[Outcome]:
+    """Share the items among the workers of a dask scheduler, which see the same output folder; lost workers' items are tried again."""
+    distributed = require("distributed", extra="distributed", purpose="work on a dask scheduler")
+    try:
+        client = distributed.Client(address, timeout="15s", set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise InputRefused(f"no dask scheduler answers at {address} ({error}); start one with `dask scheduler`") from None
+    with client:
+        yield from _shared(client, distributed, call, deque(items), work, started)
+
+
+def _shared(
+    client: Any, distributed: Any, call: Call, waiting: deque[Any], work: Path, started: Callable[[str], None]
+) -> Iterator[Outcome]:
+    running: dict[Any, str] = {}
+    without_worker_since: float | None = None
+    try:
+        while waiting or running:
+            room = sum(client.nthreads().values())
+            without_worker_since = None if room else (without_worker_since or time.monotonic())
+            if without_worker_since and time.monotonic() - without_worker_since > NO_WORKER_PATIENCE_S:
+                raise InputRefused("the dask scheduler has no workers; start some and run the same again: finished patients are kept")
+            while waiting and len(running) < room:
+                item = waiting.popleft()
+                started(item.id)
+                running[client.submit(attempt, call, item, work, pure=False)] = item.id
+            for future in _done(distributed, running):
+                yield _result(future, running.pop(future))
+    finally:
+        client.cancel(list(running))
+
+
+def _done(distributed: Any, running: dict[Any, str]) -> list[Any]:
+    if not running:
+        time.sleep(0.2)
+        return []
+    try:
+        return list(distributed.wait(list(running), timeout=2, return_when="FIRST_COMPLETED").done)
+    except TimeoutError:
+        return []
+
+
+def _result(future: Any, item_id: str) -> Outcome:
+    try:
+        outcome: Outcome = future.result()
+        return outcome
+    except Exception as error:  # KilledWorker and its kin: the item itself never raises
+        reason = str(error).splitlines()[0] if str(error) else ""
+        return Outcome(item_id, why=f"its dask worker was lost ({reason})", kind=type(error).__name__, started=now())
