@@ -36,7 +36,7 @@ def abc2_ml(mask: Volume) -> float:
     The mask must have RAS axes.
 
     >>> from ichnos.volume import sphere
-    >>> round(abc2_ml(sphere(radius_mm=15, spacing_mm=(1, 1, 5))), 1)  # the ball has 14.1 mL: the rule's half and dropped slices cost volume
+    >>> round(abc2_ml(sphere(radius_mm=15, spacing_mm=(1, 1, 5))), 1)  # a ball of 14.1 mL: half-counted slices cost volume
     9.6
     """
     areas = np.asarray(mask.array).astype(bool).sum(axis=(0, 1))

@@ -1,0 +1,119 @@
+"""Haematoma: millilitres per compartment, side, shape and the density signs that go with growth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ichnos.inference import Prediction
+from ichnos.reading.blood import DensitySigns, abc2_ml, density_signs, sphericity
+from ichnos.reading.masks import Masks
+from ichnos.reading.record import Finding, Measure
+from ichnos.volume import Volume, centroid_mm, volume_ml
+
+_DEFINITION = "defined by the mask; it has no interval of its own"
+_MIDLINE_MM = 5.0  # a clot whose centre is nearer to the midline than this has no side
+
+
+def read_haematoma(prediction: Prediction, masks: Masks, hu: Volume) -> Finding:
+    """Measure the blood of a scan; `hu` in RAS on the masks' grid."""
+    volumes = (
+        volume_measure(prediction, "ICH", masks.ich, "Intracerebral haematoma"),
+        volume_measure(prediction, "IVH", masks.ivh, "Intraventricular blood"),
+        volume_measure(prediction, "PHE", masks.phe, "Perihaematomal oedema"),
+    )
+    names = ("ICH", "IVH", "PHE")
+    if not masks.ich.array.any() and not masks.ivh.array.any():
+        sentence = "The brain was searched and no intracerebral or intraventricular blood of 0.1 mL or more was found."
+        return Finding(target="haematoma", status="none found", sentence=sentence, measures=volumes, masks=names)
+    side = side_of(masks.ich, masks.brain) if masks.ich.array.any() else "in the ventricles only"
+    sentence = f"Blood was found: ICH {volumes[0].value:.1f} mL ({side}), IVH {volumes[1].value:.1f} mL, oedema {volumes[2].value:.1f} mL."
+    measures = (*volumes, _grade("side", "Side", side), *_shape(masks.ich), *_signs(hu, masks.ich))
+    return Finding(target="haematoma", status="read", sentence=sentence, measures=measures, masks=names)
+
+
+def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str) -> Measure:
+    """Return the volume of a mask with the band that other operating points would give.
+
+    The band says how much hangs on the threshold (half and one and a half times it); it is no confidence interval.
+    """
+    manifest = prediction.model.manifest
+    cut = manifest.targets[manifest.channel(target)].threshold
+    cuts = (cut + (1 - cut) / 2, cut / 2)
+    low, high = (volume_ml(prediction.mask(target, threshold=c)) for c in cuts)
+    value = volume_ml(mask)
+    return Measure(
+        name=f"{target.lower()}_volume",
+        label=label,
+        value=round(value, 3),
+        unit="mL",
+        low=round(min(low, value), 3),
+        high=round(max(high, value), 3),
+        interval=f"volume at probability {cuts[0]:.2f} and {cuts[1]:.2f}",
+    )
+
+
+def side_of(mask: Volume, brain: Volume) -> str:
+    """Return "left", "right" or "midline": the clot's centre against the brain's midline at its height; both masks RAS on one grid.
+
+    >>> from ichnos.volume import sphere
+    >>> brain = sphere(radius_mm=60, spacing_mm=2.0)
+    >>> clot = brain.map_array(lambda a: a & (np.arange(a.shape[0])[:, None, None] < 20))
+    >>> side_of(clot, brain)
+    'left'
+    """
+    centre = mask.index(centroid_mm(mask))
+    middle = _midline_x(brain, centre)
+    offset_mm = (centre[0] - middle) * brain.spacing_mm[0]
+    if abs(offset_mm) < _MIDLINE_MM:
+        return "midline"
+    return "left" if offset_mm < 0 else "right"
+
+
+def _midline_x(brain: Volume, at: np.ndarray) -> float:
+    """Fit a plane x = a + b y + c z to the middles of the brain's rows, and return its x beside a point (voxels)."""
+    filled = np.asarray(brain.array).astype(bool)
+    width = filled.sum(axis=0)
+    y, z = np.nonzero(width > 0.5 * width.max())
+    first = filled[:, y, z].argmax(axis=0)
+    last = filled.shape[0] - 1 - filled[::-1, y, z].argmax(axis=0)
+    design = np.column_stack([np.ones(len(y)), y, z])
+    plane, *_ = np.linalg.lstsq(design, (first + last) / 2, rcond=None)
+    return float(plane @ [1.0, at[1], at[2]])
+
+
+def _grade(name: str, label: str, value: str | bool) -> Measure:
+    return Measure(name=name, label=label, value=value, reason=_DEFINITION)
+
+
+def _shape(ich: Volume) -> tuple[Measure, ...]:
+    if not ich.array.any():
+        return ()
+    return (
+        Measure(name="abc2", label="ABC/2, for comparison", value=round(abc2_ml(ich), 2), unit="mL", reason=_DEFINITION),
+        Measure(name="sphericity", label="Sphericity (1: a ball)", value=round(sphericity(ich), 3), reason=_DEFINITION),
+    )
+
+
+def _signs(hu: Volume, ich: Volume) -> tuple[Measure, ...]:
+    if not ich.array.any():
+        return ()
+    signs: DensitySigns = density_signs(hu, ich)
+    density = (
+        Measure(name="mean_density", label="Mean density of the clot", value=round(signs.mean_hu, 1), unit="[hnsf'U]", reason=_DEFINITION),
+        Measure(name="density_sd", label="Spread of its density", value=round(signs.sd_hu, 1), unit="[hnsf'U]", reason=_DEFINITION),
+    )
+    named = [("black_hole", "Black-hole sign", signs.black_hole), ("blend", "Blend sign", signs.blend)]
+    too_small = "the clot is too small for this sign to be told from noise"
+    graded = tuple(
+        _grade(name, label, value) if value is not None else Measure(name=name, label=label, value=None, reason=too_small)
+        for name, label, value in named
+    )
+    islands = Measure(name="islands", label="Separate small clots", value=float(signs.island_count), reason=_DEFINITION)
+    return (*density, *graded, islands)
+
+
+def finite(value: float) -> float | None:
+    """Return the value, or None where it is undefined."""
+    return None if math.isnan(value) else value

@@ -1,0 +1,55 @@
+"""The corticospinal tract and its injury, side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ichnos.inference import Prediction
+from ichnos.reading.injury import TractInjury, tract_injury
+from ichnos.reading.masks import Masks
+from ichnos.reading.record import Finding, Measure
+from ichnos.volume import volume_ml
+
+MIN_TRACT_ML = 2.0  # less than this on a side is a tract that was not found, not a tract without injury
+_NO_INTERVAL = "defined by the masks; it has no interval of its own"
+_OPPOSITE = {"left": "right", "right": "left"}
+
+
+def read_tract(prediction: Prediction, masks: Masks) -> Finding:
+    """Grade the injury of the left and the right tract."""
+    names = ("tract_left", "tract_right")
+    sides = {"left": masks.tract_left, "right": masks.tract_right}
+    small = [side for side, mask in sides.items() if volume_ml(mask) < MIN_TRACT_ML]
+    if small:
+        sentence = f"The corticospinal tract could not be found on the {' and '.join(small)}; its injury cannot be graded."
+        return Finding(target="tract", status="could not look", sentence=sentence, masks=names)
+    ras = prediction.scan.volume.reoriented("RAS")
+    z_mm = ras.world(np.column_stack([np.zeros(ras.shape[2]), np.zeros(ras.shape[2]), np.arange(ras.shape[2])]))[:, 2]
+    blood, oedema = masks.ich.array.astype(np.float32), masks.phe.array.astype(np.float32)
+    injuries = {
+        side: tract_injury(mask.array.astype(np.float32), blood, oedema, z_mm=z_mm, voxel_ml=mask.voxel_ml) for side, mask in sides.items()
+    }
+    measures = tuple(m for side, injury in injuries.items() for m in _measures(side, injury))
+    return Finding(target="tract", status="read", sentence=_sentence(injuries), measures=measures, masks=names)
+
+
+def _measures(side: str, injury: TractInjury) -> tuple[Measure, ...]:
+    def number(name: str, label: str, value: float, unit: str) -> Measure:
+        return Measure(name=f"{name}_{side}", label=f"{label}, {side}", value=round(value, 3), unit=unit, reason=_NO_INTERVAL)
+
+    return (
+        Measure(name=f"injury_{side}", label=f"Tract injury, {side}", value=injury.grade, reason=_NO_INTERVAL),
+        number("largest_loss", "Largest share of its cross-section in blood", 100 * injury.largest_loss, "%"),
+        number("blood_load", "Tract in blood", injury.blood_load_ml, "mL"),
+        number("weighted_blood_load", "Tract in blood, weighted by cross-section", injury.weighted_blood_load_ml, "mL"),
+        number("oedema_load", "Tract in oedema", injury.oedema_load_ml, "mL"),
+    )
+
+
+def _sentence(injuries: dict[str, TractInjury]) -> str:
+    hit = [side for side, injury in injuries.items() if injury.grade in ("haematoma infiltration", "complete interruption")]
+    grades = "; ".join(f"{side} {injury.grade}" for side, injury in injuries.items())
+    if not hit:
+        return f"Corticospinal tract: {grades}."
+    weak = " and ".join(_OPPOSITE[side] for side in hit)
+    return f"Corticospinal tract: {grades}. Weakness would be expected on the {weak} side of the body."
