@@ -43,8 +43,7 @@ class Reading:
             nifti.save(mask.astype(np.uint8).reoriented(self.scan.volume.orientation), folder / files[name])
         record = self.record.model_copy(update={"masks": files})
         text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        (folder / "reading.json").write_text(text + "
-", encoding="utf-8")
+        (folder / "reading.json").write_text(text + "\n", encoding="utf-8")
         return folder
 
 
