@@ -14,6 +14,5 @@
 
 from ichnos.runs.apply import Failure, Item, Summary, Task, apply
 from ichnos.runs.ledger import Ledger, settings_hash
-from ichnos.runs.staging import atomic_file
 
-__all__ = ["Failure", "Item", "Ledger", "Summary", "Task", "apply", "atomic_file", "settings_hash"]
+__all__ = ["Failure", "Item", "Ledger", "Summary", "Task", "apply", "settings_hash"]

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ichnos.errors import UsageError
+from ichnos.files import atomic_file
 from ichnos.runs import workers as places
 from ichnos.runs.ledger import Ledger, settings_hash
-from ichnos.runs.staging import Staging, atomic_file
+from ichnos.runs.staging import Staging
 
 
 class Item(Protocol):

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+from ichnos import __version__
 from ichnos.errors import UsageError
+from ichnos.files import atomic_file
 
 Record = dict[str, Any]
 
@@ -121,9 +123,6 @@ class Ledger:
             raise UsageError(f"another run is writing to {self.home.parent.parent}; wait for it or give another output folder") from None
 
     def _check_settings(self, settings: Any) -> None:
-        from ichnos import __version__
-        from ichnos.runs.staging import atomic_file
-
         path = self.home / "settings.json"
         if not path.exists():
             text = json.dumps({"ichnos": __version__, "hash": settings_hash(settings), "settings": settings}, indent=2)

@@ -1,4 +1,4 @@
-"""Atomic outputs: work is done aside and moved into place whole, so that a killed process leaves nothing half-written."""
+"""Atomic folders: work is done aside and moved into place whole, so that a killed process leaves nothing half-written."""
 
 from __future__ import annotations
 
@@ -6,25 +6,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-
-@contextmanager
-def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; move it into place at the end, or remove it on an error.
-
-    The temporary name keeps the suffixes, because writers choose the format by them.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Staging:
