@@ -1,1 +1,1 @@
-"""networks: to be filled."""
+"""networks: one architecture per file, plain-data arguments, no trainer imported."""

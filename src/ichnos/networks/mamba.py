@@ -1,0 +1,53 @@
+"""The Mamba block (Gu & Dao 2023, figure 3): gated causal convolution and selective scan over a sequence of tokens."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ichnos.networks.selective_scan import selective_scan
+
+
+class Mamba(nn.Module):
+    """Mix tokens (b, l, d_model) -> (b, l, d_model); parameter names and initial values are those of mamba-ssm.
+
+    >>> Mamba(d_model=8)(torch.zeros(2, 5, 8)).shape
+    torch.Size([2, 5, 8])
+    """
+
+    def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
+        super().__init__()
+        self.d_model, self.d_state, self.d_conv, self.d_inner = d_model, d_state, d_conv, expand * d_model
+        self.dt_rank = math.ceil(d_model / 16)
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
+        self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, padding=d_conv - 1)
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(self.d_inner, 1))
+        self.D = nn.Parameter(torch.ones(self.d_inner))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        self._init_step()
+
+    def _init_step(self, shortest: float = 1e-3, longest: float = 0.1, floor: float = 1e-4) -> None:
+        """Spread the steps dt log-uniformly over [shortest, longest]; the bias is the inverse of softplus."""
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        log_dt = torch.rand(self.d_inner) * (math.log(longest) - math.log(shortest)) + math.log(shortest)
+        dt = log_dt.exp().clamp(min=floor)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        x, z = self.in_proj(tokens).transpose(1, 2).chunk(2, dim=1)  # b l m -> b d l, twice
+        x = F.silu(self.conv1d(x)[..., :length])  # causal: the padding on the right is cut
+        dt, B, C = self.x_proj(x.transpose(1, 2)).split([self.dt_rank, self.d_state, self.d_state], dim=-1)  # b l r, b l n, b l n
+        delta = F.linear(dt, self.dt_proj.weight).transpose(1, 2)  # b l r -> b d l; the bias enters inside the scan
+        A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))  # d n
+        y = selective_scan(
+            x, delta, A, B.transpose(1, 2), C.transpose(1, 2), self.D, z, delta_bias=self.dt_proj.bias, delta_softplus=True
+        ).output
+        mixed: Tensor = self.out_proj(y.transpose(1, 2))  # b d l -> b l m
+        return mixed
