@@ -1,0 +1,136 @@
+"""MNI152 space (2009a, asymmetric nonlinear, 1 mm): the template's maps and the deep structures named in them.
+
+The maps are those of nilearn's wheel; they are read straight from its files, because importing `nilearn.datasets` takes seconds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import edt
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from ichnos.errors import MissingExtra
+from ichnos.volume import Volume
+
+Map = Literal["t1", "gm", "wm"]
+Mask = npt.NDArray[np.bool_]
+
+# Structure codes of `structures()`.
+CSF, VENTRICLE, CORTEX, WHITE, THALAMUS, CAUDATE, PUTAMEN, PALLIDUM, HIPPOCAMPUS, BRAINSTEM, CEREBELLAR_CORTEX, CEREBELLAR_WHITE = range(1, 13)
+
+# Deep grey matter: (structure, centre, half axes, degrees by which the long axis turns outward in the axial plane), right side, MNI mm.
+_NUCLEI: tuple[tuple[int, tuple[float, float, float], tuple[float, float, float], float], ...] = (
+    (THALAMUS, (11.5, -19.0, 8.0), (7.5, 14.5, 9.5), 24.0),
+    (CAUDATE, (12.5, 12.0, 6.5), (6.5, 12.0, 12.0), 12.0),
+    (CAUDATE, (16.0, -6.0, 20.0), (4.5, 14.0, 5.0), 8.0),
+    (PUTAMEN, (26.5, 2.0, 0.5), (6.0, 19.0, 11.0), 10.0),
+    (PALLIDUM, (19.0, -4.5, -1.0), (4.8, 10.0, 6.0), 32.0),
+    (HIPPOCAMPUS, (28.0, -22.0, -15.0), (7.5, 17.0, 7.5), 20.0),
+    (HIPPOCAMPUS, (23.0, -4.0, -20.0), (8.5, 8.0, 8.5), 0.0),
+)
+
+
+@lru_cache(maxsize=3)
+def template(name: Map) -> Volume:
+    """Return one of the template's maps: T1 (0..255), or the probability of grey or white matter (0..1).
+
+    >>> template("wm").shape
+    (197, 233, 189)
+    """
+    import nibabel
+
+    image = nibabel.load(_folder() / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+    array = np.asarray(image.dataobj, np.float32)
+    return Volume(array if name == "t1" else array / 255.0, image.affine)
+
+
+def _folder() -> Path:
+    found = importlib.util.find_spec("nilearn")
+    if found is None or not found.submodule_search_locations:
+        raise MissingExtra('MNI anatomy needs the maps that nilearn ships, and it is not installed: pip install "ichnos[simulation]"')
+    return Path(found.submodule_search_locations[0]) / "datasets" / "data"
+
+
+@lru_cache(maxsize=1)
+def brain_mask() -> Volume:
+    """Return the inside of the pia, ventricles included (the template's T1 is zero outside)."""
+    t1 = template("t1")
+    return t1.with_array(ndimage.binary_fill_holes(t1.array > 20))
+
+
+def coordinates(grid: Volume) -> npt.NDArray[np.float32]:
+    """Return the position of each voxel centre, (3, x, y, z) in mm, of a grid whose axes are those of space."""
+    steps = [np.arange(n, dtype=np.float32) * grid.affine[i, i] + grid.affine[i, 3] for i, n in enumerate(grid.shape)]
+    return np.stack(np.broadcast_arrays(*np.ix_(*steps))).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def structures() -> Volume:
+    """Return the template's structures as codes (uint8): CSF, ventricles, cortex, white matter, nuclei, brainstem, cerebellum; 0 outside."""
+    gm, wm, brain = template("gm").array, template("wm").array, brain_mask().array
+    x, y, z = coordinates(brain_mask())
+    csf = brain & (gm + wm < 0.5)
+    out = np.where(brain, np.where(csf, CSF, np.where(wm > gm, WHITE, CORTEX)), 0).astype(np.uint8)
+    hind = _hindbrain(x, y, z)
+    out[hind & (out == WHITE)] = CEREBELLAR_WHITE
+    out[hind & (out == CORTEX)] = CEREBELLAR_CORTEX
+    out[_brainstem(x, y, z) & brain & ~csf] = BRAINSTEM
+    _name_nuclei(out, gm, wm, (x, y, z))
+    out[_ventricles(csf, (x, y, z))] = VENTRICLE
+    return brain_mask().with_array(out)
+
+
+def _hindbrain(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> Mask:
+    """Return what lies under the tentorium: its free edge at z = -4 near the midline, sloping down to both sides and to the back."""
+    roof = -3.0 - 0.0075 * np.abs(x) ** 1.82 - 0.0085 * np.clip(-60 - y, 0, None) ** 1.9
+    front = -38 - 0.35 * np.clip(np.abs(x) - 20, 0, None)
+    under: Mask = (z < roof) & (y < front)
+    return under
+
+
+def _brainstem(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> Mask:
+    """Return a curved tube: midbrain with its peduncles at z = -6, pons with its belly at -30, medulla below -45."""
+    level = [-72, -60, -50, -42, -34, -26, -20, -14, -8, -4]
+    middle = np.interp(z, level, [-44, -41, -38, -33, -28.5, -26, -25, -24, -23, -24])
+    half_x = np.interp(z, level, [7, 8, 9.5, 14, 17, 15.5, 15, 18.5, 19.5, 13])
+    half_y = np.interp(z, level, [6, 7, 8, 11, 13.5, 13.5, 13.5, 14, 13.5, 9])
+    tube: Mask = ((x / half_x) ** 2 + ((y - middle) / half_y) ** 2 < 1) & (z < -3.5)
+    return tube
+
+
+def _name_nuclei(
+    out: npt.NDArray[np.uint8], gm: npt.NDArray[np.float32], wm: npt.NDArray[np.float32], xyz: tuple[npt.NDArray[np.float32], ...]
+) -> None:
+    x, y, z = xyz
+    best = np.full(out.shape, 1.15, np.float32)
+    for code, centre, half, turn in _NUCLEI:
+        c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+        dx, dy, dz = np.abs(x) - centre[0], y - centre[1], z - centre[2]
+        radius = np.sqrt(((c * dx + s * dy) / half[0]) ** 2 + ((-s * dx + c * dy) / half[1]) ** 2 + (dz / half[2]) ** 2)
+        tissue = wm < 0.93 if code in (PALLIDUM, THALAMUS) else gm > 0.42
+        take = (radius < best) & tissue & (gm + wm > 0.5) & (out != BRAINSTEM) & (out != CEREBELLAR_CORTEX)
+        out[take], best[take] = code, radius[take]
+
+
+def _ventricles(csf: Mask, xyz: tuple[npt.NDArray[np.float32], ...]) -> Mask:
+    """Return lateral, third and fourth ventricles: cerebrospinal fluid inside hand-drawn hulls, each away from sulci and cisterns."""
+    x, y, z = xyz
+    a = np.abs(x)
+    body = (a < 28) & (y > -50) & (y < 34) & (z > -4 + 0.1 * np.clip(-y, 0, None)) & (z < 29) & (a < 12 + 0.4 * np.clip(28 - z, 0, None))
+    body &= ~((a < 6) & (y < -20) & (z < 10)) & ~((y < -36) & (a < 9))
+    atrium = (a > 12) & (a < 37) & (y > -75) & (y < -28) & (z > -8) & (z < 26)
+    temporal = (a > 24) & (a < 42) & (y > -42) & (y < -6) & (z > -26) & (z < -2) & (a > 27 - 0.1 * (y + 40))
+    third = (a < 4) & (y > -27) & (y < 4) & (z > -12) & (z < 10)
+    fourth = (a < 9) & (y > -52) & (y < -34) & (z > -44) & (z < -20)
+    hull = edt.edt(brain_mask().array, parallel=1) > 9
+    found: Mask = csf & hull & (body | atrium | temporal | third | fourth)
+    labels, _ = ndimage.label(found, ndimage.generate_binary_structure(3, 1))
+    sizes = np.bincount(labels.ravel())
+    kept: Mask = (sizes >= 40)[labels] & (labels > 0)
+    return kept
