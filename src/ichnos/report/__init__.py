@@ -1,1 +1,5 @@
-"""report: to be filled."""
+"""Report: one self-contained HTML page, pictures, plots."""
+
+from ichnos.report.page import reading_page, save_page
+
+__all__ = ["reading_page", "save_page"]

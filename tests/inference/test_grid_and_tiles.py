@@ -1,0 +1,77 @@
+"""The way to the network's grid and back, and the tiling between them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ichnos.errors import InputRefused
+from ichnos.inference.grid import axis_weights, reading_grid
+from ichnos.inference.head import head_box
+from ichnos.inference.sliding import slide, tiles
+from ichnos.volume import Box, Volume
+
+
+@given(st.integers(2, 60), st.floats(0.3, 6), st.floats(0.3, 6))
+@settings(max_examples=60, deadline=None)
+def test_weights_keep_constants_and_centre(n: int, step_in: float, step_out: float) -> None:
+    n_out = max(1, int(np.ceil(n * step_in / step_out)))
+    weights = axis_weights(n, step_in, n_out, step_out)
+    assert np.allclose(weights.sum(axis=1), 1, atol=1e-5)
+    assert np.allclose(weights, weights[::-1, ::-1], atol=1e-5), "a symmetric grid must have symmetric weights: otherwise left is not left"
+
+
+def test_a_ball_keeps_its_place_and_volume_through_the_grid_and_back() -> None:
+    x, y, z = np.ogrid[:100, :90, :30]
+    ball = ((x - 30) * 0.8) ** 2 + ((y - 50) * 0.8) ** 2 + ((z - 14) * 3.0) ** 2 <= 20**2
+    scan = Volume(np.where(ball, 60.0, 30.0).astype(np.float32), np.diag([0.8, 0.8, 3.0, 1.0]))
+    grid = reading_grid(scan, Box((4, 6, 2), (90, 88, 30)), (2.0, 2.0, 2.0))
+    back = grid.push(grid.pull(scan.array), slice(0, 28))
+    found = back > 45
+    truth = ball[4:90, 6:88, 2:30]
+    assert found.sum() == pytest.approx(truth.sum(), rel=0.03)
+    shift = (np.argwhere(found).mean(axis=0) - np.argwhere(truth).mean(axis=0)) * np.array([0.8, 0.8, 3.0])
+    assert np.abs(shift).max() < 0.05
+
+
+def test_slabs_join_without_a_seam() -> None:
+    scan = Volume(np.random.default_rng(0).normal(size=(40, 40, 20)).astype(np.float32), np.diag([1.0, 1.0, 4.0, 1.0]))
+    grid = reading_grid(scan, Box((0, 0, 0), (40, 40, 20)), (2.0, 2.0, 2.0))
+    field = grid.pull(scan.array)
+    whole = grid.push(field, slice(0, 20))
+    parts = np.concatenate([grid.push(field, slice(a, min(a + 8, 20))) for a in range(0, 20, 8)], axis=2)
+    assert np.allclose(whole, parts, atol=1e-6)
+
+
+@given(st.tuples(st.integers(3, 40), st.integers(3, 40)), st.integers(3, 12), st.floats(0, 0.75))
+@settings(max_examples=50, deadline=None)
+def test_tiles_cover_every_voxel(shape: tuple[int, int], patch: int, overlap: float) -> None:
+    covered = np.zeros([max(n, patch) for n in shape], int)
+    for tile in tiles(covered.shape, (patch, patch), overlap):
+        assert covered[tile].shape == (patch, patch)
+        covered[tile] += 1
+    assert covered.min() >= 1
+
+
+def test_blending_gives_back_a_voxelwise_function_exactly() -> None:
+    image = np.random.default_rng(1).normal(size=(2, 21, 17, 30)).astype(np.float32)
+    out = slide(image, lambda tile: tile.sum(axis=1, keepdims=True), patch=(8, 8, 8), channels=1)
+    assert np.allclose(out[0], image.sum(axis=0), atol=1e-5)
+
+
+def test_head_box_finds_the_head_and_not_the_table() -> None:
+    x, y, z = np.ogrid[:120, :120, :40]
+    head = (x - 60) ** 2 + (y - 70) ** 2 + ((z - 20) * 2) ** 2 <= 35**2
+    hu = np.where(head, 40.0, -1000.0).astype(np.float32)
+    hu[20:100, 15:20] = 100.0  # a table under it
+    box = head_box(Volume(hu, np.diag([2.0, 2.0, 4.0, 1.0])), margin_mm=0)
+    assert box.start[1] >= 20
+    assert box.start[1] <= 36
+    assert box.stop[1] >= 104
+
+
+def test_air_has_no_head() -> None:
+    with pytest.raises(InputRefused, match="no head"):
+        head_box(Volume(np.full((20, 20, 20), -1000.0, np.float32), np.eye(4)))
