@@ -1,0 +1,118 @@
+"""One call that brings two exams together, and the numbers by which to judge it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ichnos.registration.contrast import BLOOD_HU, Contrast, View, view
+from ichnos.registration.deformable import Backend, deformed
+from ichnos.registration.rigid import coarse_poses, refined
+from ichnos.registration.similarity import samples, similarity
+from ichnos.registration.transform import Transform
+from ichnos.volume import Volume
+
+Kind = Literal["rigid", "affine", "deformable"]
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """How to get from the fixed exam to the moving one, and how well they match there."""
+
+    transform: Transform  # maps points of the fixed exam's space to the moving exam's: moving_from_fixed
+    kind: Kind
+    similarity: float  # normalised mutual information in the head, 1 … 2; 1 means that neither tells anything about the other
+    rigid_similarity: float  # the same after the rigid step
+    head_overlap: float  # Dice of the two heads where both fields of view reach; NaN if they do not meet
+    coverage: float  # share of the fixed head that lies inside the moving field of view
+    jacobian_min: float  # local volume change, 1 for rigid; NaN is never given
+    jacobian_max: float
+
+    def pull(self, moving: Volume, grid: Volume, *, fill: float = 0.0) -> Volume:
+        """Bring an image of the moving exam onto a grid in the fixed exam's space."""
+        return self.transform.pull(moving, grid, fill=fill)
+
+
+def register(
+    fixed: Volume,
+    moving: Volume,
+    *,
+    kind: Kind = "rigid",
+    exclude: Volume | None = None,
+    fixed_contrast: Contrast | None = None,
+    moving_contrast: Contrast | None = None,
+    start: Transform | None = None,
+    stiffness: float = 1.0,
+    spacing_mm: float = 2.0,
+    backend: Backend = "greedy",
+    rng: np.random.Generator | None = None,
+    threads: int = 1,
+) -> Registration:
+    """Register two exams of one head, whatever their poses; `transform` then maps fixed points (RAS mm) to moving points.
+
+    `exclude` is a mask in the fixed space (a haematoma and its oedema) that takes no part; fresh blood on a CT is left out of itself.
+    `start` skips the search for a pose. `contrast` is found from the grey values unless given (say "ct" for a CT without its air).
+    `spacing_mm` is the voxel size the metric works at; `stiffness` above 1 allows the deformable step less.
+    """
+    rng = rng or np.random.default_rng(0)
+    fine_f = view(fixed, spacing_mm=spacing_mm, contrast=fixed_contrast)
+    fine_m = view(moving, spacing_mm=spacing_mm, contrast=moving_contrast)
+    exclude = _all_excluded(fixed, fine_f, exclude)
+    rigid = start or _rigid(fixed, moving, (fine_f, fine_m), exclude=exclude, rng=rng, threads=threads)
+    if start is not None:
+        rigid, _ = refined(start, fine_f, fine_m, kind="rigid", exclude=exclude, fine=True, threads=threads)
+    found = rigid
+    if kind != "rigid":
+        found, _ = refined(rigid, fine_f, fine_m, kind="affine", exclude=exclude, fine=True, threads=threads)
+    if kind == "deformable":
+        found = deformed(fine_f, fine_m, found, exclude=exclude, stiffness=stiffness, backend=backend, threads=threads)
+    return _judged(found, rigid, kind, fine_f, fine_m, exclude)
+
+
+def _rigid(
+    fixed: Volume, moving: Volume, fine: tuple[View, View], *, exclude: Volume | None, rng: np.random.Generator, threads: int
+) -> Transform:
+    coarse_f = view(fixed, spacing_mm=4.0, contrast=fine[0].contrast)
+    coarse_m = view(moving, spacing_mm=4.0, contrast=fine[1].contrast)
+    poses = coarse_poses(coarse_f, coarse_m, keep=3, rng=rng, exclude=exclude)
+    if len(poses) > 1:
+        tried = [refined(pose, coarse_f, coarse_m, kind="rigid", exclude=exclude, fine=False, threads=threads) for pose in poses]
+        chosen = samples(coarse_f, count=8000, rng=rng, exclude=exclude)
+        poses = sorted((pose for pose, _ in tried), key=lambda pose: -similarity(pose, chosen, coarse_m))
+    return refined(poses[0], *fine, kind="rigid", exclude=exclude, fine=True, threads=threads)[0]
+
+
+def _all_excluded(fixed: Volume, seen: View, exclude: Volume | None) -> Volume | None:
+    """Return the mask of what takes no part: what was asked, and fresh blood on a CT (bright, soft, well inside the head)."""
+    from scipy import ndimage
+
+    if seen.contrast != "ct":
+        return exclude
+    even = ndimage.gaussian_filter(np.clip(fixed.on_grid(seen.image, fill=-1000.0).array, -100.0, 300.0), 1.0)
+    inside = ndimage.binary_erosion(seen.head.array, iterations=max(1, round(12 / seen.image.spacing_mm[0])))
+    blood = ndimage.binary_opening((even > BLOOD_HU) & (even < 95.0) & inside)
+    blood = ndimage.binary_dilation(blood, iterations=2) & inside
+    if exclude is not None:
+        blood |= exclude.astype(np.float32).on_grid(seen.image).array > 0.5
+    return seen.head.with_array(blood)
+
+
+def _judged(found: Transform, rigid: Transform, kind: Kind, fixed: View, moving: View, exclude: Volume | None) -> Registration:
+    chosen = samples(fixed, count=20000, rng=np.random.default_rng(1), exclude=exclude)
+    field_of_view = found.pull(moving.head.with_array(np.ones(moving.head.shape, np.uint8)), fixed.head, interpolation="nearest").array > 0
+    head = found.pull(moving.head.astype(np.uint8), fixed.head, interpolation="nearest").array > 0
+    both = fixed.head.array & field_of_view
+    total = int(both.sum()) + int(head.sum())
+    determinants = [d.jacobian.array[fixed.head.array] for d in found.displacements]
+    return Registration(
+        transform=found,
+        kind=kind,
+        similarity=similarity(found, chosen, moving),
+        rigid_similarity=similarity(rigid, chosen, moving),
+        head_overlap=2 * int((both & head).sum()) / total if total else float("nan"),
+        coverage=float(field_of_view[fixed.head.array].mean()),
+        jacobian_min=min((float(np.percentile(d, 0.1)) for d in determinants), default=1.0),
+        jacobian_max=max((float(np.percentile(d, 99.9)) for d in determinants), default=1.0),
+    )

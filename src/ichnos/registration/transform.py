@@ -1,0 +1,189 @@
+"""Transforms of RAS millimetres with the algebra of mathematics: `~T`, `A @ B`, `T.map(points)`, and what they do to images.
+
+A transform maps points. To bring an image of space B onto a grid of space A one needs the map from A to B, because each voxel of the
+grid asks where its value lies. Hence the names: `mri_from_ct.map(ct_points)` and `mri_from_ct.pull(mri, ct_grid)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+
+import numpy as np
+
+from ichnos.errors import InputRefused
+from ichnos.volume import Affine, Array, Floats, Interpolation, Volume
+
+_ORDER: dict[Interpolation, int] = {"nearest": 0, "linear": 1, "cubic": 3}
+_POINTS_AT_ONCE = 1_000_000  # bounds the memory of a pull to some 100 MB
+
+
+@dataclass(frozen=True, eq=False)
+class Displacement:
+    """A map x -> x + u(x) with u given in RAS mm on a grid; beyond the grid the value at its border holds."""
+
+    field: Volume  # (x, y, z, 3) float32, RAS mm
+
+    def __post_init__(self) -> None:
+        if self.field.array.ndim != 4 or self.field.array.shape[3] != 3:
+            raise InputRefused(f"a displacement field has axes (x, y, z, 3); an array of shape {self.field.array.shape} was given")
+        if not np.isfinite(self.field.array).all():
+            raise InputRefused("the displacement field holds values that are not finite; register again or leave the warp out")
+
+    def map(self, points: Floats) -> Floats:
+        """Map points (..., 3)."""
+        from scipy import ndimage
+
+        points = np.asarray(points, np.float64)
+        at = self.field.index(points).reshape(-1, 3).T
+        shift = np.empty((at.shape[1], 3))
+        for c in range(3):
+            ndimage.map_coordinates(self.field.array[..., c], at, output=shift[:, c], order=1, mode="nearest")
+        mapped: Floats = points + shift.reshape(points.shape)
+        return mapped
+
+    @cached_property
+    def inverse(self) -> Displacement:
+        """Return the inverse on the same grid, by fixed-point iteration: v(x) = -u(x + v(x))."""
+        points = grid_points(self.field)
+        back = -np.asarray(self.field.array, np.float64)
+        for _ in range(30):
+            change = points + back - self.map(points + back) - back
+            back += change
+            if np.abs(change).max() < 0.01:  # mm
+                break
+        return Displacement(Volume(back.astype(np.float32), self.field.affine))
+
+    @cached_property
+    def jacobian(self) -> Volume:
+        """Return the determinant of the local derivative: 1 keeps volume, 2 doubles it, 0 or less folds space."""
+        step = np.linalg.inv(self.field.affine[:3, :3])
+        slopes = np.stack(np.gradient(np.asarray(self.field.array, np.float64), axis=(0, 1, 2)), axis=-1)  # (x, y, z, component, axis)
+        return Volume(np.linalg.det(np.eye(3) + slopes @ step).astype(np.float32), self.field.affine)
+
+
+Part = Affine | Displacement
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """A chain of affine maps and displacements; the last part acts first, as in a product of matrices.
+
+    >>> shift = Transform.of(Affine(np.array([[1, 0, 0, 5.0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])))
+    >>> (~shift @ shift).map(np.array([1.0, 2.0, 3.0])).tolist()
+    [1.0, 2.0, 3.0]
+    """
+
+    parts: tuple[Part, ...] = field(default=())
+
+    @classmethod
+    def of(cls, *parts: Part) -> Transform:
+        """Make a transform of parts; neighbouring affine maps become one."""
+        chain: tuple[Part, ...] = ()
+        for part in parts:
+            chain = _joined(chain, part)
+        return cls(chain)
+
+    @property
+    def is_affine(self) -> bool:
+        """Say whether the whole transform is one affine map."""
+        return all(isinstance(part, Affine) for part in self.parts)
+
+    @property
+    def affine(self) -> Affine:
+        """Return the affine part alone: the product of all affine maps, displacements left out."""
+        return reduce(Affine.__matmul__, (p for p in self.parts if isinstance(p, Affine)), Affine(np.eye(4)))
+
+    @property
+    def displacements(self) -> tuple[Displacement, ...]:
+        """Return the displacement fields in the chain."""
+        return tuple(part for part in self.parts if isinstance(part, Displacement))
+
+    def map(self, points: Floats) -> Floats:
+        """Map points (..., 3) in RAS mm."""
+        mapped: Floats = reduce(lambda at, part: part.map(at), reversed(self.parts), np.asarray(points, np.float64))
+        return mapped
+
+    def __matmul__(self, other: Transform) -> Transform:
+        return Transform.of(*self.parts, *other.parts)
+
+    def __invert__(self) -> Transform:
+        return Transform.of(*(~part if isinstance(part, Affine) else part.inverse for part in reversed(self.parts)))
+
+    # ---- what it does to images -------------------------------------------------------------------------------------
+
+    def pull(self, image: Volume, grid: Volume, *, interpolation: Interpolation = "linear", fill: float = 0.0) -> Volume:
+        """Bring an image onto a grid; the transform maps points of the grid's space to the image's. Outside the image comes `fill`."""
+        if self.is_affine:
+            moved = Volume(image.array, (~self.affine).matrix @ image.affine)
+            return moved.on_grid(grid, interpolation=interpolation, fill=fill)
+        if image.array.ndim == 4:
+            channels = [self.pull(Volume(c, image.affine), grid, interpolation=interpolation, fill=fill) for c in _channels(image)]
+            return Volume(np.stack([c.array for c in channels], axis=-1), grid.affine)
+        return Volume(self._sampled(image, grid, _ORDER[interpolation], fill), grid.affine)
+
+    def pull_labels(self, labels: Volume, grid: Volume) -> Volume:
+        """Bring a label map onto a grid: the label with the greatest share of each voxel wins, so that no label mixes with another."""
+        found = np.unique(labels.array)
+        best = self.pull_share(labels.with_array(labels.array == 0), grid, outside=1.0).array
+        out = np.zeros(grid.shape, labels.array.dtype)
+        for label in found[found != 0]:
+            share = self.pull_share(labels.with_array(labels.array == label), grid).array
+            take = share > best
+            out[take], best[take] = label, share[take]
+        return Volume(out, grid.affine)
+
+    def pull_share(self, mask: Volume, grid: Volume, *, outside: float = 0.0) -> Volume:
+        """Return which share of each voxel of the grid a mask (or probability map) fills, in [0, 1].
+
+        A grid voxel larger than the mask's is sampled at several places, so that a thin sheet on a thick slice becomes a small share
+        rather than all or nothing.
+        """
+        places = np.ceil(np.array(grid.spacing_mm) / np.array(mask.spacing_mm) - 0.25).astype(int).clip(1, 8)
+        soft = mask.astype(np.float32)
+        total = np.zeros(grid.shape, np.float32)
+        offsets = [(np.arange(n) + 0.5) / n - 0.5 for n in places]
+        for offset in np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1).reshape(-1, 3):
+            affine = np.array(grid.affine)
+            affine[:3, 3] = grid.world(offset)
+            total += self.pull(soft, Volume(grid.array, affine), fill=outside).array
+        return Volume(np.clip(total / places.prod(), 0, 1), grid.affine)
+
+    def _sampled(self, image: Volume, grid: Volume, order: int, fill: float) -> Array:
+        from scipy import ndimage
+
+        source = image.array.astype(np.float32) if order else image.array
+        out = np.empty(grid.shape, source.dtype)
+        for slab in _slabs(grid):
+            at = image.index(self.map(grid_points(grid, slab))).reshape(-1, 3).T
+            inside = np.ones(at.shape[1], bool)
+            for row, n in zip(at, image.shape, strict=True):
+                inside &= (row >= -0.5) & (row <= n - 0.5)
+            values = ndimage.map_coordinates(source, at, order=order, mode="nearest")
+            out[:, :, slab] = np.where(inside, values, fill).reshape(out[:, :, slab].shape)
+        return out
+
+
+IDENTITY = Transform()
+
+
+def grid_points(grid: Volume, slab: slice = slice(None)) -> Floats:
+    """Return the voxel centres of a grid, or of some of its z-layers, in RAS mm: (x, y, z, 3)."""
+    x, y, z = (np.arange(n) for n in grid.shape)
+    return grid.world(np.stack(np.meshgrid(x, y, z[slab], indexing="ij"), axis=-1))
+
+
+def _slabs(grid: Volume) -> Iterator[slice]:
+    layers = max(1, _POINTS_AT_ONCE // (grid.shape[0] * grid.shape[1]))
+    return (slice(start, start + layers) for start in range(0, grid.shape[2], layers))
+
+
+def _channels(image: Volume) -> Iterator[Array]:
+    return (image.array[..., c] for c in range(image.array.shape[3]))
+
+
+def _joined(done: tuple[Part, ...], part: Part) -> tuple[Part, ...]:
+    if done and isinstance(part, Affine) and isinstance(done[-1], Affine):
+        return (*done[:-1], done[-1] @ part)
+    return (*done, part)
