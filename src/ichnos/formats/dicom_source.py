@@ -1,0 +1,167 @@
+"""What SEG and SR take over from the source images: identity, or another identity put consistently in its place, and the equipment."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ichnos
+from ichnos.errors import InputRefused, UsageError
+from ichnos.formats.dicom.files import Reader
+from ichnos.formats.dicom_codes import ARTIFICIAL_INTELLIGENCE, NOTICE, concept
+from ichnos.scan import Scan
+
+MANUFACTURER = "ichnos"
+_KEPT_WHEN_DEIDENTIFIED = ("PatientSex",)
+_DROPPED = (
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "StudyID",
+    "StudyDescription",
+    "InstitutionName",
+    "PatientAge",
+    "PatientBirthDate",
+    "PatientWeight",
+    "PatientSize",
+    "OtherPatientIDs",
+    "OtherPatientIDsSequence",
+    "EthnicGroup",
+    "PatientComments",
+    "AdmittingDiagnosesDescription",
+    "IssuerOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence",
+    "ReferencedStudySequence",
+    "ReferencedRequestSequence",
+    "RequestAttributesSequence",
+)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Another identity for the patient: the same key turns the same UID into the same new one, in SEG, SR and wherever it is used.
+
+    >>> alias = Alias("P01", key="a secret of the project")
+    >>> alias.uid("1.2.3") == alias.uid("1.2.3") != alias.uid("1.2.4")
+    True
+    """
+
+    patient_id: str
+    key: str  # keep it secret: with it, and only with it, old and new can be brought together again
+
+    def __post_init__(self) -> None:
+        if not self.key or not self.patient_id:
+            raise UsageError("de-identification needs a new patient id and a secret key that is not empty")
+
+    def uid(self, old: str) -> str:
+        """Return the UID that takes the place of another."""
+        digest = hmac.new(self.key.encode(), str(old).encode(), hashlib.sha256).digest()
+        return f"2.25.{int.from_bytes(digest[:16], 'big')}"
+
+
+def source_headers(scan: Scan, *, alias: Alias | None = None) -> list[Any]:
+    """Read the headers of a scan's source files, each file once, in the order of the slices; with an alias, under the other identity."""
+    import pydicom
+
+    if scan.source is None or not scan.source.slices:
+        raise InputRefused("the scan has no source slices (it was not opened from DICOM); SEG and SR belong to DICOM images: save as NIfTI")
+    headers = []
+    with Reader() as reader:
+        for path in dict.fromkeys(s.path for s in scan.source.slices):
+            with reader.open(path) as stream:
+                header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+            headers.append(_renamed(_completed(header, path), alias))
+    return headers
+
+
+def _completed(header: Any, path: Path) -> Any:
+    """Fill in what scanners leave out although DICOM wants it there, with nothing in it."""
+    if "SOPInstanceUID" not in header or "StudyInstanceUID" not in header:
+        raise InputRefused(f"{path} has no SOPInstanceUID or no StudyInstanceUID, so nothing can refer to it")
+    wanted = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime", "AccessionNumber")
+    for keyword in (*wanted, "ReferringPhysicianName"):
+        if keyword not in header:
+            setattr(header, keyword, "")
+    if "FrameOfReferenceUID" not in header:
+        header.FrameOfReferenceUID = derived_uid("frame of reference", header.StudyInstanceUID, header.get("SeriesInstanceUID", ""))
+    if "PositionReferenceIndicator" not in header:
+        header.PositionReferenceIndicator = ""
+    _share_orientation(header)
+    return header
+
+
+def _share_orientation(header: Any) -> None:
+    """Move what all frames of an enhanced file say alike to the place that is shared by all, where highdicom looks for it."""
+    groups = header.get("PerFrameFunctionalGroupsSequence") or []
+    shared = header.SharedFunctionalGroupsSequence[0] if header.get("SharedFunctionalGroupsSequence") else None
+    for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence") if groups and shared is not None else ():
+        said = [group.get(keyword) for group in groups]
+        if keyword not in shared and all(value == said[0] for value in said):
+            setattr(shared, keyword, said[0])
+
+
+def _renamed(header: Any, alias: Alias | None) -> Any:
+    if alias is None:
+        return header
+    for keyword in _DROPPED:
+        if keyword in header:
+            delattr(header, keyword)
+    header.PatientID = header.PatientName = alias.patient_id
+    header.PatientBirthDate = header.StudyID = header.AccessionNumber = header.ReferringPhysicianName = ""
+    header.PatientIdentityRemoved, header.DeidentificationMethod = "YES", "ichnos: identity and UIDs replaced, dates set to 1 January"
+    for keyword in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"):
+        if header.get(keyword):
+            setattr(header, keyword, f"{str(header.get(keyword))[:4]}0101")
+    for keyword in ("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"):
+        if header.get(keyword):
+            setattr(header, keyword, "000000")
+    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        setattr(header, keyword, alias.uid(header.get(keyword, "")))
+    header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
+    return header
+
+
+def derived_uid(*parts: object) -> str:
+    """Return the UID that belongs to this content: the same parts give the same UID, so that the same run writes the same file."""
+    digest = hashlib.sha256()
+    for part in parts:
+        piece = part if isinstance(part, bytes) else str(part).encode()
+        digest.update(len(piece).to_bytes(8, "big") + piece)
+    return f"2.25.{int.from_bytes(digest.digest()[:16], 'big')}"
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """Who drew or measured: goes into every segment and measurement group."""
+
+    name: str = "ichnos"
+    version: str = ichnos.__version__
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Return what every reader should see beside the name."""
+        return (NOTICE,)
+
+    @property
+    def family(self) -> Any:
+        """Return the coded family of the algorithm."""
+        return concept(ARTIFICIAL_INTELLIGENCE)
+
+
+def stamp(dataset: Any, header: Any, *, description: str) -> None:
+    """Give a new object the dates of its study (so that the same content gives the same bytes) and say what it may be used for."""
+    date, time = header.StudyDate or "19000101", header.StudyTime or "000000"
+    dataset.InstanceCreationDate = dataset.ContentDate = dataset.SeriesDate = date
+    dataset.InstanceCreationTime = dataset.ContentTime = dataset.SeriesTime = time
+    dataset.SeriesDescription = description[:64]
+    organization = derived_uid("dimensions", dataset.SOPInstanceUID)
+    for element in dataset.iterall():
+        if element.keyword == "ContributionDateTime":
+            element.value = f"{date}{time}"
+        elif element.keyword == "DimensionOrganizationUID":
+            element.value = organization
+    for keyword in ("PatientIdentityRemoved", "DeidentificationMethod"):
+        if keyword in header:
+            setattr(dataset, keyword, header.get(keyword))
