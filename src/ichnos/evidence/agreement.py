@@ -21,14 +21,14 @@ def concordance(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = LEVEL) -> 
     """Return Lin's concordance correlation (1989, Biometrics 45:255; variance as corrected in 2000, 56:324), interval by Fisher's z.
 
     >>> round(concordance([1, 2, 3, 4], [1, 2, 3, 5]).value, 3)
-    0.907
+    0.929
     """
     x, y = paired("the first measurement", a, "the second measurement", b, least=3)
     spread, shift2 = float(x.std() * y.std()), float((x.mean() - y.mean()) ** 2)
     if spread == 0:
         return Estimate(float("nan"), float("nan"), float("nan"), x.size, level)
     r = float(np.corrcoef(x, y)[0, 1])
-    value = 2 * r * spread / (x.var() + y.var() + shift2)
+    value = float(2 * r * spread / (x.var() + y.var() + shift2))
     if abs(r) >= 1 - 1e-12 or abs(value) >= 1 or value == 0:
         return Estimate(value, float("nan"), float("nan"), x.size, level)
     u2 = shift2 / spread
@@ -120,9 +120,8 @@ def bland_altman(a: npt.ArrayLike, b: npt.ArrayLike, *, percent: bool = False, l
     half_bias = t * sd / np.sqrt(n)
     half_limit = t * sd * np.sqrt(1 / n + z**2 / (2 * (n - 1)))
     limits = [Estimate(edge, float(edge - half_limit), float(edge + half_limit), n, level) for edge in (bias - z * sd, bias + z * sd)]
-    return BlandAltman(
-        Estimate(bias, float(bias - half_bias), float(bias + half_bias), n, level), *limits, sd, _slope(mean, difference, level), percent
-    )
+    middle = Estimate(bias, float(bias - half_bias), float(bias + half_bias), n, level)
+    return BlandAltman(middle, limits[0], limits[1], sd, _slope(mean, difference, level), percent)
 
 
 def _slope(x: Floats, y: Floats, level: float) -> Estimate:
@@ -167,8 +166,8 @@ def passing_bablok(x: npt.ArrayLike, y: npt.ArrayLike, *, level: float = LEVEL) 
     first = int(np.clip(round((count - spread) / 2) + shift - 1, 0, count - 1))
     last = int(np.clip(count - round((count - spread) / 2) + shift, 0, count - 1))
     low, high = float(slopes[first]), float(slopes[last])
-    intercept = Estimate(*(float(np.median(b - s * a)) for s in (slope, high, low)), a.size, level)
-    return StructuralLine(Estimate(slope, low, high, a.size, level), intercept)
+    intercept = [float(np.median(b - s * a)) for s in (slope, high, low)]
+    return StructuralLine(Estimate(slope, low, high, a.size, level), Estimate(intercept[0], intercept[1], intercept[2], a.size, level))
 
 
 def weighted_kappa(a: npt.ArrayLike, b: npt.ArrayLike, *, grades: int, level: float = LEVEL) -> Estimate:

@@ -33,7 +33,7 @@ def finite(name: str, values: npt.ArrayLike, *, least: int = 1) -> Floats:
     array = np.asarray(values, np.float64).ravel()
     bad = int((~np.isfinite(array)).sum())
     if bad:
-        raise InputRefused(f"{name} holds {bad} value(s) that are NaN or infinite among {array.size}; leave out or impute those cases first")
+        raise InputRefused(f"{name} holds {bad} NaN or infinite value(s) among {array.size}; leave out or impute those cases first")
     if array.size < least:
         raise InputRefused(f"{name} holds {array.size} value(s); at least {least} are needed")
     return array

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 
@@ -106,7 +107,7 @@ def _measured(
     )
 
 
-def _ratio(part: float, whole: float) -> float:
+def _ratio(part: float | np.integer[Any], whole: float | np.integer[Any]) -> float:
     return float(part / whole) if whole else float("nan")
 
 
@@ -132,8 +133,6 @@ def cl_dice(truth: Volume, prediction: Volume) -> float:
 
     The harmonic mean of how much of the predicted centre line lies in the truth and how much of the true centre line was found.
     """
-    from skimage.morphology import skeletonize
-
     require_same_grid(truth, prediction)
     true, predicted = truth.array != 0, prediction.array != 0
     start, stop = union_box(true, predicted)
@@ -141,10 +140,17 @@ def cl_dice(truth: Volume, prediction: Volume) -> float:
     true, predicted = np.ascontiguousarray(true[box]), np.ascontiguousarray(predicted[box])
     if not true.any() or not predicted.any():
         return float("nan")
-    true_line, predicted_line = np.asarray(skeletonize(true), bool), np.asarray(skeletonize(predicted), bool)
+    true_line, predicted_line = _centre_line(true), _centre_line(predicted)
     precision = _ratio(np.count_nonzero(predicted_line & true), np.count_nonzero(predicted_line))
     recall = _ratio(np.count_nonzero(true_line & predicted), np.count_nonzero(true_line))
     return _ratio(2 * precision * recall, precision + recall) if precision + recall else 0.0
+
+
+def _centre_line(mask: Mask) -> Mask:
+    from skimage import morphology
+
+    line: Mask = morphology.skeletonize(mask) > 0  # type: ignore[no-untyped-call]
+    return line
 
 
 @dataclass(frozen=True)
@@ -196,7 +202,7 @@ def lesion_detection(
     true_bin = np.searchsorted(edges, true_sizes * truth.voxel_ml, side="right") - 1
     predicted_bin = np.searchsorted(edges, predicted_sizes * truth.voxel_ml, side="right") - 1
     counts = []
-    for i, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for i, (low, high) in enumerate(pairwise(edges)):
         here, there = true_bin == i, predicted_bin == i
         hits, false = int(found[here].sum()), int((predicted_covered[there] == 0).sum())
         counts.append(LesionCount(float(low), float(high), int(here.sum()), hits, int(there.sum()), false))

@@ -186,6 +186,8 @@ def _filled_box(mask: Mask) -> tuple[list[int], list[int]] | None:
     """Find the box of a mask in the order in which it lies in memory: the widest stride first, then the plane that is left."""
     order = np.argsort([-abs(s) for s in mask.strides], kind="stable")
     slabs = mask.transpose(order)
+    if not slabs.size:
+        return None
     rows = np.flatnonzero(slabs.reshape(len(slabs), -1).any(axis=1))
     if not rows.size:
         return None
