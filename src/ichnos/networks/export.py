@@ -1,0 +1,49 @@
+"""Networks out of torch: ONNX files and OpenVINO models for a fixed input shape."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ichnos.errors import require
+
+
+def export_onnx(network: nn.Module, inputs: Tensor | tuple[Tensor, ...], path: Path) -> Path:
+    """Write `network` as an ONNX graph for inputs of exactly these shapes; weights over 2 GB would go to files beside it.
+
+    Inputs are named input_0, input_1, ...; outputs output_0, ... (with deep supervision one per resolution, finest first).
+    """
+    for module in ("onnx", "onnxscript"):
+        require(module, extra="acceleration", purpose="export to ONNX")
+    example = inputs if isinstance(inputs, tuple) else (inputs,)
+    was_training = network.training
+    network.eval()
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
+            names = [f"input_{i}" for i in range(len(example))]
+            torch.onnx.export(network, example, str(path), dynamo=True, verbose=False, input_names=names, external_data=False)
+    finally:
+        quiet.setLevel(level)
+        network.train(was_training)
+    return path
+
+
+def compile_openvino(onnx_path: Path, *, precision: str = "f32", threads: int = 0, cache: Path | None = None) -> Any:
+    """Compile an ONNX file for this machine's CPU; `precision` is "f32" or "bf16", `threads` 0 takes what OpenVINO thinks best."""
+    openvino = require("openvino", extra="acceleration", purpose="inference with OpenVINO")
+    core = openvino.Core()
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision}
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    if cache is not None:
+        options["CACHE_DIR"] = str(cache)
+    return core.compile_model(core.read_model(str(onnx_path)), "CPU", options)
