@@ -203,7 +203,8 @@ def encoded(data: Any, quirks: Quirks) -> bytes:
 
 def _compress(data: Any, syntax: Any, quirks: Quirks) -> None:
     if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
-        return _jpeg_lossless(data, syntax)
+        _jpeg_lossless(data, syntax)
+        return
     frames = int(data.get("NumberOfFrames", 1))
     kind = "<i2" if data.PixelRepresentation else "<u2"
     pixels = np.frombuffer(data.PixelData, kind).reshape(frames, data.Rows, data.Columns)

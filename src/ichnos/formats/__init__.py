@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ichnos.errors import InputRefused
+from ichnos.errors import UsageError
 from ichnos.scan import Scan
 
+if TYPE_CHECKING:
+    from ichnos.formats.dicom import Inspection
 
-def open_scan(path: str | Path) -> Scan:
-    """Open the head CT in a file, folder, archive or NIfTI."""
-    raise InputRefused(f"{path}: no reader is installed for this kind of file")
+
+def open_scan(path: str | Path, *, series: str | None = None, progress: Callable[[int, int], None] | None = None) -> Scan:
+    """Open the head CT in a DICOM file, folder, zip or DICOMDIR, or in a NIfTI file.
+
+    `series` names a SeriesInstanceUID and overrides the choice; `progress` is told (files done, files in all).
+    """
+    from ichnos.formats import nifti
+
+    if nifti.is_nifti(path) and not Path(path).is_dir():
+        if series is not None:
+            raise UsageError(f"{path} is NIfTI and has no series to choose from; leave --series out")
+        return nifti.open_nifti(path)
+    from ichnos.formats.dicom import open_dicom
+
+    return open_dicom(path, series=series, progress=progress)
+
+
+def inspect(path: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Inspection:
+    """List what lies in a place, best first, and which of it is the head CT. A NIfTI file counts as one series."""
+    from ichnos.formats import nifti
+    from ichnos.formats.dicom import Inspection, SeriesSummary, inspect_dicom
+
+    if not nifti.is_nifti(path) or Path(path).is_dir():
+        return inspect_dicom(path, progress=progress)
+    scan = nifti.open_nifti(path)
+    columns, rows, slices = scan.volume.shape
+    x_mm, y_mm, z_mm = scan.volume.spacing_mm
+    summary = SeriesSummary(
+        uid=Path(path).name,
+        number=None,
+        description=scan.acquisition.series_description or "",
+        modality="CT",
+        images=slices,
+        shape=(columns, rows),
+        pixel_mm=(x_mm, y_mm),
+        steps_mm=scan.acquisition.slice_step_mm,
+        length_mm=z_mm * (slices - 1),
+        tilt_deg=scan.acquisition.tilt_deg,
+        kernel=scan.acquisition.kernel or "",
+        usable=True,
+        score=0.0,
+        reasons=("a NIfTI file: the only image in it",),
+    )
+    return Inspection(Path(path), (summary,), summary.uid, 1, 1, {})

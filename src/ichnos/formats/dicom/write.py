@@ -82,8 +82,9 @@ def stack_affines(
 ) -> tuple[Floats, ...]:
     """Place `len(steps_mm) + 1` slices around a centre (RAS mm).
 
-    `shape` is (columns, rows); `axes` names where columns, rows and slices run to. `tilt_deg` turns each slice about its
-    rows' direction of travel, as a gantry does, while the table still moves along the third axis: the stack is sheared.
+    `shape` is (columns, rows); `axes` names where columns, rows and slices run to. `tilt_deg` turns each slice as a gantry
+    does, while the table still moves along the third axis: the stack is sheared. + tips the top of the normal against the
+    run of the rows, so forward for "LPS".
     `steps_mm` are distances along the slices' normal.
 
     >>> stack = stack_affines(centre_mm=(0, 0, 0), shape=(3, 3), pixel_mm=1.0, steps_mm=[5.0, 5.0])
@@ -92,8 +93,8 @@ def stack_affines(
     """
     column, row, travel = (np.array(_DIRECTION_RAS[letter], np.float64) for letter in axes.upper())
     angle = np.deg2rad(tilt_deg)
-    row_tilted = np.cos(angle) * row - np.sin(angle) * travel
-    normal = np.cos(angle) * travel + np.sin(angle) * row
+    row_tilted = np.cos(angle) * row + np.sin(angle) * travel
+    normal = np.cos(angle) * travel - np.sin(angle) * row
     du, dv = np.broadcast_to(np.asarray(pixel_mm, np.float64), 2)
     along = np.concatenate([[0.0], np.cumsum(steps_mm)]) / np.cos(angle)
     along -= along[-1] / 2
@@ -149,13 +150,13 @@ def series_datasets(planes: Sequence[Plane], *, header: SeriesHeader) -> list[An
 
 def _dataset(plane: Plane, header: SeriesHeader, number: int, thickness_mm: float) -> Any:
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRLittleEndian
 
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = CT_IMAGE_STORAGE
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = header.uid(header.seed, "image", header.series_number, number)
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = UID(CT_IMAGE_STORAGE)
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = UID(header.uid(header.seed, "image", header.series_number, number))
     _say_who(data, header)
     _say_how(data, header, thickness_mm)
     data.InstanceNumber = number
@@ -195,7 +196,7 @@ def _say_where(data: Any, affine: Floats) -> None:
     data.ImagePositionPatient = [_ds(v) for v in affine[:3, 3] * _LPS]
     data.ImageOrientationPatient = [_ds(v) for v in np.concatenate([column / column_mm * _LPS, row / row_mm * _LPS])]
     data.PixelSpacing = [_ds(row_mm), _ds(column_mm)]  # distance between rows, then between columns
-    data.SliceLocation = _ds(affine[:3, 3] @ affine[:3, 2])
+    data.SliceLocation = _ds(float(affine[:3, 3] @ affine[:3, 2]))
 
 
 def _put_pixels(data: Any, hu: Array, header: SeriesHeader) -> None:

@@ -1,0 +1,326 @@
+"""Read what is needed of each file's header, once, and no pixels. LPS and (row, column) end here: a Frame knows its RAS affine."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.tag import BaseTag, Tag
+
+from ichnos.errors import InputRefused
+from ichnos.formats.dicom.files import Reader, files_in
+from ichnos.volume import Floats
+
+_WORDS = """
+    SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyDate SeriesDate AcquisitionDate AcquisitionTime Modality
+    Manufacturer StudyDescription SeriesDescription ManufacturerModelName DerivationDescription PatientName PatientID
+    PatientBirthDate PatientSex PatientAge ContrastBolusAgent ContrastBolusVolume ContrastBolusAgentSequence BodyPartExamined
+    ScanOptions SliceThickness KVP ProtocolName ConvolutionKernel StudyInstanceUID SeriesInstanceUID SeriesNumber
+    AcquisitionNumber InstanceNumber ImagePositionPatient ImageOrientationPatient FrameOfReferenceUID NumberOfFrames
+    SamplesPerPixel PhotometricInterpretation Rows Columns PixelSpacing BitsAllocated BitsStored HighBit PixelRepresentation
+    PixelPaddingValue PixelPaddingRangeLimit RescaleIntercept RescaleSlope RescaleType SharedFunctionalGroupsSequence
+    PerFrameFunctionalGroupsSequence
+"""
+TAG: dict[str, BaseTag] = {word: Tag(word) for word in _WORDS.split()}
+_TAGS = sorted(TAG.values())
+# Images that differ in one of these are never slices of one stack.
+_TOGETHER_WORDS = """
+    PatientID PatientName StudyInstanceUID SeriesInstanceUID SOPClassUID Modality ImageType ConvolutionKernel Rows Columns
+    SamplesPerPixel PhotometricInterpretation
+"""
+_TOGETHER = [TAG[word] for word in _TOGETHER_WORDS.split()]
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # implicit and explicit little endian, pixels as they are
+_LPS = np.array([-1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How a frame's pixels are stored, and what makes HU of them."""
+
+    offset: int | None  # of the pixel data in the file; None: a decoder must find them
+    allocated: int  # bits
+    bits: int  # bits that hold the value
+    high_bit: int
+    signed: bool
+    slope: float
+    intercept: float
+    padding: tuple[int, int] | None  # lowest and highest stored value that means "nothing was measured here"
+    inverted: bool  # MONOCHROME1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One image of one file."""
+
+    path: Path  # a member of a zip archive is archive.zip/member
+    index: int  # frame in its file
+    sop_uid: str
+    series_uid: str
+    stack_key: tuple[object, ...]
+    shape: tuple[int, int]  # columns, rows
+    position: tuple[float, ...] | None  # LPS mm of the first pixel's centre
+    orientation: tuple[float, ...] | None  # LPS cosines of a row's run, then of a column's
+    pixel_mm: tuple[float, float] | None  # between columns, between rows
+    acquisition: int
+    instance: int
+    stored: Stored
+
+    @property
+    def placed(self) -> bool:
+        """Say whether the header tells where the image lies."""
+        return self.position is not None and self.orientation is not None and self.pixel_mm is not None
+
+    @property
+    def affine(self) -> Floats:
+        """Return (column, row, 0) -> RAS mm; the third column is the unit normal, towards head, front or right, whichever is nearest."""
+        if self.position is None or self.orientation is None or self.pixel_mm is None:
+            raise InputRefused(f"{self.path} does not say where its image lies in the patient")
+        along_row, along_column = np.array(self.orientation[:3]) * _LPS, np.array(self.orientation[3:]) * _LPS
+        normal = np.cross(along_row, along_column)
+        normal /= np.linalg.norm(normal)
+        leading = 2 if abs(normal[2]) > 0.5 else int(np.abs(normal).argmax())
+        affine = np.eye(4)
+        affine[:3, 0], affine[:3, 1] = along_row * self.pixel_mm[0], along_column * self.pixel_mm[1]
+        affine[:3, 2], affine[:3, 3] = normal * np.sign(normal[leading]), np.array(self.position) * _LPS
+        return affine
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What was found in a place."""
+
+    path: Path
+    frames: tuple[Frame, ...]
+    heads: dict[tuple[object, ...], Any]  # stack_key -> header of one of its files
+    skipped: Counter[str] = field(default_factory=Counter)  # why -> number of files
+
+
+def read_headers(path: Path, reader: Reader, *, progress: Callable[[int, int], None] | None = None, nested: bool = True) -> Contents:
+    """Read the headers of every DICOM image in a file, folder (with those in it, if `nested`), zip or DICOMDIR."""
+    files = files_in(path, reader) if nested else [file for file in files_in(path, reader) if file.parent == path]
+    frames: list[Frame] = []
+    heads: dict[tuple[object, ...], Any] = {}
+    skipped: Counter[str] = Counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns of each odd value; what matters is judged here and later
+        for done, file in enumerate(files, start=1):
+            found = _read(file, reader)
+            if isinstance(found, str):
+                skipped[found] += 1
+            else:
+                frames += found[1]
+                for frame in found[1]:
+                    heads.setdefault(frame.stack_key, found[0])
+            if progress is not None:
+                progress(done, len(files))
+    if not frames:
+        why = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items())) or "it is empty"
+        raise InputRefused(f"{path} holds no DICOM image: {why}; give a file, folder, zip or DICOMDIR with CT images")
+    return Contents(path, tuple(frames), heads, skipped)
+
+
+def _read(path: Path, reader: Reader) -> tuple[Any, list[Frame]] | str:
+    """Return a file's header and frames, or in words why it has none."""
+    try:
+        with reader.open(path) as stream:
+            start = stream.read(132)
+            bare = start[128:] != b"DICM"
+            if bare and start[:2] not in (b"\x08\x00", b"\x02\x00", b"\x00\x08"):
+                return "not DICOM" if start else "empty"
+            stream.seek(0)
+            data = pydicom.dcmread(stream, stop_before_pixels=True, force=bare, specific_tags=_TAGS)
+            if data.get_item(TAG["SOPInstanceUID"]) is None or data.get_item(TAG["SeriesInstanceUID"]) is None:
+                return "not DICOM" if bare else "DICOM without an image"
+            return data, _frames(data, path, stream)
+    except (PermissionError, InputRefused):
+        raise
+    except InvalidDicomError:
+        return "not DICOM"
+    except Exception:  # a damaged file may break the parser in any way; it is counted, and the user is told
+        return "damaged"
+
+
+def _frames(data: Any, path: Path, stream: BinaryIO) -> list[Frame]:
+    key = tuple(_raw(data, tag) for tag in _TOGETHER)
+    shape = _unsigned(data, "Columns"), _unsigned(data, "Rows")
+    stored = _stored(data, stream)
+    common = (_text(data, "SOPInstanceUID"), _text(data, "SeriesInstanceUID"))
+    order = int(_float(data, "AcquisitionNumber", 0)), int(_float(data, "InstanceNumber", 0))
+    if data.get_item(TAG["PerFrameFunctionalGroupsSequence"]) is not None:
+        return _multi_frames(data, path, common, key, shape, order[0], stored)
+    if _float(data, "NumberOfFrames", 1) > 1:  # several frames without a place: a capture or a film
+        return [Frame(path, 0, *common, key, shape, None, None, None, *order, stored)]
+    spacing = _floats(data, "PixelSpacing", 2)
+    pixel_mm = (spacing[1], spacing[0]) if spacing and min(spacing) > 0 else None
+    position, orientation = _floats(data, "ImagePositionPatient", 3), _cosines(_floats(data, "ImageOrientationPatient", 6))
+    return [Frame(path, 0, *common, key, shape, position, orientation, pixel_mm, *order, stored)]
+
+
+def _cosines(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """Return the two directions with length 1, or None where they are not two directions at right angles."""
+    if values is None:
+        return None
+    row, column = np.array(values[:3]), np.array(values[3:])
+    long_row, long_column = np.linalg.norm(row), np.linalg.norm(column)
+    if min(long_row, long_column) < 0.5 or abs(row @ column) > 0.01 * long_row * long_column:
+        return None
+    return (*(row / long_row).tolist(), *(column / long_column).tolist())
+
+
+def _multi_frames(
+    data: Any, path: Path, common: tuple[str, str], key: tuple[object, ...], shape: tuple[int, int], acquisition: int, stored: Stored
+) -> list[Frame]:
+    """Return the frames of an enhanced image; what a frame does not say itself, the shared groups say."""
+    shared = data.get("SharedFunctionalGroupsSequence") or [None]
+    frames = []
+    for index, own in enumerate(data.PerFrameFunctionalGroupsSequence):
+        groups = [group for group in (own, shared[0]) if group is not None]
+        spacing = _group_floats(groups, "PixelMeasuresSequence", "PixelSpacing", 2)
+        slope = _group_floats(groups, "PixelValueTransformationSequence", "RescaleSlope", 1)
+        intercept = _group_floats(groups, "PixelValueTransformationSequence", "RescaleIntercept", 1)
+        kind = _group_value(groups, "CTImageFrameTypeSequence", "FrameType")
+        frames.append(
+            Frame(
+                path,
+                index,
+                *common,
+                (*key, str(kind)),
+                shape,
+                _group_floats(groups, "PlanePositionSequence", "ImagePositionPatient", 3),
+                _cosines(_group_floats(groups, "PlaneOrientationSequence", "ImageOrientationPatient", 6)),
+                (spacing[1], spacing[0]) if spacing and min(spacing) > 0 else None,
+                acquisition,
+                index + 1,
+                _rescaled(stored, slope[0] if slope else stored.slope, intercept[0] if intercept else stored.intercept, index, shape),
+            )
+        )
+    return frames
+
+
+def _rescaled(stored: Stored, slope: float, intercept: float, index: int, shape: tuple[int, int]) -> Stored:
+    offset = None if stored.offset is None else stored.offset + index * shape[0] * shape[1] * stored.allocated // 8
+    return Stored(offset, stored.allocated, stored.bits, stored.high_bit, stored.signed, slope, intercept, stored.padding, stored.inverted)
+
+
+def _group_value(groups: Sequence[Any], sequence: str, keyword: str) -> Any:
+    for group in groups:
+        items = group.get(sequence)
+        if items and items[0].get(keyword) is not None:
+            return items[0].get(keyword)
+    return None
+
+
+def _group_floats(groups: Sequence[Any], sequence: str, keyword: str, count: int) -> tuple[float, ...] | None:
+    value = _group_value(groups, sequence, keyword)
+    if value is None:
+        return None
+    values = tuple(float(v) for v in ([value] if count == 1 else value))
+    return values if len(values) == count and np.isfinite(values).all() else None
+
+
+def told(data: Any, keyword: str) -> Any:
+    """Return what a header says under a keyword, in its functional groups too; None where it says nothing."""
+    value = data.get(keyword)
+    if value in (None, ""):
+        shared = data.get("SharedFunctionalGroupsSequence") or []
+        per_frame = data.get("PerFrameFunctionalGroupsSequence") or []
+        for group in [*shared[:1], *per_frame[:1]]:
+            for element in group:
+                if element.VR == "SQ" and element.value and element.value[0].get(keyword) not in (None, ""):
+                    return element.value[0].get(keyword)
+    return None if value == "" else value
+
+
+# ---- how the pixels are stored ----------------------------------------------------------------------------------------
+
+
+def _stored(data: Any, stream: BinaryIO) -> Stored:
+    allocated = _unsigned(data, "BitsAllocated")
+    bits = min(_unsigned(data, "BitsStored") or allocated, allocated)
+    signed = _unsigned(data, "PixelRepresentation") == 1
+    photometric = _raw(data, TAG["PhotometricInterpretation"])
+    return Stored(
+        _pixel_offset(data, stream),
+        allocated,
+        bits,
+        _unsigned(data, "HighBit") or bits - 1,
+        signed,
+        _float(data, "RescaleSlope", 1.0) or 1.0,
+        _float(data, "RescaleIntercept", 0.0),
+        _padding(data, bits, signed),
+        photometric in (b"MONOCHROME1", b"MONOCHROME1 ", "MONOCHROME1"),
+    )
+
+
+def _padding(data: Any, bits: int, signed: bool) -> tuple[int, int] | None:
+    values = []
+    for word in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        raw = data.get_item(TAG[word])
+        if raw is None or raw.value in (None, b"", ""):
+            continue
+        value = raw.value if isinstance(raw.value, int) else int.from_bytes(raw.value[:2], "little" if raw.is_little_endian else "big")
+        value &= (1 << bits) - 1
+        values.append(value - (1 << bits) if signed and value >> (bits - 1) else value)
+    return (min(values), max(values)) if values else None
+
+
+def _pixel_offset(data: Any, stream: BinaryIO) -> int | None:
+    """Return where the pixels of an uncompressed little-endian file begin; None where a decoder must look for them."""
+    meta = getattr(data, "file_meta", None)
+    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
+    if syntax not in _NATIVE:
+        return None
+    at = stream.tell()
+    head = stream.read(12)
+    if len(head) < 12 or head[:4] != b"\xe0\x7f\x10\x00":
+        return None
+    explicit = syntax == _NATIVE[1]
+    (length,) = struct.unpack("<I", head[8:12] if explicit else head[4:8])
+    return None if length == 0xFFFFFFFF else at + (12 if explicit else 8)
+
+
+# ---- values without pydicom's conversion, which would cost more than reading the file ---------------------------------
+
+
+def _raw(data: Any, tag: BaseTag) -> object:
+    element = data.get_item(tag)
+    if element is None or element.value is None:
+        return b""
+    return element.value if isinstance(element.value, bytes) else str(element.value)
+
+
+def _text(data: Any, word: str) -> str:
+    value = _raw(data, TAG[word])
+    return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value)
+
+
+def _unsigned(data: Any, word: str) -> int:
+    element = data.get_item(TAG[word])
+    if element is None or element.value is None:
+        return 0
+    if isinstance(element.value, bytes):
+        return int.from_bytes(element.value[:2], "little" if element.is_little_endian else "big")
+    return int(element.value)
+
+
+def _float(data: Any, word: str, default: float) -> float:
+    values = _floats(data, word, 1)
+    return values[0] if values else default
+
+
+def _floats(data: Any, word: str, count: int) -> tuple[float, ...] | None:
+    """Return exactly `count` finite numbers, or None."""
+    text = _text(data, word).strip("[]").replace(", ", "\\")
+    try:
+        values = tuple(float(part) for part in text.split("\\"))
+    except ValueError:
+        return None
+    return values if len(values) == count and all(abs(v) < 1e9 for v in values) else None

@@ -1,0 +1,181 @@
+"""Open the head CT of a file, folder, zip or DICOMDIR as a Scan, and say what else was there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+
+from ichnos.errors import InputRefused
+from ichnos.formats.dicom.files import Reader
+from ichnos.formats.dicom.geometry import layout_of
+from ichnos.formats.dicom.headers import Contents, read_headers, told
+from ichnos.formats.dicom.pixels import AIR_HU, hu_of
+from ichnos.formats.dicom.series import SeriesSummary, Stack, contrast_agent, distinct, preference, stacks_of, summary_of, words
+from ichnos.scan import Acquisition, Scan, Source, SourceSlice
+from ichnos.volume import Volume
+
+Progress = Callable[[int, int], None]  # files done, files in all
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What lies in a place, and which of it is the head CT."""
+
+    path: Path
+    series: tuple[SeriesSummary, ...]  # best first
+    pick: str | None  # SeriesInstanceUID; None: none can be read
+    patients: int
+    studies: int
+    skipped: dict[str, int]  # why files were left aside -> how many
+
+
+def inspect_dicom(path: str | Path, *, progress: Progress | None = None) -> Inspection:
+    """List every series of a place, best first, with reasons; read no pixels."""
+    with Reader() as reader:
+        contents = _contents(Path(path), reader, progress)
+    ranked = _ranked(stacks_of(contents))
+    pick = ranked[0][1].uid if ranked[0][1].usable else None
+    who, studies = _identities(contents)
+    return Inspection(Path(path), tuple(summary for _, summary in ranked), pick, len(who), len(studies), dict(contents.skipped))
+
+
+def open_dicom(path: str | Path, *, series: str | None = None, progress: Progress | None = None) -> Scan:
+    """Open the best series of a place, or the one named by its SeriesInstanceUID, in HU on a regular grid."""
+    path = Path(path)
+    with Reader() as reader:
+        contents = _contents(path, reader, progress)
+        return _scan(path, _chosen(path, contents, series), reader)
+
+
+def studies_in(path: str | Path, *, progress: Progress | None = None) -> dict[str, str | None]:
+    """Return, for each StudyInstanceUID of a place, the series that is its head CT; None where it has none."""
+    with Reader() as reader:
+        contents = _contents(Path(path), reader, progress)
+    picks: dict[str, str | None] = {}
+    for stack, summary in _ranked(stacks_of(contents)):
+        study = words(stack, "StudyInstanceUID")
+        if picks.get(study) is None:
+            picks[study] = summary.uid if summary.usable else None
+    return dict(sorted(picks.items()))
+
+
+def source_datasets(scan: Scan) -> list[Any]:
+    """Read a scan's source images, with pixels, as pydicom datasets in the order of its slices; a multi-frame file comes once."""
+    if scan.source is None or not scan.source.slices:
+        raise InputRefused("the scan has no source slices: it was not opened from DICOM")
+    paths = list(dict.fromkeys(s.path for s in scan.source.slices))
+    with Reader() as reader:
+        return [pydicom.dcmread(reader.bytes(path), force=True) for path in paths]
+
+
+# ---- choosing ---------------------------------------------------------------------------------------------------------
+
+
+def _contents(path: Path, reader: Reader, progress: Progress | None) -> Contents:
+    """Read a place; a single slice stands for its series, which is looked for beside it."""
+    contents = read_headers(path, reader, progress=progress)
+    alone = path.is_file() and len(contents.frames) == 1 and contents.frames[0].path == path and contents.frames[0].placed
+    if not alone:
+        return contents
+    beside = read_headers(path.parent, reader, progress=progress, nested=False)
+    uid = contents.frames[0].series_uid
+    return Contents(path, tuple(f for f in beside.frames if f.series_uid == uid), beside.heads)
+
+
+def _ranked(stacks: list[Stack]) -> list[tuple[Stack, SeriesSummary]]:
+    pairs = [(stack, summary_of(stack)) for stack in stacks]
+    return sorted(pairs, key=lambda pair: preference(*pair), reverse=True)
+
+
+def _identities(contents: Contents) -> tuple[set[tuple[str, str]], set[str]]:
+    heads = contents.heads.values()
+    who = {(str(h.get("PatientID") or "").strip(), str(h.get("PatientName") or "").strip("^ ").upper()) for h in heads}
+    return who, {str(h.get("StudyInstanceUID") or "") for h in heads}
+
+
+def _chosen(path: Path, contents: Contents, series: str | None) -> Stack:
+    ranked = _ranked(stacks_of(contents))
+    if series is not None:
+        named = [pair for pair in ranked if pair[1].uid == series]
+        if not named:
+            raise InputRefused(
+                f"{path} holds no series {series}; `ichnos inspect` lists the {len({s.uid for _, s in ranked})} that are there"
+            )
+        return _with_geometry(path, *named[0])
+    who, _ = _identities(contents)
+    if len(who) > 1:
+        raise InputRefused(f"{path} holds images of {len(who)} patients; give the folder of one, or name a series with --series")
+    stack, summary = ranked[0]
+    if not summary.usable:
+        count = len(ranked)
+        raise InputRefused(f"{path} holds no head CT that can be read; the best of {count} series: {_objections(summary)}")
+    return _with_geometry(path, stack, summary)
+
+
+def _objections(summary: SeriesSummary) -> str:
+    against = [r.replace(" (cannot be picked)", "") for r in summary.reasons if r.endswith("(cannot be picked)")]
+    return "; ".join(against) or "; ".join(summary.reasons)
+
+
+def _with_geometry(path: Path, stack: Stack, summary: SeriesSummary) -> Stack:
+    if not stack.placed or int(stack.head.get("SamplesPerPixel") or 1) != 1:
+        raise InputRefused(f"series {summary.uid} of {path} is not a stack of CT slices: {_objections(summary)}")
+    if len(stack.frames) < 2:
+        raise InputRefused(f"series {summary.uid} of {path} has 1 slice; at least 2 at different positions make a volume")
+    return stack
+
+
+# ---- loading ----------------------------------------------------------------------------------------------------------
+
+
+def _scan(path: Path, stack: Stack, reader: Reader) -> Scan:
+    layout = layout_of(stack.affines, stack.frames[0].shape)
+    volume = Volume(layout.spread(hu_of(stack.frames, reader), fill=AIR_HU), layout.affine)
+    slices = tuple(SourceSlice(f.path, f.index, f.sop_uid, f.affine, f.shape) for f in stack.frames)
+    source = Source(path, words(stack, "StudyInstanceUID") or None, stack.uid, slices)
+    return Scan(volume, _acquisition(stack), source, facts=_facts(stack.head))
+
+
+def _acquisition(stack: Stack) -> Acquisition:
+    head = stack.head
+    return Acquisition(
+        modality=words(stack, "Modality") or "CT",
+        manufacturer=_text(head, "Manufacturer"),
+        scanner=_text(head, "ManufacturerModelName"),
+        kernel=words(stack, "ConvolutionKernel").strip("[]' ") or None,
+        tube_kv=_number(head, "KVP"),
+        slice_thickness_mm=_number(head, "SliceThickness"),
+        slice_step_mm=distinct(stack.steps_mm),
+        tilt_deg=round(stack.tilt_deg, 3),
+        contrast_agent=contrast_agent(stack),
+        date=_text(head, "AcquisitionDate") or _text(head, "SeriesDate") or _text(head, "StudyDate"),
+        series_description=_text(head, "SeriesDescription"),
+    )
+
+
+def _text(head: Any, keyword: str) -> str | None:
+    return str(told(head, keyword) or "").strip() or None
+
+
+def _number(head: Any, keyword: str) -> float | None:
+    try:
+        value = float(told(head, keyword))
+    except (TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) and value > 0 else None
+
+
+def _facts(head: Any) -> dict[str, str | float]:
+    """Return age and sex, as far as the header tells."""
+    facts: dict[str, str | float] = {}
+    if (sex := _text(head, "PatientSex")) in ("M", "F"):
+        facts["sex"] = sex
+    if age := re.fullmatch(r"0*(\d+)([YMWD])", _text(head, "PatientAge") or ""):
+        facts["age_years"] = round(int(age[1]) / {"Y": 1, "M": 12, "W": 52.18, "D": 365.25}[age[2]], 2)
+    return facts

@@ -1,0 +1,357 @@
+"""Group images into stacks, and say of each how well it serves as a non-contrast head CT for reading, in words with points."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ichnos.formats.dicom.headers import Contents, Frame, told
+from ichnos.volume import Floats
+
+FEWEST_SLICES = 8
+_CT = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # plain, enhanced, converted
+_SAME_DIRECTION = 0.9998  # cosine of 1.1 degrees
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Images of one series that lie in one stack: sorted along their normal, one at each position."""
+
+    frames: tuple[Frame, ...]  # feet to head (or back to front, left to right); as found where the header gives no place
+    head: Any  # pydicom header of one of its files
+    placed: bool
+    duplicates: int = 0  # the same image again
+    repeats: int = 0  # other images at a position already taken
+
+    @property
+    def uid(self) -> str:
+        """Return the SeriesInstanceUID."""
+        return self.frames[0].series_uid
+
+    @property
+    def affines(self) -> list[Floats]:
+        """Return (column, row, 0) -> RAS mm of each slice."""
+        return [frame.affine for frame in self.frames]
+
+    @property
+    def steps_mm(self) -> Floats:
+        """Return the distance between neighbouring slices along their normal."""
+        if not self.placed or len(self.frames) < 2:
+            return np.zeros(0)
+        return np.diff(_depth(self.frames))
+
+    @property
+    def tilt_deg(self) -> float:
+        """Return the angle from the direction of table travel to the slice normal; + tips the top of the normal forward."""
+        if len(self.steps_mm) == 0:
+            return 0.0
+        first, last = self.frames[0].affine, self.frames[-1].affine
+        travel = last[:3, 3] - first[:3, 3]
+        travel /= np.linalg.norm(travel)
+        normal = first[:3, 2]
+        angle = float(np.rad2deg(np.arctan2(np.linalg.norm(np.cross(travel, normal)), travel @ normal)))
+        return angle if normal[1] >= travel[1] else -angle
+
+    @property
+    def missing(self) -> int:
+        """Return how many slices seem to be missing: steps that stand out from both neighbours as a multiple of them."""
+        steps = self.steps_mm
+        padded = np.concatenate([steps[1:2], steps, steps[-2:-1]])
+        beside = np.maximum(padded[:-2], padded[2:]) if len(steps) > 2 else steps
+        return int(np.round(steps / beside - 1)[steps > 1.6 * beside].sum()) if len(steps) else 0
+
+
+@dataclass(frozen=True)
+class SeriesSummary:
+    """One line of the table of series."""
+
+    uid: str
+    number: int | None
+    description: str
+    modality: str
+    images: int
+    shape: tuple[int, int]  # columns, rows
+    pixel_mm: tuple[float, float] | None
+    steps_mm: tuple[float, ...]  # distinct, along the slices' normal
+    length_mm: float | None  # from the first slice's centre to the last's
+    tilt_deg: float
+    kernel: str
+    usable: bool  # may be picked
+    score: float
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One observation about a stack."""
+
+    text: str
+    points: float = 0.0
+    excludes: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.text} ({'cannot be picked' if self.excludes else f'{self.points:+g}'})"
+
+
+# ---- grouping ---------------------------------------------------------------------------------------------------------
+
+
+def stacks_of(contents: Contents) -> list[Stack]:
+    """Group images into stacks; the order follows from the files, not from the order in which they were found."""
+    groups: dict[tuple[object, ...], list[Frame]] = {}
+    for frame in sorted(contents.frames, key=lambda f: (f.series_uid, f.sop_uid, f.index, str(f.path))):
+        groups.setdefault((*frame.stack_key, frame.placed), []).append(frame)
+    stacks = []
+    for (*key, placed), frames in groups.items():
+        head = contents.heads[tuple(key)]
+        unique = list({(frame.sop_uid, frame.index): frame for frame in reversed(frames)}.values())[::-1]
+        duplicates = len(frames) - len(unique)
+        if not placed:
+            stacks.append(Stack(tuple(sorted(unique, key=lambda f: (f.instance, f.sop_uid))), head, False, duplicates))
+            continue
+        for parallel in _parallel(unique):
+            kept = _one_at_each_position(parallel)
+            stacks.append(Stack(kept, head, True, duplicates, len(parallel) - len(kept)))
+            duplicates = 0
+    return stacks
+
+
+def _parallel(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Split images by direction and pixel size."""
+    bundles: list[list[Frame]] = []
+    for frame in frames:
+        for bundle in bundles:
+            if _alike(bundle[0], frame):
+                bundle.append(frame)
+                break
+        else:
+            bundles.append([frame])
+    return bundles
+
+
+def _alike(a: Frame, b: Frame) -> bool:
+    if a.orientation == b.orientation and a.pixel_mm == b.pixel_mm:
+        return True
+    u, v = np.array(a.orientation).reshape(2, 3), np.array(b.orientation).reshape(2, 3)
+    return bool((np.sum(u * v, axis=1) > _SAME_DIRECTION).all() and np.allclose(a.pixel_mm or 0, b.pixel_mm or 0, rtol=1e-3))
+
+
+def _depth(frames: Sequence[Frame]) -> Floats:
+    """Return each image's place along the first one's normal."""
+    normal = frames[0].affine[:3, 2]
+    positions: Floats = np.array([frame.position for frame in frames]) * (-1.0, -1.0, 1.0)
+    return np.asarray(positions @ normal, np.float64)
+
+
+def _one_at_each_position(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """Sort along the normal and keep one image at each position: of the acquisition that covers most positions, then the first taken."""
+    depth = _depth(frames)
+    order = np.argsort(depth, kind="stable")
+    steps = np.diff(depth[order])
+    apart = steps[steps > 0.01]
+    same = max(0.01, 0.1 * float(np.median(apart))) if len(apart) else 0.01
+    place = np.concatenate([[0], np.cumsum(steps > same)])
+    covered = Counter(acquisition for _, acquisition in {(p, frames[k].acquisition) for p, k in zip(place, order, strict=True)})
+
+    def rank(frame: Frame) -> tuple[int, int, int, str]:
+        return -covered[frame.acquisition], frame.acquisition, frame.instance, frame.sop_uid
+
+    best: dict[int, Frame] = {}
+    for p, k in zip(place.tolist(), order, strict=True):
+        if p not in best or rank(frames[k]) < rank(best[p]):
+            best[p] = frames[k]
+    return tuple(best[p] for p in sorted(best))
+
+
+# ---- scoring ----------------------------------------------------------------------------------------------------------
+
+_WORD = {
+    "localizer": r"localizer|scout|topogram|sur?view|scanogram|pilot",
+    "report": r"dose|exam summary|screen ?(save|capture)|protocol|report|smart ?prep|bolus|monitoring",
+    "angiography": r"\bcta\b|\bctv\b|angio|circle of willis|\bcow\b|carotid|venogra",
+    "perfusion": r"\bctp\b|perfusion|\bcbf\b|\bcbv\b|\bmtt\b|\btmax\b|\bttp\b",
+    "projection": r"\bmip\b|\bminip\b|\bvrt?\b|\b3d\b|volume render|projection",
+    "bone": r"\bbone|\bknochen|\bosseu|\bhueso|\bosso|petrous|temporal bone|\biac\b|sinus",
+    "head": r"head|brain|skull|cranial|cereb|schädel|schaedel|kopf|crane|crâne|craneo|cerveau|hirn|encephal|stroke",
+    "elsewhere": r"chest|thora|abd|pelvi|spine|lung|heart|cardi|liver|neck|hals|knee|hip|foot|hand|shoulder|extrem|coron",
+    "without": r"non.?con|without|w/?o\b|no contrast|\bncct\b|\bnect\b|plain|unenhanced|\bnative?\b|ohne|\bsans\b|\bsin\b|\bsenza\b",
+    "with": r"\bc\+|\+ ?c\b|\bpost\b|with contrast|w/ ?c|kontrast|mit km|\bkm\b|\benhanced\b|\bafter contrast|arterial|venous|delayed",
+}
+_PATTERN = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _WORD.items()}
+_NO_AGENT = re.compile(r"^\W*(none|no|n|nil|without|ohne|non|0|unknown|n/a)?\W*$", re.IGNORECASE)
+
+
+def judge_stack(stack: Stack) -> list[Finding]:
+    """Return everything that speaks for or against reading a stack as the non-contrast head CT."""
+    return [*_kind(stack), *_contrast(stack), *_region(stack), *_kernel(stack), *_geometry(stack)]
+
+
+def words(stack: Stack, *keywords: str) -> str:
+    """Return the text under some keywords of a stack's header, joined."""
+    return " ".join(str(told(stack.head, keyword) or "") for keyword in keywords)
+
+
+def contrast_agent(stack: Stack) -> str | None:
+    """Return the contrast agent that a header names, None where it names none."""
+    agent = str(told(stack.head, "ContrastBolusAgent") or "")
+    if not _NO_AGENT.match(agent):
+        return agent
+    sequence = stack.head.get("ContrastBolusAgentSequence")
+    if sequence:
+        return str(sequence[0].get("CodeMeaning") or "coded agent")
+    try:
+        volume = float(stack.head.get("ContrastBolusVolume") or 0)
+    except (TypeError, ValueError):
+        volume = 0.0
+    if volume > 0:
+        return f"{volume:g} mL of an unnamed agent"
+    described = words(stack, "SeriesDescription")
+    if _PATTERN["with"].search(described) and not _PATTERN["without"].search(described):
+        return "named in the description"
+    return None
+
+
+def _kind(stack: Stack) -> Iterator[Finding]:
+    modality, sop_class = words(stack, "Modality"), words(stack, "SOPClassUID")
+    image_type, described = words(stack, "ImageType").upper(), words(stack, "SeriesDescription", "DerivationDescription")
+    columns, rows = stack.frames[0].shape
+    if modality != "CT":
+        yield Finding(f"modality {modality or 'not given'}, not CT", excludes=True)
+    if columns == 0 or rows == 0:
+        yield Finding("no image but a report or other object", excludes=True)
+    elif sop_class not in _CT:
+        yield Finding("a secondary capture or other object, not a CT image", excludes=True)
+    if "LOCALIZER" in image_type or _PATTERN["localizer"].search(described):
+        yield Finding("a localizer", excludes=True)
+    if any(word in image_type for word in ("SCREEN SAVE", "DOSE")) or _PATTERN["report"].search(described):
+        yield Finding("a dose report, exam summary or bolus monitoring", excludes=True)
+    if int(stack.head.get("SamplesPerPixel") or 1) != 1:
+        yield Finding("a colour picture", excludes=True)
+    if re.search(r"\bM(IN)?IP\b|PROJECTION|VOLUME_?RENDER|\bVRT?\b|\b3D", image_type) or _PATTERN["projection"].search(described):
+        yield Finding("a projection or rendering (MIP, VRT)", excludes=True)
+    elif image_type.startswith("['ORIGINAL'") and "PRIMARY" in image_type:
+        yield Finding("original images", 20)
+    elif "DERIVED" in image_type:
+        yield Finding("derived images", -15)
+
+
+def _contrast(stack: Stack) -> Iterator[Finding]:
+    described = words(stack, "SeriesDescription", "ProtocolName")
+    agent, says_without = contrast_agent(stack), bool(_PATTERN["without"].search(described))
+    if agent and says_without:
+        yield Finding(f"contrast agent in the header ({agent}), but described as without", -20)
+    elif agent:
+        yield Finding(f"contrast agent ({agent})", -100)
+    elif says_without:
+        yield Finding("described as without contrast", 10)
+    if _PATTERN["angiography"].search(described):
+        yield Finding("angiography", -100)
+    if _PATTERN["perfusion"].search(described):
+        yield Finding("perfusion", -100)
+
+
+def _region(stack: Stack) -> Iterator[Finding]:
+    part = words(stack, "BodyPartExamined")
+    described = words(stack, "SeriesDescription", "ProtocolName", "StudyDescription")
+    if _PATTERN["head"].search(part):
+        yield Finding(f"body part {part.strip()}", 20)
+    elif part.strip():
+        yield Finding(f"body part {part.strip()}, not head", -80)
+    if _PATTERN["head"].search(described):
+        yield Finding("head or brain in the description", 10)
+    elif _PATTERN["elsewhere"].search(described):
+        yield Finding("another region in the description", -60)
+    pixel = stack.frames[0].pixel_mm
+    if pixel and max(stack.frames[0].shape[0] * pixel[0], stack.frames[0].shape[1] * pixel[1]) > 350:
+        width = max(stack.frames[0].shape[0] * pixel[0], stack.frames[0].shape[1] * pixel[1])
+        yield Finding(f"field of view {width:.0f} mm, wider than a head's", -20)
+
+
+def _kernel(stack: Stack) -> Iterator[Finding]:
+    kernel, described = words(stack, "ConvolutionKernel").strip("[]'\" "), words(stack, "SeriesDescription")
+    sharpness = kernel_sharpness(kernel)
+    if sharpness == "bone" or _PATTERN["bone"].search(described):
+        yield Finding(f"bone kernel or bone series ({kernel or described})", -40)
+    elif sharpness == "soft":
+        yield Finding(f"soft-tissue kernel {kernel}", 20)
+
+
+def kernel_sharpness(kernel: str) -> str:
+    """Say whether a reconstruction kernel is "soft" or "bone"; "" where its name does not tell.
+
+    >>> [kernel_sharpness(k) for k in ("H31s", "Hr68", "BONEPLUS", "UB", "FC30", "FC21", "11")]
+    ['soft', 'bone', 'bone', 'soft', 'bone', 'soft', '']
+    """
+    name = kernel.upper().split("\\")[0].strip("[]'\" ").split("'")[0]
+    if siemens := re.fullmatch(r"[HBJTUSI][A-Z]?(\d\d)[A-Z]*\d?", name):
+        return "bone" if int(siemens[1]) >= 56 else "soft"
+    if canon := re.fullmatch(r"FC(\d\d?)", name):
+        return "bone" if int(canon[1]) in {30, 31, 35, 80, 81, 82, 83, 84, 85, 86} else "soft" if int(canon[1]) < 70 else ""
+    if re.search(r"BONE|EDGE|LUNG|SHARP", name) or name in {"D", "E", "L", "YB", "YC", "YD", "YE"}:
+        return "bone"
+    return "soft" if re.search(r"STAND|SOFT|BRAIN", name) or name in {"A", "B", "C", "UA", "UB", "UC", "EB", "EC"} else ""
+
+
+def _geometry(stack: Stack) -> Iterator[Finding]:
+    count, steps = len(stack.frames), stack.steps_mm
+    if not stack.placed:
+        yield Finding("no place in the patient is given", excludes=True)
+        return
+    if count < FEWEST_SLICES:
+        yield Finding(f"too few slices ({count}, at least {FEWEST_SLICES} are needed)", excludes=True)
+    if len(steps) == 0:
+        return
+    length, step = float(steps.sum()), float(np.median(steps))
+    if abs(stack.frames[0].affine[2, 2]) < 0.7:
+        yield Finding("coronal or sagittal, not axial", -50)
+    yield Finding(f"{count} slices over {length:.0f} mm", 15 if 100 <= length <= 260 else -20)
+    named = f"slice step {' and '.join(f'{s:g}' for s in distinct(steps)[:4])} mm"
+    yield Finding(named + (", thin" if step < 1 else ""), 10 if 2.9 <= step <= 6 else 5 if 1 <= step < 2.9 else 0 if step <= 7 else -10)
+    if stack.missing:
+        yield Finding(f"{stack.missing} slice(s) missing, largest step {steps.max():.1f} mm", -5.0 * min(stack.missing, 4))
+    if stack.repeats:
+        yield Finding(f"{stack.repeats} more image(s) at positions already taken, left out", -5)
+    if stack.duplicates:
+        yield Finding(f"{stack.duplicates} exact duplicate(s) left out", 0)
+
+
+def distinct(steps_mm: Floats) -> tuple[float, ...]:
+    """Return the different steps, to 0.1 mm (below 1 mm: 0.01), sorted.
+
+    >>> distinct(np.array([4.0, 4.001, 7.0]))
+    (4.0, 7.0)
+    """
+    return tuple(sorted({round(float(s), 1) if s >= 1 else round(float(s), 2) for s in steps_mm}))
+
+
+def summary_of(stack: Stack) -> SeriesSummary:
+    """Return a stack's line in the table."""
+    findings = judge_stack(stack)
+    steps = stack.steps_mm
+    number = stack.head.get("SeriesNumber")
+    return SeriesSummary(
+        uid=stack.uid,
+        number=None if number is None else int(number),
+        description=words(stack, "SeriesDescription").strip(),
+        modality=words(stack, "Modality"),
+        images=len(stack.frames),
+        shape=stack.frames[0].shape,
+        pixel_mm=stack.frames[0].pixel_mm,
+        steps_mm=distinct(steps),
+        length_mm=float(steps.sum()) if len(steps) else None,
+        tilt_deg=round(stack.tilt_deg, 2),
+        kernel=words(stack, "ConvolutionKernel").strip("[]' "),
+        usable=not any(finding.excludes for finding in findings),
+        score=sum(finding.points for finding in findings),
+        reasons=tuple(str(finding) for finding in findings),
+    )
+
+
+def preference(stack: Stack, summary: SeriesSummary) -> tuple[bool, float, int, int, str]:
+    """Return a key by which the better stack is greater: usable, points, slices, earlier series number, UID."""
+    return summary.usable, summary.score, summary.images, -(summary.number or 0), summary.uid
