@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 SCHEME = "99ICHNOS"
@@ -75,21 +74,17 @@ UNITS: Mapping[str, tuple[str, str]] = {
 
 
 def concept(code: Code) -> Any:
-    """Return a code as highdicom takes it."""
-    return _concept(*code)
-
-
-@cache
-def _concept(value: str, scheme: str, meaning: str) -> Any:
+    """Return a code as highdicom takes it, a new one each time: the caller may add modifiers to it."""
     from highdicom.sr import CodedConcept
 
+    value, scheme, meaning = code
     return CodedConcept(value, scheme, meaning)
 
 
 def unit_concept(unit: str) -> Any:
     """Return a unit in UCUM; one that is not in our table is taken to be UCUM already."""
     value, meaning = UNITS.get(unit, (unit, unit))
-    return _concept(value, "UCUM", meaning)
+    return concept((value, "UCUM", meaning))
 
 
 def measure_code(name: str, label: str) -> Code:
@@ -102,7 +97,7 @@ def measure_code(name: str, label: str) -> Code:
         return VOLUME
     if name == "probability" or name.endswith("_probability"):
         return PROBABILITY
-    return name[:16], SCHEME, label[:64]
+    return name, SCHEME, label[:64]
 
 
 def describe_private_scheme(dataset: Any) -> None:

@@ -95,11 +95,11 @@ def _completed(header: Any, path: Path) -> Any:
 def _share_orientation(header: Any) -> None:
     """Move what all frames of an enhanced file say alike to the place that is shared by all, where highdicom looks for it."""
     groups = header.get("PerFrameFunctionalGroupsSequence") or []
-    shared = header.SharedFunctionalGroupsSequence[0] if header.get("SharedFunctionalGroupsSequence") else None
-    for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence") if groups and shared is not None else ():
+    shared = header.get("SharedFunctionalGroupsSequence") or []
+    for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence") if groups and shared else ():
         said = [group.get(keyword) for group in groups]
-        if keyword not in shared and all(value == said[0] for value in said):
-            setattr(shared, keyword, said[0])
+        if keyword not in shared[0] and all(value == said[0] for value in said):
+            setattr(shared[0], keyword, said[0])
 
 
 def _renamed(header: Any, alias: Alias | None) -> Any:
