@@ -46,9 +46,7 @@ class ExpansionDefinition:
         unknown = np.isnan(growth)
         if self.ivh_growth_at_least_ml is not None:
             if baseline_ivh_ml is None or followup_ivh_ml is None:
-                raise UsageError(
-                    f"the definition {self.name!r} needs intraventricular volumes at baseline and follow-up; give both columns"
-                )
+                raise UsageError(f"{self.name!r} needs intraventricular volumes at baseline and follow-up; give both")
             ivh_before, ivh_after = np.asarray(baseline_ivh_ml, float), np.asarray(followup_ivh_ml, float)
             grown |= (ivh_after - ivh_before >= self.ivh_growth_at_least_ml) | ((ivh_before == 0) & (ivh_after > 0))
             unknown = unknown | np.isnan(ivh_after - ivh_before)
@@ -172,9 +170,7 @@ def _banded(values: Floats, bands: Mapping[float, float]) -> Floats:
 
 def _column(table: Any, column: str, score: str) -> Any:
     if column not in table.columns:
-        raise InputRefused(
-            f"{score} needs the column {column!r}, which the cohort table does not have; add it or name the one that holds it"
-        )
+        raise InputRefused(f"{score} needs the column {column!r}, which the cohort does not have; add it or name the one that holds it")
     return table[column]
 
 
