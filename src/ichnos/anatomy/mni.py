@@ -22,7 +22,9 @@ Map = Literal["t1", "gm", "wm"]
 Mask = npt.NDArray[np.bool_]
 
 # Structure codes of `structures()`.
-CSF, VENTRICLE, CORTEX, WHITE, THALAMUS, CAUDATE, PUTAMEN, PALLIDUM, HIPPOCAMPUS, BRAINSTEM, CEREBELLAR_CORTEX, CEREBELLAR_WHITE = range(1, 13)
+CSF, VENTRICLE, CORTEX, WHITE, THALAMUS, CAUDATE, PUTAMEN, PALLIDUM, HIPPOCAMPUS, BRAINSTEM, CEREBELLAR_CORTEX, CEREBELLAR_WHITE = range(
+    1, 13
+)
 
 # Deep grey matter: (structure, centre, half axes, degrees by which the long axis turns outward in the axial plane), right side, MNI mm.
 _NUCLEI: tuple[tuple[int, tuple[float, float, float], tuple[float, float, float], float], ...] = (

@@ -83,6 +83,7 @@ class Latent:
     drawn_followup_ich_ml: float  # hidden at baseline
     drawn_followup_ivh_ml: float  # hidden at baseline
     drawn_phe_ml: float
+    drawn_followup_phe_ml: float
     drawn_leukoaraiosis_ml: float
 
 
@@ -122,7 +123,7 @@ class VirtualPatient:
     tissue: torch.Tensor  # (x, y, z) uint8, `Tissue` at baseline, displaced by the mass effect; under blood: the tissue it has infiltrated
     ich: torch.Tensor  # fraction of blood in the tissue, 0..1
     ivh: torch.Tensor  # fraction of blood in the ventricles, 0..1; ich + ivh <= 1
-    blood_hu: torch.Tensor  # HU of the blood itself (45..90, signs included), continued ~5 mm beyond its edge; 0 far from blood
+    blood_hu: torch.Tensor  # HU of the blood itself (26..92, signs included), continued ~5 mm beyond its edge; 0 far from blood
     oedema: torch.Tensor  # perihaematomal oedema degree 0..1 (1: white matter about 10 HU darker); PHE target = degree >= 0.5, not blood
     leukoaraiosis: torch.Tensor  # degree 0..1 (1: about 10 HU darker than white matter, as bright as it gets on FLAIR); target >= 0.5
     infarct_acute: torch.Tensor  # degree 0..1 (1: grey and white matter lose contrast, about 8 HU darker)

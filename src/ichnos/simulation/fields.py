@@ -1,0 +1,116 @@
+"""Maps on grids in millimetres: sample one where another points to, enlarge a coarse one, draw a smooth random one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+Tensor = torch.Tensor
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """An isotropic, axis-aligned grid whose every fourth voxel is a voxel of the coarse grid that carries smooth fields."""
+
+    affine: Floats  # (4, 4) voxel index -> mm
+    coarse_shape: tuple[int, int, int]
+    spacing_mm: float
+    step: int = 4
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the number of fine voxels along x, y, z."""
+        x, y, z = ((n - 1) * self.step + 1 for n in self.coarse_shape)
+        return x, y, z
+
+    @property
+    def coarse_affine(self) -> Floats:
+        """Return the affine of the coarse grid."""
+        return self.affine @ np.diag([self.step, self.step, self.step, 1.0])
+
+    def coarse_points(self, device: torch.device) -> Tensor:
+        """Return the positions of the coarse voxels, (3, x, y, z) mm."""
+        return points_of(self.coarse_affine, self.coarse_shape, device)
+
+    def box(self, mask: Tensor, *, margin: int = 0) -> tuple[slice, slice, slice]:
+        """Return the coarse slices around a coarse mask (all of it if empty), at least two voxels wide."""
+        slices = []
+        for axis, n in enumerate(self.coarse_shape):
+            others = [i for i in range(3) if i != axis]
+            hits = mask.any(dim=others[1]).any(dim=others[0]).nonzero()
+            first, last = (int(hits[0]), int(hits[-1])) if len(hits) else (0, n - 1)
+            first, last = max(0, first - margin), min(n - 1, last + margin)
+            if first == last:
+                first, last = (first - 1, last) if last == n - 1 else (first, last + 1)
+            slices.append(slice(first, last + 1))
+        return slices[0], slices[1], slices[2]
+
+    def fine(self, coarse: tuple[slice, slice, slice]) -> tuple[slice, slice, slice]:
+        """Return the fine slices that a coarse box covers."""
+        x, y, z = (slice(s.start * self.step, (s.stop - 1) * self.step + 1) for s in coarse)
+        return x, y, z
+
+    def enlarged(self, field: Tensor) -> Tensor:
+        """Interpolate a coarse field (c, x, y, z), or a box of one, to fine voxels."""
+        size = [(n - 1) * self.step + 1 for n in field.shape[1:]]
+        return F.interpolate(field[None], size=size, mode="trilinear", align_corners=True)[0]
+
+
+def points_of(affine: Floats, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return voxel positions (3, x, y, z) in mm of an axis-aligned grid."""
+    axes = [torch.arange(n, device=device, dtype=torch.float32) * float(affine[i, i]) + float(affine[i, 3]) for i, n in enumerate(shape)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def indices_of(points_mm: Tensor, affine: Floats) -> Tensor:
+    """Return fractional voxel indices (3, ...) of points (3, ...)."""
+    inverse = torch.from_numpy(np.linalg.inv(affine)).to(points_mm)
+    if np.count_nonzero(affine[:3, :3] - np.diag(np.diag(affine[:3, :3]))) == 0:
+        shape = (3,) + (1,) * (points_mm.ndim - 1)
+        return points_mm * inverse.diagonal()[:3].reshape(shape) + inverse[:3, 3].reshape(shape)
+    return torch.einsum("ij,j...->i...", inverse[:3, :3], points_mm) + inverse[:3, 3].reshape((3,) + (1,) * (points_mm.ndim - 1))
+
+
+def sampled(volume: Tensor, affine: Floats, points_mm: Tensor, *, fill: float | None = None) -> Tensor:
+    """Interpolate (c, x, y, z) at points (3, X, Y, Z); beyond its edge the nearest value, or `fill`."""
+    index = indices_of(points_mm, affine)
+    size = torch.tensor(volume.shape[1:], device=index.device, dtype=index.dtype).reshape(3, 1, 1, 1)
+    scaled = index * (2 / (size - 1).clamp(min=1)) - 1
+    grid = scaled.flip(0).permute(1, 2, 3, 0)[None]
+    out = F.grid_sample(volume[None], grid, mode="bilinear", padding_mode="border", align_corners=True)[0]
+    if fill is None:
+        return out
+    outside = (scaled.abs() > 1).any(0)
+    return torch.where(outside, fill, out)
+
+
+def gathered(codes: Tensor, affine: Floats, points_mm: Tensor) -> Tensor:
+    """Return the code (uint8) nearest to each point (3, X, Y, Z); 0 outside."""
+    index = indices_of(points_mm, affine).round_().int()
+    inside = torch.ones(index.shape[1:], dtype=torch.bool, device=index.device)
+    flat = torch.zeros(index.shape[1:], dtype=torch.int32, device=index.device)
+    for axis, n in enumerate(codes.shape):
+        inside &= (index[axis] >= 0) & (index[axis] < n)
+        flat = flat * n + index[axis].clamp(0, n - 1)
+    found = codes.reshape(-1)[flat]
+    return torch.where(inside, found, 0)
+
+
+def smooth_noise(
+    shape: tuple[int, ...], *, correlation: float, generator: torch.Generator, device: torch.device, channels: int = 1
+) -> Tensor:
+    """Return smooth noise (channels, x, y, z) of unit variance, correlated over `correlation` voxels, drawn on the generator's device."""
+    small = [max(4, int(np.ceil(n / correlation)) + 3) for n in shape]
+    draw = torch.randn((1, channels, *small), generator=generator, device=generator.device).to(device)
+    draw = F.avg_pool3d(F.pad(draw, (1, 1, 1, 1, 1, 1), mode="replicate"), 3, 1) * 3.4
+    return F.interpolate(draw, size=list(shape), mode="trilinear", align_corners=True)[0]
+
+
+def gradient(field: Tensor) -> Tensor:
+    """Return the gradient (3, x, y, z) per voxel of a map (x, y, z)."""
+    return torch.stack(torch.gradient(field))

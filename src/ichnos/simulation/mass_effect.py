@@ -1,0 +1,62 @@
+"""Mass effect: blood makes room for itself. The brain flows like a fluid that cannot be compressed, out of the clot and into the fluid spaces.
+
+With u the pull-back displacement (what is now at y came from y - u(y)), div u is the share of new volume at y: positive in the clot,
+negative where ventricles and sulci are squeezed out, zero elsewhere; over the rigid skull it adds up to zero. u = grad(phi) follows
+from a Poisson equation, solved by FFT on the coarse grid.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ichnos.simulation.fields import Grid
+
+Tensor = torch.Tensor
+DISPLACING_SHARE = 0.8  # of a haematoma's volume displaces tissue; the rest has infiltrated it
+
+
+def displacement(blood: Tensor, fluid: Tensor, ventricle: Tensor, depth_mm: Tensor, grid: Grid, *, swelling: float = 0.0) -> Tensor:
+    """Return u (3, x, y, z) in mm on the coarse grid.
+
+    `blood`, `fluid` and `ventricle` are volume fractions (x, y, z), `depth_mm` the depth inside the skull; `swelling` is the share of
+    new volume in ventricles that intraventricular blood distends (0: none, they are squeezed out instead).
+    """
+    step_mm = grid.step * grid.spacing_mm
+    source = DISPLACING_SHARE * blood
+    if swelling > 0:
+        source = source + swelling * ventricle
+    total = source.sum()
+    if float(total) <= 0:
+        return torch.zeros((3, *blood.shape), device=blood.device)
+    nearness = _nearness(blood, step_mm)
+    sink = fluid * nearness * (1.0 if swelling <= 0 else 1 - ventricle)
+    sink = sink * (total / sink.sum().clamp(min=1e-3))
+    sink = torch.clamp(sink, max=0.9)
+    flow = _gradient_of_inverse_laplacian(source - sink, step_mm)
+    return flow * torch.sigmoid((depth_mm - 1.5) / 1.2)
+
+
+def _nearness(blood: Tensor, step_mm: float) -> Tensor:
+    """Return a weight that falls off with the distance from the blood's centre."""
+    axes = [torch.arange(n, device=blood.device, dtype=torch.float32) for n in blood.shape]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    centre = (points * blood).sum((1, 2, 3)) / blood.sum().clamp(min=1e-6)
+    distance = ((points - centre.reshape(3, 1, 1, 1)) ** 2).sum(0).sqrt() * step_mm
+    return torch.exp(-distance / 30.0)
+
+
+def _gradient_of_inverse_laplacian(divergence: Tensor, step_mm: float) -> Tensor:
+    """Return the curl-free field (mm) with this divergence and no flow at infinity."""
+    shape = [int(2 ** np.ceil(np.log2(n + 4))) if n < 60 else n + 8 for n in divergence.shape]
+    spectrum = torch.fft.rfftn(divergence, s=shape)
+    k = [torch.fft.fftfreq(n, device=divergence.device) for n in shape[:2]]
+    k.append(torch.fft.rfftfreq(shape[2], device=divergence.device))
+    kx, ky, kz = torch.meshgrid(*[2 * np.pi * f for f in k], indexing="ij")
+    square = kx**2 + ky**2 + kz**2
+    square[0, 0, 0] = 1.0
+    potential = -spectrum / square
+    potential[0, 0, 0] = 0
+    nx, ny, nz = divergence.shape
+    parts = [torch.fft.irfftn(1j * component * potential, s=shape)[:nx, :ny, :nz] for component in (kx, ky, kz)]
+    return torch.stack(parts) * step_mm
