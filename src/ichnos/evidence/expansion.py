@@ -66,7 +66,7 @@ DEFINITIONS: Mapping[str, ExpansionDefinition] = {
 class ScoreColumns:
     """Names of the cohort's columns that the scores need; yes/no columns hold 1/0, yes/no or true/false."""
 
-    baseline_ml: str = "baseline_ml"
+    baseline_ml: str = "ich_ml"
     onset_to_ct_h: str = "onset_to_ct_h"
     blend_sign: str = "blend_sign"
     hypodensity: str = "hypodensity"

@@ -80,8 +80,8 @@ def check_leakage(evaluated: Sequence[Evaluated], training: Sequence[TrainingIma
     patients = {t.patient for t in training if t.patient} | {s for t in training for s in t.sources}
     synthetic = sum(t.synthetic for t in training)
     sentence = (
-        f"None of the {len(evaluated)} evaluated patients is among the {len(patients)} patients behind the {len(training)} training images, "
-        f"{synthetic} of which are synthetic and were followed back to their sources."
+        f"None of the {len(evaluated)} evaluated patients is among the {len(patients)} patients behind the "
+        f"{len(training)} training images, {synthetic} of which are synthetic and were followed back to their sources."
     )
     return LeakageProof(True, len(patients), synthetic, len(evaluated), hashes, sentence)
 

@@ -24,7 +24,7 @@ class OutcomePlan(_Frozen):
     name: str
     probability: str  # column of the predictions
     truth: str = ""  # 0/1 column of the cohort; "" for expansion, which is defined by volumes
-    adjust_for: tuple[str, ...] = ("age_years", "baseline_ml", "onset_to_ct_h")  # those that the cohort has
+    adjust_for: tuple[str, ...] = ("age_years", "ich_ml", "onset_to_ct_h")  # those that the cohort has
 
 
 class MeasurePlan(_Frozen):
@@ -61,6 +61,7 @@ class EvidencePlan(_Frozen):
     labels: Mapping[str, Mapping[str, int]] = {  # target -> label -> value in the map; other targets: every voxel that is not zero
         "haematoma": {"ICH": 1, "IVH": 2, "PHE": 3},
         "tract": {"left": 1, "right": 2},
+        "expansion": {"ICH": 1},
     }
     targets: tuple[str, ...] = ("haematoma", "leukoaraiosis", "tract", "expansion")
     lesions: tuple[str, ...] = ("haematoma ICH", "leukoaraiosis")  # counted lesion by lesion
@@ -68,8 +69,8 @@ class EvidencePlan(_Frozen):
     tolerance_mm: float = Field(2.0, gt=0)  # of the normalised surface distance
     size_bins_ml: tuple[float, ...] = SIZE_BINS_ML
     expansion: str = "33%-or-6ml"
-    volume_columns: tuple[str, str] = ("baseline_ml", "followup_ml")
-    ivh_columns: tuple[str, str] = ("baseline_ivh_ml", "followup_ivh_ml")
+    volume_columns: tuple[str, str] = ("ich_ml", "ich_followup_ml")
+    ivh_columns: tuple[str, str] = ("ivh_ml", "ivh_followup_ml")
     outcomes: tuple[OutcomePlan, ...] = (OutcomePlan(name="expansion", probability="expansion_probability"),)
     measures: tuple[MeasurePlan, ...] = ()
     grades: tuple[GradePlan, ...] = tuple(

@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ichnos.cohort import Cohort, Patient
+from ichnos.cohort import Cohort, Patient, Split
 from ichnos.errors import InputRefused
 from ichnos.evidence.ledger import Evaluated, LeakageProof, TrainingImage, check_leakage, read_training
 from ichnos.evidence.plan import EvidencePlan
+
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test", "external")
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,11 @@ def gather(predictions: str | Path, cohorts: Sequence[Cohort], plan: EvidencePla
     evaluated = [p for p in everyone if p.split in plan.splits and p.id in rows]
     if not evaluated:
         raise InputRefused(f"no patient of the splits {', '.join(s or '(none)' for s in plan.splits)} has a prediction in {folder}")
-    proof = check_leakage([_evaluated(p, rows[p.id]) for p in evaluated], _training(folder, training, everyone, plan))
+    proof = check_leakage([_evaluated(p, rows[p.id]) for p in evaluated], _training(folder, training))
     tuning = [p for p in everyone if p.split == "validation" and p.split not in plan.splits and p.id in rows]
     missing = tuple(p.id for p in everyone if p.split in plan.splits and p.id not in rows)
     flow = {"patients in the cohorts": len(everyone)}
-    flow |= {f"in split {s or '(none)'}": n for s in ("train", "validation", "test", "external", "") if (n := len(everyone.of_split(s)))}  # type: ignore[arg-type]
+    flow |= {f"in split {s}": len(everyone.of_split(s)) for s in _SPLITS}
     flow |= {
         "in the evaluated splits": len(evaluated) + len(missing),
         "of these without a prediction": len(missing),
@@ -125,7 +127,7 @@ def _evaluated(patient: Patient, row: Mapping[str, str]) -> Evaluated:
     return Evaluated(patient.id, patient.centre, split, row.get("model_hash") or "", sources, row.get("sha256") or "")
 
 
-def _training(folder: Path, given: str | Path | None, everyone: Cohort, plan: EvidencePlan) -> tuple[TrainingImage, ...] | None:
+def _training(folder: Path, given: str | Path | None) -> tuple[TrainingImage, ...] | None:
     path = Path(given) if given else folder / "training.csv"
     if given or path.is_file():
         return read_training(path)
