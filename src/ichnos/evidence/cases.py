@@ -14,8 +14,10 @@ from ichnos.evidence.plan import EvidencePlan
 from ichnos.evidence.predictions import Case
 from ichnos.evidence.surfaces import require_same_grid
 from ichnos.formats import nifti
-from ichnos.runs import Summary, apply
+from ichnos.runs import Summary, apply, settings_hash
 from ichnos.volume import Volume
+
+_DEPENDS_ON_EMPTY = ("dice", "iou", "precision", "recall", "nsd", "hd95_mm", "assd_mm")
 
 
 def measure_cases(cases: tuple[Case, ...], plan: EvidencePlan, out: Path, *, workers: int = 1, progress: bool = True) -> Summary:
@@ -23,7 +25,7 @@ def measure_cases(cases: tuple[Case, ...], plan: EvidencePlan, out: Path, *, wor
     chosen = [case for case in cases if set(case.truth) & set(case.predicted)]
     settings = {
         "plan": plan.model_dump(mode="json", include={"labels", "targets", "lesions", "tubes", "tolerance_mm", "size_bins_ml"}),
-        "files": {case.id: sorted(_stamp(path) for path in (*case.truth.values(), *case.predicted.values())) for case in chosen},
+        "masks": settings_hash([[case.id, *(_stamp(p) for p in (*case.truth.values(), *case.predicted.values()))] for case in chosen]),
     }
     task = partial(measure, plan=plan)
     return apply(task, chosen, out=out, settings=settings, name="evaluate", workers=workers, progress=progress)
@@ -51,9 +53,8 @@ def measure(case: Case, _: Path, *, plan: EvidencePlan) -> Mapping[str, Any]:
 def _measured(truth: Volume, prediction: Volume, name: str, plan: EvidencePlan) -> dict[str, Any]:
     measured = overlap(truth, prediction, tolerance_mm=plan.tolerance_mm)
     row: dict[str, Any] = {**measured.row(), "empty": measured.empty}
-    row["scored"] = {
-        k: v for k, v in measured.under("scored").row().items() if k in ("dice", "iou", "precision", "recall", "nsd", "hd95_mm", "assd_mm")
-    }
+    scored = measured.under("scored").row()
+    row["scored"] = {name: scored[name] for name in _DEPENDS_ON_EMPTY}
     if name in plan.lesions:
         row["lesions"] = [asdict(count) for count in lesion_detection(truth, prediction, bins_ml=plan.size_bins_ml)]
     if name in plan.tubes:
@@ -69,7 +70,7 @@ def _growth(case: Case, truth: Volume, prediction: Volume, plan: EvidencePlan) -
 
 
 def _one(labels: Volume, code: int | None) -> Volume:
-    """Return one label as a mask. A map that holds only 0 and 1 is a mask of whatever it is asked for first."""
+    """Return one label as a mask."""
     if labels.array.ndim != 3:
         raise InputRefused(f"a label map with {labels.array.ndim} axes was given where (x, y, z) is expected; give one map per target")
     return labels.map_array(lambda a: a != 0 if code is None else a == code)

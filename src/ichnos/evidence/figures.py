@@ -77,9 +77,7 @@ def calibration_figure(name: str, result: Calibration, probability: Floats, *, c
         ax.plot([0, top], [0, top], color=COLOURS["reference"], lw=0.6, ls=":", label="ideal")
         ax.plot(result.curve_predicted, result.curve_observed, color=COLOURS["model"], label="smoothed (lowess)")
         x, y = [b.predicted for b in result.bins], [b.observed.value for b in result.bins]
-        reach = np.abs(
-            [[b.observed.value - b.observed.low for b in result.bins], [b.observed.high - b.observed.value for b in result.bins]]
-        )
+                reach = np.array([(b.observed.value - b.observed.low, b.observed.high - b.observed.value) for b in result.bins]).T
         ax.errorbar(x, y, yerr=reach, fmt="o", ms=3, lw=0.7, color=COLOURS["model"], mfc="white", label="tenths, 95 % interval")
         ax.set(ylabel="Observed share with the event", xlim=(0, top), ylim=(0, top))
         ax.tick_params(labelbottom=False)
@@ -227,7 +225,7 @@ def gallery_figure(name: str, failures: Sequence[Failure], *, caption: str) -> F
 
     columns = min(3, len(failures))
     rows = -(-len(failures) // columns)
-    with plt.rc_context(_STYLE):  # type: ignore[arg-type]
+    with _style():
         fig, axes = plt.subplots(rows, columns, figsize=(2.3 * columns, 2.5 * rows), squeeze=False)
         for ax in axes.ravel():
             ax.axis("off")
@@ -250,7 +248,7 @@ class _canvas:  # noqa: N801  (used as a function)
     def __enter__(self) -> tuple[Any, Any]:
         import matplotlib.pyplot as plt
 
-        self.context = plt.rc_context({**_STYLE, "backend": "agg"})  # type: ignore[arg-type]
+        self.context = _style()
         self.context.__enter__()
         if self.rows:
             self.figure, axes = plt.subplots(len(self.rows), 1, figsize=self.size, height_ratios=self.rows, layout="constrained")
@@ -263,6 +261,13 @@ class _canvas:  # noqa: N801  (used as a function)
 
         plt.close(self.figure)
         self.context.__exit__(None, None, None)
+
+
+def _style() -> Any:
+    import matplotlib as mpl
+
+    settings: Any = {**_STYLE, "backend": "agg"}
+    return mpl.rc_context(settings)
 
 
 def _drawn(fig: Any, name: str, caption: str) -> Figure:

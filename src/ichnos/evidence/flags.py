@@ -42,9 +42,7 @@ def check_pair(dice: float, iou: float, *, of: Literal["case", "mean"], toleranc
     if of == "case":
         if abs(iou - least) <= tolerance:
             return None
-        return Flag(
-            "alarm", "dice_iou", f"Dice {dice:.3f} and IoU {iou:.3f} cannot both be true of one mask: that Dice means IoU {least:.3f}."
-        )
+        return Flag("alarm", "dice_iou", f"Dice {dice:.3f} and IoU {iou:.3f} cannot both be true of one mask: the IoU is {least:.3f}.")
     if iou < least - tolerance or iou > dice + tolerance:
         text = f"A mean Dice of {dice:.3f} and a mean IoU of {iou:.3f} cannot both be true: the IoU must lie in {least:.3f} to {dice:.3f}."
         return Flag("alarm", "dice_iou", text)
@@ -64,22 +62,18 @@ def check_events(name: str, events: int, others: int) -> Flag | None:
     if rarer >= 100:
         return None
     level: Level = "alarm" if rarer < 20 else "warn"
-    return Flag(
-        level, "few_events", f"{name}: the rarer outcome has {rarer} cases; 100 are advised, so read every interval before any value."
-    )
+    return Flag(level, "few_events", f"{name}: the rarer outcome has {rarer} cases, fewer than the 100 advised: read the intervals first.")
 
 
 def check_prevalence(name: str, outcome: npt.ArrayLike, probability: npt.ArrayLike, trained_at: float | None) -> Flag | None:
     """Warn where the predicted risk is not the observed one on average, or training (after balancing) saw another prevalence."""
-    observed, predicted = float(np.mean(outcome)), float(np.mean(probability))
+    observed, predicted = float(np.mean(np.asarray(outcome, float))), float(np.mean(np.asarray(probability, float)))
     se = float(np.sqrt(observed * (1 - observed) / np.size(outcome)))
     if trained_at is not None and abs(trained_at - observed) > max(0.05, 2 * se):
-        text = (
-            f"{name}: the training images hold {trained_at:.0%} events and these patients {observed:.0%}; probabilities need recalibrating."
-        )
+        text = f"{name}: the training images hold {trained_at:.0%} events, these patients {observed:.0%}: recalibrate."
         return Flag("warn", "prevalence", text)
     if abs(predicted - observed) > max(0.03, 2 * se):
-        text = f"{name}: the mean predicted probability is {predicted:.1%} where {observed:.1%} had the event; probabilities need recalibrating."
+        text = f"{name}: the mean predicted probability is {predicted:.1%}, and {observed:.1%} had the event: recalibrate."
         return Flag("warn", "prevalence", text)
     return None
 

@@ -125,10 +125,25 @@ def _line(cells: tuple[str, ...] | list[str]) -> str:
 
 
 _TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "≥": r"$\geq$", "≤": r"$\leq$", "<": "$<$", ">": "$>$",
-    "∞": r"$\infty$", "²": "$^2$", "τ": r"$\tau$", "κ": r"$\kappa$", "ρ": r"$\rho$", "χ": r"$\chi$",
-}  # fmt: skip
+    **{letter: "\\" + letter for letter in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "²": "$^2$",
+    "−": "$-$",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "<": "$<$",
+    ">": "$>$",
+    "∞": r"$\infty$",
+    "τ": r"$\tau$",
+    "κ": r"$\kappa$",
+    "ρ": r"$\rho$",
+    "χ": r"$\chi$",
+}
 
 
 def _tex(text: str) -> str:
