@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ichnos.errors import require
+from ichnos.networks.scan_export import OnnxRecurrence
 
 
 def export_onnx(network: nn.Module, inputs: Tensor | tuple[Tensor, ...], path: Path) -> Path:
@@ -18,8 +19,9 @@ def export_onnx(network: nn.Module, inputs: Tensor | tuple[Tensor, ...], path: P
 
     Inputs are named input_0, input_1, ...; outputs output_0, ... (with deep supervision one per resolution, finest first).
     """
-    for module in ("onnx", "onnxscript"):
-        require(module, extra="acceleration", purpose="export to ONNX")
+    require("onnx", extra="acceleration", purpose="export to ONNX")
+    opset = require("onnxscript", extra="acceleration", purpose="export to ONNX").opset18
+    translations: Any = {torch.ops.ichnos.recurrence.default: OnnxRecurrence(opset)}
     example = inputs if isinstance(inputs, tuple) else (inputs,)
     was_training = network.training
     network.eval()
@@ -30,7 +32,10 @@ def export_onnx(network: nn.Module, inputs: Tensor | tuple[Tensor, ...], path: P
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
             names = [f"input_{i}" for i in range(len(example))]
-            torch.onnx.export(network, example, str(path), dynamo=True, verbose=False, input_names=names, external_data=False)
+            program: Any = torch.onnx.export(
+                network, example, dynamo=True, verbose=False, input_names=names, opset_version=18, custom_translation_table=translations
+            )
+            program.save(str(path), external_data=False)
     finally:
         quiet.setLevel(level)
         network.train(was_training)
