@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,23 +21,19 @@ from ichnos.formats.dicom.files import Reader, files_in
 from ichnos.volume import Floats
 
 _WORDS = """
-    SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyDate SeriesDate AcquisitionDate AcquisitionTime Modality
-    Manufacturer StudyDescription SeriesDescription ManufacturerModelName DerivationDescription PatientName PatientID
-    PatientBirthDate PatientSex PatientAge ContrastBolusAgent ContrastBolusVolume ContrastBolusAgentSequence BodyPartExamined
-    ScanOptions SliceThickness KVP ProtocolName ConvolutionKernel StudyInstanceUID SeriesInstanceUID SeriesNumber
-    AcquisitionNumber InstanceNumber ImagePositionPatient ImageOrientationPatient FrameOfReferenceUID NumberOfFrames
-    SamplesPerPixel PhotometricInterpretation Rows Columns PixelSpacing BitsAllocated BitsStored HighBit PixelRepresentation
-    PixelPaddingValue PixelPaddingRangeLimit RescaleIntercept RescaleSlope RescaleType SharedFunctionalGroupsSequence
-    PerFrameFunctionalGroupsSequence
+    AcquisitionNumber BitsAllocated BitsStored Columns ConvolutionKernel HighBit ImageOrientationPatient ImagePositionPatient
+    ImageType InstanceNumber Modality NumberOfFrames PatientID PatientName PerFrameFunctionalGroupsSequence
+    PhotometricInterpretation PixelPaddingRangeLimit PixelPaddingValue PixelRepresentation PixelSpacing RescaleIntercept
+    RescaleSlope Rows SOPClassUID SOPInstanceUID SamplesPerPixel SeriesInstanceUID StudyInstanceUID
 """
 TAG: dict[str, BaseTag] = {word: Tag(word) for word in _WORDS.split()}
-_TAGS = sorted(TAG.values())
 # Images that differ in one of these are never slices of one stack.
 _TOGETHER_WORDS = """
     PatientID PatientName StudyInstanceUID SeriesInstanceUID SOPClassUID Modality ImageType ConvolutionKernel Rows Columns
     SamplesPerPixel PhotometricInterpretation
 """
-_TOGETHER = [TAG[word] for word in _TOGETHER_WORDS.split()]
+_INT = {word: int(tag) for word, tag in TAG.items()}  # plain integers: looking up pydicom's own tags is slow
+_TOGETHER = [_INT[word] for word in _TOGETHER_WORDS.split()]
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # implicit and explicit little endian, pixels as they are
 _LPS = np.array([-1.0, -1.0, 1.0])
 
@@ -136,8 +133,8 @@ def _read(path: Path, reader: Reader) -> tuple[Any, list[Frame]] | str:
             if bare and start[:2] not in (b"\x08\x00", b"\x02\x00", b"\x00\x08"):
                 return "not DICOM" if start else "empty"
             stream.seek(0)
-            data = pydicom.dcmread(stream, stop_before_pixels=True, force=bare, specific_tags=_TAGS)
-            if data.get_item(TAG["SOPInstanceUID"]) is None or data.get_item(TAG["SeriesInstanceUID"]) is None:
+            data = pydicom.dcmread(stream, stop_before_pixels=True, force=bare)
+            if TAG["SOPInstanceUID"] not in data or TAG["SeriesInstanceUID"] not in data:
                 return "not DICOM" if bare else "DICOM without an image"
             return data, _frames(data, path, stream)
     except (PermissionError, InputRefused):
@@ -149,21 +146,27 @@ def _read(path: Path, reader: Reader) -> tuple[Any, list[Frame]] | str:
 
 
 def _frames(data: Any, path: Path, stream: BinaryIO) -> list[Frame]:
-    key = tuple(_raw(data, tag) for tag in _TOGETHER)
-    shape = _unsigned(data, "Columns"), _unsigned(data, "Rows")
-    stored = _stored(data, stream)
-    common = (_text(data, "SOPInstanceUID"), _text(data, "SeriesInstanceUID"))
-    order = int(_float(data, "AcquisitionNumber", 0)), int(_float(data, "InstanceNumber", 0))
-    if data.get_item(TAG["PerFrameFunctionalGroupsSequence"]) is not None:
+    header = _Raw(data)
+    key = tuple(_plain(header.values.get(tag)) for tag in _TOGETHER)
+    shape = header.unsigned("Columns"), header.unsigned("Rows")
+    stored = _stored(header, _pixel_offset(data, stream))
+    common = header.text("SOPInstanceUID"), header.text("SeriesInstanceUID")
+    order = int(header.number("AcquisitionNumber", 0)), int(header.number("InstanceNumber", 0))
+    if header.raw("PerFrameFunctionalGroupsSequence") is not None:
         return _multi_frames(data, path, common, key, shape, order[0], stored)
-    if _float(data, "NumberOfFrames", 1) > 1:  # several frames without a place: a capture or a film
+    if header.number("NumberOfFrames", 1) > 1:  # several frames without a place: a capture or a film
         return [Frame(path, 0, *common, key, shape, None, None, None, *order, stored)]
-    spacing = _floats(data, "PixelSpacing", 2)
+    spacing = header.numbers("PixelSpacing", 2)
     pixel_mm = (spacing[1], spacing[0]) if spacing and min(spacing) > 0 else None
-    position, orientation = _floats(data, "ImagePositionPatient", 3), _cosines(_floats(data, "ImageOrientationPatient", 6))
+    position, orientation = header.numbers("ImagePositionPatient", 3), _cosines(header.numbers("ImageOrientationPatient", 6))
     return [Frame(path, 0, *common, key, shape, position, orientation, pixel_mm, *order, stored)]
 
 
+def _plain(value: Any) -> bytes | str:
+    return value if isinstance(value, bytes) else str(value or "")
+
+
+@lru_cache(maxsize=1024)
 def _cosines(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
     """Return the two directions with length 1, or None where they are not two directions at right angles."""
     if values is None:
@@ -241,35 +244,40 @@ def told(data: Any, keyword: str) -> Any:
 
 # ---- how the pixels are stored ----------------------------------------------------------------------------------------
 
+_STORED_WORDS = """
+    BitsAllocated BitsStored HighBit PixelRepresentation PhotometricInterpretation RescaleSlope RescaleIntercept
+    PixelPaddingValue PixelPaddingRangeLimit
+"""
+_STORED_TAGS = [int(TAG[word]) for word in _STORED_WORDS.split()]
 
-def _stored(data: Any, stream: BinaryIO) -> Stored:
-    allocated = _unsigned(data, "BitsAllocated")
-    bits = min(_unsigned(data, "BitsStored") or allocated, allocated)
-    signed = _unsigned(data, "PixelRepresentation") == 1
-    photometric = _raw(data, TAG["PhotometricInterpretation"])
+
+def _stored(header: _Raw, offset: int | None) -> Stored:
+    return _stored_of(tuple(header.values.get(tag, b"") for tag in _STORED_TAGS), offset, header.little)
+
+
+@lru_cache(maxsize=4096)
+def _stored_of(raw: tuple[Any, ...], offset: int | None, little: bool) -> Stored:
+    allocated, bits, high_bit, representation = (_unsigned(value, little) for value in raw[:4])
+    slope, intercept = (_numbers(value, 1) for value in raw[5:7])
+    bits = min(bits or allocated, allocated)
+    signed = representation == 1
     return Stored(
-        _pixel_offset(data, stream),
+        offset,
         allocated,
         bits,
-        _unsigned(data, "HighBit") or bits - 1,
+        high_bit or bits - 1,
         signed,
-        _float(data, "RescaleSlope", 1.0) or 1.0,
-        _float(data, "RescaleIntercept", 0.0),
-        _padding(data, bits, signed),
-        photometric in (b"MONOCHROME1", b"MONOCHROME1 ", "MONOCHROME1"),
+        (slope[0] if slope else 0.0) or 1.0,
+        intercept[0] if intercept else 0.0,
+        _padding([_unsigned(value, little) for value in raw[7:] if value not in (None, b"", "")], bits, signed),
+        raw[4] in (b"MONOCHROME1", b"MONOCHROME1 ", "MONOCHROME1"),
     )
 
 
-def _padding(data: Any, bits: int, signed: bool) -> tuple[int, int] | None:
-    values = []
-    for word in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
-        raw = data.get_item(TAG[word])
-        if raw is None or raw.value in (None, b"", ""):
-            continue
-        value = raw.value if isinstance(raw.value, int) else int.from_bytes(raw.value[:2], "little" if raw.is_little_endian else "big")
-        value &= (1 << bits) - 1
-        values.append(value - (1 << bits) if signed and value >> (bits - 1) else value)
-    return (min(values), max(values)) if values else None
+def _padding(values: Sequence[int], bits: int, signed: bool) -> tuple[int, int] | None:
+    stored = [value & ((1 << bits) - 1) for value in values]
+    stored = [value - (1 << bits) if signed and value >> (bits - 1) else value for value in stored]
+    return (min(stored), max(stored)) if stored else None
 
 
 def _pixel_offset(data: Any, stream: BinaryIO) -> int | None:
@@ -287,38 +295,45 @@ def _pixel_offset(data: Any, stream: BinaryIO) -> int | None:
     return None if length == 0xFFFFFFFF else at + (12 if explicit else 8)
 
 
-# ---- values without pydicom's conversion, which would cost more than reading the file ---------------------------------
+# ---- values as they stand in the file: pydicom's conversion of each would cost more than reading it ---------------------
 
 
-def _raw(data: Any, tag: BaseTag) -> object:
-    element = data.get_item(tag)
-    if element is None or element.value is None:
-        return b""
-    return element.value if isinstance(element.value, bytes) else str(element.value)
+class _Raw:
+    """The values of a header, unconverted."""
+
+    def __init__(self, data: Any) -> None:
+        self.values = {int(tag): element.value for tag, element in data.items()}
+        self.little = next((e.is_little_endian for e in data.values() if hasattr(e, "is_little_endian")), True)
+
+    def raw(self, word: str) -> Any:
+        return self.values.get(_INT[word])
+
+    def text(self, word: str) -> str:
+        value = self.raw(word)
+        return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value or "")
+
+    def unsigned(self, word: str) -> int:
+        return _unsigned(self.raw(word), self.little)
+
+    def number(self, word: str, default: float) -> float:
+        values = self.numbers(word, 1)
+        return values[0] if values else default
+
+    def numbers(self, word: str, count: int) -> tuple[float, ...] | None:
+        value = self.raw(word)
+        return _numbers(value if isinstance(value, bytes) else str(value), count)
 
 
-def _text(data: Any, word: str) -> str:
-    value = _raw(data, TAG[word])
-    return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value)
+def _unsigned(value: Any, little: bool) -> int:
+    if isinstance(value, bytes):
+        return int.from_bytes(value[:2], "little" if little else "big")
+    return int(value or 0)
 
 
-def _unsigned(data: Any, word: str) -> int:
-    element = data.get_item(TAG[word])
-    if element is None or element.value is None:
-        return 0
-    if isinstance(element.value, bytes):
-        return int.from_bytes(element.value[:2], "little" if element.is_little_endian else "big")
-    return int(element.value)
-
-
-def _float(data: Any, word: str, default: float) -> float:
-    values = _floats(data, word, 1)
-    return values[0] if values else default
-
-
-def _floats(data: Any, word: str, count: int) -> tuple[float, ...] | None:
+@lru_cache(maxsize=4096)
+def _numbers(value: bytes | str, count: int) -> tuple[float, ...] | None:
     """Return exactly `count` finite numbers, or None."""
-    text = _text(data, word).strip("[]").replace(", ", "\\")
+    text = value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value).strip("[]").replace(", ", "\\")
     try:
         values = tuple(float(part) for part in text.split("\\"))
     except ValueError:
