@@ -13,7 +13,9 @@ from ichnos.errors import IchnosError
 
 # Verb -> one line of help, in the order of a working day. `ichnos VERB` is the function `VERB` in ichnos/cli/VERB.py;
 # these modules import heavy libraries only inside their functions, so that `ichnos --help` is quick.
-VERBS: dict[str, str] = {}
+VERBS: dict[str, str] = {
+    "simulate": "make a virtual paired, multi-centre cohort, with the truth",
+}
 
 # typer carries a click of its own, whose base error it does not export; its public BadParameter descends from it.
 _CallError = cast(type[Exception], next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"))

@@ -14,7 +14,7 @@ from ichnos.simulation.ct_physics import RAYS, ray_effects, reconstruct, texture
 from ichnos.simulation.patient import BRAIN_TISSUES, Tissue, VirtualPatient
 from ichnos.simulation.pose import pull, rigid, slice_stack_affine
 from ichnos.simulation.scanners import CtProtocol
-from ichnos.simulation.tissue_hu import hounsfield, lesions_at
+from ichnos.simulation.tissue_hu import cut_out, hounsfield, lesions_at
 from ichnos.volume import Affine, Floats, Volume
 
 COARSE_PIXEL_MM = 0.9  # slices are sampled at about this pitch: a patient of 1 mm voxels holds nothing finer
@@ -57,11 +57,12 @@ class Plan:
 def simulate_ct(patient: VirtualPatient, protocol: CtProtocol, *, generator: torch.Generator, followup: bool = False) -> CtExam:
     """Scan a patient at baseline or at follow-up; noise and tissue texture come from the generator, which sits on the patient's device."""
     plan = plan_ct(patient, protocol, followup=followup)
-    lesions = lesions_at(patient, followup=followup)
+    box, affine = _seen(patient, plan)
+    lesions = cut_out(lesions_at(patient, followup=followup), box)
     hu = hounsfield(lesions, haematocrit=patient.latent.haematocrit, spacing_mm=patient.spacing_mm, generator=generator)
     if protocol.metal:
         hu = _with_metal(hu, lesions.tissue, generator=generator)
-    slices = sampled_slices(hu, patient.affine, plan, protocol, generator=generator)
+    slices = sampled_slices(hu, affine, plan, protocol, generator=generator)
     pixels = scanned(slices, protocol, generator=generator)
     array = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
     return CtExam(Volume(array, plan.affine), protocol, plan.patient_from_exam)
@@ -89,6 +90,20 @@ def plan_ct(patient: VirtualPatient, protocol: CtProtocol, *, followup: bool = F
         centre_mm=middle, shape=shape, pixel_mm=protocol.pixel_mm, step_mm=protocol.step_mm, tilt_deg=protocol.tilt_deg, sheared=sheared
     )
     return Plan(affine, shape, ~exam_from_patient)
+
+
+def _seen(patient: VirtualPatient, plan: Plan) -> tuple[tuple[slice, ...], Floats]:
+    """Return the box of patient voxels that the slices can see (head to foot only), and its affine."""
+    reach_mm = 115.0  # half the width and depth of a head about the middle of the stack
+    width = min(plan.shape[0] / 2, reach_mm / float(np.linalg.norm(plan.affine[:3, 0])))
+    middle = (np.array(plan.shape[:2]) - 1) / 2
+    corners = [(middle[0] + x * width, middle[1] + y * width, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, plan.shape[2])]
+    index = np.linalg.inv(patient.affine) @ plan.patient_from_exam.matrix @ plan.affine @ np.c_[np.array(corners), np.ones(8)].T
+    low = int(np.clip(np.floor(index[2].min()) - 2, 0, patient.tissue.shape[2] - 2))
+    high = int(np.clip(np.ceil(index[2].max()) + 3, low + 2, patient.tissue.shape[2]))
+    affine = np.array(patient.affine)
+    affine[:3, 3] = patient.world((0, 0, low))
+    return (slice(None), slice(None), slice(low, high)), affine
 
 
 def _points(tissue: torch.Tensor, affine: Floats, *, low: int) -> Floats:

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from ichnos.simulation.scanners import Kernel
 
-RAYS = 96  # rays per view = side of the coarse grid
-VIEWS = 72
+RAYS = 80  # rays per view = side of the coarse grid
+VIEWS = 64
 WATER_PER_CM = 0.19  # linear attenuation of water at the mean energy of a 120 kV beam
 REFERENCE_SUM = 4.1  # ray sum through the middle of a head at the ventricles, for which the protocol's noise is meant
 
@@ -42,9 +42,9 @@ def ray_effects(hu: torch.Tensor, *, pixel_mm: float, strength: float, generator
     hardening = -strength * (0.0055 * bone_cm**2 + 0.0012 * bone_cm * water_cm) - 0.55 * steel**2
     variance = torch.exp(0.75 * (total - REFERENCE_SUM)).clamp(0.05, 400.0)  # tube current modulation takes a quarter of the exponent
     starved = torch.randn(variance.shape, device=hu.device, generator=generator) * 0.010 * (variance.sqrt() - 1.5).clamp(min=0.0)
-    error = back_projection(ramp_filtered(hardening + starved, pixel_cm)) * 1000.0
-    noise = (back_projection(variance) / VIEWS).clamp(min=0.05).sqrt()
-    return RayEffects(error, noise)
+    smeared = back_projection(torch.cat([ramp_filtered(hardening + starved, pixel_cm), variance]))
+    error, spread = smeared.chunk(2)
+    return RayEffects(error * 1000.0, (spread / VIEWS).clamp(min=0.05).sqrt())
 
 
 def ray_sums(slices: torch.Tensor) -> torch.Tensor:
@@ -62,14 +62,13 @@ def back_projection(sums: torch.Tensor) -> torch.Tensor:
     """Smear ray sums (s, view, ray) back over the slices (s, r, r): the sum over the views."""
     side = sums.shape[-1]
     at = (torch.arange(side, device=sums.device, dtype=torch.float32) - (side - 1) / 2).expand(side, side)
-    out = sums.new_zeros(sums.shape[0], side * side)
-    for view, angle in enumerate(_angles()):
+    rows = sums.permute(1, 2, 0).contiguous()  # (view, ray, s): one row per ray, so that a look-up copies whole rows
+    out = sums.new_zeros(side * side, sums.shape[0])
+    for row, angle in zip(rows, _angles(), strict=True):
         ray = (math.cos(angle) * at + math.sin(angle) * at.T + (side - 1) / 2).clamp(0, side - 1.001).reshape(-1)
         low = ray.long()
-        part = ray - low
-        row = sums[:, view]
-        out += torch.lerp(row[:, low], row[:, low + 1], part)
-    return out.reshape(-1, side, side)
+        out += torch.lerp(row.index_select(0, low), row.index_select(0, low + 1), (ray - low)[:, None])
+    return out.T.reshape(-1, side, side)
 
 
 def ramp_filtered(sums: torch.Tensor, pixel_cm: float) -> torch.Tensor:

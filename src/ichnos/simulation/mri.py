@@ -151,7 +151,7 @@ def tissue_signal(patient: VirtualPatient, contrast: Contrast, *, generator: tor
     column = 0 if contrast == "flair" else 1
     table = torch.tensor([values[column] for _, values in sorted(_SIGNAL.items())], dtype=torch.float32, device=patient.device)
     table = table * (1 + 0.02 * torch.randn(len(table), device=patient.device, generator=generator))
-    signal = table[patient.tissue.to(torch.int32)]
+    signal = table.index_select(0, patient.tissue.to(torch.int32).reshape(-1)).reshape(patient.tissue.shape)
     brain = (patient.tissue >= int(min(BRAIN_TISSUES))).to(torch.float32)
     grain = texture(tuple(signal.shape), scale_mm=4.0, spacing_mm=patient.spacing_mm, generator=generator)
     signal = signal * (1 + 0.02 * grain * brain)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch.nn import functional
 
+from ichnos.errors import InputRefused
 from ichnos.simulation.patient import Tissue, VirtualPatient
 
 
@@ -73,8 +74,14 @@ class Lesions:
 
 def lesions_at(patient: VirtualPatient, *, followup: bool) -> Lesions:
     """Return the patient's maps at baseline or at follow-up."""
-    names = ("tissue", "ich", "ivh", "blood_hu", "oedema", "leukoaraiosis", "infarct_acute", "infarct_old", "calcification")
-    return Lesions(**{name: getattr(patient, f"{name}_followup" if followup else name) for name in names})
+    if followup and patient.tissue_followup is None:
+        raise InputRefused("this virtual patient was made without a follow-up; make it with followup=True to simulate that scan")
+    return Lesions(**{field.name: getattr(patient, f"{field.name}_followup" if followup else field.name) for field in fields(Lesions)})
+
+
+def cut_out(lesions: Lesions, box: tuple[slice, ...]) -> Lesions:
+    """Return the maps inside a box of voxels, views without a copy."""
+    return Lesions(**{field.name: getattr(lesions, field.name)[box] for field in fields(Lesions)})
 
 
 def hounsfield(lesions: Lesions, *, haematocrit: float, spacing_mm: float, generator: torch.Generator) -> torch.Tensor:
@@ -84,9 +91,12 @@ def hounsfield(lesions: Lesions, *, haematocrit: float, spacing_mm: float, gener
     means = table[:, 0] + table[:, 1] * _tied_scores(device, generator)
     means[Tissue.VENOUS_SINUS] += (haematocrit - 0.42) * 90.0
     means[Tissue.ARTERY] += (haematocrit - 0.42) * 70.0
-    index = lesions.tissue.to(torch.int32)
-    hu = means[index] + table[:, 2][index] * texture(tuple(index.shape), scale_mm=4.0, spacing_mm=spacing_mm, generator=generator)
-    is_brain = (index >= Tissue.CORTEX).to(torch.float32)
+    shape = tuple(lesions.tissue.shape)
+    index = lesions.tissue.to(torch.int32).reshape(-1)
+    hu = means.index_select(0, index).reshape(shape)
+    unrest = table[:, 2].index_select(0, index).reshape(shape)
+    hu += unrest * texture(shape, scale_mm=4.0, spacing_mm=spacing_mm, generator=generator)
+    is_brain = (lesions.tissue >= int(Tissue.CORTEX)).to(torch.float32)
     hu = hu - is_brain * (
         LEUKOARAIOSIS_DROP_HU * lesions.leukoaraiosis + OEDEMA_DROP_HU * lesions.oedema + INFARCT_DROP_HU * lesions.infarct_acute
     ).clamp(max=18.0)

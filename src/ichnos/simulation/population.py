@@ -1,0 +1,58 @@
+"""Who becomes a patient: law and anatomy for one subject of a design."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from ichnos.errors import InputRefused
+from ichnos.simulation import law
+from ichnos.simulation.heads import SourceHead
+from ichnos.simulation.mni_head import mni_head
+from ichnos.simulation.patient import VirtualPatient
+from ichnos.simulation.presets import Subject
+from ichnos.simulation.simulate import Wishes, simulate_patient
+
+if TYPE_CHECKING:
+    from ichnos.simulation.cohort import Making
+
+TRIES = 5000
+
+
+def make_subject(subject: Subject, making: Making, *, device: torch.device | str = "cpu") -> VirtualPatient:
+    """Make the patient of a subject: the first of the subject's own seeds whose law fits what the design asks for."""
+    heads = source_heads(making.anatomy)
+    seed = fitting_seed(subject)
+    head = heads[seed % len(heads)]
+    wishes = Wishes(
+        spacing_mm=making.voxel_mm,
+        haematoma_probability=1.0 if subject.has_haematoma else 0.0,
+        acute_infarct_probability=0.04 if subject.has_haematoma else 0.6,
+        followup="followup" in subject.exams,
+        fibres="diffusion" in subject.exams,
+        oracle_samples=making.oracle_samples if "followup" in subject.exams and subject.has_haematoma else 0,
+    )
+    return simulate_patient(seed, head, wishes, device=device)
+
+
+def fitting_seed(subject: Subject) -> int:
+    """Return a seed whose draws expand or not, and are as large, as the design asks; drawn from the law by rejection."""
+    for k in range(TRIES):
+        seed = (subject.seed + 7919 * k) % 2**31
+        if not subject.has_haematoma or (subject.expands is None and subject.least_ich_ml == 0):
+            return seed
+        draws = law.draw(1, torch.Generator().manual_seed(seed))
+        fits = subject.expands is None or bool(draws.expanded[0]) == subject.expands
+        if fits and float(draws.ich_ml[0]) >= subject.least_ich_ml:
+            return seed
+    raise InputRefused(
+        f"no patient like sub-{subject.id} was found in {TRIES} draws; ask for a smaller haematoma than {subject.least_ich_ml:g} mL"
+    )
+
+
+@lru_cache(maxsize=4)
+def source_heads(anatomy: str | None) -> tuple[SourceHead, ...]:
+    """Return the heads that patients are varied from: the MNI head, or every label map of a folder."""
+    return (mni_head(),)
