@@ -152,7 +152,7 @@ def _derived(root: Path, pipeline: Path) -> Iterator[Finding]:
 def _on_an_exam(path: Path, where: str, exams: list[Path]) -> Iterator[Finding]:
     try:
         drawn = nifti.load(path)
-        grids = [nifti.load(exam) for exam in exams]
+        grids = [nifti.load_grid(exam) for exam in exams]
     except InputRefused as refusal:
         yield Finding("error", where, str(refusal))
         return

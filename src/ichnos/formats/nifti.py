@@ -43,19 +43,20 @@ def load(path: str | Path) -> Volume:
     return Volume(volume.array, np.diag([units, units, units, 1.0]) @ volume.affine) if units != 1.0 else volume
 
 
+def load_grid(path: str | Path) -> Volume:
+    """Return the grid of an image without its voxels (one byte in all, zero)."""
+    image = _opened(Path(path))
+    units = _MM_PER_UNIT[image.header.get_xyzt_units()[0]]
+    shape = tuple(int(n) for n in (*image.shape, 1, 1, 1)[:3])
+    return Volume(np.broadcast_to(np.uint8(0), shape), np.diag([units, units, units, 1.0]) @ image.affine)
+
+
 def save(volume: Volume, path: str | Path) -> None:
     """Write a NIfTI file, whole or not at all; the same image gives the same bytes. Booleans become uint8, 64-bit types 32-bit."""
     path = Path(path)
     if not is_nifti(path):
         raise InputRefused(f"{path} does not end in .nii or .nii.gz; give the file such a name")
-    image = nibabel.Nifti1Image(_storable(volume.array), None)
-    orthogonal = volume.is_orthogonal
-    image.header.set_xyzt_units("mm", "sec")
-    image.set_sform(volume.affine, code=1)
-    if orthogonal:
-        image.set_qform(volume.affine, code=1)
-    else:
-        image.header.set_zooms((*volume.spacing_mm, *image.header.get_zooms()[3:]))
+    image = volume.to_nibabel()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary, temporary.open("wb") as raw:
         if path.name.lower().endswith(".gz"):
@@ -159,20 +160,6 @@ def _check_position(path: Path, image: Any) -> None:
         raise InputRefused(f"{path} does not say where left and right are (qform and sform codes are 0); export it with its orientation")
     if qcode and scode and np.linalg.det(qform[:3, :3]) * np.linalg.det(sform[:3, :3]) < 0:
         raise InputRefused(f"{path} says two different things about left and right (qform and sform are mirrored); correct its header")
-
-
-def _storable(array: Array) -> Array:
-    kind, size = array.dtype.kind, array.dtype.itemsize
-    if kind == "b":
-        return array.view(np.uint8) if array.dtype == np.bool_ else array.astype(np.uint8)
-    if kind == "f" and size != 4:
-        return array.astype(np.float32)
-    if kind in "iu" and size == 8:
-        low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
-        if low < -(2**31) or high >= 2**31:
-            raise InputRefused(f"integers from {low} to {high} do not fit the 32 bits of a NIfTI file; use smaller labels")
-        return array.astype(np.int32)
-    return array
 
 
 # ---- sidecar --------------------------------------------------------------------------------------------------------

@@ -99,7 +99,8 @@ def _serve(pipe: Connection, call: bytes, work: Path, threads: int) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before the function's libraries are imported: cores are shared
+    for variable in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        os.environ.setdefault(variable, str(threads))  # before the function's libraries are imported: cores are shared
     _leave_with_the_parent()
     function = pickle.loads(call)
     pipe.send(None)
