@@ -47,7 +47,7 @@ class SeriesHeader:
     tube_kv: float = 120.0
     body_part: str = "HEAD"
     image_type: tuple[str, ...] = ("ORIGINAL", "PRIMARY", "AXIAL")
-    thickness_mm: float | None = None  # None: the smallest step
+    thickness_mm: float | None = None  # None: each slice's distance to its nearer neighbour
     tilt_deg: float | None = None  # what GantryDetectorTilt says; nothing reads geometry from it
     slope: float = 1.0
     intercept: float = -1024.0
@@ -143,9 +143,9 @@ def write_series(planes: Sequence[Plane], folder: str | Path, *, header: SeriesH
 def series_datasets(planes: Sequence[Plane], *, header: SeriesHeader) -> list[Any]:
     """Return one pydicom dataset per plane, in the given order."""
     origins = np.array([plane.affine[:3, 3] for plane in planes])
-    steps = np.abs(np.diff(origins @ planes[0].affine[:3, 2]))
-    thickness = header.thickness_mm or (float(steps.min()) if len(steps) else 5.0)
-    return [_dataset(plane, header, number, thickness) for number, plane in enumerate(planes, start=1)]
+    steps = np.abs(np.diff(origins @ planes[0].affine[:3, 2])) if len(planes) > 1 else np.array([5.0])
+    nearest = np.minimum(np.append(steps, np.inf), np.insert(steps, 0, np.inf))[: len(planes)]
+    return [_dataset(plane, header, k + 1, header.thickness_mm or float(nearest[k])) for k, plane in enumerate(planes)]
 
 
 def _dataset(plane: Plane, header: SeriesHeader, number: int, thickness_mm: float) -> Any:
