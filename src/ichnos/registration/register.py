@@ -9,7 +9,7 @@ import numpy as np
 
 from ichnos.registration.contrast import BLOOD_HU, Contrast, View, view
 from ichnos.registration.deformable import Backend, deformed
-from ichnos.registration.rigid import coarse_poses, refined
+from ichnos.registration.rigid import LinearKind, coarse_poses, refined
 from ichnos.registration.similarity import samples, similarity
 from ichnos.registration.transform import Transform
 from ichnos.volume import Volume
@@ -53,7 +53,8 @@ def register(
     """Register two exams of one head, whatever their poses; `transform` then maps fixed points (RAS mm) to moving points.
 
     `exclude` is a mask in the fixed space (a haematoma and its oedema) that takes no part; fresh blood on a CT is left out of itself.
-    `start` skips the search for a pose. `contrast` is found from the grey values unless given (say "ct" for a CT without its air).
+    `start` replaces the search for a pose: "rigid" and "affine" refine it, "deformable" builds on it as it is. `contrast` is found from
+    the grey values unless given (say "ct" for a CT without its air).
     `spacing_mm` is the voxel size the metric works at; `stiffness` above 1 allows the deformable step less.
     """
     rng = rng or np.random.default_rng(0)
@@ -61,11 +62,10 @@ def register(
     fine_m = view(moving, spacing_mm=spacing_mm, contrast=moving_contrast)
     exclude = _all_excluded(fixed, fine_f, exclude)
     rigid = start or _rigid(fixed, moving, (fine_f, fine_m), exclude=exclude, rng=rng, threads=threads)
-    if start is not None:
-        rigid, _ = refined(start, fine_f, fine_m, kind="rigid", exclude=exclude, fine=True, threads=threads)
     found = rigid
-    if kind != "rigid":
-        found, _ = refined(rigid, fine_f, fine_m, kind="affine", exclude=exclude, fine=True, threads=threads)
+    if (kind == "rigid" and start is not None) or kind == "affine" or (kind == "deformable" and start is None):
+        step: LinearKind = "rigid" if kind == "rigid" else "affine"
+        found = refined(rigid, fine_f, fine_m, kind=step, exclude=exclude, fine=True, threads=threads)[0]
     if kind == "deformable":
         found = deformed(fine_f, fine_m, found, exclude=exclude, stiffness=stiffness, backend=backend, threads=threads)
     return _judged(found, rigid, kind, fine_f, fine_m, exclude)
