@@ -14,6 +14,7 @@ from ichnos.errors import IchnosError
 # Verb -> one line of help, in the order of a working day. `ichnos VERB` is the function `VERB` in ichnos/cli/VERB.py;
 # these modules import heavy libraries only inside their functions, so that `ichnos --help` is quick.
 VERBS: dict[str, str] = {
+    "inspect": "list the series of a folder, name the head CT, say whether it may be read",
     "simulate": "make a virtual paired, multi-centre cohort, with the truth",
 }
 
