@@ -55,10 +55,23 @@ class Grid:
         x, y, z = (slice(s.start * self.step, (s.stop - 1) * self.step + 1) for s in coarse)
         return x, y, z
 
-    def enlarged(self, field: Tensor) -> Tensor:
-        """Interpolate a coarse field (c, x, y, z), or a box of one, to fine voxels."""
-        size = [(n - 1) * self.step + 1 for n in field.shape[1:]]
-        return F.interpolate(field[None], size=size, mode="trilinear", align_corners=True)[0]
+    def enlarged(self, field: Tensor, *, step: int | None = None) -> Tensor:
+        """Interpolate a coarse field (c, x, y, z), or a box of one, to fine voxels (or to `step` voxels per coarse one)."""
+        return enlarged(field, step or self.step)
+
+
+def enlarged(field: Tensor, step: int) -> Tensor:
+    """Interpolate (c, x, y, z) linearly to (n - 1) * step + 1 voxels per axis; three small matrix products, faster than `interpolate`."""
+    wx, wy, wz = (_weights(n, step, field.device) for n in field.shape[1:])
+    c, nx = field.shape[:2]
+    along_z = field @ wz.T
+    along_y = torch.matmul(wy, along_z)
+    return torch.matmul(wx, along_y.reshape(c, nx, -1)).reshape(c, len(wx), len(wy), len(wz))
+
+
+def _weights(n: int, step: int, device: torch.device) -> Tensor:
+    fine = torch.arange((n - 1) * step + 1, device=device, dtype=torch.float32) / step
+    return (1 - (fine[:, None] - torch.arange(n, device=device)).abs()).clamp(min=0)
 
 
 def points_of(affine: Floats, shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -89,16 +102,17 @@ def sampled(volume: Tensor, affine: Floats, points_mm: Tensor, *, fill: float | 
     return torch.where(outside, fill, out)
 
 
-def gathered(codes: Tensor, affine: Floats, points_mm: Tensor) -> Tensor:
-    """Return the code (uint8) nearest to each point (3, X, Y, Z); 0 outside."""
-    index = indices_of(points_mm, affine).round_().int()
-    inside = torch.ones(index.shape[1:], dtype=torch.bool, device=index.device)
+def gathered(codes: Tensor, index: Tensor) -> Tensor:
+    """Return the code (uint8) nearest to each fractional index (3, ...); beyond the edge the edge's code."""
     flat = torch.zeros(index.shape[1:], dtype=torch.int32, device=index.device)
     for axis, n in enumerate(codes.shape):
-        inside &= (index[axis] >= 0) & (index[axis] < n)
-        flat = flat * n + index[axis].clamp(0, n - 1)
-    found = codes.reshape(-1)[flat]
-    return torch.where(inside, found, 0)
+        flat.mul_(n).add_(index[axis].round().clamp_(0, n - 1).int())
+    return codes.reshape(-1).index_select(0, flat.reshape(-1)).reshape(flat.shape)
+
+
+def looked_up(table: Tensor, codes: Tensor) -> Tensor:
+    """Return `table[codes]` for uint8 codes, quicker than advanced indexing."""
+    return table.index_select(0, codes.reshape(-1).int()).reshape(codes.shape)
 
 
 def smooth_noise(

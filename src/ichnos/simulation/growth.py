@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from ichnos.simulation.fields import Floats, gathered, points_of
+from ichnos.simulation.fields import Floats, gathered, indices_of, looked_up, points_of
 from ichnos.simulation.heads import SourceHead
 from ichnos.simulation.patient import Tissue
 
@@ -49,8 +49,8 @@ def cropped(head: SourceHead, table: Tensor, centre_mm: Floats, *, half_mm: floa
     n = int(np.ceil(2 * half_mm / spacing)) + 1
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = centre_mm - spacing * (n - 1) / 2
-    codes = gathered(head.codes, head.affine, points_of(affine, (n, n, n), head.codes.device))
-    return Crop(affine, table[codes.int()], spacing)
+    index = indices_of(points_of(affine, (n, n, n), head.codes.device), head.affine)
+    return Crop(affine, looked_up(table, gathered(head.codes, index)), spacing)
 
 
 def slowness(tissue: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def slowness(tissue: Tensor) -> Tensor:
     table = torch.full((256,), FAR)
     for code, speed in _SPEED.items():
         table[code] = 1 / speed
-    return table.to(tissue.device)[tissue.int()]
+    return looked_up(table.to(tissue.device), tissue)
 
 
 def arrival(

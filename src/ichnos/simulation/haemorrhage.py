@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ichnos.simulation.fields import Floats, sampled, smooth_noise
+from ichnos.simulation.fields import Floats, looked_up, sampled, smooth_noise
 from ichnos.simulation.growth import FAR, Crop, arrival, cropped, slowness
 from ichnos.simulation.heads import SourceHead
 from ichnos.simulation.patient import Latent, Tissue
@@ -52,7 +52,7 @@ def allowed(tissue: Tensor) -> Tensor:
     """Return where parenchymal blood may be (bool)."""
     table = torch.zeros(256, dtype=torch.bool)
     table[list(_BLOOD_TISSUES)] = True
-    return table.to(tissue.device)[tissue.int()]
+    return looked_up(table.to(tissue.device), tissue)
 
 
 def bleeding_point(head: SourceHead, site: str, side: str, generator: torch.Generator) -> Floats:
@@ -226,7 +226,7 @@ def spread_around(lesion: Lesion, time: Tensor, limit: float) -> Tensor:
     table[[Tissue.WHITE, Tissue.CEREBELLAR_WHITE, Tissue.BRAINSTEM]] = 1.0
     table[[Tissue.PUTAMEN, Tissue.PALLIDUM, Tissue.THALAMUS, Tissue.CAUDATE, Tissue.HIPPOCAMPUS]] = 1.6
     table[[Tissue.CORTEX, Tissue.CEREBELLAR_CORTEX]] = 2.6
-    slow = table.to(time.device)[lesion.crop.tissue.int()]
+    slow = looked_up(table.to(time.device), lesion.crop.tissue)
     return arrival(torch.where(time <= limit, 0.0, FAR), slow, lesion.crop.spacing_mm, rounds=24).clamp(max=200.0)
 
 

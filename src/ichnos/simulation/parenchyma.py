@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ichnos.simulation.fields import Grid, smooth_noise
+from ichnos.simulation.fields import Grid, looked_up, smooth_noise
 from ichnos.simulation.heads import SourceHead
 from ichnos.simulation.patient import Tissue
 
@@ -118,7 +118,7 @@ def calcified(score: Tensor, tissue: Tensor, calcium: dict[Tissue, float]) -> Te
     table = torch.zeros(256)
     for code, fraction in calcium.items():
         table[code] = fraction
-    grains = table.to(score.device)[tissue.int()] * (0.5 + score).clamp(0, 1.6)
+    grains = looked_up(table.to(score.device), tissue) * (0.5 + score).clamp(0, 1.6)
     return torch.where(score > 6, ((score - 6) / 20).clamp(0, 0.8), grains).clamp(0, 1)
 
 
@@ -129,28 +129,30 @@ def fazekas(leukoaraiosis: Tensor, ventricle: Tensor, grid: Grid) -> tuple[int, 
     halo, beyond that irregular into the deep white matter); deep by the largest separate patch (under 0.3 mL punctate, under 4 mL
     beginning confluence).
     """
-    mask = (leukoaraiosis >= 0.5).cpu().numpy()
-    if mask.sum() * grid.spacing_mm**3 < 60:
+    half = grid.step // 2
+    mask = (leukoaraiosis[::half, ::half, ::half] >= 0.5).cpu().numpy()
+    side_mm = half * grid.spacing_mm
+    if mask.sum() * side_mm**3 < 60:
         return 0, 0
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    distance = grid.enlarged(ventricle)[0][box].cpu().numpy()
+    distance = grid.enlarged(ventricle, step=grid.step // half)[0][box].cpu().numpy()
     mask = mask[box]
     labels, count = ndimage.label(mask)
     nearest = ndimage.minimum(distance, labels, range(1, count + 1))
-    sizes_ml = np.bincount(labels.ravel(), minlength=count + 1)[1:] * grid.spacing_mm**3 / 1000
+    sizes_ml = np.bincount(labels.ravel(), minlength=count + 1)[1:] * side_mm**3 / 1000
     touching = np.r_[False, np.asarray(nearest) < 3.0]
     around = mask & touching[labels] & (distance > 0)
-    return _periventricular_grade(distance[around], grid), _deep_grade(sizes_ml, touching[1:], distance[around], grid)
+    return _periventricular_grade(distance[around], side_mm), _deep_grade(sizes_ml, touching[1:], distance[around], side_mm)
 
 
-def _periventricular_grade(distance: np.ndarray, grid: Grid) -> int:
-    if distance.size * grid.spacing_mm**3 < 150:
+def _periventricular_grade(distance: np.ndarray, side_mm: float) -> int:
+    if distance.size * side_mm**3 < 150:
         return 0
     return 1 + int(np.digitize(np.quantile(distance, 0.9), [5.0, 10.0]))
 
 
-def _deep_grade(sizes_ml: np.ndarray, touching: np.ndarray, distance: np.ndarray, grid: Grid) -> int:
+def _deep_grade(sizes_ml: np.ndarray, touching: np.ndarray, distance: np.ndarray, side_mm: float) -> int:
     separate = sizes_ml[~touching & (sizes_ml > 0.02)]
-    reaching_ml = float((distance > 10).sum()) * grid.spacing_mm**3 / 1000
+    reaching_ml = float((distance > 10).sum()) * side_mm**3 / 1000
     largest = max(float(separate.max(initial=0.0)), reaching_ml)
     return int(np.digitize(largest, [0.02, 0.5, 5.0]))

@@ -9,7 +9,7 @@ import torch
 
 from ichnos.anatomy import tract as tract_atlas
 from ichnos.simulation import haemorrhage, law, mass_effect, oracle, parenchyma
-from ichnos.simulation.fields import Grid, gathered, sampled, smooth_noise
+from ichnos.simulation.fields import Grid, enlarged, gathered, indices_of, looked_up, sampled, smooth_noise
 from ichnos.simulation.haemorrhage import Lesion
 from ichnos.simulation.heads import SourceHead, lookup
 from ichnos.simulation.parenchyma import Chronic
@@ -170,11 +170,12 @@ def _moment(
 def _tissue(head: SourceHead, table: Tensor, grid: Grid, source: Tensor) -> Tensor:
     """Return the tissue map, slab by slab so that the peak of memory stays low."""
     out = torch.empty(grid.shape, dtype=torch.uint8, device=head.codes.device)
+    index = indices_of(source, head.affine)
     n = grid.coarse_shape[0]
     for first in range(0, n - 1, 8):
         last = min(first + 8, n - 1)
-        points = grid.enlarged(source[:, first : last + 1])
-        out[first * grid.step : last * grid.step + 1] = table[gathered(head.codes, head.affine, points).int()]
+        codes = gathered(head.codes, grid.enlarged(index[:, first : last + 1]))
+        out[first * grid.step : last * grid.step + 1] = looked_up(table, codes)
     return out
 
 
@@ -183,7 +184,7 @@ def _push(head: SourceHead, table: Tensor, variation: Variation, lesion: Lesion,
     grid, x = variation.grid, variation.source_mm
     voxel_ml = (grid.step * grid.spacing_mm) ** 3 / 1000
     time = haemorrhage.at(lesion, lesion.time_followup if followup else lesion.time, x, fill=400.0)
-    tissue = table[gathered(head.codes, head.affine, x).int()]
+    tissue = looked_up(table, gathered(head.codes, indices_of(x, head.affine)))
     blood = haemorrhage.filled(time, haemorrhage.allowed(tissue), volumes[0] / voxel_ml, softness=4.0)
     fluid = ((tissue == Tissue.CSF) | (tissue == Tissue.VENTRICLE)).float()
     depth = sampled(head.features[1:], head.feature_affine, x)[0]
@@ -241,7 +242,9 @@ def _into_ventricles(tissue: Tensor, ich: Tensor, ivh_ml: float, grid: Grid, cen
     unit = (points - low) / (points.max(0).values - low).clamp(min=1) * 23
     rough = sampled(noise, np.eye(4), unit.T.reshape(3, -1, 1, 1))[0].reshape(-1)
     score = 0.6 * from_rupture + 0.45 * (points[:, 1] - low[1]) + 2.5 * rough
-    fraction, _ = haemorrhage.filled_with_limit(score, torch.ones_like(score, dtype=torch.bool), ivh_ml / (grid.spacing_mm**3 / 1000), softness=2.0)
+    fraction, _ = haemorrhage.filled_with_limit(
+        score, torch.ones_like(score, dtype=torch.bool), ivh_ml / (grid.spacing_mm**3 / 1000), softness=2.0
+    )
     out[voxels[:, 0], voxels[:, 1], voxels[:, 2]] = fraction * (1 - ich[voxels[:, 0], voxels[:, 1], voxels[:, 2]])
     return out
 
@@ -251,21 +254,27 @@ def _chronic_maps(head: SourceHead, chronic: Chronic, tissue: Tensor, grid: Grid
     coarse = tissue[:: grid.step, :: grid.step, :: grid.step]
     box = grid.box((coarse >= Tissue.CORTEX) & (coarse <= Tissue.BRAINSTEM), margin=1)
     fine = grid.fine(box)
-    scores = sampled(chronic.scores, head.feature_affine, grid.enlarged(source[(slice(None), *box)]))
+    middle = grid.enlarged(source[(slice(None), *box)], step=grid.step // 2)  # scores are smooth: half the resolution is enough
     inner, voxel_ml = tissue[fine], grid.spacing_mm**3 / 1000
     brain = (inner >= Tissue.CORTEX) & (inner <= Tissue.BRAINSTEM)
-    parts = (
-        parenchyma.degree(scores[0], inner == Tissue.WHITE, chronic.leukoaraiosis_ml / voxel_ml, softness=0.35),
-        parenchyma.degree(scores[1], brain, chronic.acute_ml / voxel_ml, softness=0.12),
-        parenchyma.degree(scores[2], brain, chronic.old_ml / voxel_ml, softness=0.12),
-        parenchyma.calcified(scores[3], inner, chronic.calcium),
-    )
-    maps = []
-    for part in parts:
-        whole = torch.zeros(grid.shape, device=tissue.device)
-        whole[fine] = part
-        maps.append(whole)
-    return maps[0], maps[1], maps[2], maps[3]
+
+    def on_fine(score: Tensor) -> Tensor:
+        return enlarged(sampled(score[None], head.feature_affine, middle), 2)[0]
+
+    def whole(part: Tensor) -> Tensor:
+        out = torch.zeros(grid.shape, device=tissue.device)
+        out[fine] = part
+        return out
+
+    def infarct(score: Tensor, volume_ml: float) -> Tensor:
+        if volume_ml <= 0:
+            return torch.zeros(grid.shape, device=tissue.device)
+        return whole(parenchyma.degree(on_fine(score), brain, volume_ml / voxel_ml, softness=0.12))
+
+    white = parenchyma.degree(on_fine(chronic.scores[0]), inner == Tissue.WHITE, chronic.leukoaraiosis_ml / voxel_ml, softness=0.35)
+    calcium = parenchyma.calcified(on_fine(chronic.scores[3]), inner, chronic.calcium)
+    acute, old = (infarct(chronic.scores[i], volume) for i, volume in ((1, chronic.acute_ml), (2, chronic.old_ml)))
+    return whole(white), acute, old, whole(calcium)
 
 
 # ---- the whole ------------------------------------------------------------------------------------------------------------------------
