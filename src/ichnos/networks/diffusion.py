@@ -1,8 +1,8 @@
 """Denoising diffusion as pure functions: schedules, forward noising, losses, the ancestral and a few-step sampler, guidance, averaging.
 
-Notation of Ho 2020 (DDPM, arXiv 2006.11239): beta_t, alpha_t = 1 - beta_t, abar_t = prod alpha;  x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps.
-A network predicts eps, or v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans & Ho 2022). Images lie in [-1, 1]. Schedules are kept in
-float64 and read in the dtype of the image.
+Notation of Ho 2020 (arXiv 2006.11239): beta_t, alpha_t = 1 - beta_t, abar_t = prod alpha; x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps.
+A network predicts eps, or v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans & Ho 2022). Images lie in [-1, 1]. Schedules are kept
+in float64 and read in the dtype of the image.
 """
 
 from __future__ import annotations
@@ -184,8 +184,8 @@ def update_average(average: nn.Module, network: nn.Module, *, decay: float = 0.9
     """Move the weights of `average` towards those of `network` (exponential moving average); buffers are copied."""
     for mine, theirs in zip(average.parameters(), network.parameters(), strict=True):
         mine.lerp_(theirs.to(mine.dtype), 1.0 - decay)
-    for mine, theirs in zip(average.buffers(), network.buffers(), strict=True):
-        mine.copy_(theirs)
+    for held, current in zip(average.buffers(), network.buffers(), strict=True):
+        held.copy_(current)
 
 
 def published_learning_rate(epoch: int, epochs: int, *, rate: float = 2e-4, peak: float = 2.0) -> float:

@@ -33,7 +33,14 @@ def export_onnx(network: nn.Module, inputs: Tensor | tuple[Tensor, ...], path: P
             warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
             names = [f"input_{i}" for i in range(len(example))]
             program: Any = torch.onnx.export(
-                network, example, dynamo=True, verbose=False, input_names=names, opset_version=18, custom_translation_table=translations
+                network,
+                example,
+                dynamo=True,
+                verbose=False,
+                input_names=names,
+                opset_version=18,
+                custom_translation_table=translations,
+                optimize=False,
             )
             program.save(str(path), external_data=False)
     finally:

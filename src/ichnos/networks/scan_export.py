@@ -89,8 +89,8 @@ class OnnxRecurrence:
             h = advance(h, t)
         whole = op.Exp(op.Mul(op.ReduceSum(dt, self.integers(0), keepdims=0), A))
         width = states * groups * rows * batch
-        by_chunk = (op.Transpose(op.Reshape(m, self.integers(width, chunks)), perm=[1, 0]) for m in (whole, h))  # k (n g r b)
-        entering, last = self.entering_states(*by_chunk, chunks, width)
+        whole, h = (op.Transpose(op.Reshape(m, self.integers(width, chunks)), perm=[1, 0]) for m in (whole, h))  # k (n g r b)
+        entering, last = self.entering_states(whole, h, chunks, width)
         h = op.Reshape(op.Transpose(entering, perm=[1, 0]), self.integers(states, groups, rows, lanes))
         outputs = []
         for t in range(steps):
@@ -112,8 +112,9 @@ class OnnxRecurrence:
 
         decay_t, added_t = by_step(decay, 1.0), by_step(added, 0.0)
         _, ends = self.unrolled(decay_t, added_t, _UNROLLED, None)
-        per_chunk = (op.Reshape(m, self.integers(chunks, width)) for m in (op.ReduceProd(decay_t, self.integers(0), keepdims=0), ends))
-        starts, last = self.entering_states(*per_chunk, chunks, width)
+        whole = op.ReduceProd(decay_t, self.integers(0), keepdims=0)
+        whole, ends = (op.Reshape(m, self.integers(chunks, width)) for m in (whole, ends))
+        starts, last = self.entering_states(whole, ends, chunks, width)
         entering, _ = self.unrolled(decay_t, added_t, _UNROLLED, op.Reshape(starts, self.integers(chunks * width)))
         split = op.Transpose(op.Reshape(entering, self.integers(_UNROLLED, chunks, width)), perm=[1, 0, 2])
         ordered = op.Reshape(split, self.integers(chunks * _UNROLLED, width))

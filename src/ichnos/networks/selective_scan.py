@@ -25,7 +25,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -54,14 +54,15 @@ def selective_scan(
 ) -> Scanned:
     """Scan with the fastest form at hand: mamba-ssm's kernel on CUDA when it is installed, the chunked form anywhere else.
 
-    u, delta, z (b, d, l); A (d, n); B, C (b, n, l) or grouped (b, g, n, l); D, delta_bias (d,). At least float32 inside, also under autocast.
+    u, delta, z (b, d, l); A (d, n); B, C (b, n, l) or grouped (b, g, n, l); D, delta_bias (d,).
+    The computation is in at least float32, also under autocast.
 
     >>> x, state = torch.ones(1, 2, 5), torch.ones(1, 3, 5)
     >>> y, last = selective_scan(x, x, -torch.ones(2, 3), state, state)
     >>> y.shape, last.shape
     (torch.Size([1, 2, 5]), torch.Size([1, 2, 3]))
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+    if torch.compiler.is_exporting():
         from ichnos.networks.scan_export import exportable_scan
 
         return exportable_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
@@ -109,7 +110,7 @@ def chunked_scan(
     """Scan all chunks of a segment in lock-step; same result as `sequential_scan`, linear in l forward and backward."""
     with torch.autocast(u.device.type, enabled=False):
         x = prepare_scan(u, delta, A, B, C, delta_bias, delta_softplus)
-        y, last_state = _ChunkedScan.apply(x.dt * x.u, x.dt, x.A, x.B, x.C)
+        y, last_state = cast(Any, _ChunkedScan).apply(x.dt * x.u, x.dt, x.A, x.B, x.C)
         return finish_scan(y, last_state, x.u, D, z, u.dtype)
 
 
@@ -160,7 +161,8 @@ def prepare_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, delt
     for name, m in (("B", B), ("C", C)):
         if m.dim() != 4 or m.shape[0] != b or m.shape[2:] != (n, length) or d % m.shape[1]:
             raise UsageError(
-                f"{name} has shape {tuple(m.shape)}; expected ({b}, {n}, {length}), or ({b}, groups, {n}, {length}) with groups that divide {d}"
+                f"{name} has shape {tuple(m.shape)}; expected ({b}, {n}, {length}),"
+                f" or ({b}, groups, {n}, {length}) with groups that divide {d}"
             )
     dtype = torch.float32
     for tensor in (u, delta, A, B, C):
@@ -240,9 +242,9 @@ class _Laid(NamedTuple):
 def _lay_out(cut: Chunking, dtu: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> _Laid:
     groups = max(B.shape[1], C.shape[1])
     B, C = (m.repeat_interleave(groups // m.shape[1], dim=1) for m in (B, C))
-    by_group = [cut.lay_out(x.unflatten(1, (groups, -1))) for x in (dtu, dt)]
-    by_state = [cut.lay_out(m.transpose(1, 2)).unsqueeze(-2) for m in (B, C)]
-    return _Laid(*by_group, A.t().unflatten(1, (groups, -1)).unsqueeze(-1).contiguous(), *by_state)
+    dtu, dt = (cut.lay_out(x.unflatten(1, (groups, -1))) for x in (dtu, dt))
+    B, C = (cut.lay_out(m.transpose(1, 2)).unsqueeze(-2) for m in (B, C))
+    return _Laid(dtu, dt, A.t().unflatten(1, (groups, -1)).unsqueeze(-1).contiguous(), B, C)
 
 
 def _carry(start: Tensor, decay: Tensor, added: Tensor, batch: int, *, backward: bool = False) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,8 @@
 
     head -> residual blocks, level by level -> [ embed -> KAN -> embed -> KAN -> decode -> KAN -> decode ] -> residual blocks -> tail
 
-Parameter names are the published ones. Beyond the publication, an image channel map (a lesion mask), a clinical vector or both may condition
-the network; where `keep` is false for a sample, its condition is replaced by "unknown", which is what classifier-free guidance needs.
+Parameter names are the published ones. Beyond the publication, a map of channels (a lesion mask), a clinical vector or both may condition it;
+where `keep` is false for a sample, its condition is replaced by "unknown", which is what classifier-free guidance needs.
 Axis letters: b batch, c channel, y x space, l tokens = (y x), e embedding of time.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -131,11 +132,12 @@ class DiffusionUKAN(nn.Module):
         return F.silu(double(self.decoder2(up, temb))) + shallow
 
     def _check(self, x: Tensor, condition_map: Tensor | None, condition_vector: Tensor | None) -> None:
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        if torch.compiler.is_exporting():
             return
         if x.dim() != 4 or x.shape[1] != self.in_channels or x.shape[2] % self.divisor or x.shape[3] % self.divisor:
             raise InputRefused(
-                f"images have shape {tuple(x.shape)}; expected (batch, {self.in_channels}, height, width) with sizes divisible by {self.divisor}"
+                f"images have shape {tuple(x.shape)}; expected (batch, {self.in_channels}, height, width)"
+                f" with sizes divisible by {self.divisor}"
             )
         channels = 0 if condition_map is None else condition_map.shape[1]
         features = 0 if condition_vector is None else condition_vector.shape[1]
@@ -238,7 +240,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(channels_in, channels, 3, stride=2, padding=1)
         self.norm = nn.LayerNorm(channels)
         nn.init.normal_(self.proj.weight, std=math.sqrt(2 / (9 * channels)))
-        nn.init.zeros_(self.proj.bias)
+        nn.init.zeros_(cast(Tensor, self.proj.bias))
 
     def forward(self, x: Tensor) -> tuple[Tensor, torch.Size]:
         embedded = self.proj(x)
@@ -252,9 +254,10 @@ class KANBlock(nn.Module):
         super().__init__()
         self.norm2 = nn.LayerNorm(width)
         self.kan = nn.ModuleDict({"fc1": KANLinear(width, width)})
-        self.temb_proj = nn.Sequential(nn.SiLU(), nn.Linear(temb, width))
-        nn.init.trunc_normal_(self.temb_proj[1].weight, std=0.02)
-        nn.init.zeros_(self.temb_proj[1].bias)
+        time = nn.Linear(temb, width)
+        self.temb_proj = nn.Sequential(nn.SiLU(), time)
+        nn.init.trunc_normal_(time.weight, std=0.02)
+        nn.init.zeros_(time.bias)
 
     def forward(self, tokens: Tensor, temb: Tensor) -> Tensor:
         mixed: Tensor = self.kan["fc1"](self.norm2(tokens)) + self.temb_proj(temb)[:, None]  # b l c + b 1 c
@@ -300,4 +303,4 @@ def init_xavier(module: nn.Module, *, gain: float = 1.0) -> None:
     """Draw weights from Xavier's uniform distribution and set biases to zero; modules without weights are left alone."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.xavier_uniform_(module.weight, gain=gain)
-        nn.init.zeros_(module.bias)
+        nn.init.zeros_(cast(Tensor, module.bias))

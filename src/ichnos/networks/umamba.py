@@ -149,7 +149,8 @@ class MambaLayer(nn.Module):
             tokens = flat if self.channels_as_tokens else flat.transpose(1, 2)  # b l width
             if not torch.compiler.is_exporting() and tokens.shape[-1] != self.width:
                 raise InputRefused(
-                    f"this Mamba layer was made for {self.width} voxels and got {tokens.shape[-1]}: give the network images of its input_size"
+                    f"this Mamba layer was made for {self.width} features and got {tokens.shape[-1]}:"
+                    " give the network images of its input_size"
                 )
             mixed = self.mamba(self.norm(tokens))
             out: Tensor = (mixed if self.channels_as_tokens else mixed.transpose(1, 2)).reshape(image.shape)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -269,13 +269,13 @@ class Upsample(nn.Module):
 
 def check_image(image: Tensor, topology: Topology) -> None:
     """Refuse an image whose axes are not (b, c, *space), or whose sizes the strides do not divide."""
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting():
         return
     total = [math.prod(axis) for axis in zip(*topology.strides, strict=True)]
     if image.dim() != topology.dim + 2 or any(int(n) % t for n, t in zip(image.shape[2:], total, strict=True)):
         raise InputRefused(
-            f"the image has shape {tuple(image.shape)}; this network takes (batch, channel, {topology.dim} axes) with sizes divisible by {total}:"
-            " pad the image or choose another patch size"
+            f"the image has shape {tuple(image.shape)}; this network takes (batch, channel, {topology.dim} axes) with sizes"
+            f" divisible by {total}: pad the image or choose another patch size"
         )
 
 
@@ -312,8 +312,8 @@ def conv_feature_map_size(encoder: Encoder, decoder: Decoder, input_size: Sequen
         sizes.append(voxels)
     first = math.prod(input_size) * topology.features[0] * (2 * topology.blocks[0] + 1)
     down = sum(v * f * (2 * n + 1) for v, f, n in zip(sizes, topology.features, topology.blocks, strict=True))
-    up = sum(
-        sizes[level] * (topology.features[level] * (2 * n + 2) + decoder.seg_layers[s].out_channels * decoder.deep_supervision)
-        for s, (level, n) in enumerate(zip(reversed(range(topology.stages - 1)), topology.decoder_blocks, strict=True))
-    )
+    up = 0
+    for s, (level, blocks) in enumerate(zip(reversed(range(topology.stages - 1)), topology.decoder_blocks, strict=True)):
+        classes = cast(Any, decoder.seg_layers[s]).out_channels if decoder.deep_supervision else 0
+        up += sizes[level] * (topology.features[level] * (2 * blocks + 2) + classes)
     return int(first + down + up)

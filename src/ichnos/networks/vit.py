@@ -1,6 +1,6 @@
 """Vision transformer (Dosovitskiy 2021, figure 1) for 2-D images, whose channels may be slices, and for 3-D regions.
 
-    image -> patches -> tokens;  [class token, clinical tokens, patch tokens + positions] -> L x (attention, MLP) -> norm -> head(class token)
+    image -> patches -> tokens;  [class, clinical, patch tokens + positions] -> L x (attention, MLP) -> norm -> head(class token)
 
 Parameter names of the image part are timm's, so that standard ViT-B/16 weights load (`checkpoints.load_vit_weights`).
 Axis letters: b batch, c channel, h head, l tokens, m width.
@@ -86,7 +86,8 @@ class VisionTransformer(nn.Module):
             tokens = block(tokens)
         last: Any = self.blocks[-1]
         weights: Tensor = last.attn.weights(last.norm1(tokens))  # b h l l
-        return weights[:, :, 0, -math.prod(self.patch_grid) :].unflatten(-1, self.patch_grid)
+        on_patches: Tensor = weights[:, :, 0, -math.prod(self.patch_grid) :]
+        return on_patches.reshape(*on_patches.shape[:2], *self.patch_grid)
 
     def _tokens(self, image: Tensor, clinical: Tensor | None) -> Tensor:
         if not torch.compiler.is_exporting():
@@ -151,7 +152,8 @@ class Attention(nn.Module):
         return qkv.permute(2, 0, 3, 1, 4).unbind(0)  # b h l m/h, three times
 
     def forward(self, tokens: Tensor) -> Tensor:
-        mixed = F.scaled_dot_product_attention(*self._split(tokens))
+        q, k, v = self._split(tokens)
+        mixed = F.scaled_dot_product_attention(q, k, v)
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return out
 
