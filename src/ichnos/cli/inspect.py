@@ -87,9 +87,7 @@ def _as_plain(found: Inspection, pick: str | None, scan: Scan | None, verdict: V
         "pick": pick,
         "refusal": refusal,
         "series": [asdict(series) for series in found.series],
-        "grid": None
-        if scan is None
-        else {"shape": scan.volume.shape, "spacing_mm": scan.volume.spacing_mm, "axes": scan.volume.orientation},
+        "grid": None if scan is None else _grid(scan.volume),
         "verdict": None if verdict is None else verdict_as_plain(verdict),
     }
 
@@ -116,17 +114,9 @@ def _show(found: Inspection, pick: str | None, verdict: Verdict | None) -> None:
 
     console = Console(highlight=False, soft_wrap=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (
-        ("", "left"),
-        ("no.", "right"),
-        ("description", "left"),
-        ("images", "right"),
-        ("pixels", "left"),
-        ("step mm", "left"),
-    ):
-        table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=name != "description")
-    for name in ("tilt", "kernel", "points"):
-        table.add_column(name, justify="left" if name == "kernel" else "right", no_wrap=True)
+    for name in ("", "no.", "description", "images", "pixels", "step mm", "tilt", "kernel", "points"):
+        right = name in ("no.", "images", "tilt", "points")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "description")
     marked = False
     for series in found.series:
         picked = series.uid == pick and not marked

@@ -15,6 +15,7 @@ from ichnos.errors import IchnosError
 # these modules import heavy libraries only inside their functions, so that `ichnos --help` is quick.
 VERBS: dict[str, str] = {
     "inspect": "list the series of a folder, name the head CT, say whether it may be read",
+    "convert": "make NIfTI files without identity of the head CTs in a folder of studies",
     "simulate": "make a virtual paired, multi-centre cohort, with the truth",
 }
 

@@ -1,7 +1,7 @@
 """DICOM CT in and out: any folder from a hospital becomes one head CT, correctly placed, and masks go back onto its slices."""
 
 from ichnos.formats.dicom.geometry import mask_from_source, mask_on_source, slab_thickness_mm
-from ichnos.formats.dicom.load import Inspection, inspect_dicom, open_dicom, source_datasets, studies_in
+from ichnos.formats.dicom.load import Inspection, Study, inspect_dicom, open_dicom, source_datasets, studies_in
 from ichnos.formats.dicom.series import SeriesSummary
 from ichnos.formats.dicom.write import Plane, SeriesHeader, cut, stack_affines, write_series
 
@@ -10,6 +10,7 @@ __all__ = [
     "Plane",
     "SeriesHeader",
     "SeriesSummary",
+    "Study",
     "cut",
     "inspect_dicom",
     "mask_from_source",

@@ -37,6 +37,8 @@ _TOGETHER = [_INT[word] for word in _TOGETHER_WORDS.split()]
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # implicit and explicit little endian, pixels as they are
 _LPS = np.array([-1.0, -1.0, 1.0])
 
+Progress = Callable[[int, int], None]  # files done, files in all
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -100,9 +102,13 @@ class Contents:
     skipped: Counter[str] = field(default_factory=Counter)  # why -> number of files
 
 
-def read_headers(path: Path, reader: Reader, *, progress: Callable[[int, int], None] | None = None, nested: bool = True) -> Contents:
-    """Read the headers of every DICOM image in a file, folder (with those in it, if `nested`), zip or DICOMDIR."""
-    files = files_in(path, reader) if nested else [file for file in files_in(path, reader) if file.parent == path]
+def read_headers(path: Path, reader: Reader, *, progress: Progress | None = None) -> Contents:
+    """Read the headers of every DICOM image in a file, folder, zip or DICOMDIR."""
+    return read_files(path, files_in(path, reader), reader, progress=progress)
+
+
+def read_files(path: Path, files: Sequence[Path], reader: Reader, *, progress: Progress | None = None) -> Contents:
+    """Read the headers of the given files; `path` names the place they come from."""
     frames: list[Frame] = []
     heads: dict[tuple[object, ...], Any] = {}
     skipped: Counter[str] = Counter()
@@ -120,7 +126,7 @@ def read_headers(path: Path, reader: Reader, *, progress: Callable[[int, int], N
                 progress(done, len(files))
     if not frames:
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items())) or "it is empty"
-        raise InputRefused(f"{path} holds no DICOM image: {why}; give a file, folder, zip or DICOMDIR with CT images")
+        raise InputRefused(f"{path} holds no DICOM image ({why}); give a file, folder, zip or DICOMDIR with CT images")
     return Contents(path, tuple(frames), heads, skipped)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,11 @@ import pydicom
 from ichnos.errors import InputRefused
 from ichnos.formats.dicom.files import Reader
 from ichnos.formats.dicom.geometry import layout_of
-from ichnos.formats.dicom.headers import Contents, read_headers, told
+from ichnos.formats.dicom.headers import Contents, Progress, read_files, read_headers, told
 from ichnos.formats.dicom.pixels import AIR_HU, hu_of
 from ichnos.formats.dicom.series import SeriesSummary, Stack, contrast_agent, distinct, preference, stacks_of, summary_of, words
 from ichnos.scan import Acquisition, Scan, Source, SourceSlice
 from ichnos.volume import Volume
-
-Progress = Callable[[int, int], None]  # files done, files in all
 
 
 @dataclass(frozen=True)
@@ -53,16 +51,38 @@ def open_dicom(path: str | Path, *, series: str | None = None, progress: Progres
         return _scan(path, _chosen(path, contents, series), reader)
 
 
-def studies_in(path: str | Path, *, progress: Progress | None = None) -> dict[str, str | None]:
-    """Return, for each StudyInstanceUID of a place, the series that is its head CT; None where it has none."""
+@dataclass(frozen=True)
+class Study:
+    """One study of a place, with the files of its head CT, so that it can be opened without looking at the others again."""
+
+    uid: str
+    files: tuple[Path, ...]  # of the series that was picked, or that came nearest to it
+    refusal: str  # why it has no head CT; "" if it has
+
+    @property
+    def id(self) -> str:
+        """Return a name that tells nobody who it is: the first digits of a hash of the StudyInstanceUID."""
+        return "study-" + hashlib.sha256(self.uid.encode()).hexdigest()[:12]
+
+    def open(self) -> Scan:
+        """Open the study's head CT, or refuse with the reason why there is none."""
+        if self.refusal:
+            raise InputRefused(self.refusal)
+        with Reader() as reader:
+            contents = read_files(self.files[0].parent, self.files, reader)
+            return _scan(self.files[0].parent, _chosen(self.files[0].parent, contents, None), reader)
+
+
+def studies_in(path: str | Path, *, progress: Progress | None = None) -> list[Study]:
+    """Find the head CT of every study in a place, sorted by the study's UID."""
     with Reader() as reader:
         contents = _contents(Path(path), reader, progress)
-    picks: dict[str, str | None] = {}
+    best: dict[str, Study] = {}
     for stack, summary in _ranked(stacks_of(contents)):
-        study = words(stack, "StudyInstanceUID")
-        if picks.get(study) is None:
-            picks[study] = summary.uid if summary.usable else None
-    return dict(sorted(picks.items()))
+        uid = words(stack, "StudyInstanceUID")
+        why = "" if summary.usable else f"no series of the study can be read; the best: {_objections(summary)}"
+        best.setdefault(uid, Study(uid, tuple(sorted({frame.path for frame in stack.frames})), why))
+    return [best[uid] for uid in sorted(best)]
 
 
 def source_datasets(scan: Scan) -> list[Any]:
@@ -83,7 +103,7 @@ def _contents(path: Path, reader: Reader, progress: Progress | None) -> Contents
     alone = path.is_file() and len(contents.frames) == 1 and contents.frames[0].path == path and contents.frames[0].placed
     if not alone:
         return contents
-    beside = read_headers(path.parent, reader, progress=progress, nested=False)
+    beside = read_files(path, [file for file in sorted(path.parent.iterdir()) if file.is_file()], reader, progress=progress)
     uid = contents.frames[0].series_uid
     return Contents(path, tuple(f for f in beside.frames if f.series_uid == uid), beside.heads)
 
