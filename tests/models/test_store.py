@@ -1,0 +1,92 @@
+"""A Model folder comes back as it was written, or says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ichnos import networks
+from ichnos.errors import InputRefused, UsageError
+from ichnos.models import Manifest, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, read_manifest, save_model
+
+NETWORK = NetworkSpec(
+    name="unet",
+    arguments={
+        "input_channels": 2,
+        "num_classes": 1,
+        "dim": 3,
+        "features_per_stage": [4, 8],
+        "strides": [1, 2],
+        "n_conv_per_stage": 1,
+        "n_conv_per_stage_decoder": 1,
+    },
+)
+
+
+def made_manifest() -> Manifest:
+    return Manifest(
+        name="tiny",
+        version="1",
+        limits=("It was never trained.",),
+        network=NETWORK,
+        preprocessing=Preprocessing(spacing_mm=(4, 4, 4), windows_hu=((0, 80), (-1000, 1000)), patch=(16, 16, 16)),
+        targets=(TargetSpec(name="brain"),),
+        provenance=Provenance(code_version="0", command="none", seeds=(0,), steps=0, data={}, hardware="none", trained="2026-01-01"),
+    )
+
+
+def made_model(folder: Path) -> Path:
+    torch.manual_seed(0)
+    save_model(folder, networks.build(NETWORK.name, **NETWORK.arguments), made_manifest())
+    return folder
+
+
+def test_a_model_comes_back_with_the_same_output(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = networks.build(NETWORK.name, **NETWORK.arguments).eval()
+    save_model(tmp_path / "m", network, made_manifest())
+    x = torch.randn(1, 2, 16, 16, 16)
+    assert torch.equal(load_model(tmp_path / "m").network()(x), network(x))
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["CARD.md", "model.json", "model.safetensors"]
+
+
+def test_the_card_says_what_the_model_is_for_and_never_saw(tmp_path: Path) -> None:
+    card = (made_model(tmp_path / "m") / "CARD.md").read_text()
+    assert "Research use only" in card
+    assert "never trained" in card
+    assert load_model(tmp_path / "m").manifest.weights_sha256 in card
+
+
+def test_one_changed_byte_is_noticed(tmp_path: Path) -> None:
+    file = made_model(tmp_path / "m") / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputRefused, match="SHA-256"):
+        load_model(tmp_path / "m")
+
+
+def test_a_manifest_with_an_unknown_or_missing_field_is_named(tmp_path: Path) -> None:
+    file = made_model(tmp_path / "m") / "model.json"
+    content = json.loads(file.read_text())
+    del content["preprocessing"]["patch"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputRefused, match=r"preprocessing\.patch"):
+        read_manifest(tmp_path / "m")
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "thesis.txt").write_text("precious")
+    with pytest.raises(UsageError, match="no model folder"):
+        made_model(tmp_path / "m")
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    assert (tmp_path / "m" / "thesis.txt").read_text() == "precious"
+
+
+def test_no_model_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match="is no model"):
+        load_model(tmp_path)
