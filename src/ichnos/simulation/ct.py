@@ -160,7 +160,7 @@ def _restlessness(slices: int, samples: int, motion_mm: float, generator: torch.
 def scanned(slices: torch.Tensor, protocol: CtProtocol, *, generator: torch.Generator) -> torch.Tensor:
     """Turn ideal slices (s, m, m) into what the scanner writes: int16 HU (s, matrix, matrix)."""
     if protocol.table:
-        slices = torch.maximum(slices, _table(slices.shape[-1], protocol.field_of_view_mm, slices.device))
+        slices = torch.maximum(slices, _holder(slices, protocol.field_of_view_mm))
     gathered = _ray_slices(slices, protocol)
     rays = ray_effects(
         gathered,
@@ -206,15 +206,19 @@ def _stored(image: torch.Tensor, protocol: CtProtocol) -> torch.Tensor:
     return image.to(torch.int16)
 
 
-def _table(m: int, field_of_view_mm: float, device: torch.device) -> torch.Tensor:
-    """Return the head holder in cross-section (m, m): a thin curved shell under and beside the head, HU; -1000 elsewhere."""
-    mm = (torch.arange(m, device=device) - (m - 1) / 2) * field_of_view_mm / m
+def _holder(slices: torch.Tensor, field_of_view_mm: float) -> torch.Tensor:
+    """Return the head holder in cross-section (m, m): a thin curved shell just under and beside the head, HU; -1000 elsewhere."""
+    m = slices.shape[-1]
+    mm = (torch.arange(m, device=slices.device) - (m - 1) / 2) * field_of_view_mm / m
+    solid = (slices > -300.0).sum(dim=(0, 1)) > 10  # rows that the head reaches; its back comes first
+    back_mm = mm[solid.to(torch.uint8).argmax()]
     x, y = mm[:, None], mm[None]
-    radius = torch.hypot(x / 1.02, y - 2.0)
-    wall = torch.exp(-(((radius - 108.0) / 1.1) ** 2))
-    below = torch.sigmoid((-y + 5.0 - 0.15 * x.abs()) / 6.0)
-    under = torch.sigmoid((-y - 80.0) / 8.0)
-    return -1000.0 + wall * below * (700.0 + 420.0 * under)
+    radius_mm, gap_mm = 106.0, 7.0
+    middle = back_mm - gap_mm + radius_mm
+    wall = torch.exp(-(((torch.hypot(x, y - middle) - radius_mm) / 1.3) ** 2))
+    beside = torch.sigmoid((middle - 25.0 - y) / 12.0)
+    under = torch.sigmoid((back_mm + 4.0 - y) / 4.0)
+    return -1000.0 + wall * (950.0 * beside + 500.0 * under)
 
 
 def _with_metal(hu: torch.Tensor, tissue: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:

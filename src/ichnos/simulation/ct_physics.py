@@ -39,7 +39,7 @@ def ray_effects(hu: torch.Tensor, *, pixel_mm: float, strength: float, generator
     if metal:
         steel = 6.0 * ray_sums((hu.clamp(3000, 12000) - 3000.0) / 9000.0 * pixel_cm)
     total = WATER_PER_CM * water_cm + 0.33 * bone_cm + 2.0 * steel
-    hardening = -strength * (0.0055 * bone_cm**2 + 0.0012 * bone_cm * water_cm) - 0.55 * steel**2
+    hardening = -strength * (0.0080 * bone_cm**2 + 0.0015 * bone_cm * water_cm) - 0.55 * steel**2
     variance = torch.exp(0.75 * (total - REFERENCE_SUM)).clamp(0.05, 400.0)  # tube current modulation takes a quarter of the exponent
     starved = torch.randn(variance.shape, device=hu.device, generator=generator) * 0.010 * (variance.sqrt() - 1.5).clamp(min=0.0)
     smeared = back_projection(torch.cat([ramp_filtered(hardening + starved, pixel_cm), variance]))

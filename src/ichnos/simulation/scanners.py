@@ -13,6 +13,10 @@ import numpy as np
 from ichnos.errors import InputRefused
 
 
+# Heads are scanned along the orbitomeatal line: the slices rise forward by this much against the line between the commissures.
+NOD_DEG = -12.0
+
+
 @dataclass(frozen=True)
 class Kernel:
     """An in-plane reconstruction kernel."""
@@ -59,11 +63,11 @@ SCANNERS: dict[str, Scanner] = {
 }
 
 CENTRES: dict[str, Centre] = {
-    "A": Centre("A", ("siemens", "ge"), (5.0,), (8.0, 5.0)),
-    "B": Centre("B", ("ge",), (5.0, 2.5), (14.0, 4.0), dose=0.85, offset_hu=2.0),
+    "A": Centre("A", ("siemens", "ge"), (5.0,), (-8.0, 5.0)),
+    "B": Centre("B", ("ge",), (5.0, 2.5), (-14.0, 4.0), dose=0.85, offset_hu=2.0),
     "C": Centre("C", ("philips",), (5.0, 3.0), dose=1.1, offset_hu=-1.5),
-    "D": Centre("D", ("canon", "siemens"), (5.0, 6.0), (-10.0, 6.0), dose=0.8, offset_hu=1.0),
-    "E": Centre("E", ("canon", "philips", "ge"), (5.0, 7.0, 1.0), (5.0, 8.0), (210.0, 260.0), 0.7, 0.1, -2.0),
+    "D": Centre("D", ("canon", "siemens"), (5.0, 6.0), (10.0, 6.0), dose=0.8, offset_hu=1.0),
+    "E": Centre("E", ("canon", "philips", "ge"), (5.0, 7.0, 1.0), (-4.0, 8.0), (210.0, 260.0), 0.7, 0.1, -2.0),
 }
 
 
@@ -128,7 +132,7 @@ def draw_protocol(place: Centre, *, rng: np.random.Generator, still: bool = Fals
         scale=float(rng.normal(1.0, 0.01)),
         motion_mm=float(rng.uniform(1.0, 5.0)) if moved else 0.0,
         metal=bool(rng.random() < 0.03),
-        pose_deg=(float(rng.normal(0, 7)), float(rng.normal(0, 3)), float(rng.normal(0, 4))),
+        pose_deg=(float(rng.normal(NOD_DEG - tilt_deg, 5)), float(rng.normal(0, 3)), float(rng.normal(0, 4))),
         shift_mm=(float(rng.normal(0, 4)), float(rng.normal(0, 5))),
         cover_mm=(float(rng.uniform(2, 18)), float(rng.uniform(8, 18))),
     )

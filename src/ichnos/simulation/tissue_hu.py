@@ -38,8 +38,8 @@ DENSITY: dict[Tissue, Density] = {
     Tissue.CSF: Density(8, 1.2, 0.8),
     Tissue.VENTRICLE: Density(6, 1.2, 0.5),
     Tissue.CHOROID: Density(42, 5, 5),
-    Tissue.CORTEX: Density(38.5, 0.8, 0.9),
-    Tissue.WHITE: Density(29.3, 0.8, 0.9),
+    Tissue.CORTEX: Density(38.2, 0.8, 0.9),
+    Tissue.WHITE: Density(29.4, 0.8, 0.9),
     Tissue.THALAMUS: Density(36.0, 0.8, 0.8),
     Tissue.CAUDATE: Density(37.5, 0.8, 0.7),
     Tissue.PUTAMEN: Density(37.5, 0.8, 0.7),
@@ -47,7 +47,7 @@ DENSITY: dict[Tissue, Density] = {
     Tissue.HIPPOCAMPUS: Density(36.5, 0.8, 0.8),
     Tissue.BRAINSTEM: Density(31.5, 0.8, 0.9),
     Tissue.CEREBELLAR_CORTEX: Density(38.5, 0.8, 0.9),
-    Tissue.CEREBELLAR_WHITE: Density(31.0, 0.8, 0.9),
+    Tissue.CEREBELLAR_WHITE: Density(32.0, 0.8, 0.9),
 }
 
 OEDEMA_DROP_HU = 10.0  # full degree, in white matter
@@ -55,6 +55,7 @@ LEUKOARAIOSIS_DROP_HU = 10.0
 INFARCT_DROP_HU = 8.0
 OLD_INFARCT_HU = 9.0
 CALCIUM_RISE_HU = 250.0
+FAT_ABOVE, FAT_STEEPNESS = 0.75, 5.0  # where the unrest of muscle and scalp is above this, there is fat: about a quarter of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,10 @@ def hounsfield(lesions: Lesions, *, haematocrit: float, spacing_mm: float, gener
     index = lesions.tissue.to(torch.int32).reshape(-1)
     hu = means.index_select(0, index).reshape(shape)
     unrest = table[:, 2].index_select(0, index).reshape(shape)
-    hu += unrest * texture(shape, scale_mm=4.0, spacing_mm=spacing_mm, generator=generator)
+    field = texture(shape, scale_mm=4.0, spacing_mm=spacing_mm, generator=generator)
+    hu += unrest * field
+    soft = (lesions.tissue == int(Tissue.MUSCLE)) | (lesions.tissue == int(Tissue.SCALP))
+    hu = torch.lerp(hu, means[Tissue.FAT].expand_as(hu), torch.sigmoid(FAT_STEEPNESS * (field - FAT_ABOVE)) * soft)
     is_brain = (lesions.tissue >= int(Tissue.CORTEX)).to(torch.float32)
     hu = hu - is_brain * (
         LEUKOARAIOSIS_DROP_HU * lesions.leukoaraiosis + OEDEMA_DROP_HU * lesions.oedema + INFARCT_DROP_HU * lesions.infarct_acute
