@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "inspect": "list the series of a folder, name the head CT, say whether it may be read",
     "convert": "make NIfTI files without identity of the head CTs in a folder of studies",
     "simulate": "make a virtual paired, multi-centre cohort, with the truth",
+    "evaluate": "say how far a model can be believed: tables, figures, methods and checklists",
 }
 
 # typer carries a click of its own, whose base error it does not export; its public BadParameter descends from it.

@@ -71,13 +71,12 @@ def roc_figure(name: str, curves: Mapping[str, tuple[RocCurve, str]], *, caption
 def calibration_figure(name: str, result: Calibration, probability: Floats, *, caption: str) -> Figure:
     """Draw observed against predicted risk, smoothed and in bins, over the distribution of the predictions."""
     with _canvas(COLUMN_IN, COLUMN_IN * 1.15, rows=(4, 1)) as (fig, (ax, below)):
-        top = (
-            1.0 if probability.max() > 0.6 else float(np.ceil(max(probability.max(), max(b.observed.high for b in result.bins)) * 10) / 10)
-        )
+        highest = max(float(probability.max()), *(b.observed.high for b in result.bins))
+        top = min(1.0, float(np.ceil(highest * 10) / 10))
         ax.plot([0, top], [0, top], color=COLOURS["reference"], lw=0.6, ls=":", label="ideal")
         ax.plot(result.curve_predicted, result.curve_observed, color=COLOURS["model"], label="smoothed (lowess)")
         x, y = [b.predicted for b in result.bins], [b.observed.value for b in result.bins]
-                reach = np.array([(b.observed.value - b.observed.low, b.observed.high - b.observed.value) for b in result.bins]).T
+        reach = np.array([(b.observed.value - b.observed.low, b.observed.high - b.observed.value) for b in result.bins]).T
         ax.errorbar(x, y, yerr=reach, fmt="o", ms=3, lw=0.7, color=COLOURS["model"], mfc="white", label="tenths, 95 % interval")
         ax.set(ylabel="Observed share with the event", xlim=(0, top), ylim=(0, top))
         ax.tick_params(labelbottom=False)

@@ -66,7 +66,7 @@ class EvidencePlan(_Frozen):
     targets: tuple[str, ...] = ("haematoma", "leukoaraiosis", "tract", "expansion")
     lesions: tuple[str, ...] = ("haematoma ICH", "leukoaraiosis")  # counted lesion by lesion
     tubes: tuple[str, ...] = ("tract left", "tract right")  # judged by their centre line
-    tolerance_mm: float = Field(2.0, gt=0)  # of the normalised surface distance
+    tolerance_mm: float = Field(default=2.0, gt=0)  # of the normalised surface distance
     size_bins_ml: tuple[float, ...] = SIZE_BINS_ML
     expansion: str = "33%-or-6ml"
     volume_columns: tuple[str, str] = ("ich_ml", "ich_followup_ml")
@@ -80,11 +80,11 @@ class EvidencePlan(_Frozen):
     regressions: tuple[RegressionPlan, ...] = ()
     score_columns: ScoreColumns = ScoreColumns()
     hep_points: HepPoints | None = None
-    threshold: float | None = Field(None, ge=0, le=1)  # operating point given beforehand; None: chosen on the validation split
-    training_prevalence: float | None = Field(None, gt=0, lt=1)  # share of events among the training images, after balancing
-    conformal_coverage: float = Field(0.9, gt=0.5, lt=1)
-    bootstrap_repeats: int = Field(1000, ge=100)
-    gallery: int = Field(6, ge=0, le=24)  # worst cases drawn per target
+    threshold: float | None = Field(default=None, ge=0, le=1)  # operating point given beforehand; None: chosen on the validation split
+    training_prevalence: float | None = Field(default=None, gt=0, lt=1)  # share of events among the training images, after balancing
+    conformal_coverage: float = Field(default=0.9, gt=0.5, lt=1)
+    bootstrap_repeats: int = Field(default=1000, ge=100)
+    gallery: int = Field(default=6, ge=0, le=24)  # worst cases drawn per target
     seed: int = 1
 
     def labels_of(self, target: str) -> Mapping[str, int | None]:
