@@ -404,7 +404,7 @@ def _storable(array: Array) -> Array:
 
 
 def _sample(array: Array, matrix: Floats, shape: tuple[int, int, int], order: int, fill: float) -> Array:
-    """Pull `array` through index_in = matrix @ index_out; a voxel reaches from half its size before its centre to just short of half beyond."""
+    """Pull `array` through index_in = matrix @ index_out; `fill` begins half a voxel before the first centre and after the last."""
     if array.ndim == 4:
         return np.stack([_sample(array[..., c], matrix, shape, order, fill) for c in range(array.shape[3])], axis=-1)
     if array.dtype.kind not in "biuf":

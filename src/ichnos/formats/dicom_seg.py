@@ -13,7 +13,7 @@ from ichnos.errors import InputRefused
 from ichnos.files import atomic_file
 from ichnos.formats.dicom.geometry import mask_from_source, mask_on_source
 from ichnos.formats.dicom_codes import SEGMENTS, SegmentKind, concept, describe_private_scheme
-from ichnos.formats.dicom_source import MANUFACTURER, Algorithm, Alias, derived_uid, source_headers, stamp
+from ichnos.formats.dicom_source import MANUFACTURER, Algorithm, Alias, derived_uid, source_headers, stamp, tolerant
 from ichnos.scan import Scan, SourceSlice
 from ichnos.volume import Array, Volume
 
@@ -47,7 +47,8 @@ def write_seg(
     algorithm = algorithm or Algorithm()
     headers = source_headers(scan, alias=alias)
     frames = np.stack([mask_on_source(scan, mask) != 0 for mask in masks.values()], axis=-1)
-    dataset = _segmentation(scan, headers, frames, tuple(masks), algorithm)
+    with tolerant():
+        dataset = _segmentation(scan, headers, frames, tuple(masks), algorithm)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary:
@@ -154,11 +155,12 @@ def read_seg(path: str | Path, scan: Scan, *, alias: Alias | None = None) -> dic
     drawn = {name: np.zeros((len(slices), rows, columns), bool) for name in names.values()}
     lost = 0
     for frame, group in zip(_frames(dataset), dataset.PerFrameFunctionalGroupsSequence, strict=True):
-        k = _slice_of(group, by_image, slices)
+        k = _slice_of(dataset, group, by_image, slices)
         if k is None:
             lost += int(frame.any())
         else:
-            drawn[names[int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]][k] |= frame
+            number = int(_said(dataset, group, "SegmentIdentificationSequence")[0].ReferencedSegmentNumber)
+            drawn[names[number]][k] |= frame
     if lost:
         raise InputRefused(f"{path} has {lost} filled frame(s) that lie on no slice of this scan; it was drawn on other slices")
     return {name: mask_from_source(scan, array) for name, array in drawn.items()}
@@ -210,14 +212,19 @@ def _frames(dataset: Any) -> Array:
     return pixels[None] if pixels.ndim == 2 else pixels
 
 
-def _slice_of(group: Any, by_image: Mapping[tuple[str, int], int], slices: Sequence[SourceSlice]) -> int | None:
+def _said(dataset: Any, group: Any, keyword: str) -> Any:
+    """Return what a frame says of itself, or else what is said of all frames."""
+    return group.get(keyword) or dataset.SharedFunctionalGroupsSequence[0].get(keyword) or []
+
+
+def _slice_of(dataset: Any, group: Any, by_image: Mapping[tuple[str, int], int], slices: Sequence[SourceSlice]) -> int | None:
     """Return the index of the slice that a frame names or lies on; None if it is not one of this scan's."""
-    for derivation in group.get("DerivationImageSequence") or []:
+    for derivation in _said(dataset, group, "DerivationImageSequence"):
         for image in derivation.get("SourceImageSequence") or []:
             frame = int(np.atleast_1d(image.get("ReferencedFrameNumber", 1))[0]) - 1
             if (k := by_image.get((str(image.ReferencedSOPInstanceUID), frame))) is not None:
                 return k
-    place = np.asarray(group.PlanePositionSequence[0].ImagePositionPatient, np.float64) * (-1, -1, 1)
+    place = np.asarray(_said(dataset, group, "PlanePositionSequence")[0].ImagePositionPatient, np.float64) * (-1, -1, 1)
     distance_mm = [float(np.linalg.norm(s.affine[:3, 3] - place)) for s in slices]
     k = int(np.argmin(distance_mm))
     return k if distance_mm[k] <= _SAME_PLACE_MM else None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +111,7 @@ def _renamed(header: Any, alias: Alias | None) -> Any:
     for keyword in _DROPPED:
         if keyword in header:
             delattr(header, keyword)
-    header.PatientID = header.PatientName = alias.patient_id
+    header.PatientID, header.PatientName = alias.patient_id, f"{alias.patient_id}^"
     header.PatientBirthDate = header.StudyID = header.AccessionNumber = header.ReferringPhysicianName = ""
     header.PatientIdentityRemoved, header.DeidentificationMethod = "YES", "ichnos: identity and UIDs replaced, dates set to 1 January"
     for keyword in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"):
@@ -121,6 +124,14 @@ def _renamed(header: Any, alias: Alias | None) -> Any:
         setattr(header, keyword, alias.uid(header.get(keyword, "")))
     header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
     return header
+
+
+@contextmanager
+def tolerant() -> Iterator[None]:
+    """Let highdicom take over names as the scanner wrote them, such as "HEAD PHANTOM" in one piece, without a warning each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*unlikely to represent the intended person name.*", category=UserWarning)
+        yield
 
 
 def derived_uid(*parts: object) -> str:

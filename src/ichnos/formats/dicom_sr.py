@@ -12,7 +12,7 @@ from ichnos.errors import InputRefused
 from ichnos.files import atomic_file
 from ichnos.formats import dicom_codes as codes
 from ichnos.formats.dicom_seg import SEG_STORAGE, SegFile
-from ichnos.formats.dicom_source import MANUFACTURER, Algorithm, Alias, derived_uid, source_headers, stamp
+from ichnos.formats.dicom_source import MANUFACTURER, Algorithm, Alias, derived_uid, source_headers, stamp, tolerant
 from ichnos.scan import Scan
 
 SERIES_NUMBER = 9002
@@ -62,6 +62,9 @@ class Report:
     comments: tuple[str, ...] = ()  # sentences: what could not be looked at, warnings; the research notice comes first by itself
 
 
+_NOTHING = Group("not read")  # TID 1500 wants one group at least; this one is empty, and the comments say why
+
+
 def write_sr(
     scan: Scan,
     report: Report,
@@ -75,7 +78,8 @@ def write_sr(
     _check(report, seg)
     algorithm = algorithm or Algorithm()
     headers = source_headers(scan, alias=alias)
-    dataset = _document(report, headers, seg, algorithm)
+    with tolerant():
+        dataset = _document(report, headers, seg, algorithm)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary:
@@ -137,7 +141,7 @@ def _content(report: Report, headers: Sequence[Any], seg: SegFile | None, algori
             )
         ),
         procedure_reported=codes.concept(_CT_OF_HEAD),
-        imaging_measurements=[_group(group, headers, seg, algorithm, uid) for group in report.groups] or None,
+        imaging_measurements=[_group(group, headers, seg, algorithm, uid) for group in report.groups or (_NOTHING,)],
         title=codes.concept(_REPORT),
     )
     for sentence in (codes.NOTICE, *report.comments):
@@ -224,7 +228,7 @@ def read_sr(path: str | Path) -> Report:
         raise InputRefused(f"{path} is not a readable DICOM file ({error})") from None
     if dataset.get("SOPClassUID") != SR_STORAGE:
         raise InputRefused(f"{path} is not a Comprehensive 3D SR; its SOP class is {dataset.get('SOPClassUID', 'missing')}")
-    groups = tuple(_read_group(item) for item in _items(dataset, "126010", "125007"))
+    groups = tuple(group for item in _items(dataset, "126010", "125007") if (group := _read_group(item)) != _NOTHING)
     comments = [str(item.TextValue) for item in dataset.ContentSequence if _value(item) == codes.COMMENT[0]]
     return Report(groups, tuple(sentence for sentence in comments if sentence != codes.NOTICE))
 
