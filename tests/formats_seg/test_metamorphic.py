@@ -27,8 +27,6 @@ EVERY = list(itertools.product(ORIENTATIONS, TILTS, STEPS))
 CONDITIONS = list(itertools.product(TILTS, STEPS))
 COVERING = [(axes, *CONDITIONS[k % len(CONDITIONS)]) for k, axes in enumerate(ORIENTATIONS)]
 COVERING += [case for case in (("LPS", *c) for c in CONDITIONS) if case not in COVERING]
-    dict.fromkeys([(axes, *CONDITIONS[k % len(CONDITIONS)]) for k, axes in enumerate(ORIENTATIONS)] + [("LPS", *c) for c in CONDITIONS])
-)
 CENTRE, RADIUS = (-9.0, 4.0, 2.0), 22.0  # x < 0: on the left
 
 
