@@ -74,7 +74,7 @@ def _told(summary: Summary, out: Path, *, as_json: bool) -> int:
 
 
 def _check(out: Path, *, as_json: bool) -> int:
-    from ichnos.simulation.check import write_sheet
+    from ichnos.simulation.check_page import write_sheet
 
     page = write_sheet(out)
     typer.echo(json.dumps({"sheet": str(page)}) if as_json else f"realism sheet: {page}")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from ichnos.errors import InputRefused
-from ichnos.simulation import law
 from ichnos.simulation.heads import SourceHead
+from ichnos.simulation.label_heads import head_files, labelled_head
 from ichnos.simulation.mni_head import mni_head
 from ichnos.simulation.patient import VirtualPatient
 from ichnos.simulation.presets import Subject
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import Wishes, draws_of, simulate_patient
 
 if TYPE_CHECKING:
     from ichnos.simulation.cohort import Making
@@ -23,9 +23,8 @@ TRIES = 5000
 
 def make_subject(subject: Subject, making: Making, *, device: torch.device | str = "cpu") -> VirtualPatient:
     """Make the patient of a subject: the first of the subject's own seeds whose law fits what the design asks for."""
-    heads = source_heads(making.anatomy)
     seed = fitting_seed(subject)
-    head = heads[seed % len(heads)]
+    head = source_head(making.anatomy, seed)
     wishes = Wishes(
         spacing_mm=making.voxel_mm,
         haematoma_probability=1.0 if subject.has_haematoma else 0.0,
@@ -43,7 +42,7 @@ def fitting_seed(subject: Subject) -> int:
         seed = (subject.seed + 7919 * k) % 2**31
         if not subject.has_haematoma or (subject.expands is None and subject.least_ich_ml == 0):
             return seed
-        draws = law.draw(1, torch.Generator().manual_seed(seed))
+        draws = draws_of(seed)
         fits = subject.expands is None or bool(draws.expanded[0]) == subject.expands
         if fits and float(draws.ich_ml[0]) >= subject.least_ich_ml:
             return seed
@@ -52,7 +51,9 @@ def fitting_seed(subject: Subject) -> int:
     )
 
 
-@lru_cache(maxsize=4)
-def source_heads(anatomy: str | None) -> tuple[SourceHead, ...]:
-    """Return the heads that patients are varied from: the MNI head, or every label map of a folder."""
-    return (mni_head(),)
+def source_head(anatomy: str | None, seed: int) -> SourceHead:
+    """Return the head that a patient is varied from: the MNI head, or one label map of a folder, chosen by the seed."""
+    if anatomy is None:
+        return mni_head()
+    files = head_files(Path(anatomy))
+    return labelled_head(files[seed % len(files)])

@@ -12,7 +12,6 @@ import numpy as np
 
 from ichnos.errors import InputRefused
 
-
 # Heads are scanned along the orbitomeatal line: the slices rise forward by this much against the line between the commissures.
 NOD_DEG = -12.0
 

@@ -64,10 +64,11 @@ def simulate_patient(seed: int, head: SourceHead, wishes: Wishes | None = None, 
     """
     wishes = wishes or Wishes()
     head = head.to(torch.device(device))
-    generator = torch.Generator().manual_seed(seed)
-    draws = _constrained(law.draw(1, generator), wishes)
-    latent = _latent(draws, seed, head, float(torch.rand(1, generator=generator)) < wishes.haematoma_probability)
-    variation = varied(head, atrophy=latent.atrophy, strength=wishes.variation, spacing_mm=wishes.spacing_mm, generator=generator)
+    draws = _constrained(law.draw(1, _stream(seed, "law")), wishes)
+    latent = _latent(draws, seed, head, float(torch.rand(1, generator=_stream(seed, "haematoma"))) < wishes.haematoma_probability)
+    variation = varied(
+        head, atrophy=latent.atrophy, strength=wishes.variation, spacing_mm=wishes.spacing_mm, generator=_stream(seed, "variation")
+    )
     table = lookup(latent.atrophy, head.codes.device)
     chronic = parenchyma.drawn_chronic(
         head,
@@ -75,13 +76,12 @@ def simulate_patient(seed: int, head: SourceHead, wishes: Wishes | None = None, 
         acute_probability=wishes.acute_infarct_probability,
         old_probability=wishes.old_infarct_probability,
         age_years=latent.age_years,
-        generator=generator,
+        generator=_stream(seed, "chronic"),
     )
-    tract_seed = int(torch.randint(2**31, (1,), generator=generator))
-    lesion = _lesion(head, table, latent, variation, generator) if latent.has_haematoma else None
+    lesion = _lesion(head, table, latent, variation, wishes) if latent.has_haematoma else None
     baseline = _moment(head, table, latent, chronic, variation, lesion, followup=False)
     followup = _moment(head, table, latent, chronic, variation, lesion, followup=True) if wishes.followup else None
-    return _assembled(head, wishes, latent, chronic, draws, variation, baseline, followup, tract_seed)
+    return _assembled(head, wishes, latent, chronic, draws, variation, baseline, followup)
 
 
 def _constrained(draws: law.Draws, wishes: Wishes) -> law.Draws:
@@ -135,9 +135,19 @@ def _latent(draws: law.Draws, seed: int, head: SourceHead, has_haematoma: bool) 
     )
 
 
-def _lesion(head: SourceHead, table: Tensor, latent: Latent, variation: Variation, generator: torch.Generator) -> Lesion:
+_STREAMS = ("law", "haematoma", "variation", "chronic", "tract", "ivh", "lesion", "later", "resample")
+
+
+def _stream(seed: int, name: str) -> torch.Generator:
+    """Return the generator of one part of a patient, so that asking for more maps changes none of the others."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + 7919 * _STREAMS.index(name)) % 2**63)
+
+
+def _lesion(head: SourceHead, table: Tensor, latent: Latent, variation: Variation, wishes: Wishes) -> Lesion:
+    generator = _stream(latent.seed, "lesion")
     centre = haemorrhage.bleeding_point(head, latent.site, latent.side, generator)
-    return haemorrhage.grown(head, table, latent, centre, scale=scale_at(variation, centre), generator=generator)
+    later = _stream(latent.seed, "later") if wishes.followup or wishes.oracle_samples else None
+    return haemorrhage.grown(head, table, latent, centre, scale=scale_at(variation, centre), generator=generator, later=later)
 
 
 # ---- one moment -----------------------------------------------------------------------------------------------------------------------
@@ -183,7 +193,7 @@ def _push(head: SourceHead, table: Tensor, variation: Variation, lesion: Lesion,
     """Return the mass effect's displacement on the coarse grid."""
     grid, x = variation.grid, variation.source_mm
     voxel_ml = (grid.step * grid.spacing_mm) ** 3 / 1000
-    time = haemorrhage.at(lesion, lesion.time_followup if followup else lesion.time, x, fill=400.0)
+    time = haemorrhage.at(lesion, _arrival(lesion, followup=followup), x, fill=400.0)
     tissue = looked_up(table, gathered(head.codes, indices_of(x, head.affine)))
     blood = haemorrhage.filled(time, haemorrhage.allowed(tissue), volumes[0] / voxel_ml, softness=4.0)
     fluid = ((tissue == Tissue.CSF) | (tissue == Tissue.VENTRICLE)).float()
@@ -192,6 +202,13 @@ def _push(head: SourceHead, table: Tensor, variation: Variation, lesion: Lesion,
     room_ml = float(ventricle.sum()) * voxel_ml
     swelling = max(0.0, 1 - 0.75 * room_ml / volumes[1]) if volumes[1] > 0 else 0.0
     return mass_effect.displacement(blood, fluid, ventricle.float(), depth, grid, swelling=swelling)
+
+
+def _arrival(lesion: Lesion, *, followup: bool) -> Tensor:
+    if not followup:
+        return lesion.time
+    assert lesion.time_followup is not None
+    return lesion.time_followup
 
 
 def _lesion_box(grid: Grid, variation: Variation, lesion: Lesion, ich_ml: float) -> tuple[slice, slice, slice]:
@@ -212,7 +229,7 @@ def _bled(
     ich_ml, phe_ml = (
         (latent.drawn_followup_ich_ml, latent.drawn_followup_phe_ml) if followup else (latent.drawn_ich_ml, latent.drawn_phe_ml)
     )
-    crop_time = lesion.time_followup if followup else lesion.time
+    crop_time = _arrival(lesion, followup=followup)
     time = haemorrhage.at(lesion, crop_time, at, fill=400.0)
     where = haemorrhage.allowed(tissue[fine])
     blood, limit = haemorrhage.filled_with_limit(time, where, ich_ml / voxel_ml, softness=0.6)
@@ -236,7 +253,7 @@ def _into_ventricles(tissue: Tensor, ich: Tensor, ivh_ml: float, grid: Grid, cen
     points = voxels * grid.spacing_mm + torch.from_numpy(grid.affine[:3, 3]).to(device=tissue.device, dtype=torch.float32)
     away = (points - torch.from_numpy(centre_mm).to(points)).norm(dim=1)
     from_rupture = (points - points[int(away.argmin())]).norm(dim=1)
-    generator = torch.Generator().manual_seed(seed + 7)
+    generator = _stream(seed, "ivh")
     noise = smooth_noise((24, 24, 24), correlation=3, generator=generator, device=tissue.device)
     low = points.min(0).values
     unit = (points - low) / (points.max(0).values - low).clamp(min=1) * 23
@@ -289,7 +306,6 @@ def _assembled(
     variation: Variation,
     baseline: _Moment,
     followup: _Moment | None,
-    tract_seed: int,
 ) -> VirtualPatient:
     grid = variation.grid
     mni = sampled(head.mni_mm, head.feature_affine, baseline.source_mm)
@@ -305,7 +321,7 @@ def _assembled(
         infarct_acute=baseline.infarct_acute,
         infarct_old=baseline.infarct_old,
         calcification=baseline.calcification,
-        tract=_tract(mni, baseline.tissue, grid, tract_seed),
+        tract=_tract(mni, baseline.tissue, grid, latent.seed),
         mni_mm=grid.enlarged(mni) if wishes.mni else None,
         fibres=None,
         tissue_followup=followup.tissue if followup else None,
@@ -326,7 +342,7 @@ def _assembled(
 
 def _tract(mni: Tensor, tissue: Tensor, grid: Grid, seed: int) -> Tensor:
     """Return both corticospinal tracts on the fine grid: the atlas, individually shifted and thickened, carried by the deformation."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = _stream(seed, "tract")
     out = torch.zeros((2, *grid.shape), device=tissue.device)
     wobble = 1.1 * smooth_noise(grid.coarse_shape, correlation=7, generator=generator, device=tissue.device, channels=3)
     thick = torch.exp(0.1 * torch.randn(2, generator=generator)).tolist()
@@ -375,3 +391,8 @@ def _midline_shift(head: SourceHead, grid: Grid, baseline: _Moment) -> float:
     x, y, z = sampled(head.mni_mm, head.feature_affine, baseline.source_mm)
     midline = (x.abs() < 4) & (y > -25) & (y < 30) & (z > 0) & (z < 30)
     return float((baseline.displacement_mm[0].abs() * midline).max())
+
+
+def draws_of(seed: int) -> law.Draws:
+    """Return what the law draws for a seed, without making the patient: of which kind it will be, and how it will grow."""
+    return law.draw(1, _stream(seed, "law"))
