@@ -79,9 +79,11 @@ def intraclass(ratings: npt.ArrayLike, *, level: float = LEVEL) -> Estimate:
     columns = n * table.mean(axis=0).var(ddof=1)
     residual = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
     error = float((residual**2).sum() / ((n - 1) * (k - 1)))
-    if rows + (k - 1) * error + k * (columns - error) / n <= 0 or error == 0:
-        return Estimate(float("nan") if rows == 0 else 1.0, float("nan"), float("nan"), n, level)
+    if rows <= 1e-12 * np.abs(table).max() ** 2:
+        return Estimate(float("nan"), float("nan"), float("nan"), n, level)
     value = float((rows - error) / (rows + (k - 1) * error + k * (columns - error) / n))
+    if value > 1 - 1e-12:
+        return Estimate(1.0, float("nan"), float("nan"), n, level)
     a, b = k * value / (n * (1 - value)), 1 + k * value * (n - 1) / (n * (1 - value))
     freedom = (a * columns + b * error) ** 2 / ((a * columns) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1)))
     upper, lower = f.ppf(0.5 + level / 2, n - 1, freedom), f.ppf(0.5 + level / 2, freedom, n - 1)

@@ -178,7 +178,7 @@ Agreement = tuple[list[Table], list[figures.Figure], dict[str, Any]]
 
 def agreement_of(stem: str, title: str, predicted: Floats, truth: Floats, *, unit: str) -> Agreement:
     """Compare predicted and true numbers: table, Bland-Altman and scatter. Nothing with fewer than five pairs or a constant column."""
-    if predicted.size < 5 or predicted.std() == 0 or truth.std() == 0:
+    if predicted.size < 5 or np.ptp(predicted) == 0 or np.ptp(truth) == 0:
         return [], [], {"n": int(predicted.size)}
     limits = bland_altman(predicted, truth)
     try:

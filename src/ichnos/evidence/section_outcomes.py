@@ -147,7 +147,7 @@ def _section(data: _Data, study: Study, title: str) -> Section:
             Flag(
                 "warn",
                 "threshold",
-                f"{name}: no validation split, so the threshold was chosen on the evaluated cases: its rates are optimistic.",
+                f"{name}: too few validation cases, so the threshold was chosen on the evaluated ones: its rates are optimistic.",
             )
         )
     kept = tuple(flag for flag in flags if flag is not None)
@@ -168,7 +168,8 @@ def _methods(data: _Data, plan: EvidencePlan, point: OperatingPoint) -> str:
     return (
         f"{outcome}Discrimination for {data.plan.name} is the area under the ROC curve with DeLong's standard error and a logit interval, "
         f"and average precision with a bootstrap interval ({plan.bootstrap_repeats} resamples within class). The threshold "
-        f"{number(point.threshold)} was {how}; rates carry Wilson intervals. Scores were compared by DeLong's paired test with Holm's correction."
+        f"{number(point.threshold)} was {how}; rates carry Wilson intervals. Scores were compared by DeLong's paired test with Holm's "
+        "correction."
     )
 
 
