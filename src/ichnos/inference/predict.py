@@ -59,13 +59,19 @@ class Prediction:
 
 
 class Predictor:
-    """A model loaded once, for many scans."""
+    """A model loaded once, for many scans. `backend` is a name, or any function of a tile (1, window, x, y, z) that returns logits."""
 
     def __init__(
-        self, model: Model, *, backend: BackendName = "auto", device: str = "cpu", threads: int | None = None, cache: Path | None = None
+        self,
+        model: Model,
+        *,
+        backend: BackendName | Backend = "auto",
+        device: str = "cpu",
+        threads: int | None = None,
+        cache: Path | None = None,
     ) -> None:
         self.model = model
-        self._run: Backend = backend_for(model, name=backend, device=device, threads=threads, cache=cache)
+        self._run: Backend = backend if callable(backend) else backend_for(model, name=backend, device=device, threads=threads, cache=cache)
 
     def __call__(self, scan: Scan, *, overlap: float = 0.5) -> Prediction:
         """Predict every target of the model in one pass."""
