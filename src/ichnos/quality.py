@@ -70,10 +70,9 @@ def _declared(scan: Scan) -> Iterator[Reason]:
     if acquisition.contrast_agent is None:
         yield Reason("contrast", "pass", "no contrast agent is declared", 0.0)
     elif _WITHOUT.search(acquisition.series_description or ""):
-        text = f"a contrast agent is declared ({acquisition.contrast_agent}), though the series is described as without"
-        yield Reason("contrast", "warn", text, 1.0)
+        yield Reason("contrast", "warn", "a contrast agent is declared, though the series is described as without", 1.0)
     else:
-        yield Reason("contrast", "refuse", f"a contrast agent was given ({acquisition.contrast_agent}); a plain scan is needed", 1.0)
+        yield Reason("contrast", "refuse", "a contrast agent was given; a plain scan is needed", 1.0)
 
 
 def _slices(scan: Scan) -> Iterator[Reason]:

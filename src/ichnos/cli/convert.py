@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ichnos.errors import UsageError
+from ichnos.errors import InputRefused, UsageError
 
 if TYPE_CHECKING:
     from ichnos.formats.dicom import Study
@@ -59,6 +59,10 @@ class _NiftiFile:
     path: Path
 
     @property
+    def place(self) -> Path:
+        return self.path
+
+    @property
     def id(self) -> str:
         return "scan-" + hashlib.sha256(self.path.name.encode()).hexdigest()[:12]
 
@@ -73,7 +77,10 @@ def convert_one(item: Study | _NiftiFile, folder: Path) -> Mapping[str, Any]:
     from ichnos.formats import nifti
     from ichnos.quality import judge
 
-    scan = item.open()
+    try:
+        scan = item.open()
+    except InputRefused as error:  # the ledger keeps the reason: without the path, which may name the patient
+        raise InputRefused(str(error).replace(str(item.place), item.id)) from None
     scan = scan.judged(judge(scan))
     file = folder / f"{item.id}_ct.nii.gz"
     nifti.save(scan.volume, file)

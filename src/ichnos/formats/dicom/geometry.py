@@ -27,10 +27,10 @@ from ichnos.volume import Array, Floats, Volume
 Ints = npt.NDArray[np.intp]
 
 SAME_PLACE_MM = 0.01  # slices must lie at least this far apart
-_EVEN = 0.05  # steps that stay within this share of the mean step, and within _EVEN_MM, of a regular grid are even
+_EVEN = 0.1  # steps that stay within this share of the mean step, and within _EVEN_MM, of a regular grid are even
 _EVEN_MM = 0.25
-_THINNEST_MM = 0.25  # grid planes are never thinner, unless the slices are
-_MAX_VOXELS = 150_000_000  # nor so many that the grid grows beyond this
+_MAX_PLANES = 600  # of a grid for uneven steps
+_MAX_VOXELS = 150_000_000  # in it
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ def layout_of(affines: Sequence[Floats], source_shape: tuple[int, int]) -> Layou
     column, row, normal = _right_angles(affines[0])
     origins = np.array([affine[:3, 3] for affine in affines])
     depth = (origins - origins[0]) @ normal
-    first, step, owner, slab = _planes(depth, limit=_MAX_VOXELS / (source_shape[0] * source_shape[1]))
+    first, step, owner, slab = _planes(depth, limit=min(_MAX_PLANES, _MAX_VOXELS / (source_shape[0] * source_shape[1])))
     across = np.stack([(origins - origins[0]) @ column / column_mm, (origins - origins[0]) @ row / row_mm], axis=1)  # in pixels
     whole = np.round(across).astype(np.intp)
     residual = (across - whole).mean(axis=0)  # what whole pixels leave over on average belongs to the grid's place
@@ -151,8 +151,8 @@ def _planes(depth: Floats, *, limit: float) -> tuple[float, float, Ints, Floats]
 
 def _plane_step(edges: Floats, slab: Floats, limit: float) -> float:
     """Return the greatest plane distance of which every slab is a whole multiple, or the one that comes nearest to it."""
-    thinnest = max(_THINNEST_MM, (edges[-1] - edges[0]) / limit)
-    best, best_error = float(max(thinnest, slab.min())), np.inf
+    thinnest = float(edges[-1] - edges[0]) / max(limit, 2 * len(slab))
+    best, best_error = max(thinnest, float(slab.min())), np.inf
     for parts in range(1, max(2, int(slab.min() / thinnest) + 1)):
         step = float(slab.min() / parts)
         at = (edges - edges[0]) / step

@@ -64,13 +64,18 @@ class Study:
         """Return a name that tells nobody who it is: the first digits of a hash of the StudyInstanceUID."""
         return "study-" + hashlib.sha256(self.uid.encode()).hexdigest()[:12]
 
+    @property
+    def place(self) -> Path:
+        """Return the folder of its first file."""
+        return self.files[0].parent
+
     def open(self) -> Scan:
         """Open the study's head CT, or refuse with the reason why there is none."""
         if self.refusal:
             raise InputRefused(self.refusal)
         with Reader() as reader:
-            contents = read_files(self.files[0].parent, self.files, reader)
-            return _scan(self.files[0].parent, _chosen(self.files[0].parent, contents, None), reader)
+            contents = read_files(self.place, self.files, reader)
+            return _scan(self.place, _chosen(self.place, contents, None), reader)
 
 
 def studies_in(path: str | Path, *, progress: Progress | None = None) -> list[Study]:
