@@ -105,6 +105,7 @@ def apply(
         place = _place(task, pending, staging.work, ledger, workers=workers, scheduler=scheduler)
         with _bar(name, len(chosen), len(chosen) - len(pending), show=progress) as advance:
             failures = _collect(place, ledger, staging, settings_hash(settings), advance)
+        staging.clear()  # what workers that died had begun
         finished = ledger.finished()
     finally:
         ledger.close()

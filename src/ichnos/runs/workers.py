@@ -202,10 +202,10 @@ def on_scheduler(call: Call, items: Sequence[Any], work: Path, started: Callable
     """Share the items among the workers of a dask scheduler, which see the same output folder; lost workers' items are tried again."""
     distributed = require("distributed", extra="distributed", purpose="work on a dask scheduler")
     try:
-        client = distributed.Client(address, timeout="15s", set_as_default=False)
+        client = distributed.Client(address, timeout="10s", set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise InputRefused(f"no dask scheduler answers at {address} ({error}); start one with `dask scheduler`") from None
-    with client:
+    with client, client.as_current():
         yield from _shared(client, distributed, call, deque(items), work, started)
 
 
