@@ -25,14 +25,16 @@ class Made:
     ids: tuple[str, ...]
 
 
-def make(root: Path, *, patients: int = 36, masks: bool = True, seed: int = 0, shape: tuple[int, int, int] = (64, 64, 12), shift: int = 1) -> Made:
-    """Make a cohort in three centres, a third of it validation; the predicted bleed is shifted by `shift` voxels and a little small."""
+def make(
+    root: Path, *, patients: int = 36, masks: bool = True, seed: int = 0, shape: tuple[int, int, int] = (64, 64, 12), shift: int = 1
+) -> Made:
+    """Make a cohort in three centres, two in five of them validation; the predicted bleed is shifted by `shift` voxels and a little small."""
     rng = np.random.default_rng(seed)
     cohort, predictions = root / "cohort", root / "predictions"
     ids = tuple(f"P{i:04d}" for i in range(patients))
     people, rows = [], []
     for i, name in enumerate(ids):
-        split = "validation" if i % 3 == 2 else "test"
+        split = "validation" if i % 5 >= 3 else "test"
         facts, row = _facts(rng)
         row |= {"patient": name, "split": split, "model_hash": "ab" * 32}
         if masks and split == "test":
@@ -41,7 +43,9 @@ def make(root: Path, *, patients: int = 36, masks: bool = True, seed: int = 0, s
         rows.append(row)
     bids.write_cohort(people, cohort, name="made")
     write_predictions(predictions, rows)
-    write_training([TrainingImage(f"T{i}", f"T{i}") for i in range(20)] + [TrainingImage("S1", "", "", "train", ("T1",))], predictions / "training.csv")
+    write_training(
+        [TrainingImage(f"T{i}", f"T{i}") for i in range(20)] + [TrainingImage("S1", "", "", "train", ("T1",))], predictions / "training.csv"
+    )
     return Made(cohort, predictions, ids)
 
 
@@ -94,8 +98,8 @@ def _write_masks(
     distance = np.linalg.norm(grid - middle, axis=-1)
     truth = (distance <= radius).astype(np.uint8)
     truth[(distance > radius) & (distance <= radius + 4)] = 3
-    guess = np.roll(np.where(truth == 3, 0, truth), shift, axis=0)
-    guess[(distance > radius - 1.0) & (rng.random(shape) < 0.3)] = 0
+    guess = np.roll(truth, shift, axis=0)
+    guess[(distance > radius - 1.0) & (guess == 1) & (rng.random(shape) < 0.3)] = 0
     brain = np.linalg.norm((grid - np.array(shape) * [1.0, 1.0, 2.5]) / [60, 60, 40], axis=-1) < 1
     hu = np.where(brain, 32.0, -900.0) + np.where(truth == 1, 30.0, 0) + np.where(truth == 3, -12.0, 0) + rng.normal(0, 3, shape)
     bids.write_exam(cohort, name, "ct", Volume(hu.astype(np.int16), affine))
@@ -106,7 +110,11 @@ def _write_masks(
     followup = (distance <= radius * 1.15).astype(np.uint8)
     bids.write_derivative(cohort, name, Volume(followup, affine), pipeline="truth", label="expansion", kind="dseg")
     files: dict[str, object] = {}
-    for target, array in (("haematoma", guess), ("tract", np.roll(tract, 1, axis=0)), ("expansion", np.roll(followup, 1, axis=1))):
+    for target, array in (
+        ("haematoma", guess),
+        ("tract", np.roll(tract, 1, axis=0)),
+        ("expansion", (distance <= radius * rng.uniform(1.0, 1.3)).astype(np.uint8)),
+    ):
         files[f"mask_{target}"] = f"masks/{name}_{target}.nii.gz"
         nifti.save(Volume(array.astype(np.uint8), affine), predictions / "masks" / f"{name}_{target}.nii.gz")
     return files

@@ -148,7 +148,7 @@ def answers(study: Study, sections: Sequence[Section]) -> Mapping[str, str]:
     if study.proof.proven:
         known["leakage"] = study.proof.sentence
     if study.proof.model_hashes:
-        known["model"] = f"Model hash {', '.join(study.proof.model_hashes)}."
+        known["model"] = f"Model hash {', '.join(h[:12] for h in study.proof.model_hashes)}."
     if "gallery" in names:
         known["gallery"] = "Failure gallery."
     flagged = [flag.text for section in sections for flag in section.flags if flag.level != "note"]

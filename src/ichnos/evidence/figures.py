@@ -64,7 +64,7 @@ def roc_figure(name: str, curves: Mapping[str, tuple[RocCurve, str]], *, caption
             style = {"lw": 1.6, "zorder": 3} if key == "model" else {"lw": 1.0}
             ax.plot(curve.false_positive_rate, curve.true_positive_rate, color=COLOURS[key], label=text, **style)
         ax.set(xlabel="1 − specificity", ylabel="Sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-        ax.legend(loc="lower right")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), handlelength=1.2)
         return _drawn(fig, name, caption)
 
 
@@ -80,7 +80,7 @@ def calibration_figure(name: str, result: Calibration, probability: Floats, *, c
         ax.errorbar(x, y, yerr=reach, fmt="o", ms=3, lw=0.7, color=COLOURS["model"], mfc="white", label="tenths, 95 % interval")
         ax.set(ylabel="Observed share with the event", xlim=(0, top), ylim=(0, top))
         ax.tick_params(labelbottom=False)
-        ax.legend(loc="upper left")
+        ax.legend(loc="lower right")
         below.hist(probability, bins=np.linspace(0, top, 41), color=COLOURS["model"], alpha=0.6)
         below.set(xlabel="Predicted probability", ylabel="Cases", xlim=(0, top))
         return _drawn(fig, name, caption)

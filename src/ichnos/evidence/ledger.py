@@ -81,7 +81,7 @@ def check_leakage(evaluated: Sequence[Evaluated], training: Sequence[TrainingIma
     synthetic = sum(t.synthetic for t in training)
     sentence = (
         f"None of the {len(evaluated)} evaluated patients is among the {len(patients)} patients behind the "
-        f"{len(training)} training images, {synthetic} of which are synthetic and were followed back to their sources."
+        f"{len(training)} training images, including {synthetic} synthetic ones, which were followed back to their sources."
     )
     return LeakageProof(True, len(patients), synthetic, len(evaluated), hashes, sentence)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from types import ModuleType
 
 from ichnos import __version__
 from ichnos.errors import require
 from ichnos.evidence.figures import Figure
 from ichnos.evidence.flags import Flag
+from ichnos.evidence.intervals import Estimate
 from ichnos.evidence.predictions import Study
 from ichnos.evidence.sections import Section
-from ichnos.evidence.tables import Table, shown
+from ichnos.evidence.tables import Cell, Table, shown
 
 
 def render_page(study: Study, sections: Sequence[Section], *, flags: Sequence[Flag], methods: str, lists: Sequence[Table]) -> str:
@@ -19,6 +21,7 @@ def render_page(study: Study, sections: Sequence[Section], *, flags: Sequence[Fl
     jinja2 = require("jinja2", extra="evidence", purpose="the evidence page")
     environment = jinja2.Environment(loader=jinja2.PackageLoader("ichnos.evidence"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["shown"] = shown
+    environment.filters["stacked"] = lambda cell: _stacked(jinja2, cell)
     environment.filters["inline"] = _inline
     order = {"alarm": 0, "warn": 1, "note": 2}
     page: str = environment.get_template("evidence.html.j2").render(
@@ -30,6 +33,15 @@ def render_page(study: Study, sections: Sequence[Section], *, flags: Sequence[Fl
         version=__version__,
     )
     return page
+
+
+def _stacked(jinja2: ModuleType, cell: Cell) -> str:
+    """Put the interval under the value, so that wide tables fit the page."""
+    value, bracket, interval = shown(cell).partition(" (")
+    if not isinstance(cell, Estimate) or not bracket:
+        return shown(cell)
+    markup: str = jinja2.utils.markupsafe.Markup('{}<span class="ci">({}</span>').format(value, interval)
+    return markup
 
 
 def _inline(figure: Figure) -> str:

@@ -72,7 +72,7 @@ def gather(predictions: str | Path, cohorts: Sequence[Cohort], plan: EvidencePla
     tuning = [p for p in everyone if p.split == "validation" and p.split not in plan.splits and p.id in rows]
     missing = tuple(p.id for p in everyone if p.split in plan.splits and p.id not in rows)
     flow = {"patients in the cohorts": len(everyone)}
-    flow |= {f"in split {s}": len(everyone.of_split(s)) for s in _SPLITS}
+    flow |= {f"in split {s}": n for s in _SPLITS if (n := len(everyone.of_split(s)))}
     flow |= {
         "in the evaluated splits": len(evaluated) + len(missing),
         "of these without a prediction": len(missing),

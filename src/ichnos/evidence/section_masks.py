@@ -47,7 +47,7 @@ def _section(name: str, rows: Rows, plan: EvidencePlan, centre_of: Mapping[str, 
     centres = [centre_of[str(row["id"])] for row in rows]
     empties = {state: sum(row[name]["empty"] == state for row in rows) for state in ("truth", "prediction", "both")}
     overlap, flags, numbers = _overlap_table(stem, name, rows, centres, plan, empties)
-    drawn = [_strip(stem, name, rows, centres)]
+    drawn = [_strip(stem, name, rows, centres)] if numbers["dice"]["n"] else []
     if (forest := _forest(stem, name, rows, centres)) is not None:
         drawn.append(forest)
     tables = [overlap]
@@ -101,8 +101,9 @@ def _overlap_table(
         per_centre = {m: {s.centre: s for s in by_centre(values[m], centres)} for m in present}
         lines += [(c or "(no centre)", centres.count(c), *(per_centre[m][c].mean for m in present)) for c in names]
         pooled = {m: over_centres(list(per_centre[m].values())) for m in present}
-        lines.append(("Mean of centres (random effects)", len(names), *(p.pooled if (p := pooled[m]) else None for m in present)))
-        lines.append(("Next centre (95 % prediction)", None, *(_prediction(pooled[m]) for m in present)))
+        if any(pooled.values()):
+            lines.append(("Mean of centres (random effects)", len(names), *(p.pooled if (p := pooled[m]) else None for m in present)))
+            lines.append(("Next centre (95 % prediction)", None, *(_prediction(pooled[m]) for m in present)))
     undefined = "; ".join(f"{MEASURES[m]} {overall[m].undefined}" for m in present if overall[m].undefined)
     note = f"Mean (95 % interval). NSD at {plan.tolerance_mm:g} mm. Volume error is predicted minus true." + (
         f" Undefined in so many cases: {undefined}." if undefined else ""

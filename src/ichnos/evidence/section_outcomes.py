@@ -239,7 +239,7 @@ def _per_centre(data: _Data) -> tuple[list[Table], list[figures.Figure]]:
             skipped.append(str(centre) or "(no centre)")
     usable = [(n, a) for n, a in found if np.isfinite(a.low) and a.se > 0]
     pooled = None
-    if len(usable) >= 2:
+    if len(usable) >= 3:
         logits = [float(np.log(a.value / (1 - a.value))) for _, a in usable]
         pooled = random_effects(logits, [a.se / (a.value * (1 - a.value)) for _, a in usable])
     rows: list[tuple[Cell, ...]] = [(n, a.n, a.events, Estimate(a.value, a.low, a.high, a.n)) for n, a in found]
@@ -351,10 +351,14 @@ def _adjusted(data: _Data) -> tuple[Table, figures.Figure] | None:
     columns = {c: pd.to_numeric(data.rows[c], errors="coerce") for c in facts}
     usable = {c: v for c, v in columns.items() if v.notna().sum() > 10 and v.std() > 0}
     frame = pd.DataFrame(
-        {"event": data.events.astype(float), "score": (x - x.mean()) / x.std(), **{c: (v - v.mean()) / v.std() for c, v in usable.items()}}
+        {
+            "event": data.events.astype(float),
+            "model_score": (x - x.mean()) / x.std(),
+            **{c: (v - v.mean()) / v.std() for c, v in usable.items()},
+        }
     )
     try:
-        result = fit("logistic", "event ~ " + " + ".join(["score", *usable]), frame)
+        result = fit("logistic", "event ~ " + " + ".join(["model_score", *usable]), frame)
     except InputRefused:
         return None
     rows = tuple((e.term, e.estimate, p_value(e.p)) for e in result.effects)

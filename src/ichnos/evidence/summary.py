@@ -46,9 +46,9 @@ def by_centre(values: npt.ArrayLike, centres: Sequence[str]) -> tuple[Summary, .
 
 
 def over_centres(summaries: Sequence[Summary]) -> RandomEffects | None:
-    """Pool the centres' means with a prediction interval for the next centre; None with fewer than two centres that have a spread."""
+    """Pool the centres' means with a prediction interval for the next centre; None with fewer than three centres that have a spread."""
     known = [s.mean for s in summaries if s.mean.n >= 2 and np.isfinite(s.mean.low) and s.mean.high > s.mean.low]
-    if len(known) < 2:
+    if len(known) < 3:
         return None
     from scipy.special import stdtrit
 
