@@ -2,8 +2,8 @@
 
     head -> residual blocks, level by level -> [ embed -> KAN -> embed -> KAN -> decode -> KAN -> decode ] -> residual blocks -> tail
 
-Parameter names are the published ones. Beyond the publication, a map of channels (a lesion mask), a clinical vector or both may condition it;
-where `keep` is false for a sample, its condition is replaced by "unknown", which is what classifier-free guidance needs.
+Parameter names are the published ones. Beyond the publication, a map of channels (a lesion mask), a clinical vector or both may condition
+it; where `keep` is false for a sample, its condition is replaced by "unknown", which is what classifier-free guidance needs.
 Axis letters: b batch, c channel, y x space, l tokens = (y x), e embedding of time.
 """
 
