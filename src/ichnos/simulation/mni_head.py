@@ -225,7 +225,7 @@ def _dura_and_vessels(out: npt.NDArray[np.uint8], xyz: Field) -> None:
         (np.abs(z - roof) < 0.9)
         & (y < -24)
         & (a > np.clip(edge, 0, 28))
-        & np.isin(out, (Tissue.CSF, Tissue.CORTEX, Tissue.CEREBELLAR_CORTEX))
+        & np.isin(out, (Tissue.CSF, Tissue.CORTEX, Tissue.WHITE, Tissue.CEREBELLAR_CORTEX, Tissue.CEREBELLAR_WHITE))  # one sheet, no holes
     )
     out[falx | tent] = Tissue.DURA
     sagittal = (a < 1.2 + 0.7 * np.clip(5.5 - depth, 0, 4.5)) & (depth < 5.5) & (z > -12) & ((z > 30) | (y < -40)) & cavity
