@@ -24,11 +24,11 @@ Arm = Literal["medical", "surgery"]
 # Day-180 motor NIHSS against complete interruption (follow-on work of Murray's group), and what surgery adds per grade. The drawn
 # score is cut to 0..16 and rounded, which shrinks effects a little: these are the latent ones that come out as published.
 MOTOR_MEAN = 6.6
-MOTOR_EFFECT = {"no risk": -3.95, "PHE infiltration": -2.35, "haematoma infiltration": -0.70, "complete interruption": 0.0}
-MOTOR_SURGERY = {"no risk": 0.0, "PHE infiltration": 0.0, "haematoma infiltration": -2.15, "complete interruption": 0.3}
+MOTOR_EFFECT = {"no risk": -3.65, "PHE infiltration": -2.20, "haematoma infiltration": -0.70, "complete interruption": 0.0}
+MOTOR_SURGERY = {"no risk": 0.0, "PHE infiltration": 0.0, "haematoma infiltration": -2.2, "complete interruption": 0.3}
 # Log odds of a worse mRS against complete interruption.
 MRS_EFFECT = {"no risk": math.log(0.27), "PHE infiltration": math.log(0.41), "haematoma infiltration": -0.30, "complete interruption": 0.0}
-MRS_CUTS = (-2.6, -1.3, -0.3, 0.7, 2.2, 3.1)  # between grades 0|1 .. 5|6, for a bleed of 20 mL at 65 years
+MRS_CUTS = (-2.6, -1.3, -0.3, 0.7, 1.9, 2.5)  # between grades 0|1 .. 5|6, for a bleed of 20 mL at 65 years
 MRS_CUTS_WITHOUT_BLOOD = (-1.4, -0.1, 0.8, 1.6, 3.0, 3.6)
 LEUKOARAIOSIS_MRS = 0.30  # log odds per unit of ln(1 + mL)
 TYPICAL_LEUKOARAIOSIS_LN = math.log(4.0)
@@ -51,7 +51,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "arm": {"Description": "medical or surgery"},
     "mrs_90d": {"Description": "modified Rankin Scale at 90 days, 0..6"},
     "mrs_365d": {"Description": "modified Rankin Scale at 365 days, 0..6"},
-    "nihss_motor_180d": {"Description": "motor NIHSS at 180 days, 0..16"},
+    "nihss_motor_180d": {"Description": "motor NIHSS at 180 days, 0..16; n/a for the dead"},
 }
 
 
@@ -125,6 +125,7 @@ def clinical_row(state: ClinicalState, *, trial: bool, rng: np.random.Generator)
     gcs = _gcs(state, rng)
     motor = float(np.clip(round(_motor_mean(state) + 1.4 + rng.normal(0, 2.0)), 0, 16))
     nihss = float(np.clip(round(motor + 3 + 0.07 * state.ich_ml + 0.05 * state.infarct_ml + (15 - gcs) + rng.normal(0, 2.5)), motor, 42))
+    mrs = _mrs(state, arm=arm, gcs=gcs, risk=risk, rng=rng)
     return {
         "age_years": round(state.age_years, 1),
         "sex": state.sex,
@@ -138,9 +139,9 @@ def clinical_row(state: ClinicalState, *, trial: bool, rng: np.random.Generator)
         "nihss_motor": motor,
         **risk,
         "arm": arm,
-        "mrs_90d": _mrs(state, arm=arm, gcs=gcs, risk=risk, shift=0.25, rng=rng),
-        "mrs_365d": _mrs(state, arm=arm, gcs=gcs, risk=risk, shift=0.0, rng=rng),
-        "nihss_motor_180d": _motor_180d(state, arm=arm, rng=rng),
+        "mrs_90d": mrs[0],
+        "mrs_365d": mrs[1],
+        "nihss_motor_180d": None if mrs[0] == 6 else _motor_180d(state, arm=arm, rng=rng),
     }
 
 
@@ -178,10 +179,10 @@ def _motor_180d(state: ClinicalState, *, arm: Arm, rng: np.random.Generator) -> 
     return float(np.clip(round(mean + rng.normal(0, 1.7)), 0, 16))
 
 
-def _mrs(state: ClinicalState, *, arm: Arm, gcs: float, risk: Mapping[str, int], shift: float, rng: np.random.Generator) -> float:
-    """Draw a modified Rankin grade from proportional odds."""
+def _mrs(state: ClinicalState, *, arm: Arm, gcs: float, risk: Mapping[str, int], rng: np.random.Generator) -> tuple[int, int]:
+    """Draw modified Rankin grades at 90 and at 365 days from proportional odds; who is dead stays so."""
     worse = 0.045 * (state.age_years - 65) + LEUKOARAIOSIS_MRS * (math.log(1 + state.leukoaraiosis_ml) - TYPICAL_LEUKOARAIOSIS_LN)
-    worse += 0.25 * risk["diabetes"] + 0.2 * risk["atrial_fibrillation"] + shift
+    worse += 0.25 * risk["diabetes"] + 0.2 * risk["atrial_fibrillation"]
     if state.site:
         worse += MRS_EFFECT[state.injury] + 0.6 + 0.022 * (state.followup_ich_ml - 20) + 0.45 * (state.followup_ivh_ml > 0)
         worse += 0.10 * (14 - gcs)
@@ -189,5 +190,7 @@ def _mrs(state: ClinicalState, *, arm: Arm, gcs: float, risk: Mapping[str, int],
     else:
         worse += 0.02 * state.infarct_ml
     cuts = MRS_CUTS if state.site else MRS_CUTS_WITHOUT_BLOOD
-    logistic = float(rng.logistic())
-    return float(sum(worse + logistic > cut for cut in cuts))
+    own = float(rng.logistic())
+    later = own + float(rng.normal(0, 0.4))
+    at_90, at_365 = (int(sum(worse + x > cut for cut in cuts)) for x in (own + 0.25, later))
+    return at_90, 6 if at_90 == 6 else at_365

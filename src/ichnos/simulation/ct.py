@@ -172,7 +172,7 @@ def scanned(slices: torch.Tensor, protocol: CtProtocol, *, generator: torch.Gene
     error, level = (_spread(part, slices.shape[0], protocol.matrix) for part in (rays.error_hu, rays.noise))
     image = reconstruct(slices, kernel=protocol.kernel, matrix=protocol.matrix, pixel_mm=protocol.pixel_mm)
     noise = textured_noise(slices.shape[0], kernel=protocol.kernel, matrix=protocol.matrix, pixel_mm=protocol.pixel_mm, generator=generator)
-    image = (image + 1000.0) * protocol.scale - 1000.0 + protocol.offset_hu
+    image = image * protocol.scale + protocol.offset_hu
     image += error
     image += noise.mul_(level).mul_(protocol.noise_hu)
     return _stored(image, protocol)
