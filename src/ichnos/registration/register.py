@@ -9,7 +9,7 @@ import numpy as np
 
 from ichnos.registration.contrast import BLOOD_HU, Contrast, View, view
 from ichnos.registration.deformable import Backend, deformed
-from ichnos.registration.rigid import LinearKind, coarse_poses, refined
+from ichnos.registration.rigid import coarse_poses, refined
 from ichnos.registration.similarity import samples, similarity
 from ichnos.registration.transform import Transform
 from ichnos.volume import Volume
@@ -46,6 +46,7 @@ def register(
     start: Transform | None = None,
     stiffness: float = 1.0,
     spacing_mm: float = 2.0,
+    scale_limit: float = 1.06,
     backend: Backend = "greedy",
     rng: np.random.Generator | None = None,
     threads: int = 1,
@@ -55,7 +56,8 @@ def register(
     `exclude` is a mask in the fixed space (a haematoma and its oedema) that takes no part; fresh blood on a CT is left out of itself.
     `start` replaces the search for a pose: "rigid" and "affine" refine it, "deformable" builds on it as it is. `contrast` is found from
     the grey values unless given (say "ct" for a CT without its air).
-    `spacing_mm` is the voxel size the metric works at; `stiffness` above 1 allows the deformable step less.
+    `spacing_mm` is the voxel size the metric works at; `stiffness` above 1 allows the deformable step less. An
+    affine map may not change lengths by more than `scale_limit`: mutual information likes to shrink one head into the other.
     """
     rng = rng or np.random.default_rng(0)
     fine_f = view(fixed, spacing_mm=spacing_mm, contrast=fixed_contrast)
@@ -63,9 +65,10 @@ def register(
     exclude = _all_excluded(fixed, fine_f, exclude)
     rigid = start or _rigid(fixed, moving, (fine_f, fine_m), exclude=exclude, rng=rng, threads=threads)
     found = rigid
-    if (kind == "rigid" and start is not None) or kind == "affine" or (kind == "deformable" and start is None):
-        step: LinearKind = "rigid" if kind == "rigid" else "affine"
-        found = refined(rigid, fine_f, fine_m, kind=step, exclude=exclude, fine=True, threads=threads)[0]
+    if kind == "rigid" and start is not None:
+        found = refined(rigid, fine_f, fine_m, kind="rigid", exclude=exclude, fine=True, threads=threads)[0]
+    elif kind == "affine" or start is None:
+        found = _affine(rigid, fine_f, fine_m, exclude=exclude, scale_limit=scale_limit, threads=threads) if kind != "rigid" else rigid
     if kind == "deformable":
         found = deformed(fine_f, fine_m, found, exclude=exclude, stiffness=stiffness, backend=backend, threads=threads)
     return _judged(found, rigid, kind, fine_f, fine_m, exclude)
@@ -82,6 +85,21 @@ def _rigid(
         chosen = samples(coarse_f, count=8000, rng=rng, exclude=exclude)
         poses = sorted((pose for pose, _ in tried), key=lambda pose: -similarity(pose, chosen, coarse_m))
     return refined(poses[0], *fine, kind="rigid", exclude=exclude, fine=True, threads=threads)[0]
+
+
+def _affine(rigid: Transform, fixed: View, moving: View, *, exclude: Volume | None, scale_limit: float, threads: int) -> Transform:
+    """Return the best of the rigid map and two affine refinements of it, by our own measure and within the limit."""
+    chosen = samples(fixed, count=8000, rng=np.random.default_rng(2), exclude=exclude)
+    best, best_score, at = rigid, similarity(rigid, chosen, moving), rigid
+    for fine in (False, True):
+        at = refined(at, fixed, moving, kind="affine", exclude=exclude, fine=fine, threads=threads)[0]
+        stretch = np.linalg.svd(at.affine.matrix[:3, :3], compute_uv=False)
+        if stretch.max() > scale_limit or stretch.min() < 1 / scale_limit:
+            break
+        score = similarity(at, chosen, moving)
+        if score > best_score:
+            best, best_score = at, score
+    return best
 
 
 def _all_excluded(fixed: Volume, seen: View, exclude: Volume | None) -> Volume | None:
