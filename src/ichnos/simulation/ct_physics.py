@@ -35,7 +35,7 @@ def ray_effects(hu: torch.Tensor, *, pixel_mm: float, strength: float, generator
     bone = (hu.clamp(120, 3000) - 120.0) / 1000.0 * pixel_cm
     sums = ray_sums(torch.cat([water, bone]))
     water_cm, bone_cm = sums.chunk(2)
-    steel = bone.new_zeros(())
+    steel = torch.zeros_like(bone_cm)
     if metal:
         steel = 6.0 * ray_sums((hu.clamp(3000, 12000) - 3000.0) / 9000.0 * pixel_cm)
     total = WATER_PER_CM * water_cm + 0.33 * bone_cm + 2.0 * steel
@@ -50,10 +50,12 @@ def ray_effects(hu: torch.Tensor, *, pixel_mm: float, strength: float, generator
 def ray_sums(slices: torch.Tensor) -> torch.Tensor:
     """Return the parallel ray sums (s, view, ray) of slices (s, r, r), in the unit of the pixels."""
     side = slices.shape[-1]
+    at = (torch.arange(side, device=slices.device, dtype=torch.float32) * 2 + 1) / side - 1
+    x, y = at.expand(side, side), at.view(-1, 1).expand(side, side)
     views = []
     for angle in _angles():
-        turn = slices.new_tensor([[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]])
-        grid = functional.affine_grid(turn[None], [1, 1, side, side], align_corners=False)
+        cosine, sine = math.cos(angle), math.sin(angle)
+        grid = torch.stack([cosine * x - sine * y, sine * x + cosine * y], dim=-1)[None]
         views.append(functional.grid_sample(slices[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0].sum(1))
     return torch.stack(views, dim=1)
 
