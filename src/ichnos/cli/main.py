@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "inspect": "list the series of a folder, name the head CT, say whether it may be read",
     "convert": "make NIfTI files without identity of the head CTs in a folder of studies",
     "simulate": "make a virtual paired, multi-centre cohort, with the truth",
+    "transfer": "bring what partner exams show onto the CTs, with a verdict per pair",
     "evaluate": "say how far a model can be believed: tables, figures, methods and checklists",
 }
 

@@ -59,7 +59,8 @@ class Displacement:
     def jacobian(self) -> Volume:
         """Return the determinant of the local derivative: 1 keeps volume, 2 doubles it, 0 or less folds space."""
         step = np.linalg.inv(self.field.affine[:3, :3])
-        slopes = np.stack(np.gradient(np.asarray(self.field.array, np.float64), axis=(0, 1, 2)), axis=-1)  # (x, y, z, component, axis)
+        along: list[Array] = list(np.gradient(np.asarray(self.field.array, np.float64), axis=(0, 1, 2)))
+        slopes = np.stack(along, axis=-1)  # (x, y, z, component, axis)
         return Volume(np.linalg.det(np.eye(3) + slopes @ step).astype(np.float32), self.field.affine)
 
 

@@ -1,0 +1,81 @@
+"""A whole cohort: transfer every pair, resume where a run was cut, settle the verdicts, write the index and the nnU-Net dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ichnos.errors import InputRefused, UsageError
+from ichnos.formats import bids, nnunet
+from ichnos.runs import Failure, apply
+from ichnos.transfer.pairs import ACCEPTED, NNUNET_LABELS, PARTNER, REJECTED, Settings, Target, pairs_of, settle, transfer_pair
+from ichnos.transfer.sheet import read_overrides, write_index
+
+
+@dataclass(frozen=True)
+class CohortTransfer:
+    """What became of a cohort's pairs."""
+
+    rows: tuple[dict[str, Any], ...]  # one per pair that could be judged, with the verdict that holds
+    failures: tuple[Failure, ...]  # pairs that gave nothing, each with its reason
+    index: Path  # the page to click through
+    nnunet: Path | None
+    seconds: float
+
+    def count(self, level: str) -> int:
+        """Return how many pairs have a verdict."""
+        return sum(row["verdict"] == level for row in self.rows)
+
+
+def transfer_cohort(
+    root: Path,
+    targets: Sequence[Target],
+    *,
+    settings: Settings,
+    workers: int = 1,
+    scheduler: str | None = None,
+    nnunet_dataset: str | None = None,
+    progress: bool = True,
+) -> CohortTransfer:
+    """Transfer the given targets of a cohort; what an earlier call with the same settings has done is kept."""
+    folder = None if nnunet_dataset is None else _dataset(root, nnunet_dataset, targets)
+    cohort = bids.read_cohort(root)
+    pairs = pairs_of(cohort, targets)
+    task = partial(transfer_pair, settings=settings)
+    told = {k: v for k, v in asdict(settings).items() if k != "root"}
+    done = apply(task, pairs, out=root, settings=told, name="transfer", workers=workers, scheduler=scheduler, progress=progress)
+    home = bids.write_pipeline(root, ACCEPTED)
+    bids.write_pipeline(root, REJECTED)
+    rows = settle(root, done.rows, read_overrides(home / "override.tsv"))
+    index = write_index(home, [*[_line(row) for row in rows], *[_failed(f) for f in done.failures]])
+    if folder is not None:
+        _export(root, folder, targets[0], rows)
+    return CohortTransfer(tuple(rows), done.failures, index, folder, done.seconds)
+
+
+def _dataset(root: Path, name: str, targets: Sequence[Target]) -> Path:
+    if len(targets) != 1:
+        raise UsageError(f"an nnU-Net dataset holds one target, and {len(targets)} were asked for; give one with --targets")
+    number, _, rest = Path(name).name.removeprefix("Dataset").partition("_")
+    if not Path(name).name.startswith("Dataset") or not number.isdigit():
+        raise UsageError(f"{name} is no nnU-Net dataset name; give one such as Dataset101_Tract")
+    parent = Path(name).parent if len(Path(name).parts) > 1 else root / "derivatives" / "nnunet"
+    return nnunet.dataset_folder(parent, int(number), rest)
+
+
+def _export(root: Path, folder: Path, target: Target, rows: Sequence[Mapping[str, Any]]) -> None:
+    cohort = bids.read_cohort(root, pipelines=(ACCEPTED,)).with_exams("ct", PARTNER[target])
+    if not any(target in p.targets for p in cohort):
+        raise InputRefused(f"no pair gave {target} that may be trained on, so {folder.name} was not written; look at the contact sheets")
+    nnunet.export_cohort(cohort, folder, target, NNUNET_LABELS[target])
+
+
+def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{k: v for k, v in row.items() if k != "files"}, "sheet": f"sheets/{row['id']}.png"}
+
+
+def _failed(failure: Failure) -> dict[str, Any]:
+    return {"id": failure.id, "verdict": "refuse", "causes": failure.why}
