@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -114,7 +115,7 @@ def _image(root: Path, path: Path, where: str, *, diffusion: bool) -> Iterator[F
     try:
         volume = nifti.load(path)
     except InputRefused as refusal:
-        yield Finding("error", where, str(refusal))
+        yield _refused(path, where, refusal)
         return
     if not nifti.sidecar_path(path).is_file():
         yield Finding("warning", where, "has no JSON file beside it")
@@ -125,7 +126,7 @@ def _image(root: Path, path: Path, where: str, *, diffusion: bool) -> Iterator[F
     try:
         bvals, bvecs = bids.read_gradients(path)
     except InputRefused as refusal:
-        yield Finding("error", where, str(refusal))
+        yield _refused(path, where, refusal)
         return
     frames = volume.array.shape[3] if volume.array.ndim == 4 else 1
     if len(bvals) != frames:
@@ -145,17 +146,23 @@ def _derived(root: Path, pipeline: Path) -> Iterator[Finding]:
         if path.parent.relative_to(pipeline).parts[:2] != (who, session):
             yield Finding("error", where, f"lies outside {who}/{session}, which its name says")
             continue
-        grids = [bids.exam_path(root, who.removeprefix("sub-"), exam) for exam in EXAMS]
-        yield from _on_an_exam(path, where, [grid for grid in grids if grid.is_file() and grid.parts[-3] == session])
+        exams = [bids.exam_path(root, who.removeprefix("sub-"), exam) for exam in EXAMS]
+        yield from _on_an_exam(path, where, [exam for exam in exams if exam.parts[-3] == session])
 
 
 def _on_an_exam(path: Path, where: str, exams: list[Path]) -> Iterator[Finding]:
     try:
         drawn = nifti.load(path)
-        grids = [nifti.load_grid(exam) for exam in exams]
     except InputRefused as refusal:
-        yield Finding("error", where, str(refusal))
+        yield _refused(path, where, refusal)
         return
-    if not any(drawn.same_grid(grid, tolerance_mm=0.01) for grid in grids):
-        names = ", ".join(exam.name for exam in exams) or "there is none"
-        yield Finding("error", where, f"does not lie on the grid of any exam of its session ({names})")
+    grids = []
+    for exam in exams:
+        with suppress(InputRefused):  # an exam that is missing or damaged has its own finding
+            grids.append(nifti.load_grid(exam))
+    if grids and not any(drawn.same_grid(grid, tolerance_mm=0.01) for grid in grids):
+        yield Finding("error", where, f"does not lie on the grid of any exam of its session ({', '.join(exam.name for exam in exams)})")
+
+
+def _refused(path: Path, where: str, refusal: InputRefused) -> Finding:
+    return Finding("error", where, str(refusal).removeprefix(f"{path} "))

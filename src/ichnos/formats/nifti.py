@@ -20,6 +20,7 @@ from ichnos.volume import Array, Volume
 SUFFIXES = (".nii", ".nii.gz")
 AIR_HU = -1000
 _PADDING_BELOW_HU = -1400  # scanners fill what they did not see with -1500, -2000 or -3024: that is air
+_MOST_PACKED = 1100  # gzip cannot shrink anything further than about 1030 times
 _MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
 
@@ -35,8 +36,10 @@ def is_nifti(path: str | Path) -> bool:
 def load(path: str | Path) -> Volume:
     """Load any NIfTI image as it is: number type kept where it is not scaled, a single fourth frame dropped, RAS mm."""
     image = _opened(Path(path))
-    units = _MM_PER_UNIT[image.header.get_xyzt_units()[0]]
+    units = _mm_per_unit(Path(path), image)
     try:
+        if str(path).lower().endswith(".gz"):  # unpack it to the end, where gzip's checksum tells damage that nibabel would not notice
+            image = type(image).from_bytes(gzip.decompress(Path(path).read_bytes()))
         volume = Volume.from_nibabel(image)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InputRefused(f"{path} is damaged or cut short: its voxels cannot be read ({error})") from None
@@ -46,7 +49,7 @@ def load(path: str | Path) -> Volume:
 def load_grid(path: str | Path) -> Volume:
     """Return the grid of an image without its voxels (one byte in all, zero)."""
     image = _opened(Path(path))
-    units = _MM_PER_UNIT[image.header.get_xyzt_units()[0]]
+    units = _mm_per_unit(Path(path), image)
     shape = tuple(int(n) for n in (*image.shape, 1, 1, 1)[:3])
     return Volume(np.broadcast_to(np.uint8(0), shape), np.diag([units, units, units, 1.0]) @ image.affine)
 
@@ -149,8 +152,28 @@ def _opened(path: Path) -> Any:
         raise InputRefused(f"{path} is not a readable NIfTI file ({e}); it may be damaged or cut short") from None
     if not isinstance(image, nibabel.Nifti1Image):
         raise InputRefused(f"{path} is a {type(image).__name__}, not NIfTI; convert it first")
+    _check_size(path, image)
     _check_position(path, image)
     return image
+
+
+def _check_size(path: Path, image: Any) -> None:
+    """Refuse a header that promises more than the file can hold, before memory is set aside for it."""
+    if min(image.shape, default=0) < 1:
+        raise InputRefused(f"{path} is damaged: its header gives the size {' x '.join(map(str, image.shape)) or 'of nothing'}")
+    promised = float(np.prod(np.array(image.shape, np.float64))) * image.get_data_dtype().itemsize
+    held = path.stat().st_size * (_MOST_PACKED if path.name.lower().endswith(".gz") else 1)
+    if promised > held:
+        raise InputRefused(
+            f"{path} is damaged or cut short: its header promises {' x '.join(map(str, image.shape))} voxels, which the file cannot hold"
+        )
+
+
+def _mm_per_unit(path: Path, image: Any) -> float:
+    try:
+        return _MM_PER_UNIT[image.header.get_xyzt_units()[0]]
+    except KeyError:
+        raise InputRefused(f"{path} gives its size in a unit that NIfTI does not know; correct its header") from None
 
 
 def _check_position(path: Path, image: Any) -> None:
