@@ -236,16 +236,33 @@ def _group_floats(groups: Sequence[Any], sequence: str, keyword: str, count: int
 
 
 def told(data: Any, keyword: str) -> Any:
-    """Return what a header says under a keyword, in its functional groups too; None where it says nothing."""
-    value = data.get(keyword)
-    if value in (None, ""):
-        shared = data.get("SharedFunctionalGroupsSequence") or []
-        per_frame = data.get("PerFrameFunctionalGroupsSequence") or []
-        for group in [*shared[:1], *per_frame[:1]]:
-            for element in group:
-                if element.VR == "SQ" and element.value and element.value[0].get(keyword) not in (None, ""):
-                    return element.value[0].get(keyword)
-    return None if value == "" else value
+    """Return what a header says under a keyword, in its functional groups too; None where it says nothing, or nothing legible."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            value = data.get(keyword)
+            return _grouped(data, keyword) if value in (None, "") else value
+        except Exception:  # pydicom converts a value when it is asked for it, and a damaged one may fail in any way
+            return None
+
+
+def number_told(data: Any, keyword: str) -> float | None:
+    """Return the finite number under a keyword, None where there is none."""
+    try:
+        value = float(told(data, keyword))
+    except (TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) else None
+
+
+def _grouped(data: Any, keyword: str) -> Any:
+    shared = data.get("SharedFunctionalGroupsSequence") or []
+    per_frame = data.get("PerFrameFunctionalGroupsSequence") or []
+    for group in [*shared[:1], *per_frame[:1]]:
+        for element in group:
+            if element.VR == "SQ" and element.value and element.value[0].get(keyword) not in (None, ""):
+                return element.value[0].get(keyword)
+    return None
 
 
 # ---- how the pixels are stored ----------------------------------------------------------------------------------------
@@ -290,6 +307,8 @@ def _pixel_offset(data: Any, stream: BinaryIO) -> int | None:
     """Return where the pixels of an uncompressed little-endian file begin; None where a decoder must look for them."""
     meta = getattr(data, "file_meta", None)
     syntax = meta.get("TransferSyntaxUID") if meta is not None else None
+    if syntax is None and data.original_encoding[1]:  # a file without preamble: how it was parsed tells
+        syntax = _NATIVE[0] if data.original_encoding[0] else _NATIVE[1]
     if syntax not in _NATIVE:
         return None
     at = stream.tell()

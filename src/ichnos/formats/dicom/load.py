@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydicom
 
 from ichnos.errors import InputRefused
 from ichnos.formats.dicom.files import Reader
 from ichnos.formats.dicom.geometry import layout_of
-from ichnos.formats.dicom.headers import Contents, Progress, read_files, read_headers, told
+from ichnos.formats.dicom.headers import Contents, Progress, number_told, read_files, read_headers, told
 from ichnos.formats.dicom.pixels import AIR_HU, hu_of
 from ichnos.formats.dicom.series import SeriesSummary, Stack, contrast_agent, distinct, preference, stacks_of, summary_of, words
 from ichnos.scan import Acquisition, Scan, Source, SourceSlice
@@ -120,8 +119,8 @@ def _ranked(stacks: list[Stack]) -> list[tuple[Stack, SeriesSummary]]:
 
 def _identities(contents: Contents) -> tuple[set[tuple[str, str]], set[str]]:
     heads = contents.heads.values()
-    who = {(str(h.get("PatientID") or "").strip(), str(h.get("PatientName") or "").strip("^ ").upper()) for h in heads}
-    return who, {str(h.get("StudyInstanceUID") or "") for h in heads}
+    who = {(str(told(h, "PatientID") or "").strip(), str(told(h, "PatientName") or "").strip("^ ").upper()) for h in heads}
+    return who, {str(told(h, "StudyInstanceUID") or "") for h in heads}
 
 
 def _chosen(path: Path, contents: Contents, series: str | None) -> Stack:
@@ -149,7 +148,7 @@ def _objections(summary: SeriesSummary) -> str:
 
 
 def _with_geometry(path: Path, stack: Stack, summary: SeriesSummary) -> Stack:
-    if not stack.placed or int(stack.head.get("SamplesPerPixel") or 1) != 1:
+    if not stack.placed or stack.coloured:
         raise InputRefused(f"series {summary.uid} of {path} is not a stack of CT slices: {_objections(summary)}")
     if len(stack.frames) < 2:
         raise InputRefused(f"series {summary.uid} of {path} has 1 slice; at least 2 at different positions make a volume")
@@ -174,8 +173,8 @@ def _acquisition(stack: Stack) -> Acquisition:
         manufacturer=_text(head, "Manufacturer"),
         scanner=_text(head, "ManufacturerModelName"),
         kernel=words(stack, "ConvolutionKernel").strip("[]' ") or None,
-        tube_kv=_number(head, "KVP"),
-        slice_thickness_mm=_number(head, "SliceThickness"),
+        tube_kv=number_told(head, "KVP") or None,
+        slice_thickness_mm=number_told(head, "SliceThickness") or None,
         slice_step_mm=distinct(stack.steps_mm),
         tilt_deg=round(stack.tilt_deg, 3),
         contrast_agent=contrast_agent(stack),
@@ -186,14 +185,6 @@ def _acquisition(stack: Stack) -> Acquisition:
 
 def _text(head: Any, keyword: str) -> str | None:
     return str(told(head, keyword) or "").strip() or None
-
-
-def _number(head: Any, keyword: str) -> float | None:
-    try:
-        value = float(told(head, keyword))
-    except (TypeError, ValueError):
-        return None
-    return value if np.isfinite(value) and value > 0 else None
 
 
 def _facts(head: Any) -> dict[str, str | float]:

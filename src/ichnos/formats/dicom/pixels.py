@@ -89,7 +89,7 @@ class _Decoder:
     def _why(self, frame: Frame, error: Exception) -> str:
         meta = getattr(self._opened[1], "file_meta", None)
         syntax = meta.get("TransferSyntaxUID") if meta is not None else None
-        name = getattr(syntax, "name", "an unknown transfer syntax")
+        name = getattr(syntax, "name", "unnamed")
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return f"{frame.path}: its {name} pixels cannot be decoded ({first_line}); the file is damaged or its codec is not supported"
 

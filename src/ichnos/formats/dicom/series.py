@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.formats.dicom.headers import Contents, Frame, told
+from ichnos.formats.dicom.headers import Contents, Frame, number_told, told
 from ichnos.volume import Floats
 
 FEWEST_SLICES = 8
@@ -32,6 +32,11 @@ class Stack:
     def uid(self) -> str:
         """Return the SeriesInstanceUID."""
         return self.frames[0].series_uid
+
+    @property
+    def coloured(self) -> bool:
+        """Say whether its images are colour pictures."""
+        return (number_told(self.head, "SamplesPerPixel") or 1) != 1
 
     @property
     def affines(self) -> list[Floats]:
@@ -201,13 +206,10 @@ def contrast_agent(stack: Stack) -> str | None:
     agent = str(told(stack.head, "ContrastBolusAgent") or "")
     if not _NO_AGENT.match(agent):
         return agent
-    sequence = stack.head.get("ContrastBolusAgentSequence")
+    sequence = told(stack.head, "ContrastBolusAgentSequence")
     if sequence:
         return str(sequence[0].get("CodeMeaning") or "coded agent")
-    try:
-        volume = float(stack.head.get("ContrastBolusVolume") or 0)
-    except (TypeError, ValueError):
-        volume = 0.0
+    volume = number_told(stack.head, "ContrastBolusVolume") or 0.0
     if volume > 0:
         return f"{volume:g} mL of an unnamed agent"
     described = words(stack, "SeriesDescription")
@@ -230,7 +232,7 @@ def _kind(stack: Stack) -> Iterator[Finding]:
         yield Finding("a localizer", excludes=True)
     if any(word in image_type for word in ("SCREEN SAVE", "DOSE")) or _PATTERN["report"].search(described):
         yield Finding("a dose report, exam summary or bolus monitoring", excludes=True)
-    if int(stack.head.get("SamplesPerPixel") or 1) != 1:
+    if stack.coloured:
         yield Finding("a colour picture", excludes=True)
     if re.search(r"\bM(IN)?IP\b|PROJECTION|VOLUME_?RENDER|\bVRT?\b|\b3D", image_type) or _PATTERN["projection"].search(described):
         yield Finding("a projection or rendering (MIP, VRT)", excludes=True)
@@ -333,7 +335,7 @@ def summary_of(stack: Stack) -> SeriesSummary:
     """Return a stack's line in the table."""
     findings = judge_stack(stack)
     steps = stack.steps_mm
-    number = stack.head.get("SeriesNumber")
+    number = number_told(stack.head, "SeriesNumber")
     return SeriesSummary(
         uid=stack.uid,
         number=None if number is None else int(number),

@@ -175,7 +175,8 @@ def _say_who(data: Any, header: SeriesHeader) -> None:
     data.FrameOfReferenceUID = header.uid(header.study_seed or header.seed, "frame of reference")
     data.StudyDate = data.SeriesDate = data.AcquisitionDate = data.ContentDate = header.date
     data.StudyTime = data.SeriesTime = data.AcquisitionTime = data.ContentTime = header.time
-    data.AccessionNumber = data.ReferringPhysicianName = data.StudyID = data.PositionReferenceIndicator = ""
+    data.AccessionNumber = data.ReferringPhysicianName = data.PositionReferenceIndicator = ""
+    data.StudyID = "1"
     data.StudyDescription, data.SeriesDescription = header.study_description, header.description
     data.SeriesNumber, data.AcquisitionNumber = header.series_number, 1
 
