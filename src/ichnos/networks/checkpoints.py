@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,8 @@ def _read(path: Path) -> Any:
     numbers = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]  # nnU-Net's logs hold numpy scalars
     plain: list[Any] = [np._core.multiarray.scalar, np.dtype, np.ndarray, np._core.multiarray._reconstruct, *numbers]  # type: ignore[attr-defined]
     aliases: list[Any] = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar")]  # type: ignore[attr-defined]
-    with torch.serialization.safe_globals(plain + aliases):
+    with torch.serialization.safe_globals(plain + aliases), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of pickle protocols that it then reads or refuses
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
