@@ -19,6 +19,7 @@ VERBS: dict[str, str] = {
     "simulate": "make a virtual paired, multi-centre cohort, with the truth",
     "transfer": "bring what partner exams show onto the CTs, with a verdict per pair",
     "evaluate": "say how far a model can be believed: tables, figures, methods and checklists",
+    "doctor": "say what is installed, what an extra would add, and test this installation",
 }
 
 # typer carries a click of its own, whose base error it does not export; its public BadParameter descends from it.
