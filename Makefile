@@ -39,6 +39,11 @@ check: setup
 bench: setup
 	$(BIN)/python benchmarks/run.py
 
+# MINUTES of training from the last checkpoint; HEADS: a folder of label maps (the MNI head alone without it).
+MINUTES ?= 10
+weights: setup
+	$(BIN)/python tools/train_weights.py --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
+
 docs: setup
 	$(BIN)/mkdocs build --strict
 

@@ -1,0 +1,59 @@
+"""Train the default weights, or go on from the last checkpoint, for some minutes; write the model with its card.
+
+python tools/train_weights.py --heads FOLDER_OF_LABEL_MAPS --minutes 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from ichnos.learning.defaults import train_default
+from ichnos.learning.segmentation import Progress
+
+SHIPPED = Path(__file__).resolve().parents[1] / "src" / "ichnos" / "models" / "weights" / "multi"
+
+
+def main() -> None:
+    """Train for the minutes asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--heads", type=Path, default=None, help="folder of label maps; the last four are held out; without it, the MNI head alone"
+    )
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--steps", type=int, default=30_000, help="length of the whole schedule")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--work", type=Path, default=Path("build/weights"), help="folder of the checkpoint")
+    parser.add_argument("--out", type=Path, default=SHIPPED)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    told = 0.0
+
+    def tell(progress: Progress) -> None:
+        nonlocal told
+        if time.monotonic() - told > 20:
+            told = time.monotonic()
+            dice = " ".join(f"{name} {value:.2f}" for name, value in progress.dice.items())
+            print(f"step {progress.step}/{progress.steps} loss {progress.loss:.3f} | {dice}", flush=True)
+
+    heads = tuple(sorted(given.heads.glob("*.nii*"))) if given.heads else ()
+    model = train_default(
+        given.out,
+        heads=heads,
+        work=given.work,
+        steps=given.steps,
+        seconds=given.minutes * 60,
+        device=given.device,
+        command=f"make weights ({len(heads)} label maps, schedule of {given.steps} steps)",
+        report=tell,
+    )
+    print(f"{model.folder}: {model.manifest.provenance.steps} steps, SHA-256 {model.manifest.weights_sha256[:16]}…")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
