@@ -43,9 +43,8 @@ def make(
         rows.append(row)
     bids.write_cohort(people, cohort, name="made")
     write_predictions(predictions, rows)
-    write_training(
-        [TrainingImage(f"T{i}", f"T{i}") for i in range(20)] + [TrainingImage("S1", "", "", "train", ("T1",))], predictions / "training.csv"
-    )
+        synthetic = TrainingImage("S1", sources=("T1",))
+    write_training([*(TrainingImage(f"T{i}", f"T{i}") for i in range(20)), synthetic], predictions / "training.csv")
     return Made(cohort, predictions, ids)
 
 

@@ -50,8 +50,9 @@ def spearman(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = LEVEL) -> Est
     from scipy.stats import rankdata
 
     x, y = paired("the first measurement", a, "the second measurement", b, least=4)
-    rho = _correlation(rankdata(x), rankdata(y), inflation=1.0, level=level)
-    return _correlation(rankdata(x), rankdata(y), inflation=1 + rho.value**2 / 2, level=level)
+    ranks = rankdata(x), rankdata(y)
+    rho = _correlation(*ranks, inflation=1.0, level=level)
+    return _correlation(*ranks, inflation=1 + rho.value**2 / 2, level=level)
 
 
 def _correlation(x: Floats, y: Floats, *, inflation: float, level: float) -> Estimate:
@@ -109,7 +110,7 @@ def bland_altman(a: npt.ArrayLike, b: npt.ArrayLike, *, percent: bool = False, l
 
     `percent` takes each difference in % of the pair's mean (1999, Stat Methods Med Res 8:135), for errors that grow with size.
     """
-    from scipy import stats
+    from scipy.special import stdtrit
 
     x, y = paired("the first measurement", a, "the second measurement", b, least=3)
     mean, difference = (x + y) / 2, x - y
@@ -118,7 +119,7 @@ def bland_altman(a: npt.ArrayLike, b: npt.ArrayLike, *, percent: bool = False, l
             raise InputRefused("differences in % need pairs with a positive mean; leave out the pairs in which both are zero")
         difference = 100 * difference / mean
     n, sd, bias = x.size, float(difference.std(ddof=1)), float(difference.mean())
-    t, z = float(stats.t.ppf(0.5 + level / 2, n - 1)), normal_quantile(level)
+    t, z = float(stdtrit(n - 1, 0.5 + level / 2)), normal_quantile(level)
     half_bias = t * sd / np.sqrt(n)
     half_limit = t * sd * np.sqrt(1 / n + z**2 / (2 * (n - 1)))
     limits = [Estimate(edge, float(edge - half_limit), float(edge + half_limit), n, level) for edge in (bias - z * sd, bias + z * sd)]
@@ -127,13 +128,16 @@ def bland_altman(a: npt.ArrayLike, b: npt.ArrayLike, *, percent: bool = False, l
 
 
 def _slope(x: Floats, y: Floats, level: float) -> Estimate:
-    from scipy import stats
+    """Fit y on x by least squares."""
+    from scipy.special import stdtrit
 
-    if x.std() == 0:
+    if np.ptp(x) == 0:
         return Estimate(float("nan"), float("nan"), float("nan"), x.size, level)
-    fit = stats.linregress(x, y)
-    half = float(stats.t.ppf(0.5 + level / 2, x.size - 2) * fit.stderr)
-    return Estimate(float(fit.slope), float(fit.slope - half), float(fit.slope + half), x.size, level)
+    centred = x - x.mean()
+    slope = float(centred @ y / (centred @ centred))
+    residual = y - y.mean() - slope * centred
+    half = float(stdtrit(x.size - 2, 0.5 + level / 2) * np.sqrt(residual @ residual / (x.size - 2) / (centred @ centred)))
+    return Estimate(slope, slope - half, slope + half, x.size, level)
 
 
 @dataclass(frozen=True)
@@ -156,8 +160,8 @@ def passing_bablok(x: npt.ArrayLike, y: npt.ArrayLike, *, level: float = LEVEL) 
     dx, dy = a[j] - a[i], b[j] - b[i]
     keep = (dx != 0) | (dy != 0)
     dx, dy = dx[keep], dy[keep]
-    with np.errstate(divide="ignore"):
-        slopes = np.where(dx == 0, np.sign(dy) * np.inf, dy / np.where(dx == 0, 1, dx))
+    upright = dx == 0
+    slopes = np.where(upright, np.copysign(np.inf, dy), dy / np.where(upright, 1, dx))
     slopes = np.sort(slopes[slopes != -1])
     if not slopes.size or not np.isfinite(slopes).any():
         raise InputRefused("every pair of cases has the same first measurement, so no line can be fitted; check for a constant column")

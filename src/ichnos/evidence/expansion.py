@@ -13,6 +13,7 @@ from ichnos.volume import Floats
 
 ScoreName = Literal["volume", "bat", "brain", "hep"]
 SCORES: tuple[ScoreName, ...] = ("volume", "bat", "brain", "hep")
+_ROUNDING_ML = 1e-6  # 13.3 - 10 is 3.3000000000000007 to a computer, which is not more than a third of 10
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,17 @@ class ExpansionDefinition:
         growth = after - before
         grown = np.zeros(np.broadcast(before, after).shape, bool)
         if self.more_than_share is not None:
-            grown |= growth > self.more_than_share * before
+            grown |= growth > self.more_than_share * before + _ROUNDING_ML
         if self.more_than_ml is not None:
-            grown |= growth > self.more_than_ml
+            grown |= growth > self.more_than_ml + _ROUNDING_ML
         if self.at_least_ml is not None:
-            grown |= growth >= self.at_least_ml
+            grown |= growth >= self.at_least_ml - _ROUNDING_ML
         unknown = np.isnan(growth)
         if self.ivh_growth_at_least_ml is not None:
             if baseline_ivh_ml is None or followup_ivh_ml is None:
                 raise UsageError(f"{self.name!r} needs intraventricular volumes at baseline and follow-up; give both")
             ivh_before, ivh_after = np.asarray(baseline_ivh_ml, float), np.asarray(followup_ivh_ml, float)
-            grown |= (ivh_after - ivh_before >= self.ivh_growth_at_least_ml) | ((ivh_before == 0) & (ivh_after > 0))
+            grown |= (ivh_after - ivh_before >= self.ivh_growth_at_least_ml - _ROUNDING_ML) | ((ivh_before == 0) & (ivh_after > 0))
             unknown = unknown | np.isnan(ivh_after - ivh_before)
         return np.where(unknown, np.nan, grown.astype(float))
 

@@ -19,7 +19,7 @@ from ichnos.volume import Volume, volume_ml
 
 EmptyPolicy = Literal["undefined", "scored"]
 EmptyState = Literal["neither", "truth", "prediction", "both"]
-SIZE_BINS_ML: tuple[float, ...] = (0.0, 1.0, 5.0, 30.0, float("inf"))
+SIZE_BINS_ML: tuple[float, ...] = (0.0, 1.0, 5.0, 30.0)  # lower edges; the last bin has no upper one
 _SHARES = ("dice", "iou", "precision", "recall", "nsd")
 
 
@@ -187,7 +187,7 @@ class LesionCount:
 def lesion_detection(
     truth: Volume, prediction: Volume, *, bins_ml: Sequence[float] = SIZE_BINS_ML, least_share: float = 0.0
 ) -> tuple[LesionCount, ...]:
-    """Count lesions (26-connected components) by size, in mL, and which were found; a bin holds from <= size < to.
+    """Count lesions (26-connected components) by size, in mL, and which were found; `bins_ml` are lower edges.
 
     `least_share` is the share of a true lesion's voxels that the prediction must cover; 0 asks for one voxel.
     """
@@ -198,7 +198,7 @@ def lesion_detection(
     true_sizes, true_covered = _components(true[box], predicted[box])
     predicted_sizes, predicted_covered = _components(predicted[box], true[box])
     found = true_covered >= np.maximum(1, least_share * true_sizes)
-    edges = np.asarray(bins_ml, float)
+    edges = np.array([*bins_ml, np.inf])
     true_bin = np.searchsorted(edges, true_sizes * truth.voxel_ml, side="right") - 1
     predicted_bin = np.searchsorted(edges, predicted_sizes * truth.voxel_ml, side="right") - 1
     counts = []
