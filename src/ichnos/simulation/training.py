@@ -21,19 +21,6 @@ from ichnos.simulation.scanners import Kernel
 from ichnos.simulation.targets import BASELINE_MASKS, FOLLOWUP_MASKS, fine_masks
 from ichnos.simulation.tissue_hu import hounsfield, lesions_at
 
-BASELINE_MASKS = (
-    "ich",
-    "ivh",
-    "phe",
-    "leukoaraiosis",
-    "tract_left",
-    "tract_right",
-    "brain",
-    "ventricles",
-    "infarct_acute",
-    "infarct_old",
-)
-FOLLOWUP_MASKS = ("ich_followup", "ivh_followup", "phe_followup")
 _FIELD_MM = 232.0  # field of view of the coarse slices from which beam hardening is computed
 
 
