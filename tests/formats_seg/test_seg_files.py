@@ -190,3 +190,17 @@ def test_every_segment_that_we_know_can_be_written(opened: Opened, tmp_path: Pat
     seg = write_seg(scan, dict.fromkeys(SEGMENTS, mask), tmp_path / "seg.dcm")
     assert list(read_seg(seg.path, scan)) == list(SEGMENTS)
     assert dicom_errors(seg.path) == []
+
+
+def test_a_real_scanner_study_has_a_seg(shared: Path, tmp_path: Path, dicom_errors: Errors) -> None:
+    study = shared / "data" / "head_phantom_series"
+    if not study.is_dir():
+        pytest.skip("the scanner study is not beside this checkout")
+    scan = open_dicom(study)
+    mask = scan.volume.map_array(lambda hu: (hu > 20) & (hu < 60))
+    seg = write_seg(scan, {"ICH": mask, "tract_left": mask}, tmp_path / "seg.dcm")
+    back = read_seg(seg.path, scan)
+    assert mask.array.any()
+    assert np.array_equal(back["ICH"].array, mask.array)
+    assert np.array_equal(back["tract_left"].array, mask.array)
+    assert dicom_errors(seg.path) == []
