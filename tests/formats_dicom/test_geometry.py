@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from builders.series import Quirks, affines_of, ball, build_series, planes_of
 from ichnos.errors import InputRefused
 from ichnos.formats import open_scan
-from ichnos.formats.dicom import mask_from_source, mask_on_source, slab_thickness_mm
-from ichnos.formats.dicom.geometry import layout_of
+from ichnos.formats.dicom import mask_from_source, mask_on_source
+from ichnos.formats.dicom.geometry import layout_of, source_layout
 from ichnos.scan import Scan, Source, SourceSlice
 from ichnos.volume import Volume, centroid_mm, volume_ml
 
@@ -91,7 +91,7 @@ def test_masks_drawn_on_slices_come_back_to_the_same_pixels(unit_mm: float, unit
     volume = mask_from_source(scan, drawn)
     assert volume.is_orthogonal
     assert (mask_on_source(scan, volume) == drawn).all()
-    labelled_ml = (drawn != 0).sum(axis=(1, 2)) @ slab_thickness_mm(scan) / 1000
+    labelled_ml = (drawn != 0).sum(axis=(1, 2)) @ source_layout(scan).slab_mm / 1000
     assert volume_ml(volume) == pytest.approx(labelled_ml, rel=0.005)
 
 

@@ -1,7 +1,7 @@
 """DICOM CT in and out: any folder from a hospital becomes one head CT, correctly placed, and masks go back onto its slices."""
 
-from ichnos.formats.dicom.geometry import mask_from_source, mask_on_source, slab_thickness_mm
-from ichnos.formats.dicom.load import Inspection, Study, inspect_dicom, open_dicom, source_datasets, studies_in
+from ichnos.formats.dicom.geometry import mask_from_source, mask_on_source
+from ichnos.formats.dicom.load import Inspection, Study, inspect_dicom, open_dicom, studies_in
 from ichnos.formats.dicom.series import SeriesSummary
 from ichnos.formats.dicom.write import Plane, SeriesHeader, cut, stack_affines, write_series
 
@@ -16,8 +16,6 @@ __all__ = [
     "mask_from_source",
     "mask_on_source",
     "open_dicom",
-    "slab_thickness_mm",
-    "source_datasets",
     "stack_affines",
     "studies_in",
     "write_series",

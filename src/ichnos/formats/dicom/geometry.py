@@ -201,8 +201,3 @@ def mask_from_source(scan: Scan, array: Array) -> Volume:
         )
     drawn = Volume(layout.spread(array, fill=0), layout.affine)
     return drawn if drawn.same_grid(scan.volume) else drawn.labels_on_grid(scan.volume)
-
-
-def slab_thickness_mm(scan: Scan) -> Floats:
-    """Return the thickness that each source slice stands for, (slices,): half-way to each neighbour, mm along the normal."""
-    return source_layout(scan).slab_mm

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pydicom
-
 from ichnos.errors import InputRefused
 from ichnos.formats.dicom.files import Reader
 from ichnos.formats.dicom.geometry import layout_of
@@ -87,15 +85,6 @@ def studies_in(path: str | Path, *, progress: Progress | None = None) -> list[St
         why = "" if summary.usable else f"no series of the study can be read; the best: {_objections(summary)}"
         best.setdefault(uid, Study(uid, tuple(sorted({frame.path for frame in stack.frames})), why))
     return [best[uid] for uid in sorted(best)]
-
-
-def source_datasets(scan: Scan) -> list[Any]:
-    """Read a scan's source images, with pixels, as pydicom datasets in the order of its slices; a multi-frame file comes once."""
-    if scan.source is None or not scan.source.slices:
-        raise InputRefused("the scan has no source slices: it was not opened from DICOM")
-    paths = list(dict.fromkeys(s.path for s in scan.source.slices))
-    with Reader() as reader:
-        return [pydicom.dcmread(reader.bytes(path), force=True) for path in paths]
 
 
 # ---- choosing ---------------------------------------------------------------------------------------------------------
