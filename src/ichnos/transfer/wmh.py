@@ -1,0 +1,317 @@
+"""White-matter hyperintensities on a FLAIR exam, found without any trained network.
+
+The steps: place the MNI template on the exam; even out the receive field (N4); learn the brightness of normal-appearing white matter
+and of cortex where the template says they lie; call outliers above both, in the white matter, hyperintense; learn how bright these
+are, so that a voxel half-way between is half a lesion; then leave out what is bright for another reason: cortex and cortical
+infarcts, the septum between the ventricles, plexus and flow inside them, everything under the tentorium, whatever the caller excludes
+(a haematoma with its oedema), and large lesions that only one hemisphere has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage
+
+from ichnos.anatomy import mni
+from ichnos.errors import InputRefused
+from ichnos.registration.transform import Transform
+from ichnos.verdict import Reason, Verdict
+from ichnos.volume import Affine, Array, Box, Volume, volume_ml
+
+MIN_SLICES = 6
+MIN_COVERAGE_MM = 60.0
+FINEST_MM = 1.0  # finer voxels are averaged to this before the search
+ONE_SIDED_ML = 4.0  # a lesion part this large without a partner in the other hemisphere is no leukoaraiosis
+PARTNER_MM = 9.0  # how far from the mirrored place the partner may lie
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the template says things are, on the grid of an exam; all float32 (x, y, z)."""
+
+    white: Array  # probability of cerebral white matter, blurred by 2 mm
+    cortex: Array  # probability of grey matter, blurred by 2 mm
+    brain: Array  # inside of the pia, 0…1
+    ventricle: Array  # 0…1, blurred
+    depth_mm: Array  # distance to the brain's surface, inwards
+    cerebrum: Array  # 1 above the tentorium
+    nuclei: Array  # deep grey matter, 0…1
+    midline_mm: Array  # distance to the midsagittal plane
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """What tissues look like in one exam, in units of normal-appearing white matter above the darkest fluid."""
+
+    white_spread: float  # standard deviation of normal-appearing white matter, noise and structure
+    cortex: float  # typical cortex, 1.1…1.4
+    lesion: float  # typical hyperintensity; an assumption where too little is seen
+    threshold: float  # half-way from white matter to lesion, and above cortex
+
+
+@dataclass(frozen=True, eq=False)
+class Hyperintensities:
+    """White-matter hyperintensities on the grid of their FLAIR exam."""
+
+    share: Volume  # float32, which share of each voxel is lesion, 0…1
+    brightness: Brightness | None  # None for a mask that was given
+    left_out: Volume  # bool: bright parts that were judged to be something else
+    verdict: Verdict
+
+    @property
+    def mask(self) -> Volume:
+        """Return the voxels that are at least half lesion."""
+        return self.share.with_array(self.share.array >= 0.5)
+
+
+def checked_flair(flair: Volume) -> Volume:
+    """Return the exam as float32 with finite values, or refuse one that cannot be read.
+
+    >>> checked_flair(Volume(np.zeros((64, 64, 20)), np.diag([3.0, 3, 6, 1])))
+    Traceback (most recent call last):
+    ichnos.errors.InputRefused: every voxel of the FLAIR exam is 0: the file holds no image; export the series again
+    """
+    if flair.array.ndim != 3:
+        raise InputRefused(f"the FLAIR exam has shape {flair.array.shape}; one three-dimensional image is expected")
+    array = np.nan_to_num(flair.array.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    if array.max() == array.min():
+        raise InputRefused(f"every voxel of the FLAIR exam is {float(array.max()):g}: the file holds no image; export the series again")
+    covered = min(np.array(flair.shape) * np.array(flair.spacing_mm))
+    if min(flair.shape) < MIN_SLICES or covered < MIN_COVERAGE_MM:
+        raise InputRefused(
+            f"the FLAIR exam has {min(flair.shape)} slices over {covered:.0f} mm; {MIN_SLICES} slices and {MIN_COVERAGE_MM:.0f} mm are needed"
+        )
+    return flair.with_array(array)
+
+
+def segment_hyperintensities(flair: Volume, *, flair_from_mni: Transform, exclude: Volume | None = None) -> Hyperintensities:
+    """Segment white-matter hyperintensities; `exclude` (any grid of the same space) marks blood, oedema or an infarct to leave out."""
+    original = checked_flair(flair)
+    work = _cropped(_working_grid(original), ~flair_from_mni)
+    places = places_on(work, mni_from_exam=~flair_from_mni)
+    even = even_brightness(work, places)
+    brightness, candidates = _learn(even, places)
+    share = np.clip((even - 1.0) / (brightness.lesion - 1.0), 0, 1)
+    kept, left_out = _keep_white_matter(even, candidates, brightness, places, work)
+    dim = (even > 1 + 0.5 * (brightness.threshold - 1)) & (places.white > 0.3)
+    kept, other = _leave_out(kept, exclude, work, flair_from_mni, partners=dim)
+    left_out |= other
+    share = np.where(_soft_edge(kept, even, brightness, places), share, 0).astype(np.float32)
+    found = work.with_array(share)
+    verdict = _judge(brightness, places, found, work.with_array(left_out))
+    if not work.same_grid(original):
+        found = found.on_grid(original)
+    return Hyperintensities(found, brightness, work.with_array(left_out).on_grid(original, interpolation="nearest"), verdict)
+
+
+def _working_grid(flair: Volume) -> Volume:
+    """Average voxels finer than 1 mm; thicker slices stay as they are."""
+    upright = flair.reoriented("RAS")
+    spacing = np.array(upright.spacing_mm)
+    if (spacing > 0.8 * FINEST_MM).all():
+        return upright
+    blur = [0.4 * max(0.0, FINEST_MM / s - 1) for s in spacing]
+    soft = upright.with_array(ndimage.gaussian_filter(upright.array, blur))
+    return soft.resampled([float(max(s, FINEST_MM)) for s in spacing])
+
+
+def _cropped(flair: Volume, mni_from_exam: Transform) -> Volume:
+    """Cut out the brain with a margin, for speed."""
+    coarse = flair.grid_with_spacing(6.0)
+    brain = mni_from_exam.pull(mni.brain_mask().astype(np.float32), coarse).array > 0.2
+    if not brain.any():
+        raise InputRefused("the MNI template and the FLAIR exam do not overlap: the exam may not show a head, or its position is damaged")
+    corners = coarse.world(np.argwhere(brain))
+    index = flair.index(corners)
+    start = np.clip(np.floor(index.min(0) - 8 / np.array(flair.spacing_mm)), 0, None).astype(int)
+    stop = np.clip(np.ceil(index.max(0) + 8 / np.array(flair.spacing_mm)) + 1, None, flair.shape).astype(int)
+    return flair.cropped(Box(tuple(int(i) for i in start), tuple(int(i) for i in stop)))
+
+
+def places_on(grid: Volume, *, mni_from_exam: Transform) -> Places:
+    """Bring the template's maps onto the grid of an exam."""
+    pulled = mni_from_exam.pull(_template_maps(), grid).array
+    white, cortex, brain, ventricle, depth, cerebrum, nuclei, midline = np.moveaxis(pulled, -1, 0)
+    return Places(white, cortex, brain, ventricle, depth, cerebrum, nuclei, midline)
+
+
+@lru_cache(maxsize=1)
+def _template_maps() -> Volume:
+    """Return the maps of `Places`, in its order, as channels on a 2 mm grid of MNI space."""
+    codes = mni.structures().array
+    brain = mni.brain_mask().array
+    cerebral = np.isin(codes, (mni.WHITE, mni.CORTEX, mni.THALAMUS, mni.CAUDATE, mni.PUTAMEN, mni.PALLIDUM, mni.VENTRICLE, mni.HIPPOCAMPUS))
+    hind = np.isin(codes, (mni.BRAINSTEM, mni.CEREBELLAR_CORTEX, mni.CEREBELLAR_WHITE))
+    nuclei = np.isin(codes, (mni.THALAMUS, mni.CAUDATE, mni.PUTAMEN, mni.PALLIDUM, mni.HIPPOCAMPUS))
+    blurred = [
+        ndimage.gaussian_filter(m.astype(np.float32), 2.0) for m in (codes == mni.WHITE, codes == mni.CORTEX, codes == mni.VENTRICLE)
+    ]
+    above = ndimage.gaussian_filter(cerebral.astype(np.float32), 3) >= ndimage.gaussian_filter(hind.astype(np.float32), 3)
+    midline = np.abs(mni.coordinates(mni.brain_mask())[0])
+    maps = (blurred[0], blurred[1], brain, blurred[2], ndimage.distance_transform_edt(brain), above, nuclei, midline)
+    return mni.brain_mask().with_array(np.stack([m.astype(np.float32) for m in maps], axis=-1)).resampled(2.0)
+
+
+def even_brightness(flair: Volume, places: Places) -> Array:
+    """Divide out the receive field and the scale: the darkest becomes 0 and normal-appearing white matter 1."""
+    array = flair.array - float(np.percentile(flair.array, 0.5))
+    inside = (places.brain > 0.5) & (array > 0)
+    if np.count_nonzero(inside) * flair.voxel_ml < 200:
+        raise InputRefused("the MNI template and the FLAIR exam do not overlap: the exam may not show a head, or its position is damaged")
+    array = array / float(np.median(array[inside]))
+    array = array / _receive_field(flair.with_array(array), places)
+    return np.asarray(array / white_peak(array[(places.white > 0.7) & inside]), np.float32)
+
+
+def _receive_field(flair: Volume, places: Places) -> Array:
+    """Estimate the smooth factor that the coil puts on the image, from what the template expects in each place.
+
+    On voxels of 4 mm, the difference of the logarithms of seen and expected brightness is averaged over ever smaller distances; fluid,
+    lesions and misplaced cortex differ too much from their surroundings and lose their weight.
+    """
+    grid = flair.grid_with_spacing([max(4.0, s) for s in flair.spacing_mm])
+    seen, white, cortex = (flair.with_array(a).on_grid(grid).array for a in (flair.array, places.white, places.cortex))
+    tissue = np.clip(white + cortex, 0, 1)
+    use = (tissue > 0.5) & (seen > 0.3)
+    log = np.where(use, np.log(np.maximum(seen, 0.1)) - np.log1p(0.15 * cortex / np.maximum(tissue, 0.1)), 0)
+    field = np.full(grid.shape, float(np.median(log[use])) if use.any() else 0.0)
+    for width_mm, trust in ((40.0, 1.0), (30.0, 0.7), (25.0, 0.5), (20.0, 0.35), (18.0, 0.25), (16.0, 0.2), (16.0, 0.15)):
+        left = log - field
+        weight = use / (1 + (left / np.where(left > 0, trust, 1.5 * trust)) ** 2) ** 2
+        sigma = [width_mm / s for s in grid.spacing_mm]
+        field = field + ndimage.gaussian_filter(weight * left, sigma) / (ndimage.gaussian_filter(weight, sigma) + 1e-3)
+    return np.asarray(np.exp(Volume(field.astype(np.float32), grid.affine).on_grid(flair, fill=0.0).array), np.float32)
+
+
+def white_peak(values: Array) -> float:
+    """Return the mode of normal-appearing white matter: the fullest narrow window, so that lesions and cortex do not pull it up.
+
+    >>> rng = np.random.default_rng(0)
+    >>> mixed = np.concatenate([rng.normal(1.0, 0.05, 7000), rng.normal(1.7, 0.1, 3000)])
+    >>> abs(white_peak(mixed) - 1.0) < 0.02
+    True
+    """
+    values = values[(values > 0.3 * np.median(values)) & (values < 2.5 * np.median(values))]
+    counts, edges = np.histogram(values, bins=200)
+    smooth = ndimage.gaussian_filter1d(counts.astype(float), 4)
+    at = int(smooth.argmax())
+    return float((edges[at] + edges[at + 1]) / 2)
+
+
+def _learn(even: Array, places: Places) -> tuple[Brightness, Array]:
+    """Learn the brightness of tissues; return it with the first candidates."""
+    white = even[(places.white > 0.7) & (places.depth_mm > 6)]
+    below = white[(white < 1.0) & (white > 0.6)]
+    spread = float(np.clip(1.4826 * np.median(1.0 - below), 0.02, 0.2)) if below.size > 100 else 0.1
+    ribbon = even[(places.cortex > 0.6) & (even > 0.7) & (even < 1.6)]
+    cortex = float(np.median(ribbon)) if ribbon.size > 100 else 1.15
+    floor = max(1 + 3 * spread, cortex + 1.5 * spread, 1.2)
+    zone = (places.white > 0.35) & (places.cerebrum > 0.5) & (places.depth_mm > 8) & (places.nuclei < 0.5)
+    candidates = zone & (even > floor)
+    core = ndimage.binary_erosion(candidates, ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])[None, None, :])
+    seen = even[core] if np.count_nonzero(core) > 30 else even[candidates]
+    lesion = float(np.percentile(seen, 60)) if seen.size > 30 else 1.6
+    lesion = float(np.clip(lesion, floor + 0.1, 3.0))
+    threshold = max(floor, (1 + lesion) / 2)
+    return Brightness(spread, cortex, lesion, threshold), candidates
+
+
+def _keep_white_matter(even: Array, candidates: Array, brightness: Brightness, places: Places, grid: Volume) -> tuple[Array, Array]:
+    """Grow candidates to their edge, and drop parts that lie in cortex, septum, ventricles or are single noisy voxels."""
+    bright = (even > brightness.threshold) & (places.cerebrum > 0.5) & (places.brain > 0.5)
+    allowed = (places.white > 0.2) & (places.depth_mm > 4) & (places.nuclei < 0.6)
+    septum = (places.midline_mm < 4) & (ndimage.gaussian_filter(places.ventricle, 2) > 0.1)
+    allowed &= ~septum & ~_inside_fluid(even)
+    labels, count = ndimage.label(bright & allowed)
+    if count == 0:
+        return np.zeros_like(bright), bright
+    index = np.arange(1, count + 1)
+    size_ml = np.bincount(labels.ravel())[1:] * grid.voxel_ml
+    white = ndimage.mean(places.white, labels, index)
+    cortex = ndimage.mean((places.cortex > 0.4) & (places.depth_mm < 12), labels, index)
+    seeded = ndimage.maximum(candidates, labels, index) > 0
+    good = (white > 0.35) & (cortex < 0.5) & seeded & (size_ml > 0.01)
+    kept = np.concatenate([[False], good])[labels]
+    return kept, bright & ~kept
+
+
+def _inside_fluid(even: Array) -> Array:
+    """Return bright islands that dark fluid surrounds: plexus, and flow in the third and fourth ventricle."""
+    fluid = even < 0.55
+    closed = np.zeros_like(fluid)
+    for z in range(fluid.shape[2]):
+        closed[:, :, z] = ndimage.binary_fill_holes(fluid[:, :, z])
+    holes, count = ndimage.label(closed & ~fluid)
+    sizes = np.bincount(holes.ravel())
+    small = sizes < 0.02 * np.prod(fluid.shape[:2])
+    small[0] = False
+    return np.asarray(small[holes]) if count else closed & ~fluid
+
+
+def _leave_out(kept: Array, exclude: Volume | None, grid: Volume, flair_from_mni: Transform, *, partners: Array) -> tuple[Array, Array]:
+    """Remove what the caller excludes, and large parts without a partner in the other hemisphere."""
+    dropped = np.zeros_like(kept)
+    if exclude is not None:
+        near = exclude.astype(np.float32).on_grid(grid).array > 0.05
+        labels, _ = ndimage.label(kept)
+        touched = np.bincount(labels[near], minlength=labels.max() + 1) > 0.3 * np.bincount(labels.ravel(), minlength=labels.max() + 1)
+        touched[0] = False
+        dropped |= kept & (near | touched[labels])
+    kept = kept & ~dropped
+    lonely = _without_partner(kept, kept | partners, grid, flair_from_mni)
+    return kept & ~lonely, dropped | lonely
+
+
+def _without_partner(kept: Array, partners: Array, grid: Volume, flair_from_mni: Transform) -> Array:
+    """Return parts of more than ONE_SIDED_ML that lie farther than PARTNER_MM from the mirror image of anything bright, be it dimly."""
+    if not kept.any():
+        return kept
+    mirror = Transform.of(Affine(np.diag([-1.0, 1.0, 1.0, 1.0])))
+    across = flair_from_mni @ mirror @ ~flair_from_mni
+    mirrored = across.pull(grid.with_array(partners.astype(np.float32)), grid).array > 0.3
+    far = ndimage.distance_transform_edt(~mirrored, sampling=grid.spacing_mm) > PARTNER_MM if mirrored.any() else np.ones_like(kept)
+    labels, _ = ndimage.label(kept & far)
+    large = np.bincount(labels.ravel()) * grid.voxel_ml > ONE_SIDED_ML
+    large[0] = False
+    core = large[labels]
+    if not core.any():
+        return core
+    near_core = ndimage.distance_transform_edt(~core, sampling=grid.spacing_mm) < PARTNER_MM
+    return kept & (core | (near_core & ~_near(mirrored, grid, 3.0)))
+
+
+def _near(mask: Array, grid: Volume, distance_mm: float) -> Array:
+    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=grid.spacing_mm) <= distance_mm)
+
+
+def _soft_edge(kept: Array, even: Array, brightness: Brightness, places: Places) -> Array:
+    """Return the lesions with one voxel around them in the slice, where brightness tells that a share of it is lesion."""
+    in_plane = np.zeros((3, 3, 3), bool)
+    in_plane[:, :, 1] = ndimage.generate_binary_structure(2, 1)
+    ring = ndimage.binary_dilation(kept, in_plane) & (places.white > 0.15)
+    return kept | (ring & (even > 1 + 1.5 * brightness.white_spread))
+
+
+def _judge(brightness: Brightness, places: Places, found: Volume, left_out: Volume) -> Verdict:
+    volume = volume_ml(found)
+    reasons = [Reason("wmh_volume", "pass" if volume < 150 else "warn", f"{volume:.1f} mL of white-matter hyperintensity", volume, "mL")]
+    seen = float((places.white > 0.5).sum()) * found.voxel_ml
+    cover = seen / 420.0  # mL of cerebral white matter in the template at this probability
+    enough = cover > 0.6
+    reasons.append(
+        Reason("white_matter_seen", "pass" if enough else "warn", f"about {cover:.0%} of the cerebral white matter is in view", cover)
+    )
+    contrast = (brightness.lesion - 1) / brightness.white_spread
+    clear = contrast > 4
+    text = f"hyperintensities are {brightness.lesion:.2f} times as bright as white matter, {contrast:.1f} of its standard deviations above"
+    reasons.append(Reason("wmh_contrast", "pass" if clear else "warn", text, contrast))
+    other = volume_ml(left_out)
+    reasons.append(
+        Reason(
+            "left_out", "pass" if other < 15 else "warn", f"{other:.1f} mL of bright tissue was judged to be something else", other, "mL"
+        )
+    )
+    return Verdict(tuple(reasons))
