@@ -121,6 +121,6 @@ def _tell(summary: Summary, out: Path, *, as_json: bool) -> None:
 
 
 def _exit_code(summary: Summary) -> int:
-    """Return 0 if all went well, 2 if inputs were refused, 1 if anything else failed."""
+    """Return 0 if all went well, 2 if inputs were refused or the disk would not have them, 1 if anything else failed."""
     kinds = {failure.kind for failure in summary.failures}
-    return 0 if not kinds else 2 if kinds <= {"InputRefused"} else 1
+    return 0 if not kinds else 2 if kinds <= {"InputRefused", "OSError", "PermissionError", "FileNotFoundError"} else 1
