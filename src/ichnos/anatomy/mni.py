@@ -47,9 +47,8 @@ def template(name: Map) -> Volume:
     """
     import nibabel
 
-    image = nibabel.load(_folder() / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
-    array = np.asarray(image.dataobj, np.float32)
-    return Volume(array if name == "t1" else array / 255.0, image.affine)
+    image = Volume.from_nibabel(nibabel.load(_folder() / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"))
+    return image.map_array(lambda array: array.astype(np.float32) / (1 if name == "t1" else 255.0))
 
 
 def _folder() -> Path:
@@ -74,7 +73,7 @@ def coordinates(grid: Volume) -> npt.NDArray[np.float32]:
 
 @lru_cache(maxsize=1)
 def structures() -> Volume:
-    """Return the template's structures as codes (uint8): CSF, ventricles, cortex, white matter, nuclei, brainstem, cerebellum; 0 outside."""
+    """Return the template's structures as codes (uint8), 0 outside the brain."""
     gm, wm, brain = template("gm").array, template("wm").array, brain_mask().array
     x, y, z = coordinates(brain_mask())
     csf = brain & (gm + wm < 0.5)
@@ -88,11 +87,15 @@ def structures() -> Volume:
     return brain_mask().with_array(out)
 
 
+def tentorium_mm(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the height of the tentorium: highest in the midline in front, sloping down to both sides and to the back."""
+    slope = np.interp(y, [-60, -40], [0.30, 0.50])
+    height: npt.NDArray[np.float32] = (-3.0 - slope * np.abs(x) - 0.25 * np.clip(-60 - y, 0, None)).astype(np.float32)
+    return height
+
+
 def _hindbrain(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> Mask:
-    """Return what lies under the tentorium: its free edge at z = -4 near the midline, sloping down to both sides and to the back."""
-    roof = -3.0 - 0.0075 * np.abs(x) ** 1.82 - 0.0085 * np.clip(-60 - y, 0, None) ** 1.9
-    front = -38 - 0.35 * np.clip(np.abs(x) - 20, 0, None)
-    under: Mask = (z < roof) & (y < front)
+    under: Mask = (z < tentorium_mm(x, y)) & (y < -34 - 0.3 * np.clip(np.abs(x) - 15, 0, None))
     return under
 
 

@@ -8,7 +8,7 @@ pyramid all fibres are bundled. The probability map is what a population of rand
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import edt
@@ -60,8 +60,12 @@ class TractAtlas:
 
     side: Side
     radius: Volume  # distance to the sheet's middle in units of its half thickness: <= 1 inside, 9 far away; float32
-    probability: Volume  # share of varied tracts that cover the voxel, 0..1, float32
-    orientation: Volume  # (x, y, z, 3) unit tangent, pointing down, RAS axes; zero farther than 2.5 half thicknesses; float32
+    orientation: Volume  # (x, y, z, 3) unit tangent, pointing down, RAS axes; zero farther than 4 half thicknesses; float32
+
+    @cached_property
+    def probability(self) -> Volume:
+        """Return the share of a population of varied tracts that covers each voxel, 0..1, float32."""
+        return self.radius.map_array(_population)
 
 
 def course(position: float, *, side: Side = "right", samples: int = 160) -> Floats:
@@ -93,7 +97,7 @@ def sheet(side: Side, *, fibres: int = 41) -> Floats:
 
 @lru_cache(maxsize=2)
 def atlas(side: Side) -> TractAtlas:
-    """Return one side of the atlas (computed once, about two seconds)."""
+    """Return one side of the atlas (computed once)."""
     structures = mni.structures()
     fibres = sheet(side)
     tangent = np.gradient(fibres[..., :3], axis=1)
@@ -103,24 +107,24 @@ def atlas(side: Side) -> TractAtlas:
     orientation = np.zeros((*structures.shape, 3), np.float32)
     orientation[voxels] = tangent.reshape(-1, 3)[nearest]
     orientation[radius > 4.0] = 0
-    return TractAtlas(
-        side, structures.with_array(radius), structures.with_array(_population(radius)), Volume(orientation, structures.affine)
-    )
+    return TractAtlas(side, structures.with_array(radius), Volume(orientation, structures.affine))
 
 
-def _normalised_distance(grid: Volume, fibres: Floats) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], tuple[Floats, ...]]:
+def _normalised_distance(
+    grid: Volume, fibres: Floats
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], tuple[npt.NDArray[np.int64], ...]]:
     """Return distance over half thickness on the grid, the nearest fibre point of each near voxel, and these voxels."""
     points = fibres.reshape(-1, 4)
     near = np.zeros(grid.shape, bool)
     near[tuple(np.round(grid.index(points[:, :3])).astype(int).T)] = True
-    near = edt.edt(~near, parallel=1) < 12
-    voxels = np.nonzero(near)
+    near = edt.edt(~near, parallel=1) < 9
+    voxels = tuple(axis.astype(np.int64) for axis in np.nonzero(near))
     distance, neighbours = cKDTree(points[:, :3]).query(grid.world(np.stack(voxels, -1)), k=4)
     ratio = distance / points[neighbours, 3]
     best = ratio.argmin(1)
     radius = np.full(grid.shape, 9.0, np.float32)
     radius[voxels] = ratio.min(1)
-    return radius, neighbours[np.arange(len(best)), best], voxels
+    return radius, neighbours[np.arange(len(best)), best].astype(np.int64), voxels
 
 
 def _forbidden(structures: Volume) -> mni.Mask:
@@ -128,7 +132,8 @@ def _forbidden(structures: Volume) -> mni.Mask:
     codes = structures.array
     fluid: mni.Mask = np.isin(codes, (0, mni.CSF, mni.VENTRICLE, mni.PUTAMEN, mni.PALLIDUM, mni.THALAMUS, mni.CAUDATE, mni.HIPPOCAMPUS))
     deep_cortex = (codes == mni.CORTEX) & ~ndimage.binary_dilation(codes == mni.WHITE, iterations=2)
-    return fluid | deep_cortex
+    forbidden: mni.Mask = fluid | deep_cortex
+    return forbidden
 
 
 def _population(radius: npt.NDArray[np.float32], *, people: int = 48, shift_mm: float = 1.6) -> npt.NDArray[np.float32]:

@@ -121,7 +121,7 @@ def smooth_noise(
     """Return smooth noise (channels, x, y, z) of unit variance, correlated over `correlation` voxels, drawn on the generator's device."""
     small = [max(4, int(np.ceil(n / correlation)) + 3) for n in shape]
     draw = torch.randn((1, channels, *small), generator=generator, device=generator.device).to(device)
-    draw = F.avg_pool3d(F.pad(draw, (1, 1, 1, 1, 1, 1), mode="replicate"), 3, 1) * 3.4
+    draw = F.avg_pool3d(F.pad(draw, (1, 1, 1, 1, 1, 1), mode="replicate"), 3, 1) * 5.4  # back to unit variance
     return F.interpolate(draw, size=list(shape), mode="trilinear", align_corners=True)[0]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 
+from ichnos.anatomy import bundles
 from ichnos.simulation.fields import Floats, looked_up, sampled, smooth_noise
 from ichnos.simulation.growth import FAR, Crop, arrival, cropped, slowness
 from ichnos.simulation.heads import SourceHead
@@ -36,14 +38,19 @@ _BLOOD_TISSUES = (
 )
 
 
+ANISOTROPY = 1.4  # across strong fibres blood needs so much more time, as a share
+SOURCE_SHARE = 0.65  # about the volume of source tissue that a haematoma of one volume has taken; mass effect makes up the rest
+
+
 @dataclass(frozen=True, eq=False)
 class Lesion:
     """Arrival times and densities on a crop of the source head."""
 
     crop: Crop
     centre_mm: Floats  # (3,) source mm
+    slow: Tensor  # (x, y, z) time per mm that it grew with
+    fibre: Tensor  # (3, x, y, z) strongest fibre direction, as long as it is strong (0..1)
     time: Tensor  # (x, y, z) arrival in about mm; a threshold on it is the baseline haematoma
-    time_followup: Tensor  # the same for the follow-up; negative inside the baseline haematoma
     hu: Tensor  # (x, y, z) density of blood at baseline
     hu_followup: Tensor
 
@@ -93,37 +100,60 @@ def _position(head: SourceHead, flat: int) -> Floats:
 
 
 def grown(head: SourceHead, table: Tensor, latent: Latent, centre: Floats, *, scale: float, generator: torch.Generator) -> Lesion:
-    """Grow a lesion and its follow-up from a bleeding point (source mm). `scale` is patient volume over source volume around it."""
+    """Grow a lesion from a bleeding point (source mm). `scale` is patient volume over source volume around it."""
     largest_ml = max(latent.drawn_ich_ml, latent.drawn_followup_ich_ml) / scale
     radius = (3000 * largest_ml / (4 * np.pi)) ** (1 / 3)
     crop = cropped(head, table, centre, half_mm=1.75 * radius + 13)
-    slow = slowness(crop.tissue) * _unrest(crop, 0.35 + 0.16 * float(np.clip(latent.irregularity, -1.5, 2.5)), generator)
-    time = arrival(_point(crop, centre), slow, crop.spacing_mm)
-    limit = _limit(time, crop, latent.drawn_ich_ml * 0.5 / scale)
+    core = (3000 * SOURCE_SHARE * latent.drawn_ich_ml / scale / (4 * np.pi)) ** (1 / 3)
+    roughness = 0.62 + 0.2 * float(np.clip(latent.irregularity, -1.6, 2.2))
+    slow = slowness(crop.tissue) * _unrest(crop, core, roughness, generator)
+    fibre = _fibres(head, crop)
+    time = arrival(_point(crop, centre), slow, crop.spacing_mm, fibre=fibre, anisotropy=ANISOTROPY)
+    rough = smooth_noise(tuple(time.shape), correlation=max(3.0, 0.4 * core) / crop.spacing_mm, generator=generator, device=time.device)[0]
+    time = time * torch.exp(0.16 * roughness * rough)  # the shortest path evens out what is small: roughen the edge itself
+    limit = _limit(time, crop, latent.drawn_ich_ml * SOURCE_SHARE / scale)
     time = _with_islands(time, limit, crop, latent, generator)
     hu, hu_followup = _densities(time, crop, latent, centre, generator)
-    later = grown_on(crop, slow, time, latent.drawn_ich_ml * 0.5 / scale, centre, generator)
-    return Lesion(crop, centre, _closed(time, crop), _closed(later, crop), hu, hu_followup)
+    return Lesion(crop, centre, slow, fibre, _closed(time, crop), hu, hu_followup)
 
 
-def grown_on(crop: Crop, slow: Tensor, time: Tensor, source_ml: float, centre: Floats, generator: torch.Generator) -> Tensor:
-    """Return arrival times of the follow-up: the haematoma goes on from its edge, faster around a hidden new focus."""
-    limit = _limit(time, crop, source_ml)
-    inside = time <= limit
+def _fibres(head: SourceHead, crop: Crop) -> Tensor:
+    """Return the direction of the strongest bundle, its length the square root of its weight (MNI axes serve as the head's)."""
+    atlas = bundles.bundles()
+    mni = sampled(head.mni_mm, head.feature_affine, crop.points())
+    strongest = torch.from_numpy(_strongest()).to(mni)
+    return sampled(strongest, atlas.affine, mni)
+
+
+@lru_cache(maxsize=1)
+def _strongest() -> np.ndarray:
+    atlas = bundles.bundles()
+    best = atlas.weight.argmax(0)[None, None]
+    direction = np.take_along_axis(atlas.orientation, best, 0)[0]
+    weight = np.take_along_axis(atlas.weight, best[0], 0)
+    return np.ascontiguousarray(direction * np.sqrt(weight), np.float32)
+
+
+def grown_later(lesion: Lesion, limit: float, generator: torch.Generator) -> Tensor:
+    """Return arrival times of the follow-up: from the baseline's edge (`limit`) blood goes on, faster around a hidden new focus."""
+    crop, inside = lesion.crop, lesion.time <= limit
+    if not bool(inside.any()):
+        inside = lesion.time <= lesion.time.min()
     focus = _edge_point(inside, crop, generator)
-    radius = (3000 * source_ml / (4 * np.pi)) ** (1 / 3)
+    radius = (3 * float(inside.sum()) * crop.spacing_mm**3 / (4 * np.pi)) ** (1 / 3)
     distance = ((crop.points() - focus.reshape(3, 1, 1, 1)) ** 2).sum(0)
     haste = 1 + 2.2 * torch.exp(-distance / (2 * (0.8 * radius + 4) ** 2))
-    start = torch.where(inside, time - limit, FAR)
-    return arrival(start, slow * _unrest(crop, 0.3, generator) / haste, crop.spacing_mm)
+    slow = lesion.slow * _unrest(crop, radius, 0.5, generator) / haste
+    onward = arrival(torch.where(inside, 0.0, FAR), slow, crop.spacing_mm, fibre=lesion.fibre, anisotropy=ANISOTROPY)
+    return torch.where(inside, lesion.time - limit, _closed(onward, crop))
 
 
-def _unrest(crop: Crop, sigma: float, generator: torch.Generator) -> Tensor:
-    """Return a positive random factor on the slowness: two scales, 14 and 6 mm."""
+def _unrest(crop: Crop, radius_mm: float, sigma: float, generator: torch.Generator) -> Tensor:
+    """Return a positive random factor on the slowness: lobes of about the lesion's radius, and fingers of a third of it."""
     device, shape = crop.tissue.device, tuple(crop.tissue.shape)
-    wide = smooth_noise(shape, correlation=14 / crop.spacing_mm, generator=generator, device=device)[0]
-    narrow = smooth_noise(shape, correlation=6 / crop.spacing_mm, generator=generator, device=device)[0]
-    return torch.exp(sigma * (1.2 * wide + 0.6 * narrow))
+    scales = [max(radius_mm * share, 3.0) / crop.spacing_mm for share in (1.0, 0.45)]
+    lobes, fingers = (smooth_noise(shape, correlation=c, generator=generator, device=device)[0] for c in scales)
+    return torch.exp(sigma * (0.9 * lobes + 0.8 * fingers).clamp(-2.2, 2.2))
 
 
 def _point(crop: Crop, centre: Floats) -> Tensor:
@@ -172,8 +202,8 @@ def _with_islands(time: Tensor, limit: float, crop: Crop, latent: Latent, genera
 
 def _closed(time: Tensor, crop: Crop) -> Tensor:
     """Continue arrival times two voxels into what blood cannot enter, so that interpolation beside a wall is smooth."""
-    open_slow = torch.where(time >= FAR / 2, 1.5, 0.5)
-    return arrival(time.clamp(max=FAR), open_slow, crop.spacing_mm, rounds=2).clamp(max=400.0)
+    continued = arrival(time, torch.ones_like(time), crop.spacing_mm, rounds=2)
+    return torch.where(time < FAR / 2, time, continued).clamp(max=400.0)
 
 
 def base_density_hu(haematocrit: float, hours: float) -> float:
@@ -193,10 +223,11 @@ def _densities(time: Tensor, crop: Crop, latent: Latent, centre: Floats, generat
     texture = 0.8 * noise[0] + 0.6 * noise[1]
     early = base_density_hu(latent.haematocrit, latent.onset_to_ct_h) + spread * texture
     late = base_density_hu(latent.haematocrit, latent.onset_to_ct_h + latent.followup_interval_h) + 2.5 * texture
-    inside = time <= time.reshape(-1).kthvalue(max(1, int(500 * latent.drawn_ich_ml / crop.spacing_mm**3))).values
+    inside = time <= time.reshape(-1).kthvalue(max(1, int(1000 * SOURCE_SHARE * latent.drawn_ich_ml / crop.spacing_mm**3))).values
     points = crop.points()
-    for sign in latent.signs:
-        early = early + _sign_hu(sign, inside, points, noise, generator)
+    changes = [_sign_hu(sign, inside, points, noise, generator) for sign in latent.signs]
+    if changes:
+        early = early + torch.stack(changes).min(0).values
     return early.clamp(26, 92), late.clamp(40, 92)
 
 
@@ -216,7 +247,7 @@ def _sign_hu(sign: str, inside: Tensor, points: Tensor, noise: list[Tensor], gen
         return -17.0 * torch.exp(-((noise[0] / 0.3) ** 2))
     if sign == "fluid_level":  # cells settle towards the back of the head
         level = torch.quantile(points[1][inside], 0.55)
-        return 12.0 - 34.0 * torch.sigmoid((points[1] - level) / 0.3)
+        return 8.0 - 32.0 * torch.sigmoid((points[1] - level) / 0.3)
     return torch.zeros_like(noise[0])
 
 

@@ -43,12 +43,14 @@ class SourceHead:
         return replace(self, codes=self.codes.to(device), features=self.features.to(device), mni_mm=self.mni_mm.to(device))
 
 
-def finished(name: str, codes: Codes, affine: Floats, mni_mm: npt.NDArray[np.float32]) -> SourceHead:
+def finished(
+    name: str, codes: Codes, affine: Floats, mni_mm: npt.NDArray[np.float32], *, fluid: npt.NDArray[np.float32] | None = None
+) -> SourceHead:
     """Return a source head from plain tissue codes: grade the sulci, measure the distances. `mni_mm` is on `feature_affine_of`."""
     check_codes(name, codes)
     return SourceHead(
         name=name,
-        codes=torch.from_numpy(graded(codes)),
+        codes=torch.from_numpy(graded(codes, fluid)),
         affine=affine,
         features=torch.from_numpy(_features(codes)),
         feature_affine=feature_affine_of(affine),
@@ -69,10 +71,15 @@ def feature_affine_of(affine: Floats) -> Floats:
     return affine @ np.diag([FEATURE_STEP, FEATURE_STEP, FEATURE_STEP, 1.0])
 
 
-def graded(codes: Codes) -> Codes:
-    """Return codes in which cortex and the fluid beside it carry the atrophy at which they turn to fluid."""
+def graded(codes: Codes, share: npt.NDArray[np.float32] | None = None) -> Codes:
+    """Return codes in which cortex and the fluid beside it carry the atrophy at which they turn to fluid.
+
+    The more of the neighbourhood is fluid, or the greater the voxel's own known `share`, the sooner.
+    """
     out = codes.copy()
     fluid = ndimage.uniform_filter((codes == Tissue.CSF).astype(np.float32), 3)
+    if share is not None:
+        fluid = np.maximum(fluid, share)
     for tissue, first in ((Tissue.CORTEX, SULCUS), (Tissue.CEREBELLAR_CORTEX, FOLIUM)):
         cortex = codes == tissue
         near = edt.edt(~cortex, parallel=1) <= 1.5

@@ -101,14 +101,16 @@ def head_from_labels(name: str, volume: Volume) -> SourceHead:
     upright = _rotation_of(mni_from_head) @ volume.affine
     in_mni = mni_from_head @ volume.affine @ np.linalg.inv(upright)
     _add_falx(codes, in_mni @ upright)
-    occupied = ndimage.find_objects((codes > 0).astype(np.uint8))[0]
-    start = [max(0, s.start - 1) for s in occupied]
-    codes = np.pad(codes[occupied], 1) if min(s.start for s in occupied) == 0 else codes[tuple(slice(a, s.stop + 1) for a, s in zip(start, occupied, strict=True))]
-    if min(s.start for s in occupied) == 0:
-        start = [s.start - 1 for s in occupied]
+    start, codes = _tight(codes)
     affine = upright.copy()
     affine[:3, 3] = (upright @ np.array([*start, 1.0]))[:3]
-    return finished(name, np.ascontiguousarray(codes), affine, _deformed_to_mni(codes, affine, in_mni))
+    return finished(name, codes, affine, _deformed_to_mni(codes, affine, in_mni))
+
+
+def _tight(codes: npt.NDArray[np.uint8]) -> tuple[tuple[int, ...], npt.NDArray[np.uint8]]:
+    """Return the index of the first voxel kept, and the head with one voxel of air around it."""
+    box = ndimage.find_objects((codes > 0).astype(np.uint8))[0]
+    return tuple(s.start - 1 for s in box), np.pad(codes[box], 1)
 
 
 def _check_labels(name: str, labels: Labels) -> None:
@@ -116,8 +118,8 @@ def _check_labels(name: str, labels: Labels) -> None:
     if unknown:
         listed = ", ".join(map(str, unknown[:8]))
         raise InputRefused(
-            f"the label map {name} holds {len(unknown)} label(s) without a known tissue: {listed}; FreeSurfer numbers with SynthSeg's head labels "
-            "are expected, so relabel them, or leave this file out"
+            f"the label map {name} holds {len(unknown)} label(s) without a known tissue: {listed}; FreeSurfer numbers with "
+            "SynthSeg's head labels are expected, so relabel them, or leave this file out"
         )
 
 
@@ -130,8 +132,10 @@ def _codes_of(labels: Labels) -> npt.NDArray[np.uint8]:
 
 def _air_filled(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Name enclosed zeros: air where they touch mucosa or the bones of the base, else the nearest tissue, so that no hole is left."""
-    labels, count = ndimage.label(codes == 0)
-    outside = np.unique(np.concatenate([labels[s].ravel() for s in ((0,), (-1,), (slice(None), 0), (slice(None), -1), (..., 0), (..., -1))]))
+    labels, _ = ndimage.label(codes == 0)
+    outside = np.unique(
+        np.concatenate([labels[s].ravel() for s in ((0,), (-1,), (slice(None), 0), (slice(None), -1), (..., 0), (..., -1))])
+    )
     enclosed = (codes == 0) & ~np.isin(labels, outside)
     if not enclosed.any():
         return codes

@@ -1,4 +1,4 @@
-"""Mass effect: blood makes room for itself. The brain flows like a fluid that cannot be compressed, out of the clot and into the fluid spaces.
+"""Mass effect: blood makes room for itself, and the brain flows, without being compressed, out of the clot and into the fluid spaces.
 
 With u the pull-back displacement (what is now at y came from y - u(y)), div u is the share of new volume at y: positive in the clot,
 negative where ventricles and sulci are squeezed out, zero elsewhere; over the rigid skull it adds up to zero. u = grad(phi) follows
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ichnos.simulation.fields import Grid
 
 Tensor = torch.Tensor
-DISPLACING_SHARE = 0.8  # of a haematoma's volume displaces tissue; the rest has infiltrated it
+DISPLACING_SHARE = 0.85  # of a haematoma's volume displaces tissue; the rest has infiltrated it
+SWOLLEN_MM = 28.0  # over such a cube the new volume is spread: tissue beside the clot swells too, and the clot's own shape is kept
 
 
 def displacement(blood: Tensor, fluid: Tensor, ventricle: Tensor, depth_mm: Tensor, grid: Grid, *, swelling: float = 0.0) -> Tensor:
@@ -23,7 +25,8 @@ def displacement(blood: Tensor, fluid: Tensor, ventricle: Tensor, depth_mm: Tens
     new volume in ventricles that intraventricular blood distends (0: none, they are squeezed out instead).
     """
     step_mm = grid.step * grid.spacing_mm
-    source = DISPLACING_SHARE * blood
+    width = 2 * round(SWOLLEN_MM / (2 * step_mm)) + 1
+    source = DISPLACING_SHARE * F.avg_pool3d(blood[None, None], width, 1, width // 2)[0, 0]
     if swelling > 0:
         source = source + swelling * ventricle
     total = source.sum()
@@ -43,7 +46,7 @@ def _nearness(blood: Tensor, step_mm: float) -> Tensor:
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     centre = (points * blood).sum((1, 2, 3)) / blood.sum().clamp(min=1e-6)
     distance = ((points - centre.reshape(3, 1, 1, 1)) ** 2).sum(0).sqrt() * step_mm
-    return torch.exp(-distance / 30.0)
+    return torch.exp(-distance / 55.0)
 
 
 def _gradient_of_inverse_laplacian(divergence: Tensor, step_mm: float) -> Tensor:

@@ -6,10 +6,13 @@ All places are MNI mm, measured on the template and on head CTs in general; a wa
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import edt
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
 from scipy import ndimage
 
 from ichnos.anatomy import mni
@@ -52,7 +55,7 @@ def mni_head() -> SourceHead:
     _dura_and_vessels(out, xyz)
     coarse = xyz[:, ::FEATURE_STEP, ::FEATURE_STEP, ::FEATURE_STEP]
     assert np.allclose(feature_affine_of(affine)[:3, 3], coarse[:, 0, 0, 0])
-    return finished("mni152", out, affine, np.ascontiguousarray(coarse))
+    return finished("mni152", out, affine, np.ascontiguousarray(coarse), fluid=_fluid(grid))
 
 
 def _brain_on(grid: Volume) -> npt.NDArray[np.uint8]:
@@ -70,6 +73,13 @@ def _brain_on(grid: Volume) -> npt.NDArray[np.uint8]:
     return out
 
 
+def _fluid(grid: Volume) -> Field:
+    """Return how much fluid each voxel of the template's cortex holds, 0..1: its sulci are blurred, but dark on T1."""
+    t1 = mni.template("t1").on_grid(grid)
+    share: Field = np.clip((165 - t1.array) / 55, 0, 1).astype(np.float32)
+    return share
+
+
 def _choroid(out: npt.NDArray[np.uint8], xyz: Field) -> Mask:
     x, y, z = xyz
     glomus = _ellipsoid(xyz, (22, -39, 10), (3.5, 4.5, 5.0))
@@ -78,43 +88,59 @@ def _choroid(out: npt.NDArray[np.uint8], xyz: Field) -> Mask:
     return found
 
 
-def _ellipsoid(xyz: Field, centre: tuple[float, float, float], half: tuple[float, float, float], *, both: bool = True) -> Mask:
+Point = tuple[float, float, float]
+
+
+def _box(low: Point, high: Point) -> tuple[slice, slice, slice]:
+    """Return the part of the grid between two corners, MNI mm, with a voxel to spare."""
+    x, y, z = (
+        slice(max(0, int(np.floor(a)) - f - 1), min(n, int(np.ceil(b)) - f + 2))
+        for a, b, f, n in zip(low, high, _FIRST_MM, _SHAPE, strict=True)
+    )
+    return x, y, z
+
+
+def _ellipsoid(xyz: Field, centre: Point, half: Point, *, both: bool = True) -> Mask:
     """Return an ellipsoid, on both sides unless told otherwise."""
-    x = np.abs(xyz[0]) if both else xyz[0]
-    inside: Mask = ((x - centre[0]) / half[0]) ** 2 + ((xyz[1] - centre[1]) / half[1]) ** 2 + ((xyz[2] - centre[2]) / half[2]) ** 2 < 1
-    return inside
+    found = np.zeros(_SHAPE, bool)
+    for sign in (1, -1) if both else (1,):
+        middle = (sign * centre[0], centre[1], centre[2])
+        box = _box(*[(middle[0] + s * half[0], middle[1] + s * half[1], middle[2] + s * half[2]) for s in (-1, 1)])
+        x, y, z = xyz[(slice(None), *box)]
+        found[box] |= ((x - middle[0]) / half[0]) ** 2 + ((y - middle[1]) / half[1]) ** 2 + ((z - middle[2]) / half[2]) ** 2 < 1
+    return found
 
 
-def _tube(xyz: Field, points: list[tuple[float, float, float]], radius_mm: float) -> Mask:
+def _tube(xyz: Field, points: list[Point], radius_mm: float) -> Mask:
     """Return a tube along a polyline, on both sides."""
-    x = np.abs(xyz[0])
-    found = np.zeros(x.shape, bool)
-    for a, b in zip(points[:-1], points[1:], strict=True):
-        start, along = np.array(a), np.array(b) - np.array(a)
-        lo, hi = np.minimum(a, b) - radius_mm - 1, np.maximum(a, b) + radius_mm + 1
-        box = (x >= lo[0]) & (x <= hi[0])
-        box &= (xyz[1] >= lo[1]) & (xyz[1] <= hi[1]) & (xyz[2] >= lo[2]) & (xyz[2] <= hi[2])
-        at = np.nonzero(box)
-        p = np.stack([x[at], xyz[1][at], xyz[2][at]], -1) - start
-        t = np.clip(p @ along / (along @ along), 0, 1)
-        found[at] |= np.linalg.norm(p - t[:, None] * along, axis=-1) <= radius_mm
+    found = np.zeros(_SHAPE, bool)
+    for sign in (1, -1):
+        for a, b in pairwise((sign * x, y, z) for x, y, z in points):
+            start, along = np.array(a), np.array(b) - np.array(a)
+            low, high = np.minimum(a, b) - radius_mm, np.maximum(a, b) + radius_mm
+            box = _box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+            p = np.moveaxis(xyz[(slice(None), *box)], 0, -1) - start
+            t = np.clip(p @ along / (along @ along), 0, 1)
+            found[box] |= np.linalg.norm(p - t[..., None] * along, axis=-1) <= radius_mm
     return found
 
 
 def _texture(shape: tuple[int, ...], seed: int, sigma: float) -> Field:
     """Return fixed smooth noise of unit variance; the grown head is always the same."""
-    coarse = np.random.default_rng(seed).normal(size=[int(n / sigma) + 3 for n in shape])
-    zoomed = ndimage.zoom(coarse, sigma, order=1)[tuple(slice(0, n) for n in shape)].astype(np.float32)
-    return zoomed / float(zoomed.std())
+    coarse = np.random.default_rng(seed).normal(size=[int(n / sigma) + 3 for n in shape]).astype(np.float32)
+    grown = F.interpolate(torch.from_numpy(coarse)[None, None], size=list(shape), mode="trilinear", align_corners=True)[0, 0].numpy()
+    texture: Field = grown / float(grown.std())
+    return texture
 
 
 def _skull_and_skin(brain: npt.NDArray[np.uint8], xyz: Field) -> npt.NDArray[np.uint8]:
     """Wrap the closed brain in fluid, inner table, diploe, outer table, fat and scalp; below, fill the neck and the face."""
     x, y, z = xyz
     outside = edt.edt(brain == 0, parallel=1)
-    closed = edt.edt(outside < 12, parallel=1) > 10.2  # closes sulci and fissures up to 20 mm wide; 2 mm of fluid remain over the gyri
+    closed = edt.edt(outside < 17, parallel=1) > 15.4  # closes sulci and fissures up to 30 mm wide; 1.6 mm of fluid remain over the gyri
+    closed &= (outside < 7) | (z > 40)  # the base keeps its hollows, the vault is round
     closed |= outside < 1.2
-    wall = edt.edt(~closed, parallel=1)
+    wall = ndimage.gaussian_filter(edt.edt(~closed, parallel=1), 1.5)
     wall += 0.35 * _texture(brain.shape, 1, 14.0)
     vault = np.clip((z + 0.25 * y + 25) / 25, 0, 1)
     diploe = (3.2 + 0.8 * _texture(brain.shape, 2, 20.0)) * vault
@@ -144,7 +170,8 @@ def _soft_parts(xyz: Field) -> Mask:
     face = _ellipsoid(xyz, (0, 36, -58), (66, 60, 66)) & (z < 0)
     nose = _ellipsoid(xyz, (0, 92, -68), (13, 16, 22))
     neck: Mask = ((x / 62) ** 2 + ((y + 38) / 62) ** 2 < 1) & (z < -40)
-    return face | nose | neck
+    soft: Mask = face | nose | neck
+    return soft
 
 
 def _face(out: npt.NDArray[np.uint8], xyz: Field) -> None:
@@ -219,7 +246,7 @@ def _dura_and_vessels(out: npt.NDArray[np.uint8], xyz: Field) -> None:
     soft = np.isin(out, (Tissue.CSF, Tissue.CORTEX))
     callosum = np.interp(y, [-110, -60, -45, -20, 10, 32, 45], [0, 4, 22, 32, 28, 12, -8])
     falx = (a < 0.8) & soft & (z > callosum + 4) & (y > -105) & (y < 62)
-    roof = -3.0 - 0.0075 * a**1.82 - 0.0085 * np.clip(-60 - y, 0, None) ** 1.9
+    roof = mni.tentorium_mm(x, y)
     edge = 11 + 0.9 * np.clip(y + 46, -30, 40)  # the tentorial notch
     tent = (
         (np.abs(z - roof) < 0.9)

@@ -40,6 +40,14 @@ def expansion_probability(draws: law.Draws) -> Tensor:
     return (activity_posterior(draws) * given).sum(-1)
 
 
+def resampled_followup_ml(draws: law.Draws, samples: int, generator: torch.Generator) -> Tensor:
+    """Return volumes at follow-up of the first patient, (samples,), drawn from the law given all that is visible."""
+    chosen = torch.multinomial(activity_posterior(draws)[0], samples, replacement=True, generator=generator)
+    ich = draws.ich_ml[:1].expand(samples)
+    interval = draws.followup_interval_h[:1].expand(samples)
+    return law.grow(ich, _ACTIVITY[chosen], interval, generator)[0]
+
+
 def auc(score: Tensor, outcome: Tensor) -> float:
     """Return the area under the ROC curve, ties counted half; NaN if only one outcome is present.
 

@@ -66,13 +66,15 @@ def _leukoaraiosis(head: SourceHead, deep_share: float, generator: torch.Generat
     wide, narrow = (smooth_noise(shape, correlation=c, generator=generator, device=device)[0] for c in (7.0, 3.0))
     mirrored = (wide + wide.flip(0)) * 0.5  # near enough to the mirror image in an upright, centred head
     band = 2.2 * torch.exp(-ventricle.clamp(min=0) / 4.0)
-    caps = sum(
+    horns = [
         torch.exp(-(((x.abs() - a) / 9) ** 2 + ((y - b) / 9) ** 2 + ((z - c) / 10) ** 2))
         for a, b, c in ((17.0, 34.0, 8.0), (28.0, -64.0, 14.0))
-    )
+    ]
+    caps = torch.stack(horns).sum(0)
     reach = torch.sigmoid((z + 2) / 6) * torch.sigmoid((depth - 11) / 2.5)
     deep = deep_share * torch.exp(-(((ventricle - 12).clamp(min=0) / 16) ** 2)) * (0.9 * mirrored + 0.5 * wide + 0.7 * narrow)
-    return (band + 1.1 * caps + deep + 0.25 * narrow) * reach - 3.0 * (1 - reach)
+    score: Tensor = (band + 1.1 * caps + deep + 0.25 * narrow) * reach - 3.0 * (1 - reach)
+    return score
 
 
 def _infarct(head: SourceHead, volume_ml: float, *, small: bool, generator: torch.Generator) -> Tensor:
@@ -96,6 +98,7 @@ def _infarct(head: SourceHead, volume_ml: float, *, small: bool, generator: torc
 def _calcification(head: SourceHead, pineal: bool, generator: torch.Generator) -> Tensor:
     """Return the noise that breaks calcification into grains; the pineal gland is a lump of its own."""
     noise = smooth_noise(tuple(head.features.shape[1:]), correlation=2.0, generator=generator, device=head.codes.device)[0]
+    noise = noise - 4.0 * ((head.mni_mm[2] < 15) & (head.mni_mm[1] < -45))  # the falx ossifies, the tentorium hardly ever
     if pineal:
         place = torch.tensor([0.0, -29.0, 3.0], device=noise.device).reshape(3, 1, 1, 1)
         distance = ((head.mni_mm - place) ** 2).sum(0).sqrt()

@@ -9,6 +9,7 @@ import torch
 
 from ichnos.anatomy import tract as tract_atlas
 from ichnos.simulation import haemorrhage, law, mass_effect, oracle, parenchyma
+from ichnos.simulation.fibres import fibres_of
 from ichnos.simulation.fields import Grid, enlarged, gathered, indices_of, looked_up, sampled, smooth_noise
 from ichnos.simulation.haemorrhage import Lesion
 from ichnos.simulation.heads import SourceHead, lookup
@@ -53,6 +54,7 @@ class _Moment:
     infarct_acute: Tensor
     infarct_old: Tensor
     calcification: Tensor
+    limit: float  # arrival time at the haematoma's edge; 0 without haematoma
     source_mm: Tensor  # coarse
     displacement_mm: Tensor  # coarse, mass effect
 
@@ -78,10 +80,16 @@ def simulate_patient(seed: int, head: SourceHead, wishes: Wishes | None = None, 
         age_years=latent.age_years,
         generator=_stream(seed, "chronic"),
     )
-    lesion = _lesion(head, table, latent, variation, wishes) if latent.has_haematoma else None
+    lesion = _lesion(head, table, latent, variation) if latent.has_haematoma else None
     baseline = _moment(head, table, latent, chronic, variation, lesion, followup=False)
-    followup = _moment(head, table, latent, chronic, variation, lesion, followup=True) if wishes.followup else None
-    return _assembled(head, wishes, latent, chronic, draws, variation, baseline, followup)
+    followup = None
+    if wishes.followup:
+        later = lesion and replace(lesion, time=haemorrhage.grown_later(lesion, baseline.limit, _stream(seed, "later")))
+        followup = _moment(head, table, latent, chronic, variation, later, followup=True)
+    growth = None
+    if wishes.oracle_samples > 0 and lesion is not None:
+        growth = _growth_probability(head, table, draws, variation, lesion, baseline, wishes.oracle_samples)
+    return _assembled(head, wishes, latent, chronic, draws, variation, baseline, followup, growth)
 
 
 def _constrained(draws: law.Draws, wishes: Wishes) -> law.Draws:
@@ -143,11 +151,10 @@ def _stream(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + 7919 * _STREAMS.index(name)) % 2**63)
 
 
-def _lesion(head: SourceHead, table: Tensor, latent: Latent, variation: Variation, wishes: Wishes) -> Lesion:
+def _lesion(head: SourceHead, table: Tensor, latent: Latent, variation: Variation) -> Lesion:
     generator = _stream(latent.seed, "lesion")
     centre = haemorrhage.bleeding_point(head, latent.site, latent.side, generator)
-    later = _stream(latent.seed, "later") if wishes.followup or wishes.oracle_samples else None
-    return haemorrhage.grown(head, table, latent, centre, scale=scale_at(variation, centre), generator=generator, later=later)
+    return haemorrhage.grown(head, table, latent, centre, scale=scale_at(variation, centre), generator=generator)
 
 
 # ---- one moment -----------------------------------------------------------------------------------------------------------------------
@@ -161,20 +168,20 @@ def _moment(
     volumes = (latent.drawn_followup_ich_ml, latent.drawn_followup_ivh_ml) if followup else (latent.drawn_ich_ml, latent.drawn_ivh_ml)
     push = torch.zeros_like(variation.source_mm)
     if lesion is not None:
-        push = _push(head, table, variation, lesion, volumes, followup=followup)
+        push = _push(head, table, variation, lesion, volumes)
     source = variation.at(grid.coarse_points(device) - push) if lesion is not None else variation.source_mm
     tissue = _tissue(head, table, grid, source)
     empty = torch.zeros(grid.shape, device=device)
-    ich, hu, oedema, ivh = empty, empty, empty, empty
+    ich, hu, oedema, ivh, limit = empty, empty, empty, empty, 0.0
     if lesion is not None:
         box = _lesion_box(grid, variation, lesion, volumes[0])
         at = grid.enlarged(source[(slice(None), *box)])
-        ich, hu, oedema = _bled(lesion, latent, tissue, grid, grid.fine(box), at, followup=followup)
+        ich, hu, oedema, limit = _bled(lesion, latent, tissue, grid, grid.fine(box), at, followup=followup)
         ivh = _into_ventricles(tissue, ich, volumes[1], grid, patient_point(variation, lesion.centre_mm), latent.seed)
         hu = torch.where((ivh > 0) & (hu <= 0), haemorrhage.base_density_hu(latent.haematocrit, latent.onset_to_ct_h) - 8.0, hu)
     leuko, acute, old, calcium = _chronic_maps(head, chronic, tissue, grid, source)
     bloody = ich + ivh
-    return _Moment(tissue, ich, ivh, hu, oedema, leuko, acute, old * (1 - bloody), calcium * (1 - bloody), source, push)
+    return _Moment(tissue, ich, ivh, hu, oedema, leuko, acute, old * (1 - bloody), calcium * (1 - bloody), limit, source, push)
 
 
 def _tissue(head: SourceHead, table: Tensor, grid: Grid, source: Tensor) -> Tensor:
@@ -189,11 +196,11 @@ def _tissue(head: SourceHead, table: Tensor, grid: Grid, source: Tensor) -> Tens
     return out
 
 
-def _push(head: SourceHead, table: Tensor, variation: Variation, lesion: Lesion, volumes: tuple[float, float], *, followup: bool) -> Tensor:
+def _push(head: SourceHead, table: Tensor, variation: Variation, lesion: Lesion, volumes: tuple[float, float]) -> Tensor:
     """Return the mass effect's displacement on the coarse grid."""
     grid, x = variation.grid, variation.source_mm
     voxel_ml = (grid.step * grid.spacing_mm) ** 3 / 1000
-    time = haemorrhage.at(lesion, _arrival(lesion, followup=followup), x, fill=400.0)
+    time = haemorrhage.at(lesion, lesion.time, x, fill=400.0)
     tissue = looked_up(table, gathered(head.codes, indices_of(x, head.affine)))
     blood = haemorrhage.filled(time, haemorrhage.allowed(tissue), volumes[0] / voxel_ml, softness=4.0)
     fluid = ((tissue == Tissue.CSF) | (tissue == Tissue.VENTRICLE)).float()
@@ -204,11 +211,30 @@ def _push(head: SourceHead, table: Tensor, variation: Variation, lesion: Lesion,
     return mass_effect.displacement(blood, fluid, ventricle.float(), depth, grid, swelling=swelling)
 
 
-def _arrival(lesion: Lesion, *, followup: bool) -> Tensor:
-    if not followup:
-        return lesion.time
-    assert lesion.time_followup is not None
-    return lesion.time_followup
+def _growth_probability(
+    head: SourceHead, table: Tensor, draws: law.Draws, variation: Variation, lesion: Lesion, baseline: _Moment, samples: int
+) -> Tensor:
+    """Return P(blood at follow-up) per voxel: the hidden part is drawn again and again, given all that the baseline shows.
+
+    Each sample has its own volume at follow-up, its own new focus and its own mass effect; blood is looked up on every second voxel.
+    """
+    grid, half = variation.grid, variation.grid.step // 2
+    generator = _stream(int(draws.ich_ml[0] * 1e4), "resample")
+    volumes_ml = oracle.resampled_followup_ml(draws, samples, generator)
+    coarse_ich = baseline.ich[:: grid.step, :: grid.step, :: grid.step]
+    box = grid.box(coarse_ich > 0, margin=max(2, round(12 / (grid.step * grid.spacing_mm))))
+    allowed = haemorrhage.allowed(baseline.tissue[grid.fine(box)][::half, ::half, ::half])
+    voxel_ml = (half * grid.spacing_mm) ** 3 / 1000
+    total = torch.zeros(allowed.shape, device=allowed.device)
+    for ich_ml in volumes_ml.tolist():
+        later = replace(lesion, time=haemorrhage.grown_later(lesion, baseline.limit, generator))
+        push = _push(head, table, variation, later, (ich_ml, 0.0))
+        source = variation.at(grid.coarse_points(push.device) - push)[(slice(None), *box)]
+        time = haemorrhage.at(later, later.time, grid.enlarged(source, step=grid.step // half), fill=400.0)
+        total += haemorrhage.filled(time, allowed, ich_ml / voxel_ml, softness=0.8)
+    out = torch.zeros(grid.shape, device=total.device)
+    out[grid.fine(box)] = enlarged((total / samples)[None], half)[0]
+    return torch.maximum(out, baseline.ivh)
 
 
 def _lesion_box(grid: Grid, variation: Variation, lesion: Lesion, ich_ml: float) -> tuple[slice, slice, slice]:
@@ -223,17 +249,16 @@ def _lesion_box(grid: Grid, variation: Variation, lesion: Lesion, ich_ml: float)
 
 def _bled(
     lesion: Lesion, latent: Latent, tissue: Tensor, grid: Grid, fine: tuple[slice, slice, slice], at: Tensor, *, followup: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ICH fraction, blood HU and oedema degree on the fine grid."""
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Return ICH fraction, blood HU and oedema degree on the fine grid, and the arrival time at the haematoma's edge."""
     voxel_ml = grid.spacing_mm**3 / 1000
     ich_ml, phe_ml = (
         (latent.drawn_followup_ich_ml, latent.drawn_followup_phe_ml) if followup else (latent.drawn_ich_ml, latent.drawn_phe_ml)
     )
-    crop_time = _arrival(lesion, followup=followup)
-    time = haemorrhage.at(lesion, crop_time, at, fill=400.0)
+    time = haemorrhage.at(lesion, lesion.time, at, fill=400.0)
     where = haemorrhage.allowed(tissue[fine])
     blood, limit = haemorrhage.filled_with_limit(time, where, ich_ml / voxel_ml, softness=0.6)
-    around = haemorrhage.at(lesion, haemorrhage.spread_around(lesion, crop_time, limit), at, fill=200.0)
+    around = haemorrhage.at(lesion, haemorrhage.spread_around(lesion, lesion.time, limit), at, fill=200.0)
     oedema = haemorrhage.oedema_degree(around, where & (blood < 0.5), phe_ml / voxel_ml) * (1 - blood)
     density = haemorrhage.at(lesion, lesion.hu_followup if followup else lesion.hu, at, fill=0.0)
     maps = []
@@ -241,7 +266,7 @@ def _bled(
         whole = torch.zeros(grid.shape, device=at.device)
         whole[fine] = part
         maps.append(whole)
-    return maps[0], maps[1], maps[2]
+    return maps[0], maps[1], maps[2], limit
 
 
 def _into_ventricles(tissue: Tensor, ich: Tensor, ivh_ml: float, grid: Grid, centre_mm: np.ndarray, seed: int) -> Tensor:
@@ -306,6 +331,7 @@ def _assembled(
     variation: Variation,
     baseline: _Moment,
     followup: _Moment | None,
+    growth: Tensor | None,
 ) -> VirtualPatient:
     grid = variation.grid
     mni = sampled(head.mni_mm, head.feature_affine, baseline.source_mm)
@@ -323,7 +349,7 @@ def _assembled(
         calcification=baseline.calcification,
         tract=_tract(mni, baseline.tissue, grid, latent.seed),
         mni_mm=grid.enlarged(mni) if wishes.mni else None,
-        fibres=None,
+        fibres=fibres_of(head, baseline.source_mm, baseline.tissue, grid) if wishes.fibres else None,
         tissue_followup=followup.tissue if followup else None,
         ich_followup=followup.ich if followup else None,
         ivh_followup=followup.ivh if followup else None,
@@ -333,7 +359,7 @@ def _assembled(
         infarct_acute_followup=followup.infarct_acute if followup else None,
         infarct_old_followup=followup.infarct_old if followup else None,
         calcification_followup=followup.calcification if followup else None,
-        growth_probability=None,
+        growth_probability=growth,
         expansion_probability=probability,
         latent=latent,
         truth=_truth(head, grid, baseline, followup, chronic),

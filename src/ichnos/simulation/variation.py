@@ -29,7 +29,7 @@ def varied(head: SourceHead, *, atrophy: float, strength: float, spacing_mm: flo
     """Draw one person's deformation of a source head. `strength` 0 gives the head itself, 1 the usual variety."""
     device = head.codes.device
     inverse = _random_affine(strength, generator)
-    grid = _grid_around(head, np.linalg.inv(inverse), spacing_mm)
+    grid = _grid_around(head, np.linalg.inv(inverse).astype(np.float64), spacing_mm)
     points = grid.coarse_points(device)
     matrix = torch.from_numpy(inverse).to(points)
     x = torch.einsum("ij,jxyz->ixyz", matrix[:3, :3], points) + matrix[:3, 3].reshape(3, 1, 1, 1)
@@ -74,7 +74,7 @@ def _diffeomorphism(grid: Grid, generator: torch.Generator, device: torch.device
     step_mm = grid.step * grid.spacing_mm
     wide = smooth_noise(grid.coarse_shape, correlation=60 / step_mm, generator=generator, device=device, channels=3)
     narrow = smooth_noise(grid.coarse_shape, correlation=26 / step_mm, generator=generator, device=device, channels=3)
-    velocity = (2.6 * wide + 0.9 * narrow) / step_mm  # voxels
+    velocity = (2.0 * wide + 0.6 * narrow) / step_mm  # voxels
     displacement = velocity / 16
     points = torch.stack(torch.meshgrid(*[torch.arange(n, device=device, dtype=torch.float32) for n in grid.coarse_shape], indexing="ij"))
     for _ in range(4):  # scaling and squaring

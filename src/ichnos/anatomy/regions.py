@@ -1,0 +1,125 @@
+"""Named regions in MNI152 space: the stations of the corticospinal tract, white matter by depth, lobes and deep sites."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import edt
+import numpy as np
+import numpy.typing as npt
+
+from ichnos.anatomy import mni, tract
+from ichnos.errors import UsageError
+from ichnos.volume import Volume
+
+Mask = npt.NDArray[np.bool_]
+Side = Literal["left", "right"]
+
+STATIONS: tuple[str, ...] = ("cortex", "corona_radiata", "plic", "peduncle", "pons", "medulla")  # from the top of the tract down
+WHITE_MATTER: tuple[str, ...] = ("periventricular", "deep_white")
+LOBES: tuple[str, ...] = ("frontal", "parietal", "occipital", "temporal", "insula", "cerebellum")
+DEEP: tuple[str, ...] = ("thalamus", "caudate", "putamen", "pallidum", "brainstem")
+REGIONS: tuple[str, ...] = STATIONS + WHITE_MATTER + LOBES + DEEP
+
+PERIVENTRICULAR_MM = 10.0  # white matter up to this distance from the lateral ventricles is periventricular
+
+
+def region(name: str, *, side: Side | None = None) -> Volume:
+    """Return a region as a mask on the template's 1 mm grid, one side or both.
+
+    >>> plic = region("plic", side="left")
+    >>> x, y, z = plic.world(np.argwhere(plic.array).mean(0)).round()
+    >>> bool(-28 < x < -14), bool(-24 < y < -2), bool(0 < z < 18)
+    (True, True, True)
+    """
+    if name not in REGIONS:
+        raise UsageError(f"there is no region {name!r}; the regions are {', '.join(REGIONS)}")
+    volume = _region(name)
+    if side is None:
+        return volume
+    x = mni.coordinates(volume)[0]
+    return volume.with_array(volume.array & ((x < 0) if side == "left" else (x > 0)))
+
+
+def station_of_height(z_mm: float) -> str:
+    """Return the station of the corticospinal tract at a height of MNI152 space.
+
+    >>> station_of_height(8.0), station_of_height(-14.0), station_of_height(30.0)
+    ('plic', 'peduncle', 'corona_radiata')
+    """
+    for name, lowest in _LOWEST_MM.items():
+        if z_mm >= lowest:
+            return name
+    return "medulla"
+
+
+_LOWEST_MM = {"cortex": 48.0, "corona_radiata": 18.0, "plic": -1.0, "peduncle": -20.0, "pons": -43.0}
+
+
+@lru_cache(maxsize=len(REGIONS))
+def _region(name: str) -> Volume:
+    structures = mni.structures()
+    xyz = mni.coordinates(structures)
+    if name in STATIONS:
+        mask = _capsule(xyz, structures.array) if name == "plic" else _station(name, xyz)
+    elif name in WHITE_MATTER:
+        mask = _white(name, xyz, structures)
+    elif name in DEEP:
+        mask = structures.array == getattr(mni, name.upper())
+    else:
+        mask = _lobe(name, xyz, structures.array)
+    return structures.with_array(mask)
+
+
+def _station(name: str, xyz: npt.NDArray[np.float32]) -> Mask:
+    """Return the part of a generous tract (1.8 half thicknesses) that lies in the station's range of heights."""
+    names = list(STATIONS)
+    lowest = [*_LOWEST_MM.values(), -80.0][names.index(name)]
+    highest = [90.0, *_LOWEST_MM.values()][names.index(name)]
+    radius = np.minimum(tract.atlas("left").radius.array, tract.atlas("right").radius.array)
+    part: Mask = (radius < 1.8) & (xyz[2] >= lowest) & (xyz[2] < highest)
+    return part
+
+
+def _capsule(xyz: npt.NDArray[np.float32], codes: npt.NDArray[np.uint8]) -> Mask:
+    """Return the posterior limb of the internal capsule: white matter between thalamus and lentiform nucleus, behind the genu."""
+    x, y, z = xyz
+    a = np.abs(x)
+    middle = np.interp(y, [-26, -18, -10, -2], [27.0, 23.5, 19.5, 15.5]) + 0.12 * (z - 6)
+    band = (np.abs(a - middle) < 4.5) & (y > -26) & (y < -2) & (z >= _LOWEST_MM["plic"]) & (z < 18)
+    part: Mask = band & (codes == mni.WHITE)
+    return part
+
+
+def _white(name: str, xyz: npt.NDArray[np.float32], structures: Volume) -> Mask:
+    white = structures.array == mni.WHITE
+    lateral = (structures.array == mni.VENTRICLE) & ((np.abs(xyz[0]) > 4) | (xyz[2] > 12))
+    near = edt.edt(np.ascontiguousarray(~lateral), parallel=1) <= PERIVENTRICULAR_MM
+    chosen: Mask = white & (near if name == "periventricular" else ~near) & (xyz[2] > -12)
+    return chosen
+
+
+def _lobe(name: str, xyz: npt.NDArray[np.float32], codes: npt.NDArray[np.uint8]) -> Mask:
+    """Return a lobe (cortex and white matter) by planes along the great sulci."""
+    x, y, z = xyz
+    a = np.abs(x)
+    if name == "cerebellum":
+        hind: Mask = np.isin(codes, (mni.CEREBELLAR_CORTEX, mni.CEREBELLAR_WHITE))
+        return hind
+    hemisphere = np.isin(codes, (mni.CORTEX, mni.WHITE))
+    insula = (a > 30) & (a < 44) & (np.abs(y - 2) < 22) & (np.abs(z - 2) < 14) & (codes == mni.CORTEX)
+    sylvian = 4 - 0.30 * (y + 10)  # the lateral sulcus rises towards the back
+    temporal = (a > 22) & (z < np.minimum(sylvian, 16)) & (y < 20) & (y > -56)
+    central = -4 - 0.35 * z + 0.25 * (a - 30)  # the central sulcus runs forward and down
+    occipital = y < -62 - 0.18 * (z - 20)
+    parietal = ~occipital & ~temporal & (y < np.minimum(central, 0)) & (z > 8)
+    chosen = {
+        "insula": insula,
+        "temporal": temporal & ~occipital & ~insula,
+        "occipital": occipital,
+        "parietal": parietal & ~insula,
+        "frontal": ~occipital & ~temporal & ~parietal & ~insula & (y > -30),
+    }[name]
+    lobe: Mask = hemisphere & chosen
+    return lobe

@@ -1,0 +1,33 @@
+"""One grown head and a few patients for the whole session."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+
+from ichnos.simulation.heads import SourceHead
+from ichnos.simulation.mni_head import mni_head
+from ichnos.simulation.patient import VirtualPatient
+from ichnos.simulation.simulate import Wishes, simulate_patient
+
+COARSE_MM = 2.0
+
+
+@pytest.fixture(scope="session")
+def head() -> SourceHead:
+    return mni_head()
+
+
+@pytest.fixture(scope="session")
+def bled(head: SourceHead) -> VirtualPatient:
+    """A left putaminal haematoma that has broken into the ventricles, at 1 mm."""
+    for seed in range(3, 200):
+        patient = simulate_patient(seed, head, Wishes(site="putamen", side="left", ich_ml=30.0, spacing_mm=4.0, followup=False))
+        if patient.latent.drawn_ivh_ml > 3:
+            break
+    return simulate_patient(
+        seed,
+        head,
+        Wishes(site="putamen", side="left", ich_ml=30.0, old_infarct_probability=1.0, leukoaraiosis_ml=15.0, mni=True, fibres=True),
+    )
