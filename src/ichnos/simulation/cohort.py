@@ -42,6 +42,10 @@ class Making:
     oracle_samples: int = 32  # re-drawn bleeds behind the oracle's map of growth
     dicom: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.voxel_mm <= 3:
+            raise UsageError(f"voxels of {self.voxel_mm:g} mm were asked for; give 0.5 to 3")
+
 
 def simulate_cohort(
     design: Design,

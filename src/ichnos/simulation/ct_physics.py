@@ -137,8 +137,8 @@ def textured_noise(count: int, *, kernel: Kernel, matrix: int, pixel_mm: float, 
     radius = _radius(matrix, pixel_mm, device)
     amplitude = noise_spectrum(kernel, radius).sqrt() * (radius < 0.5 / pixel_mm)
     doubled = torch.full_like(amplitude, 2.0)
-    doubled[:, 0] = 1.0
-    doubled[:, -1] = 1.0
+    doubled[:, 0].fill_(1.0)
+    doubled[:, -1].fill_(1.0)
     amplitude = amplitude / (amplitude.square() * doubled).sum().sqrt() * matrix  # so that the standard deviation is 1
     slices = []
     for start in range(0, count, 8):
