@@ -129,7 +129,7 @@ def _texture(shape: tuple[int, ...], seed: int, sigma: float) -> Field:
     """Return fixed smooth noise of unit variance; the grown head is always the same."""
     coarse = np.random.default_rng(seed).normal(size=[int(n / sigma) + 3 for n in shape]).astype(np.float32)
     grown = F.interpolate(torch.from_numpy(coarse)[None, None], size=list(shape), mode="trilinear", align_corners=True)[0, 0].numpy()
-    texture: Field = grown / float(grown.std())
+    texture: Field = (grown / grown.std()).astype(np.float32)
     return texture
 
 

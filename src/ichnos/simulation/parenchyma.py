@@ -92,7 +92,8 @@ def _infarct(head: SourceHead, volume_ml: float, *, small: bool, generator: torc
     noise = smooth_noise(tuple(depth.shape), correlation=5.0, generator=generator, device=depth.device)[0]
     radius = (3000 * volume_ml / (4 * np.pi)) ** (1 / 3)
     distance = ((points - place.reshape(3, 1, 1, 1)) ** 2).sum(0).sqrt()
-    return 1 - distance / radius + 0.18 * noise
+    score: Tensor = 1 - distance / radius + 0.18 * noise
+    return score
 
 
 def _calcification(head: SourceHead, pineal: bool, generator: torch.Generator) -> Tensor:

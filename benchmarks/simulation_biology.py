@@ -1,0 +1,99 @@
+"""What a virtual patient costs, and how close its law is to the published cohorts and to what it draws in voxels.
+
+python benchmarks/simulation_biology.py
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+
+import torch
+
+from ichnos.anatomy import tract
+from ichnos.simulation import law, oracle
+from ichnos.simulation.mni_head import mni_head
+from ichnos.simulation.patient import Tissue, VirtualPatient
+from ichnos.simulation.simulate import Wishes, simulate_patient
+
+PATIENTS = 6
+
+
+def main() -> list[dict[str, object]]:
+    torch.set_num_threads(1)
+    rows = _fast_law()
+    rows.append(_row("head grown around MNI152, first time", *_timed(mni_head), "s"))
+    rows.append(_row("tract atlas, both sides, first time", *_timed(lambda: [tract.atlas(side) for side in tract.SIDES]), "s"))
+    rows += _voxels()
+    rows.append(_row("peak memory of this process", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, None, "GiB", "<= 3"))
+    return rows
+
+
+def _fast_law() -> list[dict[str, object]]:
+    started = time.process_time()
+    draws = law.draw(2000, torch.Generator().manual_seed(2026))
+    risk = oracle.expansion_probability(draws)
+    seconds = time.process_time() - started
+    many = law.draw(100_000, torch.Generator().manual_seed(1))
+    low, middle, high = torch.quantile(many.ich_ml, torch.tensor([0.25, 0.5, 0.75])).tolist()
+    later_low, later, later_high = torch.quantile(many.followup_ich_ml, torch.tensor([0.25, 0.5, 0.75])).tolist()
+    return [
+        _row("2,000 image-free patients with oracle", seconds, None, "s CPU"),
+        _row("oracle AUC, 2,000 patients", oracle.auc(risk, draws.expanded), None, "", "0.80-0.92"),
+        _row("prevalence of expansion, 2,000 patients", 100 * float(draws.expanded.float().mean()), None, "%", "20 +- 3"),
+        _row("median baseline volume, 2,000 patients", float(draws.ich_ml.median()), None, "mL", "20 +- 3"),
+        _row("prevalence, 100,000 patients", 100 * float(many.expanded.float().mean()), None, "%", "19.8-21.8 (yu2025)"),
+        _row("baseline volume, median", middle, None, "mL", "20.4"),
+        _row("baseline volume, IQR", high - low, None, "mL", "21.9"),
+        _row("follow-up volume, median", later, None, "mL", "22.7"),
+        _row("follow-up volume, IQR", later_high - later_low, None, "mL", "26.2"),
+        _row("with IVH", 100 * float((many.ivh_ml > 0).float().mean()), None, "%", "about 33"),
+    ]
+
+
+def _voxels() -> list[dict[str, object]]:
+    head = mni_head()
+    simulate_patient(0, head, Wishes(spacing_mm=3.0))
+    lean, full, errors, inside = [], [], [], []
+    for seed in range(1, PATIENTS + 1):
+        lean.append(_timed(lambda seed=seed: simulate_patient(seed, head, Wishes(followup=False)))[:2])  # type: ignore[misc]
+        started = time.process_time()
+        patient = simulate_patient(seed, head, Wishes(mni=True, fibres=True))
+        full.append(time.process_time() - started)
+        errors.append(abs(patient.truth.ich_ml / patient.latent.drawn_ich_ml - 1) * 100)
+        errors.append(abs(patient.truth.followup_ich_ml / patient.latent.drawn_followup_ich_ml - 1) * 100)
+        inside.append(_tract_in_brain(patient))
+    return [
+        _row(
+            "patient at 1 mm, baseline only, median",
+            statistics.median(t[0] for t in lean),
+            statistics.median(t[1] for t in lean),
+            "s",
+            "<= 1.5",
+        ),
+        _row("patient at 1 mm, follow-up, MNI map, fibres, median", statistics.median(full), None, "s CPU"),
+        _row("ICH in voxels against the law, worst of both times", max(errors), None, "%"),
+        _row("tract inside brain tissue, worst side", 100 * min(inside), None, "%"),
+    ]
+
+
+def _tract_in_brain(patient: VirtualPatient) -> float:
+    brain = patient.tissue >= Tissue.CORTEX
+    return min(float(brain[side >= 0.5].float().mean()) for side in patient.tract)
+
+
+def _timed(work: object) -> tuple[float, float]:
+    wall, processor = time.perf_counter(), time.process_time()
+    work()  # type: ignore[operator]
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def _row(name: str, value: float, cpu_s: float | None, unit: str, wanted: str = "") -> dict[str, object]:
+    return {"name": name, "value": value, "unit": unit, "cpu_s": cpu_s, "wanted": wanted}
+
+
+if __name__ == "__main__":
+    from run import table
+
+    print(table(main()))
