@@ -11,6 +11,8 @@ import numpy as np
 import pydicom
 import pytest
 from highdicom.seg import segread
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from builders.series import Quirks, ball, build_series
 from ichnos.errors import InputRefused, UsageError
@@ -24,6 +26,18 @@ from ichnos.volume import Volume, sphere
 
 Opened = Callable[..., Scan]
 Errors = Callable[[Path], list[str]]
+TRACES = {
+    "InstitutionName": "Trace Hospital",
+    "OperatorsName": "Trace^Operator",
+    "OtherPatientIDs": "TRACE-ID",
+    "PatientComments": "Trace of a comment",
+    "StationName": "TRACESTATION",
+    "PatientAddress": "Trace Street 1",
+    "AccessionNumber": "TRACEACC",
+    "StudyDescription": "Trace study",
+    "AdmittingDiagnosesDescription": "Trace diagnosis",
+    "ClinicalTrialSubjectID": "TRACE-TRIAL",
+}
 WHO = {"patient_name": "Secret^Person", "patient_id": "HOSP-4711", "birth_date": "19501224", "date": "20240317", "time": "081530"}
 
 
@@ -123,13 +137,14 @@ def test_slices_in_a_zip_have_a_seg_too(tmp_path: Path) -> None:
 
 
 def test_another_identity_leaves_no_trace_of_the_first(opened: Opened, tmp_path: Path, dicom_errors: Errors) -> None:
-    scan = opened(Quirks(header=WHO))
+    scan = opened(Quirks(header=WHO, tags=TRACES))
     alias = Alias("P01", key="secret of this test")
     written = write_seg(scan, masks_of(scan), tmp_path / "seg.dcm", alias=alias)
     content = (tmp_path / "seg.dcm").read_bytes()
     assert scan.source is not None
     assert scan.source.study_uid
-    for trace in ("Secret", "HOSP-4711", "19501224", "20240317", "0815", scan.source.study_uid, scan.source.slices[0].sop_instance_uid):
+    uids = (scan.source.study_uid, scan.source.slices[0].sop_instance_uid)
+    for trace in ("Trace", "TRACE", "Secret", "HOSP-4711", "19501224", "20240317", "0815", *uids):
         assert trace.encode() not in content, trace
     seg = pydicom.dcmread(tmp_path / "seg.dcm")
     assert (seg.PatientID, seg.PatientIdentityRemoved, seg.StudyDate) == ("P01", "YES", "20240101")
@@ -204,3 +219,29 @@ def test_a_real_scanner_study_has_a_seg(shared: Path, tmp_path: Path, dicom_erro
     assert np.array_equal(back["ICH"].array, mask.array)
     assert np.array_equal(back["tract_left"].array, mask.array)
     assert dicom_errors(seg.path) == []
+
+
+@given(st.integers(0, 10**6), st.binary(min_size=1, max_size=6), st.booleans())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_seg_is_read_or_refused(damaged: tuple[Scan, Path], at: int, junk: bytes, cut: bool) -> None:
+    scan, seg = damaged
+    content = bytearray(seg.read_bytes())
+    at %= len(content)
+    content[at : at + len(junk)] = junk
+    spoilt = seg.with_name("spoilt.dcm")
+    spoilt.write_bytes(bytes(content[:at] if cut else content))
+    try:
+        masks = read_seg(spoilt, scan)
+    except InputRefused as refusal:
+        text = str(refusal)
+    else:
+        text = "spoilt.dcm"
+        assert all(mask.same_grid(scan.volume) for mask in masks.values())
+    assert "spoilt.dcm" in text
+
+
+@pytest.fixture
+def damaged(opened: Opened, tmp_path: Path) -> tuple[Scan, Path]:
+    scan = opened(Quirks(shape=(48, 48), pixel_mm=2.0, steps_mm=(10.0,) * 7))
+    mask = scan.volume.map_array(lambda hu: hu > 0)
+    return scan, write_seg(scan, {"ICH": mask, "PHE": mask}, tmp_path / "seg.dcm").path

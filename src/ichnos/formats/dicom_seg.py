@@ -13,7 +13,7 @@ from ichnos.errors import InputRefused
 from ichnos.files import atomic_file
 from ichnos.formats.dicom.geometry import mask_from_source, mask_on_source
 from ichnos.formats.dicom_codes import SEGMENTS, SegmentKind, concept, describe_private_scheme
-from ichnos.formats.dicom_source import MANUFACTURER, Algorithm, Alias, derived_uid, source_headers, stamp, tolerant
+from ichnos.formats.dicom_source import MANUFACTURER, Algorithm, Alias, derived_uid, readable, source_headers, stamp, tolerant
 from ichnos.scan import Scan, SourceSlice
 from ichnos.volume import Array, Volume
 
@@ -145,9 +145,14 @@ def read_seg(path: str | Path, scan: Scan, *, alias: Alias | None = None) -> dic
     Each frame goes to the source image that it names, or else to the slice at its position; a SEG of another series is refused.
     One that was written under an alias is read with the same alias.
     """
-    dataset = _opened(Path(path))
     slices = _slices(scan)
-    _check_series(Path(path), dataset, scan, alias)
+    with readable(Path(path)):
+        return _read(Path(path), scan, slices, alias)
+
+
+def _read(path: Path, scan: Scan, slices: tuple[SourceSlice, ...], alias: Alias | None) -> dict[str, Volume]:
+    dataset = _opened(path)
+    _check_series(path, dataset, scan, alias)
     renamed = alias.uid if alias is not None else str
     by_image = {(renamed(s.sop_instance_uid), s.frame): k for k, s in enumerate(slices)}
     names = {int(item.SegmentNumber): str(item.get("TrackingID") or item.SegmentLabel) for item in dataset.SegmentSequence}
@@ -196,10 +201,7 @@ def _check_series(path: Path, dataset: Any, scan: Scan, alias: Alias | None) -> 
 def _opened(path: Path) -> Any:
     import pydicom
 
-    try:
-        dataset = pydicom.dcmread(path)
-    except (pydicom.errors.InvalidDicomError, EOFError) as error:
-        raise InputRefused(f"{path} is not a readable DICOM file ({error})") from None
+    dataset = pydicom.dcmread(path)
     if dataset.get("SOPClassUID") != SEG_STORAGE:
         raise InputRefused(f"{path} is not a DICOM SEG; its SOP class is {dataset.get('SOPClassUID', 'missing')}")
     if dataset.SegmentationType != "BINARY":

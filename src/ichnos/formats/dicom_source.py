@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,28 +19,35 @@ from ichnos.formats.dicom_codes import ARTIFICIAL_INTELLIGENCE, NOTICE, concept
 from ichnos.scan import Scan
 
 MANUFACTURER = "ichnos"
-_KEPT_WHEN_DEIDENTIFIED = ("PatientSex",)
-_DROPPED = (
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "StudyID",
-    "StudyDescription",
-    "InstitutionName",
-    "PatientAge",
-    "PatientBirthDate",
-    "PatientWeight",
-    "PatientSize",
-    "OtherPatientIDs",
-    "OtherPatientIDsSequence",
-    "EthnicGroup",
-    "PatientComments",
-    "AdmittingDiagnosesDescription",
-    "IssuerOfPatientID",
-    "IssuerOfPatientIDQualifiersSequence",
-    "ReferencedStudySequence",
-    "ReferencedRequestSequence",
-    "RequestAttributesSequence",
+# What a header keeps under another identity: where the pixels lie, how they are stored (group 0028), and nothing that tells who or where.
+_KEPT = frozenset(
+    (
+        "SpecificCharacterSet",
+        "ImageType",
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "StudyDate",
+        "StudyTime",
+        "Modality",
+        "PatientID",
+        "PatientName",
+        "PatientSex",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "FrameOfReferenceUID",
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "SliceThickness",
+        "SpacingBetweenSlices",
+        "PatientPosition",
+        "InstanceNumber",
+        "SharedFunctionalGroupsSequence",
+        "PerFrameFunctionalGroupsSequence",
+    )
 )
+_IMAGE_GROUP = 0x0028
+# What pydicom and the walk through a dataset raise when bytes are not what they should be.
+_DAMAGED = (AttributeError, KeyError, IndexError, TypeError, ValueError, StopIteration, NotImplementedError, struct.error, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -108,18 +116,13 @@ def _share_orientation(header: Any) -> None:
 def _renamed(header: Any, alias: Alias | None) -> Any:
     if alias is None:
         return header
-    for keyword in _DROPPED:
-        if keyword in header:
-            delattr(header, keyword)
+    for tag in [element.tag for element in header if element.tag.group != _IMAGE_GROUP and element.keyword not in _KEPT]:
+        del header[tag]
     header.PatientID, header.PatientName = alias.patient_id, f"{alias.patient_id}^"
     header.PatientBirthDate = header.StudyID = header.AccessionNumber = header.ReferringPhysicianName = ""
+    header.PositionReferenceIndicator = ""
+    header.StudyDate, header.StudyTime = f"{str(header.StudyDate)[:4]}0101" if header.StudyDate else "", ""
     header.PatientIdentityRemoved, header.DeidentificationMethod = "YES", "ichnos: identity and UIDs replaced, dates set to 1 January"
-    for keyword in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"):
-        if header.get(keyword):
-            setattr(header, keyword, f"{str(header.get(keyword))[:4]}0101")
-    for keyword in ("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"):
-        if header.get(keyword):
-            setattr(header, keyword, "000000")
     for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         setattr(header, keyword, alias.uid(header.get(keyword, "")))
     header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
@@ -132,6 +135,24 @@ def tolerant() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*unlikely to represent the intended person name.*", category=UserWarning)
         yield
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged or foreign DICOM file raises while it is read into one sentence about it."""
+    import pydicom
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # pydicom tells of odd values; what matters is refused below
+            yield
+    except (pydicom.errors.InvalidDicomError, EOFError) as error:
+        raise InputRefused(f"{path} is not a readable DICOM file ({error})") from None
+    except (OSError, *_DAMAGED) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the file could not be opened at all; the system says why
+        what = (str(error).splitlines() or [""])[0]
+        raise InputRefused(f"{path} is damaged or not laid out as expected ({type(error).__name__}: {what})") from None
 
 
 def derived_uid(*parts: object) -> str:

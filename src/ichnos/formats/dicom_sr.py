@@ -12,7 +12,7 @@ from ichnos.errors import InputRefused
 from ichnos.files import atomic_file
 from ichnos.formats import dicom_codes as codes
 from ichnos.formats.dicom_seg import SEG_STORAGE, SegFile
-from ichnos.formats.dicom_source import MANUFACTURER, Algorithm, Alias, derived_uid, source_headers, stamp, tolerant
+from ichnos.formats.dicom_source import MANUFACTURER, Algorithm, Alias, derived_uid, readable, source_headers, stamp, tolerant
 from ichnos.scan import Scan
 
 SERIES_NUMBER = 9002
@@ -220,12 +220,14 @@ def _grade(grade: Grade) -> Any:
 
 def read_sr(path: str | Path) -> Report:
     """Read back an SR that `write_sr` wrote; `segment` becomes the mask name only where it is that of its group."""
+    with readable(Path(path)):
+        return _read(Path(path))
+
+
+def _read(path: Path) -> Report:
     import pydicom
 
-    try:
-        dataset = pydicom.dcmread(path)
-    except (pydicom.errors.InvalidDicomError, EOFError) as error:
-        raise InputRefused(f"{path} is not a readable DICOM file ({error})") from None
+    dataset = pydicom.dcmread(path)
     if dataset.get("SOPClassUID") != SR_STORAGE:
         raise InputRefused(f"{path} is not a Comprehensive 3D SR; its SOP class is {dataset.get('SOPClassUID', 'missing')}")
     groups = tuple(group for item in _items(dataset, "126010", "125007") if (group := _read_group(item)) != _NOTHING)

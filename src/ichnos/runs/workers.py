@@ -244,6 +244,8 @@ def _result(future: Any, item_id: str) -> Outcome:
     try:
         outcome: Outcome = future.result()
         return outcome
-    except Exception as error:  # KilledWorker and its kin: the item itself never raises
+    except Exception as error:  # KilledWorker, a function that a worker cannot import: the item itself never raises
         reason = str(error).splitlines()[0] if str(error) else ""
-        return Outcome(item_id, why=f"its dask worker was lost ({reason})", kind=type(error).__name__, started=now())
+        return Outcome(
+            item_id, why=f"dask could not finish it ({type(error).__name__}: {reason})", kind=type(error).__name__, started=now()
+        )
