@@ -26,9 +26,15 @@ class Made:
 
 
 def make(
-    root: Path, *, patients: int = 36, masks: bool = True, seed: int = 0, shape: tuple[int, int, int] = (64, 64, 12), shift: int = 1
+    root: Path,
+    *,
+    patients: int = 36,
+    masks: bool = True,
+    seed: int = 0,
+    shape: tuple[int, int, int] = (64, 64, 12),
+    shift: int = 1,
 ) -> Made:
-    """Make a cohort in three centres, two in five of them validation; the predicted bleed is shifted by `shift` voxels and a little small."""
+    """Make a cohort in three centres, two in five validation; the predicted bleed is shifted by `shift` voxels and a little small."""
     rng = np.random.default_rng(seed)
     cohort, predictions = root / "cohort", root / "predictions"
     ids = tuple(f"P{i:04d}" for i in range(patients))
@@ -43,7 +49,7 @@ def make(
         rows.append(row)
     bids.write_cohort(people, cohort, name="made")
     write_predictions(predictions, rows)
-        synthetic = TrainingImage("S1", sources=("T1",))
+    synthetic = TrainingImage("S1", sources=("T1",))
     write_training([*(TrainingImage(f"T{i}", f"T{i}") for i in range(20)), synthetic], predictions / "training.csv")
     return Made(cohort, predictions, ids)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from ichnos.evidence.tables import shown
 from ichnos.volume import Floats
 
 COLUMN_IN = 3.35  # 85 mm
+_WIDEST = 1e4  # a ratio whose interval reaches further is not drawn; the table has it
 # Okabe and Ito's colours, which the colour-blind can tell apart; the model is always blue.
 COLOURS: Mapping[str, str] = {
     "model": "#0072B2",
@@ -48,12 +51,26 @@ _STYLE = {
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A drawn figure, as pixels for the page and as vectors for the journal."""
+    """A figure that is drawn when it is asked for, as pixels for the page or as vectors for the journal."""
 
     name: str  # file stem
     caption: str
-    png: bytes
-    pdf: bytes
+    drawing: Any  # matplotlib Figure
+
+    @cached_property
+    def png(self) -> bytes:
+        """Return the figure at 300 dots per inch."""
+        return self._saved(format="png", metadata={"Software": None})
+
+    def pdf(self) -> bytes:
+        """Return the figure as vectors, fonts embedded."""
+        return self._saved(format="pdf", metadata={"CreationDate": None})
+
+    def _saved(self, **options: Any) -> bytes:
+        out = io.BytesIO()
+        with _style():
+            self.drawing.savefig(out, bbox_inches="tight", pad_inches=0.03, **options)
+        return out.getvalue()
 
 
 def roc_figure(name: str, curves: Mapping[str, tuple[RocCurve, str]], *, caption: str) -> Figure:
@@ -65,7 +82,7 @@ def roc_figure(name: str, curves: Mapping[str, tuple[RocCurve, str]], *, caption
             ax.plot(curve.false_positive_rate, curve.true_positive_rate, color=COLOURS[key], label=text, **style)
         ax.set(xlabel="1 − specificity", ylabel="Sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), handlelength=1.2)
-        return _drawn(fig, name, caption)
+        return Figure(name, caption, fig)
 
 
 def calibration_figure(name: str, result: Calibration, probability: Floats, *, caption: str) -> Figure:
@@ -83,7 +100,7 @@ def calibration_figure(name: str, result: Calibration, probability: Floats, *, c
         ax.legend(loc="lower right")
         below.hist(probability, bins=np.linspace(0, top, 41), color=COLOURS["model"], alpha=0.6)
         below.set(xlabel="Predicted probability", ylabel="Cases", xlim=(0, top))
-        return _drawn(fig, name, caption)
+        return Figure(name, caption, fig)
 
 
 def decision_figure(name: str, curves: Mapping[str, tuple[DecisionCurve, str]], *, prevalence: float, caption: str) -> Figure:
@@ -98,7 +115,7 @@ def decision_figure(name: str, curves: Mapping[str, tuple[DecisionCurve, str]], 
         ax.set(xlabel="Threshold probability", ylabel="Net benefit (true positives per case)")
         ax.set(xlim=(0, right), ylim=(-0.25 * prevalence, 1.1 * prevalence))
         ax.legend(loc="upper right")
-        return _drawn(fig, name, caption)
+        return Figure(name, caption, fig)
 
 
 def bland_altman_figure(name: str, a: Floats, b: Floats, result: BlandAltman, *, unit: str, caption: str) -> Figure:
@@ -112,7 +129,7 @@ def bland_altman_figure(name: str, a: Floats, b: Floats, result: BlandAltman, *,
             ax.axhline(estimate.value, color=COLOURS["reference"], lw=0.9, ls="-" if text == "bias" else "--")
             ax.annotate(f"{estimate.value:.1f}", (1.0, estimate.value), xycoords=("axes fraction", "data"), fontsize=6.5, va="center")
         ax.set(xlabel=f"Mean of predicted and true ({unit})", ylabel=f"Predicted − true ({'% of mean' if result.percent else unit})")
-        return _drawn(fig, name, caption)
+        return Figure(name, caption, fig)
 
 
 def scatter_figure(name: str, truth: Floats, predicted: Floats, line: StructuralLine | None, *, unit: str, caption: str) -> Figure:
@@ -126,7 +143,7 @@ def scatter_figure(name: str, truth: Floats, predicted: Floats, line: Structural
             ax.plot(x, line.intercept.value + line.slope.value * x, color=COLOURS["truth"], lw=1.1, label="Passing-Bablok")
         ax.set(xlabel=f"True ({unit})", ylabel=f"Predicted ({unit})", xlim=(0, top), ylim=(0, top), aspect="equal")
         ax.legend(loc="upper left")
-        return _drawn(fig, name, caption)
+        return Figure(name, caption, fig)
 
 
 def forest_figure(
@@ -140,8 +157,9 @@ def forest_figure(
     ratio: bool = False,
     caption: str,
 ) -> Figure:
-    """Draw estimates with intervals, one per row; a diamond for the pooled one and a bar for the prediction interval."""
-    kept = [(label, e) for label, e in rows if np.isfinite([e.value, e.low, e.high]).all()]
+    """Draw estimates with intervals, undefined ones left out; a diamond for the pooled one, a bar for the prediction interval."""
+    highest = _WIDEST if ratio else np.inf
+    kept = [(label, e) for label, e in rows if np.isfinite([e.value, e.low, e.high]).all() and e.high < highest]
     everything = [*kept, *([pooled] if pooled else [])]
     with _canvas(COLUMN_IN * 1.5, 0.55 + 0.24 * len(everything)) as (fig, ax):
         if reference is not None:
@@ -157,12 +175,12 @@ def forest_figure(
         ax.set_yticks(range(len(everything)), [label for label, _ in everything])
         for y, (_, e) in enumerate(everything):
             ax.annotate(shown(e), (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=7)
-        if ratio:
+        if ratio and everything:
             _log_axis(ax, [v for _, e in everything for v in (e.low, e.high)])
         ax.set(xlabel=axis, ylim=(len(everything) - 0.5, -0.5))
         ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)
-        return _drawn(fig, name, caption)
+        return Figure(name, caption, fig)
 
 
 def _log_axis(ax: Any, values: Sequence[float]) -> None:
@@ -192,7 +210,7 @@ def strip_figure(name: str, groups: Mapping[str, Floats], *, axis: str, caption:
         counts = [f"{label}\n(n {int((~np.isnan(v)).sum())})" for label, v in groups.items()]
         ax.set_xticks(range(len(groups)), counts)
         ax.set(ylabel=axis, xlim=(-0.6, len(groups) - 0.4))
-        return _drawn(fig, name, caption)
+        return Figure(name, caption, fig)
 
 
 def size_figure(name: str, bins: Sequence[str], sensitivity: Sequence[Estimate], *, caption: str) -> Figure:
@@ -204,7 +222,7 @@ def size_figure(name: str, bins: Sequence[str], sensitivity: Sequence[Estimate],
                 ax.plot(x, e.value, "s", ms=4, color=COLOURS["model"])
         ax.set_xticks(range(len(bins)), [f"{b}\n(n {e.n})" for b, e in zip(bins, sensitivity, strict=True)])
         ax.set(xlabel="True lesion (mL)", ylabel="Share found", ylim=(-0.03, 1.05), xlim=(-0.5, len(bins) - 0.5))
-        return _drawn(fig, name, caption)
+        return Figure(name, caption, fig)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,12 +238,13 @@ class Failure:
 
 def gallery_figure(name: str, failures: Sequence[Failure], *, caption: str) -> Figure:
     """Draw the worst cases in a grid, truth outlined in orange, prediction in blue."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure as Drawing
 
     columns = min(3, len(failures))
     rows = -(-len(failures) // columns)
     with _style():
-        fig, axes = plt.subplots(rows, columns, figsize=(2.3 * columns, 2.5 * rows), squeeze=False)
+        fig = Drawing(figsize=(2.3 * columns, 2.5 * rows))
+        axes = fig.subplots(rows, columns, squeeze=False)
         for ax in axes.ravel():
             ax.axis("off")
         for ax, failure in zip(axes.ravel(), failures, strict=False):
@@ -235,42 +254,22 @@ def gallery_figure(name: str, failures: Sequence[Failure], *, caption: str) -> F
                     ax.contour(mask.T, levels=[0.5], colors=[colour], linewidths=0.9)
             ax.set_title(failure.title, fontsize=6.5)
         fig.tight_layout(pad=0.4)
-        return _drawn(fig, name, caption)
+        return Figure(name, caption, fig)
 
 
-class _canvas:  # noqa: N801  (used as a function)
-    """A figure in this module's style that is closed whatever happens."""
+@contextmanager
+def _canvas(width_in: float, height_in: float, *, rows: tuple[int, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    """Give an empty figure in this module's style, with its axes."""
+    from matplotlib.figure import Figure as Drawing
 
-    def __init__(self, width_in: float, height_in: float, *, rows: tuple[int, ...] = ()) -> None:
-        self.size, self.rows = (width_in, height_in), rows
-
-    def __enter__(self) -> tuple[Any, Any]:
-        import matplotlib.pyplot as plt
-
-        self.context = _style()
-        self.context.__enter__()
-        if self.rows:
-            self.figure, axes = plt.subplots(len(self.rows), 1, figsize=self.size, height_ratios=self.rows, layout="constrained")
-        else:
-            self.figure, axes = plt.subplots(figsize=self.size, layout="constrained")
-        return self.figure, axes
-
-    def __exit__(self, *_: object) -> None:
-        import matplotlib.pyplot as plt
-
-        plt.close(self.figure)
-        self.context.__exit__(None, None, None)
+    with _style():
+        drawing = Drawing(figsize=(width_in, height_in), layout="constrained")
+        axes = drawing.subplots(len(rows), 1, height_ratios=rows) if rows else drawing.subplots()
+        yield drawing, axes
 
 
 def _style() -> Any:
     import matplotlib as mpl
 
-    settings: Any = {**_STYLE, "backend": "agg"}
+    settings: Any = _STYLE
     return mpl.rc_context(settings)
-
-
-def _drawn(fig: Any, name: str, caption: str) -> Figure:
-    png, pdf = io.BytesIO(), io.BytesIO()
-    fig.savefig(png, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.03)
-    fig.savefig(pdf, format="pdf", metadata={"CreationDate": None}, bbox_inches="tight", pad_inches=0.03)
-    return Figure(name, caption, png.getvalue(), pdf.getvalue())

@@ -136,7 +136,8 @@ def _write(out: Path, study: Study, sections: Sequence[Section], flags: Sequence
             _write_text(out / "tables" / f"{table.name}.{ending}", text)
     for figure in (f for s in sections for f in s.figures):
         (out / "figures" / f"{figure.name}.png").write_bytes(figure.png)
-        (out / "figures" / f"{figure.name}.pdf").write_bytes(figure.pdf)
+        if study.plan.vector_figures:
+            (out / "figures" / f"{figure.name}.pdf").write_bytes(figure.pdf())
     methods = methods_paragraph(sections)
     _write_text(out / "methods.md", methods + "\n")
     _write_text(out / "plan.json", study.plan.model_dump_json(indent=2) + "\n")

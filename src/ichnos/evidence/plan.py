@@ -85,6 +85,7 @@ class EvidencePlan(_Frozen):
     conformal_coverage: float = Field(default=0.9, gt=0.5, lt=1)
     bootstrap_repeats: int = Field(default=1000, ge=100)
     gallery: int = Field(default=6, ge=0, le=24)  # worst cases drawn per target
+    vector_figures: bool = True  # a PDF beside each PNG
     seed: int = 1
 
     def labels_of(self, target: str) -> Mapping[str, int | None]:

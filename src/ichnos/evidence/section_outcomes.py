@@ -25,6 +25,7 @@ from ichnos.evidence.tables import Cell, Table, number, p_value
 from ichnos.evidence.thresholds import OperatingPoint, Rates, at_prevalence, predictive_values, rates, youden_point
 from ichnos.volume import Floats
 
+LEAST_TO_ADJUST = 10  # cases of the rarer outcome, below which no adjusted model is fitted
 LEAST_TO_CALIBRATE = 20  # cases of each outcome on the validation split, below which nothing is fitted there
 _TITLES = {"volume": "Baseline volume", "bat": "BAT", "brain": "BRAIN", "hep": "HEP"}
 
@@ -43,7 +44,8 @@ class _Data:
 
     @property
     def can_tune(self) -> bool:
-        return min(int(self.tuning_events.sum()), int((~self.tuning_events).sum())) >= LEAST_TO_CALIBRATE
+        enough = min(int(self.tuning_events.sum()), int((~self.tuning_events).sum())) >= LEAST_TO_CALIBRATE
+        return enough and bool(np.ptp(self.tuning_score) > 0)
 
     @property
     def is_probability(self) -> bool:
@@ -118,7 +120,7 @@ def _section(data: _Data, study: Study, title: str) -> Section:
     curves = {"model": (roc_curve(data.events, data.score), f"model {area}"), **curves}
     drawn = [figures.roc_figure(f"roc_{name}", curves, caption=f"{name}: ROC curves with area and 95 % interval.")]
     flags = [check_events(name, area.events, area.n - area.events), check_centres(name, data.events, data.rows["centre"])]
-    if data.score.std() == 0:
+    if np.ptp(data.score) == 0:
         flags.append(Flag("alarm", "constant_score", f"{name}: every case has the same score, so the model separates nothing."))
     per_centre, forest = _per_centre(data)
     tables += per_centre
@@ -345,7 +347,8 @@ def _adjusted(data: _Data) -> tuple[Table, figures.Figure] | None:
     import pandas as pd
 
     facts = [c for c in data.plan.adjust_for if c in data.rows.columns]
-    if not facts or data.score.std() == 0:
+    rarer = min(int(data.events.sum()), int((~data.events).sum()))
+    if not facts or rarer < LEAST_TO_ADJUST or np.ptp(data.score) == 0:
         return None
     x = logit(data.score) if data.is_probability else data.score
     columns = {c: pd.to_numeric(data.rows[c], errors="coerce") for c in facts}
