@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from builders.head import head_hu
-from builders.series import Quirks, ball, build_series
+from builders.series import Quirks, ball, build_series, datasets_of
 from ichnos.cli.main import run
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import inspect, open_scan
@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {"shape": (32, 32), "pixel_mm": 7.0}
 def series(folder: Path, number: int, description: str, *, header: dict[str, Any] | None = None, **quirks: Any) -> str:
     """Write one small series of a study; return its UID."""
     told = {"series_number": number, "description": description, "study_seed": "one study", "seed": f"series {number}", **(header or {})}
-    build_series(ball(80, inside_hu=35), folder, Quirks(**{**SMALL, "steps_mm": (5.0,) * 29, **quirks, "header": told}))
+    build_series(ball(80, inside_hu=35), folder, Quirks(**{**SMALL, "steps_mm": (5.0,) * 21, **quirks, "header": told}))
     return SeriesHeader(seed=told["seed"], series_number=number).series_uid
 
 
@@ -54,7 +54,7 @@ def test_six_series_the_right_one_and_every_reason(hospital: dict[str, str]) -> 
     assert found.pick == hospital["head"] == found.series[0].uid
     assert "original images" in told[hospital["head"]]
     assert "soft-tissue kernel H31s" in told[hospital["head"]]
-    assert "30 slices over 145 mm" in told[hospital["head"]]
+    assert "22 slices over 105 mm" in told[hospital["head"]]
     assert "a localizer (cannot be picked)" in told[hospital["localizer"]]
     assert "too few slices (2" in told[hospital["localizer"]]
     assert "bone kernel or bone series (H60s) (-40)" in told[hospital["bone"]]
@@ -124,8 +124,8 @@ def test_no_contrast_is_not_contrast(nothing: str, tmp_path: Path) -> None:
 
 def test_several_images_at_one_position_are_told(tmp_path: Path) -> None:
     series(tmp_path, 2, "HEAD", repeated=4, order="shuffled")
-    assert "90 more image(s) at positions already taken, left out (-5)" in best(tmp_path).reasons
-    assert open_scan(tmp_path).volume.shape[2] == 30
+    assert "66 more image(s) of places already taken, left out (-5)" in best(tmp_path).reasons
+    assert open_scan(tmp_path).volume.shape[2] == 22
 
 
 def test_the_most_complete_acquisition_wins_at_shared_positions(tmp_path: Path) -> None:
@@ -234,3 +234,65 @@ def test_nifti_is_inspected_too(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert json.loads(capsys.readouterr().out)["verdict"]["level"] == "pass"
     with pytest.raises(UsageError, match="has no series"):
         open_scan(tmp_path / "head.nii.gz", series="1.2.3")
+
+
+@pytest.mark.parametrize(
+    ("description", "usable", "contrast"),
+    [
+        ("HEAD iDose (3)", True, False),
+        ("LOW DOSE HEAD", True, False),
+        ("HEAD PROTOCOL 5mm", True, False),
+        ("POST FOSSA", True, False),
+        ("HEAD POST OP", True, False),
+        ("HEAD POST", True, True),
+        ("Kopf nativ 5.0", True, False),
+        ("Kopf mit KM", True, True),
+        ("CRANE SANS CONTRASTE", True, False),
+        ("HEAD W/O CONTRAST", True, False),
+        ("HEAD C+", True, True),
+        ("Dose Report", False, False),
+        ("Patient Protocol", False, False),
+        ("SURVIEW", False, False),
+        ("HEAD MIP", False, False),
+    ],
+)
+def test_descriptions_as_hospitals_write_them(description: str, usable: bool, contrast: bool, tmp_path: Path) -> None:
+    series(tmp_path, 2, description, shape=(8, 8), steps_mm=(5.0,) * 9)
+    found = best(tmp_path)
+    assert found.usable == usable
+    assert any("contrast agent" in reason for reason in found.reasons) == contrast
+
+
+def test_a_scan_repeated_after_motion_is_not_mixed_with_the_first(tmp_path: Path) -> None:
+    """The second acquisition lies 2.2 mm further up, so that no position is shared."""
+    series(tmp_path, 2, "HEAD", steps_mm=(5.0,) * 29, tags={"AcquisitionNumber": 1})
+    again = Quirks(**{**SMALL, "steps_mm": (5.0,) * 25}, header={"series_number": 2, "seed": "series 2", "study_seed": "one study"})
+    for k, data in enumerate(datasets_of(ball(80, inside_hu=35), again, (0, 0, 2.2))):
+        data.AcquisitionNumber, data.SOPInstanceUID = 2, f"1.2.3.{k}"
+        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+        data.save_as(tmp_path / f"again{k}.dcm")
+    assert best(tmp_path).images == 30
+    assert "26 more image(s) of places already taken, left out (-5)" in best(tmp_path).reasons
+
+
+def test_an_acquisition_for_each_rotation_is_one_scan(tmp_path: Path) -> None:
+    """Some scanners count an acquisition for every few slices, and the base is cut thinner than the vertex."""
+    quirks = Quirks(**SMALL, steps_mm=(4.0,) * 11 + (7.0,) * 12)
+    for k, data in enumerate(datasets_of(ball(80, inside_hu=35), quirks)):
+        data.AcquisitionNumber = k // 4
+        data.save_as(tmp_path / f"{k}.dcm")
+    assert best(tmp_path).images == 24
+    assert best(tmp_path).steps_mm == (4.0, 7.0)
+
+
+def test_a_full_disk_leaves_no_half_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    head_series(tmp_path / "s")
+
+    def full(image: object, target: Path, **options: object) -> None:
+        target.write_bytes(b"\x89PNG")
+        raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert run(["inspect", str(tmp_path / "s"), "--montage", str(tmp_path / "row.png")]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]

@@ -32,7 +32,6 @@ def inspect(
 ) -> int:
     """List the series, name the head CT, say whether it may be read."""
     from ichnos.formats import inspect as list_series
-    from ichnos.formats import open_scan
     from ichnos.quality import judge
 
     if montage is not None and montage.suffix.lower() != ".png":
@@ -41,7 +40,7 @@ def inspect(
         found = list_series(path, progress=progress)
     scan, verdict, refusal = None, None, None
     try:
-        scan = open_scan(path, series=series)
+        scan = found.open(series)
         verdict = judge(scan)
     except InputRefused as error:
         refusal = str(error)

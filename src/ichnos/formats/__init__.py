@@ -55,4 +55,4 @@ def inspect(path: str | Path, *, progress: Callable[[int, int], None] | None = N
         score=0.0,
         reasons=("a NIfTI file: the only image in it",),
     )
-    return Inspection(Path(path), (summary,), summary.uid, 1, 1, {})
+    return Inspection(Path(path), (summary,), summary.uid, 1, 1, {}, lambda series: open_scan(path, series=series))

@@ -236,13 +236,16 @@ _BIDS_NAME = {
 }
 
 
+_FREE_TEXT = ("series_description",)  # people type names and numbers into it: read where it is, never written
+
+
 def sidecar_of(acquisition: Acquisition) -> dict[str, Any]:
     """Return an acquisition under BIDS names, without anything that tells who the patient is or when.
 
     >>> sidecar_of(Acquisition(tube_kv=120.0))
     {'Modality': 'CT', 'KVP': 120.0, 'GantryTiltDegrees': 0.0}
     """
-    named = {name: getattr(acquisition, field) for field, name in _BIDS_NAME.items()}
+    named = {name: getattr(acquisition, field) for field, name in _BIDS_NAME.items() if field not in _FREE_TEXT}
     if acquisition.slice_step_mm:
         named["SliceStepsMillimetres"] = list(acquisition.slice_step_mm)
     return {name: value for name, value in named.items() if value is not None}

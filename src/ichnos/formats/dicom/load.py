@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ class Inspection:
     patients: int
     studies: int
     skipped: dict[str, int]  # why files were left aside -> how many
+    opener: Callable[[str | None], Scan] = field(repr=False, compare=False)
+
+    def open(self, series: str | None = None) -> Scan:
+        """Open the picked series, or the one named, without looking through the files again."""
+        return self.opener(series)
 
 
 def inspect_dicom(path: str | Path, *, progress: Progress | None = None) -> Inspection:
@@ -37,15 +43,17 @@ def inspect_dicom(path: str | Path, *, progress: Progress | None = None) -> Insp
     ranked = _ranked(stacks_of(contents))
     pick = ranked[0][1].uid if ranked[0][1].usable else None
     who, studies = _identities(contents)
-    return Inspection(Path(path), tuple(summary for _, summary in ranked), pick, len(who), len(studies), dict(contents.skipped))
+
+    def opener(series: str | None) -> Scan:
+        with Reader() as reader:
+            return _scan(Path(path), _chosen(Path(path), contents, series), reader)
+
+    return Inspection(Path(path), tuple(summary for _, summary in ranked), pick, len(who), len(studies), dict(contents.skipped), opener)
 
 
 def open_dicom(path: str | Path, *, series: str | None = None, progress: Progress | None = None) -> Scan:
     """Open the best series of a place, or the one named by its SeriesInstanceUID, in HU on a regular grid."""
-    path = Path(path)
-    with Reader() as reader:
-        contents = _contents(path, reader, progress)
-        return _scan(path, _chosen(path, contents, series), reader)
+    return inspect_dicom(path, progress=progress).open(series)
 
 
 @dataclass(frozen=True)
@@ -161,7 +169,7 @@ def _acquisition(stack: Stack) -> Acquisition:
         modality=words(stack, "Modality") or "CT",
         manufacturer=_text(head, "Manufacturer"),
         scanner=_text(head, "ManufacturerModelName"),
-        kernel=words(stack, "ConvolutionKernel").strip("[]' ") or None,
+        kernel=words(stack, "ConvolutionKernel").strip() or None,
         tube_kv=number_told(head, "KVP") or None,
         slice_thickness_mm=number_told(head, "SliceThickness") or None,
         slice_step_mm=distinct(stack.steps_mm),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydicom.multival import MultiValue
 
 from ichnos.formats.dicom.headers import Contents, Frame, number_told, told
 from ichnos.volume import Floats
@@ -120,7 +121,7 @@ def stacks_of(contents: Contents) -> list[Stack]:
             stacks.append(Stack(tuple(sorted(unique, key=lambda f: (f.instance, f.sop_uid))), head, False, duplicates))
             continue
         for parallel in _parallel(unique):
-            kept = _one_at_each_position(parallel)
+            kept = _one_at_each_position(_without_repeated_scans(parallel))
             stacks.append(Stack(kept, head, True, duplicates, len(parallel) - len(kept)))
             duplicates = 0
     return stacks
@@ -146,11 +147,30 @@ def _alike(a: Frame, b: Frame) -> bool:
     return bool((np.sum(u * v, axis=1) > _SAME_DIRECTION).all() and np.allclose(a.pixel_mm or 0, b.pixel_mm or 0, rtol=1e-3))
 
 
-def _depth(frames: Sequence[Frame]) -> Floats:
-    """Return each image's place along the first one's normal."""
-    normal = frames[0].affine[:3, 2]
+def _depth(frames: Sequence[Frame], along: Frame | None = None) -> Floats:
+    """Return each image's place along the normal of one of them, the first if none is named."""
+    normal = (along or frames[0]).affine[:3, 2]
     positions: Floats = np.array([frame.position for frame in frames]) * (-1.0, -1.0, 1.0)
     return np.asarray(positions @ normal, np.float64)
+
+
+def _without_repeated_scans(frames: list[Frame]) -> list[Frame]:
+    """Leave out an acquisition that goes over the same part of the head as one with more slices, as after motion."""
+    acquisitions: dict[int, list[Frame]] = {}
+    for frame in frames:
+        acquisitions.setdefault(frame.acquisition, []).append(frame)
+    kept: list[Frame] = []
+    spans: list[tuple[float, float]] = []
+    for number in sorted(acquisitions, key=lambda n: (-len(acquisitions[n]), n)):
+        depth = _depth(acquisitions[number], frames[0])
+        low, high = float(depth.min()), float(depth.max())
+        shared = sum(max(0.0, min(high, b) - max(low, a)) for a, b in spans)
+        if len(depth) >= FEWEST_SLICES and shared > 0.5 * (high - low):
+            continue
+        kept += acquisitions[number]
+        if len(depth) >= FEWEST_SLICES:
+            spans.append((low, high))
+    return kept
 
 
 def _one_at_each_position(frames: Sequence[Frame]) -> tuple[Frame, ...]:
@@ -177,15 +197,17 @@ def _one_at_each_position(frames: Sequence[Frame]) -> tuple[Frame, ...]:
 
 _WORD = {
     "localizer": r"localizer|scout|topogram|sur?view|scanogram|pilot",
-    "report": r"dose|exam summary|screen ?(save|capture)|protocol|report|smart ?prep|bolus|monitoring",
+    "report": r"dose (report|info|sheet|summary|record|page)|^\s*dose\s*$|exam summary|screen ?(save|capture)|patient protocol|"
+    r"smart ?prep|bolus track|monitoring",
     "angiography": r"\bcta\b|\bctv\b|angio|circle of willis|\bcow\b|carotid|venogra",
     "perfusion": r"\bctp\b|perfusion|\bcbf\b|\bcbv\b|\bmtt\b|\btmax\b|\bttp\b",
-    "projection": r"\bmip\b|\bminip\b|\bvrt?\b|\b3d\b|volume render|projection",
+    "projection": r"\bmip\b|\bminip\b|\bvrt?\b|volume render|projection",
     "bone": r"\bbone|\bknochen|\bosseu|\bhueso|\bosso|petrous|temporal bone|\biac\b|sinus",
     "head": r"head|brain|skull|cranial|cereb|schädel|schaedel|kopf|crane|crâne|craneo|cerveau|hirn|encephal|stroke",
-    "elsewhere": r"chest|thora|abd|pelvi|spine|lung|heart|cardi|liver|neck|hals|knee|hip|foot|hand|shoulder|extrem|coron",
+    "elsewhere": r"chest|thora|abdom|pelvi|spine|lung|heart|cardi|liver|neck|\bhals|\bknee|\bhip\b|\bfoot|\bhand|shoulder|extrem|coronar",
     "without": r"non.?con|without|w/?o\b|no contrast|\bncct\b|\bnect\b|plain|unenhanced|\bnative?\b|ohne|\bsans\b|\bsin\b|\bsenza\b",
-    "with": r"\bc\+|\+ ?c\b|\bpost\b|with contrast|w/ ?c|kontrast|mit km|\bkm\b|\benhanced\b|\bafter contrast|arterial|venous|delayed",
+    "with": r"\bc\+|\+ ?c\b|with contrast|w/ ?c|kontrast|mit km|\bkm\b|\benhanced\b|\bafter contrast|arterial|venous|delayed|"
+    r"\bpost\b(?!.{0,2}(fossa|op|surg|evd|trauma|coil|clip|lysis|thromb|cran))",
 }
 _PATTERN = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _WORD.items()}
 _NO_AGENT = re.compile(r"^\W*(none|no|n|nil|without|ohne|non|0|unknown|n/a)?\W*$", re.IGNORECASE)
@@ -198,7 +220,11 @@ def judge_stack(stack: Stack) -> list[Finding]:
 
 def words(stack: Stack, *keywords: str) -> str:
     """Return the text under some keywords of a stack's header, joined."""
-    return " ".join(str(told(stack.head, keyword) or "") for keyword in keywords)
+    return " ".join(_joined(told(stack.head, keyword)) for keyword in keywords)
+
+
+def _joined(value: Any) -> str:
+    return "\\".join(str(part) for part in value) if isinstance(value, list | tuple | MultiValue) else str(value or "")
 
 
 def contrast_agent(stack: Stack) -> str | None:
@@ -236,7 +262,7 @@ def _kind(stack: Stack) -> Iterator[Finding]:
         yield Finding("a colour picture", excludes=True)
     if re.search(r"\bM(IN)?IP\b|PROJECTION|VOLUME_?RENDER|\bVRT?\b|\b3D", image_type) or _PATTERN["projection"].search(described):
         yield Finding("a projection or rendering (MIP, VRT)", excludes=True)
-    elif image_type.startswith("['ORIGINAL'") and "PRIMARY" in image_type:
+    elif image_type.startswith("ORIGINAL\\PRIMARY"):
         yield Finding("original images", 20)
     elif "DERIVED" in image_type:
         yield Finding("derived images", -15)
@@ -275,7 +301,7 @@ def _region(stack: Stack) -> Iterator[Finding]:
 
 
 def _kernel(stack: Stack) -> Iterator[Finding]:
-    kernel, described = words(stack, "ConvolutionKernel").strip("[]'\" "), words(stack, "SeriesDescription")
+    kernel, described = words(stack, "ConvolutionKernel"), words(stack, "SeriesDescription")
     sharpness = kernel_sharpness(kernel)
     if sharpness == "bone" or _PATTERN["bone"].search(described):
         yield Finding(f"bone kernel or bone series ({kernel or described})", -40)
@@ -289,7 +315,7 @@ def kernel_sharpness(kernel: str) -> str:
     >>> [kernel_sharpness(k) for k in ("H31s", "Hr68", "BONEPLUS", "UB", "FC30", "FC21", "11")]
     ['soft', 'bone', 'bone', 'soft', 'bone', 'soft', '']
     """
-    name = kernel.upper().split("\\")[0].strip("[]'\" ").split("'")[0]
+    name = kernel.upper().split("\\")[0].strip()
     if siemens := re.fullmatch(r"[HBJTUSI][A-Z]?(\d\d)[A-Z]*\d?", name):
         return "bone" if int(siemens[1]) >= 56 else "soft"
     if canon := re.fullmatch(r"FC(\d\d?)", name):
@@ -317,7 +343,7 @@ def _geometry(stack: Stack) -> Iterator[Finding]:
     if stack.missing:
         yield Finding(f"{stack.missing} slice(s) missing, largest step {steps.max():.1f} mm", -5.0 * min(stack.missing, 4))
     if stack.repeats:
-        yield Finding(f"{stack.repeats} more image(s) at positions already taken, left out", -5)
+        yield Finding(f"{stack.repeats} more image(s) of places already taken, left out", -5)
     if stack.duplicates:
         yield Finding(f"{stack.duplicates} exact duplicate(s) left out", 0)
 
@@ -347,7 +373,7 @@ def summary_of(stack: Stack) -> SeriesSummary:
         steps_mm=distinct(steps),
         length_mm=float(steps.sum()) if len(steps) else None,
         tilt_deg=round(stack.tilt_deg, 2),
-        kernel=words(stack, "ConvolutionKernel").strip("[]' "),
+        kernel=words(stack, "ConvolutionKernel").strip(),
         usable=not any(finding.excludes for finding in findings),
         score=sum(finding.points for finding in findings),
         reasons=tuple(str(finding) for finding in findings),
