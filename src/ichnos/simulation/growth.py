@@ -45,7 +45,7 @@ class Crop:
         return points_of(self.affine, tuple(self.tissue.shape), self.tissue.device)
 
 
-def cropped(head: SourceHead, table: Tensor, centre_mm: Floats, *, half_mm: float, voxels: int = 52) -> Crop:
+def cropped(head: SourceHead, table: Tensor, centre_mm: Floats, *, half_mm: float, voxels: int = 46) -> Crop:
     """Cut a cube out of a head, with at most about `voxels` voxels a side and never finer than 1 mm."""
     spacing = max(1.0, 2 * half_mm / voxels)
     n = int(np.ceil(2 * half_mm / spacing)) + 1

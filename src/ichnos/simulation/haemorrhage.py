@@ -279,7 +279,7 @@ def filled_with_limit(score: Tensor, where: Tensor, voxels: float, *, softness: 
     low, high = float(candidates.min()) - softness, float(candidates.max()) + softness
     for _ in range(22):
         middle = (low + high) / 2
-        amount = float(((middle - candidates) / (2 * softness) + 0.5).clamp_(0, 1).sum(dtype=torch.float64))
+        amount = float(((middle - candidates) / (2 * softness) + 0.5).clamp_(0, 1).sum())
         low, high = (middle, high) if amount < voxels else (low, middle)
     return torch.where(where, ((high - score) / (2 * softness) + 0.5).clamp(0, 1), 0.0), high
 

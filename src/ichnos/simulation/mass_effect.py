@@ -26,7 +26,10 @@ def displacement(blood: Tensor, fluid: Tensor, ventricle: Tensor, depth_mm: Tens
     """
     step_mm = grid.step * grid.spacing_mm
     width = 2 * round(SWOLLEN_MM / (2 * step_mm)) + 1
-    source = DISPLACING_SHARE * F.avg_pool3d(blood[None, None], width, 1, width // 2)[0, 0]
+    source = DISPLACING_SHARE * blood[None, None]
+    for side in ((width, 1, 1), (1, width, 1), (1, 1, width)):
+        source = F.avg_pool3d(source, side, 1, [n // 2 for n in side])
+    source = source[0, 0]
     if swelling > 0:
         source = source + swelling * ventricle
     total = source.sum()

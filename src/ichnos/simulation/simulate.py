@@ -171,17 +171,26 @@ def _moment(
         push = _push(head, table, variation, lesion, volumes)
     source = variation.at(grid.coarse_points(device) - push) if lesion is not None else variation.source_mm
     tissue = _tissue(head, table, grid, source)
-    empty = torch.zeros(grid.shape, device=device)
+    empty = _nothing(grid, device)
     ich, hu, oedema, ivh, limit = empty, empty, empty, empty, 0.0
     if lesion is not None:
         box = _lesion_box(grid, variation, lesion, volumes[0])
         at = grid.enlarged(source[(slice(None), *box)])
         ich, hu, oedema, limit = _bled(lesion, latent, tissue, grid, grid.fine(box), at, followup=followup)
         ivh = _into_ventricles(tissue, ich, volumes[1], grid, patient_point(variation, lesion.centre_mm), latent.seed)
-        hu = torch.where((ivh > 0) & (hu <= 0), haemorrhage.base_density_hu(latent.haematocrit, latent.onset_to_ct_h) - 8.0, hu)
+        if volumes[1] > 0:
+            hu = torch.where((ivh > 0) & (hu <= 0), haemorrhage.base_density_hu(latent.haematocrit, latent.onset_to_ct_h) - 8.0, hu)
     leuko, acute, old, calcium = _chronic_maps(head, chronic, tissue, grid, source)
-    bloody = ich + ivh
-    return _Moment(tissue, ich, ivh, hu, oedema, leuko, acute, old * (1 - bloody), calcium * (1 - bloody), limit, source, push)
+    if lesion is not None:  # blood takes the place of what was there
+        rest = 1 - ich - ivh
+        calcium = calcium.mul_(rest)
+        old = old * rest if chronic.old_ml > 0 else old
+    return _Moment(tissue, ich, ivh, hu, oedema, leuko, acute, old, calcium, limit, source, push)
+
+
+def _nothing(grid: Grid, device: torch.device) -> Tensor:
+    """Return a map of zeros that takes no memory (and cannot be written to)."""
+    return torch.zeros((), device=device).expand(grid.shape)
 
 
 def _tissue(head: SourceHead, table: Tensor, grid: Grid, source: Tensor) -> Tensor:
@@ -271,9 +280,9 @@ def _bled(
 
 def _into_ventricles(tissue: Tensor, ich: Tensor, ivh_ml: float, grid: Grid, centre_mm: np.ndarray, seed: int) -> Tensor:
     """Fill ventricles from the point of rupture, the dependent parts (occipital horns, in a patient on the back) first."""
-    out = torch.zeros(grid.shape, device=tissue.device)
     if ivh_ml <= 0:
-        return out
+        return _nothing(grid, tissue.device)
+    out = torch.zeros(grid.shape, device=tissue.device)
     voxels = ((tissue == Tissue.VENTRICLE) | (tissue == Tissue.CHOROID)).nonzero()
     points = voxels * grid.spacing_mm + torch.from_numpy(grid.affine[:3, 3]).to(device=tissue.device, dtype=torch.float32)
     away = (points - torch.from_numpy(centre_mm).to(points)).norm(dim=1)
@@ -310,7 +319,7 @@ def _chronic_maps(head: SourceHead, chronic: Chronic, tissue: Tensor, grid: Grid
 
     def infarct(score: Tensor, volume_ml: float) -> Tensor:
         if volume_ml <= 0:
-            return torch.zeros(grid.shape, device=tissue.device)
+            return _nothing(grid, tissue.device)
         return whole(parenchyma.degree(on_fine(score), brain, volume_ml / voxel_ml, softness=0.12))
 
     white = parenchyma.degree(on_fine(chronic.scores[0]), inner == Tissue.WHITE, chronic.leukoaraiosis_ml / voxel_ml, softness=0.35)
@@ -389,10 +398,10 @@ def _truth(head: SourceHead, grid: Grid, baseline: _Moment, followup: _Moment | 
     voxel_ml = grid.spacing_mm**3 / 1000
 
     def blood_ml(fraction: Tensor | None) -> float:
-        return _NAN if fraction is None else float(fraction.sum(dtype=torch.float64)) * voxel_ml
+        return _NAN if fraction is None else float(fraction.sum()) * voxel_ml
 
     def mask_ml(degree: Tensor | None) -> float:
-        return _NAN if degree is None else float((degree >= 0.5).sum()) * voxel_ml
+        return _NAN if degree is None else float(torch.count_nonzero(degree >= 0.5)) * voxel_ml
 
     ventricle = sampled(head.features[:1], head.feature_affine, baseline.source_mm)
     grades = parenchyma.fazekas(baseline.leukoaraiosis, ventricle, grid)
