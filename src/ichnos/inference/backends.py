@@ -13,6 +13,7 @@ import torch
 
 from ichnos.errors import UsageError, require
 from ichnos.models import Model
+from ichnos.networks.export import openvino_model
 
 Tile = npt.NDArray[np.float32]
 Backend = Callable[[Tile], Tile]
@@ -72,7 +73,7 @@ def _graph(model: Model, openvino: Any, cache: Path | None) -> Any:
     file = None if cache is None else cache / f"{key}.xml"
     if file is not None and file.is_file() and file.with_suffix(".bin").is_file():
         return openvino.Core().read_model(file)
-    graph = openvino.convert_model(model.network(), example_input=torch.zeros(shape), input=[shape])
+    graph = openvino_model(model.network(), torch.zeros(shape))
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         openvino.save_model(graph, file, compress_to_fp16=False)

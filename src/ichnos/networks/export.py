@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ichnos.errors import require
+from ichnos.networks.mamba import Mamba
 from ichnos.networks.scan_export import OnnxRecurrence
 
 
@@ -49,13 +51,28 @@ def export_onnx(network: nn.Module, inputs: Tensor | tuple[Tensor, ...], path: P
     return path
 
 
-def compile_openvino(onnx_path: Path, *, precision: str = "f32", threads: int = 0, cache: Path | None = None) -> Any:
-    """Compile an ONNX file for this machine's CPU; `precision` is "f32" or "bf16", `threads` 0 takes what OpenVINO thinks best."""
+def openvino_model(network: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> Any:
+    """Convert `network` to an OpenVINO model for inputs of exactly these shapes: directly, or through ONNX where it holds a Mamba layer."""
     openvino = require("openvino", extra="acceleration", purpose="inference with OpenVINO")
-    core = openvino.Core()
+    example = inputs if isinstance(inputs, tuple) else (inputs,)
+    if not any(isinstance(module, Mamba) for module in network.modules()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the converter traces, which torch has deprecated
+            return openvino.convert_model(network.eval(), example_input=example, input=[list(x.shape) for x in example])
+    with tempfile.TemporaryDirectory() as folder:
+        return openvino.Core().read_model(str(export_onnx(network, example, Path(folder) / "network.onnx")))
+
+
+def compile_openvino(
+    source: nn.Module | Path, inputs: Tensor | tuple[Tensor, ...] = (), *, precision: str = "f32", threads: int = 0
+) -> Any:
+    """Compile a network for given inputs, or an ONNX file, for this machine's CPU.
+
+    `precision` is "f32" or "bf16"; `threads` 0 takes what OpenVINO thinks best.
+    """
+    core = require("openvino", extra="acceleration", purpose="inference with OpenVINO").Core()
+    graph = openvino_model(source, inputs) if isinstance(source, nn.Module) else core.read_model(str(source))
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
-    if cache is not None:
-        options["CACHE_DIR"] = str(cache)
-    return core.compile_model(core.read_model(str(onnx_path)), "CPU", options)
+    return core.compile_model(graph, "CPU", options)

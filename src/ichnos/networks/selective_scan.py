@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ichnos.errors import UsageError
+from ichnos.networks.tracing import exporting, tracing
 
 
 class Scanned(NamedTuple):
@@ -62,10 +63,12 @@ def selective_scan(
     >>> y.shape, last.shape
     (torch.Size([1, 2, 5]), torch.Size([1, 2, 3]))
     """
-    if torch.compiler.is_exporting():
+    if exporting():
         from ichnos.networks.scan_export import exportable_scan
 
         return exportable_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    if tracing():
+        raise UsageError("torch.jit.trace would unroll the scan step by step: convert Mamba networks with ichnos.networks.export")
     if u.is_cuda and mamba_ssm_available() and u.dtype != torch.float64:
         return mamba_ssm_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     return chunked_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ichnos.errors import InputRefused, UsageError
 from ichnos.networks.kan import KANLinear
+from ichnos.networks.tracing import exporting, tracing
 
 
 class DiffusionUKAN(nn.Module):
@@ -132,7 +133,7 @@ class DiffusionUKAN(nn.Module):
         return F.silu(double(self.decoder2(up, temb))) + shallow
 
     def _check(self, x: Tensor, condition_map: Tensor | None, condition_vector: Tensor | None) -> None:
-        if torch.compiler.is_exporting():
+        if exporting() or tracing():
             return
         if x.dim() != 4 or x.shape[1] != self.in_channels or x.shape[2] % self.divisor or x.shape[3] % self.divisor:
             raise InputRefused(

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ichnos.errors import InputRefused, UsageError
+from ichnos.networks.tracing import exporting, tracing
 
 Size = int | Sequence[int]
 
@@ -269,7 +270,7 @@ class Upsample(nn.Module):
 
 def check_image(image: Tensor, topology: Topology) -> None:
     """Refuse an image whose axes are not (b, c, *space), or whose sizes the strides do not divide."""
-    if torch.compiler.is_exporting():
+    if exporting() or tracing():
         return
     total = [math.prod(axis) for axis in zip(*topology.strides, strict=True)]
     if image.dim() != topology.dim + 2 or any(int(n) % t for n, t in zip(image.shape[2:], total, strict=True)):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ichnos.errors import InputRefused, UsageError
+from ichnos.networks.tracing import exporting, tracing
 
 
 class VisionTransformer(nn.Module):
@@ -90,7 +91,7 @@ class VisionTransformer(nn.Module):
         return on_patches.reshape(*on_patches.shape[:2], *self.patch_grid)
 
     def _tokens(self, image: Tensor, clinical: Tensor | None) -> Tensor:
-        if not torch.compiler.is_exporting():
+        if not (exporting() or tracing()):
             self._check(image, clinical)
         patches = self.patch_embed(image) + self.pos_embed[:, 1:]  # b l m
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(image), -1, -1)
