@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 
+from builders.opened import open_built
 from builders.series import Quirks, ball
 from ichnos.formats.dicom_seg import read_seg, write_seg
 from ichnos.scan import Scan
 from ichnos.volume import Volume, centroid_mm, volume_ml
+
+Opened = Callable[..., Scan]
 
 LETTERS = ("LR", "PA", "IS")
 ORIENTATIONS = [
@@ -28,6 +32,11 @@ CONDITIONS = list(itertools.product(TILTS, STEPS))
 COVERING = [(axes, *CONDITIONS[k % len(CONDITIONS)]) for k, axes in enumerate(ORIENTATIONS)]
 COVERING += [case for case in (("LPS", *c) for c in CONDITIONS) if case not in COVERING]
 CENTRE, RADIUS = (-9.0, 4.0, 2.0), 22.0  # x < 0: on the left
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Opened:
+    return partial(open_built, tmp_path)
 
 
 def by_seg_frames(path: Path) -> tuple[float, np.ndarray]:
@@ -76,14 +85,14 @@ def check(scan: Scan, path: Path) -> None:
 
 
 @pytest.mark.parametrize(("axes", "tilt_deg", "steps"), COVERING)
-def test_a_ball_keeps_its_place_and_size(axes: str, tilt_deg: float, steps: str, opened: Callable[..., Scan], tmp_path: Path) -> None:
+def test_a_ball_keeps_its_place_and_size(axes: str, tilt_deg: float, steps: str, opened: Opened, tmp_path: Path) -> None:
     quirks = Quirks(axes=axes, tilt_deg=tilt_deg, steps_mm=STEPS[steps], shape=(64, 72), pixel_mm=1.0)
     check(opened(quirks, ball(RADIUS, CENTRE)), tmp_path / "seg.dcm")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_ball_keeps_its_place_and_size_under_every_combination(opened: Callable[..., Scan], tmp_path: Path) -> None:
+def test_a_ball_keeps_its_place_and_size_under_every_combination(opened: Opened, tmp_path: Path) -> None:
     for axes, tilt_deg, steps in EVERY:
         quirks = Quirks(axes=axes, tilt_deg=tilt_deg, steps_mm=STEPS[steps], shape=(64, 72), pixel_mm=1.0)
         scan = opened(quirks, ball(RADIUS, CENTRE), name=f"{axes}{tilt_deg}{steps}")
@@ -91,7 +100,7 @@ def test_a_ball_keeps_its_place_and_size_under_every_combination(opened: Callabl
     assert len(EVERY) == 48 * len(TILTS) * len(STEPS)
 
 
-def test_a_mirrored_mask_would_be_noticed(opened: Callable[..., Scan], tmp_path: Path) -> None:
+def test_a_mirrored_mask_would_be_noticed(opened: Opened, tmp_path: Path) -> None:
     scan = opened(Quirks(shape=(64, 72)), ball(RADIUS, CENTRE))
     mask = scan.volume.map_array(lambda hu: hu > 0)
     mirrored = mask.with_array(mask.array[::-1])

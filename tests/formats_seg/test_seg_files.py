@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from highdicom.seg import segread
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from builders.opened import dciodvfy_errors, open_built
 from builders.series import Quirks, ball, build_series
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import nifti
@@ -25,7 +27,6 @@ from ichnos.scan import Scan
 from ichnos.volume import Volume, sphere
 
 Opened = Callable[..., Scan]
-Errors = Callable[[Path], list[str]]
 TRACES = {
     "InstitutionName": "Trace Hospital",
     "OperatorsName": "Trace^Operator",
@@ -39,6 +40,11 @@ TRACES = {
     "ClinicalTrialSubjectID": "TRACE-TRIAL",
 }
 WHO = {"patient_name": "Secret^Person", "patient_id": "HOSP-4711", "birth_date": "19501224", "date": "20240317", "time": "081530"}
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Opened:
+    return partial(open_built, tmp_path)
 
 
 def masks_of(scan: Scan) -> dict[str, Volume]:
@@ -59,7 +65,7 @@ def masks_of(scan: Scan) -> dict[str, Volume]:
     ],
     ids=["plain", "tilted, uneven", "enhanced", "shuffled, gap", "oblique, reversed"],
 )
-def test_every_segment_comes_back_from_every_slice(quirks: Quirks, opened: Opened, tmp_path: Path, dicom_errors: Errors) -> None:
+def test_every_segment_comes_back_from_every_slice(quirks: Quirks, opened: Opened, tmp_path: Path) -> None:
     scan = opened(quirks)
     masks = masks_of(scan)
     written = write_seg(scan, masks, tmp_path / "seg.dcm")
@@ -74,7 +80,7 @@ def test_every_segment_comes_back_from_every_slice(quirks: Quirks, opened: Opene
     assert scan.source is not None
     assert seg.NumberOfFrames == len(masks) * len(scan.source.slices)  # empty frames too: OHIF and others count on them
     assert written.segment_numbers == {name: k for k, name in enumerate(masks, start=1)}
-    assert dicom_errors(tmp_path / "seg.dcm") == []
+    assert dciodvfy_errors(tmp_path / "seg.dcm") == []
 
 
 def test_the_codes_say_what_and_which_side(opened: Opened, tmp_path: Path) -> None:
@@ -136,7 +142,7 @@ def test_slices_in_a_zip_have_a_seg_too(tmp_path: Path) -> None:
     assert np.array_equal(back["ICH"].array, mask.array)
 
 
-def test_another_identity_leaves_no_trace_of_the_first(opened: Opened, tmp_path: Path, dicom_errors: Errors) -> None:
+def test_another_identity_leaves_no_trace_of_the_first(opened: Opened, tmp_path: Path) -> None:
     scan = opened(Quirks(header=WHO, tags=TRACES))
     alias = Alias("P01", key="secret of this test")
     written = write_seg(scan, masks_of(scan), tmp_path / "seg.dcm", alias=alias)
@@ -150,7 +156,7 @@ def test_another_identity_leaves_no_trace_of_the_first(opened: Opened, tmp_path:
     assert (seg.PatientID, seg.PatientIdentityRemoved, seg.StudyDate) == ("P01", "YES", "20240101")
     assert seg.StudyInstanceUID == alias.uid(scan.source.study_uid) == written.study_uid
     assert np.array_equal(read_seg(tmp_path / "seg.dcm", scan, alias=alias)["ICH"].array, masks_of(scan)["ICH"].array)
-    assert dicom_errors(tmp_path / "seg.dcm") == []
+    assert dciodvfy_errors(tmp_path / "seg.dcm") == []
     with pytest.raises(InputRefused, match="was drawn on series"):
         read_seg(tmp_path / "seg.dcm", scan)
     assert Alias("P01", key="another").uid("1.2") != alias.uid("1.2")
@@ -199,15 +205,15 @@ def test_frames_without_references_are_found_by_their_place(opened: Opened, tmp_
         read_seg(tmp_path / "moved.dcm", scan)
 
 
-def test_every_segment_that_we_know_can_be_written(opened: Opened, tmp_path: Path, dicom_errors: Errors) -> None:
+def test_every_segment_that_we_know_can_be_written(opened: Opened, tmp_path: Path) -> None:
     scan = opened(Quirks(steps_mm=(5.0,) * 13))
     mask = scan.volume.map_array(lambda hu: hu > 0)
     seg = write_seg(scan, dict.fromkeys(SEGMENTS, mask), tmp_path / "seg.dcm")
     assert list(read_seg(seg.path, scan)) == list(SEGMENTS)
-    assert dicom_errors(seg.path) == []
+    assert dciodvfy_errors(seg.path) == []
 
 
-def test_a_real_scanner_study_has_a_seg(shared: Path, tmp_path: Path, dicom_errors: Errors) -> None:
+def test_a_real_scanner_study_has_a_seg(shared: Path, tmp_path: Path) -> None:
     study = shared / "data" / "head_phantom_series"
     if not study.is_dir():
         pytest.skip("the scanner study is not beside this checkout")
@@ -218,7 +224,7 @@ def test_a_real_scanner_study_has_a_seg(shared: Path, tmp_path: Path, dicom_erro
     assert mask.array.any()
     assert np.array_equal(back["ICH"].array, mask.array)
     assert np.array_equal(back["tract_left"].array, mask.array)
-    assert dicom_errors(seg.path) == []
+    assert dciodvfy_errors(seg.path) == []
 
 
 @given(st.integers(0, 10**6), st.binary(min_size=1, max_size=6), st.booleans())

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from builders.opened import open_built
 from builders.series import Quirks, ball
 from ichnos.formats import nifti
 from ichnos.formats.dicom_seg import write_seg
@@ -21,6 +23,11 @@ from ichnos.volume import Volume, centroid_mm, volume_ml
 
 pytest.importorskip("dcmqi")
 Opened = Callable[..., Scan]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Opened:
+    return partial(open_built, tmp_path)
 
 
 def dcmqi(program: str, *options: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pydicom
 import pytest
 from highdicom.sr import srread
 
+from builders.opened import dciodvfy_errors, open_built
 from builders.series import Quirks
 from ichnos.errors import InputRefused
 from ichnos.formats.dicom_codes import NOTICE
@@ -17,6 +19,8 @@ from ichnos.formats.dicom_seg import write_seg
 from ichnos.formats.dicom_source import Alias
 from ichnos.formats.dicom_sr import Grade, Group, Quantity, Report, read_sr, write_sr
 from ichnos.scan import Scan
+
+Opened = Callable[..., Scan]
 
 REPORT = Report(
     groups=(
@@ -35,7 +39,12 @@ REPORT = Report(
 
 
 @pytest.fixture
-def scan(opened: Callable[..., Scan]) -> Scan:
+def opened(tmp_path: Path) -> Opened:
+    return partial(open_built, tmp_path)
+
+
+@pytest.fixture
+def scan(opened: Opened) -> Scan:
     return opened(Quirks(tilt_deg=12))
 
 
@@ -54,10 +63,10 @@ def _ucum(q: Quantity) -> Quantity:
     return Quantity(q.name, q.label, q.value, "[hnsf'U]", q.low, q.high) if q.unit == "HU" else q
 
 
-def test_what_was_written_is_read(scan: Scan, tmp_path: Path, dicom_errors: Callable[[Path], list[str]]) -> None:
+def test_what_was_written_is_read(scan: Scan, tmp_path: Path) -> None:
     path = write_sr(scan, REPORT, tmp_path / "sr.dcm", seg=seg_of(scan, tmp_path))
     assert read_sr(path) == expected(REPORT)  # every number here is a sum of few powers of two, so equality is exact
-    assert dicom_errors(path) == []
+    assert dciodvfy_errors(path) == []
 
 
 def test_an_outside_reader_finds_the_volume_of_the_segment(scan: Scan, tmp_path: Path) -> None:
@@ -117,11 +126,11 @@ def test_what_cannot_be_said_is_refused(scan: Scan, tmp_path: Path) -> None:
         read_sr(seg.path)
 
 
-def test_a_report_without_findings_still_says_why(scan: Scan, tmp_path: Path, dicom_errors: Callable[[Path], list[str]]) -> None:
+def test_a_report_without_findings_still_says_why(scan: Scan, tmp_path: Path) -> None:
     refused = Report((), ("Not read: the vertex is missing.",))
     path = write_sr(scan, refused, tmp_path / "sr.dcm")
     assert read_sr(path) == refused
-    assert dicom_errors(path) == []
+    assert dciodvfy_errors(path) == []
 
 
 def test_small_numbers_keep_their_digits(scan: Scan, tmp_path: Path) -> None:

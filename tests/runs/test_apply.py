@@ -19,14 +19,19 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tasks import Thing, things, work
 
+from builders.run_tasks import Thing, things, work
 from ichnos.errors import UsageError
 from ichnos.runs import Ledger, Summary, apply, settings_hash
 from ichnos.runs.ledger import plain
 from ichnos.runs.staging import Staging, fresh_folder
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
 
 
 def run(items: list[Thing], out: Path, **options: Any) -> Summary:
@@ -87,7 +92,7 @@ def test_a_worker_that_dies_is_replaced_and_its_patient_named(out: Path) -> None
 def test_a_killed_run_goes_on_without_loss_or_doubling(out: Path, workers: int) -> None:
     ledger = Ledger(out, "work")
     for _ in range(3):  # each time killed a little later, wherever it happens to be
-        program = subprocess.Popen([sys.executable, str(HERE / "tasks.py"), str(out), "12", str(workers)])
+        program = subprocess.Popen([sys.executable, str(TESTS / "builders" / "run_tasks.py"), str(out), "12", str(workers)])
         before = len(ledger.finished())
         wait_until(lambda before=before, program=program: len(ledger.finished()) >= before + 2 or program.poll() is not None)
         helpers = psutil.Process(program.pid).children(recursive=True) if program.poll() is None else []
@@ -227,8 +232,8 @@ def test_the_bar_tells_how_far_it_is(out: Path, capsys: pytest.CaptureFixture[st
 def test_a_script_without_a_guard_gets_a_sentence_and_no_hang(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
-        "from tasks import things, work\nfrom ichnos.runs import apply\n"
+        f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
+        "from builders.run_tasks import things, work\nfrom ichnos.runs import apply\n"
         f"apply(work, things(2), out={str(tmp_path / 'out')!r}, settings={{}}, name='work', workers=2, progress=False)\n"
     )
     told = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)

@@ -11,13 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tasks import Thing, things, work
 
+from builders.run_tasks import Thing, things, work
 from ichnos.errors import InputRefused
 from ichnos.runs import Ledger, apply
 
 pytest.importorskip("distributed")
-HERE = Path(__file__).parent
+TESTS = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
 
 
 class Cluster:
@@ -26,7 +31,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "scheduler.json"
         self.folder = folder
-        self.environment = {**os.environ, "PYTHONPATH": str(HERE), "DASK_LOGGING__DISTRIBUTED": "error"}
+        self.environment = {**os.environ, "PYTHONPATH": str(TESTS), "DASK_LOGGING__DISTRIBUTED": "error"}
         self.scheduler = self._start("dask_scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1")
         deadline = time.monotonic() + 90
         while not (self.file.exists() and self.file.read_text().endswith("}")):
@@ -75,7 +80,8 @@ def test_patients_are_shared_and_a_lost_worker_costs_nobody(cluster: Cluster, ou
 
 
 @pytest.mark.timeout(120)
-def test_a_scheduler_that_is_not_there_is_named(out: Path) -> None:
+def test_a_scheduler_that_is_not_there_is_named(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ichnos.runs.workers.NO_SCHEDULER_PATIENCE_S", 1.0)
     with pytest.raises(InputRefused, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:9"):
         apply(work, [Thing("a")], out=out, settings={}, name="work", scheduler="tcp://127.0.0.1:9", progress=False)
 

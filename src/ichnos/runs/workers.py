@@ -23,6 +23,7 @@ from ichnos.runs.staging import fresh_folder
 Call = Callable[[Any, Path], Mapping[str, Any]]
 ATTEMPTS = 2  # an item whose worker dies is tried once more before it counts as failed
 NO_WORKER_PATIENCE_S = 60.0
+NO_SCHEDULER_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def on_scheduler(call: Call, items: Sequence[Any], work: Path, started: Callable
     """Share the items among the workers of a dask scheduler, which see the same output folder; lost workers' items are tried again."""
     distributed = require("distributed", extra="distributed", purpose="work on a dask scheduler")
     try:
-        client = distributed.Client(address, timeout="10s", set_as_default=False)
+        client = distributed.Client(address, timeout=NO_SCHEDULER_PATIENCE_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise InputRefused(f"no dask scheduler answers at {address} ({error}); start one with `dask scheduler`") from None
     with client, client.as_current():
