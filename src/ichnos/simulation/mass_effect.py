@@ -36,7 +36,8 @@ def displacement(blood: Tensor, fluid: Tensor, ventricle: Tensor, depth_mm: Tens
     if float(total) <= 0:
         return torch.zeros((3, *blood.shape), device=blood.device)
     nearness = _nearness(blood, step_mm)
-    sink = fluid * nearness * (1.0 if swelling <= 0 else 1 - ventricle)
+    yielding = fluid + 2.5 * ventricle if swelling <= 0 else fluid * (1 - ventricle)  # ventricles give way before sulci do
+    sink = yielding * nearness
     sink = sink * (total / sink.sum().clamp(min=1e-3))
     sink = torch.clamp(sink, max=0.9)
     flow = _gradient_of_inverse_laplacian(source - sink, step_mm)
