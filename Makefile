@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test test-all check bench docs weights clean
+.PHONY: setup demo test test-all check bench bench-transfer docs weights clean
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +43,9 @@ bench: setup
 MINUTES ?= 10
 weights: setup
 	$(BIN)/python tools/train_weights.py --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
+
+bench-transfer: setup
+	$(BIN)/python benchmarks/transfer.py
 
 docs: setup
 	$(BIN)/mkdocs build --strict

@@ -11,7 +11,7 @@ import typer
 from ichnos.errors import UsageError
 
 if TYPE_CHECKING:
-    from ichnos.transfer.pairs import Target
+    from ichnos.transfer.makers import Target
     from ichnos.transfer.run import CohortTransfer
 
 
@@ -20,17 +20,18 @@ def transfer(
     targets: Annotated[str, typer.Option(help="any of tract,leukoaraiosis,expansion")] = "tract,leukoaraiosis,expansion",
     given: Annotated[str, typer.Option(help="pipelines under derivatives/ whose masks are taken where they exist")] = "manual",
     undo_shift: Annotated[bool, typer.Option("--undo-shift", help="expansion: take back what the haematoma pushed aside")] = False,
-    streamlines: Annotated[int, typer.Option(help="tract: how many streamlines per side")] = 5000,
+    seeds_per_side: Annotated[int, typer.Option(help="tract: how many seeds per side")] = 4000,
+    denoise: Annotated[bool, typer.Option("--denoise", help="tract: remove noise first (slow)")] = False,
     nnunet: Annotated[str | None, typer.Option(help="also write DatasetNNN_Name (one target)")] = None,
     workers: Annotated[int, typer.Option(help="processes")] = 1,
     scheduler: Annotated[str | None, typer.Option(help="address of a dask scheduler instead")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Bring what the partner exams show onto the CTs."""
-    from ichnos.transfer.pairs import Settings
+    from ichnos.transfer.makers import Settings
     from ichnos.transfer.run import transfer_cohort
 
-    settings = Settings(str(cohort.resolve()), tuple(_list(given)), undo_shift, streamlines)
+    settings = Settings(str(cohort.resolve()), tuple(_list(given)), undo_shift, seeds_per_side, denoise)
     result = transfer_cohort(
         cohort.resolve(),
         _targets(targets),
@@ -48,7 +49,7 @@ def _list(text: str) -> list[str]:
 
 
 def _targets(text: str) -> list[Target]:
-    from ichnos.transfer.pairs import PARTNER
+    from ichnos.transfer.makers import PARTNER
 
     chosen = list(dict.fromkeys(_list(text)))
     unknown = [name for name in chosen if name not in PARTNER]

@@ -74,6 +74,14 @@ def register(
     return _judged(found, rigid, kind, fine_f, fine_m, exclude)
 
 
+def assess(transform: Transform, fixed: Volume, moving: Volume, *, spacing_mm: float = 2.0) -> Registration:
+    """Give the numbers of a transform that came from elsewhere: another program, or a person's hand."""
+    seen = view(fixed, spacing_mm=spacing_mm)
+    kind: Kind = "deformable" if transform.displacements else "affine"
+    rigid = Transform.of(transform.affine)
+    return _judged(transform, rigid, kind, seen, view(moving, spacing_mm=spacing_mm), _all_excluded(fixed, seen, None))
+
+
 def _rigid(
     fixed: Volume, moving: Volume, fine: tuple[View, View], *, exclude: Volume | None, rng: np.random.Generator, threads: int
 ) -> Transform:

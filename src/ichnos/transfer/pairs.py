@@ -7,25 +7,22 @@ derivatives/transferrejected, where nothing looks; a person may overrule either 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from ichnos.cohort import Cohort, Exam, Patient
+from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nifti
-from ichnos.registration import Registration, write_transform
-from ichnos.registration.contrast import contrast_of, view
+from ichnos.registration import write_transform
+from ichnos.registration.contrast import view
+from ichnos.transfer.makers import MAKERS, PARTNER, Settings, Target, Transferred
 from ichnos.transfer.sheet import contact_sheet
-from ichnos.transfer.verdict import Limits, PairNumbers, brain_of_ct, judge_pair, judge_target, measure_pair
+from ichnos.transfer.verdict import PairNumbers, brain_of_ct, judge_pair, judge_target, measure_pair
 from ichnos.verdict import Verdict
 from ichnos.volume import Volume
 
-Target = Literal["leukoaraiosis", "tract", "expansion"]
-PARTNER: dict[Target, Exam] = {"leukoaraiosis": "flair", "tract": "diffusion", "expansion": "followup"}
 NNUNET_LABELS: dict[Target, dict[str, int]] = {
     "leukoaraiosis": {"leukoaraiosis": 1},
     "tract": {"tract_left": 1, "tract_right": 2},
@@ -47,31 +44,6 @@ class Pair:
         return f"{self.patient.id}-{self.target}"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """All that decides a result besides the pair."""
-
-    root: str  # the cohort
-    given: tuple[str, ...] = ("manual",)  # pipelines whose masks are taken where they are there (haematoma; leukoaraiosis on the FLAIR)
-    undo_shift: bool = False  # expansion: take back what the haematoma has pushed aside
-    streamlines: int = 5000
-    limits: Limits = field(default_factory=Limits)
-
-
-@dataclass(frozen=True, eq=False)
-class Transferred:
-    """What a partner exam gave, on the CT grid."""
-
-    partner: Volume  # the image to show on the contact sheet
-    registration: Registration
-    maps: Mapping[tuple[str, bids.Kind], Volume]  # (label, kind) -> map on the CT grid
-    shown: Volume  # the one to draw on the sheet: labels or a share
-    judged: Mapping[str, Volume]  # name in verdict.PLAUSIBLE -> mask to judge
-    verdict: Verdict  # of the target's own making
-    numbers: Mapping[str, Any] = field(default_factory=dict)  # volumes and labels for the table
-    files: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)  # further files: name ending -> what writes it
-
-
 def pairs_of(cohort: Cohort, targets: Sequence[Target]) -> list[Pair]:
     """Return every pair of the cohort that has both exams; refuse if there is none."""
     found = [Pair(p, t) for t in targets for p in cohort.with_exams("ct", PARTNER[t])]
@@ -84,7 +56,7 @@ def pairs_of(cohort: Cohort, targets: Sequence[Target]) -> list[Pair]:
 def transfer_pair(pair: Pair, folder: Path, *, settings: Settings) -> dict[str, Any]:
     """Transfer one target, judge it, write it with its contact sheet into `folder`, and return its row."""
     ct = nifti.open_nifti(pair.patient.exam("ct")).volume
-    made = _MAKERS[pair.target](ct, pair.patient, settings)
+    made = MAKERS[pair.target](ct, pair.patient, settings)
     numbers = measure_pair(ct, made.partner, made.registration)
     verdict = _verdict(pair, made, numbers, ct, settings)
     pipeline = REJECTED if verdict.level == "refuse" else ACCEPTED
@@ -138,55 +110,6 @@ def _written(pair: Pair, folder: Path, pipeline: str, made: Transferred, ct: Vol
     found = made.registration.transform
     contact_sheet(ct, made.partner, found, made.shown, brain, title=pair.id, verdict=verdict).save(sheets / f"{pair.id}.png")
     return [path.relative_to(home).as_posix() for path in paths]
-
-
-# ---- one maker per target -------------------------------------------------------------------------------------------
-
-
-def _expansion(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
-    from ichnos.transfer.followup import transfer_followup
-
-    followup = nifti.open_nifti(patient.exam("followup")).volume
-    blood = [_given(patient, "haematoma", exam, settings) for exam in ("ct", "followup")]
-    for exam, mask in zip(("ct", "followup"), blood, strict=True):
-        if mask is None:
-            where = ", ".join(settings.given)
-            raise InputRefused(
-                f"patient {patient.id} has no haematoma mask of the {exam} exam in {where}; "
-                "put one there, or name the pipeline that has it with --given"
-            )
-    grown = transfer_followup(ct, followup, blood=blood[0], followup_blood=blood[1], undo_shift=settings.undo_shift)  # type: ignore[arg-type]
-    volumes = {f"{name}_ml": round(value, 3) for name, value in grown.volumes_ml.items()}
-    labels = {f"expanded {name}": None if value is None else int(value) for name, value in grown.expanded.items()}
-    maps: dict[tuple[str, bids.Kind], Volume] = {
-        ("expansion", "dseg"): grown.followup_blood,
-        ("growth", "mask"): grown.growth.astype(np.uint8),
-    }
-    shown = grown.followup_blood
-    judged = {"expansion": shown.with_array(np.isin(shown.array, (1, 2)))}
-    return Transferred(followup, grown.registration, maps, shown, judged, grown.verdict, {**volumes, **labels})
-
-
-def _given(patient: Patient, label: str, exam: str, settings: Settings) -> Volume | None:
-    """Return a mask that somebody has drawn on an exam, from the first of the trusted pipelines that has it."""
-    for pipeline in settings.given:
-        for kind in bids.KINDS:
-            path = bids.derivative_path(settings.root, patient.id, pipeline=pipeline, label=label, kind=kind, exam=exam)  # type: ignore[arg-type]
-            if path.is_file():
-                return nifti.load(path)
-    return None
-
-
-def _mri(patient: Patient, exam: Exam) -> Volume:
-    """Load an MRI, or refuse what is in truth a CT (exams swapped)."""
-    image = nifti.load(patient.exam(exam))
-    first = image.with_array(image.array[..., 0]) if image.array.ndim == 4 else image
-    if contrast_of(first) == "ct":
-        raise InputRefused(f"the {exam} exam of patient {patient.id} is a CT by its values: are the exams swapped?")
-    return image
-
-
-_MAKERS: dict[Target, Callable[[Volume, Patient, Settings], Transferred]] = {"expansion": _expansion}
 
 
 # ---- after the run --------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from typing import Any
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nnunet
 from ichnos.runs import Failure, apply
-from ichnos.transfer.pairs import ACCEPTED, NNUNET_LABELS, PARTNER, REJECTED, Settings, Target, pairs_of, settle, transfer_pair
+from ichnos.transfer.makers import PARTNER, Settings, Target
+from ichnos.transfer.pairs import ACCEPTED, NNUNET_LABELS, REJECTED, pairs_of, settle, transfer_pair
 from ichnos.transfer.sheet import read_overrides, write_index
 
 

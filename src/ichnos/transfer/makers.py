@@ -1,0 +1,177 @@
+"""One maker per target: from a patient's files to a target on the CT grid, with all that is needed to judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ichnos.cohort import Exam, Patient
+from ichnos.errors import InputRefused
+from ichnos.formats import bids, nifti
+from ichnos.registration import Registration, register
+from ichnos.registration.contrast import contrast_of
+from ichnos.transfer.verdict import Limits
+from ichnos.verdict import Verdict
+from ichnos.volume import Volume, volume_ml
+
+Target = Literal["leukoaraiosis", "tract", "expansion"]
+PARTNER: dict[Target, Exam] = {"leukoaraiosis": "flair", "tract": "diffusion", "expansion": "followup"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides a result besides the pair."""
+
+    root: str  # the cohort
+    given: tuple[str, ...] = ("manual",)  # pipelines whose masks are taken where they are there (haematoma; leukoaraiosis on the FLAIR)
+    undo_shift: bool = False  # expansion: take back what the haematoma has pushed aside
+    seeds_per_side: int = 4000  # tract
+    denoise: bool = False  # tract
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, eq=False)
+class Transferred:
+    """What a partner exam gave, on the CT grid."""
+
+    partner: Volume  # the image to show on the contact sheet
+    registration: Registration
+    maps: Mapping[tuple[str, bids.Kind], Volume]  # (label, kind) -> map on the CT grid
+    shown: Volume  # the one to draw on the sheet: labels or a share
+    judged: Mapping[str, Volume]  # name in verdict.PLAUSIBLE -> mask to judge
+    verdict: Verdict  # of the target's own making
+    numbers: Mapping[str, Any] = field(default_factory=dict)  # volumes and labels for the table
+    files: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)  # further files: name ending -> what writes it
+
+
+def make_expansion(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
+    """Bring the follow-up CT's haematoma onto the baseline CT; both haematomas must be given."""
+    from ichnos.transfer.followup import transfer_followup
+
+    followup = nifti.open_nifti(patient.exam("followup")).volume
+    before, after = _blood(patient, "ct", settings), _blood(patient, "followup", settings)
+    if before is None or after is None:
+        raise InputRefused(
+            f"patient {patient.id} has no haematoma mask of the {'ct' if before is None else 'followup'} exam in "
+            f"{', '.join(settings.given)}; put one there, or name the pipeline that has it with --given"
+        )
+    grown = transfer_followup(ct, followup, blood=before, followup_blood=after, undo_shift=settings.undo_shift)
+    volumes = {f"{name}_ml": round(value, 3) for name, value in grown.volumes_ml.items()}
+    labels = {f"expanded {name}": None if value is None else int(value) for name, value in grown.expanded.items()}
+    shown = grown.followup_blood
+    return Transferred(
+        followup,
+        grown.registration,
+        {("expansion", "dseg"): shown, ("growth", "mask"): grown.growth.astype(np.uint8)},
+        shown,
+        {"expansion": shown.with_array(np.isin(shown.array, (1, 2)))},
+        grown.verdict,
+        {**volumes, **labels},
+    )
+
+
+def make_leukoaraiosis(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
+    """Segment white-matter hyperintensities on the FLAIR (or take a given mask) and bring them onto the CT."""
+    from ichnos.transfer import flair as wm
+    from ichnos.transfer.wmh import checked_flair
+
+    flair = _mri(patient, "flair")
+    checked_flair(flair)
+    blood = _blood(patient, "ct", settings)
+    found = register(ct, flair, kind="deformable", exclude=blood, fixed_contrast="ct", moving_contrast="mri")
+    drawn = _given(patient, "leukoaraiosis", "flair", settings)
+    if drawn is not None:
+        lesions = wm.given_hyperintensities(drawn, flair)
+    else:
+        there = None if blood is None else (~found.transform).pull_share(blood.with_array(blood.array > 0), flair)
+        exclude = None if there is None else there.with_array(there.array > 0.3)
+        lesions = wm.hyperintensities_of(flair, exclude=exclude)
+    on_ct = wm.leukoaraiosis_on_ct(lesions, flair_from_ct=found.transform, ct=ct, blood=blood)
+    share = on_ct.share.with_array((np.round(on_ct.share.array * 250) / 250).astype(np.float32))
+    return Transferred(
+        flair,
+        found,
+        {("leukoaraiosis", "mask"): on_ct.mask.astype(np.uint8), ("leukoaraiosis", "probseg"): share},
+        on_ct.mask.astype(np.uint8),
+        {"leukoaraiosis": on_ct.mask},
+        on_ct.verdict,
+        {"leukoaraiosis_ml": round(on_ct.volume_ml, 3), "leukoaraiosis_flair_ml": round(volume_ml(lesions.share), 3)},
+    )
+
+
+def make_tract(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
+    """Track both corticospinal tracts in the diffusion exam and bring their density onto the CT."""
+    from ichnos.transfer import tractography as tracts
+    from ichnos.transfer.gradients import read_fsl_gradients
+
+    dwi = _mri(patient, "diffusion")
+    stem = str(patient.exam("diffusion")).removesuffix(".gz").removesuffix(".nii")
+    table = read_fsl_gradients(Path(stem + ".bval"), Path(stem + ".bvec"), affine=dwi.affine)
+    first = dwi.with_array(dwi.array[..., table.unweighted].mean(axis=-1)) if table.unweighted.any() else dwi.with_array(dwi.array[..., 0])
+    blood = _blood(patient, "ct", settings)
+    found = register(ct, first, kind="deformable", exclude=blood, fixed_contrast="ct", moving_contrast="mri")
+    there = None if blood is None else (~found.transform).pull_share(blood.with_array(blood.array > 0), first)
+    exclude = None if there is None else there.with_array(there.array > 0.3)
+    both = tracts.track(dwi, table, exclude=exclude, denoise=settings.denoise, seeds_per_side=settings.seeds_per_side)
+    density = {side: tracts.density_on_ct(tract, exam_from_ct=found.transform, ct=ct) for side, tract in both.tracts.items()}
+    masks = {side: volume.array >= tracts.TRACT_DENSITY for side, volume in density.items()}
+    right_wins = masks["right"] & (density["right"].array > density["left"].array)
+    labels = ct.with_array(np.where(right_wins, 2, np.where(masks["left"], 1, np.where(masks["right"], 2, 0))).astype(np.uint8))
+    numbers: dict[str, Any] = {}
+    for code, side in enumerate(("left", "right"), 1):
+        tract = both.tracts[side]  # type: ignore[index]
+        numbers[f"tract_{side}_ml"] = round(volume_ml(labels.with_array(labels.array == code)), 3)
+        numbers[f"tract_{side}_complete"] = tract.complete
+        numbers[f"tract_{side}_interrupted"] = int(tract.interrupted)
+    return Transferred(
+        first,
+        found,
+        {("tract", "dseg"): labels, **{(f"tract{side}", "probseg"): volume for side, volume in density.items()}},
+        labels,
+        {f"tract_{side}": labels.with_array(labels.array == code) for code, side in enumerate(("left", "right"), 1)},
+        both.verdict,
+        numbers,
+        {f"tract{s}_streamlines.tck": partial(_save, tract=t, reference=first) for s, t in both.tracts.items() if t.streamlines},
+    )
+
+
+MAKERS: dict[Target, Callable[[Volume, Patient, Settings], Transferred]] = {
+    "leukoaraiosis": make_leukoaraiosis,
+    "tract": make_tract,
+    "expansion": make_expansion,
+}
+
+
+def _save(path: Path, *, tract: Any, reference: Volume) -> None:
+    from ichnos.transfer.tractography import save_streamlines
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_streamlines(tract, path, reference=reference)
+
+
+def _blood(patient: Patient, exam: Exam, settings: Settings) -> Volume | None:
+    return _given(patient, "haematoma", exam, settings)
+
+
+def _given(patient: Patient, label: str, exam: Exam, settings: Settings) -> Volume | None:
+    """Return a mask that somebody has drawn on an exam, from the first of the trusted pipelines that has it."""
+    for pipeline in settings.given:
+        for kind in bids.KINDS:
+            path = bids.derivative_path(settings.root, patient.id, pipeline=pipeline, label=label, kind=kind, exam=exam)
+            if path.is_file():
+                return nifti.load(path)
+    return None
+
+
+def _mri(patient: Patient, exam: Exam) -> Volume:
+    """Load an MRI, or refuse what is in truth a CT (exams swapped)."""
+    image = nifti.load(patient.exam(exam))
+    first = image.with_array(image.array[..., 0]) if image.array.ndim == 4 else image
+    if np.isfinite(first.array).any() and contrast_of(first.map_array(np.nan_to_num)) == "ct":
+        raise InputRefused(f"the {exam} exam of patient {patient.id} is a CT by its values: are the exams swapped?")
+    return image
