@@ -6,7 +6,7 @@ The limits are those of a careful reader of head CT, not of a study; they stand 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,7 +156,11 @@ def _view(scan: Scan) -> _View:
     volume = scan.volume.reoriented("RAS")
     thin = [max(1, round(_WORK_MM / s)) for s in volume.spacing_mm[:2]]
     planes = _planes(scan, volume.shape[2], volume.spacing_mm[2], flipped=bool(scan.volume.affine[2, _slice_axis(scan)] < 0))
-    hu = volume.array[:: thin[0], :: thin[1]][..., planes].astype(np.float32)
+
+    def thinned(array: Array) -> Array:
+        return scan.volume.with_array(array).reoriented("RAS").array[:: thin[0], :: thin[1]][..., planes]
+
+    hu = thinned(scan.hu).astype(np.float32)
     step = (volume.spacing_mm[0] * thin[0], volume.spacing_mm[1] * thin[1])
     cross = np.zeros((3, 3, 3), bool)
     cross[:, 1, 1] = cross[1, :, 1] = True
@@ -165,7 +169,7 @@ def _view(scan: Scan) -> _View:
     skull = ndimage.binary_closing(bone, cross, iterations=3)
     filled = _filled(skull)
     inside = _largest(ndimage.binary_opening(filled & ~bone & (hu > -60) & (hu < 150), cross, iterations=2))
-    frame = _acquired(scan, volume.shape)[:: thin[0], :: thin[1]][..., planes]
+    frame = _acquired(scan, thinned, hu.shape)
     air = frame & ~ndimage.binary_dilation(body, cross, iterations=2)
     return _View(hu, step, planes.astype(np.float64) * volume.spacing_mm[2], frame, body, skull, inside, air)
 
@@ -181,18 +185,17 @@ def _planes(scan: Scan, count: int, spacing_mm: float, *, flipped: bool) -> npt.
     return np.arange(0, count, max(1, round(2.5 / spacing_mm)))
 
 
-def _acquired(scan: Scan, ras_shape: tuple[int, int, int]) -> Mask:
-    """Return where the grid holds acquired pixels, on the RAS grid; everywhere for a scan without tilt."""
-    whole = np.ones(scan.volume.shape, bool)
-    if scan.source is None or len(scan.source.slices) < 2 or scan.source.slices[0].shape == scan.volume.shape[:2]:
-        return np.broadcast_to(np.True_, ras_shape)
-    corners = scan.volume.index(np.array([s.affine[:3, 3] for s in scan.source.slices]))
+def _acquired(scan: Scan, thinned: Callable[[Array], Array], shape: tuple[int, ...]) -> Mask:
+    """Return where the thinned grid holds acquired pixels; everywhere for a scan without tilt."""
+    volume = scan.volume
+    if scan.source is None or len(scan.source.slices) < 2 or scan.source.slices[0].shape == volume.shape[:2]:
+        return np.broadcast_to(np.True_, shape)
+    corners = volume.index(np.array([s.affine[:3, 3] for s in scan.source.slices]))
+    nearest = np.abs(corners[:, 2, None] - np.arange(volume.shape[2])).argmin(axis=0)  # slice of each plane
+    x, y, plane = (thinned(np.broadcast_to(ramp, volume.shape)) for ramp in np.ogrid[tuple(slice(n) for n in volume.shape)])
+    first = np.round(corners[nearest, :2]).astype(np.intp)[plane]  # (x, y, z, 2)
     columns, rows = scan.source.slices[0].shape
-    for plane in range(scan.volume.shape[2]):
-        x, y = np.round(corners[np.abs(corners[:, 2] - plane).argmin(), :2]).astype(int)
-        whole[:, :, plane] = False
-        whole[max(x, 0) : x + columns, max(y, 0) : y + rows, plane] = True
-    return scan.volume.with_array(whole).reoriented("RAS").array
+    return np.asarray((x >= first[..., 0]) & (x < first[..., 0] + columns) & (y >= first[..., 1]) & (y < first[..., 1] + rows))
 
 
 def _largest(mask: Mask) -> Mask:

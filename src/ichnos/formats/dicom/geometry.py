@@ -85,11 +85,13 @@ class Layout:
 
 def _majority(planes: Array) -> Array:
     """Return the commonest value along the last axis; the lowest of those equally common."""
-    if planes.shape[-1] == 1:
-        return planes[..., 0]
-    labels = np.unique(planes)
-    votes = np.stack([np.count_nonzero(planes == label, axis=-1) for label in labels])
-    commonest: Array = labels[votes.argmax(axis=0)]
+    commonest = planes[..., 0].copy()
+    mixed = (planes != planes[..., :1]).any(axis=-1)
+    if mixed.any():
+        unsure = planes[mixed]  # few: the rest agree
+        labels = np.unique(unsure)
+        votes = np.stack([np.count_nonzero(unsure == label, axis=-1) for label in labels])
+        commonest[mixed] = labels[votes.argmax(axis=0)]
     return commonest
 
 
