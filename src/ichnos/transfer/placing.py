@@ -109,7 +109,8 @@ def correlation(moving_from_fixed: Transform, fixed: View, moving: View) -> floa
 def _affine(fixed: View, moving: View, start: Transform, *, rigid: bool, threads: int) -> Transform:
     """Follow the gradient of local correlation from a start; the start comes back where the images drift apart."""
     moved = start.pull(moving.image, fixed.image)
-    command = f"-V 0 -threads {threads} -a -dof {6 if rigid else 12} -i fixed moved -gm zone -m NCC 2x2x2 -n {40 if rigid else 80}x{0 if rigid else 30} -ia-identity -o found"
+    freedom = "-dof 6 -n 40x0" if rigid else "-dof 12 -n 80x30"
+    command = f"-V 0 -threads {threads} -a {freedom} -i fixed moved -gm zone -m NCC 2x2x2 -ia-identity -o found"
     try:
         found = _greedy(command, fixed, moved, fixed.head.array)
     except RuntimeError:
