@@ -115,8 +115,8 @@ def _read(path: Path) -> Any:
             raise InputRefused(
                 f"{path} holds {thing}; only tensors and plain data are read from a checkpoint, since a pickle can run code"
             ) from None
-        except (RuntimeError, EOFError, OSError) as error:
-            raise InputRefused(f"{path} cannot be read as a checkpoint: {error}") from None
+        except (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+            raise InputRefused(f"{path} cannot be read as a checkpoint: {type(error).__name__}: {error}") from None
 
 
 def _weights(content: Any, path: Path) -> dict[str, Tensor]:

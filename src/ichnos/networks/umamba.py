@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ichnos.errors import InputRefused
 from ichnos.networks.mamba import Mamba
-from ichnos.networks.tracing import exporting
+from ichnos.networks.tracing import exporting, tracing
 from ichnos.networks.unet import (
     Decoder,
     Encoder,
@@ -148,7 +148,7 @@ class MambaLayer(nn.Module):
             image = x.to(self.norm.weight.dtype)
             flat = image.flatten(2)  # b c zyx
             tokens = flat if self.channels_as_tokens else flat.transpose(1, 2)  # b l width
-            if not exporting() and tokens.shape[-1] != self.width:
+            if not (exporting() or tracing()) and tokens.shape[-1] != self.width:
                 raise InputRefused(
                     f"this Mamba layer was made for {self.width} features and got {tokens.shape[-1]}:"
                     " give the network images of its input_size"
