@@ -16,6 +16,7 @@ from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nifti, open_scan
 from ichnos.runs import Summary
 from ichnos.simulation import cohort as cohort_module
+from ichnos.simulation.check import measure, prevalence
 from ichnos.simulation.check_page import write_sheet
 from ichnos.simulation.cohort import Making, simulate_cohort
 from ichnos.simulation.presets import PRESETS, Group, Subject, free_design, preset, subjects
@@ -151,11 +152,31 @@ def test_other_settings_or_a_foreign_folder_are_refused_and_nothing_is_overwritt
 
 def test_realism_sheet_shows_slices_and_figures_against_the_published(made: tuple[Path, Summary]) -> None:
     out, _ = made
+    found = measure(out)
+    assert found.growth_dice.n == 2  # both patients expand, and the map of the oracle is there
+    assert 0.5 < found.growth_dice.value <= 1
+    assert prevalence(found, "C").value == 1.0
+    assert prevalence(found, "C").n == 1
+    assert 25 < np.median(found.hu["brain without lesion"]) < 42
     text = write_sheet(out).read_text()
     assert "20.4, IQR 21.9 (Yu 2025)" in text
     assert text.count("data:image/png;base64,") == 2 * 3
     assert text.count("<svg") == 4
     assert "oracle AUC for expansion, 2,000 image-free draws" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_preset_finishes_and_validates_with_real_patients(name: str, tmp_path: Path) -> None:
+    design = preset(name, scale=0.0001 if name != "demo" else 0.3)  # one patient of each group
+    summary = simulate_cohort(design, tmp_path / "out", seed=1, making=Making(voxel_mm=2.0, oracle_samples=4), progress=False)
+    assert not summary.failures
+    cohort = bids.read_cohort(tmp_path / "out")
+    assert len(cohort) == len(design.groups)
+    for patient, group in zip(cohort, design.groups, strict=True):
+        assert set(patient.exams) == set(group.exams)
+        assert {"haematoma", "leukoaraiosis", "tract"} <= set(patient.targets)
+    assert "<svg" in write_sheet(tmp_path / "out").read_text()
 
 
 # ---- designs ----------------------------------------------------------------------------------------------------------------------------

@@ -70,7 +70,8 @@ def measure(root: str | Path) -> Check:
     folder = root / "derivatives" / TRUTH
     if not (folder / "provenance.json").is_file():
         raise InputRefused(f"{root} was not made by `ichnos simulate`: it holds no derivatives/{TRUTH}/provenance.json")
-    truth = tuple({name: _number(text) for name, text in row.items()} for row in bids.read_participants(folder))
+    rows = bids.read_participants(folder)
+    truth = tuple({n: text if n == "participant_id" else _number(text) for n, text in row.items()} for row in rows)
     some = _spread(cohort.patients, IMAGES)
     hu: dict[str, list[Floats]] = {}
     spectra: dict[str, list[tuple[Floats, Floats]]] = {}
