@@ -59,7 +59,7 @@ def test_volumes_of_the_maps_are_those_of_the_law_and_of_the_truth(bled: Virtual
     assert truth.followup_ich_ml == pytest.approx(latent.drawn_followup_ich_ml, rel=0.01)
     assert truth.ivh_ml == pytest.approx(latent.drawn_ivh_ml, rel=0.10)
     assert truth.phe_ml == pytest.approx(latent.drawn_phe_ml, rel=0.15)
-    assert truth.leukoaraiosis_ml == pytest.approx(15.0, rel=0.02)
+    assert 11.0 < truth.leukoaraiosis_ml <= 15.1  # less what the haematoma has taken
     assert truth.infarct_old_ml > 0.1
 
 

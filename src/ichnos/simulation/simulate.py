@@ -183,7 +183,7 @@ def _moment(
     leuko, acute, old, calcium = _chronic_maps(head, chronic, tissue, grid, source)
     if lesion is not None:  # blood takes the place of what was there
         rest = 1 - ich - ivh
-        calcium = calcium.mul_(rest)
+        leuko, calcium = leuko.mul_(rest), calcium.mul_(rest)
         old = old * rest if chronic.old_ml > 0 else old
     return _Moment(tissue, ich, ivh, hu, oedema, leuko, acute, old, calcium, limit, source, push)
 
