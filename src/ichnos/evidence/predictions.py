@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ichnos.cohort import Cohort, Patient, Split
+from ichnos.cohort import Cohort, Fact, Patient, Split
 from ichnos.errors import InputRefused
 from ichnos.evidence.ledger import Evaluated, LeakageProof, TrainingImage, check_leakage, read_training
 from ichnos.evidence.plan import EvidencePlan
+from ichnos.formats import bids
 
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test", "external")
 
@@ -57,7 +58,7 @@ def gather(predictions: str | Path, cohorts: Sequence[Cohort], plan: EvidencePla
     """Join predictions and cohorts, check leakage, and say who is missing."""
     folder = Path(predictions)
     rows = read_predictions(folder)
-    everyone = Cohort(tuple(patient for cohort in cohorts for patient in cohort))
+    everyone = Cohort(tuple(patient for cohort in cohorts for patient in _with_truth_table(cohort)))
     patients = {patient.id: patient for patient in everyone}
     strangers = sorted(set(rows) - set(patients))
     if strangers:
@@ -90,6 +91,29 @@ def gather(predictions: str | Path, cohorts: Sequence[Cohort], plan: EvidencePla
         flow=flow,
         cohorts=tuple(cohort.root.resolve().name if cohort.root else "cohort" for cohort in cohorts),
     )
+
+
+def _with_truth_table(cohort: Cohort) -> Cohort:
+    """Add what derivatives/{manual,truth}/participants.tsv holds (volumes, grades, signs) to the facts; the cohort goes first."""
+    facts: dict[str, dict[str, Fact]] = {}
+    for pipeline in ("manual", "truth"):
+        folder = cohort.root / "derivatives" / pipeline if cohort.root else None
+        if folder is not None and bids.is_cohort(folder):
+            for patient in bids.read_cohort(folder):
+                facts[patient.id] = {**patient.facts, **facts.get(patient.id, {})}
+    return replace(cohort, patients=tuple(replace(p, facts=_signs({**facts.get(p.id, {}), **p.facts})) for p in cohort))
+
+
+def _signs(facts: dict[str, Fact]) -> dict[str, Fact]:
+    """Take the yes/no columns that scores ask for from a list of signs and from the ventricular volume, where they are not given."""
+    found = dict(facts)
+    if "signs" in facts:
+        signs = set(str(facts["signs"] or "").split())
+        found.setdefault("blend_sign", float("blend" in signs))
+        found.setdefault("hypodensity", float(bool(signs & {"hypodensity", "black_hole", "swirl"})))
+    if isinstance(volume := facts.get("ivh_ml"), float):
+        found.setdefault("ivh", float(volume > 0))
+    return found
 
 
 def read_predictions(folder: Path) -> dict[str, dict[str, str]]:

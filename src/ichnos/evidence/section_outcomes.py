@@ -84,7 +84,8 @@ def truth_of(plan: EvidencePlan, outcome: OutcomePlan, table: Any) -> Floats:
             f"expansion ({definition.name}) needs the column(s) {', '.join(lacking)}, which the cohort does not have; "
             "name the columns with the volumes in the plan's volume_columns and ivh_columns"
         )
-    return definition(*(pd.to_numeric(table[c], errors="coerce").to_numpy(float) for c in needed))
+    volumes = [pd.to_numeric(table[c], errors="coerce").to_numpy(float) for c in needed]
+    return np.where(volumes[0] > 0, definition(*volumes), np.nan)  # without a bleed there is nothing to expand
 
 
 def _data(study: Study, plan: OutcomePlan) -> _Data:
