@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ichnos.simulation.patient import SIGNS, SITES
+from ichnos.simulation.patient import SIGNS
 
 Tensor = torch.Tensor
 
@@ -187,8 +187,3 @@ def _grow_ivh(ivh_ml: Tensor, growth: Tensor, ruptures: Tensor) -> Tensor:
     """Return IVH at follow-up: it grows with the haematoma, clears a little without, and may be new."""
     grown = torch.where(growth > 0.15, ivh_ml * (1 + 0.5 * growth.clamp(max=1.5)), 0.95 * ivh_ml)
     return torch.where(ruptures & (ivh_ml == 0), 1.0 + 4.0 * growth.clamp(0, 1), grown).clamp(max=50)
-
-
-def site_name(index: int) -> str:
-    """Return the name of a site."""
-    return SITES[index]
