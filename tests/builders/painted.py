@@ -10,6 +10,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from ichnos.anatomy import mni
+from ichnos.registration import Displacement, Transform
 from ichnos.volume import Affine, Volume
 
 Look = Literal["ct", "t1", "flair"]
@@ -31,7 +32,15 @@ def anatomy() -> Volume:
     distance = ndimage.distance_transform_edt(~inside) * 2
     x = brain.world(np.indices(brain.shape).transpose(1, 2, 3, 0))[..., 0]
     outside = np.select([distance <= 3, distance <= np.where(x > 0, 11, 8), distance <= 17], [3, 2, 1], 0)
-    return brain.with_array(np.where(inside, tissue, outside).astype(np.uint8))
+    codes = brain.with_array(np.where(inside, tissue, outside).astype(np.uint8))
+    return _torque(codes).pull(codes, codes, interpolation="nearest")
+
+
+def _torque(codes: Volume) -> Transform:
+    """Return a smooth map that makes the nearly symmetrical template as lopsided as a person."""
+    x, y, z = np.moveaxis(codes.world(np.indices(codes.shape).transpose(1, 2, 3, 0)), -1, 0)
+    field = np.stack([4 * np.sin(y / 28 + z / 45), 5 * np.sin(x / 38), 4 * np.sin(x / 30 + 1)], axis=-1)
+    return Transform.of(Displacement(Volume(field.astype(np.float32), codes.affine)))
 
 
 def painted(look: Look, *, seed: int = 0, tissue: Volume | None = None, noise: float | None = None) -> Volume:
@@ -63,8 +72,5 @@ def brain_points() -> np.ndarray:
 def ventricles() -> Volume:
     """Return the ventricles of the painted head (uint8, 2 mm)."""
     codes = mni.structures()
-    return (
-        codes.with_array((codes.array == mni.VENTRICLE).astype(np.float32))
-        .on_grid(anatomy())
-        .map_array(lambda a: (a > 0.5).astype(np.uint8))
-    )
+    fluid = codes.with_array((codes.array == mni.VENTRICLE).astype(np.float32))
+    return _torque(anatomy()).pull(fluid, anatomy()).map_array(lambda a: (a > 0.5).astype(np.uint8))

@@ -28,7 +28,7 @@ from ichnos.simulation.population import make_subject
 from ichnos.simulation.presets import Design, Subject, subjects
 from ichnos.simulation.scanners import centre, draw_protocol
 from ichnos.simulation.targets import BASELINE_MASKS, FOLLOWUP_MASKS, growth_on_grid, masks_on_grid, volumes_ml
-from ichnos.volume import Affine, Volume
+from ichnos.volume import Affine, Array, Volume
 
 TRUTH = "truth"  # the pipeline's name under derivatives/
 
@@ -148,7 +148,7 @@ class _Writer:
         self._save(masks["leukoaraiosis"], "leukoaraiosis", "mask")
         self._save(_labelled(masks["tract_left"], masks["tract_right"]), "tract", "dseg")
         self._save(_labelled(masks["infarct_acute"], masks["infarct_old"]), "infarct", "dseg")
-        self._save(_labelled(masks["brain"], masks["ventricles"]), "brain", "dseg")
+        self._save(_labelled(masks["ventricles"], masks["brain"]).map_array(_brain_first), "brain", "dseg")
         self.volumes.update(volumes_ml({n: masks[n] for n in BASELINE_MASKS if n not in ("ich", "ivh", "phe")}))
         self.volumes.update(volumes_ml({n: blood.with_array(blood.array == k) for k, n in enumerate(("ich", "ivh", "phe"), 1)}))
         if grown:
@@ -211,6 +211,12 @@ class _Writer:
 
     def _save(self, volume: Volume, label: str, kind: bids.Kind, *, exam: Exam = "ct") -> None:
         bids.write_derivative(self.folder, self.subject.id, volume, pipeline=TRUTH, label=label, kind=kind, exam=exam)
+
+
+def _brain_first(labels: Array) -> Array:
+    """Swap labels 1 and 2: the ventricles lie inside the brain's mask and would vanish under it, and brain is label 1."""
+    swapped: Array = np.array([0, 2, 1], np.uint8)[labels]
+    return swapped
 
 
 def _labelled(*masks: Volume) -> Volume:

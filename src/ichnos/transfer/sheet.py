@@ -78,7 +78,7 @@ def _labels(target: Volume, grid: Volume) -> Array:
 def _edges(array: Array) -> Array:
     smooth = ndimage.gaussian_filter(array, (2, 2, 0))
     strength = np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1))
-    thin = strength > np.percentile(strength, 93)
+    thin = strength > np.percentile(strength, 93, axis=(0, 1), keepdims=True)
     return np.stack([ndimage.binary_erosion(thin[:, :, k], iterations=1) for k in range(thin.shape[2])], axis=2).astype(np.uint8)
 
 
