@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ichnos.cli.main import run
 from ichnos.cohort import EXAMS, Cohort, Patient
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nifti
@@ -180,3 +181,12 @@ def test_a_cohort_of_others_is_read(root: Path) -> None:
     (root / "participants.tsv").write_text("participant_id\tage\r\nsub-A1\t71\r\nsub-B2\tn/a\r\n")
     a, b = bids.read_cohort(root)
     assert (a.centre, a.split, a.facts, b.facts) == ("", "", {"age": 71.0}, {"age": None})
+
+
+def test_inspect_tells_what_a_cohort_holds_and_what_is_wrong(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(root)]) == 0
+    assert "cohort of 2 patients, centres north, south" in capsys.readouterr().out
+    next(root.glob("sub-A1/ses-baseline/ct/*.nii.gz")).write_bytes(b"")
+    assert run(["inspect", str(root), "--json"]) == 2
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert [f["level"] for f in findings if f["path"].endswith("_ct.nii.gz")] == ["error"]

@@ -25,7 +25,7 @@ _BAR_FROM_FILES = 500
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="file, folder, zip or DICOMDIR; or a NIfTI file")],
+    path: Annotated[Path, typer.Argument(help="file, folder, zip or DICOMDIR; a NIfTI file; or a cohort")],
     series: Annotated[str | None, typer.Option(help="judge this SeriesInstanceUID instead of the best one")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
     montage: Annotated[Path | None, typer.Option(help="write a row of slices to this PNG file")] = None,
@@ -36,6 +36,8 @@ def inspect(
 
     if montage is not None and montage.suffix.lower() != ".png":
         raise UsageError(f"--montage writes PNG; give a file that ends in .png, not {montage.name}")
+    if (path / "participants.tsv").is_file():
+        return _inspect_cohort(path, as_json=as_json)
     with file_bar(show=not as_json) as progress:
         found = list_series(path, progress=progress)
     scan, verdict, refusal = None, None, None
@@ -54,6 +56,34 @@ def inspect(
     if refusal is not None:
         raise InputRefused(refusal)
     return 2 if verdict is not None and verdict.level == "refuse" else 0
+
+
+def _inspect_cohort(root: Path, *, as_json: bool) -> int:
+    """Say what is in a cohort and what is wrong with it, one finding per line; 2 when there is an error."""
+    from collections import Counter
+
+    from ichnos.formats.bids import read_cohort
+    from ichnos.formats.bids_check import validate
+
+    findings = validate(root)
+    broken = any(finding.level == "error" for finding in findings)
+    try:
+        cohort = read_cohort(root)
+        exams = Counter(exam for patient in cohort for exam in patient.exams)
+        facts = {"patients": len(cohort), "centres": list(cohort.centres), "exams": dict(exams)}
+    except InputRefused:
+        facts, broken = {}, True
+    if as_json:
+        typer.echo(json.dumps({"path": str(root), "cohort": facts, "findings": [asdict(f) for f in findings]}, indent=2))
+        return 2 if broken else 0
+    if facts:
+        typer.echo(
+            f"cohort of {len(cohort)} patients, centres {', '.join(cohort.centres)}; " + ", ".join(f"{n} {e}" for e, n in exams.items())
+        )
+    for finding in findings:
+        typer.echo(str(finding))
+    typer.echo("nothing is wrong with it" if not findings else f"{len(findings)} finding(s)")
+    return 2 if broken else 0
 
 
 @contextmanager
