@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from builders.painted import anatomy, brain_points, painted, posed, ventricles
 from ichnos.anatomy.placement import place, template_as_ct
@@ -58,15 +57,12 @@ def test_brain_extracted_mri_registers() -> None:
     assert error_mm(register(painted("ct"), moved), truth) < 2.0
 
 
+@pytest.mark.slow
 def test_deformable_follows_the_ventricles() -> None:
     tissue = anatomy()
-    shape = (7, 7, 7)
-    coarse = np.random.default_rng(4).normal(0, 1, (*shape, 3))
-    coarse *= 5.0 / np.linalg.norm(coarse, axis=-1).max()
-    steps = np.array(tissue.shape) * 2.0 / 6
-    affine = np.diag([*steps, 1.0])
-    affine[:3, 3] = tissue.affine[:3, 3]
-    truth = Transform.of(Displacement(Volume(ndimage.gaussian_filter(coarse, (0.5, 0.5, 0.5, 0)).astype(np.float32) * 1.6, affine)))
+    out = tissue.world(np.indices(tissue.shape).transpose(1, 2, 3, 0)) - ventricles().world(np.argwhere(ventricles().array).mean(axis=0))
+    field = -0.3 * out * np.exp(-(out**2).sum(axis=-1, keepdims=True) / (2 * 25.0**2))  # their ventricles are larger than ours
+    truth = Transform.of(Displacement(Volume(field.astype(np.float32), tissue.affine)))
     warped = (~truth).pull(tissue, tissue, interpolation="nearest")
     theirs = (~truth).pull(ventricles(), tissue, interpolation="nearest").array > 0
     ct, mri, ours = painted("ct", tissue=tissue), painted("t1", seed=1, tissue=warped), ventricles().array > 0
@@ -76,7 +72,8 @@ def test_deformable_follows_the_ventricles() -> None:
     def dice(a: np.ndarray) -> float:
         return 2 * float((a & ours).sum()) / float(a.sum() + ours.sum())
 
-    assert dice(carried) > dice(theirs) + 0.03
+    assert dice(theirs) < 0.85
+    assert dice(carried) > dice(theirs) + 0.05
     assert found.jacobian_min > 0.2
 
 
