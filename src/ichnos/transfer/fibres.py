@@ -23,7 +23,8 @@ def fod_from_diffusion(dwi: Volume, table: GradientTable, where: Array, *, fa: A
     sane = where & (md > 0.3e-3) & (md < 1.3e-3) & (fa < 0.95)
     if np.count_nonzero(sane) < 50:
         raise InputRefused(f"only {np.count_nonzero(sane)} voxels of white matter are seen along the tract; the exam does not cover it")
-    limit = np.sort(fa[sane])[-min(300, np.count_nonzero(sane) // 4)]
+    count = int(np.count_nonzero(sane))
+    limit = np.sort(fa[sane])[-min(300, count // 4)]
     response, _ = csd.response_from_mask_ssst(gradients, data, sane & (fa >= limit))
     directions = int((~table.unweighted[use]).sum())
     order = 8 if directions >= 45 else 6 if directions >= 28 else 4

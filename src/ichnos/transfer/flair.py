@@ -19,7 +19,7 @@ from ichnos.errors import InputRefused, MissingExtra
 from ichnos.registration.transform import Transform
 from ichnos.transfer.placing import place_template
 from ichnos.transfer.wmh import Hyperintensities, checked_flair, segment_hyperintensities
-from ichnos.verdict import Reason, Verdict
+from ichnos.verdict import Level, Reason, Verdict
 from ichnos.volume import Volume, volume_ml
 
 _LOOSE_PLACING = 0.3  # a template that correlates less with the exam is not to be believed
@@ -48,7 +48,7 @@ def hyperintensities_of(flair: Volume, *, exclude: Volume | None = None, threads
     checked_flair(flair)
     placing = place_template(flair, weighting="flair", exclude=exclude, threads=threads)
     found = segment_hyperintensities(flair, flair_from_mni=placing.exam_from_mni, exclude=exclude)
-    level = "pass" if placing.correlation > _LOOSE_PLACING else "warn"
+    level: Level = "pass" if placing.correlation > _LOOSE_PLACING else "warn"
     text = f"the MNI template correlates with the FLAIR at {placing.correlation:.2f} after placing"
     reason = Reason("template_placing", level, text, placing.correlation)
     return Hyperintensities(found.share, found.brightness, found.left_out, found.verdict + Verdict((reason,)))

@@ -245,8 +245,8 @@ def _neighbours(fa: Array, direction: Array, spacing_mm: Floats, *, most: int = 
             continue
         here = tuple(slice(max(0, -s), min(n, n - s)) for s, n in zip(step, fa.shape, strict=True))
         there = tuple(slice(max(0, s), min(n, n + s)) for s, n in zip(step, fa.shape, strict=True))
-        index = np.argwhere((fa[here] > 0) & (fa[there] > 0))
-        index = tuple(index[:: max(1, len(index) // most)].T)
+        pairs = np.argwhere((fa[here] > 0) & (fa[there] > 0))
+        index = tuple(pairs[:: max(1, len(pairs) // most)].T)
         way = np.array(step) * spacing_mm
         weight = fa[here][index] * fa[there][index]
         found.append(_Neighbours(way / np.linalg.norm(way), weight, direction[here][index], direction[there][index]))

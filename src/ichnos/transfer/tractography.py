@@ -33,7 +33,8 @@ STEP_MM = 0.6
 MAX_ANGLE_DEG = 35.0
 FEWEST = 40  # complete streamlines per side below which the tract counts as interrupted
 DENSITY_MM = 1.25  # voxel size of the density map
-TRACT_DENSITY = 0.02  # of the streamlines of a side, in a voxel: the edge of the tract's mask
+PRIOR_MM = 3.0  # streamlines count less the farther they run from the atlas tract: standard deviation
+TRACT_DENSITY = 0.25  # relative density at the edge of the tract's mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,8 @@ class Regions:
 
 
 PONS, PEDUNCLE, CAPSULE, CORONA, CORTEX = 1, 2, 3, 4, 5
+_LOWER, _UPPER = frozenset({PONS, PEDUNCLE, CAPSULE}), frozenset({CAPSULE, CORONA, CORTEX})  # which levels a half of the tract joins
+_PARTS = (frozenset({PONS, PEDUNCLE}), frozenset({CAPSULE, CORONA}), frozenset({CORONA, CORTEX}))  # what is left beside a gap
 _NAMES = {PONS: "pons", PEDUNCLE: "cerebral peduncle", CAPSULE: "internal capsule", CORONA: "corona radiata", CORTEX: "motor cortex"}
 
 
@@ -56,7 +59,7 @@ class Tract:
 
     side: Side
     streamlines: tuple[Floats, ...]  # each (n, 3), RAS mm
-    density: Volume  # float32: share of the side's streamlines that visit a voxel, lightly smoothed
+    density: Volume  # float32, 0…1: streamlines in a voxel relative to the fullest at its height, times the prior
     complete: int  # streamlines from pons to cortex
     interrupted: bool
 
@@ -121,11 +124,13 @@ def track(
     placing = placing or place_template(first, weighting="b0", exclude=exclude, threads=threads)
     box = _tract_box(dwi, placing)
     part = dwi.cropped(box)
-    inside = brain.cropped(box).array & (checked.tensor.fa[box.slices] > 0.08)
+    fa, md = checked.tensor.fa[box.slices], checked.tensor.md[box.slices]
+    inside = brain.cropped(box).array & (fa > 0.05) & (md < 1.5e-3)  # no fluid; cortex has little anisotropy, and tracts end in it
     regions = {side: regions_on(part, placing.mni_from_exam, side) for side in SIDES}
     where = inside & (regions["left"].corridor | regions["right"].corridor)
-    fod = fod_from_diffusion(part, checked.table, where, fa=checked.tensor.fa[box.slices], md=checked.tensor.md[box.slices])
-    tracts = {s: _tract(part, fod, where, regions[s], s, seeds=seeds_per_side, rng_seed=rng_seed, threads=threads) for s in SIDES}
+    fod = fod_from_diffusion(part, checked.table, where, fa=fa, md=md)
+    fibres = _Fibres(part, fod, where, placing.mni_from_exam)
+    tracts = {s: _tract(fibres, regions[s], s, seeds=seeds_per_side, rng_seed=rng_seed, threads=threads) for s in SIDES}
     verdict = checked.verdict + _judge(tracts, placing)
     return Tractography(tracts, first.with_array(checked.tensor.fa), placing, verdict, checked.table)
 
@@ -138,7 +143,8 @@ def track_fod(
     part, there = grid.cropped(box), fod[box.slices]
     regions = {side: regions_on(part, placing.mni_from_exam, side) for side in SIDES}
     where = (np.abs(there).sum(axis=-1) > 0) & (regions["left"].corridor | regions["right"].corridor)
-    tracts = {s: _tract(part, there, where, regions[s], s, seeds=seeds_per_side, rng_seed=rng_seed, threads=threads) for s in SIDES}
+    fibres = _Fibres(part, there, where, placing.mni_from_exam)
+    tracts = {s: _tract(fibres, regions[s], s, seeds=seeds_per_side, rng_seed=rng_seed, threads=threads) for s in SIDES}
     return Tractography(tracts, grid.with_array(np.zeros(grid.shape, np.float32)), placing, _judge(tracts, placing))
 
 
@@ -206,15 +212,36 @@ def _tract_box(dwi: Volume, placing: Placing) -> Box:
 # ---- tracking -------------------------------------------------------------------------------------------------------
 
 
-def _tract(grid: Volume, fod: Array, where: Array, regions: Regions, side: Side, *, seeds: int, rng_seed: int, threads: int) -> Tract:
+@dataclass(frozen=True, eq=False)
+class _Fibres:
+    """What streamlines run through."""
+
+    grid: Volume
+    fod: Array  # (x, y, z, 45)
+    where: Array  # (x, y, z) bool: white matter and cortex in the corridors
+    mni_from_exam: Transform
+
+
+def _tract(fibres: _Fibres, regions: Regions, side: Side, *, seeds: int, rng_seed: int, threads: int) -> Tract:
     """Track, select and count one side."""
+    grid, where = fibres.grid, fibres.where
     allowed = where & regions.corridor
-    lines = _streamlines(grid, fod, allowed, regions.seeds & where, count=seeds, rng_seed=rng_seed, threads=threads)
+    lines = _streamlines(grid, fibres.fod, allowed, regions.seeds & where, count=seeds, rng_seed=rng_seed, threads=threads)
     visited = [_levels_of(line, grid, regions.level) for line in lines]
-    whole = [line for line, seen in zip(lines, visited, strict=True) if _is_complete(seen)]
-    interrupted = len(whole) < FEWEST
-    kept = whole if not interrupted else whole + [line for line, seen in zip(lines, visited, strict=True) if _is_part(seen)]
-    return Tract(side, tuple(kept), _density(kept, grid), len(whole), interrupted)
+    complete = sum(_LOWER | _UPPER <= seen for seen in visited)
+    interrupted = complete < FEWEST
+    wanted = _PARTS if interrupted else (_LOWER, _UPPER)
+    kept = [line for line, seen in zip(lines, visited, strict=True) if any(levels <= seen for levels in wanted)]
+    density = _density(kept, grid)
+    away_mm = fibres.mni_from_exam.pull(_distance_in_mni(side), density, fill=30.0).array
+    density = density.with_array(np.asarray(density.array * np.exp(-0.5 * (away_mm / PRIOR_MM) ** 2), np.float32))
+    return Tract(side, tuple(kept), density, complete, interrupted)
+
+
+def _distance_in_mni(side: Side) -> Volume:
+    """Return the distance to the atlas tract, mm, 0 inside."""
+    regions = _regions_in_mni(side)
+    return Volume(regions.array[..., 0], regions.affine)
 
 
 def _streamlines(grid: Volume, fod: Array, allowed: Array, seeds: Array, *, count: int, rng_seed: int, threads: int) -> list[Floats]:
@@ -251,24 +278,20 @@ def _levels_of(line: Floats, grid: Volume, level: Array) -> frozenset[int]:
     return frozenset(int(k) for k in np.unique(level[tuple(index.T)]))
 
 
-def _is_complete(seen: frozenset[int]) -> bool:
-    return {PONS, PEDUNCLE, CAPSULE, CORONA, CORTEX} <= seen
-
-
-def _is_part(seen: frozenset[int]) -> bool:
-    """Say whether a streamline that does not join both ends still follows the tract over two levels at least."""
-    return not _is_complete(seen) and (({PONS, PEDUNCLE} <= seen) or ({CORONA, CORTEX} <= seen) or ({CAPSULE, CORONA} <= seen))
-
-
 def _density(lines: Sequence[Floats], grid: Volume) -> Volume:
-    """Return the share of streamlines that visit each voxel of a fine grid, smoothed by one voxel."""
-    fine = grid.grid_with_spacing(DENSITY_MM)
+    """Return how many streamlines visit each voxel of a fine grid, relative to the fullest voxel at its height along the body.
+
+    A tract of constant flow fans out towards the cortex, so that its density falls though every voxel of it is tract: hence the relation
+    to its own height.
+    """
+    fine = grid.reoriented("RAS").grid_with_spacing(DENSITY_MM)
     total = np.zeros(fine.shape, np.float32)
     for line in lines:
         index = np.unique(np.clip(np.round(fine.index(line)).astype(int), 0, np.array(fine.shape) - 1), axis=0)
         total[tuple(index.T)] += 1
-    smooth = ndimage.gaussian_filter(total, 0.8) / max(len(lines), 1)
-    return fine.with_array(np.asarray(smooth, np.float32))
+    smooth = ndimage.gaussian_filter(total, 0.8)
+    fullest = ndimage.gaussian_filter1d(smooth.max(axis=(0, 1)), 3.0)
+    return fine.with_array(np.asarray(np.clip(smooth / np.maximum(fullest, 0.5), 0, 1), np.float32))
 
 
 # ---- verdict and output ---------------------------------------------------------------------------------------------
@@ -304,25 +327,16 @@ def density_on_ct(tract: Tract, *, exam_from_ct: Transform, ct: Volume) -> Volum
 
 def save_streamlines(tract: Tract, path: Path, *, reference: Volume) -> None:
     """Write streamlines as .tck or .trx (RAS mm)."""
-    import nibabel
-
-    suffix = Path(path).suffix
-    if suffix not in (".tck", ".trx"):
+    tractogram: Any = require("nibabel.streamlines.tractogram", extra="diffusion", purpose="writing streamlines")
+    path = Path(path)
+    if path.suffix not in (".tck", ".trx"):
         raise InputRefused(f"{path}: streamlines are written as .tck or .trx")
-    lines = [line.astype(np.float32) for line in tract.streamlines]
-    if suffix == ".tck":
-        nibabel.streamlines.save(nibabel.streamlines.Tractogram(lines, affine_to_rasmm=np.eye(4)), str(path))
+    held = tractogram.Tractogram([line.astype(np.float32) for line in tract.streamlines], affine_to_rasmm=np.eye(4))
+    if path.suffix == ".tck":
+        require("nibabel.streamlines.tck", extra="diffusion", purpose="writing .tck").TckFile(held).save(str(path))
         return
     trx = require("trx.trx_file_memmap", extra="diffusion", purpose="writing .trx")
-    held = trx.TrxFile.from_lazy_tractogram(
-        iter_tractogram(lines), reference=reference.with_array(np.zeros(reference.shape, np.uint8)).to_nibabel()
-    )
-    trx.save(held, str(path))
-    held.close()
-
-
-def iter_tractogram(lines: Sequence[Array]) -> Any:
-    """Return a nibabel tractogram that hands out streamlines one by one."""
-    import nibabel
-
-    return nibabel.streamlines.LazyTractogram(lambda: iter(lines), affine_to_rasmm=np.eye(4))
+    grid = reference.with_array(np.zeros(reference.shape, np.uint8)).to_nibabel()
+    file = trx.TrxFile.from_tractogram(held, reference=grid)
+    trx.save(file, str(path))
+    file.close()

@@ -82,7 +82,8 @@ def checked_flair(flair: Volume) -> Volume:
     covered = min(np.array(flair.shape) * np.array(flair.spacing_mm))
     if min(flair.shape) < MIN_SLICES or covered < MIN_COVERAGE_MM:
         raise InputRefused(
-            f"the FLAIR exam has {min(flair.shape)} slices over {covered:.0f} mm; {MIN_SLICES} slices and {MIN_COVERAGE_MM:.0f} mm are needed"
+            f"the FLAIR exam has {min(flair.shape)} slices over {covered:.0f} mm; "
+            f"{MIN_SLICES} slices and {MIN_COVERAGE_MM:.0f} mm are needed"
         )
     return flair.with_array(array)
 
@@ -276,11 +277,11 @@ def _without_partner(kept: Array, partners: Array, grid: Volume, flair_from_mni:
     labels, _ = ndimage.label(kept & far)
     large = np.bincount(labels.ravel()) * grid.voxel_ml > ONE_SIDED_ML
     large[0] = False
-    core = large[labels]
+    core = np.asarray(large[labels])
     if not core.any():
         return core
     near_core = ndimage.distance_transform_edt(~core, sampling=grid.spacing_mm) < PARTNER_MM
-    return kept & (core | (near_core & ~_near(mirrored, grid, 3.0)))
+    return np.asarray(kept & (core | (near_core & ~_near(mirrored, grid, 3.0))))
 
 
 def _near(mask: Array, grid: Volume, distance_mm: float) -> Array:
@@ -292,7 +293,7 @@ def _soft_edge(kept: Array, even: Array, brightness: Brightness, places: Places)
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[:, :, 1] = ndimage.generate_binary_structure(2, 1)
     ring = ndimage.binary_dilation(kept, in_plane) & (places.white > 0.15)
-    return kept | (ring & (even > 1 + 1.5 * brightness.white_spread))
+    return np.asarray(kept | (ring & (even > 1 + 1.5 * brightness.white_spread)))
 
 
 def _judge(brightness: Brightness, places: Places, found: Volume, left_out: Volume) -> Verdict:
