@@ -178,7 +178,10 @@ def _mm_per_unit(path: Path, image: Any) -> float:
 
 def _check_position(path: Path, image: Any) -> None:
     """Refuse a file that does not say where left is, or says it twice differently."""
-    (qform, qcode), (sform, scode) = image.header.get_qform(coded=True), image.header.get_sform(coded=True)
+    try:
+        (qform, qcode), (sform, scode) = image.header.get_qform(coded=True), image.header.get_sform(coded=True)
+    except ValueError as error:
+        raise InputRefused(f"{path} gives an orientation that is no rotation (qform: {error}); correct its header") from None
     if not (qcode or scode):
         raise InputRefused(f"{path} does not say where left and right are (qform and sform codes are 0); export it with its orientation")
     if qcode and scode and np.linalg.det(qform[:3, :3]) * np.linalg.det(sform[:3, :3]) < 0:
