@@ -40,14 +40,17 @@ class Mamba(nn.Module):
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        length = tokens.shape[1]
-        x, z = self.in_proj(tokens).transpose(1, 2).chunk(2, dim=1)  # b l m -> b d l, twice
-        x = F.silu(self.conv1d(x)[..., :length])  # causal: the padding on the right is cut
-        dt, B, C = self.x_proj(x.transpose(1, 2)).split([self.dt_rank, self.d_state, self.d_state], dim=-1)  # b l r, b l n, b l n
-        delta = F.linear(dt, self.dt_proj.weight).transpose(1, 2)  # b l r -> b d l; the bias enters inside the scan
+        length, columns = tokens.shape[1], tokens.transpose(1, 2)  # b m l
+        into_scan, into_gate = self.in_proj.weight.chunk(2)
+        x = F.silu(self.conv1d(_project(into_scan, columns))[..., :length])  # b d l; causal: the padding on the right is cut
+        dt, B, C = _project(self.x_proj.weight, x).split([self.dt_rank, self.d_state, self.d_state], dim=1)  # b r l, b n l, b n l
+        delta = _project(self.dt_proj.weight, dt)  # b d l; the bias enters inside the scan
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))  # d n
-        y = selective_scan(
-            x, delta, A, B.transpose(1, 2), C.transpose(1, 2), self.D, z, delta_bias=self.dt_proj.bias, delta_softplus=True
-        ).output
-        mixed: Tensor = self.out_proj(y.transpose(1, 2))  # b d l -> b l m
-        return mixed
+        z = _project(into_gate, columns)  # b d l: after the convolution's temporaries have gone
+        y = selective_scan(x, delta, A, B, C, self.D, z, delta_bias=self.dt_proj.bias, delta_softplus=True).output
+        return _project(self.out_proj.weight, y).transpose(1, 2)  # b m l -> b l m
+
+
+def _project(weight: Tensor, x: Tensor) -> Tensor:
+    """Apply a linear map (o, i) to the columns of x (b, i, l), giving (b, o, l) contiguous, which convolution and scan want."""
+    return torch.bmm(weight.expand(x.shape[0], -1, -1), x)

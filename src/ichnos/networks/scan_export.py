@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ichnos.networks.selective_scan import Chunking, Scanned, finish_scan, prepare_scan
+from ichnos.networks.selective_scan import Chunking, Scanned, checked_inputs, skip_and_gate, step_sizes
 
 _UNROLLED = 32
 
@@ -30,16 +30,17 @@ def exportable_scan(
     delta_softplus: bool = False,
 ) -> Scanned:
     """Scan as `sequential_scan` does, around one operator that `OnnxRecurrence` translates."""
-    x = prepare_scan(u, delta, A, B, C, delta_bias, delta_softplus)
-    (batch, _, length), groups = x.dt.shape, max(x.B.shape[1], x.C.shape[1])
+    x = checked_inputs(u, delta, A, B, C)
+    dt = step_sizes(x.delta, delta_bias, delta_softplus)
+    (batch, _, length), groups = dt.shape, max(x.B.shape[1], x.C.shape[1])
     steps = max(1, min(_UNROLLED, round(length**0.5)))
     cut = Chunking(segments=1, chunks=-(-length // steps), steps=steps)
-    dtu, dt = (cut.lay_out(m.unflatten(1, (groups, -1)))[0] for m in (x.dt * x.u, x.dt))  # t g r j
-    B_t, C_t = (cut.lay_out(m.repeat_interleave(groups // m.shape[1], dim=1).transpose(1, 2))[0].unsqueeze(-2) for m in (x.B, x.C))
+    dtu_t, dt_t = (cut.lay_out(m.unflatten(1, (groups, -1))) for m in (dt * x.u, dt))  # t g r j
+    B_t, C_t = (cut.lay_out(m.repeat_interleave(groups // m.shape[1], dim=1).transpose(1, 2)).unsqueeze(-2) for m in (x.B, x.C))
     A_rows = x.A.t().unflatten(1, (groups, -1)).unsqueeze(-1)  # n g r 1
-    y, last = recurrence(dtu, dt, A_rows, B_t, C_t, batch)  # t g r j, n g r b
-    y = cut.restore(y.unsqueeze(0), batch, length).flatten(1, 2)
-    return finish_scan(y, last.permute(3, 1, 2, 0).flatten(1, 2), x.u, D, z, u.dtype)
+    y, last = recurrence(dtu_t, dt_t, A_rows, B_t, C_t, batch)  # t g r j, n g r b
+    y = skip_and_gate(cut.restore(y, batch, length).flatten(1, 2), x.u, D, z)
+    return Scanned(y.to(u.dtype), last.permute(3, 1, 2, 0).flatten(1, 2))
 
 
 @torch.library.custom_op("ichnos::recurrence", mutates_args=())

@@ -17,6 +17,8 @@ The backward pass keeps the inputs and one state per chunk, and recomputes the r
     kept between forward and backward     B D N ceil(L / T)       instead of B D N L
     working memory of backward            (2 T + 6) B D N K       one segment, whatever L is
 
+softplus, skip and gate are computed segment by segment too, so that none of them keeps a tensor of its own.
+
 Axis letters: b batch, d channel (g group, r channel within the group), n state, l time = (s segment, k chunk, t step), j = (b k).
 """
 
@@ -87,16 +89,17 @@ def sequential_scan(
 ) -> Scanned:
     """Scan one step after the other, as the equations say; the oracle of every other form, with a backward that is quadratic in l."""
     with torch.autocast(u.device.type, enabled=False):
-        x = prepare_scan(u, delta, A, B, C, delta_bias, delta_softplus)
-        decay = torch.exp(torch.einsum("bdl,dn->bdln", x.dt, x.A))
-        B_d, C_d = (m.repeat_interleave(x.dt.shape[1] // m.shape[1], dim=1) for m in (x.B, x.C))  # (b, d, n, l)
-        increment = torch.einsum("bdl,bdnl->bdln", x.dt * x.u, B_d)
-        h = x.u.new_zeros(x.dt.shape[0], *x.A.shape)  # (b, d, n)
+        x = checked_inputs(u, delta, A, B, C)
+        dt = step_sizes(x.delta, delta_bias, delta_softplus)
+        decay = torch.exp(torch.einsum("bdl,dn->bdln", dt, x.A))
+        B_d, C_d = (m.repeat_interleave(dt.shape[1] // m.shape[1], dim=1) for m in (x.B, x.C))  # (b, d, n, l)
+        increment = torch.einsum("bdl,bdnl->bdln", dt * x.u, B_d)
+        h = x.u.new_zeros(dt.shape[0], *x.A.shape)  # (b, d, n)
         outputs = []
         for t in range(x.u.shape[-1]):
             h = decay[:, :, t] * h + increment[:, :, t]
             outputs.append((h * C_d[..., t]).sum(-1))
-        return finish_scan(torch.stack(outputs, dim=-1), h, x.u, D, z, u.dtype)
+        return Scanned(skip_and_gate(torch.stack(outputs, dim=-1), x.u, D, z).to(u.dtype), h)
 
 
 def chunked_scan(
@@ -112,9 +115,10 @@ def chunked_scan(
 ) -> Scanned:
     """Scan all chunks of a segment in lock-step; same result as `sequential_scan`, linear in l forward and backward."""
     with torch.autocast(u.device.type, enabled=False):
-        x = prepare_scan(u, delta, A, B, C, delta_bias, delta_softplus)
-        y, last_state = cast(Any, _ChunkedScan).apply(x.dt * x.u, x.dt, x.A, x.B, x.C)
-        return finish_scan(y, last_state, x.u, D, z, u.dtype)
+        x = checked_inputs(u, delta, A, B, C)
+        ends = [None if m is None else m.to(x.u.dtype) for m in (D, z, delta_bias)]
+        y, last_state = cast(Any, _ChunkedScan).apply(x.u, x.delta, x.A, x.B, x.C, *ends, delta_softplus)
+        return Scanned(y.to(u.dtype), last_state)
 
 
 def mamba_ssm_available() -> bool:
@@ -148,14 +152,14 @@ class ScanInputs:
     """Inputs of the recurrence in the dtype of the computation, checked."""
 
     u: Tensor  # (b, d, l)
-    dt: Tensor  # (b, d, l)
+    delta: Tensor  # (b, d, l)
     A: Tensor  # (d, n)
     B: Tensor  # (b, g, n, l)
     C: Tensor  # (b, g, n, l)
 
 
-def prepare_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> ScanInputs:
-    """Check shapes, raise everything to one dtype of at least float32, and turn delta into the step dt."""
+def checked_inputs(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> ScanInputs:
+    """Check shapes and raise everything to one dtype of at least float32."""
     (b, d, length), n = u.shape, A.shape[1]
     B, C = (m.unsqueeze(1) if m.dim() == 3 else m for m in (B, C))
     for name, given, expected in (("delta", delta.shape, u.shape), ("A", A.shape, (d, n))):
@@ -170,19 +174,21 @@ def prepare_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, delt
     dtype = torch.float32
     for tensor in (u, delta, A, B, C):
         dtype = torch.promote_types(dtype, tensor.dtype)
-    dt = delta.to(dtype)
+    return ScanInputs(u.to(dtype), delta.to(dtype), A.to(dtype), B.to(dtype), C.to(dtype))
+
+
+def step_sizes(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
+    """Turn delta (b, d, l) into dt."""
     if delta_bias is not None:
-        dt = dt + delta_bias.to(dtype)[:, None]
-    return ScanInputs(u.to(dtype), F.softplus(dt) if delta_softplus else dt, A.to(dtype), B.to(dtype), C.to(dtype))
+        delta = delta + delta_bias.to(delta.dtype)[:, None]
+    return F.softplus(delta) if delta_softplus else delta
 
 
-def finish_scan(y: Tensor, last_state: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None, dtype: torch.dtype) -> Scanned:
-    """Add the skip D u, apply the gate silu(z), and give the output the dtype of the input."""
+def skip_and_gate(y: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
+    """Add the skip D u and apply the gate silu(z)."""
     if D is not None:
         y = y + u * D.to(u.dtype)[:, None]
-    if z is not None:
-        y = y * F.silu(z.to(u.dtype))
-    return Scanned(y.to(dtype), last_state)
+    return y if z is None else y * F.silu(z.to(u.dtype))
 
 
 # --- the chunked form ---------------------------------------------------------------------------------------------------------------------
@@ -215,136 +221,190 @@ class Chunking:
         return cls(max(1, -(-wanted // chunks)), chunks, steps)
 
     @property
-    def padded(self) -> int:
-        return self.segments * self.chunks * self.steps
+    def span(self) -> int:
+        """Steps in one segment."""
+        return self.chunks * self.steps
+
+    def part(self, segment: int) -> slice:
+        """Where in time a segment is."""
+        return slice(segment * self.span, (segment + 1) * self.span)
 
     def lay_out(self, x: Tensor) -> Tensor:
-        """(b, ..., l) -> (s, t, ..., j): zeros are appended to l, where dt = 0 leaves the state as it is."""
-        x = F.pad(x, (0, self.padded - x.shape[-1]))
-        x = x.unflatten(-1, (self.segments, self.chunks, self.steps))
-        order = (-3, -1, *range(1, x.dim() - 3), 0, -2)
+        """Lay out one segment, (b, ..., l) -> (t, ..., j): zeros are appended to l, where dt = 0 leaves the state as it is."""
+        x = F.pad(x, (0, self.span - x.shape[-1])).unflatten(-1, (self.chunks, self.steps))
+        order = (-1, *range(1, x.dim() - 2), 0, -2)
         return x.permute(*(i % x.dim() for i in order)).flatten(-2).contiguous()
 
     def restore(self, x: Tensor, batch: int, length: int) -> Tensor:
-        """(s, t, ..., j) -> (b, ..., l): the inverse of `lay_out`."""
+        """(t, ..., j) -> (b, ..., l): the inverse of `lay_out`."""
         x = x.unflatten(-1, (batch, self.chunks))
-        order = (-2, *range(2, x.dim() - 2), 0, -1, 1)
-        return x.permute(*(i % x.dim() for i in order)).flatten(-3)[..., :length].contiguous()
+        order = (-2, *range(1, x.dim() - 2), -1, 0)
+        return x.permute(*(i % x.dim() for i in order)).flatten(-2)[..., :length]
 
 
 class _Laid(NamedTuple):
-    """The recurrence's inputs, laid out for lock-step: j is contiguous, A is one scalar per row."""
+    """The recurrence's inputs in one segment, laid out for lock-step: j is contiguous."""
 
-    dtu: Tensor  # (s, t, g, r, j)
-    dt: Tensor  # (s, t, g, r, j)
-    A: Tensor  # (n, g, r, 1)
-    B: Tensor  # (s, t, n, g, 1, j)
-    C: Tensor  # (s, t, n, g, 1, j)
+    dtu: Tensor  # (t, g, r, j)
+    dt: Tensor  # (t, g, r, j)
+    A: Tensor  # (n, g, r, 1): one scalar per row
+    B: Tensor  # (t, n, g, 1, j)
+    C: Tensor  # (t, n, g, 1, j)
 
 
-def _lay_out(cut: Chunking, dtu: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> _Laid:
-    groups = max(B.shape[1], C.shape[1])
-    B, C = (m.repeat_interleave(groups // m.shape[1], dim=1) for m in (B, C))
-    dtu, dt = (cut.lay_out(x.unflatten(1, (groups, -1))) for x in (dtu, dt))
+def _lay_out(cut: Chunking, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> _Laid:
+    groups = A.shape[1]
+    u, dt = (cut.lay_out(x.unflatten(1, (groups, -1))) for x in (u, dt))
+    B, C = (m.repeat_interleave(groups // m.shape[1], dim=1) if m.shape[1] < groups else m for m in (B, C))
     B, C = (cut.lay_out(m.transpose(1, 2)).unsqueeze(-2) for m in (B, C))
-    return _Laid(dtu, dt, A.t().unflatten(1, (groups, -1)).unsqueeze(-1).contiguous(), B, C)
+    return _Laid(u * dt, dt, A, B, C)
 
 
-def _carry(start: Tensor, decay: Tensor, added: Tensor, batch: int, *, backward: bool = False) -> tuple[Tensor, Tensor]:
-    """Chain the chunks of a segment: state (n, g, r, b) entering each chunk (n, g, r, j), and the one that leaves the segment."""
-    decay, added = decay.unflatten(-1, (batch, -1)), added.unflatten(-1, (batch, -1))
-    entering = torch.empty_like(added)
+def _rows(A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """A (d, n) -> (n, g, r, 1)."""
+    grouped: Tensor = A.t().unflatten(1, (max(B.shape[1], C.shape[1]), -1))
+    return grouped.unsqueeze(-1).contiguous()
+
+
+def _carry(start: Tensor, decay: Tensor, added: Tensor, batch: int, *, out: Tensor, backward: bool = False) -> Tensor:
+    """Chain the chunks of a segment: write the state (n, g, r, b) entering each into `out` (n, g, r, j), return the one that leaves."""
+    decay, added, entering = (m.unflatten(-1, (batch, -1)) for m in (decay, added, out))
     chunks = range(added.shape[-1])
     for k in reversed(chunks) if backward else chunks:
         entering[..., k] = start
         start = torch.addcmul(added[..., k], decay[..., k], start)
-    return entering.flatten(-2), start
+    return start
 
 
-def _advance(h: Tensor, decay: Tensor, x: _Laid, s: int, t: int) -> None:
+def _advance(h: Tensor, decay: Tensor, x: _Laid, t: int) -> None:
     """h <- exp(dt A) h + dt u B, in place; `decay` receives exp(dt A)."""
-    torch.mul(x.dt[s, t], x.A, out=decay).exp_()
-    h.mul_(decay).addcmul_(x.B[s, t], x.dtu[s, t])
+    torch.mul(x.dt[t], x.A, out=decay).exp_()
+    h.mul_(decay).addcmul_(x.B[t], x.dtu[t])
 
 
 class _ChunkedScan(torch.autograd.Function):
-    """y and last state of the bare recurrence, with a backward that recomputes from the states at chunk starts."""
+    """Output and last state of the whole scan, with a backward that recomputes from the states at chunk starts."""
 
     @staticmethod
-    def forward(ctx: Any, dtu: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-        (batch, channels, length), states = dt.shape, A.shape[1]
-        cut = Chunking.of(length, batch * channels * states, dt.device.type)
-        x = _lay_out(cut, dtu, dt, A, B, C)
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        bias: Tensor | None,
+        softplus: bool,
+    ) -> tuple[Tensor, Tensor]:
+        (batch, channels, length), states = u.shape, A.shape[1]
+        cut = Chunking.of(length, batch * channels * states, u.device.type)
+        rows = _rows(A, B, C)
         keep = any(ctx.needs_input_grad)
-        shape = (states, *x.dt.shape[2:])  # n g r j
-        start = x.dt.new_zeros(*shape[:-1], batch)
-        y = torch.empty_like(x.dt)
-        decay, h = x.dt.new_empty(shape), x.dt.new_empty(shape)
-        starts = []
+        shape = (*rows.shape[:-1], batch * cut.chunks)  # n g r j
+        starts = u.new_empty(cut.segments if keep else 1, *shape)
+        state, output = u.new_zeros(*shape[:-1], batch), u.new_empty(u.shape)
         for s in range(cut.segments):
-            if cut.chunks > 1:
-                h.zero_()
-                for t in range(cut.steps):
-                    _advance(h, decay, x, s, t)
-                whole_chunk = torch.exp(x.dt[s].sum(0) * x.A)
-                entering, start = _carry(start, whole_chunk, h, batch)
-            else:
-                entering = start
-            if keep:
-                starts.append(entering)
-            h.copy_(entering)
-            for t in range(cut.steps):
-                _advance(h, decay, x, s, t)
-                torch.sum(torch.mul(h, x.C[s, t], out=decay), 0, out=y[s, t])
-            if cut.chunks == 1:
-                start = h.clone()
-        ctx.save_for_backward(dtu, dt, A, B, C, *starts)
-        ctx.cut = cut
-        last_state = start.permute(3, 1, 2, 0).flatten(1, 2)  # n g r b -> b d n
-        return cut.restore(y, batch, length).flatten(1, 2), last_state.contiguous()
+            part = cut.part(s)
+            u_s, delta_s, B_s, C_s, z_s = _cut(part, u, delta, B, C, z)
+            x = _lay_out(cut, u_s, step_sizes(delta_s, bias, softplus), rows, B_s, C_s)
+            y, state = _segment_forward(x, starts[s if keep else 0], state, batch)
+            y = cut.restore(y, batch, u_s.shape[-1]).flatten(1, 2)
+            output[..., part] = skip_and_gate(y, u_s, D, z_s)
+        ctx.save_for_backward(u, delta, A, B, C, D, z, bias, starts)
+        ctx.cut, ctx.softplus = cut, softplus
+        return output, state.permute(3, 1, 2, 0).flatten(1, 2).contiguous()  # n g r b -> b d n
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor, ...]:
-        dtu, dt, A, B, C, *starts = ctx.saved_tensors
-        cut, (batch, _, length) = ctx.cut, dt.shape
-        x = _lay_out(cut, dtu, dt, A, B, C)
-        groups = x.dt.shape[2]
-        gy = cut.lay_out(grad_y.unflatten(1, (groups, -1)))
-        g_end = grad_last.unflatten(1, (groups, -1)).permute(3, 1, 2, 0).contiguous()  # b g r n -> n g r b
-        grads = _Laid(*(torch.zeros_like(m) for m in x))
+    def backward(ctx: Any, grad_output: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
+        u, delta, A, B, C, D, z, bias, starts = ctx.saved_tensors
+        cut, batch, rows = ctx.cut, u.shape[0], _rows(A, B, C)
+        split = rows.shape[1:3]  # g r
+        d_u, d_delta, d_B, d_C = (m.new_empty(m.shape) for m in (u, delta, B, C))
+        d_z = None if z is None else z.new_empty(z.shape)
+        d_rows, d_D, d_bias = (torch.zeros_like(m) for m in (rows, A[:, 0], A[:, 0]))
+        g_end = grad_last.unflatten(1, split).permute(3, 1, 2, 0).contiguous()  # b g r n -> n g r b
         for s in reversed(range(cut.segments)):
-            g_end = _segment_backward(x, gy, grads, starts[s], g_end, s, batch)
-        d_dtu, d_dt = (cut.restore(g, batch, length).flatten(1, 2) for g in (grads.dtu, grads.dt))
-        d_B, d_C = (cut.restore(g.squeeze(-2), batch, length).transpose(1, 2) for g in (grads.B, grads.C))
-        d_B, d_C = (g.unflatten(1, (m.shape[1], -1)).sum(2) for g, m in ((d_B, B), (d_C, C)))
-        return d_dtu, d_dt, grads.A.flatten(1).t(), d_B, d_C
+            part = cut.part(s)
+            u_s, delta_s, B_s, C_s, z_s, g_out = _cut(part, u, delta, B, C, z, grad_output)
+            length, dt = u_s.shape[-1], step_sizes(delta_s, bias, ctx.softplus)
+            g_y = g_out if z is None else g_out * F.silu(z_s)
+            x = _lay_out(cut, u_s, dt, rows, B_s, C_s)
+            gy = cut.lay_out(g_y.unflatten(1, split))
+            y, grads, g_end = _segment_backward(x, gy, starts[s], g_end, batch, with_output=z is not None)
+            d_dtu, d_dt = (cut.restore(g, batch, length).flatten(1, 2) for g in (grads.dtu, grads.dt))
+            d_dt = torch.addcmul(d_dt, d_dtu, u_s)
+            d_u[..., part] = d_dtu * dt if D is None else torch.addcmul(d_dtu * dt, g_y, D[:, None])
+            d_delta[..., part] = d_dt * -torch.expm1(-dt) if ctx.softplus else d_dt
+            if y is not None and d_z is not None:
+                y = skip_and_gate(cut.restore(y, batch, length).flatten(1, 2), u_s, D, None)
+                d_z[..., part] = torch.ops.aten.silu_backward(g_out * y, z_s)
+            for whole, g in ((d_B, grads.B), (d_C, grads.C)):
+                g = cut.restore(g.squeeze(-2), batch, length).transpose(1, 2)  # b g n l
+                whole[..., part] = g.unflatten(1, (whole.shape[1], -1)).sum(2)
+            d_rows += grads.A
+            d_D += (g_y * u_s).sum((0, 2))
+            d_bias += d_delta[..., part].sum((0, 2))
+        d_A = d_rows.flatten(1).t()
+        return d_u, d_delta, d_A, d_B, d_C, None if D is None else d_D, d_z, None if bias is None else d_bias, None
 
 
-def _segment_backward(x: _Laid, gy: Tensor, grads: _Laid, start: Tensor, g_end: Tensor, s: int, batch: int) -> Tensor:
-    """Write the gradients of one segment; return the gradient of the state that entered it (n, g, r, b).
+def _cut(part: slice, *tensors: Any) -> tuple[Any, ...]:
+    """Take one segment of each tensor that there is."""
+    return tuple(None if m is None else m[..., part] for m in tensors)
+
+
+def _segment_forward(x: _Laid, entering: Tensor, state: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """Write the states at chunk starts into `entering` (n, g, r, j); return y (t, g, r, j) and the state that leaves (n, g, r, b)."""
+    steps = range(len(x.dt))
+    decay, h = torch.empty_like(entering), torch.zeros_like(entering)
+    one_chunk = state.shape == entering.shape
+    if one_chunk:
+        entering.copy_(state)
+    else:
+        for t in steps:
+            _advance(h, decay, x, t)
+        state = _carry(state, torch.exp(x.dt.sum(0) * x.A), h, batch, out=entering)
+    h.copy_(entering)
+    y = torch.empty_like(x.dt)
+    for t in steps:
+        _advance(h, decay, x, t)
+        torch.sum(torch.mul(h, x.C[t], out=decay), 0, out=y[t])
+    return y, h if one_chunk else state
+
+
+def _segment_backward(
+    x: _Laid, gy: Tensor, start: Tensor, g_end: Tensor, batch: int, *, with_output: bool
+) -> tuple[Tensor | None, _Laid, Tensor]:
+    """Return y once more if asked, the gradients of one segment, and the gradient of the state that entered it (n, g, r, b).
 
     With g_t = dL/dh_t = C_t gy_t + a_{t+1} g_{t+1} and w_t = g_t a_t h_{t-1}:
     dC = sum_d gy h, dB = sum_d g dtu, d(dtu) = sum_n g B, d(dt) = sum_n w A, dA = sum_{t, b} w dt.
     """
-    steps = range(x.dt.shape[1])
+    steps = range(len(x.dt))
     decays, states = (x.dt.new_empty(len(steps), *start.shape) for _ in range(2))
-    h = start.clone()
+    h, product = start.clone(), torch.empty_like(start)
+    y = torch.empty_like(x.dt) if with_output else None
     for t in steps:
-        _advance(h, decays[t], x, s, t)
+        _advance(h, decays[t], x, t)
         states[t].copy_(h)
+        if y is not None:
+            torch.sum(torch.mul(h, x.C[t], out=product), 0, out=y[t])
     g = torch.zeros_like(h)
     for t in reversed(steps):  # pass 1: what each chunk adds to the gradient of the state that enters it
-        g.addcmul_(x.C[s, t], gy[s, t]).mul_(decays[t])
-    g, g_start = _carry(g_end, torch.exp(x.dt[s].sum(0) * x.A), g, batch, backward=True)
-    product, w_dt = torch.empty_like(h), torch.zeros_like(h)
+        g.addcmul_(x.C[t], gy[t]).mul_(decays[t])
+    entering = torch.empty_like(g)
+    g_start = _carry(g_end, torch.exp(x.dt.sum(0) * x.A), g, batch, out=entering, backward=True)
+    g, w_dt, grads = entering, torch.zeros_like(h), _Laid(*(torch.empty_like(m) for m in x))
     for t in reversed(steps):
-        g.addcmul_(x.C[s, t], gy[s, t])  # now dL/dh_t
-        torch.sum(torch.mul(states[t], gy[s, t], out=product), 2, keepdim=True, out=grads.C[s, t])
-        torch.sum(torch.mul(g, x.dtu[s, t], out=product), 2, keepdim=True, out=grads.B[s, t])
-        torch.sum(torch.mul(g, x.B[s, t], out=product), 0, out=grads.dtu[s, t])
+        g.addcmul_(x.C[t], gy[t])  # now dL/dh_t
+        torch.sum(torch.mul(states[t], gy[t], out=product), 2, keepdim=True, out=grads.C[t])
+        torch.sum(torch.mul(g, x.dtu[t], out=product), 2, keepdim=True, out=grads.B[t])
+        torch.sum(torch.mul(g, x.B[t], out=product), 0, out=grads.dtu[t])
         torch.mul(g.mul_(decays[t]), states[t - 1] if t else start, out=product)
-        w_dt.addcmul_(product, x.dt[s, t])
-        torch.sum(product.mul_(x.A), 0, out=grads.dt[s, t])
-    grads.A.add_(w_dt.sum(-1, keepdim=True))
-    return g_start
+        w_dt.addcmul_(product, x.dt[t])
+        torch.sum(product.mul_(x.A), 0, out=grads.dt[t])
+    torch.sum(w_dt, -1, keepdim=True, out=grads.A)
+    return y, grads, g_start
