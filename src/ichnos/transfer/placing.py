@@ -30,7 +30,7 @@ _LOOK: dict[Weighting, tuple[float, float, float, float, float]] = {
     "b0": (0.42, 0.52, 1.0, 0.02, 0.15),
 }
 SPACING_MM = 3.0  # at which affine and warp are found
-STRIPPED_ML = 1900.0  # a body smaller than this is a brain without its skull
+SECTION_CM2 = (185.0, 260.0)  # largest axial section: below, surely a brain without its skull; above, surely a head
 _LOWEST_MM = -45.0  # below this MNI height necks and faces differ too much to help
 
 
@@ -54,19 +54,34 @@ def place_template(
     """Find MNI space in an exam of any pose; `exclude` is a mask in the exam's space (a haematoma) that takes no part in the warp."""
     seen = view(exam, spacing_mm=SPACING_MM, contrast="mri")
     coarse = view(exam, spacing_mm=4.0, contrast="mri")
-    stripped = float(seen.head.array.sum()) * seen.head.voxel_ml < STRIPPED_ML
-    painted = painted_template(weighting, stripped=stripped)
-    fixed = View(painted, painted.with_array(_metric_zone(painted, stripped=stripped)), "mri")
-    coarse_fixed = _coarsened(fixed)
-    poses = coarse_poses(coarse_fixed, coarse, keep=2, rng=np.random.default_rng(0), exclude=None)
-    tried = [_affine(fixed, seen, pose, rigid=True, threads=threads) for pose in poses]
-    tried.sort(key=lambda transform: -correlation(transform, fixed, seen))
-    best = max((tried[0], _affine(fixed, seen, tried[0], rigid=False, threads=threads)), key=lambda t: correlation(t, fixed, seen))
-    inner = View(painted, painted.with_array(_metric_zone(painted, stripped=True)), "mri")  # the painted skull has done its part
+    begun = [(look, _begun(seen, coarse, weighting, stripped=look, threads=threads)) for look in _looks(seen)]
+    inner = _fixed(weighting, stripped=True, inner=True)
+    stripped, best = max(begun, key=lambda item: correlation(item[1], inner, seen))
+    inner = _fixed(weighting, stripped=stripped, inner=True)  # the painted skull has done its part
     best = max((best, _affine(inner, seen, best, rigid=False, threads=threads)), key=lambda t: correlation(t, inner, seen))
     if deformable:
         best = best @ _warp(inner, seen, best, exclude=exclude, threads=threads)
     return Placing(best, correlation(best, inner, seen), stripped)
+
+
+def _looks(seen: View) -> tuple[bool, ...]:
+    """Return whether the exam may be a brain without its skull: yes, no, or both to be tried, by its largest axial section."""
+    largest_cm2 = float(seen.head.array.sum(axis=(0, 1)).max()) * SPACING_MM**2 / 100
+    return (True,) if largest_cm2 < SECTION_CM2[0] else (False,) if largest_cm2 > SECTION_CM2[1] else (True, False)
+
+
+def _fixed(weighting: Weighting, *, stripped: bool, inner: bool) -> View:
+    painted = painted_template(weighting, stripped=stripped)
+    return View(painted, painted.with_array(_metric_zone(painted, stripped=stripped or inner)), "mri")
+
+
+def _begun(seen: View, coarse: View, weighting: Weighting, *, stripped: bool, threads: int) -> Transform:
+    """Find pose and affine with one look of the template."""
+    fixed = _fixed(weighting, stripped=stripped, inner=False)
+    poses = coarse_poses(_coarsened(fixed), coarse, keep=2, rng=np.random.default_rng(0), exclude=None)
+    tried = [_affine(fixed, seen, pose, rigid=True, threads=threads) for pose in poses]
+    start = max(tried, key=lambda t: correlation(t, fixed, seen))
+    return max((start, _affine(fixed, seen, start, rigid=False, threads=threads)), key=lambda t: correlation(t, fixed, seen))
 
 
 @lru_cache(maxsize=4)

@@ -25,6 +25,7 @@ MIN_SLICES = 6
 MIN_COVERAGE_MM = 60.0
 FINEST_MM = 1.0  # finer voxels are averaged to this before the search
 ONE_SIDED_ML = 4.0  # a lesion part this large without a partner in the other hemisphere is no leukoaraiosis
+_IN_PLANE = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])  # a voxel and its four neighbours in the slice
 PARTNER_MM = 9.0  # how far from the mirrored place the partner may lie
 
 
@@ -97,7 +98,7 @@ def segment_hyperintensities(flair: Volume, *, flair_from_mni: Transform, exclud
     brightness, candidates = _learn(even, places)
     share = np.clip((even - 1.0) / (brightness.lesion - 1.0), 0, 1)
     kept, left_out = _keep_white_matter(even, candidates, brightness, places, work)
-    dim = (even > 1 + 0.5 * (brightness.threshold - 1)) & (places.white > 0.3)
+    dim = ndimage.binary_opening((even > 1 + 0.7 * (brightness.threshold - 1)) & (places.white > 0.5), _IN_PLANE)
     kept, other = _leave_out(kept, exclude, work, flair_from_mni, partners=dim)
     left_out |= other
     share = np.where(_soft_edge(kept, even, brightness, places), share, 0).astype(np.float32)
@@ -208,11 +209,11 @@ def _learn(even: Array, places: Places) -> tuple[Brightness, Array]:
     below = white[(white < 1.0) & (white > 0.6)]
     spread = float(np.clip(1.4826 * np.median(1.0 - below), 0.02, 0.2)) if below.size > 100 else 0.1
     ribbon = even[(places.cortex > 0.6) & (even > 0.7) & (even < 1.6)]
-    cortex = float(np.median(ribbon)) if ribbon.size > 100 else 1.15
-    floor = max(1 + 3 * spread, cortex + 1.5 * spread, 1.2)
+    cortex, brightest = (float(v) for v in np.percentile(ribbon, (50, 90))) if ribbon.size > 100 else (1.15, 1.25)
+    floor = max(1 + 3 * spread, brightest + spread, 1.2)
     zone = (places.white > 0.35) & (places.cerebrum > 0.5) & (places.depth_mm > 8) & (places.nuclei < 0.5)
     candidates = zone & (even > floor)
-    core = ndimage.binary_erosion(candidates, ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])[None, None, :])
+    core = ndimage.binary_erosion(candidates, _IN_PLANE)
     seen = even[core] if np.count_nonzero(core) > 30 else even[candidates]
     lesion = float(np.percentile(seen, 60)) if seen.size > 30 else 1.6
     lesion = float(np.clip(lesion, floor + 0.1, 3.0))
@@ -290,9 +291,7 @@ def _near(mask: Array, grid: Volume, distance_mm: float) -> Array:
 
 def _soft_edge(kept: Array, even: Array, brightness: Brightness, places: Places) -> Array:
     """Return the lesions with one voxel around them in the slice, where brightness tells that a share of it is lesion."""
-    in_plane = np.zeros((3, 3, 3), bool)
-    in_plane[:, :, 1] = ndimage.generate_binary_structure(2, 1)
-    ring = ndimage.binary_dilation(kept, in_plane) & (places.white > 0.15)
+    ring = ndimage.binary_dilation(kept, _IN_PLANE) & (places.white > 0.15)
     return np.asarray(kept | (ring & (even > 1 + 1.5 * brightness.white_spread)))
 
 
