@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag, Tag
 
 from ichnos.errors import InputRefused
@@ -35,6 +36,7 @@ _TOGETHER_WORDS = """
 _INT = {word: int(tag) for word, tag in TAG.items()}  # plain integers: looking up pydicom's own tags is slow
 _TOGETHER = [_INT[word] for word in _TOGETHER_WORDS.split()]
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # implicit and explicit little endian, pixels as they are
+_OTHERWISE_ENCODED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.8.1")  # deflated, big endian, deflated frames
 _LPS = np.array([-1.0, -1.0, 1.0])
 
 Progress = Callable[[int, int], None]  # files done, files in all
@@ -118,10 +120,11 @@ def read_files(path: Path, files: Sequence[Path], reader: Reader, *, progress: P
             found = _read(file, reader)
             if isinstance(found, str):
                 skipped[found] += 1
-            else:
-                frames += found[1]
-                for frame in found[1]:
-                    heads.setdefault(frame.stack_key, found[0])
+                continue
+            frames += found
+            for frame in found:
+                if frame.stack_key not in heads:
+                    heads[frame.stack_key] = _dataset(file, reader)
             if progress is not None:
                 progress(done, len(files))
     if not frames:
@@ -130,19 +133,22 @@ def read_files(path: Path, files: Sequence[Path], reader: Reader, *, progress: P
     return Contents(path, tuple(frames), heads, skipped)
 
 
-def _read(path: Path, reader: Reader) -> tuple[Any, list[Frame]] | str:
-    """Return a file's header and frames, or in words why it has none."""
+def _read(path: Path, reader: Reader) -> list[Frame] | str:
+    """Return a file's frames, or in words why it has none."""
     try:
         with reader.open(path) as stream:
             start = stream.read(132)
             bare = start[128:] != b"DICM"
             if bare and start[:2] not in (b"\x08\x00", b"\x02\x00", b"\x00\x08"):
                 return "not DICOM" if start else "empty"
-            stream.seek(0)
-            data = pydicom.dcmread(stream, stop_before_pixels=True, force=bare)
-            if TAG["SOPInstanceUID"] not in data or TAG["SeriesInstanceUID"] not in data:
+            header = None if bare else _ordinary(stream)
+            if header is None:
+                stream.seek(0)
+                header = _any(stream, bare)
+            if not (header.raw("SOPInstanceUID") and header.raw("SeriesInstanceUID")):
                 return "not DICOM" if bare else "DICOM without an image"
-            return data, _frames(data, path, stream)
+            offset = _pixel_offset(header.syntax, stream)
+        return _frames(header, path, offset, lambda: _dataset(path, reader))
     except (PermissionError, InputRefused):
         raise
     except InvalidDicomError:
@@ -151,15 +157,20 @@ def _read(path: Path, reader: Reader) -> tuple[Any, list[Frame]] | str:
         return "damaged"
 
 
-def _frames(data: Any, path: Path, stream: BinaryIO) -> list[Frame]:
-    header = _Raw(data)
+def _dataset(path: Path, reader: Reader) -> Any:
+    """Return a file's header as pydicom's dataset."""
+    with reader.open(path) as stream:
+        return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+
+
+def _frames(header: _Raw, path: Path, offset: int | None, dataset: Callable[[], Any]) -> list[Frame]:
     key = tuple(_plain(header.values.get(tag)) for tag in _TOGETHER)
     shape = header.unsigned("Columns"), header.unsigned("Rows")
-    stored = _stored(header, _pixel_offset(data, stream))
+    stored = _stored(header, offset)
     common = header.text("SOPInstanceUID"), header.text("SeriesInstanceUID")
     order = int(header.number("AcquisitionNumber", 0)), int(header.number("InstanceNumber", 0))
     if header.raw("PerFrameFunctionalGroupsSequence") is not None:
-        return _multi_frames(data, path, common, key, shape, order[0], stored)
+        return _multi_frames(dataset(), path, common, key, shape, order[0], stored)
     if header.number("NumberOfFrames", 1) > 1:  # several frames without a place: a capture or a film
         return [Frame(path, 0, *common, key, shape, None, None, None, *order, stored)]
     spacing = header.numbers("PixelSpacing", 2)
@@ -303,12 +314,8 @@ def _padding(values: Sequence[int], bits: int, signed: bool) -> tuple[int, int] 
     return (min(stored), max(stored)) if stored else None
 
 
-def _pixel_offset(data: Any, stream: BinaryIO) -> int | None:
+def _pixel_offset(syntax: str, stream: BinaryIO) -> int | None:
     """Return where the pixels of an uncompressed little-endian file begin; None where a decoder must look for them."""
-    meta = getattr(data, "file_meta", None)
-    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
-    if syntax is None and data.original_encoding[1]:  # a file without preamble: how it was parsed tells
-        syntax = _NATIVE[0] if data.original_encoding[0] else _NATIVE[1]
     if syntax not in _NATIVE:
         return None
     at = stream.tell()
@@ -323,12 +330,13 @@ def _pixel_offset(data: Any, stream: BinaryIO) -> int | None:
 # ---- values as they stand in the file: pydicom's conversion of each would cost more than reading it ---------------------
 
 
+@dataclass(frozen=True)
 class _Raw:
     """The values of a header, unconverted."""
 
-    def __init__(self, data: Any) -> None:
-        self.values = {int(tag): element.value for tag, element in data.items()}
-        self.little = next((e.is_little_endian for e in data.values() if hasattr(e, "is_little_endian")), True)
+    values: dict[int, Any]
+    little: bool
+    syntax: str  # transfer syntax
 
     def raw(self, word: str) -> Any:
         return self.values.get(_INT[word])
@@ -347,6 +355,33 @@ class _Raw:
     def numbers(self, word: str, count: int) -> tuple[float, ...] | None:
         value = self.raw(word)
         return _numbers(value if isinstance(value, bytes) else str(value), count)
+
+
+def _ordinary(stream: BinaryIO) -> _Raw | None:
+    """Read a little-endian file element by element, without a dataset for each; None for any other file. Stops before the pixels."""
+    meta = {int(e.tag): e.value for e in data_element_generator(stream, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)}
+    told_syntax = meta.get(0x00020010)
+    syntax = told_syntax.decode("latin-1").strip(" \0") if isinstance(told_syntax, bytes) else ""
+    if not syntax or syntax in _OTHERWISE_ENCODED:
+        return None
+    at = stream.tell()
+    explicit = stream.read(6)[4:].isalpha()
+    stream.seek(at)
+    if explicit == (syntax == _NATIVE[0]):  # encoded in another way than it says: left to pydicom
+        return None
+    elements = data_element_generator(stream, not explicit, True, stop_when=lambda tag, _vr, _length: tag >= 0x7FE00000)
+    return _Raw({int(e.tag): e.value for e in elements}, True, syntax)
+
+
+def _any(stream: BinaryIO, bare: bool) -> _Raw:
+    """Read any header through pydicom."""
+    data: Any = pydicom.dcmread(stream, stop_before_pixels=True, force=bare)
+    little = next((e.is_little_endian for e in data.values() if hasattr(e, "is_little_endian")), True)
+    meta = getattr(data, "file_meta", None)
+    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
+    if syntax is None and data.original_encoding[1]:  # a file without preamble: how it was parsed tells
+        syntax = _NATIVE[0] if data.original_encoding[0] else _NATIVE[1]
+    return _Raw({int(tag): element.value for tag, element in data.items()}, little, str(syntax or ""))
 
 
 def _unsigned(value: Any, little: bool) -> int:
