@@ -27,7 +27,7 @@ from ichnos.volume import Affine, centroid_mm, volume_ml
 def quick() -> pytest.MonkeyPatch:
     """Make every patient the small one: what is tested here is what is done with patients."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(cohort_module, "make_subject", lambda subject, making: small_patient(bleeds=subject.has_haematoma))
+    patch.setattr(cohort_module, "make_subject", lambda subject, making, cache=None: small_patient(bleeds=subject.has_haematoma))
     yield patch
     patch.undo()
 
@@ -122,7 +122,7 @@ def test_same_seed_same_bytes_and_a_failed_patient_is_made_by_the_next_call(
     design = free_design(patients=2, centres=["A", "C"], exams=["ct", "followup", "flair", "diffusion"])
     make = cohort_module.make_subject
 
-    def once_failing(subject: Subject, making: Making):
+    def once_failing(subject: Subject, making: Making, cache: Path | None = None):
         if subject.id == "002":
             raise InputRefused("the power failed")
         return make(subject, making)

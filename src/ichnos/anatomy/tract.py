@@ -103,10 +103,9 @@ def atlas(side: Side) -> TractAtlas:
     tangent = np.gradient(fibres[..., :3], axis=1)
     tangent /= np.linalg.norm(tangent, axis=-1, keepdims=True)
     radius, nearest, voxels = _normalised_distance(structures, fibres)
-    radius[_forbidden(structures)] += 1.5
+    radius[_forbidden()] += 1.5
     orientation = np.zeros((*structures.shape, 3), np.float32)
-    orientation[voxels] = tangent.reshape(-1, 3)[nearest]
-    orientation[radius > 4.0] = 0
+    orientation[voxels] = np.where((radius[voxels] <= 4.0)[:, None], tangent.reshape(-1, 3)[nearest], 0)
     return TractAtlas(side, structures.with_array(radius), Volume(orientation, structures.affine))
 
 
@@ -127,9 +126,10 @@ def _normalised_distance(
     return radius, neighbours[np.arange(len(best)), best].astype(np.int64), voxels
 
 
-def _forbidden(structures: Volume) -> mni.Mask:
+@lru_cache(maxsize=1)
+def _forbidden() -> mni.Mask:
     """Return where no corticospinal fibre can run: fluid and nuclei; cortex only away from its junction with white matter."""
-    codes = structures.array
+    codes = mni.structures().array
     fluid: mni.Mask = np.isin(codes, (0, mni.CSF, mni.VENTRICLE, mni.PUTAMEN, mni.PALLIDUM, mni.THALAMUS, mni.CAUDATE, mni.HIPPOCAMPUS))
     deep_cortex = (codes == mni.CORTEX) & ~ndimage.binary_dilation(codes == mni.WHITE, iterations=2)
     forbidden: mni.Mask = fluid | deep_cortex

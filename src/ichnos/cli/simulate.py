@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,8 +41,15 @@ def simulate(
     design = _design(preset, patients, scale, centres, exams, haematoma_share)
     making = Making(anatomy=str(anatomy) if anatomy else None, voxel_mm=voxel_mm, dicom=dicom)
     name = f"virtual patients after {preset}" if preset else "virtual patients"
-    summary = simulate_cohort(design, out, seed=seed, making=making, name=name, workers=workers, scheduler=scheduler, progress=not as_json)
+    summary = simulate_cohort(
+        design, out, seed=seed, making=making, name=name, workers=workers, scheduler=scheduler, progress=not as_json, cache=_cache()
+    )
     return _told(summary, out, as_json=as_json)
+
+
+def _cache() -> Path:
+    """Return the user's own folder for what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichnos"
 
 
 def _design(preset: str | None, patients: int | None, scale: float, centres: str, exams: str, haematoma_share: float) -> Design:

@@ -57,10 +57,12 @@ def simulate_cohort(
     workers: int = 1,
     scheduler: str | None = None,
     progress: bool = True,
+    cache: Path | None = None,
 ) -> Summary:
     """Make every patient of a design and write the cohort; what is there from an earlier call with the same settings is kept.
 
     The same seed gives the same files on CPU. A patient who fails is named in the summary, and made anew by the next call.
+    Source heads, which take longer to make than patients, are kept in the folder `cache` for the next process.
     """
     making = making or Making()
     out = Path(out)
@@ -68,17 +70,17 @@ def simulate_cohort(
         raise UsageError(f"{out} holds other files; give a new or empty folder, or one that an earlier simulation began")
     chosen = subjects(design, seed=seed)
     settings = {"design": asdict(design), "seed": seed, "making": asdict(making)}
-    task = partial(write_patient, making=making)
+    task = partial(write_patient, making=making, cache=cache)
     summary = apply(task, chosen, out=out, settings=settings, name="simulate", workers=workers, scheduler=scheduler, progress=progress)
     _write_tables(summary, chosen, out, name=name)
     _write_provenance(out, settings, design, summary)
     return summary
 
 
-def write_patient(subject: Subject, folder: Path, *, making: Making) -> dict[str, Any]:
+def write_patient(subject: Subject, folder: Path, *, making: Making, cache: Path | None = None) -> dict[str, Any]:
     """Make one patient, write exams and truth into `folder` as if it were the cohort, and return the facts and the truth's row."""
     torch.set_num_threads(1)  # the same sums in the same order on every machine
-    patient = make_subject(subject, making)
+    patient = make_subject(subject, making, cache=cache)
     writer = _Writer(subject, patient, folder, making)
     for exam in subject.exams:
         writer.write(exam)
@@ -124,11 +126,17 @@ class _Writer:
         self.patient_from_exam[exam] = made.patient_from_exam
         bids.write_exam(self.folder, self.subject.id, exam, made.volume, sidecar=nifti.sidecar_of(made.acquisition))
         if self.making.dicom:
-            export_ct(made, self.folder, patient_id=self.subject.id, exam=exam, latent=self.patient.latent)
+            export_ct(self._on_table(exam, made), self.folder, patient_id=self.subject.id, exam=exam, latent=self.patient.latent)
         if later:
             self._write_followup_truth(made)
         else:
             self._write_baseline_truth(made)
+
+    def _on_table(self, exam: Exam, made: CtExam) -> CtExam:
+        """Return the exam as a tilted gantry stacks it: the same head, noise and millimetres, each slice a step along the table."""
+        if made.protocol.tilt_deg == 0:
+            return made
+        return simulate_ct(self.patient, made.protocol, generator=self._noise(exam), followup=exam == "followup", sheared=True)
 
     def _masks(self, names: Sequence[str], made: CtExam) -> dict[str, Volume]:
         return masks_on_grid(

@@ -54,9 +54,14 @@ class Plan:
     patient_from_exam: Affine
 
 
-def simulate_ct(patient: VirtualPatient, protocol: CtProtocol, *, generator: torch.Generator, followup: bool = False) -> CtExam:
-    """Scan a patient at baseline or at follow-up; noise and tissue texture come from the generator, which sits on the patient's device."""
-    plan = plan_ct(patient, protocol, followup=followup)
+def simulate_ct(
+    patient: VirtualPatient, protocol: CtProtocol, *, generator: torch.Generator, followup: bool = False, sheared: bool = False
+) -> CtExam:
+    """Scan a patient at baseline or at follow-up; noise and tissue texture come from the generator, which sits on the patient's device.
+
+    `sheared` stacks the slices of a tilted gantry along the table, as scanners do, instead of along their normal.
+    """
+    plan = plan_ct(patient, protocol, followup=followup, sheared=sheared)
     box, affine = _seen(patient, plan)
     lesions = cut_out(lesions_at(patient, followup=followup), box)
     hu = hounsfield(lesions, haematocrit=patient.latent.haematocrit, spacing_mm=patient.spacing_mm, generator=generator)

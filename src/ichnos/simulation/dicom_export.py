@@ -15,7 +15,7 @@ from ichnos.simulation.patient import Latent
 def export_ct(made: CtExam, root: Path, *, patient_id: str, exam: Exam, latent: Latent) -> list[Path]:
     """Write a CT into `root`/dicom/sub-<id>/<exam>/, slices from feet to head; return the files.
 
-    The slices are those of the NIfTI image, at the same places: a tilted gantry gives tilted planes stacked along their normal.
+    Each slice lies where the exam's grid has it; an exam made with `sheared=True` gives what a tilted gantry writes.
     """
     return write_series(planes(made), root / "dicom" / f"sub-{patient_id}" / exam, header=header(made, patient_id, exam, latent))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -132,6 +132,15 @@ def _strongest() -> np.ndarray:
     direction = np.take_along_axis(atlas.orientation, best, 0)[0]
     weight = np.take_along_axis(atlas.weight, best[0], 0)
     return np.ascontiguousarray(direction * np.sqrt(weight), np.float32)
+
+
+def halved(lesion: Lesion) -> Lesion:
+    """Return the lesion on every second voxel of its crop, for what is drawn many times."""
+    crop, few = lesion.crop, (slice(None, None, 2),) * 3
+    affine = crop.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+    maps = {name: getattr(lesion, name)[few].contiguous() for name in ("slow", "time", "hu", "hu_followup")}
+    small = Crop(affine, crop.tissue[few].contiguous(), 2 * crop.spacing_mm)
+    return replace(lesion, crop=small, fibre=lesion.fibre[(slice(None), *few)].contiguous(), **maps)
 
 
 def grown_later(lesion: Lesion, limit: float, generator: torch.Generator) -> Tensor:

@@ -36,6 +36,12 @@ class SourceHead:
     feature_affine: Floats  # (4, 4)
     mni_mm: torch.Tensor  # (3, x, y, z) float32 on the feature grid: MNI152 position, mm
 
+    @property
+    def intracranial_ml(self) -> float:
+        """Return the volume inside the skull."""
+        voxel_ml = float(np.prod(np.diag(self.feature_affine)[:3])) / 1000
+        return float(torch.count_nonzero(self.features[1] > 0)) * voxel_ml
+
     def to(self, device: torch.device) -> SourceHead:
         """Return the same head with its maps on another device."""
         if self.codes.device == device:

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from ichnos.anatomy import mni
 from ichnos.errors import InputRefused
+from ichnos.simulation.head_store import kept
 from ichnos.simulation.heads import SourceHead, feature_affine_of, finished
 from ichnos.simulation.patient import Tissue
 from ichnos.volume import Volume
@@ -81,12 +82,19 @@ def head_files(folder: Path) -> tuple[Path, ...]:
 
 
 @lru_cache(maxsize=4)
-def labelled_head(path: Path) -> SourceHead:
-    """Return a source head from one label map (kept in memory for the last four; the first reading takes some seconds)."""
+def labelled_head(path: Path, cache: Path | None = None) -> SourceHead:
+    """Return a source head from one label map: placed in MNI space in some seconds, or read from the folder `cache`.
+
+    The last four stay in memory.
+    """
     import nibabel
 
-    volume = Volume.from_nibabel(nibabel.load(path)).reoriented("RAS")
-    return head_from_labels(path.name.split(".")[0], volume)
+    name = path.name.split(".")[0]
+
+    def placed() -> SourceHead:
+        return head_from_labels(name, Volume.from_nibabel(nibabel.load(path)).reoriented("RAS"))
+
+    return kept(cache, name, path.read_bytes() if cache else b"", placed)
 
 
 def head_from_labels(name: str, volume: Volume) -> SourceHead:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 
 import edt
 import numpy as np
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from ichnos.anatomy import mni
+from ichnos.simulation.head_store import kept
 from ichnos.simulation.heads import FEATURE_STEP, SourceHead, feature_affine_of, finished
 from ichnos.simulation.patient import Tissue
 from ichnos.volume import Volume
@@ -41,8 +43,12 @@ _BRAIN = {
 
 
 @lru_cache(maxsize=1)
-def mni_head() -> SourceHead:
-    """Return the head grown around the MNI152 template (computed once, some seconds)."""
+def mni_head(cache: Path | None = None) -> SourceHead:
+    """Return the head grown around the MNI152 template: computed once, in some seconds, or read from the folder `cache`."""
+    return kept(cache, "mni152", b"nilearn", _grown_head)
+
+
+def _grown_head() -> SourceHead:
     affine = np.eye(4)
     affine[:3, 3] = _FIRST_MM
     grid = Volume(np.broadcast_to(np.uint8(0), _SHAPE), affine)

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 TRIES = 5000
 
 
-def make_subject(subject: Subject, making: Making, *, device: torch.device | str = "cpu") -> VirtualPatient:
-    """Make the patient of a subject: the first of the subject's own seeds whose law fits what the design asks for."""
+def make_subject(subject: Subject, making: Making, *, cache: Path | None = None, device: torch.device | str = "cpu") -> VirtualPatient:
+    """Make the patient of a subject: the first of the subject's own seeds whose law fits what the design asks for.
+
+    Source heads are kept in the folder `cache`.
+    """
     seed = fitting_seed(subject)
-    head = source_head(making.anatomy, seed)
+    head = source_head(making.anatomy, seed, cache)
     wishes = Wishes(
         spacing_mm=making.voxel_mm,
         haematoma_probability=1.0 if subject.has_haematoma else 0.0,
@@ -51,9 +54,9 @@ def fitting_seed(subject: Subject) -> int:
     )
 
 
-def source_head(anatomy: str | None, seed: int) -> SourceHead:
+def source_head(anatomy: str | None, seed: int, cache: Path | None = None) -> SourceHead:
     """Return the head that a patient is varied from: the MNI head, or one label map of a folder, chosen by the seed."""
     if anatomy is None:
-        return mni_head()
+        return mni_head(cache)
     files = head_files(Path(anatomy))
-    return labelled_head(files[seed % len(files)])
+    return labelled_head(files[seed % len(files)], cache)

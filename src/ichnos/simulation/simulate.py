@@ -225,8 +225,10 @@ def _growth_probability(
 ) -> Tensor:
     """Return P(blood at follow-up) per voxel: the hidden part is drawn again and again, given all that the baseline shows.
 
-    Each sample has its own volume at follow-up, its own new focus and its own mass effect; blood is looked up on every second voxel.
+    Each sample has its own volume at follow-up, its own new focus and its own mass effect. Samples grow on every second voxel of the
+    lesion's crop, and blood is looked up on every second voxel of the patient: what the mean of many shows is smooth.
     """
+    lesion = haemorrhage.halved(lesion)
     grid, half = variation.grid, variation.grid.step // 2
     generator = _stream(int(draws.ich_ml[0] * 1e4), "resample")
     volumes_ml = oracle.resampled_followup_ml(draws, samples, generator)

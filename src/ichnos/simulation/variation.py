@@ -11,6 +11,7 @@ from ichnos.simulation.fields import Floats, Grid, gradient, sampled, smooth_noi
 from ichnos.simulation.heads import SourceHead
 
 Tensor = torch.Tensor
+ADULT_INTRACRANIAL_ML = 1500.0  # mean of patients; they spread by about 8 %
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class Variation:
 def varied(head: SourceHead, *, atrophy: float, strength: float, spacing_mm: float, generator: torch.Generator) -> Variation:
     """Draw one person's deformation of a source head. `strength` 0 gives the head itself, 1 the usual variety."""
     device = head.codes.device
-    inverse = _random_affine(strength, generator)
+    inverse = _random_affine(head, strength, generator)
     grid = _grid_around(head, np.linalg.inv(inverse).astype(np.float64), spacing_mm)
     points = grid.coarse_points(device)
     matrix = torch.from_numpy(inverse).to(points)
@@ -42,10 +43,15 @@ def varied(head: SourceHead, *, atrophy: float, strength: float, spacing_mm: flo
     return Variation(grid, x)
 
 
-def _random_affine(strength: float, generator: torch.Generator) -> Floats:
-    """Return source from patient: scales about 4 % per axis and 3 % in common, small shears; rotation is the exam's pose."""
+def _random_affine(head: SourceHead, strength: float, generator: torch.Generator) -> Floats:
+    """Return source from patient: an adult's size, scales about 3 % per axis and 2 % in common, small shears; rotation is the exam's pose.
+
+    Source heads differ in size, and the template is far too large (an average of aligned heads has the extent of the largest): all are
+    brought to the same mean first.
+    """
     draw = torch.randn(7, generator=generator, dtype=torch.float64).clamp(-2.2, 2.2).numpy() * strength
-    scale = np.exp(-0.03 * draw[0] - np.array([0.03, 0.035, 0.03]) * draw[1:4])
+    size = strength * np.log(head.intracranial_ml / ADULT_INTRACRANIAL_ML) / 3
+    scale = np.exp(size - 0.02 * draw[0] - np.array([0.03, 0.035, 0.03]) * draw[1:4])
     matrix = np.eye(4)
     matrix[:3, :3] = np.diag(scale) @ np.array([[1, 0.015 * draw[4], 0.015 * draw[5]], [0, 1, 0.02 * draw[6]], [0, 0, 1]])
     return matrix
