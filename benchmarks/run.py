@@ -1,6 +1,6 @@
 """Run every benchmark of this folder, or those named, and print one table each: two things in one run, and their ratio.
 
-    python benchmarks/run.py [dicom networks …]
+python benchmarks/run.py [dicom networks …]
 """
 
 from __future__ import annotations
