@@ -62,13 +62,8 @@ def _rows(check: Check) -> list[tuple[str, str, str]]:
             rows.append((f"expansion, {where}", str(found), f"{published[key]:.1%}"))
     rows.append(("oracle AUC for expansion, this cohort", str(check.oracle_auc), "0.80 to 0.92 aimed at"))
     rows.append(("oracle AUC for expansion, 2,000 image-free draws", str(check.law_auc), "0.80 to 0.92 aimed at"))
-    rows.append(
-        (
-            f"oracle Dice of the growth at threshold {check.growth_threshold:.2f}",
-            str(check.growth_dice),
-            "0.506 by a network (Abramova 2024)",
-        )
-    )
+    at = f" at threshold {check.growth_threshold:.2f}" if check.growth_dice.n else ", of those who expand"
+    rows.append((f"oracle Dice of the growth{at}", str(check.growth_dice), "0.506 by a network (Abramova 2024)"))
     return rows
 
 
@@ -147,7 +142,7 @@ def _hu(axes: Any, check: Check) -> bool:
             density, _ = np.histogram(values, edges, density=True)
             axes.plot(edges[:-1] + 0.5, density, label=f"{tissue}: {np.median(values):.0f}")
     axes.set(xlabel="HU", ylabel="density")
-    axes.legend(frameon=False, fontsize=7, title="median HU")
+    axes.legend(frameon=False, fontsize=9, title="median HU")
     return bool(check.hu)
 
 
@@ -155,21 +150,23 @@ def _spectra(axes: Any, check: Check) -> bool:
     for centre, (frequency, power) in sorted(check.spectra.items()):
         axes.plot(frequency, power, label=f"centre {centre}")
     axes.set(xlabel="frequency per mm", ylabel="HU² mm²")
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=9)
     return bool(check.spectra)
 
 
 def _volumes(axes: Any, check: Check) -> bool:
     edges = np.linspace(0, 120, 31)
     shown = False
-    for key, colour, told in (("ich_ml", "C0", "baseline_median_ml"), ("ich_followup_ml", "C3", "followup_median_ml")):
+    kinds = (("ich_ml", "C0", "baseline_median_ml", "baseline"), ("ich_followup_ml", "C3", "followup_median_ml", "follow-up"))
+    for key, colour, told, name in kinds:
         values = column(check.truth, key)
         if len(values):
-            axes.hist(values, edges, histtype="step", color=colour, label=key)
+            axes.hist(values, edges, histtype="step", color=colour, label=name)
             axes.axvline(PUBLISHED[told], color=colour, linestyle=":")
             shown = True
     axes.set(xlabel="mL", ylabel="patients")
-    axes.legend(frameon=False, fontsize=7)
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, fontsize=9)
     return shown
 
 
@@ -179,6 +176,6 @@ def _sites(axes: Any, check: Check) -> bool:
     at = np.arange(len(told))
     axes.bar(at - 0.2, [found.get(site, 0.0) for site in told], 0.4, color="C0")
     axes.bar(at + 0.2, list(told.values()), 0.4, color="#c8d4e4")
-    axes.set_xticks(at, list(told))
+    axes.set_xticks(at, list(told), rotation=20)
     axes.set_ylabel("share")
     return bool(found)
