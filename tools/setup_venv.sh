@@ -11,4 +11,5 @@ pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 pip install --quiet -c constraints.txt "torch==$(sed -n 's/^torch==//p' constraints.txt)"
 pip install --quiet -c constraints.txt -e ".[all,nnunet,dev]"
 # nnU-Net declares timm, which drags torchvision and a second torch; it runs without both (docs/install.md).
-pip install --quiet --no-deps "$(grep '^nnunetv2==' constraints.txt)" "$(grep '^dynamic-network-architectures==' constraints.txt)"
+# shellcheck disable=SC2046
+pip install --quiet --no-deps $(grep -E '^(nnunetv2|dynamic[-_]network[-_]architectures)==' constraints.txt)
