@@ -7,6 +7,11 @@ where the exam has them), and local correlation is then the right metric.
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from io import StringIO
@@ -55,8 +60,11 @@ def place_template(
     seen = view(exam, spacing_mm=SPACING_MM, contrast="mri")
     coarse = view(exam, spacing_mm=4.0, contrast="mri")
     begun = [(look, _begun(seen, coarse, weighting, stripped=look, threads=threads)) for look in _looks(seen)]
-    inner = _fixed(weighting, stripped=True, inner=True)
-    stripped, best = max(begun, key=lambda item: correlation(item[1], inner, seen))
+    wide = {
+        look: View(painted_template(weighting, stripped=look), _fixed(weighting, stripped=False, inner=False).head, "mri")
+        for look, _ in begun
+    }
+    stripped, best = max(begun, key=lambda item: correlation(item[1], wide[item[0]], seen))  # with the rim, where the looks differ
     inner = _fixed(weighting, stripped=stripped, inner=True)  # the painted skull has done its part
     best = max((best, _affine(inner, seen, best, rigid=False, threads=threads)), key=lambda t: correlation(t, inner, seen))
     if deformable:
@@ -136,8 +144,27 @@ def _affine(fixed: View, moving: View, start: Transform, *, rigid: bool, threads
 def _greedy(command: str, fixed: View, moved: Volume, zone: Array) -> Any:
     greedy = require("picsl_greedy", extra="registration", purpose="placing the MNI template").Greedy3D()
     images = {"fixed": fixed.image.to_sitk(), "moved": moved.to_sitk(), "zone": fixed.head.with_array(zone.astype(np.uint8)).to_sitk()}
-    greedy.execute(command, out=StringIO(), err=StringIO(), found=None, **images)
+    with _printing_to_stderr():
+        greedy.execute(command, out=StringIO(), err=StringIO(), found=None, **images)
     return greedy["found"]
+
+
+@contextmanager
+def _printing_to_stderr() -> Iterator[None]:
+    """Send what C code prints to stderr: greedy's optimiser reports failed line searches on stdout, where tables and JSON go."""
+    if os.name != "posix":
+        yield
+        return
+    library = ctypes.CDLL(None)
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        library.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _warp(fixed: View, moving: View, start: Transform, *, exclude: Volume | None, threads: int) -> Transform:

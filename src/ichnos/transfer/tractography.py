@@ -34,7 +34,7 @@ MAX_ANGLE_DEG = 35.0
 FEWEST = 40  # complete streamlines per side below which the tract counts as interrupted
 DENSITY_MM = 1.25  # voxel size of the density map
 PRIOR_MM = 3.0  # streamlines count less the farther they run from the atlas tract: standard deviation
-TRACT_DENSITY = 0.25  # relative density at the edge of the tract's mask
+TRACT_DENSITY = 0.3  # relative density at the edge of the tract's mask
 
 
 @dataclass(frozen=True, eq=False)
