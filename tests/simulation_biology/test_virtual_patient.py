@@ -78,7 +78,8 @@ def test_blood_keeps_out_of_ventricles_bone_and_fluid_and_ivh_keeps_in(bled: Vir
     blood = bled.ich + bled.ivh > 0.5
     assert 26 <= float(bled.blood_hu[blood].min())
     assert float(bled.blood_hu[blood].max()) <= 92
-    assert 45 < float(bled.blood_hu[bled.ich > 0.5].median()) < 82
+    clot = bled.blood_hu[bled.ich > 0.5]
+    assert 45 < float(clot[clot >= clot.median()].median()) < 82, "the denser half: signs such as a blend darken the other"
 
 
 def test_oedema_surrounds_blood_and_avoids_ventricles(bled: VirtualPatient) -> None:

@@ -146,7 +146,7 @@ def readable(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # pydicom tells of odd values; what matters is refused below
             yield
-    except (pydicom.errors.InvalidDicomError, EOFError) as error:
+    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, EOFError) as error:
         raise InputRefused(f"{path} is not a readable DICOM file ({error})") from None
     except (OSError, *_DAMAGED) as error:
         if isinstance(error, OSError) and error.errno is not None:

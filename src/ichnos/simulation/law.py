@@ -75,8 +75,8 @@ class Draws:
 def expansion_limit_ml(ich_ml: Tensor) -> Tensor:
     """Return the growth above which a haematoma of this volume has expanded.
 
-    >>> expansion_limit_ml(torch.tensor([10.0, 30.0])).tolist()
-    [3.299999952316284, 6.0]
+    >>> expansion_limit_ml(torch.tensor([10.0, 30.0]))
+    tensor([3.3000, 6.0000])
     """
     return torch.clamp(HE_RELATIVE * ich_ml, max=HE_ABSOLUTE_ML)
 

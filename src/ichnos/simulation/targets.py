@@ -118,6 +118,6 @@ def volumes_ml(masks: dict[str, Volume]) -> dict[str, float]:
 
     >>> from ichnos.volume import sphere
     >>> volumes_ml({"ich": sphere(radius_mm=10)})
-    {'ich_ml': 4.169}
+    {'ich_ml': 4.175}
     """
     return {f"{name}_ml": round(volume_ml(mask), 3) for name, mask in masks.items()}
