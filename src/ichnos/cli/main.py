@@ -18,6 +18,7 @@ VERBS: dict[str, str] = {
     "convert": "make NIfTI files without identity of the head CTs in a folder of studies",
     "simulate": "make a virtual paired, multi-centre cohort, with the truth",
     "transfer": "bring what partner exams show onto the CTs, with a verdict per pair",
+    "study": "run a paper's whole design on a cohort, and set its table beside ours",
     "evaluate": "say how far a model can be believed: tables, figures, methods and checklists",
     "doctor": "say what is installed, what an extra would add, and test this installation",
 }

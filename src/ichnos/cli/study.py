@@ -1,0 +1,88 @@
+"""`ichnos study NAME`: a whole paper on a cohort, its table beside ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ichnos.errors import UsageError
+
+if TYPE_CHECKING:
+    from ichnos.cohort import Cohort
+    from ichnos.studies import Study
+    from ichnos.studies.page import Effort
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="murray2024, ryu2025, abramova2024 or yu2025")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the page, the models and what a later call takes up again")],
+    cohort: Annotated[Path | None, typer.Option(help="folder of your own cohort")] = None,
+    simulate: Annotated[float | None, typer.Option(help="make a virtual cohort instead, of this share of the paper's patients")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="every stage at its smallest, on a few virtual patients")] = False,
+    minutes: Annotated[float, typer.Option(help="of training, for each network")] = 10.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps")] = "cpu",
+    workers: Annotated[int, typer.Option(help="processes for simulating and transferring")] = 1,
+    seed: Annotated[int, typer.Option(help="of the virtual cohort and the trainings")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="print studies.json instead of the table")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="say nothing meanwhile")] = False,
+) -> int:
+    """Run a paper's design on a cohort and write its page."""
+    from ichnos.errors import require
+    from ichnos.studies import study as find
+    from ichnos.studies.page import Effort, write_page
+
+    for module, extra in (("torch", "learning"), ("pandas", "evidence"), ("jinja2", "evidence")):
+        require(module, extra=extra, purpose="ichnos study")
+    if (cohort is not None) + (simulate is not None) + smoke != 1:
+        raise UsageError("give one of --cohort DIR, --simulate SCALE and --smoke: whose patients the study is about")
+    effort = Effort(simulate, device, minutes, smoke, workers, seed, _teller(quiet or as_json))
+    chosen = find(name)
+    page = chosen.run(_patients(chosen, name, cohort, out, effort), out, effort)
+    html = write_page(page, out)
+    if as_json:
+        typer.echo((out / "studies.json").read_text(encoding="utf-8"), nl=False)
+        return 0
+    for table in page.tables:
+        typer.echo(table.markdown())
+    typer.echo(f"page: {html}")
+    return 0
+
+
+def _teller(silent: bool) -> Callable[[str], None]:
+    from rich.console import Console
+
+    console = Console(stderr=True, soft_wrap=True, quiet=silent)
+    return lambda sentence: console.print(sentence, markup=False, style="dim")
+
+
+def _patients(chosen: Study, name: str, given: Path | None, out: Path, effort: Effort) -> Cohort:
+    """Return the user's cohort, or make a virtual one in OUT/cohort; an unfinished one is completed."""
+    from ichnos.formats.bids import read_cohort
+
+    if given is not None:
+        return read_cohort(given)
+    from ichnos.simulation.cohort import Making, check_made, simulate_cohort
+    from ichnos.simulation.presets import preset
+
+    design = chosen.SMOKE if effort.smoke else preset(name, scale=effort.scale or 1.0)
+    making = Making(voxel_mm=3.0, oracle_samples=4) if effort.smoke else Making()
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichnos"
+    patients = sum(group.patients for group in design.groups)
+    effort.say(f"making {patients} virtual patients; what an earlier call has made is kept")
+    folder, title = out / "cohort", f"virtual patients after {name}"
+    made = simulate_cohort(
+        design,
+        folder,
+        seed=effort.seed,
+        making=making,
+        name=title,
+        workers=effort.workers,
+        progress=False,
+        cache=home,
+    )
+    check_made(made)
+    return read_cohort(folder)
