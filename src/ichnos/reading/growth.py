@@ -1,0 +1,311 @@
+"""The growth law: from what a scan shows of a haematoma to a distribution of its volume a day later.
+
+Two kinds of haematoma are mixed. A stable one changes by a share of its volume that is normal around nearly nothing; a growing one gains a
+share that is lognormal. The probability of growing depends on what the scan shows. Everything that is said of growth (probability of
+expansion under any definition, median, band) is a property of this one distribution, so that no two of them can contradict each other.
+The law is plain numbers in `expansion.json`; `ichnos.learning.expansion` fits it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from scipy import ndimage
+from scipy.special import expit, ndtr
+
+from ichnos.errors import InputRefused
+from ichnos.evidence.expansion import ExpansionDefinition
+from ichnos.reading.blood import density_signs, sphericity
+from ichnos.volume import Volume, box_around, volume_ml
+
+LAW_FILE = "expansion.json"
+DARK_HU = 10.0  # a part of the clot that is darker than its median by this much
+_SMOOTH_MM = 1.5  # standard deviation, in plane: takes most of the scanner's noise out of the clot's own unrest
+
+
+@dataclass(frozen=True)
+class GrowthInputs:
+    """What the law may know of a haematoma; None where it is not known."""
+
+    ich_ml: float
+    ivh_ml: float
+    sphericity: float  # 1 for a ball
+    mean_hu: float
+    spread_hu: float  # 10th to 90th percentile of smoothed density in the clot's core
+    dark_share: float  # share of the core that is at least 10 HU darker than its median
+    black_hole: float  # 1 present; 0 absent, or the clot too small to tell
+    blend: float
+    islands: float  # separate small clots, at most 5 counted
+    onset_to_ct_h: float | None = None
+    anticoagulated: float | None = None
+    forecast_ml: float | None = None  # sum of a network's probability of blood at follow-up
+
+    def feature(self, name: str) -> float:
+        """Return one input of the law; NaN where it is not known.
+
+        >>> GrowthInputs(10, 0, 0.6, 60, 12, 0.1, 0, 1, 0).feature("blend")
+        1
+        """
+        if name == "ln_ich":
+            return math.log(max(self.ich_ml, 0.05))
+        if name == "ivh":
+            return float(self.ivh_ml >= 0.5)
+        if name == "ln_onset":
+            return math.nan if self.onset_to_ct_h is None else math.log(max(self.onset_to_ct_h, 0.25))
+        if name == "ln_forecast":  # how much more blood than now the network expects, as a logarithm
+            now = max(self.ich_ml + self.ivh_ml, 0.05)
+            return math.nan if self.forecast_ml is None else math.log(max(self.forecast_ml, 0.05) / now)
+        value = asdict(self)[name]
+        return math.nan if value is None else value
+
+
+IMAGE = ("ln_ich", "ivh", "sphericity", "mean_hu", "spread_hu", "dark_share", "black_hole", "blend", "islands")
+CLINICAL = ("ln_onset", "anticoagulated")
+CHANNEL = ("ln_forecast",)
+
+
+def growth_inputs(
+    ich: Volume, ivh: Volume, hu: Volume, *, facts: Mapping[str, object] | None = None, forecast_ml: float | None = None
+) -> GrowthInputs:
+    """Measure a haematoma for the law: masks and HU on one RAS grid, the ICH mask not empty.
+
+    `facts` may hold `onset_to_ct_h` and `anticoagulation` (0 or 1).
+    """
+    signs = density_signs(hu, ich)
+    spread, dark = _unrest(hu, ich)
+    known = facts or {}
+    return GrowthInputs(
+        ich_ml=volume_ml(ich),
+        ivh_ml=volume_ml(ivh),
+        sphericity=sphericity(ich),
+        mean_hu=signs.mean_hu,
+        spread_hu=spread,
+        dark_share=dark,
+        black_hole=float(bool(signs.black_hole)),
+        blend=float(bool(signs.blend)),
+        islands=float(min(signs.island_count, 5)),
+        onset_to_ct_h=_number(known.get("onset_to_ct_h")),
+        anticoagulated=_number(known.get("anticoagulation")),
+        forecast_ml=forecast_ml,
+    )
+
+
+def _number(fact: object) -> float | None:
+    return float(fact) if isinstance(fact, (int, float)) and math.isfinite(float(fact)) else None
+
+
+def _unrest(hu: Volume, ich: Volume) -> tuple[float, float]:
+    """Return the spread of smoothed density in the clot's core, and the share of it that is dark."""
+    part = box_around(ich, margin_mm=4.0)
+    inside = np.asarray(ich.cropped(part).array).astype(bool)
+    step = ich.spacing_mm
+    weight = ndimage.gaussian_filter(inside.astype(np.float32), (_SMOOTH_MM / step[0], _SMOOTH_MM / step[1], 0))
+    values = np.where(inside, np.asarray(hu.cropped(part).array, np.float32), 0)
+    smooth = ndimage.gaussian_filter(values, (_SMOOTH_MM / step[0], _SMOOTH_MM / step[1], 0)) / np.maximum(weight, 1e-6)
+    rim = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=step)[1:-1, 1:-1, 1:-1]
+    core = rim > min(2.0, 0.5 * float(rim.max()))
+    found = smooth[core]
+    low, middle, high = np.percentile(found, (10, 50, 90))
+    return float(high - low), float(np.mean(found < middle - DARK_HU))
+
+
+@dataclass(frozen=True)
+class GrowthForecast:
+    """The distribution of the parenchymal haematoma's volume at follow-up, about a day after the scan."""
+
+    ich_ml: float  # now
+    growing: float  # probability of the growing kind
+    gain_mean: float  # mean and standard deviation of ln(share gained) while growing
+    gain_sd: float
+    stable_mean: float  # mean and standard deviation of the share gained otherwise
+    stable_sd: float
+    ventricles_alone: float = 0.0  # probability that ventricular blood grows by >= 1 mL, or is new, without expansion of the ICH
+
+    def below(self, followup_ml: float) -> float:
+        """Return P(volume at follow-up <= so many mL)."""
+        share = followup_ml / self.ich_ml - 1
+        stable = float(ndtr((share - self.stable_mean) / self.stable_sd))
+        growing = float(ndtr((math.log(share) - self.gain_mean) / self.gain_sd)) if share > 0 else 0.0
+        return self.growing * growing + (1 - self.growing) * stable
+
+    def quantile_ml(self, q: float) -> float:
+        """Return the volume below which the follow-up stays with probability q, in mL.
+
+        >>> f = GrowthForecast(20.0, 0.2, -0.4, 0.6, 0.0, 0.05)
+        >>> round(f.quantile_ml(0.5), 1), round(f.below(f.quantile_ml(0.9)), 4)
+        (20.3, 0.9)
+        """
+        low, high = 0.0, 2 * self.ich_ml
+        while self.below(high) < q:
+            high *= 2
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.below(middle) < q else (low, middle)
+        return (low + high) / 2
+
+    def probability(self, definition: ExpansionDefinition) -> float:
+        """Return P(expansion) under a definition.
+
+        >>> f = GrowthForecast(20.0, 0.2, -0.4, 0.6, 0.0, 0.05)
+        >>> round(f.probability(ExpansionDefinition()), 3)
+        0.182
+        """
+        limits = [definition.more_than_ml, definition.at_least_ml]
+        limits += [None if definition.more_than_share is None else definition.more_than_share * self.ich_ml]
+        given = [limit for limit in limits if limit is not None]
+        grown = 1 - self.below(self.ich_ml + min(given)) if given else 0.0
+        if definition.ivh_growth_at_least_ml is None:
+            return grown
+        return grown + (1 - grown) * self.ventricles_alone
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GrowthParameters(_Frozen):
+    """One fit: everything in units of standardised features."""
+
+    growing: tuple[float, ...]  # intercept, then one log-odds slope per feature
+    gain: tuple[float, float]  # mean of ln(share gained) at the average ln volume, and its slope on it
+    gain_sd: float = Field(gt=0)
+    stable_mean: float
+    stable_sd: float = Field(gt=0)
+    ventricles_alone: tuple[float, float]  # log odds without and with blood in the ventricles now
+
+
+class GrowthVariant(_Frozen):
+    """The law for one set of known inputs."""
+
+    name: str  # "image", "image+clinical", …
+    features: tuple[str, ...]  # the first is ln_ich
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
+    low: tuple[float, ...]  # least and greatest value in the fitting cohort, per feature
+    high: tuple[float, ...]
+    parameters: GrowthParameters
+    refits: tuple[GrowthParameters, ...] = ()  # on resampled patients: how firmly the fit stands
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> GrowthVariant:
+        n = len(self.features)
+        lengths = {len(self.centre), len(self.scale), len(self.low), len(self.high)}
+        if lengths != {n} or any(len(p.growing) != n + 1 for p in (self.parameters, *self.refits)):
+            raise ValueError(f"variant {self.name!r} has {n} features, and not as many centres, scales, ranges and slopes")
+        if not n or self.features[0] != "ln_ich":
+            raise ValueError(f"variant {self.name!r} must have ln_ich as its first feature")
+        return self
+
+
+class GrowthLaw(_Frozen):
+    """The content of expansion.json."""
+
+    format: Literal["ichnos-growth-1"] = "ichnos-growth-1"
+    cohort: str  # on whom it was fitted, in a sentence
+    patients: int = Field(gt=0)
+    expanded: int = Field(ge=0)
+    simulated: bool
+    code_version: str
+    command: str
+    fitted: str  # ISO date
+    variants: tuple[GrowthVariant, ...] = Field(min_length=1)
+    validation: dict[str, float] = Field(default_factory=dict)  # on held-out patients
+
+    def variant_for(self, inputs: GrowthInputs) -> GrowthVariant:
+        """Return the richest variant whose inputs are all known."""
+        usable = [v for v in self.variants if all(math.isfinite(inputs.feature(f)) for f in v.features)]
+        if not usable:
+            raise InputRefused("no variant of the growth law can be used with what is known of this haematoma")
+        return max(usable, key=lambda variant: len(variant.features))
+
+    def outside(self, inputs: GrowthInputs) -> str:
+        """Return why this haematoma lies outside the fitting cohort, or "" where it does not."""
+        variant = self.variant_for(inputs)
+        for name, low, high in zip(variant.features, variant.low, variant.high, strict=True):
+            value = inputs.feature(name)
+            if not low <= value <= high:
+                shown = [math.exp(v) if name in ("ln_ich", "ln_onset", "ln_forecast") else v for v in (value, low, high)]
+                return f"{_WORDS.get(name, name)} is {shown[0]:.3g}; the law was fitted on {shown[1]:.3g} to {shown[2]:.3g}"
+        return ""
+
+    def forecast(self, inputs: GrowthInputs) -> GrowthForecast:
+        """Return the distribution of the volume at follow-up."""
+        variant = self.variant_for(inputs)
+        return _forecast(variant, variant.parameters, inputs)
+
+    def probability_interval(
+        self, inputs: GrowthInputs, definition: ExpansionDefinition, *, level: float = 0.9
+    ) -> tuple[float, float] | None:
+        """Return the range of P(expansion) over refits on resampled patients; None without refits."""
+        variant = self.variant_for(inputs)
+        if not variant.refits:
+            return None
+        found = [_forecast(variant, parameters, inputs).probability(definition) for parameters in variant.refits]
+        low, high = np.quantile([*found, self.forecast(inputs).probability(definition)], ((1 - level) / 2, (1 + level) / 2))
+        return float(low), float(high)
+
+
+_WORDS = {
+    "ln_ich": "the haematoma's volume in mL",
+    "sphericity": "its sphericity",
+    "mean_hu": "its mean density in HU",
+    "spread_hu": "the spread of its density in HU",
+    "dark_share": "the dark share of it",
+    "islands": "the number of separate small clots",
+    "ln_onset": "the time from onset to CT in hours",
+    "ln_forecast": "the network's forecast, as a multiple of the blood now,",
+}
+
+
+def _forecast(variant: GrowthVariant, parameters: GrowthParameters, inputs: GrowthInputs) -> GrowthForecast:
+    x = standardised(variant, np.array([[inputs.feature(name) for name in variant.features]]))[0]
+    log_odds = parameters.growing[0] + float(np.dot(parameters.growing[1:], x))
+    return GrowthForecast(
+        ich_ml=inputs.ich_ml,
+        growing=float(expit(log_odds)),
+        gain_mean=parameters.gain[0] + parameters.gain[1] * float(x[0]),
+        gain_sd=parameters.gain_sd,
+        stable_mean=parameters.stable_mean,
+        stable_sd=parameters.stable_sd,
+        ventricles_alone=float(expit(parameters.ventricles_alone[int(inputs.ivh_ml >= 0.5)])),
+    )
+
+
+def standardised(variant: GrowthVariant, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return features (n, k) in the units of the fit."""
+    out: npt.NDArray[np.float64] = (features - np.array(variant.centre)) / np.array(variant.scale)
+    return out
+
+
+def load_growth_law(folder: str | Path) -> GrowthLaw:
+    """Read expansion.json of a model folder, or say what is wrong with it."""
+    file = Path(folder) / LAW_FILE
+    if not file.is_file():
+        raise InputRefused(f"{folder} holds no growth law: it has no {LAW_FILE}")
+    try:
+        return GrowthLaw.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise InputRefused(f"{file} cannot be used: {where}: {first['msg']}") from None
+
+
+def growth_law_text(law: GrowthLaw) -> str:
+    """Return the law as the text of expansion.json; numbers to six digits, which is more than the fit knows."""
+
+    def rounded(value: object) -> object:
+        if isinstance(value, float):
+            return float(f"{value:.6g}")
+        if isinstance(value, dict):
+            return {key: rounded(part) for key, part in value.items()}
+        return [rounded(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+    return json.dumps(rounded(law.model_dump(mode="json")), indent=1, ensure_ascii=False) + "\n"
