@@ -8,16 +8,18 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ichnos.formats import open_scan as open
+    from ichnos.report import read
     from ichnos.scan import Scan
     from ichnos.volume import Volume
 
 # Name -> (module, attribute). Loaded on first use, so that `import ichnos` stays light.
 _LAZY = {
     "open": ("ichnos.formats", "open_scan"),
+    "read": ("ichnos.report", "read"),
     "Scan": ("ichnos.scan", "Scan"),
     "Volume": ("ichnos.volume", "Volume"),
 }
-__all__ = ["Scan", "Volume", "__version__", "open"]
+__all__ = ["Scan", "Volume", "__version__", "open", "read"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,8 @@ from ichnos.errors import IchnosError
 VERBS: dict[str, str] = {
     "inspect": "list the series of a folder, name the head CT, say whether it may be read",
     "convert": "make NIfTI files without identity of the head CTs in a folder of studies",
+    "read": "read head CTs: masks, measures, DICOM SEG and SR, a report each",
+    "models": "list, show, verify, export and import models",
     "simulate": "make a virtual paired, multi-centre cohort, with the truth",
     "transfer": "bring what partner exams show onto the CTs, with a verdict per pair",
     "study": "run a paper's whole design on a cohort, and set its table beside ours",

@@ -22,6 +22,7 @@ from ichnos.models.manifest import Manifest
 
 WEIGHTS, MANIFEST, CARD = "model.safetensors", "model.json", "CARD.md"
 SHIPPED = Path(__file__).parent / "weights"
+DEFAULT = "multi"  # the folder in SHIPPED that is used unless another model is named
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,17 @@ def read_manifest(folder: Path) -> Manifest:
 def shipped_models() -> tuple[Path, ...]:
     """Return the folders of the models that came with ichnos, sorted by name."""
     return tuple(sorted(path.parent for path in SHIPPED.glob(f"*/{MANIFEST}")))
+
+
+def default_model() -> Model:
+    """Return the default model, which came with ichnos, or say how to get one."""
+    folder = SHIPPED / DEFAULT
+    if not (folder / MANIFEST).is_file():
+        raise InputRefused(
+            "no default weights came with this installation of ichnos; in a checkout `make weights` trains them, "
+            "or name a model folder (--model DIR)"
+        )
+    return load_model(folder)
 
 
 def sha256(file: Path) -> str:

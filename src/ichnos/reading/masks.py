@@ -15,7 +15,10 @@ PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaemato
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """Masks on the scan's grid in RAS order; each voxel belongs to at most one of ICH, IVH, PHE and leukoaraiosis."""
+    """Masks on the scan's grid in RAS order; each voxel belongs to at most one of ICH, IVH, PHE and leukoaraiosis.
+
+    A mask whose name is not in `known` is empty because the model does not look for it: `named` leaves it out.
+    """
 
     ich: Volume
     ivh: Volume
@@ -25,10 +28,11 @@ class Masks:
     ventricles: Volume
     tract_left: Volume
     tract_right: Volume
+    known: frozenset[str]  # names of the masks that the model draws
 
     def named(self) -> dict[str, Volume]:
         """Return the masks under the names that files and segments carry."""
-        return {
+        drawn = {
             "ICH": self.ich,
             "IVH": self.ivh,
             "PHE": self.phe,
@@ -38,27 +42,31 @@ class Masks:
             "tract_left": self.tract_left,
             "tract_right": self.tract_right,
         }
+        return {name: mask for name, mask in drawn.items() if name in self.known}
 
 
 def consistent_masks(prediction: Prediction) -> Masks:
     """Threshold every target at its operating point and settle what two of them claim."""
     raw = {t.name: prediction.mask(t.name).reoriented("RAS") for t in prediction.model.manifest.targets}
-    brain = _largest(raw["brain"])
-    inside = np.asarray(brain.array) | np.asarray(raw["ventricles"].array)
-    ich = _without_specks(raw["ICH"].map_array(lambda a: a & inside))
-    ivh = _without_specks(raw["IVH"].map_array(lambda a: a & inside & ~ich.array))
+    nothing = next(iter(raw.values())).map_array(lambda a: np.zeros(a.shape, bool))
+    brain = _largest(raw["brain"]) if "brain" in raw else nothing
+    ventricles = raw.get("ventricles", nothing)
+    inside = np.asarray(brain.array) | np.asarray(ventricles.array) if "brain" in raw else np.True_
+    ich = _without_specks(raw.get("ICH", nothing).map_array(lambda a: a & inside))
+    ivh = _without_specks(raw.get("IVH", nothing).map_array(lambda a: a & inside & ~ich.array))
     blood = ich.array | ivh.array
-    phe = raw["PHE"].map_array(lambda a: a & inside & ~blood & _near(ich, PHE_REACH_MM))
-    leukoaraiosis = raw["leukoaraiosis"].map_array(lambda a: a & inside & ~blood & ~phe.array)
+    phe = raw.get("PHE", nothing).map_array(lambda a: a & inside & ~blood & _near(ich, PHE_REACH_MM))
+    leukoaraiosis = raw.get("leukoaraiosis", nothing).map_array(lambda a: a & inside & ~blood & ~phe.array)
     return Masks(
         ich=ich,
         ivh=ivh,
         phe=phe,
         leukoaraiosis=leukoaraiosis,
         brain=brain,
-        ventricles=raw["ventricles"].map_array(lambda a: a | ivh.array),
-        tract_left=raw["tract_left"],
-        tract_right=raw["tract_right"],
+        ventricles=ventricles.map_array(lambda a: a | ivh.array),
+        tract_left=raw.get("tract_left", nothing),
+        tract_right=raw.get("tract_right", nothing),
+        known=frozenset(raw),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,72 +11,126 @@ import numpy as np
 
 import ichnos
 from ichnos import quality
-from ichnos.inference import Predictor
+from ichnos.errors import InputRefused, UsageError
+from ichnos.inference import Prediction, Predictor
+from ichnos.reading.expansion import read_expansion, read_outcome
 from ichnos.reading.haematoma import read_haematoma
 from ichnos.reading.leukoaraiosis import read_leukoaraiosis
 from ichnos.reading.masks import Masks, consistent_masks
-from ichnos.reading.record import Finding, ReadingProvenance, Record, quality_reasons
+from ichnos.reading.record import Finding, QualityReason, ReadingProvenance, Record, quality_reasons
+from ichnos.reading.safety import refuse_minors, warnings_of
 from ichnos.reading.tract import read_tract
 from ichnos.scan import Scan
+from ichnos.verdict import Verdict
 from ichnos.volume import Volume
 
-TARGETS = ("haematoma", "leukoaraiosis", "tract")
+TARGETS = ("haematoma", "leukoaraiosis", "tract", "expansion", "outcome")
+# Masks without which a target is not read; a model that draws none of them was not made for it.
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "haematoma": ("ICH", "brain"),
+    "leukoaraiosis": ("leukoaraiosis", "brain"),
+    "tract": ("tract_left", "tract_right", "ICH"),
+    "expansion": ("ICH", "brain"),
+    "outcome": ("ICH", "tract_left", "tract_right"),
+}
+LEAST_BRAIN_ML = 200.0  # a network that finds less brain than this has not understood the scan
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a model says of one scan. `masks` is None when the scan was refused."""
+    """What a model says of one scan. `masks` is None when the scan was refused, `scan` when it could not even be opened."""
 
     record: Record
-    scan: Scan
+    scan: Scan | None
     masks: Masks | None
+    page: Callable[[Reading], str] | None = None  # draws report.html; the room `report` gives it, which lies above this one
 
     def save(self, out: str | Path) -> Path:
-        """Write reading.json and the masks on the input's own grid; return the folder."""
-        from ichnos.formats import nifti
+        """Write reading.json, the masks on the input's own grid, SEG and SR for DICOM, and report.html; return the folder."""
+        from ichnos.reading.save import save_reading
 
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        files = {}
-        for name, mask in (self.masks.named() if self.masks else {}).items():
-            files[name] = f"{name}.nii.gz"
-            nifti.save(mask.astype(np.uint8).reoriented(self.scan.volume.orientation), folder / files[name])
-        record = self.record.model_copy(update={"masks": files})
-        text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        (folder / "reading.json").write_text(text + "\n", encoding="utf-8")
-        return folder
+        return save_reading(self, Path(out))
 
 
-def read(scan: Scan, predictor: Predictor, *, name: str = "scan", backend: str = "") -> Reading:
+def read(scan: Scan, predictor: Predictor, *, name: str = "scan", only: Collection[str] = TARGETS) -> Reading:
     """Read every target the model knows; a scan that cannot be read yields a refusal with its reasons, never an empty mask."""
+    chosen = chosen_targets(only)
     judged = scan if scan.quality is not None else scan.judged(quality.judge(scan))
-    verdict = judged.quality
-    reasons = quality_reasons(verdict)
-    if verdict is not None and verdict.level == "refuse":
-        refusal = "; ".join(reason.text for reason in verdict.at("refuse"))
-        findings = tuple(
-            Finding(target=t, status="could not look", sentence=f"Not read: {refusal}") for t in ("haematoma", "leukoaraiosis", "tract")
-        )
-        record = Record(name=name, status="refused", quality=reasons, refusal=refusal, findings=findings)
-        return Reading(record, judged, None)
-    prediction = predictor(judged)
-    masks = consistent_masks(prediction)
-    hu = judged.volume.reoriented("RAS")
-    found = (read_haematoma(prediction, masks, hu), read_leukoaraiosis(prediction, masks), read_tract(prediction, masks))
+    verdict = refuse_minors(judged)
+    if verdict.level == "refuse":
+        return refused(name, "; ".join(reason.text for reason in verdict.at("refuse")), scan=judged, verdict=verdict, only=chosen)
+    try:
+        prediction = predictor(judged)
+        masks = consistent_masks(prediction)
+        _refuse_without_brain(masks)
+    except InputRefused as error:
+        return refused(name, str(error), scan=judged, verdict=verdict, only=chosen)
     manifest = predictor.model.manifest
-    provenance = ReadingProvenance(
-        code_version=ichnos.__version__,
-        model_name=manifest.name,
-        model_version=manifest.version,
-        model_sha256=manifest.weights_sha256,
-        input_sha256=_digest(judged.volume),
-        backend=backend or "auto",
-    )
-    warnings = tuple(r.text for r in verdict.at("warn")) if verdict is not None else ()
     record = Record(
-        name=name, status="read", findings=found, quality=reasons, warnings=warnings, limits=manifest.limits, provenance=provenance
+        name=name,
+        status="read",
+        findings=_findings(prediction, masks, chosen),
+        quality=quality_reasons(verdict),
+        warnings=(*(r.text for r in verdict.at("warn")), *warnings_of(judged.volume.reoriented("RAS"), masks)),
+        limits=manifest.limits,
+        provenance=ReadingProvenance(
+            code_version=ichnos.__version__,
+            model_name=manifest.name,
+            model_version=manifest.version,
+            model_sha256=manifest.weights_sha256,
+            input_sha256=_digest(judged.volume),
+            backend=predictor.backend,
+        ),
     )
     return Reading(record, judged, masks)
+
+
+def refused(
+    name: str, reason: str, *, scan: Scan | None = None, verdict: Verdict | None = None, only: Collection[str] = TARGETS
+) -> Reading:
+    """Return the reading of a scan that was not read: every finding says that nobody looked."""
+    reasons: tuple[QualityReason, ...] = quality_reasons(verdict)
+    findings = tuple(Finding(target=t, status="could not look", sentence=f"Not read: {reason}") for t in chosen_targets(only))
+    return Reading(Record(name=name, status="refused", quality=reasons, refusal=reason, findings=findings), scan, None)
+
+
+def chosen_targets(only: Collection[str]) -> tuple[str, ...]:
+    """Return the targets asked for, in our order; an unknown one is bad usage.
+
+    >>> chosen_targets(["tract", "haematoma"])
+    ('haematoma', 'tract')
+    """
+    unknown = sorted(set(only) - set(TARGETS))
+    if unknown or not only:
+        raise UsageError(f"targets {', '.join(unknown) or 'none'} were asked for; give any of {', '.join(TARGETS)}")
+    return tuple(target for target in TARGETS if target in only)
+
+
+def _findings(prediction: Prediction, masks: Masks, only: Collection[str]) -> tuple[Finding, ...]:
+    hu = prediction.scan.volume.reoriented("RAS")
+    readers: dict[str, Callable[[], Finding]] = {
+        "haematoma": lambda: read_haematoma(prediction, masks, hu),
+        "leukoaraiosis": lambda: read_leukoaraiosis(prediction, masks),
+        "tract": lambda: read_tract(prediction, masks),
+        "expansion": lambda: read_expansion(prediction.model, masks),
+        "outcome": lambda: read_outcome(prediction.model, masks),
+    }
+    return tuple(readers[t]() if masks.known.issuperset(_NEEDS[t]) else _not_taught(t, masks) for t in only)
+
+
+def _not_taught(target: str, masks: Masks) -> Finding:
+    missing = [name for name in _NEEDS[target] if name not in masks.known]
+    sentence = f"{target.capitalize()} was not looked for: this model draws no {' and no '.join(missing)}."
+    return Finding(target=target, status="withheld", sentence=sentence)
+
+
+def _refuse_without_brain(masks: Masks) -> None:
+    found_ml = float(np.count_nonzero(masks.brain.array)) * masks.brain.voxel_ml
+    if "brain" in masks.known and found_ml < LEAST_BRAIN_ML:
+        raise InputRefused(
+            f"the network found only {found_ml:.0f} mL of brain, so whatever else it drew cannot be trusted; "
+            "is this a whole, plain head CT, and are the model's weights trained?"
+        )
 
 
 def _digest(volume: Volume) -> str:

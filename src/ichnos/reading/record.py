@@ -88,6 +88,7 @@ class Record(_Frozen):
     provenance: ReadingProvenance | None = None
     refusal: str = ""  # why the scan was not read
     masks: dict[str, str] = Field(default_factory=dict)  # mask name -> file beside reading.json
+    files: dict[str, str] = Field(default_factory=dict)  # what else was written, in words -> file beside reading.json
 
     def finding(self, target: str) -> Finding:
         """Return the finding of a target."""

@@ -17,7 +17,7 @@ def reading_page(reading: Reading) -> str:
     environment = Environment(loader=PackageLoader("ichnos.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["shown"] = shown
     template = environment.get_template("reading.html.j2")
-    if reading.masks is None:
+    if reading.masks is None or reading.scan is None:
         return template.render(record=reading.record, montage="", volumes={}, legend=[], niivue="", ct="", colours=COLOURS)
     hu = reading.scan.volume.reoriented("RAS")
     masks = {name: mask for name, mask in reading.masks.named().items() if name in COLOURS and mask.array.any()}

@@ -1,0 +1,72 @@
+"""The report as PDF, by a browser or WeasyPrint where one is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from ichnos.errors import InputRefused, MissingExtra
+from ichnos.files import atomic_file
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+_QUIET = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-pdf-header-footer",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--blink-settings=scriptEnabled=false",  # the viewer is not printed
+)
+_PATIENCE_S = 120
+
+
+def printer() -> str:
+    """Return what prints: the path of a browser, or "weasyprint"; refuse where neither is installed."""
+    for name in _BROWSERS:
+        if (found := shutil.which(name)) is not None:
+            return found
+    if importlib.util.find_spec("weasyprint") is not None:
+        return "weasyprint"
+    raise MissingExtra("--pdf needs Chromium (or Chrome, Edge) or WeasyPrint, and none is installed; report.html prints from any browser")
+
+
+def write_pdf(page: Path, pdf: Path) -> Path:
+    """Print a report to PDF; the same report gives the same bytes, for the clock is taken out."""
+    with atomic_file(pdf) as temporary:
+        program = printer()
+        if program == "weasyprint":
+            import weasyprint
+
+            weasyprint.HTML(filename=str(page)).write_pdf(str(temporary))
+        else:
+            _by_browser(program, page, temporary)
+        temporary.write_bytes(_timeless(temporary.read_bytes()))
+    return pdf
+
+
+def _by_browser(program: str, page: Path, pdf: Path) -> None:
+    with tempfile.TemporaryDirectory() as profile:
+        command = [program, *_QUIET, f"--user-data-dir={profile}", f"--print-to-pdf={pdf}", page.resolve().as_uri()]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+        except subprocess.TimeoutExpired:
+            raise InputRefused(f"{program} did not print {page} within {_PATIENCE_S} s") from None
+    if not pdf.is_file():
+        raise InputRefused(f"{program} wrote no PDF of {page} (exit code {done.returncode}): {done.stderr.strip()[-300:]}")
+
+
+def _timeless(pdf: bytes) -> bytes:
+    """Put a fixed date, of the same length, in the place of the dates of creation and change.
+
+    >>> _timeless(b"/CreationDate (D:20260102030405+00'00')")
+    b"/CreationDate (D:20000101000000+00'00')"
+    """
+    return re.sub(rb"(/(?:Creation|Mod)Date ?\(D:)\d{14}", rb"\g<1>20000101000000", pdf)
