@@ -1,5 +1,6 @@
 """Inference: sliding window, OpenVINO and torch back ends, memory bound."""
 
-from ichnos.inference.predict import Prediction, Predictor, windows
+from ichnos.inference.backends import BackendName, backend_name
+from ichnos.inference.predict import Prediction, Predictor, input_channels, windows
 
-__all__ = ["Prediction", "Predictor", "windows"]
+__all__ = ["BackendName", "Prediction", "Predictor", "backend_name", "input_channels", "windows"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from ichnos.errors import UsageError, require
-from ichnos.models import Model
+from ichnos.models import Manifest, Model
 from ichnos.networks.export import openvino_model
 
 Tile = npt.NDArray[np.float32]
@@ -27,13 +29,40 @@ def backend_for(
 
     "auto" is OpenVINO on a CPU where it is installed, torch elsewhere.
     """
+    run = _openvino(model, threads, cache) if backend_name(name, device) == "openvino" else _torch(model, device)
+    return _in_its_axes(model.manifest, run)
+
+
+def backend_name(name: BackendName, device: str) -> Literal["torch", "openvino"]:
+    """Return which back end a choice means on a device."""
+    if name == "openvino" and device != "cpu":
+        raise UsageError(f"the OpenVINO back end runs on the CPU, and device {device!r} was asked for; use --backend torch")
+    if name not in ("auto", "torch", "openvino"):
+        raise UsageError(f"there is no back end {name!r}; give auto, torch or openvino")
     if name == "auto":
-        name = "openvino" if device == "cpu" and _has_openvino() else "torch"
-    if name == "openvino":
-        if device != "cpu":
-            raise UsageError(f"the OpenVINO back end runs on the CPU, and device {device!r} was asked for; use --backend torch")
-        return _openvino(model, threads, cache)
-    return _torch(model, device)
+        return "openvino" if device == "cpu" and _has_openvino() else "torch"
+    return name
+
+
+def _in_its_axes(manifest: Manifest, run: Backend) -> Backend:
+    """Give a network its tiles in the order of axes that it was trained with, and without z if it sees single slices."""
+    order = [2 + "xyz".index(axis) for axis in manifest.preprocessing.axes]
+    flat = _sees_slices(manifest)
+    if order == [2, 3, 4] and not flat:
+        return run
+    z = 2 + manifest.preprocessing.axes.index("z")
+    back = np.argsort([0, 1, *order])
+
+    def turned(tile: Tile) -> Tile:
+        given = tile.transpose(0, 1, *order)
+        out = run(np.ascontiguousarray(given.squeeze(z) if flat else given))
+        return (np.expand_dims(out, z) if flat else out).transpose(back)
+
+    return turned
+
+
+def _sees_slices(manifest: Manifest) -> bool:
+    return bool(manifest.network.arguments.get("dim", 3) == 2)
 
 
 def _torch(model: Model, device: str) -> Backend:
@@ -68,16 +97,36 @@ def _openvino(model: Model, threads: int | None, cache: Path | None) -> Backend:
 def _graph(model: Model, openvino: Any, cache: Path | None) -> Any:
     """Convert the network, or read the graph that an earlier run has left in the cache."""
     preprocessing = model.manifest.preprocessing
-    shape = [1, len(preprocessing.windows_hu), *preprocessing.patch]
+    shape = [1, len(preprocessing.windows_hu), *_network_patch(model.manifest)]
     key = hashlib.sha256(f"{model.manifest.weights_sha256}{shape}{openvino.__version__}".encode()).hexdigest()[:16]
     file = None if cache is None else cache / f"{key}.xml"
-    if file is not None and file.is_file() and file.with_suffix(".bin").is_file():
-        return openvino.Core().read_model(file)
+    if file is not None and file.is_file():
+        try:
+            return openvino.Core().read_model(file)
+        except RuntimeError:
+            pass  # damaged: it is made anew
     graph = openvino_model(model.network(), torch.zeros(shape))
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        openvino.save_model(graph, file, compress_to_fp16=False)
+        _keep(graph, file, openvino)
     return graph
+
+
+def _keep(graph: Any, file: Path, openvino: Any) -> None:
+    """Write a graph into the cache; the .xml that announces it comes last, so that another process never sees half of it."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            openvino.save_model(graph, Path(folder) / file.name, compress_to_fp16=False)
+            for suffix in (".bin", ".xml"):
+                os.replace((Path(folder) / file.name).with_suffix(suffix), file.with_suffix(suffix))
+    except (OSError, RuntimeError):
+        return  # a cache that cannot be written costs time and nothing else
+
+
+def _network_patch(manifest: Manifest) -> list[int]:
+    """Return the size of a tile as the network takes it."""
+    how, axes = manifest.preprocessing, manifest.preprocessing.axes
+    return [how.patch["xyz".index(axis)] for axis in axes if not (axis == "z" and _sees_slices(manifest))]
 
 
 def _precision(core: Any) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ichnos.inference.backends import Backend, BackendName, backend_for
+from ichnos.inference.backends import Backend, BackendName, backend_for, backend_name
 from ichnos.inference.grid import ReadingGrid, reading_grid
 from ichnos.inference.head import head_box
 from ichnos.inference.sliding import slide
-from ichnos.models import Model
+from ichnos.models import Model, Preprocessing
 from ichnos.scan import Scan
 from ichnos.volume import Volume
 
@@ -71,6 +71,7 @@ class Predictor:
         cache: Path | None = None,
     ) -> None:
         self.model = model
+        self.backend = "own function" if callable(backend) else backend_name(backend, device)
         self._run: Backend = backend if callable(backend) else backend_for(model, name=backend, device=device, threads=threads, cache=cache)
 
     def __call__(self, scan: Scan, *, overlap: float = 0.5) -> Prediction:
@@ -78,9 +79,19 @@ class Predictor:
         how = self.model.manifest.preprocessing
         ras = scan.volume.reoriented("RAS")
         grid = reading_grid(ras, head_box(ras), how.spacing_mm)
-        image = windows(grid.pull(ras.array), how.windows_hu)
-        logits = slide(image, self._run, patch=how.patch, channels=len(self.model.manifest.targets), overlap=overlap)
-        return Prediction(_sigmoid(logits), grid, scan, self.model)
+        image = input_channels(grid.pull(ras.array), how)
+        softmax = self.model.manifest.activation == "softmax"
+        count = len(self.model.manifest.targets) + softmax
+        logits = slide(image, self._run, patch=how.patch, channels=count, overlap=overlap, padding=how.padding)
+        return Prediction(_softmax(logits) if softmax else _sigmoid(logits), grid, scan, self.model)
+
+
+def input_channels(hu: npt.NDArray[np.float32], how: Preprocessing) -> npt.NDArray[np.float32]:
+    """Turn HU (x, y, z) into the channels that a network sees: clipped to each window, then mapped to -1..1 or standardised."""
+    if not how.z_score:
+        return windows(hu, how.windows_hu)
+    both = zip(how.windows_hu, how.z_score, strict=True)
+    return np.stack([(np.clip(hu, low, high) - mean) / sd for (low, high), (mean, sd) in both]).astype(np.float32)
 
 
 def windows(hu: npt.NDArray[np.float32], windows_hu: tuple[tuple[float, float], ...]) -> npt.NDArray[np.float32]:
@@ -90,6 +101,13 @@ def windows(hu: npt.NDArray[np.float32], windows_hu: tuple[tuple[float, float], 
     [-1.0, 0.0, 1.0]
     """
     return np.stack([np.clip((hu - low) * np.float32(2 / (high - low)) - 1, -1, 1) for low, high in windows_hu]).astype(np.float32)
+
+
+def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the targets' probabilities, the background's left out."""
+    from scipy.special import softmax
+
+    return np.asarray(softmax(logits, axis=0)[1:], np.float32)
 
 
 def _sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -12,17 +12,25 @@ import numpy.typing as npt
 Field = npt.NDArray[np.float32]
 
 
-def slide(image: Field, run: Callable[[Field], Field], *, patch: tuple[int, int, int], channels: int, overlap: float = 0.5) -> Field:
+def slide(
+    image: Field,
+    run: Callable[[Field], Field],
+    *,
+    patch: tuple[int, int, int],
+    channels: int,
+    overlap: float = 0.5,
+    padding: float = -1.0,
+) -> Field:
     """Return the blended output (channels, x, y, z) of `run` over an image (input channel, x, y, z).
 
-    An image smaller than a tile is padded with -1, the lower edge of every window. Peak memory: one output and one weight map.
+    An image smaller than a tile is padded, by default with -1, the lower edge of every window. Peak memory: one output and one weight map.
 
     >>> slide(np.ones((1, 5, 5, 5), np.float32), lambda t: 2 * t, patch=(4, 4, 4), channels=1).round(5).max()
     np.float32(2.0)
     """
     shape = image.shape[1:]
-    padding = [(0, 0), *[(0, max(0, p - n)) for n, p in zip(shape, patch, strict=True)]]
-    padded = np.pad(image, padding, constant_values=-1.0) if any(b for _, b in padding) else image
+    widths = [(0, 0), *[(0, max(0, p - n)) for n, p in zip(shape, patch, strict=True)]]
+    padded = np.pad(image, widths, constant_values=padding) if any(b for _, b in widths) else image
     total = np.zeros((channels, *padded.shape[1:]), np.float32)
     weight = np.zeros(padded.shape[1:], np.float32)
     window = _window(patch)

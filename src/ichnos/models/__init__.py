@@ -1,15 +1,17 @@
 """The store of models: load, verify, card; weights that ship."""
 
-from ichnos.models.manifest import Manifest, NetworkSpec, Preprocessing, Provenance, TargetSpec
-from ichnos.models.store import Model, load_model, read_manifest, save_model, shipped_models
+from ichnos.models.manifest import COORDINATE_MM, Manifest, NetworkSpec, Preprocessing, Provenance, TargetSpec
+from ichnos.models.store import Model, default_model, load_model, read_manifest, save_model, shipped_models
 
 __all__ = [
+    "COORDINATE_MM",
     "Manifest",
     "Model",
     "NetworkSpec",
     "Preprocessing",
     "Provenance",
     "TargetSpec",
+    "default_model",
     "load_model",
     "read_manifest",
     "save_model",

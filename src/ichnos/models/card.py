@@ -12,6 +12,7 @@ def card_text(manifest: Manifest) -> str:
     """Write the card of a model as Markdown."""
     provenance = manifest.provenance
     windows = "; ".join(f"{low:g} to {high:g} HU" for low, high in manifest.preprocessing.windows_hu)
+    windows += "".join(f"; standardised by {mean:.1f} ± {sd:.1f} HU" for mean, sd in manifest.preprocessing.z_score)
     spacing = " × ".join(f"{step:g}" for step in manifest.preprocessing.spacing_mm)
     lines = [
         f"# {manifest.name} {manifest.version}",

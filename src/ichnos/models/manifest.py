@@ -23,7 +23,9 @@ class Preprocessing(_Frozen):
 
     spacing_mm: tuple[float, float, float]  # of the grid that the network sees, along (x, y, z)
     windows_hu: tuple[tuple[float, float], ...]  # one input channel each; lower edge -> -1, upper edge -> +1, clipped
-    patch: tuple[int, int, int]  # voxels (x, y, z) of one tile
+    patch: tuple[int, int, int]  # voxels (x, y, z) of one tile; z is 1 for a network that sees single slices
+    z_score: tuple[tuple[float, float], ...] = ()  # (mean, sd) in HU per window: clipped HU are standardised, not mapped to -1..1
+    axes: Literal["xyz", "xzy", "yxz", "yzx", "zxy", "zyx"] = "xyz"  # order in which the network takes them; nnU-Net's is "zyx"
 
     @model_validator(mode="after")
     def _sensible(self) -> Preprocessing:
@@ -31,13 +33,24 @@ class Preprocessing(_Frozen):
             raise ValueError(f"spacing_mm {self.spacing_mm} and patch {self.patch} must be positive")
         if not self.windows_hu or any(low >= high for low, high in self.windows_hu):
             raise ValueError(f"windows_hu {self.windows_hu} must hold at least one (lower, upper) pair with lower < upper")
+        if self.z_score and (len(self.z_score) != len(self.windows_hu) or any(sd <= 0 for _, sd in self.z_score)):
+            raise ValueError(f"z_score {self.z_score} must hold one (mean, sd) per window, with sd > 0")
         return self
+
+    @property
+    def padding(self) -> float:
+        """Return what stands for voxels outside the scan in every channel."""
+        return 0.0 if self.z_score else -1.0
+
+
+COORDINATE_MM = 50.0  # a coordinate channel's unit
 
 
 class TargetSpec(_Frozen):
-    """One output channel and what it means."""
+    """One output channel and what it means: a mask (its logit), or one axis of the voxel's position in MNI152 space."""
 
-    name: str  # "ICH", "IVH", "PHE", "brain", "ventricles", "leukoaraiosis", "tract_left", "tract_right"
+    name: str  # "ICH", "IVH", "PHE", "brain", "ventricles", "leukoaraiosis", "tract_left", "tract_right", "followup", "mni_x", ...
+    kind: Literal["mask", "coordinate"] = "mask"  # a coordinate is given in units of COORDINATE_MM, inside the brain
     threshold: float = Field(default=0.5, ge=0, le=1)  # operating point: probability above which a voxel counts
     group: Literal["haematoma", "leukoaraiosis", "tract", "expansion", "anatomy"] = "anatomy"
 
@@ -67,9 +80,10 @@ class Manifest(_Frozen):
     network: NetworkSpec
     preprocessing: Preprocessing
     targets: tuple[TargetSpec, ...]  # in the order of the network's output channels
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"  # softmax: a channel for the background comes before those of the targets
     provenance: Provenance
     weights_sha256: str = ""  # of model.safetensors; filled in by the store
 
     def channel(self, target: str) -> int:
-        """Return the output channel of a target."""
+        """Return the place of a target among the probabilities."""
         return [t.name for t in self.targets].index(target)
