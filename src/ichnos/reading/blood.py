@@ -88,7 +88,7 @@ def _dark_part(values: npt.NDArray[np.float32], clot: Mask, grid: Volume) -> tup
     core = ndimage.binary_erosion(clot, iterations=1, border_value=0)
     if core.sum() * grid.voxel_ml < 1.0:
         return None, None
-    cut = _otsu(smooth[core])
+    cut = otsu(smooth[core])
     dark, bright = core & (smooth < cut), core & (smooth >= cut)
     labels, count = ndimage.label(dark)
     black_hole = blend = False
@@ -104,7 +104,7 @@ def _dark_part(values: npt.NDArray[np.float32], clot: Mask, grid: Volume) -> tup
     return black_hole, blend
 
 
-def _otsu(values: npt.NDArray[np.float32]) -> float:
+def otsu(values: npt.NDArray[np.float32]) -> float:
     """Return the threshold between two classes with the greatest variance between them."""
     counts, edges = np.histogram(values, bins=64)
     middle = (edges[:-1] + edges[1:]) / 2

@@ -23,7 +23,7 @@ from scipy.special import expit, ndtr
 
 from ichnos.errors import InputRefused
 from ichnos.evidence.expansion import ExpansionDefinition
-from ichnos.reading.blood import density_signs, sphericity
+from ichnos.reading.blood import density_signs, otsu, sphericity
 from ichnos.volume import Volume, box_around, volume_ml
 
 LAW_FILE = "expansion.json"
@@ -38,8 +38,11 @@ class GrowthInputs:
     ich_ml: float
     ivh_ml: float
     sphericity: float  # 1 for a ball
+    roundness: float  # of its axial outlines, weighted by area: 1 for circles
     mean_hu: float
     spread_hu: float  # 10th to 90th percentile of smoothed density in the clot's core
+    depth_hu: float  # median minus 2nd percentile of the same
+    gap_hu: float  # difference of the means of the core's darker and brighter part, divided by Otsu's threshold
     dark_share: float  # share of the core that is at least 10 HU darker than its median
     black_hole: float  # 1 present; 0 absent, or the clot too small to tell
     blend: float
@@ -51,7 +54,7 @@ class GrowthInputs:
     def feature(self, name: str) -> float:
         """Return one input of the law; NaN where it is not known.
 
-        >>> GrowthInputs(10, 0, 0.6, 60, 12, 0.1, 0, 1, 0).feature("blend")
+        >>> GrowthInputs(10, 0, 0.6, 0.8, 60, 12, 14, 9, 0.1, 0, 1, 0).feature("blend")
         1
         """
         if name == "ln_ich":
@@ -67,7 +70,20 @@ class GrowthInputs:
         return math.nan if value is None else value
 
 
-IMAGE = ("ln_ich", "ivh", "sphericity", "mean_hu", "spread_hu", "dark_share", "black_hole", "blend", "islands")
+IMAGE = (
+    "ln_ich",
+    "ivh",
+    "sphericity",
+    "roundness",
+    "mean_hu",
+    "spread_hu",
+    "depth_hu",
+    "gap_hu",
+    "dark_share",
+    "black_hole",
+    "blend",
+    "islands",
+)
 CLINICAL = ("ln_onset", "anticoagulated")
 CHANNEL = ("ln_forecast",)
 
@@ -80,15 +96,18 @@ def growth_inputs(
     `facts` may hold `onset_to_ct_h` and `anticoagulation` (0 or 1).
     """
     signs = density_signs(hu, ich)
-    spread, dark = _unrest(hu, ich)
+    unrest = _unrest(hu, ich)
     known = facts or {}
     return GrowthInputs(
         ich_ml=volume_ml(ich),
         ivh_ml=volume_ml(ivh),
         sphericity=sphericity(ich),
+        roundness=roundness(ich),
         mean_hu=signs.mean_hu,
-        spread_hu=spread,
-        dark_share=dark,
+        spread_hu=unrest.spread_hu,
+        depth_hu=unrest.depth_hu,
+        gap_hu=unrest.gap_hu,
+        dark_share=unrest.dark_share,
         black_hole=float(bool(signs.black_hole)),
         blend=float(bool(signs.blend)),
         islands=float(min(signs.island_count, 5)),
@@ -102,19 +121,48 @@ def _number(fact: object) -> float | None:
     return float(fact) if isinstance(fact, (int, float)) and math.isfinite(float(fact)) else None
 
 
-def _unrest(hu: Volume, ich: Volume) -> tuple[float, float]:
-    """Return the spread of smoothed density in the clot's core, and the share of it that is dark."""
+@dataclass(frozen=True)
+class _Unrest:
+    """How uneven the density of a clot's core is."""
+
+    spread_hu: float
+    depth_hu: float
+    gap_hu: float
+    dark_share: float
+
+
+def _unrest(hu: Volume, ich: Volume) -> _Unrest:
     part = box_around(ich, margin_mm=4.0)
     inside = np.asarray(ich.cropped(part).array).astype(bool)
     step = ich.spacing_mm
-    weight = ndimage.gaussian_filter(inside.astype(np.float32), (_SMOOTH_MM / step[0], _SMOOTH_MM / step[1], 0))
+    blur = (_SMOOTH_MM / step[0], _SMOOTH_MM / step[1], 0)
     values = np.where(inside, np.asarray(hu.cropped(part).array, np.float32), 0)
-    smooth = ndimage.gaussian_filter(values, (_SMOOTH_MM / step[0], _SMOOTH_MM / step[1], 0)) / np.maximum(weight, 1e-6)
+    smooth = ndimage.gaussian_filter(values, blur) / np.maximum(ndimage.gaussian_filter(inside.astype(np.float32), blur), 1e-6)
     rim = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=step)[1:-1, 1:-1, 1:-1]
-    core = rim > min(2.0, 0.5 * float(rim.max()))
-    found = smooth[core]
-    low, middle, high = np.percentile(found, (10, 50, 90))
-    return float(high - low), float(np.mean(found < middle - DARK_HU))
+    found = smooth[rim > min(2.0, 0.5 * float(rim.max()))]
+    least, low, middle, high = np.percentile(found, (2, 10, 50, 90))
+    dark = found < otsu(found)
+    gap = float(found[~dark].mean() - found[dark].mean()) if dark.any() and not dark.all() else 0.0
+    return _Unrest(float(high - low), float(middle - least), gap, float(np.mean(found < middle - DARK_HU)))
+
+
+def roundness(mask: Volume) -> float:
+    """Return 4 pi area / perimeter squared of a mask's axial outlines, weighted by their area; NaN when empty.
+
+    >>> from ichnos.volume import sphere
+    >>> round(roundness(sphere(radius_mm=15, spacing_mm=1.0)), 1)
+    1.0
+    """
+    if not np.asarray(mask.array).any():
+        return math.nan
+    part = np.asarray(mask.cropped(box_around(mask)).array, np.float32)
+    step = mask.spacing_mm[:2]
+    soft = ndimage.gaussian_filter(np.pad(part, ((4, 4), (4, 4), (0, 0))), (1.0 / step[0], 1.0 / step[1], 0))
+    edge = np.hypot(*np.gradient(soft, *step, axis=(0, 1)))
+    pixel_mm2 = step[0] * step[1]
+    area, perimeter = soft.sum(axis=(0, 1)) * pixel_mm2, edge.sum(axis=(0, 1)) * pixel_mm2  # coarea formula
+    kept = area > 0
+    return float(np.sum(4 * np.pi * area[kept] ** 2 / perimeter[kept] ** 2) / area.sum())
 
 
 @dataclass(frozen=True)
@@ -127,12 +175,13 @@ class GrowthForecast:
     gain_sd: float
     stable_mean: float  # mean and standard deviation of the share gained otherwise
     stable_sd: float
+    stable_sd_ml: float = 0.0  # what two measurements differ by, whatever the volume; adds to the share's own
     ventricles_alone: float = 0.0  # probability that ventricular blood grows by >= 1 mL, or is new, without expansion of the ICH
 
     def below(self, followup_ml: float) -> float:
         """Return P(volume at follow-up <= so many mL)."""
         share = followup_ml / self.ich_ml - 1
-        stable = float(ndtr((share - self.stable_mean) / self.stable_sd))
+        stable = float(ndtr((share - self.stable_mean) / math.hypot(self.stable_sd, self.stable_sd_ml / self.ich_ml)))
         growing = float(ndtr((math.log(share) - self.gain_mean) / self.gain_sd)) if share > 0 else 0.0
         return self.growing * growing + (1 - self.growing) * stable
 
@@ -179,6 +228,7 @@ class GrowthParameters(_Frozen):
     gain_sd: float = Field(gt=0)
     stable_mean: float
     stable_sd: float = Field(gt=0)
+    stable_sd_ml: float = Field(default=0.0, ge=0)
     ventricles_alone: tuple[float, float]  # log odds without and with blood in the ventricles now
 
 
@@ -256,8 +306,11 @@ class GrowthLaw(_Frozen):
 _WORDS = {
     "ln_ich": "the haematoma's volume in mL",
     "sphericity": "its sphericity",
+    "roundness": "the roundness of its outlines",
     "mean_hu": "its mean density in HU",
     "spread_hu": "the spread of its density in HU",
+    "depth_hu": "the depth of its darkest part in HU",
+    "gap_hu": "the difference between its darker and brighter part in HU",
     "dark_share": "the dark share of it",
     "islands": "the number of separate small clots",
     "ln_onset": "the time from onset to CT in hours",
@@ -275,6 +328,7 @@ def _forecast(variant: GrowthVariant, parameters: GrowthParameters, inputs: Grow
         gain_sd=parameters.gain_sd,
         stable_mean=parameters.stable_mean,
         stable_sd=parameters.stable_sd,
+        stable_sd_ml=parameters.stable_sd_ml,
         ventricles_alone=float(expit(parameters.ventricles_alone[int(inputs.ivh_ml >= 0.5)])),
     )
 

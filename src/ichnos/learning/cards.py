@@ -1,0 +1,55 @@
+"""Cards of models that are plain numbers: what they are, on whom they were fitted, how they were checked, what they never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ichnos.reading.growth import GrowthLaw
+
+_USE = "Research use only. Not a medical device."
+_SIMULATED = (
+    "Fitted on simulated patients only. In the simulation one law links what the first CT shows to the later growth; whether people "
+    "follow that law is not known, and a probability from it means nothing for a person until it has been validated on people."
+)
+
+
+def growth_card(law: GrowthLaw) -> str:
+    """Write the card of a growth law as Markdown."""
+    variants = [f"- `{v.name}`: {', '.join(v.features)}" for v in law.variants]
+    return _card(
+        "Growth law of the haematoma",
+        what="From the measures of one CT to a distribution of the haematoma's volume about a day later: a mixture of stable and growing "
+        "haematomas. Probability of expansion under each definition, median, and 80 % band all come from that one distribution.",
+        body=["## Inputs", *variants, "The richest variant whose inputs are all known is used."],
+        cohort=f"{law.cohort}; {law.patients} patients, {law.expanded} expanded (> 33 % or > 6 mL).",
+        limits=[
+            *([_SIMULATED] if law.simulated else []),
+            "Masks of the truth were measured for the fit; a reading measures a network's masks, which are less exact.",
+            "No forecast is made for a haematoma outside the ranges of the fitting cohort (`low`, `high`).",
+            "Treatment between the two CTs (reversal, blood pressure, surgery) is not in the law.",
+        ],
+        validation=law.validation,
+        command=law.command,
+        version=law.code_version,
+        date=law.fitted,
+    )
+
+
+def _card(
+    title: str,
+    *,
+    what: str,
+    body: list[str],
+    cohort: str,
+    limits: list[str],
+    validation: Mapping[str, float],
+    command: str,
+    version: str,
+    date: str,
+) -> str:
+    checked = [f"| {name} | {value:.3g} |" for name, value in sorted(validation.items())]
+    table = ["| measure | on held-out patients |", "|---|---|", *checked] if checked else ["No validation was run."]
+    lines = [f"# {title}", "", f"**{_USE}**", "", what, "", *body, "", "## Fitted on", cohort, "", "## What it never saw, and other limits"]
+    lines += [*[f"- {limit}" for limit in limits], "", "## How it was checked", *table, ""]
+    lines += ["## Where the numbers come from", f"- command: `{command}`; code {version}, {date}", ""]
+    return "\n".join(lines)
