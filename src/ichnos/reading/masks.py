@@ -47,7 +47,7 @@ class Masks:
 
 def consistent_masks(prediction: Prediction) -> Masks:
     """Threshold every target at its operating point and settle what two of them claim."""
-    raw = {t.name: prediction.mask(t.name).reoriented("RAS") for t in prediction.model.manifest.targets}
+    raw = {t.name: prediction.mask(t.name).reoriented("RAS") for t in prediction.model.manifest.targets if t.kind == "mask"}
     nothing = next(iter(raw.values())).map_array(lambda a: np.zeros(a.shape, bool))
     brain = _largest(raw["brain"]) if "brain" in raw else nothing
     ventricles = raw.get("ventricles", nothing)
