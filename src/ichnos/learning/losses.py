@@ -1,9 +1,38 @@
-"""The loss of a multi-target segmentation: every target may be known in one patient and unknown in the next."""
+"""The loss of one network with many targets: every target may be known in one patient and unknown in the next."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+
+ABSENT_SHARE = 0.25  # weight of the Dice term where the target does not occur: it then only says "less", as cross-entropy already does
+COORDINATE_WEIGHT = 3.0  # of the mean absolute error, in the coordinate's unit
+
+
+def multi_target_loss(
+    logits: torch.Tensor, truth: torch.Tensor, known: torch.Tensor, *, coordinates: Sequence[int] = (), positive_weight: float = 1.0
+) -> torch.Tensor:
+    """Return the loss of all targets: Dice + cross-entropy for masks, absolute error for the channels that regress coordinates.
+
+    logits, truth: (batch, target, x, y, z); known: (batch, target) in {0, 1}. A coordinate's truth is NaN where it is undefined.
+
+    >>> truth = torch.full((1, 2, 2, 2, 2), 0.5)
+    >>> truth[0, 1, 0] = float("nan")
+    >>> out = torch.zeros(1, 2, 2, 2, 2)
+    >>> round(float(multi_target_loss(out, truth, torch.ones(1, 2), coordinates=(1,)) - multi_target_loss(out[:, :1], truth[:, :1],
+    ...     torch.ones(1, 1))), 3)
+    1.5
+    """
+    masks = [channel for channel in range(logits.shape[1]) if channel not in coordinates]
+    total = dice_and_cross_entropy(logits[:, masks], truth[:, masks], known[:, masks], positive_weight=positive_weight)
+    if coordinates:
+        wanted = list(coordinates)
+        inside = torch.isfinite(truth[:, wanted]) & (known[:, wanted, None, None, None] > 0)
+        error = torch.where(inside, logits[:, wanted].float() - truth[:, wanted].nan_to_num(), 0.0).abs()
+        total = total + COORDINATE_WEIGHT * error.sum() / inside.sum().clamp(min=1)
+    return total
 
 
 def dice_and_cross_entropy(logits: torch.Tensor, truth: torch.Tensor, known: torch.Tensor, *, positive_weight: float = 1.0) -> torch.Tensor:
@@ -27,6 +56,7 @@ def dice_and_cross_entropy(logits: torch.Tensor, truth: torch.Tensor, known: tor
     axes = (0, 2, 3, 4)
     overlap = (probability * truth).sum(axes)
     dice = 1 - (2 * overlap + 1) / ((probability**2).sum(axes) + (truth**2).sum(axes) + 1)
+    dice = dice * torch.where(truth.sum(axes) > 0, 1.0, ABSENT_SHARE)
     targets_known = (known.sum(0) > 0).float()
     mean_entropy = (entropy * known).sum(0) / known.sum(0).clamp(min=1)
     return ((dice + mean_entropy) * targets_known).sum() / targets_known.sum().clamp(min=1)

@@ -1,27 +1,29 @@
 """Learn to segment several targets in one pass: one loop for any network, any mixture of simulated patients and cohort data.
 
-A batch is a pure function of the step's number, so a training that was killed goes on from its checkpoint to the same numbers.
+A batch is a pure function of its number, so a training that was killed goes on from its checkpoint to the same numbers.
 """
 
 from __future__ import annotations
 
-import copy
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 
-from ichnos import networks
-from ichnos.errors import InputRefused, UsageError
-from ichnos.learning.losses import dice_and_cross_entropy
-from ichnos.models import NetworkSpec, Preprocessing, TargetSpec
+from ichnos.errors import InputRefused
+from ichnos.learning import checkpoints
+from ichnos.learning.checkpoints import CHECKPOINT, State
+from ichnos.learning.losses import multi_target_loss
+from ichnos.learning.shape_losses import cl_dice_loss, rim_loss
+from ichnos.learning.team import ALONE, Team
+from ichnos.models import COORDINATE_MM, NetworkSpec, Preprocessing, TargetSpec
 
-CHECKPOINT = "checkpoint.pt"
+__all__ = ["CHECKPOINT", "Batch", "Progress", "Settings", "learning_rate", "train"]
 
 
 class Settings(BaseModel):
@@ -40,14 +42,20 @@ class Settings(BaseModel):
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     gradient_clip: float = Field(default=5.0, gt=0)
     seed: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the network's forward pass; the loss is always fp32
+    cl_dice_weight: float = Field(default=0.0, ge=0)  # of the centre-line term, for thin tubes such as the tract
+    rim_weight: float = Field(default=0.0, ge=0)  # of the boundary term
+    validate_every: int = Field(default=0, ge=0)  # steps; 0: never
+    patience: int = Field(default=0, ge=0)  # validations without a better one after which to stop; 0: go on to the last step
+    data: str = ""  # fingerprint of the cases and of how they are drawn: another cohort is another training
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Input and truth of one step, on the device of the network."""
+    """Input and truth of one step, on the device of the network; networks that see slices have no z."""
 
     image: torch.Tensor  # (batch, window, x, y, z), -1..1
-    truth: torch.Tensor  # (batch, target, x, y, z), degree 0..1
+    truth: torch.Tensor  # (batch, target, x, y, z), degree 0..1; a coordinate's in its unit, NaN where it is undefined
     known: torch.Tensor  # (batch, target), 1 where the target's truth is known
 
 
@@ -59,15 +67,11 @@ class Progress:
     loss: float
     steps: int
     seconds_left: float
-    dice: dict[str, float] = field(default_factory=dict)  # per target, running mean over the crops in which it occurs
+    dice: dict[str, float] = field(default_factory=dict)  # per target, running mean over the crops in which it occurs; coordinates: mm
+    score: float | None = None  # of the validation after this step, if there was one
 
 
-@dataclass
-class _State:
-    network: torch.nn.Module
-    average: torch.nn.Module
-    optimiser: torch.optim.Optimizer
-    step: int = 0
+Validate = Callable[[torch.nn.Module, int], float]  # (averaged network in evaluation mode, step) -> score, higher is better
 
 
 def train(
@@ -76,55 +80,118 @@ def train(
     out: Path,
     *,
     device: str = "cpu",
-    bf16: bool = False,
     seconds: float = float("inf"),
+    initial: dict[str, torch.Tensor] | None = None,
+    validate: Validate | None = None,
+    team: Team = ALONE,
     checkpoint_every_s: float = 60.0,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> torch.nn.Module:
-    """Train until the settings' last step, or until `seconds` are over; return the averaged network.
+    """Train until the settings' last step, until validation stops getting better, or until `seconds` are over; return the averaged network.
 
-    `out` keeps the last good checkpoint; the same call goes on from there. A loss that is not finite stops with a named error.
+    With `validate` the network of the best validation is returned, else the last. `out` keeps the last good checkpoint; the same call
+    goes on from there. Without one, `initial` weights are where it starts. A loss that is not finite stops with a named error.
+    Batch number `step * team.size + team.rank` is asked of `batch_at`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    state = _resume(settings, out, device) or _start(settings, device)
+    state = checkpoints.resume(settings, out, device) or checkpoints.start(settings, device, initial)
+    network = team.shared(state.network)
     started = saved = time.monotonic()
     first = state.step
     dice: dict[str, float] = {}
-    while state.step < settings.steps and time.monotonic() - started < seconds:
-        batch = batch_at(state.step)
-        loss, logits = _step(state, batch, settings, device, bf16)
+    while state.step < settings.steps and not _stalled(state, settings):
+        batch = batch_at(state.step * team.size + team.rank)
+        loss, logits = _step(state, network, batch, settings, device, team)
         _follow(dice, logits, batch, settings)
         state.step += 1
         elapsed = time.monotonic() - started
         left = elapsed / (state.step - first) * (settings.steps - state.step)
-        report(Progress(state.step, loss, settings.steps, min(left, max(0.0, seconds - elapsed)), dict(dice)))
-        if time.monotonic() - saved > checkpoint_every_s:
-            _save(state, settings, out)
+        score = _validated(state, settings, validate, out, team)
+        report(Progress(state.step, loss, settings.steps, min(left, max(0.0, seconds - elapsed)), dict(dice), score))
+        if team.leads and (score is not None or time.monotonic() - saved > checkpoint_every_s):
+            checkpoints.save(state, settings, out)
             saved = time.monotonic()
-    _save(state, settings, out)
-    return state.average.eval()
+        if team.any(elapsed >= seconds):
+            break
+    if team.leads:
+        checkpoints.save(state, settings, out)
+    team.wait()
+    return checkpoints.best_network(state, out, device)
 
 
-def _step(state: _State, batch: Batch, settings: Settings, device: str, bf16: bool) -> tuple[float, torch.Tensor]:
+def _stalled(state: State, settings: Settings) -> bool:
+    return settings.patience > 0 and state.stale >= settings.patience
+
+
+def _validated(state: State, settings: Settings, validate: Validate | None, out: Path, team: Team) -> float | None:
+    """Validate where it is due; keep the network if it is the best so far. Every member of a team learns the same score."""
+    due = settings.validate_every > 0 and (state.step % settings.validate_every == 0 or state.step == settings.steps)
+    if validate is None or not due:
+        return None
+    score = team.from_leader(validate(state.average.eval(), state.step) if team.leads else 0.0)
+    if score > state.best_score:
+        state.best_score, state.best_step, state.stale = score, state.step, 0
+        if team.leads:
+            checkpoints.save_best(state, out)
+    else:
+        state.stale += 1
+    return score
+
+
+def _step(state: State, network: torch.nn.Module, batch: Batch, settings: Settings, device: str, team: Team) -> tuple[float, torch.Tensor]:
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(settings, state.step)
-    state.network.train()
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-        out = state.network(batch.image)
-    logits: torch.Tensor = out[0] if isinstance(out, (list, tuple)) else out
-    anneal = 1 - state.step / settings.steps
-    loss = dice_and_cross_entropy(logits, batch.truth, batch.known, positive_weight=1 + (settings.positive_weight - 1) * anneal)
-    if not torch.isfinite(loss):
+    network.train()
+    half = torch.float16 if settings.precision == "fp16" else torch.bfloat16
+    with torch.autocast(torch.device(device).type, half, enabled=settings.precision != "fp32"):
+        out = network(batch.image)
+    scales: list[torch.Tensor] = list(out) if isinstance(out, (list, tuple)) else [out]
+    loss = _loss(scales, batch, settings, anneal=1 - state.step / settings.steps)
+    if team.any(not bool(torch.isfinite(loss))):
         raise InputRefused(
             f"the loss is not finite at step {state.step}; the last good checkpoint is kept. Check the data of that step, "
             "or train with a lower learning rate"
         )
     state.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    state.scaler.scale(loss).backward()
+    state.scaler.unscale_(state.optimiser)
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), settings.gradient_clip)
-    state.optimiser.step()
+    state.scaler.step(state.optimiser)
+    state.scaler.update()
     _average(state, settings)
-    return float(loss.detach()), logits.detach()
+    return float(loss.detach()), scales[0].detach()
+
+
+def _loss(scales: list[torch.Tensor], batch: Batch, settings: Settings, *, anneal: float) -> torch.Tensor:
+    """Sum the losses of all resolutions (deep supervision), each half as important as the one above it."""
+    total = torch.zeros((), device=batch.image.device)
+    truth = _deep(batch.truth)
+    weight_sum = sum(0.5**k for k in range(len(scales)))
+    for k, logits in enumerate(_deep(scale) for scale in scales):
+        wanted = truth if k == 0 else F.adaptive_avg_pool3d(truth, (logits.shape[2], logits.shape[3], logits.shape[4]))
+        total = total + 0.5**k / weight_sum * _scale_loss(logits, wanted, batch.known, settings, anneal=anneal, finest=k == 0)
+    return total
+
+
+def _scale_loss(
+    logits: torch.Tensor, truth: torch.Tensor, known: torch.Tensor, settings: Settings, *, anneal: float, finest: bool
+) -> torch.Tensor:
+    coordinates = [channel for channel, target in enumerate(settings.targets) if target.kind == "coordinate"]
+    positive_weight = 1 + (settings.positive_weight - 1) * anneal
+    loss = multi_target_loss(logits, truth, known, coordinates=coordinates, positive_weight=positive_weight)
+    if finest and (settings.cl_dice_weight or settings.rim_weight):
+        masks = [channel for channel in range(logits.shape[1]) if channel not in coordinates]
+        probability, drawn, told = torch.sigmoid(logits[:, masks].float()), truth[:, masks].float(), known[:, masks]
+        if settings.cl_dice_weight:
+            loss = loss + settings.cl_dice_weight * cl_dice_loss(probability, drawn, told)
+        if settings.rim_weight:
+            loss = loss + settings.rim_weight * rim_loss(probability, drawn, told)
+    return loss
+
+
+def _deep(field: torch.Tensor) -> torch.Tensor:
+    """Give slices (batch, channel, x, y) a depth of one."""
+    return field[..., None] if field.dim() == 4 else field
 
 
 def learning_rate(settings: Settings, step: int) -> float:
@@ -136,7 +203,7 @@ def learning_rate(settings: Settings, step: int) -> float:
     return settings.learning_rate * (0.01 + 0.99 * cosine)
 
 
-def _average(state: _State, settings: Settings) -> None:
+def _average(state: State, settings: Settings) -> None:
     decay = min(settings.ema_decay, (state.step + 1) / (state.step + 10))
     with torch.no_grad():
         for slow, fast in zip(state.average.parameters(), state.network.parameters(), strict=True):
@@ -146,47 +213,13 @@ def _average(state: _State, settings: Settings) -> None:
 
 
 def _follow(dice: dict[str, float], logits: torch.Tensor, batch: Batch, settings: Settings) -> None:
-    predicted, truth = logits > 0, batch.truth > 0.5
     for channel, target in enumerate(settings.targets):
         seen = batch.known[:, channel] > 0
-        p, t = predicted[seen, channel], truth[seen, channel]
-        if t.any():
-            value = float(2 * (p & t).sum() / (p.sum() + t.sum()))
+        if target.kind == "coordinate":
+            error = (logits[seen, channel] - batch.truth[seen, channel]).abs().nanmean()
+            value = COORDINATE_MM * float(error)
+        else:
+            p, t = logits[seen, channel] > 0, batch.truth[seen, channel] > 0.5
+            value = float(2 * (p & t).sum() / (p.sum() + t.sum())) if t.any() else float("nan")
+        if value == value:
             dice[target.name] = value if target.name not in dice else 0.98 * dice[target.name] + 0.02 * value
-
-
-def _start(settings: Settings, device: str) -> _State:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)  # the initial weights only, inside a fork: no global state is left behind
-        network = networks.build(settings.network.name, **settings.network.arguments).to(device)
-    average = copy.deepcopy(network).requires_grad_(False)
-    optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    return _State(network, average, optimiser)
-
-
-def _save(state: _State, settings: Settings, out: Path) -> None:
-    partial = out / f"{CHECKPOINT}.partial"
-    content: dict[str, Any] = {
-        "settings": settings.model_dump_json(),
-        "step": state.step,
-        "network": state.network.state_dict(),
-        "average": state.average.state_dict(),
-        "optimiser": state.optimiser.state_dict(),
-    }
-    torch.save(content, partial)
-    os.replace(partial, out / CHECKPOINT)
-
-
-def _resume(settings: Settings, out: Path, device: str) -> _State | None:
-    file = out / CHECKPOINT
-    if not file.is_file():
-        return None
-    content = torch.load(file, map_location=device, weights_only=True)
-    if Settings.model_validate_json(content["settings"]) != settings:
-        raise UsageError(f"{out} holds a training with other settings; give another folder, or the same settings to go on with it")
-    state = _start(settings, device)
-    state.network.load_state_dict(content["network"])
-    state.average.load_state_dict(content["average"])
-    state.optimiser.load_state_dict(content["optimiser"])
-    state.step = content["step"]
-    return state
