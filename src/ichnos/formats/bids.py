@@ -241,7 +241,7 @@ def write_description(folder: str | Path, name: str, *, pipeline: str | None = N
 def write_pipeline(root: str | Path, pipeline: str) -> Path:
     """Make derivatives/<pipeline>/ with its dataset_description.json; return the folder."""
     folder = Path(root) / "derivatives" / pipeline
-    write_description(folder, f"{pipeline} of {Path(root).resolve().name}", pipeline=pipeline, sources=["../.."])
+    write_description(folder, pipeline, pipeline=pipeline, sources=["../.."])  # not the folder's name: the same data, the same bytes
     return folder
 
 

@@ -5,7 +5,6 @@ All places are MNI mm, measured on the template and on head CTs in general; a wa
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,10 +41,14 @@ _BRAIN = {
 }
 
 
-@lru_cache(maxsize=1)
+_IN_MEMORY: list[SourceHead] = []
+
+
 def mni_head(cache: Path | None = None) -> SourceHead:
     """Return the head grown around the MNI152 template: computed once, in some seconds, or read from the folder `cache`."""
-    return kept(cache, "mni152", b"nilearn", _grown_head)
+    if not _IN_MEMORY:
+        _IN_MEMORY.append(kept(cache, "mni152", b"nilearn", _grown_head))
+    return _IN_MEMORY[0]
 
 
 def _grown_head() -> SourceHead:

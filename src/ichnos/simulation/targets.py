@@ -53,9 +53,9 @@ def masks_on_grid(
 
     All masks travel as bits of one number, so that a dozen of them cost one resampling.
     """
-    fine = fine_masks(patient, names)
-    weights = 2 ** torch.arange(len(names), device=fine.device, dtype=torch.int32)
-    packed = (fine.to(torch.int32) * weights.view(-1, 1, 1, 1)).sum(0).to(torch.float32)
+    packed = torch.zeros(patient.tissue.shape, device=patient.device)
+    for channel, name in enumerate(names):
+        packed.add_(_fine_mask(patient, name), alpha=float(2**channel))
     index_from_exam = np.linalg.inv(patient.affine) @ patient_from_exam.matrix @ affine
     step_mm = float(np.linalg.norm(affine[:3, 2]))
     samples = max(1, round(thickness_mm))

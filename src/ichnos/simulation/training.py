@@ -28,7 +28,7 @@ _FIELD_MM = 232.0  # field of view of the coarse slices from which beam hardenin
 class Recipe:
     """What crops look like."""
 
-    spacing_mm: float = 2.0  # 1 or 2
+    spacing_mm: float = 2.0  # 1 to 3
     side: int = 96  # voxels
     crops_per_patient: int = 8
     foreground_share: float = 0.6  # share of crops centred on blood, if there is any; the others on brain
@@ -40,8 +40,8 @@ class Recipe:
     mirrored_share: float = 0.5  # left and right exchanged, with the targets of both sides
 
     def __post_init__(self) -> None:
-        if self.spacing_mm not in (1.0, 2.0):
-            raise UsageError(f"crops of {self.spacing_mm:g} mm were asked for; 1 and 2 mm can be made")
+        if not 1.0 <= self.spacing_mm <= 3.0:
+            raise UsageError(f"crops of {self.spacing_mm:g} mm were asked for; 1 to 3 mm can be made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +53,7 @@ class Crop:
     names: tuple[str, ...]
     expansion: float  # 1 expanded, 0 not; NaN without haematoma or follow-up
     expansion_probability: float  # the oracle's
+    mni_mm: torch.Tensor | None = None  # (3, side, side, side) MNI152 position of what is seen, for patients made with it
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +123,7 @@ class CropDrawer:
             self.hu = functional.avg_pool3d(self.hu, self.pool)
         masks = fine_masks(patient, self.names)
         weights = 2 ** torch.arange(len(self.names), dtype=torch.int32, device=masks.device)
+        self.mni_mm = None if patient.mni_mm is None else patient.mni_mm[None]
         self.packed = (masks * weights.view(-1, 1, 1, 1)).sum(0, dtype=torch.int32).to(torch.float32)[None, None]
         brain = patient.tissue[::4, ::4, ::4] >= int(min(BRAIN_TISSUES))
         blood = (patient.ich + patient.ivh)[::4, ::4, ::4] >= 0.5
@@ -142,7 +144,15 @@ class CropDrawer:
         packed = bits.round().to(torch.int32)
         order = self.mirrored if mirror else range(len(self.names))
         targets = torch.stack([((packed >> channel) & 1).to(torch.uint8) for channel in order])
-        return Crop(hu, targets, self.names, self.expansion, self.expansion_probability)
+        return Crop(hu, targets, self.names, self.expansion, self.expansion_probability, self._positions(turn, centre, mirror))
+
+    def _positions(self, turn: torch.Tensor, centre: torch.Tensor, mirror: bool) -> torch.Tensor | None:
+        """Return MNI positions (3, side, side, side), left and right exchanged where the crop is mirrored."""
+        if self.mni_mm is None:
+            return None
+        side, step = self.recipe.side, self.recipe.spacing_mm
+        axes = [self._pulled(self.mni_mm[:, k : k + 1], turn, centre, (side,) * 3, (step,) * 3, pool=1) for k in range(3)]
+        return torch.stack([-axes[0] if mirror else axes[0], *axes[1:]])
 
     def _turn(self, rng: np.random.Generator) -> torch.Tensor:
         """Draw the rotation from the crop's axes to the patient's (3, 3), on the device."""
