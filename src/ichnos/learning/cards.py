@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ichnos.reading.growth import GrowthLaw
+from ichnos.reading.prognosis import OutcomeModel
 
 _USE = "Research use only. Not a medical device."
 _SIMULATED = (
-    "Fitted on simulated patients only. In the simulation one law links what the first CT shows to the later growth; whether people "
-    "follow that law is not known, and a probability from it means nothing for a person until it has been validated on people."
+    "Fitted on simulated patients only. What links the scan to the course is the simulation's own law; whether people follow it is not "
+    "known, and a number from this model means nothing for a person until it has been validated on people."
 )
 
 
@@ -32,6 +33,34 @@ def growth_card(law: GrowthLaw) -> str:
         command=law.command,
         version=law.code_version,
         date=law.fitted,
+    )
+
+
+def outcome_card(model: OutcomeModel) -> str:
+    """Write the card of an outcome model as Markdown."""
+    cells = [f"| {grade} | {medical} | {surgery} |" for grade, (medical, surgery) in model.cells.items()]
+    arms = (
+        "The arm was drawn by lot."
+        if model.randomised
+        else "The arm was not drawn by lot: a difference between arms is no effect of surgery."
+    )
+    return _card(
+        "Outcome after a haematoma",
+        what="From tract injury, volumes, leukoaraiosis, age and Glasgow Coma Scale to motor NIHSS at 180 days (linear, survivors) "
+        "and mRS at 365 days (proportional odds), with the effect of surgery by injury grade.",
+        body=["## Patients by injury grade and arm", "| grade | medical | surgery |", "|---|---|---|", *cells, arms],
+        cohort=f"{model.cohort}; {model.motor.patients} with motor NIHSS, {model.mrs.patients} with mRS.",
+        limits=[
+            *([_SIMULATED] if model.simulated else []),
+            "The effects of injury and surgery that the simulation was given are those published by one group (docs/simulation.md).",
+            "Tract and masks of the truth were measured for the fit; a reading measures a network's.",
+            "Refuses patients outside the cohort's ranges (`low`, `high`), and grades with too few patients in an arm.",
+            "Motor NIHSS is that of survivors; who would have died is not in it.",
+        ],
+        validation=model.validation,
+        command=model.command,
+        version=model.code_version,
+        date=model.fitted,
     )
 
 
