@@ -1,4 +1,4 @@
-"""Train the default weights, or go on from the last checkpoint, for some minutes; write the model with its card.
+"""Train the default weights for some minutes: go on from the last checkpoint, or else from the weights that ship; write model and card.
 
 python tools/train_weights.py --heads FOLDER_OF_LABEL_MAPS --minutes 10
 """
@@ -25,10 +25,12 @@ def main() -> None:
         "--heads", type=Path, default=None, help="folder of label maps; the last four are held out; without it, the MNI head alone"
     )
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--steps", type=int, default=30_000, help="length of the whole schedule")
+    parser.add_argument("--steps", type=int, default=20_000, help="length of the whole schedule")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--work", type=Path, default=Path("build/weights"), help="folder of the checkpoint")
+    parser.add_argument("--cache", type=Path, default=Path("build/heads"), help="folder where heads made ready are kept")
+    parser.add_argument("--anew", action="store_true", help="start from random weights, not from those in --out")
     parser.add_argument("--out", type=Path, default=SHIPPED)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -50,6 +52,8 @@ def main() -> None:
         seconds=given.minutes * 60,
         device=given.device,
         command=f"make weights ({len(heads)} label maps, schedule of {given.steps} steps)",
+        cache=given.cache,
+        go_on_from=None if given.anew or not (given.out / "model.json").is_file() else given.out,
         report=tell,
     )
     print(f"{model.folder}: {model.manifest.provenance.steps} steps, SHA-256 {model.manifest.weights_sha256[:16]}…")

@@ -11,10 +11,9 @@ import torch
 
 import ichnos
 from ichnos.learning.segmentation import Progress, Settings, train
-from ichnos.learning.simulated import Population, SimulatedBatches
+from ichnos.learning.simulated import Population, Schedule, SimulatedBatches
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model
 from ichnos.models.store import sha256
-from ichnos.simulation.training import Recipe
 
 HELD_OUT = 4  # the last label maps of a folder are never trained on
 LIMITS = (
@@ -30,13 +29,18 @@ TARGETS = (
     TargetSpec(name="IVH", group="haematoma"),
     TargetSpec(name="PHE", group="haematoma"),
     TargetSpec(name="leukoaraiosis", group="leukoaraiosis"),
+    TargetSpec(name="infarct", group="leukoaraiosis"),
     TargetSpec(name="tract_left", group="tract"),
     TargetSpec(name="tract_right", group="tract"),
+    TargetSpec(name="followup", group="expansion"),
+    TargetSpec(name="mni_x", kind="coordinate"),
+    TargetSpec(name="mni_y", kind="coordinate"),
+    TargetSpec(name="mni_z", kind="coordinate"),
 )
 
 
-def default_settings(*, steps: int, side: int = 64) -> Settings:
-    """Return the settings of the default network: a residual U-Net at 2 mm with four HU windows."""
+def default_settings(*, steps: int, patch: tuple[int, int, int] = (48, 64, 48), learning_rate: float = 1.5e-3) -> Settings:
+    """Return the settings of the default network: a residual U-Net at 3 mm that sees nearly the whole head at once, in four HU windows."""
     return Settings(
         network=NetworkSpec(
             name="unet",
@@ -44,18 +48,17 @@ def default_settings(*, steps: int, side: int = 64) -> Settings:
                 "input_channels": 4,
                 "num_classes": len(TARGETS),
                 "dim": 3,
-                "features_per_stage": [16, 32, 64, 96],
-                "strides": [1, 2, 2, 2],
-                "n_conv_per_stage": [1, 1, 2, 2],
-                "n_conv_per_stage_decoder": [1, 1, 1],
+                "features_per_stage": [16, 32, 64, 96, 128],
+                "strides": [1, 2, 2, 2, 2],
+                "n_conv_per_stage": [1, 1, 2, 2, 2],
+                "n_conv_per_stage_decoder": [1, 1, 1, 1],
             },
         ),
-        preprocessing=Preprocessing(
-            spacing_mm=(2.0, 2.0, 2.0), windows_hu=((-20, 100), (0, 40), (20, 80), (-1000, 1000)), patch=(side, side, side)
-        ),
+        preprocessing=Preprocessing(spacing_mm=(3.0, 3.0, 3.0), windows_hu=((-20, 100), (0, 40), (20, 80), (-1000, 1000)), patch=patch),
         targets=TARGETS,
         steps=steps,
-        learning_rate=2e-3,
+        learning_rate=learning_rate,
+        ema_decay=0.998,
     )
 
 
@@ -68,17 +71,22 @@ def train_default(
     seconds: float,
     device: str = "cpu",
     command: str = "",
+    cache: Path | None = None,
+    go_on_from: Path | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Model:
-    """Train, or go on training, for at most `seconds`; write the Model with its provenance to `out`."""
-    settings = default_settings(steps=steps)
+    """Train, or go on training, for at most `seconds`; write the Model with its provenance to `out`.
+
+    `work` holds the checkpoint that the next call goes on from; without one, training starts from the weights of the model folder
+    `go_on_from`, if given: a new schedule, a gentler learning rate, and patients that it has not seen.
+    """
+    earlier = load_model(go_on_from) if go_on_from is not None else None
+    settings = default_settings(steps=steps, learning_rate=1.5e-3 if earlier is None else 5e-4)
     used = heads[:-HELD_OUT] if len(heads) > HELD_OUT else heads
     how = settings.preprocessing
+    taught = earlier.manifest.provenance.steps if earlier else 0
     batches = SimulatedBatches(
-        Population(heads=used),
-        Recipe(spacing_mm=how.spacing_mm[0], side=how.patch[0], crops_per_patient=6),
-        tuple(target.name for target in TARGETS),
-        how.windows_hu,
+        Population(heads=used, seed=taught, cache=cache), Schedule(how.patch, how.spacing_mm[0]), TARGETS, how.windows_hu
     )
     done = 0
 
@@ -88,13 +96,21 @@ def train_default(
         report(progress)
 
     try:
-        network = train(settings, batches, work, device=device, seconds=seconds, report=follow)
+        network = train(
+            settings,
+            batches,
+            work,
+            device=device,
+            seconds=seconds,
+            report=follow,
+            initial=earlier.network().state_dict() if earlier else None,
+        )
     finally:
         batches.close()
-    return save_model(out, network, _manifest(settings, used, done, command, device))
+    return save_model(out, network, _manifest(settings, used, taught + done, command, device, earlier))
 
 
-def _manifest(settings: Settings, heads: tuple[Path, ...], steps: int, command: str, device: str) -> Manifest:
+def _manifest(settings: Settings, heads: tuple[Path, ...], steps: int, command: str, device: str, earlier: Model | None) -> Manifest:
     cores = torch.get_num_threads()
     provenance = Provenance(
         code_version=ichnos.__version__,
@@ -103,6 +119,7 @@ def _manifest(settings: Settings, heads: tuple[Path, ...], steps: int, command: 
         steps=steps,
         data={"mni152 (nilearn)": "as shipped", **{head.name: sha256(head) for head in heads}},
         hardware="1 GPU" if device != "cpu" else f"{cores} CPU core(s), {platform.machine()}",
+        parents=(*earlier.manifest.provenance.parents, earlier.manifest.weights_sha256) if earlier else (),
         trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
     return Manifest(
@@ -114,10 +131,3 @@ def _manifest(settings: Settings, heads: tuple[Path, ...], steps: int, command: 
         targets=settings.targets,
         provenance=provenance,
     )
-
-
-def default_model() -> Model:
-    """Return the default network that ships with ichnos."""
-    from ichnos.models.store import SHIPPED
-
-    return load_model(SHIPPED / "multi")

@@ -23,7 +23,10 @@ from ichnos.learning.shape_losses import cl_dice_loss, rim_loss
 from ichnos.learning.team import ALONE, Team
 from ichnos.models import COORDINATE_MM, NetworkSpec, Preprocessing, TargetSpec
 
-__all__ = ["CHECKPOINT", "Batch", "Progress", "Settings", "learning_rate", "train"]
+__all__ = ["CHECKPOINT", "Batch", "Precision", "Progress", "Settings", "learning_rate", "train"]
+
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Settings(BaseModel):
@@ -42,7 +45,7 @@ class Settings(BaseModel):
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     gradient_clip: float = Field(default=5.0, gt=0)
     seed: int = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the network's forward pass; the loss is always fp32
+    precision: Precision = "fp32"  # of the network's forward pass; the loss is always fp32
     cl_dice_weight: float = Field(default=0.0, ge=0)  # of the centre-line term, for thin tubes such as the tract
     rim_weight: float = Field(default=0.0, ge=0)  # of the boundary term
     validate_every: int = Field(default=0, ge=0)  # steps; 0: never
@@ -106,12 +109,13 @@ def train(
         state.step += 1
         elapsed = time.monotonic() - started
         left = elapsed / (state.step - first) * (settings.steps - state.step)
-        score = _validated(state, settings, validate, out, team)
+        over = team.any(elapsed >= seconds)
+        score = _validated(state, settings, validate, out, team, last=over)
         report(Progress(state.step, loss, settings.steps, min(left, max(0.0, seconds - elapsed)), dict(dice), score))
         if team.leads and (score is not None or time.monotonic() - saved > checkpoint_every_s):
             checkpoints.save(state, settings, out)
             saved = time.monotonic()
-        if team.any(elapsed >= seconds):
+        if over:
             break
     if team.leads:
         checkpoints.save(state, settings, out)
@@ -123,9 +127,9 @@ def _stalled(state: State, settings: Settings) -> bool:
     return settings.patience > 0 and state.stale >= settings.patience
 
 
-def _validated(state: State, settings: Settings, validate: Validate | None, out: Path, team: Team) -> float | None:
+def _validated(state: State, settings: Settings, validate: Validate | None, out: Path, team: Team, *, last: bool) -> float | None:
     """Validate where it is due; keep the network if it is the best so far. Every member of a team learns the same score."""
-    due = settings.validate_every > 0 and (state.step % settings.validate_every == 0 or state.step == settings.steps)
+    due = settings.validate_every > 0 and (last or state.step % settings.validate_every == 0 or state.step == settings.steps)
     if validate is None or not due:
         return None
     score = team.from_leader(validate(state.average.eval(), state.step) if team.leads else 0.0)
