@@ -13,7 +13,7 @@ from ichnos.inference.backends import Backend, BackendName, backend_for, backend
 from ichnos.inference.grid import ReadingGrid, reading_grid
 from ichnos.inference.head import head_box
 from ichnos.inference.sliding import slide
-from ichnos.models import Model, Preprocessing
+from ichnos.models import COORDINATE_MM, Model, Preprocessing
 from ichnos.scan import Scan
 from ichnos.volume import Volume
 
@@ -24,7 +24,7 @@ _SLAB = 8  # slices of the scan that are brought back at a time
 class Prediction:
     """Probabilities on the network's grid; the scan's own grid is reached slab by slab."""
 
-    probabilities: npt.NDArray[np.float32]  # (target, x, y, z) on the network's grid
+    probabilities: npt.NDArray[np.float32]  # (target, x, y, z) on the network's grid; coordinates in MNI152 mm
     grid: ReadingGrid
     scan: Scan
     model: Model
@@ -46,6 +46,14 @@ class Prediction:
         for at, slab in self._slabs(target):
             out[(*self.grid.box.slices[:2], at)] = slab
         return ras.with_array(out).reoriented(self.scan.volume.orientation)
+
+    def position_mm(self) -> npt.NDArray[np.float32] | None:
+        """Return where each voxel of the network's grid lies in MNI152 space (3, x, y, z), or None if the model does not say."""
+        names = [target.name for target in self.model.manifest.targets]
+        axes = ("mni_x", "mni_y", "mni_z")
+        if not set(axes) <= set(names):
+            return None
+        return self.probabilities[[names.index(axis) for axis in axes]]
 
     def _slabs(self, target: str) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
         channel = self.probabilities[self.model.manifest.channel(target)]
@@ -83,7 +91,12 @@ class Predictor:
         softmax = self.model.manifest.activation == "softmax"
         count = len(self.model.manifest.targets) + softmax
         logits = slide(image, self._run, patch=how.patch, channels=count, overlap=overlap, padding=how.padding)
-        return Prediction(_softmax(logits) if softmax else _sigmoid(logits), grid, scan, self.model)
+        if softmax:
+            return Prediction(_softmax(logits), grid, scan, self.model)
+        kinds = [target.kind for target in self.model.manifest.targets]
+        for channel, kind in enumerate(kinds):
+            logits[channel] = logits[channel] * np.float32(COORDINATE_MM) if kind == "coordinate" else _sigmoid(logits[channel])
+        return Prediction(logits, grid, scan, self.model)
 
 
 def input_channels(hu: npt.NDArray[np.float32], how: Preprocessing) -> npt.NDArray[np.float32]:
