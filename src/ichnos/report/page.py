@@ -2,34 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ichnos.reading import Measure, Reading
+from ichnos.reading import Measure, Reading, Record
 from ichnos.report.pictures import COLOURS, data_uri, montage_png
-from ichnos.report.viewer import ct_nifti, labels_nifti, niivue_script
+from ichnos.report.viewer import ct_nifti, labels_nifti, niivue_script, viewer_grid
+from ichnos.scan import Scan
+from ichnos.volume import Volume, centroid_mm
+
+_LABELS = {
+    "ICH": "intracerebral haematoma",
+    "IVH": "ventricular blood",
+    "PHE": "oedema",
+    "expansion": "predicted follow-up",
+    "leukoaraiosis": "leukoaraiosis",
+    "tract_left": "left corticospinal tract",
+    "tract_right": "right corticospinal tract",
+}
+# What stands at the top, in this order: (finding, measure, colour).
+_CARDS = (
+    ("haematoma", "ich_volume", COLOURS["ICH"]),
+    ("haematoma", "ivh_volume", COLOURS["IVH"]),
+    ("haematoma", "phe_volume", COLOURS["PHE"]),
+    ("haematoma", "midline_shift", "#8e8e93"),
+    ("expansion", "expansion_probability", COLOURS["expansion"]),
+    ("leukoaraiosis", "leukoaraiosis_volume", COLOURS["leukoaraiosis"]),
+    ("tract", "injury_left", COLOURS["tract_left"]),
+    ("tract", "injury_right", COLOURS["tract_right"]),
+)
+
+
+@dataclass(frozen=True)
+class _Card:
+    label: str
+    value: str
+    band: str
+    colour: str
+    word: bool
 
 
 def reading_page(reading: Reading) -> str:
     """Return the page as HTML text."""
     environment = Environment(loader=PackageLoader("ichnos.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["shown"] = shown
+    environment.filters |= {"shown": shown, "band": band}
     template = environment.get_template("reading.html.j2")
-    if reading.masks is None or reading.scan is None:
-        return template.render(record=reading.record, montage="", volumes={}, legend=[], niivue="", ct="", colours=COLOURS)
-    hu = reading.scan.volume.reoriented("RAS")
-    masks = {name: mask for name, mask in reading.masks.named().items() if name in COLOURS and mask.array.any()}
-    return template.render(
-        record=reading.record,
-        montage=data_uri(montage_png(hu, masks)),
-        legend=[(name, COLOURS[name]) for name in COLOURS if name in masks],
-        volumes=labels_nifti(masks),
-        ct=ct_nifti(hu),
-        niivue=Markup(niivue_script()),
-        colours=COLOURS,
-    )
+    told: dict[str, Any] = {"record": reading.record, "cards": _cards(reading.record), "montage": "", "viewer": False, "scan_line": ""}
+    if reading.scan is not None:
+        told["scan_line"] = _scan_line(reading.scan)
+    if reading.masks is not None and reading.scan is not None:
+        told |= _pictures(reading.scan.volume.reoriented("RAS"), reading.masks.named())
+    return template.render(told)
 
 
 def save_page(reading: Reading, file: Path) -> Path:
@@ -52,5 +79,67 @@ def shown(measure: Measure) -> str:
         return "present" if measure.value else "absent"
     if isinstance(measure.value, str):
         return measure.value
-    unit = {"[hnsf'U]": "HU"}.get(measure.unit, measure.unit)
-    return f"{measure.value:.3g} {unit}".strip()
+    return f"{_number(measure.value)} {_unit(measure)}".strip()
+
+
+def band(measure: Measure) -> str:
+    """Return a measure's interval as people read it; "" without one.
+
+    >>> band(Measure(name="a", label="A", value=12.3, unit="mL", low=11.0, high=1204.0, interval="80 %"))
+    '11.0 to 1204 mL'
+    """
+    if measure.low is None or measure.high is None:
+        return ""
+    return f"{_number(measure.low)} to {_number(measure.high)} {_unit(measure)}".strip()
+
+
+def _number(value: float) -> str:
+    """Return one decimal, more only where the number is small.
+
+    >>> _number(0.0), _number(0.042), _number(3.14159), _number(1523.0)
+    ('0', '0.042', '3.1', '1523')
+    """
+    if value == 0 or (float(value).is_integer() and abs(value) >= 100):
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def _unit(measure: Measure) -> str:
+    return {"[hnsf'U]": "HU"}.get(measure.unit, measure.unit)
+
+
+def _cards(record: Record) -> list[_Card]:
+    by_target = {finding.target: finding for finding in record.findings}
+    found = []
+    for target, name, colour in _CARDS:
+        measures = {m.name: m for m in by_target[target].measures} if target in by_target else {}
+        if name in measures and (m := measures[name]).value is not None:
+            found.append(_Card(m.label, shown(m), band(m), colour, isinstance(m.value, str)))
+    return found
+
+
+def _scan_line(scan: Scan) -> str:
+    """Say how the scan was made, without saying whose it is."""
+    how = scan.acquisition
+    shape, spacing = " × ".join(map(str, scan.volume.shape)), " × ".join(f"{step:.3g}" for step in scan.volume.spacing_mm)
+    parts = [f"{shape} voxels of {spacing} mm", how.manufacturer, f"kernel {how.kernel}" if how.kernel else None]
+    parts += [f"tilt {how.tilt_deg:.3g}°" if how.tilt_deg else None]
+    return ", ".join(part for part in parts if part)
+
+
+def _pictures(hu: Volume, masks: dict[str, Volume]) -> dict[str, Any]:
+    drawn = {name: mask for name, mask in masks.items() if name in COLOURS and mask.array.any()}
+    blood = [drawn[name] for name in ("ICH", "IVH") if name in drawn]
+    grid = viewer_grid(hu)
+    focus = centroid_mm(blood[0]) if blood else centroid_mm(masks["brain"]) if "brain" in masks else grid.centre_mm
+    return {
+        "montage": data_uri(montage_png(hu, masks)),
+        "montage_note": "Slices through the blood." if blood else "Slices through the whole brain.",
+        "legend": [(name, _LABELS[name], COLOURS[name]) for name in COLOURS if name in drawn],
+        "viewer": True,
+        "volumes": labels_nifti(drawn, grid),
+        "ct": ct_nifti(hu, grid),
+        "focus_mm": [round(float(v), 1) for v in focus],
+        "niivue": Markup(niivue_script()),
+        "colours": COLOURS,
+    }

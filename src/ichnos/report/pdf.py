@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from ichnos.errors import InputRefused, MissingExtra
+from ichnos.errors import InputRefused, MissingExtra, require
 from ichnos.files import atomic_file
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
@@ -43,8 +43,7 @@ def write_pdf(page: Path, pdf: Path) -> Path:
     with atomic_file(pdf) as temporary:
         program = printer()
         if program == "weasyprint":
-            import weasyprint
-
+            weasyprint = require("weasyprint", extra="report", purpose="printing to PDF")
             weasyprint.HTML(filename=str(page)).write_pdf(str(temporary))
         else:
             _by_browser(program, page, temporary)
