@@ -4,16 +4,17 @@ BIN := .venv/bin
 READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test test-all check bench bench-transfer docs weights clean
+.PHONY: setup demo test test-all check bench bench-transfer docs weights gates clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo      set up and show what ichnos does on a made scan"
+	@echo "make demo      set up, simulate a patient, read the CT, name the report"
 	@echo "make test      set up and run the tests (make test-all: the slow ones too)"
 	@echo "make check     style, types, import directions"
 	@echo "make bench     speed, as ratios of two things in one run"
 	@echo "make docs      build the documentation into build/docs"
 	@echo "make weights   train the default weights, from the last checkpoint if there is one"
+	@echo "make gates     try the default weights on simulated scans of heads that they never saw"
 
 $(READY): pyproject.toml constraints.txt tools/setup_venv.sh
 	PYTHON=$(PYTHON) bash tools/setup_venv.sh
@@ -43,6 +44,10 @@ bench: setup
 MINUTES ?= 10
 weights: setup
 	$(BIN)/python tools/train_weights.py --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
+
+PATIENTS ?= 60
+gates: setup
+	$(BIN)/python tools/gates.py --patients $(PATIENTS) $(if $(HEADS),--heads $(HEADS))
 
 bench-transfer: setup
 	$(BIN)/python benchmarks/transfer.py

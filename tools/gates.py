@@ -1,0 +1,265 @@
+"""Try a model on simulated scans of heads that it never saw, gates first, accuracy second: `make gates`.
+
+Each patient's result is a line of OUT/cases.jsonl, so a run that was stopped goes on; OUT/gates.json and OUT/gates.md hold the tables.
+
+python tools/gates.py --heads FOLDER_OF_LABEL_MAPS --patients 200 -o build/gates
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ichnos.inference import Predictor
+from ichnos.learning.defaults import HELD_OUT
+from ichnos.learning.gates import CLOTS_ML, SHIFTS_HU, Reader, blood_ml, deviation_percent, dice, reader_of, shifted, with_clot
+from ichnos.models import default_model, load_model
+from ichnos.scan import Scan
+from ichnos.simulation.ct import simulate_ct
+from ichnos.simulation.heads import SourceHead
+from ichnos.simulation.label_heads import labelled_head
+from ichnos.simulation.mni_head import mni_head
+from ichnos.simulation.patient import VirtualPatient
+from ichnos.simulation.scanners import CENTRES, CtProtocol, draw_protocol
+from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.targets import masks_on_grid
+from ichnos.volume import volume_ml
+
+TARGETS = ("ich", "ivh", "phe", "leukoaraiosis", "tract_left", "tract_right", "brain", "ventricles")
+THICKNESS_MM = (1.0, 2.5, 5.0, 6.0)
+TILTS_DEG = (-15.0, 15.0)
+SEED = 770_000  # far from every seed of a training
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Who is tried and how much is done with each."""
+
+    heads: tuple[Path, ...]  # held out; empty: the MNI head, which the model has seen
+    cache: Path | None
+    gates: int  # so many patients also pass the gates
+
+    def patient(self, number: int) -> VirtualPatient:
+        """Make the patient of a number; every third never bled."""
+        wishes = Wishes(haematoma_probability=0.0 if number % 3 == 0 else 1.0, followup=False)
+        return simulate_patient(SEED + number, self._head(number), wishes)
+
+    def _head(self, number: int) -> SourceHead:
+        return labelled_head(self.heads[number % len(self.heads)], self.cache) if self.heads else mni_head(self.cache)
+
+
+def scan_of(patient: VirtualPatient, protocol: CtProtocol, seed: int) -> tuple[Scan, dict[str, Any]]:
+    """Scan a patient; return the scan and the truth's masks on its grid."""
+    made = simulate_ct(patient, protocol, generator=torch.Generator().manual_seed(seed))
+    truth = masks_on_grid(
+        patient,
+        TARGETS,
+        affine=made.volume.affine,
+        shape=made.volume.shape,
+        patient_from_exam=made.patient_from_exam,
+        thickness_mm=protocol.thickness_mm,
+    )
+    return Scan(made.volume, made.acquisition), truth
+
+
+def tried(number: int, trial: Trial, read: Reader) -> dict[str, Any]:
+    """Read one patient, compare with the truth, and pass the gates where it is that patient's turn."""
+    patient = trial.patient(number)
+    rng = np.random.default_rng([SEED, number])
+    protocol = draw_protocol(CENTRES[sorted(CENTRES)[number % len(CENTRES)]], rng=rng)
+    scan, truth = scan_of(patient, protocol, number)
+    started = time.perf_counter()
+    masks = read(scan)
+    row: dict[str, Any] = {
+        "number": number,
+        "head": patient.latent.source,
+        "scanner": protocol.scanner.vendor,
+        "thickness_mm": protocol.thickness_mm,
+        "bled": patient.latent.has_haematoma,
+        "seconds": time.perf_counter() - started,
+        "blood_ml": blood_ml(masks),
+        "targets": {
+            name: {
+                "dice": dice(getattr(masks, name), truth[name]),
+                "ml": volume_ml(getattr(masks, name)),
+                "true_ml": volume_ml(truth[name]),
+            }
+            for name in TARGETS
+        },
+    }
+    if number < trial.gates:
+        row["gates"] = gates(patient, protocol, scan, truth, read, rng)
+    return row
+
+
+def gates(
+    patient: VirtualPatient, protocol: CtProtocol, scan: Scan, truth: dict[str, Any], read: Reader, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Paste clots into a head without blood; or shift, thicken and tilt the scan of one that bled."""
+    if not patient.latent.has_haematoma:
+        clots = {}
+        for ml in CLOTS_ML:
+            pasted, mask = with_clot(scan, truth["brain"], ml=ml, rng=rng)
+            clots[f"{ml:g}"] = dice(read(pasted).ich, mask)
+        return {"clots": clots}
+    offsets = _volumes({hu: (lambda hu=hu: shifted(scan, hu=hu)) for hu in SHIFTS_HU}, read)
+    still = replace(protocol, motion_mm=0.0, metal=False)
+
+    def rescanned(**changes: float) -> Callable[[], Scan]:
+        return lambda: scan_of(patient, replace(still, **changes), 1)[0]
+
+    thick = _volumes({t: rescanned(thickness_mm=t, step_mm=t, noise_hu=3.5 * (5 / t) ** 0.5) for t in THICKNESS_MM}, read)
+    tilts = _volumes({t: rescanned(tilt_deg=t) for t in (0.0, *TILTS_DEG)}, read)
+    return {"offsets": offsets, "thickness": thick, "tilts": tilts}
+
+
+def _volumes(scans: dict[float, Callable[[], Scan]], read: Reader) -> dict[str, dict[str, float]]:
+    out: dict[str, dict[str, float]] = {"ich": {}, "ventricles": {}}
+    for key, scan in scans.items():
+        masks = read(scan())
+        for name, found in out.items():
+            found[f"{key:g}"] = volume_ml(getattr(masks, name))
+    return out
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the tables: accuracy per target, per scanner, per thickness; and the gates."""
+    accuracy = [_accuracy(name, rows) for name in TARGETS]
+    by = {
+        key: [
+            {key: value, "scans": len(group), **{n: _median_dice(n, group) for n in TARGETS}}
+            for value, group in sorted(_grouped(rows, key).items())
+        ]
+        for key in ("scanner", "thickness_mm")
+    }
+    return {"accuracy": accuracy, **by, "gates": _gate_rows(rows)}
+
+
+def _accuracy(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    there = [row["targets"][name] for row in rows if row["targets"][name]["true_ml"] >= 0.5]
+    errors = [t["ml"] - t["true_ml"] for t in there]
+    overlaps = [t["dice"] for t in there]
+    if not there:
+        return {"target": name, "scans": 0}
+    return {
+        "target": name,
+        "scans": len(there),
+        "median Dice": round(float(np.median(overlaps)), 3),
+        "mean Dice": round(float(np.mean(overlaps)), 3),
+        "median |volume error| mL": round(float(np.median(np.abs(errors))), 2),
+        "mean volume error mL": round(float(np.mean(errors)), 2),
+    }
+
+
+def _median_dice(name: str, rows: list[dict[str, Any]]) -> float | str:
+    found = [row["targets"][name]["dice"] for row in rows if row["targets"][name]["true_ml"] >= 0.5]
+    return round(float(np.median(found)), 3) if found else "none had it"
+
+
+def _grouped(rows: list[dict[str, Any]], key: str) -> dict[Any, list[dict[str, Any]]]:
+    groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row[key]].append(row)
+    return groups
+
+
+def _gate_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    clean = [row["blood_ml"] for row in rows if not row["bled"]]
+    out = []
+    if clean:
+        out.append(
+            {"gate": "false blood, 95th percentile, mL", "aim": "<= 0.5", "value": _rounded(np.percentile(clean, 95)), "scans": len(clean)}
+        )
+    clots = [row["gates"]["clots"] for row in rows if "clots" in row.get("gates", {})]
+    for ml, aim in zip(CLOTS_ML, (0.5, 0.75, 0.85, 0.9), strict=True):
+        if clots:
+            found = [c[f"{ml:g}"] for c in clots]
+            out.append(
+                {
+                    "gate": f"pasted clot of {ml:g} mL, median Dice",
+                    "aim": f">= {aim}",
+                    "value": _rounded(np.median(found)),
+                    "scans": len(found),
+                }
+            )
+    changed = [row["gates"] for row in rows if "offsets" in row.get("gates", {})]
+    for key, reference, what in (
+        ("offsets", 0.0, "HU -8 to +8"),
+        ("thickness", 5.0, "slices of 1 to 6 mm"),
+        ("tilts", 0.0, "tilt of 15 degrees"),
+    ):
+        for name in ("ich", "ventricles"):
+            found = [deviation_percent({float(k): v for k, v in g[key][name].items()}, reference) for g in changed]
+            found = [value for value in found if value == value]
+            if found:
+                out.append(
+                    {
+                        "gate": f"{name}, {what}: median greatest change, %",
+                        "aim": "<= 10",
+                        "value": _rounded(np.median(found)),
+                        "scans": len(found),
+                    }
+                )
+    return out
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 2)
+
+
+def markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
+    """Lay the tables out for docs/models.md."""
+    parts = []
+    for title, rows in tables.items():
+        if rows:
+            columns = list(rows[0])
+            lines = [columns, ["---"] * len(columns), *[[str(row.get(c, "")) for c in columns] for row in rows]]
+            parts.append(f"**{title}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> int:
+    """Read the patients that are not in the ledger yet, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--heads", type=Path, help="folder of label maps, of which the last four were never trained on")
+    parser.add_argument("--model", type=Path, help="a model folder; the default model without it")
+    parser.add_argument("--patients", type=int, default=60)
+    parser.add_argument("--gates", type=int, default=18, help="patients that also pass the gates")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("-o", "--out", type=Path, default=Path("build/gates"))
+    parser.add_argument("--cache", type=Path, default=Path("build/heads"))
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    heads = tuple(sorted(given.heads.glob("*.nii*")))[-HELD_OUT:] if given.heads else ()
+    model = load_model(given.model) if given.model else default_model()
+    read = reader_of(Predictor(model, threads=given.threads))
+    given.out.mkdir(parents=True, exist_ok=True)
+    ledger = given.out / f"cases-{model.manifest.weights_sha256[:12]}.jsonl"
+    rows = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.is_file() else []
+    done = {row["number"] for row in rows}
+    trial = Trial(heads, given.cache, given.gates)
+    for number in range(given.patients):
+        if number not in done:
+            rows.append(tried(number, trial, read))
+            with ledger.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            print(f"{len(rows)}/{given.patients} patients", end="\r", flush=True)
+    tables = summary(rows)
+    (given.out / "gates.json").write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")
+    (given.out / "gates.md").write_text(markdown(tables), encoding="utf-8")
+    print(markdown(tables))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
