@@ -22,7 +22,7 @@ def ball(x_mm: float, radius_mm: float) -> Volume:
 def scene(*, bleeds: bool = True) -> tuple[Masks, Volume]:
     none, ventricles = BRAIN.map_array(np.zeros_like), ball(-4, 6)
     ich = ball(22, 14) if bleeds else none
-    masks = Masks(ich, none, none, none, BRAIN, ventricles, none, none)
+    masks = Masks(ich, none, none, none, BRAIN, ventricles, none, none, frozenset({"ICH", "brain"}))
     hu = BRAIN.with_array(np.where(ich.array, 60.0, 30.0) + np.random.default_rng(0).normal(0, 2, BRAIN.shape))
     return masks, hu
 

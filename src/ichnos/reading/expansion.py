@@ -1,26 +1,149 @@
-"""Growth and outcome: read where the model folder brings a law for them, withheld with the reason where it does not."""
+"""Expansion: how large the haematoma will probably be a day later, how likely that counts as expansion, and where the blood would be."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+
+from ichnos.evidence.expansion import DEFINITIONS, ExpansionDefinition
+from ichnos.inference import Prediction
 from ichnos.models import Model
+from ichnos.models.store import SHIPPED
+from ichnos.reading.growth import LAW_FILE, GrowthForecast, GrowthInputs, GrowthLaw, growth_inputs, load_growth_law
 from ichnos.reading.masks import Masks
-from ichnos.reading.record import Finding
+from ichnos.reading.record import Finding, Measure
+from ichnos.volume import Volume, box_around
 
-EXPANSION_LAW = "expansion.json"  # beside model.json: features of the baseline -> distribution of growth in mL, P(expansion)
-OUTCOME_LAW = "outcome.json"
+BAND = (0.1, 0.9)
+DEFAULT = "33%-or-6ml"
+_REACH_MM = 40.0  # how far beyond the haematoma a follow-up mask may reach
 
 
-def read_expansion(model: Model, masks: Masks) -> Finding:
-    """Predict growth until the follow-up, or say why not."""
+def read_expansion(
+    law: GrowthLaw | None,
+    masks: Masks,
+    hu: Volume,
+    *,
+    facts: Mapping[str, object] | None = None,
+    forecast: Volume | None = None,
+    definitions: Mapping[str, ExpansionDefinition] = DEFINITIONS,
+) -> Finding:
+    """Forecast the haematoma's growth; `hu` in RAS on the masks' grid.
+
+    `facts` may hold `onset_to_ct_h` and `anticoagulation`. `forecast` is a network's probability of blood at follow-up on the same grid,
+    used where the law was fitted with one. Withheld, with the reason, where no law is installed or the haematoma lies outside its cohort.
+    """
     if not masks.ich.array.any():
-        return Finding(target="expansion", status="withheld", sentence="Growth was not predicted: there is no haematoma that could grow.")
-    sentence = f"Growth was not predicted: model {model.manifest.name} brings no validated law of expansion ({EXPANSION_LAW})."
-    return Finding(target="expansion", status="withheld", sentence=sentence)
+        sentence = "No intracerebral haematoma was found, so there is none that could expand."
+        return Finding(target="expansion", status="none found", sentence=sentence)
+    if law is None:
+        return _withheld("no growth law is installed")
+    inputs = growth_inputs(masks.ich, masks.ivh, hu, facts=facts, forecast_ml=None if forecast is None else probable_ml(forecast))
+    why = law.outside(inputs)
+    if why:
+        return _withheld(why)
+    expected = law.forecast(inputs)
+    measures = (_volume(expected), *(_probability(law, inputs, expected, key, d) for key, d in definitions.items()))
+    return Finding(target="expansion", status="read", sentence=_sentence(law.simulated, expected), measures=measures, masks=("expansion",))
 
 
-def read_outcome(model: Model, masks: Masks) -> Finding:
-    """Predict motor outcome, or say why not."""
-    if not masks.ich.array.any():
-        return Finding(target="outcome", status="withheld", sentence="Outcome was not predicted: there is no haematoma.")
-    sentence = f"Outcome was not predicted: model {model.manifest.name} brings no validated outcome model ({OUTCOME_LAW})."
-    return Finding(target="outcome", status="withheld", sentence=sentence)
+def _withheld(why: str) -> Finding:
+    sentence = f"How the haematoma will grow is not forecast: {why}."
+    names = (("followup_volume", "Haematoma at follow-up", "mL"), ("expansion_probability", "Probability of expansion", "%"))
+    measures = tuple(Measure(name=name, label=label, value=None, unit=unit, reason=why) for name, label, unit in names)
+    return Finding(target="expansion", status="withheld", sentence=sentence, measures=measures)
+
+
+def _volume(expected: GrowthForecast) -> Measure:
+    low, middle, high = (round(expected.quantile_ml(q), 2) for q in (BAND[0], 0.5, BAND[1]))
+    what = "8 of 10 haematomas like this one end between these"
+    label = "Haematoma at follow-up, median"
+    return Measure(name="followup_volume", label=label, value=middle, unit="mL", low=low, high=high, interval=what)
+
+
+def _probability(law: GrowthLaw, inputs: GrowthInputs, expected: GrowthForecast, key: str, definition: ExpansionDefinition) -> Measure:
+    name = "expansion_probability" if key == DEFAULT else f"expansion_probability_{key}"
+    label = f"Probability of expansion ({definition.name})"
+    value = round(100 * expected.probability(definition), 1)
+    interval = law.probability_interval(inputs, definition)
+    if interval is None:
+        return Measure(name=name, label=label, value=value, unit="%", reason="the law holds no refits, so its own doubt is not known")
+    low, high = (round(100 * p, 1) for p in interval)
+    what = "9 of 10 refits of the law on resampled patients"
+    return Measure(name=name, label=label, value=value, unit="%", low=min(low, value), high=max(high, value), interval=what)
+
+
+def _sentence(simulated: bool, expected: GrowthForecast) -> str:
+    low, middle, high = (expected.quantile_ml(q) for q in (BAND[0], 0.5, BAND[1]))
+    risk = 100 * expected.probability(DEFINITIONS[DEFAULT])
+    origin = " The law behind this was fitted on simulated patients." if simulated else ""
+    return (
+        f"Of {expected.ich_ml:.1f} mL, {middle:.1f} mL (8 in 10: {low:.1f} to {high:.1f} mL) are expected a day later; "
+        f"the probability of expansion ({DEFINITIONS[DEFAULT].name}) is {risk:.0f} %.{origin}"
+    )
+
+
+def growth_law_of(model: Model) -> GrowthLaw | None:
+    """Return the growth law beside a model's weights, or the one that ships; None where neither is there."""
+    return next((load_growth_law(f) for f in (model.folder, SHIPPED / "expansion") if (f / LAW_FILE).is_file()), None)
+
+
+def forecast_of(prediction: Prediction) -> Volume | None:
+    """Return a network's probability of blood at follow-up in RAS, where the network was taught one."""
+    if "followup" not in [target.name for target in prediction.model.manifest.targets]:
+        return None
+    return prediction.probability("followup").reoriented("RAS")
+
+
+def probable_ml(forecast: Volume) -> float:
+    """Return the expected volume of a probability map, in mL."""
+    return float(np.asarray(forecast.array, np.float64).sum()) * forecast.voxel_ml
+
+
+def expansion_mask(finding: Finding, masks: Masks, *, forecast: Volume | None = None) -> Volume | None:
+    """Return where the parenchymal haematoma is expected at follow-up: as many voxels as the forecast's median; None where withheld.
+
+    Voxels are taken in the order of a network's probability of blood at follow-up, where there is one, and of their distance to the
+    haematoma. Ventricles and what lies outside the brain are not entered.
+    """
+    if finding.status != "read":
+        return None
+    wanted_ml = finding.measure("followup_volume").value
+    if not isinstance(wanted_ml, float):
+        return None
+    return grown_mask(masks.ich, wanted_ml, brain=masks.brain, ventricles=masks.ventricles, forecast=forecast)
+
+
+def grown_mask(ich: Volume, wanted_ml: float, *, brain: Volume, ventricles: Volume, forecast: Volume | None = None) -> Volume:
+    """Grow (or shrink) a haematoma evenly to a volume, inside the brain and outside its ventricles; all on one grid.
+
+    >>> from ichnos.volume import sphere, volume_ml
+    >>> brain = sphere(radius_mm=40, spacing_mm=2.0)
+    >>> at = np.indices(brain.shape) - (np.array(brain.shape) / 2).reshape(3, 1, 1, 1)
+    >>> ich = brain.with_array((at**2).sum(0) <= 36)
+    >>> round(volume_ml(grown_mask(ich, 10.0, brain=brain, ventricles=brain.map_array(np.zeros_like))), 1)
+    10.0
+    """
+    part = box_around(ich, margin_mm=_REACH_MM)
+    before, head, fluid = (np.asarray(v.cropped(part).array).astype(bool) for v in (ich, brain, ventricles))
+    score = signed_distance_mm(before, ich.spacing_mm)
+    if forecast is not None:
+        score = -np.asarray(forecast.cropped(part).array, np.float32) + 1e-4 * score  # distance only settles ties
+    allowed = before | (head & ~fluid)
+    count = min(round(wanted_ml / ich.voxel_ml), int(allowed.sum()))
+    inner = np.zeros(before.shape, bool)
+    at = np.flatnonzero(allowed)
+    inner.flat[at[np.argsort(score.flat[at], kind="stable")[:count]]] = True
+    out = np.zeros(ich.shape, bool)
+    out[part.slices] = inner
+    return ich.with_array(out)
+
+
+def signed_distance_mm(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """Return mm to the edge of a mask, negative inside."""
+    import edt
+
+    outside = edt.edt(np.asfortranarray(~mask), anisotropy=spacing_mm, order="F")
+    inside = edt.edt(np.asfortranarray(mask), anisotropy=spacing_mm, order="F")
+    return np.asarray(outside - inside, np.float32)

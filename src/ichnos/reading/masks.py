@@ -17,6 +17,8 @@ PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaemato
 class Masks:
     """Masks on the scan's grid in RAS order; each voxel belongs to at most one of ICH, IVH, PHE and leukoaraiosis.
 
+    `expansion` is where the haematoma is expected at follow-up; None where that was not forecast.
+
     A mask whose name is not in `known` is empty because the model does not look for it: `named` leaves it out.
     """
 
@@ -29,6 +31,7 @@ class Masks:
     tract_left: Volume
     tract_right: Volume
     known: frozenset[str]  # names of the masks that the model draws
+    expansion: Volume | None = None
 
     def named(self) -> dict[str, Volume]:
         """Return the masks under the names that files and segments carry."""
@@ -42,7 +45,8 @@ class Masks:
             "tract_left": self.tract_left,
             "tract_right": self.tract_right,
         }
-        return {name: mask for name, mask in drawn.items() if name in self.known}
+        found = {name: mask for name, mask in drawn.items() if name in self.known}
+        return found if self.expansion is None else {**found, "expansion": self.expansion}
 
 
 def consistent_masks(prediction: Prediction) -> Masks:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from ichnos.reading.prognosis import Arm, Interval, OutcomeInputs, OutcomeModel, injury_of
+from ichnos.models import Model
+from ichnos.models.store import SHIPPED
+from ichnos.reading.prognosis import OUTCOME_FILE, Arm, Interval, OutcomeInputs, OutcomeModel, injury_of, load_outcome_model
 from ichnos.reading.record import Finding, Measure
 
 _ARMS: tuple[Arm, ...] = ("medical", "surgery")
@@ -33,6 +35,11 @@ def read_outcome(model: OutcomeModel | None, findings: Sequence[Finding], *, fac
         *(_mrs(model, inputs) if not mrs else _empty("mrs", mrs)),
     )
     return Finding(target="outcome", status="read", sentence=_sentence(model, inputs, motor, mrs), measures=measures)
+
+
+def outcome_model_of(model: Model) -> OutcomeModel | None:
+    """Return the outcome model beside a model's weights, or the one that ships; None where neither is there."""
+    return next((load_outcome_model(f) for f in (model.folder, SHIPPED / "outcome") if (f / OUTCOME_FILE).is_file()), None)
 
 
 def outcome_inputs(findings: Mapping[str, Finding], facts: Mapping[str, object]) -> OutcomeInputs:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ import ichnos
 from ichnos import quality
 from ichnos.errors import InputRefused, UsageError
 from ichnos.inference import Prediction, Predictor
-from ichnos.reading.expansion import read_expansion, read_outcome
+from ichnos.reading.expansion import expansion_mask, forecast_of, growth_law_of, read_expansion
 from ichnos.reading.haematoma import read_haematoma
 from ichnos.reading.leukoaraiosis import read_leukoaraiosis
 from ichnos.reading.masks import Masks, consistent_masks
+from ichnos.reading.outcome import outcome_model_of, read_outcome
 from ichnos.reading.record import Finding, QualityReason, ReadingProvenance, Record, quality_reasons
 from ichnos.reading.safety import refuse_minors, warnings_of
 from ichnos.reading.tract import read_tract
@@ -66,10 +68,11 @@ def read(scan: Scan, predictor: Predictor, *, name: str = "scan", only: Collecti
     except InputRefused as error:
         return refused(name, str(error), scan=judged, verdict=verdict, only=chosen)
     manifest = predictor.model.manifest
+    findings = _findings(prediction, masks, chosen)
     record = Record(
         name=name,
         status="read",
-        findings=_findings(prediction, masks, chosen),
+        findings=findings,
         quality=quality_reasons(verdict),
         warnings=(*(r.text for r in verdict.at("warn")), *warnings_of(judged.volume.reoriented("RAS"), masks)),
         limits=manifest.limits,
@@ -82,7 +85,8 @@ def read(scan: Scan, predictor: Predictor, *, name: str = "scan", only: Collecti
             backend=predictor.backend,
         ),
     )
-    return Reading(record, judged, masks)
+    grown = [expansion_mask(f, masks, forecast=forecast_of(prediction)) for f in findings if f.target == "expansion"]
+    return Reading(record, judged, replace(masks, expansion=grown[0] if grown else None))
 
 
 def refused(
@@ -107,15 +111,20 @@ def chosen_targets(only: Collection[str]) -> tuple[str, ...]:
 
 
 def _findings(prediction: Prediction, masks: Masks, only: Collection[str]) -> tuple[Finding, ...]:
-    hu = prediction.scan.volume.reoriented("RAS")
+    hu, facts, model = prediction.scan.volume.reoriented("RAS"), prediction.scan.facts, prediction.model
     readers: dict[str, Callable[[], Finding]] = {
         "haematoma": lambda: read_haematoma(prediction, masks, hu),
         "leukoaraiosis": lambda: read_leukoaraiosis(prediction, masks),
         "tract": lambda: read_tract(prediction, masks),
-        "expansion": lambda: read_expansion(prediction.model, masks),
-        "outcome": lambda: read_outcome(prediction.model, masks),
+        "expansion": lambda: read_expansion(growth_law_of(model), masks, hu, facts=facts, forecast=forecast_of(prediction)),
+        "outcome": lambda: read_outcome(outcome_model_of(model), [found(t) for t in ("haematoma", "tract", "leukoaraiosis")], facts=facts),
     }
-    return tuple(readers[t]() if masks.known.issuperset(_NEEDS[t]) else _not_taught(t, masks) for t in only)
+
+    @cache
+    def found(target: str) -> Finding:
+        return readers[target]() if masks.known.issuperset(_NEEDS[target]) else _not_taught(target, masks)
+
+    return tuple(found(target) for target in only)
 
 
 def _not_taught(target: str, masks: Masks) -> Finding:
