@@ -9,7 +9,7 @@ import pytest
 
 from ichnos.errors import InputRefused, UsageError
 from ichnos.registration import IDENTITY, Displacement, Transform, read_transform, write_transform
-from ichnos.volume import Affine, Volume, centroid_mm, sphere, volume_ml
+from ichnos.volume import Affine, Box, Volume, centroid_mm, sphere, volume_ml
 
 POINTS = np.random.default_rng(0).uniform(-30, 30, (200, 3))
 
@@ -116,3 +116,14 @@ def test_a_field_that_is_not_one_is_refused() -> None:
         Displacement(Volume(np.zeros((4, 4, 4)), np.eye(4)))
     with pytest.raises(InputRefused, match="not finite"):
         Displacement(Volume(np.full((4, 4, 4, 3), np.nan), np.eye(4)))
+
+
+def test_a_share_is_looked_for_only_where_the_mask_reaches_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = sphere(radius_mm=7, spacing_mm=1.5, centre_mm=(12.0, -9.0, 6.0)).astype(np.float32)
+    grid = Volume(np.zeros((60, 64, 14), np.uint8), np.array([[1.0, 0, 0, -30], [0, 1, 0.3, -35], [0, -0.1, 5.0, -33], [0, 0, 0, 1]]))
+    u = Volume(np.full((4, 4, 4, 3), 3.0, np.float32), np.diag([25.0, 25, 25, 1]))
+    moved = Transform.of(Affine(np.diag([-1.0, 1.1, 1, 1])), Displacement(u))
+    share = moved.pull_share(mask, grid)
+    assert 0 < np.count_nonzero(share.array) < 0.1 * share.array.size
+    monkeypatch.setattr(Transform, "_reach", lambda self, mask, grid: Box((0, 0, 0), grid.shape))
+    assert np.array_equal(share.array, moved.pull_share(mask, grid).array)

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 def transfer(
     cohort: Annotated[Path, typer.Argument(help="folder of the cohort (participants.tsv, sub-*)")],
     targets: Annotated[str, typer.Option(help="any of tract,leukoaraiosis,expansion")] = "tract,leukoaraiosis,expansion",
-    given: Annotated[str, typer.Option(help="pipelines under derivatives/ whose masks are taken where they exist")] = "manual",
+    given: Annotated[str, typer.Option(help="pipelines under derivatives/ whose masks, peaks and FODs are taken")] = "manual",
     undo_shift: Annotated[bool, typer.Option("--undo-shift", help="expansion: take back what the haematoma pushed aside")] = False,
     seeds_per_side: Annotated[int, typer.Option(help="tract: how many seeds per side")] = 4000,
     denoise: Annotated[bool, typer.Option("--denoise", help="tract: remove noise first (slow)")] = False,
+    warp: Annotated[bool, typer.Option("--warp", help="leukoaraiosis and tract: let the MRI bend, not only turn")] = False,
+    trx: Annotated[bool, typer.Option("--trx", help="tract: write streamlines as .trx instead of .tck")] = False,
     nnunet: Annotated[str | None, typer.Option(help="also write DatasetNNN_Name (one target)")] = None,
     workers: Annotated[int, typer.Option(help="processes")] = 1,
     scheduler: Annotated[str | None, typer.Option(help="address of a dask scheduler instead")] = None,
@@ -31,7 +33,9 @@ def transfer(
     from ichnos.transfer.makers import Settings
     from ichnos.transfer.run import transfer_cohort
 
-    settings = Settings(str(cohort.resolve()), tuple(_list(given)), undo_shift, seeds_per_side, denoise)
+    settings = Settings(
+        str(cohort.resolve()), tuple(_list(given)), undo_shift, seeds_per_side, denoise, warp=warp, streamlines="trx" if trx else "tck"
+    )
     result = transfer_cohort(
         cohort.resolve(),
         _targets(targets),

@@ -13,9 +13,11 @@ from functools import cached_property, reduce
 import numpy as np
 
 from ichnos.errors import InputRefused
-from ichnos.volume import Affine, Array, Floats, Interpolation, Volume
+from ichnos.volume import Affine, Array, Box, Floats, Interpolation, Volume
 
 _ORDER: dict[Interpolation, int] = {"nearest": 0, "linear": 1, "cubic": 3}
+FINEST_PLACE_MM = 1.5  # a thick voxel is looked at in places no farther apart than this, however thick the slices of the mask
+REACH_STEP_MM = 6.0
 _POINTS_AT_ONCE = 1_000_000  # bounds the memory of a pull to some 100 MB
 
 
@@ -138,18 +140,40 @@ class Transform:
     def pull_share(self, mask: Volume, grid: Volume, *, outside: float = 0.0) -> Volume:
         """Return which share of each voxel of the grid a mask (or probability map) fills, in [0, 1].
 
-        A grid voxel larger than the mask's is sampled at several places, so that a thin sheet on a thick slice becomes a small share
-        rather than all or nothing.
+        The share is the mean over places inside the voxel, so that a thin sheet on a thick slice becomes a small share rather than all
+        or nothing.
         """
-        places = np.ceil(np.array(grid.spacing_mm) / np.array(mask.spacing_mm) - 0.25).astype(int).clip(1, 8)
         soft = mask.astype(np.float32)
-        total = np.zeros(grid.shape, np.float32)
+        box = Box((0, 0, 0), grid.shape) if outside else self._reach(mask, grid)
+        part = grid.cropped(box)
+        places = np.ceil(np.array(grid.spacing_mm) / np.minimum(mask.spacing_mm, FINEST_PLACE_MM) - 0.25).astype(int).clip(1, 8)
+        total = np.zeros(part.shape, np.float32)
         offsets = [(np.arange(n) + 0.5) / n - 0.5 for n in places]
         for offset in np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1).reshape(-1, 3):
-            affine = np.array(grid.affine)
-            affine[:3, 3] = grid.world(offset)
-            total += self.pull(soft, Volume(grid.array, affine), fill=outside).array
-        return Volume(np.clip(total / places.prod(), 0, 1), grid.affine)
+            affine = np.array(part.affine)
+            affine[:3, 3] = part.world(offset)
+            total += self.pull(soft, Volume(part.array, affine), fill=outside).array
+        share = np.zeros(grid.shape, np.float32)
+        share[box.slices] = np.clip(total / places.prod(), 0, 1)
+        return Volume(share, grid.affine)
+
+    def _reach(self, mask: Volume, grid: Volume) -> Box:
+        """Return the box of the grid that what is in a mask can reach, found on a coarse grid with some millimetres to spare."""
+        there = np.argwhere(mask.array != 0)
+        if len(there) == 0:
+            return Box((0, 0, 0), (1, 1, 1))
+        coarse = grid.grid_with_spacing(np.maximum(grid.spacing_mm, REACH_STEP_MM).tolist())
+        points = grid_points(coarse)
+        at = mask.index(self.map(points))
+        spare = 1.5 * np.max(coarse.spacing_mm) / np.array(mask.spacing_mm) + 1
+        near = ((at >= there.min(0) - spare) & (at <= there.max(0) + spare)).all(axis=-1)
+        if not near.any():
+            return Box((0, 0, 0), (1, 1, 1))
+        index = grid.index(points[near])
+        spare = np.array(coarse.spacing_mm) / np.array(grid.spacing_mm)
+        start = np.clip(np.floor(index.min(0) - spare), 0, np.array(grid.shape) - 1).astype(int)
+        stop = np.clip(np.ceil(index.max(0) + spare) + 1, start + 1, grid.shape).astype(int)
+        return Box(tuple(start.tolist()), tuple(stop.tolist()))
 
     def _sampled(self, image: Volume, grid: Volume, order: int, fill: float) -> Array:
         from scipy import ndimage

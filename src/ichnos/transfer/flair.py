@@ -18,6 +18,7 @@ import numpy as np
 from ichnos.errors import InputRefused, MissingExtra
 from ichnos.registration.transform import Transform
 from ichnos.transfer.placing import place_template
+from ichnos.transfer.slices import between_slices, softened
 from ichnos.transfer.wmh import Hyperintensities, checked_flair, segment_hyperintensities
 from ichnos.verdict import Level, Reason, Verdict
 from ichnos.volume import Volume, volume_ml
@@ -70,6 +71,8 @@ def given_hyperintensities(mask: Volume, flair: Volume) -> Hyperintensities:
         )
     share = mask.with_array(np.minimum(values, 1.0))  # labels above 1 (LST-AI's regions) are all lesion
     share = share if share.same_grid(flair) else share.on_grid(flair)
+    if np.isin(share.array, (0, 1)).all():
+        share = softened(share, flair)
     volume = volume_ml(share)
     empty = flair.with_array(np.zeros(flair.shape, bool))
     return Hyperintensities(
@@ -95,7 +98,7 @@ def lst_ai_hyperintensities(flair: Path, t1: Path, *, device: str = "cpu", threa
 
 def leukoaraiosis_on_ct(found: Hyperintensities, *, flair_from_ct: Transform, ct: Volume, blood: Volume | None = None) -> Leukoaraiosis:
     """Carry hyperintensities onto the CT grid; `blood` (a mask on the CT: haematoma and oedema) is never leukoaraiosis."""
-    share = flair_from_ct.pull_share(found.share, ct)
+    share = flair_from_ct.pull_share(between_slices(found.share), ct)
     if blood is not None:
         share = share.with_array(np.where(blood.on_grid(ct, interpolation="nearest").array > 0, 0, share.array))
     on_flair, on_ct = volume_ml(found.share), volume_ml(share)

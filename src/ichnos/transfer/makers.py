@@ -6,18 +6,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ichnos.anatomy.tract import SIDES
 from ichnos.cohort import Exam, Patient
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
-from ichnos.registration import Registration, register
+from ichnos.registration import Kind, Registration, register
 from ichnos.registration.contrast import contrast_of
+from ichnos.transfer.placing import place_template
 from ichnos.transfer.verdict import Limits
 from ichnos.verdict import Verdict
-from ichnos.volume import Volume, volume_ml
+from ichnos.volume import Array, Volume, volume_ml
+
+if TYPE_CHECKING:
+    from ichnos.transfer.gradients import GradientTable
+    from ichnos.transfer.tractography import Tractography
 
 Target = Literal["leukoaraiosis", "tract", "expansion"]
 PARTNER: dict[Target, Exam] = {"leukoaraiosis": "flair", "tract": "diffusion", "expansion": "followup"}
@@ -32,7 +38,14 @@ class Settings:
     undo_shift: bool = False  # expansion: take back what the haematoma has pushed aside
     seeds_per_side: int = 4000  # tract
     denoise: bool = False  # tract
+    warp: bool = False  # leukoaraiosis and tract: let the partner exam bend, not only turn; for an exam of another day
+    streamlines: Literal["tck", "trx"] = "tck"
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def kind(self) -> Kind:
+        """Return how far the partner MRI may be changed to fit the CT."""
+        return "deformable" if self.warp else "rigid"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +96,7 @@ def make_leukoaraiosis(ct: Volume, patient: Patient, settings: Settings) -> Tran
     flair = _mri(patient, "flair")
     checked_flair(flair)
     blood = _blood(patient, "ct", settings)
-    found = register(ct, flair, kind="deformable", exclude=blood, fixed_contrast="ct", moving_contrast="mri")
+    found = register(ct, flair, kind=settings.kind, exclude=blood, fixed_contrast="ct", moving_contrast="mri")
     drawn = _given(patient, "leukoaraiosis", "flair", settings)
     if drawn is not None:
         lesions = wm.given_hyperintensities(drawn, flair)
@@ -107,37 +120,67 @@ def make_leukoaraiosis(ct: Volume, patient: Patient, settings: Settings) -> Tran
 def make_tract(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
     """Track both corticospinal tracts in the diffusion exam and bring their density onto the CT."""
     from ichnos.transfer import tractography as tracts
-    from ichnos.transfer.gradients import read_fsl_gradients
 
     dwi = _mri(patient, "diffusion")
-    stem = str(patient.exam("diffusion")).removesuffix(".gz").removesuffix(".nii")
-    table = read_fsl_gradients(Path(stem + ".bval"), Path(stem + ".bvec"), affine=dwi.affine)
+    table = _gradients(patient, dwi)
     first = dwi.with_array(dwi.array[..., table.unweighted].mean(axis=-1)) if table.unweighted.any() else dwi.with_array(dwi.array[..., 0])
     blood = _blood(patient, "ct", settings)
-    found = register(ct, first, kind="deformable", exclude=blood, fixed_contrast="ct", moving_contrast="mri")
+    found = register(ct, first, kind=settings.kind, exclude=blood, fixed_contrast="ct", moving_contrast="mri")
     there = None if blood is None else (~found.transform).pull_share(blood.with_array(blood.array > 0), first)
     exclude = None if there is None else there.with_array(there.array > 0.3)
-    both = tracts.track(dwi, table, exclude=exclude, denoise=settings.denoise, seeds_per_side=settings.seeds_per_side)
+    ready = _ready_fod(patient, settings)
+    if ready is not None:
+        placing = place_template(first, weighting="b0", exclude=exclude)
+        both = tracts.track_fod(*ready, placing=placing, seeds_per_side=settings.seeds_per_side)
+    else:
+        both = tracts.track(dwi, table, exclude=exclude, denoise=settings.denoise, seeds_per_side=settings.seeds_per_side)
+    return _tract_on_ct(ct, first, found, both, settings)
+
+
+def _tract_on_ct(ct: Volume, first: Volume, found: Registration, both: Tractography, settings: Settings) -> Transferred:
+    from ichnos.transfer import tractography as tracts
+
     density = {side: tracts.density_on_ct(tract, exam_from_ct=found.transform, ct=ct) for side, tract in both.tracts.items()}
     masks = {side: volume.array >= tracts.TRACT_DENSITY for side, volume in density.items()}
     right_wins = masks["right"] & (density["right"].array > density["left"].array)
     labels = ct.with_array(np.where(right_wins, 2, np.where(masks["left"], 1, np.where(masks["right"], 2, 0))).astype(np.uint8))
     numbers: dict[str, Any] = {}
-    for code, side in enumerate(("left", "right"), 1):
-        tract = both.tracts[side]  # type: ignore[index]
+    for code, side in enumerate(SIDES, 1):
+        tract = both.tracts[side]
         numbers[f"tract_{side}_ml"] = round(volume_ml(labels.with_array(labels.array == code)), 3)
         numbers[f"tract_{side}_complete"] = tract.complete
         numbers[f"tract_{side}_interrupted"] = int(tract.interrupted)
+    lines = {side: tract for side, tract in both.tracts.items() if tract.streamlines}
     return Transferred(
         first,
         found,
         {("tract", "dseg"): labels, **{(f"tract{side}", "probseg"): volume for side, volume in density.items()}},
         labels,
-        {f"tract_{side}": labels.with_array(labels.array == code) for code, side in enumerate(("left", "right"), 1)},
+        {f"tract_{side}": labels.with_array(labels.array == code) for code, side in enumerate(SIDES, 1)},
         both.verdict,
         numbers,
-        {f"tract{s}_streamlines.tck": partial(_save, tract=t, reference=first) for s, t in both.tracts.items() if t.streamlines},
+        {f"tract{s}_streamlines.{settings.streamlines}": partial(_save, tract=t, reference=first) for s, t in lines.items()},
     )
+
+
+def _gradients(patient: Patient, dwi: Volume) -> GradientTable:
+    from ichnos.transfer.gradients import read_fsl_gradients
+
+    stem = str(patient.exam("diffusion")).removesuffix(".gz").removesuffix(".nii")
+    return read_fsl_gradients(Path(stem + ".bval"), Path(stem + ".bvec"), affine=dwi.affine)
+
+
+def _ready_fod(patient: Patient, settings: Settings) -> tuple[Array, Volume] | None:
+    """Return fibre orientations that another program left for the patient, with their grid: a *peaks or an MRtrix *fod file."""
+    from ichnos.transfer.fibres import fod_from_mrtrix, fod_from_peaks
+
+    for pipeline in settings.given:
+        folder = Path(settings.root) / "derivatives" / pipeline / bids.subject(patient.id)
+        for ending, read in (("peaks", fod_from_peaks), ("fod", fod_from_mrtrix)):
+            for path in sorted([*folder.rglob(f"*{ending}.nii.gz"), *folder.rglob(f"*{ending}.nii")]):
+                given = nifti.load(path)
+                return read(given), Volume(given.array[..., 0], given.affine)
+    return None
 
 
 MAKERS: dict[Target, Callable[[Volume, Patient, Settings], Transferred]] = {
