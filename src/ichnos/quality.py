@@ -29,6 +29,8 @@ BRAIN_HU = ((18.0, 48.0), (5.0, 65.0))  # peak: pass within the first pair, refu
 BONE_HU = (500.0, 350.0)  # 95th percentile of what is denser than 250 HU: warn below the first, refuse below the second
 BRAIN_ML = (350.0, 120.0)  # enclosed by the skull: warn below, refuse below
 
+_BRIDGE_VOXELS = 8  # of about 2 mm, each way
+_AIR_SHARE = 0.05  # a frontal sinus may lie behind an opening of the skull, a nose may not
 FEWEST_SLICES = 8
 _INTRACRANIAL_HEIGHT_MM = 112.0  # inner vertex to foramen magnum, a small adult's
 _WORK_MM = 2.0  # the checks look at voxels of about this size
@@ -167,11 +169,48 @@ def _view(scan: Scan) -> _View:
     body = _largest(ndimage.binary_opening(hu > -300, cross))
     bone = (hu > 250) & body
     skull = ndimage.binary_closing(bone, cross, iterations=3)
-    filled = _filled(skull)
+    filled = _bridged(skull, _filled(skull), hu, cross)
     inside = _largest(ndimage.binary_opening(filled & ~bone & (hu > -60) & (hu < 150), cross, iterations=2))
     frame = _acquired(scan, thinned, hu.shape)
     air = frame & ~ndimage.binary_dilation(body, cross, iterations=2)
     return _View(hu, step, planes.astype(np.float64) * volume.spacing_mm[2], frame, body, skull, inside, air)
+
+
+def _bridged(skull: Mask, filled: Mask, hu: Array, cross: Mask) -> Mask:
+    """Fill the planes in which a craniotomy, a fracture or an orbit leaves the skull open, where no air lies behind the opening.
+
+    A gap of up to 3 cm is bridged; where that does not close the skull either, its convex hull does.
+    """
+    from scipy import ndimage
+
+    n = _BRIDGE_VOXELS
+    padded = np.pad(skull, [(n, n), (n, n), (0, 0)])
+    wide = _filled(ndimage.binary_closing(padded, cross, iterations=n)[n:-n, n:-n])
+    out = filled.copy()
+    for k in range(skull.shape[2]):
+        for whole in (wide[..., k], _hull(skull[..., k])):
+            added = whole & ~out[..., k]
+            if out[..., k].sum() < 0.7 * whole.sum() and np.count_nonzero(hu[..., k][added] < -150) <= _AIR_SHARE * added.sum():
+                out[..., k] |= whole
+    return out
+
+
+def _hull(plane: Mask) -> Mask:
+    """Return the convex hull of a plane's mask; the mask itself where that has no area."""
+    from scipy.spatial import ConvexHull, QhullError
+
+    points = np.argwhere(plane)
+    try:
+        edges = ConvexHull(points).equations if len(points) > 3 else np.empty((0, 3))
+    except QhullError:
+        return plane
+    if not len(edges):
+        return plane
+    x, y = np.indices(plane.shape)
+    inside = np.ones(plane.shape, bool)
+    for a, b, c in edges:
+        inside &= a * x + b * y + c <= 1e-9
+    return inside
 
 
 def _planes(scan: Scan, count: int, spacing_mm: float, *, flipped: bool) -> npt.NDArray[np.intp]:
@@ -320,7 +359,7 @@ def _motion(view: _View) -> Reason:
     levels = np.flatnonzero(area > 0.45 * area.max()) if area.max() > 20 else np.array([], int)
     if len(levels) < 5:
         return Reason("motion", "warn", "too little brain to check for motion", float("nan"), "mm")
-    outline = _filled(view.skull[..., levels])
+    outline = np.stack([_hull(view.skull[..., k]) for k in levels], axis=2)
     x, y = np.arange(outline.shape[0]) * view.step_mm[0], np.arange(outline.shape[1]) * view.step_mm[1]
     size = np.maximum(outline.sum(axis=(0, 1)), 1)
     place = np.stack([outline.sum(axis=1).T @ x / size, outline.sum(axis=0).T @ y / size], axis=1)

@@ -69,6 +69,23 @@ def test_blood_does_not_make_a_scan_unreadable() -> None:
     assert judge(scan_of(head_hu(bleed_mm=25))).level == "pass"
 
 
+@pytest.mark.parametrize("gap_mm", [15.0, 60.0])
+def test_a_craniotomy_does_not_make_a_head_unreadable(gap_mm: float) -> None:
+    whole = head_hu()
+
+    def opened(points_mm: Any) -> Any:
+        hu = np.array(whole(points_mm))
+        points = np.asarray(points_mm)
+        flap = (points[..., 0] > 0) & (np.abs(points[..., 1]) < gap_mm / 2) & (np.abs(points[..., 2]) < 30) & (hu > 100)
+        hu[flap] = 40.0
+        return hu
+
+    verdict = judge(scan_of(opened))
+    assert verdict.level == "pass", [r for r in verdict.reasons if r.level != "pass"]
+    (head,) = [r.value for r in verdict.reasons if r.name == "head"]
+    assert head == pytest.approx(INNER_ML, rel=0.06)
+
+
 @pytest.mark.parametrize(
     ("agent", "description", "level"), [(None, "HEAD", "pass"), ("X", "HEAD", "refuse"), ("X", "HEAD WITHOUT", "warn")]
 )
