@@ -19,6 +19,22 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "umamba_bot": TOPOLOGY,
     "umamba_enc": TOPOLOGY | {"input_size": [16, 16]},
     "diffusion_ukan": {"T": 5, "ch": 32, "ch_mult": [1], "num_res_blocks": 1, "embed_dims": [32, 32, 32], "tdim": 16},
+    "planned": {
+        "input_channels": 1,
+        "num_classes": 2,
+        "dim": 2,
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": {
+            "n_stages": 2,
+            "features_per_stage": [4, 8],
+            "conv_op": "torch.nn.modules.conv.Conv2d",
+            "kernel_sizes": [3, 3],
+            "strides": [1, 2],
+            "n_conv_per_stage": 1,
+            "n_conv_per_stage_decoder": 1,
+        },
+        "requires_import": ["conv_op"],
+    },
     "vit": {"image_size": [16, 16], "patch_size": [8, 8], "width": 24, "depth": 1, "heads": 3},
 }
 
@@ -29,6 +45,8 @@ def test_every_name_has_an_example_here() -> None:
 
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))
 def test_arguments_survive_json_and_rebuild_the_same_network(name: str) -> None:
+    if name == "planned":
+        pytest.importorskip("dynamic_network_architectures")
     first = build(name, **ARGUMENTS[name])
     second = build(name, **json.loads(json.dumps(ARGUMENTS[name])))
     second.load_state_dict(first.state_dict())

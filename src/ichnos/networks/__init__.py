@@ -22,6 +22,7 @@ _NETWORKS = {
     "umamba_bot": "umamba:UMambaBot",
     "umamba_enc": "umamba:UMambaEnc",
     "diffusion_ukan": "ukan:DiffusionUKAN",
+    "planned": "planned:PlannedNetwork",
     "vit": "vit:VisionTransformer",
 }
 

@@ -1,0 +1,278 @@
+"""From a cohort to a Model: prepare the patients, check that they may be learnt from, train, keep the best network with its provenance."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+import ichnos
+from ichnos.cohort import Cohort
+from ichnos.errors import UsageError
+from ichnos.evidence.ledger import TrainingImage, write_training
+from ichnos.learning.augmentation import Augmentation
+from ichnos.learning.cases import PIPELINES, Case, Grid, check_cases, check_leakage, fingerprint, prepare
+from ichnos.learning.cohort_batches import Ahead, BatchAt, CohortBatches, Mixed
+from ichnos.learning.planning import planned_network
+from ichnos.learning.segmentation import Batch, Precision, Progress, Settings, train
+from ichnos.learning.team import ALONE, Team
+from ichnos.learning.validation import Validation, Validator, history
+from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model
+
+WINDOWS_HU = ((-20.0, 100.0), (0.0, 40.0), (20.0, 80.0), (-1000.0, 1000.0))
+_MEASURED_STEPS = 6  # from which the number of steps in a stretch of time is foreseen
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train, and how; a training goes on only under the same plan."""
+
+    targets: tuple[TargetSpec, ...]
+    network: str = "unet"
+    spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0)
+    patch: tuple[int, int, int] = (64, 64, 64)  # z of 1: a network of slices
+    windows_hu: tuple[tuple[float, float], ...] = WINDOWS_HU
+    width: int = 16  # features of the first stage
+    batch: int = 2
+    steps: int = 2000
+    validations: int = 10  # spread over the training
+    patience: int = 0
+    learning_rate: float = 2e-3
+    precision: Precision = "fp32"
+    cl_dice_weight: float = 0.0
+    rim_weight: float = 0.0
+    foreground_share: float = 0.6
+    simulated_share: float = 0.0
+    deep_supervision: bool = True
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise UsageError(f"there is no precision {self.precision!r}; give {', '.join(get_args(Precision))}")
+        if min(self.steps, self.batch, self.width, self.validations) < 1:
+            counts = f"steps {self.steps}, batch {self.batch}, width {self.width}, validations {self.validations}"
+            raise UsageError(f"{counts} were asked for; each must be 1 or more")
+        if not (0 <= self.simulated_share < 1 and 0 <= self.foreground_share <= 1):
+            shares = f"simulated_share {self.simulated_share:g} and foreground_share {self.foreground_share:g}"
+            raise UsageError(f"{shares} were asked for; give 0 to 1, and the simulated one below 1: validation needs patients")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the targets."""
+        return tuple(target.name for target in self.targets)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Return how the network sees a scan."""
+        return Preprocessing(spacing_mm=self.spacing_mm, windows_hu=self.windows_hu, patch=self.patch)
+
+
+@dataclass(frozen=True)
+class Means:
+    """With what to train; none of it changes the numbers, save for rounding on another device."""
+
+    device: str = "cpu"
+    workers: int = 0  # threads that make batches ahead
+    seconds: float = float("inf")
+    team: Team = ALONE
+    pipelines: tuple[str, ...] = PIPELINES  # where targets are looked for
+    anatomies: tuple[Path, ...] = ()  # label maps for simulated patients; none: the MNI head
+    cache: Path | None = None  # for heads made ready
+    command: str = ""
+    prepared: Callable[[str], None] = field(default=lambda patient: None)  # told each patient whom it begins to prepare
+    report: Callable[[Progress], None] = field(default=lambda progress: None)
+
+
+def train_on_cohort(cohort: Cohort, out: Path, plan: Plan, *, work: Path, means: Means | None = None) -> Model:
+    """Train on the cohort's split `train`, stop by its split `validation`, write a Model to `out`.
+
+    `work` keeps prepared patients, checkpoints, validations and pictures of the worst cases; the same call goes on from there.
+    """
+    means = means or Means()
+    cases = usable_cases(cohort, plan, work, means)
+    settings = settings_of(plan, cases)
+    source = _batches(plan, cases, means)
+    flat = plan.patch[2] == 1
+    held = [case for case in cases if case.split == "validation"]
+    validate = Validator(held, plan.names, plan.preprocessing, work, device=means.device, flat=flat)
+    try:
+        network = train(
+            settings,
+            source,
+            work,
+            device=means.device,
+            seconds=means.seconds,
+            validate=validate,
+            team=means.team,
+            report=means.report,
+        )
+    finally:
+        close(source)
+    if means.team.leads:
+        images = [TrainingImage(f"sub-{c.id}", c.id, c.centre, c.split, (), c.voxels_sha256) for c in cases]
+        write_training(images, work / "training.csv")
+        save_model(out, network, manifest_of(settings, plan, cases, history(work), means, name=out.name))
+    means.team.wait()
+    return load_model(out)
+
+
+def usable_cases(cohort: Cohort, plan: Plan, work: Path, means: Means) -> tuple[Case, ...]:
+    """Prepare the patients of the training and validation splits, or say why nothing can be learnt from them."""
+    check_leakage(cohort)
+    grid = Grid(plan.names, plan.spacing_mm)
+    if means.team.leads:
+        prepare(cohort.of_split("train", "validation"), grid, work / "cases", pipelines=means.pipelines, advance=means.prepared)
+    means.team.wait()
+    cases = prepare(cohort.of_split("train", "validation"), grid, work / "cases", pipelines=means.pipelines)
+    check_cases(cases, plan.names)
+    return cases
+
+
+def settings_of(plan: Plan, cases: Sequence[Case]) -> Settings:
+    """Return the settings of the loop for a plan and its cases."""
+    network = planned_network(
+        plan.network,
+        channels=len(plan.windows_hu),
+        targets=len(plan.targets),
+        patch=plan.patch,
+        spacing_mm=plan.spacing_mm,
+        width=plan.width,
+        deep_supervision=plan.deep_supervision,
+    )
+    drawn = asdict(plan)
+    told = hashlib.sha256(f"{fingerprint(cases)} {drawn['batch']} {drawn['foreground_share']} {drawn['augmentation']}".encode())
+    told.update(str(plan.simulated_share).encode())
+    return Settings(
+        network=network,
+        preprocessing=plan.preprocessing,
+        targets=plan.targets,
+        steps=plan.steps,
+        learning_rate=plan.learning_rate,
+        warm_up_steps=min(200, plan.steps // 10),
+        ema_decay=min(0.999, max(0.0, 1 - 10 / plan.steps)),
+        seed=plan.seed,
+        precision=plan.precision,
+        cl_dice_weight=plan.cl_dice_weight,
+        rim_weight=plan.rim_weight,
+        validate_every=max(1, plan.steps // max(1, plan.validations)),
+        patience=plan.patience,
+        data=told.hexdigest(),
+    )
+
+
+def steps_within(cohort: Cohort, plan: Plan, *, work: Path, means: Means, seconds: float) -> Plan:
+    """Return the plan with as many steps as fit into a stretch of time, a tenth of it kept for validation; measured on a few steps."""
+    cases = usable_cases(cohort, plan, work, means)
+    trial = replace(plan, steps=_MEASURED_STEPS)
+    settings = settings_of(trial, cases).model_copy(update={"validate_every": 0})
+    source = _batches(trial, cases, means)
+    times: list[float] = []
+    try:
+        folder = work / "trial"
+        for file in folder.glob("*.pt"):
+            file.unlink()
+        train(settings, source, folder, device=means.device, checkpoint_every_s=1e9, report=lambda progress: times.append(time.monotonic()))
+    finally:
+        close(source)
+    step_s = (times[-1] - times[0]) / (len(times) - 1)
+    return replace(plan, steps=max(1, int(0.9 * seconds / step_s)))
+
+
+def _batches(plan: Plan, cases: Sequence[Case], means: Means) -> BatchAt:
+    flat = plan.patch[2] == 1
+    real: BatchAt = CohortBatches(
+        [case for case in cases if case.split == "train"],
+        plan.names,
+        plan.preprocessing,
+        size=plan.batch,
+        foreground_share=plan.foreground_share,
+        augmentation=plan.augmentation,
+        flat=flat,
+        device=means.device,
+        seed=plan.seed,
+    )
+    if means.workers:
+        real = Ahead(real, means.workers, means.team.size)
+    return Mixed(real, _simulated(plan, means), plan.simulated_share) if plan.simulated_share > 0 else real
+
+
+def close(source: object) -> None:
+    """End threads and processes of a source of batches, where it has any."""
+    for part in (source, getattr(source, "real", None), getattr(source, "simulated", None)):
+        if hasattr(part, "close"):
+            part.close()
+
+
+def _simulated(plan: Plan, means: Means) -> BatchAt:
+    from ichnos.learning.simulated import Population, Schedule, SimulatedBatches
+
+    if len(set(plan.spacing_mm)) > 1 or plan.patch[2] == 1:
+        raise UsageError(
+            f"simulated patients can be mixed in at one voxel size in all directions, and spacing {plan.spacing_mm} with patch "
+            f"{plan.patch} was asked for; give --spacing 2,2,2 with a patch of three sides, or --simulated-share 0"
+        )
+    schedule = Schedule(plan.patch, spacing_mm=plan.spacing_mm[0], size=plan.batch, side=max(plan.patch))
+    population = Population(heads=means.anatomies, seed=plan.seed, cache=means.cache)
+    return _OnDevice(SimulatedBatches(population, schedule, plan.targets, plan.windows_hu), means.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _OnDevice:
+    """Batches moved to the device of the network."""
+
+    batch_at: BatchAt
+    device: str
+
+    def __call__(self, number: int) -> Batch:
+        batch = self.batch_at(number)
+        return replace(batch, image=batch.image.to(self.device), truth=batch.truth.to(self.device), known=batch.known.to(self.device))
+
+    def close(self) -> None:
+        close(self.batch_at)
+
+
+def manifest_of(settings: Settings, plan: Plan, cases: Sequence[Case], found: Sequence[Validation], means: Means, *, name: str) -> Manifest:
+    """Return what the model says of itself."""
+    best = max(found, key=lambda row: row.score, default=None)
+    assert best is not None  # the loop validates at its end
+    arguments = {**settings.network.arguments, "deep_supervision": False}  # for training alone; the weights are the same
+    counts = {split: sum(case.split == split for case in cases) for split in ("train", "validation")}
+    shares = f", {plan.simulated_share:.0%} of batches from simulated patients" if plan.simulated_share else ""
+    validation = {f"dice_{target}": value for target, value in best.dice.items()}
+    validation |= {f"false_ml_{target}": value for target, value in best.false_ml.items()}
+    return Manifest(
+        name=name,
+        version="1",
+        limits=(
+            f"Trained on {counts['train']} patients{shares}; checked on {counts['validation']} others of the same cohort, by whom "
+            "the best step was chosen: its Dice there is a little too good.",
+            "Its probabilities have not been calibrated.",
+            "Patients, scanners and diseases that this cohort does not hold were never seen.",
+        ),
+        network=NetworkSpec(name=settings.network.name, arguments=arguments),
+        preprocessing=settings.preprocessing,
+        targets=settings.targets,
+        provenance=Provenance(
+            code_version=ichnos.__version__,
+            command=means.command,
+            seeds=(plan.seed,),
+            steps=best.step,
+            data={"cases (patients, masks, grid)": fingerprint(cases)},
+            hardware=_hardware(means),
+            trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            validation=validation,
+        ),
+    )
+
+
+def _hardware(means: Means) -> str:
+    each = "1 GPU" if means.device != "cpu" else f"{torch.get_num_threads()} CPU core(s), {platform.machine()}"
+    return each if means.team.size == 1 else f"{means.team.size} processes, each {each}"

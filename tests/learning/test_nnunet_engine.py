@@ -1,0 +1,131 @@
+"""The same cohort through the real nnU-Net, and back as a Model that our own inference runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders.trainable_cohort import head, write_trainable_cohort
+from ichnos.errors import InputRefused, UsageError
+from ichnos.formats import nifti
+from ichnos.inference import Predictor
+from ichnos.learning.cases import PIPELINES
+from ichnos.learning.nnunet import NnunetPlan, export, network_spec, preprocessing_of, train_nnunet
+from ichnos.learning.targets import target_specs
+from ichnos.scan import Scan
+
+pytest.importorskip("nnunetv2")
+
+PLANS: dict[str, Any] = {
+    "transpose_forward": [0, 1, 2],
+    "original_median_spacing_after_transp": [5.0, 0.45, 0.5],
+    "foreground_intensity_properties_per_channel": {"0": {"mean": 60.0, "std": 12.0, "percentile_00_5": 20.0, "percentile_99_5": 95.0}},
+    "configurations": {
+        "2d": {"spacing": [0.45, 0.5], "patch_size": [320, 256], "architecture": {"arch_kwargs": {"dim": 2}}},
+        "3d_fullres": {
+            "spacing": [5.0, 0.45, 0.5],
+            "patch_size": [16, 320, 256],
+            "architecture": {
+                "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+                "arch_kwargs": {"n_stages": 2},
+                "_kw_requires_import": ["conv_op"],
+            },
+        },
+    },
+}
+
+
+def test_what_nnunet_decided_is_written_in_our_terms() -> None:
+    whole = preprocessing_of(PLANS, "3d_fullres")
+    assert whole.spacing_mm == (0.5, 0.45, 5.0)
+    assert whole.patch == (256, 320, 16)
+    assert (whole.windows_hu, whole.z_score, whole.axes) == (((20.0, 95.0),), ((60.0, 12.0),), "zyx")
+    assert preprocessing_of(PLANS, "2d").patch == (256, 320, 1)
+    assert preprocessing_of(PLANS, "2d").spacing_mm == (0.5, 0.45, 5.0)
+    turned = PLANS | {"transpose_forward": [2, 0, 1]}
+    assert preprocessing_of(turned, "3d_fullres").axes == "xzy"
+    with pytest.raises(InputRefused, match="slices across x, not across z"):
+        preprocessing_of(turned, "2d")
+
+
+def test_its_networks_and_ours_are_rebuilt_by_name() -> None:
+    spec, prefix = network_spec(PLANS, NnunetPlan(()), classes=3)
+    assert (spec.name, prefix, spec.arguments["dim"], spec.arguments["num_classes"]) == ("planned", "network.", 3, 3)
+    spec, prefix = network_spec(PLANS, NnunetPlan((), network="umamba_bot", configuration="2d"), classes=2)
+    assert (spec.name, prefix, spec.arguments["dim"]) == ("umamba_bot", "", 2)
+    with pytest.raises(UsageError, match="no network called 'vit'"):
+        NnunetPlan((), network="vit")
+
+
+def test_targets_apart_become_labels_and_targets_that_overlap_become_regions(tmp_path: Path) -> None:
+    cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "train", "validation", "test"), without_tract=(1,))
+    apart = export(cohort, NnunetPlan(target_specs("ICH,tract")), tmp_path / "apart", PIPELINES)
+    assert apart["labels"] == {"ICH": [1], "tract_left": [2], "tract_right": [3]}
+    assert apart["patients"] == ["00", "02"], "whom a target is not known of is left out, and so is the test split"
+    raw = tmp_path / "apart" / "nnUNet_raw" / "Dataset001_Cohort"
+    assert json.loads((raw / "splits_final.json").read_text()) == [{"train": ["00"], "val": ["02"]}]
+    drawn = nifti.load(raw / "labelsTr" / "00.nii.gz")
+    assert drawn.orientation == "RAS"
+    assert set(np.unique(drawn.array)) == {0, 1, 2, 3}
+    whole = cohort.root
+    assert whole is not None
+    _, blood, tract = head(0)
+    both = tract.with_array(np.where(blood.array > 0, 1, tract.array))
+    for number in ("00", "02"):
+        nifti.save(both, cohort.patients[int(number)].targets["tract"])
+    crossing = export(cohort, NnunetPlan(target_specs("ICH,tract_left,tract_right")), tmp_path / "crossing", PIPELINES)
+    described = json.loads((tmp_path / "crossing" / "nnUNet_raw" / "Dataset001_Cohort" / "dataset.json").read_text())
+    shared = set(crossing["labels"]["ICH"]) & set(crossing["labels"]["tract_left"])
+    assert len(shared) == 1
+    assert described["regions_class_order"] == [1, 2, 3]
+    with pytest.raises(InputRefused, match="no patient of the split 'train' has all of leukoaraiosis"):
+        export(cohort, NnunetPlan(target_specs("leukoaraiosis")), tmp_path / "none", PIPELINES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "configuration"), [("plain", "3d_fullres"), ("umamba_bot", "3d_fullres"), ("resenc_m", "2d")])
+def test_nnunet_trains_and_our_inference_reads_as_its_predictor_does(network: str, configuration: str, tmp_path: Path) -> None:
+    cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "train", "validation"))
+    patch = "16,16,16" if configuration == "3d_fullres" else "32,32,1"
+    plan = NnunetPlan(target_specs("ICH,tract"), network, configuration, epochs=1, iterations=3, width=4, batch=2, patch=patch)
+    model = train_nnunet(cohort, tmp_path / "model", plan, work=tmp_path / "work")
+    assert model.manifest.activation == "softmax"
+    assert set(model.manifest.provenance.validation) <= {"dice_ICH", "dice_tract_left", "dice_tract_right"}
+    ct, _, _ = head(5)
+    ours = Predictor(model, backend="torch")(Scan(ct))
+    theirs = _their_probabilities(tmp_path / "work", ct.array, ct.spacing_mm)
+    grid = ours.grid.box.slices
+    for channel, name in enumerate(("ICH", "tract_left", "tract_right"), start=1):
+        difference = np.abs(ours.probability(name).array[grid] - theirs[channel].transpose(2, 1, 0)[grid])
+        assert difference.mean() < 0.02, f"{name}: mean difference {difference.mean():.4f}"
+
+
+def _their_probabilities(work: Path, array: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """Ask nnU-Net's own predictor, in its own process."""
+    import os
+    import subprocess
+    import sys
+
+    script = work / "ask.py"
+    np.save(work / "scan.npy", array.transpose(2, 1, 0)[None].astype(np.float32))
+    script.write_text(
+        "import json, sys, warnings; warnings.simplefilter('ignore')\n"
+        "import numpy as np, torch; torch.set_num_threads(1)\n"
+        "from ichnos.networks.nnunet import prepare; prepare()\n"
+        "from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor\n"
+        "work = sys.argv[1]\n"
+        "p = nnUNetPredictor(use_mirroring=False, device=torch.device('cpu'), allow_tqdm=False)\n"
+        "p.initialize_from_trained_model_folder(json.load(open(work + '/trained.json'))['output'], (0,), 'checkpoint_final.pth')\n"
+        "_, q = p.predict_single_npy_array(np.load(work + '/scan.npy'), {'spacing': json.loads(sys.argv[2])}, None, None, True)\n"
+        "np.save(work + '/theirs.npy', q)\n"
+    )
+    folders = {name: str(work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    environment = {**os.environ, **folders, "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
+    spacing = json.dumps(list(spacing_mm[::-1]))
+    done = subprocess.run([sys.executable, str(script), str(work), spacing], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return np.asarray(np.load(work / "theirs.npy"), np.float32)
