@@ -31,7 +31,7 @@ def _cell(value: object) -> str:
 def main(names: list[str]) -> int:
     """Run the named benchmarks, all without a name; a failure is printed and does not stop the rest."""
     sys.path.insert(0, str(HERE))
-    available = sorted(path.stem for path in HERE.glob("*.py") if path.stem != "run")
+    available = sorted(path.stem for path in HERE.glob("*.py") if path.stem != "run" and not path.stem.startswith("_"))
     unknown = sorted(set(names) - set(available))
     if unknown:
         print(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(available)}", file=sys.stderr)
