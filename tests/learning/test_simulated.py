@@ -1,32 +1,87 @@
-"""Batches of virtual patients depend on the step's number and nothing else."""
+"""Batches of virtual patients depend on the step's number and nothing else, and mirror what has a side."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from ichnos.learning.defaults import TARGETS, default_settings
-from ichnos.learning.simulated import Population, SimulatedBatches
-from ichnos.simulation.training import Recipe
+from ichnos.learning.simulated import MASKS_OF, Look, Population, Schedule, SimulatedBatches, looks_at
+
+WINDOWS = default_settings(steps=1).preprocessing.windows_hu
+NAMES = [target.name for target in TARGETS]
+
+
+def made_look(side: int) -> Look:
+    """A head of nothing but brain, its left half marked as left tract, MNI x running from left to right."""
+    hu = np.full((side,) * 3, 35, np.int16)
+    degrees = np.zeros((len(MASKS_OF), *hu.shape), np.uint8)
+    order = list(MASKS_OF)
+    degrees[order.index("brain")] = 8
+    degrees[order.index("tract_left"), : side // 2] = 8
+    x = (np.arange(side) - (side - 1) / 2)[:, None, None] * np.ones(hu.shape)
+    return Look(hu, degrees, np.stack([x * 16, 0 * x, 0 * x]).round().astype(np.int16))
+
+
+def batches(schedule: Schedule) -> SimulatedBatches:
+    """Batches whose only look is the made one."""
+    made = SimulatedBatches(Population(), schedule, TARGETS, WINDOWS)
+    made._group = lambda group: [made_look(schedule.side)]  # type: ignore[method-assign]
+    return made
+
+
+def test_left_stays_left_when_a_patch_is_mirrored() -> None:
+    schedule = Schedule((8, 8, 8), patients=1, looks=1, uses=40, side=8)
+    seen = set()
+    draw = batches(schedule)
+    for step in range(40):
+        truth = draw(step).truth[0]
+        left, right, x = (truth[NAMES.index(name)] for name in ("tract_left", "tract_right", "mni_x"))
+        known = torch.isfinite(x)
+        assert (x[known & (left > 0.5)] < 0).all(), "the tract called left lies on the left of the atlas"
+        assert (x[known & (right > 0.5)] > 0).all()
+        assert bool((x[known].diff() >= 0).any()), "MNI x grows from left to right of the patch"
+        seen.add((bool(left[:4].any()), bool(right[4:].any())))
+    assert seen == {(True, False), (False, True)}, "mirrored and not, each tract on its own side"
+
+
+def test_what_is_cut_off_is_not_asked_for() -> None:
+    draw = batches(Schedule((8, 8, 8), patients=1, looks=1, uses=60, side=8))
+    cut = 0
+    for step in range(60):
+        batch = draw(step)
+        gone = (batch.image[0, 3] < -0.99).all(dim=0).all(dim=0)
+        if gone.any():
+            cut += 1
+            assert batch.truth[0, NAMES.index("brain")][:, :, gone].max() == 0
+            assert torch.isnan(batch.truth[0, NAMES.index("mni_z")][:, :, gone]).all()
+    assert 8 <= cut <= 35
 
 
 @pytest.mark.slow
 def test_a_batch_is_a_function_of_its_step() -> None:
-    how = default_settings(steps=10, side=32).preprocessing
-
-    def batches() -> SimulatedBatches:
-        recipe = Recipe(spacing_mm=2.0, side=32, crops_per_patient=2)
-        return SimulatedBatches(Population(haematoma_share=1.0), recipe, tuple(t.name for t in TARGETS), how.windows_hu, size=1, ahead=1)
-
-    first, second = batches(), batches()
+    schedule = Schedule((16, 16, 16), spacing_mm=6.0 / 2, patients=2, looks=1, uses=2, side=32)
+    population = Population(haematoma_share=1.0, spacing_mm=4.0)
+    first, second = (SimulatedBatches(population, schedule, TARGETS, WINDOWS) for _ in range(2))
     try:
-        in_order = [first(step) for step in range(4)]
+        in_order = [first(step) for step in range(schedule.steps_per_group)]
         jumped = second(3)
         assert torch.equal(in_order[3].image, jumped.image)
-        assert torch.equal(in_order[3].truth, jumped.truth)
+        assert torch.equal(in_order[3].truth.nan_to_num(), jumped.truth.nan_to_num())
         assert not torch.equal(in_order[2].image, in_order[3].image)
-        assert in_order[0].truth[0, 0].mean() > 0.05, "a crop near the brain's middle holds brain"
-        assert set(in_order[0].truth.unique().tolist()) <= {0.0, 1.0}
     finally:
         first.close()
         second.close()
+
+
+@pytest.mark.slow
+def test_a_look_shows_brain_blood_and_positions() -> None:
+    population = Population(haematoma_share=1.0, spacing_mm=4.0)
+    (look,) = looks_at(population, Schedule((16, 16, 16), looks=1, side=64), tuple(NAMES), 0)
+    order = [name for name in MASKS_OF if name in NAMES]
+    brain = look.degrees[order.index("brain")] >= 4
+    assert 900 < brain.sum() * 27 / 1000 < 1900, "mL of brain"
+    assert look.degrees[order.index("ICH")].max() >= 4
+    height = look.mni[2][brain] / 16
+    assert -75 < height.min() < -30 < 50 < height.max() < 95, "mm of MNI152 space"

@@ -41,7 +41,7 @@ class Settings(BaseModel):
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     warm_up_steps: int = Field(default=200, ge=0)
-    positive_weight: float = Field(default=3.0, gt=0)  # of the cross-entropy at the start; annealed to 1 so that probabilities stay honest
+    sparse_weight: float = Field(default=0.5, ge=0)  # of targets' own voxels at the start; annealed to 0 so that probabilities stay honest
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     gradient_clip: float = Field(default=5.0, gt=0)
     seed: int = 0
@@ -181,8 +181,8 @@ def _scale_loss(
     logits: torch.Tensor, truth: torch.Tensor, known: torch.Tensor, settings: Settings, *, anneal: float, finest: bool
 ) -> torch.Tensor:
     coordinates = [channel for channel, target in enumerate(settings.targets) if target.kind == "coordinate"]
-    positive_weight = 1 + (settings.positive_weight - 1) * anneal
-    loss = multi_target_loss(logits, truth, known, coordinates=coordinates, positive_weight=positive_weight)
+    sparse_weight = settings.sparse_weight * anneal
+    loss = multi_target_loss(logits, truth, known, coordinates=coordinates, sparse_weight=sparse_weight)
     if finest and (settings.cl_dice_weight or settings.rim_weight):
         masks = [channel for channel in range(logits.shape[1]) if channel not in coordinates]
         probability, drawn, told = torch.sigmoid(logits[:, masks].float()), truth[:, masks].float(), known[:, masks]
