@@ -27,7 +27,7 @@ CSF, VENTRICLE, CORTEX, WHITE, THALAMUS, CAUDATE, PUTAMEN, PALLIDUM, HIPPOCAMPUS
 )
 
 # Deep grey matter: (structure, centre, half axes, degrees by which the long axis turns outward in the axial plane), right side, MNI mm.
-_NUCLEI: tuple[tuple[int, tuple[float, float, float], tuple[float, float, float], float], ...] = (
+NUCLEI: tuple[tuple[int, tuple[float, float, float], tuple[float, float, float], float], ...] = (
     (THALAMUS, (11.5, -19.0, 8.0), (7.5, 14.5, 9.5), 24.0),
     (CAUDATE, (12.5, 12.0, 6.5), (6.5, 12.0, 12.0), 12.0),
     (CAUDATE, (16.0, -6.0, 20.0), (4.5, 14.0, 5.0), 8.0),
@@ -80,10 +80,10 @@ def structures() -> Volume:
     x, y, z = coordinates(brain_mask())
     csf = brain & (gm + wm < 0.5)
     out = np.where(brain, np.where(csf, CSF, np.where(wm > gm, WHITE, CORTEX)), 0).astype(np.uint8)
-    hind = _hindbrain(x, y, z)
+    hind = in_hindbrain(x, y, z)
     out[hind & (out == WHITE)] = CEREBELLAR_WHITE
     out[hind & (out == CORTEX)] = CEREBELLAR_CORTEX
-    out[_brainstem(x, y, z) & brain & ~csf] = BRAINSTEM
+    out[in_brainstem(x, y, z) & brain & ~csf] = BRAINSTEM
     _name_nuclei(out, gm, wm, (x, y, z))
     out[_ventricles(csf, (x, y, z))] = VENTRICLE
     return brain_mask().with_array(out)
@@ -96,12 +96,12 @@ def tentorium_mm(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> npt.
     return height
 
 
-def _hindbrain(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> Mask:
+def in_hindbrain(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> Mask:
     under: Mask = (z < tentorium_mm(x, y)) & (y < -34 - 0.3 * np.clip(np.abs(x) - 15, 0, None))
     return under
 
 
-def _brainstem(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> Mask:
+def in_brainstem(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> Mask:
     """Return a curved tube: midbrain with its peduncles at z = -6, pons with its belly at -30, medulla below -45."""
     level = [-72, -60, -50, -42, -34, -26, -20, -14, -8, -4]
     heights = z[:1, :1]  # the same on every axial plane
@@ -116,7 +116,7 @@ def _name_nuclei(
     out: npt.NDArray[np.uint8], gm: npt.NDArray[np.float32], wm: npt.NDArray[np.float32], xyz: tuple[npt.NDArray[np.float32], ...]
 ) -> None:
     best = np.full(out.shape, 1.15, np.float32)
-    for code, centre, half, turn in _NUCLEI:
+    for code, centre, half, turn in NUCLEI:
         for sign in (-1, 1):
             box = _box_around((sign * centre[0], centre[1], centre[2]), 1.2 * max(half), xyz)
             _name_nucleus(out[box], best[box], gm[box], wm[box], [axis[box] for axis in xyz], (code, centre, half, turn))

@@ -54,6 +54,37 @@ def station_of_height(z_mm: float) -> str:
     return "medulla"
 
 
+def sites_at(mni_mm: npt.NDArray[np.float32], *, reach_mm: float = 6.0) -> npt.NDArray[np.str_]:
+    """Name the place of points (n, 3) as clinicians name a haematoma's site; by geometry alone, so that no template is needed.
+
+    The nuclei reach some mm beyond their edge, since the capsules around them count as theirs. "" is nowhere in the brain's rough shape.
+
+    >>> sites_at(np.array([[-27, 2, 2], [12, -19, 8], [0, -28, -30], [25, -65, -35], [-35, 40, 25]], np.float32)).tolist()
+    ['basal ganglia', 'thalamus', 'brainstem', 'cerebellum', 'frontal lobe']
+    """
+    x, y, z = np.asarray(mni_mm, np.float32).T[:, None, None, :]
+    away = {code: np.full(x.shape, np.inf, np.float32) for code in (mni.THALAMUS, mni.CAUDATE, mni.PUTAMEN, mni.PALLIDUM)}
+    for code, (cx, cy, cz), half, turn in mni.NUCLEI:
+        if code in away:
+            c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+            dx, dy = np.abs(x) - cx, y - cy
+            parts = (c * dx + s * dy, -s * dx + c * dy, z - cz)
+            radius = np.sqrt(sum((part / (h + reach_mm)) ** 2 for part, h in zip(parts, half, strict=True)))
+            away[code] = np.minimum(away[code], radius)
+    ganglia = np.minimum(np.minimum(away[mni.CAUDATE], away[mni.PUTAMEN]), away[mni.PALLIDUM])
+    white = np.full(x.shape, mni.WHITE, np.uint8)
+    lobes = {f"{name} lobe": _lobe(name, np.stack([x, y, z]), white) for name in ("temporal", "occipital", "parietal", "frontal")}
+    conditions = [
+        mni.in_brainstem(x, y, z),
+        mni.in_hindbrain(x, y, z),
+        (away[mni.THALAMUS] < 1) & (away[mni.THALAMUS] <= ganglia),
+        ganglia < 1,
+    ]
+    names = ["brainstem", "cerebellum", "thalamus", "basal ganglia", *lobes]
+    named: npt.NDArray[np.str_] = np.select([*conditions, *lobes.values()], names, default="")[0, 0]
+    return named
+
+
 _LOWEST_MM = {"cortex": 48.0, "corona_radiata": 18.0, "plic": -1.0, "peduncle": -20.0, "pons": -43.0}
 
 

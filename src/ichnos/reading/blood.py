@@ -13,6 +13,7 @@ from ichnos.volume import Volume, box_around
 Mask = npt.NDArray[np.bool_]
 
 BLACK_HOLE_HU = 28.0  # Li 2016: an encapsulated dark area at least this much darker than the clot
+SWIRL_HU = 40.0  # Selariu 2012: an area inside the clot as dark as brain or darker
 BLEND_HU = 18.0  # Li 2015: two parts side by side that differ by at least this much
 _SIGN_MIN_ML = 0.1  # a part smaller than this is noise, not a sign
 
@@ -25,6 +26,7 @@ class DensitySigns:
     sd_hu: float
     black_hole: bool | None
     blend: bool | None
+    swirl: bool | None
     island_count: int  # separate small clots around the largest
 
 
@@ -71,6 +73,7 @@ def density_signs(hu: Volume, mask: Volume) -> DensitySigns:
 
     Two levels of density are separated by Otsu's threshold on smoothed HU inside the largest clot, one voxel off its edge. A darker part
     wholly inside is a black hole, one that reaches the edge is a blend, when the difference of the means reaches the published HU.
+    A swirl is any part of the core as dark as brain, whatever its shape.
     """
     part = box_around(mask, margin_mm=3.0)
     inside = np.asarray(mask.cropped(part).array).astype(bool)
@@ -79,18 +82,19 @@ def density_signs(hu: Volume, mask: Volume) -> DensitySigns:
     sizes = np.bincount(labels.ravel())[1:]
     clot = labels == 1 + int(np.argmax(sizes))
     islands = int(np.sum((sizes * mask.voxel_ml >= _SIGN_MIN_ML) & (sizes < sizes.max()))) if count > 1 else 0
-    black_hole, blend = _dark_part(values, clot, mask)
-    return DensitySigns(float(values[inside].mean()), float(values[inside].std()), black_hole, blend, islands)
+    black_hole, blend, swirl = _dark_part(values, clot, mask)
+    return DensitySigns(float(values[inside].mean()), float(values[inside].std()), black_hole, blend, swirl, islands)
 
 
-def _dark_part(values: npt.NDArray[np.float32], clot: Mask, grid: Volume) -> tuple[bool | None, bool | None]:
+def _dark_part(values: npt.NDArray[np.float32], clot: Mask, grid: Volume) -> tuple[bool | None, bool | None, bool | None]:
     smooth = ndimage.gaussian_filter(values, [1.0 / step for step in grid.spacing_mm])
     core = ndimage.binary_erosion(clot, iterations=1, border_value=0)
     if core.sum() * grid.voxel_ml < 1.0:
-        return None, None
+        return None, None, None
     cut = otsu(smooth[core])
     dark, bright = core & (smooth < cut), core & (smooth >= cut)
     labels, count = ndimage.label(dark)
+    swirl = bool(np.count_nonzero(core & (smooth < SWIRL_HU)) * grid.voxel_ml >= _SIGN_MIN_ML)
     black_hole = blend = False
     rim = ndimage.binary_dilation(clot & ~core, iterations=1)
     for label in range(1, count + 1):
@@ -101,7 +105,7 @@ def _dark_part(values: npt.NDArray[np.float32], clot: Mask, grid: Volume) -> tup
         touches = bool((part & rim).any())
         black_hole |= not touches and difference >= BLACK_HOLE_HU
         blend |= touches and difference >= BLEND_HU and part.sum() >= 0.1 * clot.sum()
-    return black_hole, blend
+    return black_hole, blend, swirl
 
 
 def otsu(values: npt.NDArray[np.float32]) -> float:
@@ -113,7 +117,7 @@ def otsu(values: npt.NDArray[np.float32]) -> float:
     sum_below = np.cumsum(counts * middle)
     with np.errstate(invalid="ignore", divide="ignore"):
         between = below * above * (sum_below / below - (sum_below[-1] - sum_below) / above) ** 2
-    return float(edges[1:][int(np.nanargmax(between))])
+    return float(edges[1:][int(np.argmax(np.nan_to_num(between, nan=-1.0)))])  # NaN where a class is empty
 
 
 def sphericity(mask: Volume) -> float:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from ichnos.inference import Prediction
 from ichnos.reading.blood import DensitySigns, abc2_ml, density_signs, sphericity
 from ichnos.reading.masks import Masks
+from ichnos.reading.place import Placement
 from ichnos.reading.record import Finding, Measure
+from ichnos.reading.site import midline_measure, site_measure
 from ichnos.volume import Volume, centroid_mm, volume_ml
 
 _DEFINITION = "defined by the mask; it has no interval of its own"
+IRREGULAR_BELOW = 0.55  # our own limit, not a published one
+ISLANDS = 3  # Li 2017: at least three small clots apart from the main one (or four joined to it, which are not counted here)
 _MIDLINE_MM = 5.0  # a clot whose centre is nearer to the midline than this has no side
 
 
-def read_haematoma(prediction: Prediction, masks: Masks, hu: Volume) -> Finding:
-    """Measure the blood of a scan; `hu` in RAS on the masks' grid."""
+def read_haematoma(prediction: Prediction, masks: Masks, hu: Volume, *, place: Placement | None = None) -> Finding:
+    """Measure the blood of a scan; `hu` in RAS on the masks' grid, `place` where the network says where in the atlas it is."""
     volumes = (
         volume_measure(prediction, "ICH", masks.ich, "Intracerebral haematoma"),
         volume_measure(prediction, "IVH", masks.ivh, "Intraventricular blood"),
@@ -27,9 +29,14 @@ def read_haematoma(prediction: Prediction, masks: Masks, hu: Volume) -> Finding:
     if not masks.ich.array.any() and not masks.ivh.array.any():
         sentence = "The brain was searched and no intracerebral or intraventricular blood of 0.1 mL or more was found."
         return Finding(target="haematoma", status="none found", sentence=sentence, measures=volumes, masks=names)
-    side = side_of(masks.ich, masks.brain) if masks.ich.array.any() else "in the ventricles only"
-    sentence = f"Blood was found: ICH {volumes[0].value:.1f} mL ({side}), IVH {volumes[1].value:.1f} mL, oedema {volumes[2].value:.1f} mL."
-    measures = (*volumes, _grade("side", "Side", side), *_shape(masks.ich), *_signs(hu, masks.ich))
+    if not masks.ich.array.any():
+        sentence = f"Blood was found in the ventricles alone: IVH {volumes[1].value:.1f} mL."
+        return Finding(target="haematoma", status="read", sentence=sentence, measures=(*volumes, midline_measure(place)), masks=names)
+    side, site = side_of(masks.ich, masks.brain), site_measure(place, masks.ich)
+    where = f"{side}, {site.value}" if site.value is not None else side
+    sentence = f"Blood was found: ICH {volumes[0].value:.1f} mL ({where}), IVH {volumes[1].value:.1f} mL, oedema {volumes[2].value:.1f} mL."
+    place_measures = (_grade("side", "Side", side), site, midline_measure(place))
+    measures = (*volumes, *place_measures, *_shape(masks.ich), *_signs(hu, masks.ich))
     return Finding(target="haematoma", status="read", sentence=sentence, measures=measures, masks=names)
 
 
@@ -88,32 +95,30 @@ def _grade(name: str, label: str, value: str | bool) -> Measure:
 
 
 def _shape(ich: Volume) -> tuple[Measure, ...]:
-    if not ich.array.any():
-        return ()
+    round_ = sphericity(ich)
     return (
         Measure(name="abc2", label="ABC/2, for comparison", value=round(abc2_ml(ich), 2), unit="mL", reason=_DEFINITION),
-        Measure(name="sphericity", label="Sphericity (1: a ball)", value=round(sphericity(ich), 3), reason=_DEFINITION),
+        Measure(name="sphericity", label="Sphericity (1: a ball)", value=round(round_, 3), reason=_DEFINITION),
+        _grade("irregular", f"Irregular shape (sphericity below {IRREGULAR_BELOW:g})", round_ < IRREGULAR_BELOW),
     )
 
 
 def _signs(hu: Volume, ich: Volume) -> tuple[Measure, ...]:
-    if not ich.array.any():
-        return ()
     signs: DensitySigns = density_signs(hu, ich)
     density = (
         Measure(name="mean_density", label="Mean density of the clot", value=round(signs.mean_hu, 1), unit="[hnsf'U]", reason=_DEFINITION),
         Measure(name="density_sd", label="Spread of its density", value=round(signs.sd_hu, 1), unit="[hnsf'U]", reason=_DEFINITION),
     )
-    named = [("black_hole", "Black-hole sign", signs.black_hole), ("blend", "Blend sign", signs.blend)]
+    named = [
+        ("black_hole", "Black-hole sign", signs.black_hole),
+        ("blend", "Blend sign", signs.blend),
+        ("swirl", "Swirl sign", signs.swirl),
+    ]
     too_small = "the clot is too small for this sign to be told from noise"
     graded = tuple(
         _grade(name, label, value) if value is not None else Measure(name=name, label=label, value=None, reason=too_small)
         for name, label, value in named
     )
     islands = Measure(name="islands", label="Separate small clots", value=float(signs.island_count), reason=_DEFINITION)
-    return (*density, *graded, islands)
-
-
-def finite(value: float) -> float | None:
-    """Return the value, or None where it is undefined."""
-    return None if math.isnan(value) else value
+    sign = _grade("island_sign", f"Island sign ({ISLANDS} or more separate small clots)", signs.island_count >= ISLANDS)
+    return (*density, *graded, islands, sign)

@@ -5,38 +5,39 @@ from __future__ import annotations
 import numpy as np
 
 from ichnos.inference import Prediction
+from ichnos.reading.fazekas import fazekas_measures, load_fazekas_law
 from ichnos.reading.haematoma import volume_measure
 from ichnos.reading.masks import Masks
-from ichnos.reading.record import Finding, Measure
+from ichnos.reading.record import Finding, Measure, Status
 from ichnos.volume import volume_ml
 
 PERIVENTRICULAR_MM = 10.0  # white matter nearer to a ventricle than this is periventricular (DeCarli 2005)
 _NO_INTERVAL = "defined by the mask; it has no interval of its own"
-_NO_FAZEKAS = "no calibration from volume to Fazekas grades has been fitted and validated yet"
 
 
 def read_leukoaraiosis(prediction: Prediction, masks: Masks) -> Finding:
     """Measure white-matter disease outside blood, oedema and ventricles."""
-    names = ("leukoaraiosis",)
     volume = volume_measure(prediction, "leukoaraiosis", masks.leukoaraiosis, "Leukoaraiosis")
-    fazekas = Measure(name="fazekas", label="Fazekas grade", value=None, reason=_NO_FAZEKAS)
-    if not masks.leukoaraiosis.array.any():
-        sentence = "The white matter was searched and no leukoaraiosis was found."
-        return Finding(target="leukoaraiosis", status="none found", sentence=sentence, measures=(volume, fazekas), masks=names)
+    law, total_ml = load_fazekas_law(prediction.model.folder), volume_ml(masks.leukoaraiosis)
     if not masks.ventricles.array.any():
-        sentence = f"Leukoaraiosis {volume.value:.1f} mL; the ventricles were not found, so it could not be divided."
-        return Finding(target="leukoaraiosis", status="read", sentence=sentence, measures=(volume, fazekas), masks=names)
+        sentence = f"Leukoaraiosis {total_ml:.1f} mL; the ventricles were not found, so it could not be divided."
+        return _finding("read", sentence, (volume, *fazekas_measures(law, None)))
     periventricular_ml = _periventricular_ml(masks)
-    total_ml = volume_ml(masks.leukoaraiosis)
+    parts_ml = {"periventricular": periventricular_ml, "deep": total_ml - periventricular_ml}
+    grades = fazekas_measures(law, parts_ml)
+    if not masks.leukoaraiosis.array.any():
+        return _finding("none found", "The white matter was searched and no leukoaraiosis was found.", (volume, *grades))
+    labels = {"periventricular": f"… within {PERIVENTRICULAR_MM:g} mm of a ventricle", "deep": "… deeper"}
     parts = tuple(
-        Measure(name=name, label=label, value=round(value, 3), unit="mL", reason=_NO_INTERVAL)
-        for name, label, value in (
-            ("periventricular_volume", "… within 10 mm of a ventricle", periventricular_ml),
-            ("deep_volume", "… deeper", total_ml - periventricular_ml),
-        )
+        Measure(name=f"{name}_volume", label=labels[name], value=round(ml, 3), unit="mL", reason=_NO_INTERVAL)
+        for name, ml in parts_ml.items()
     )
     sentence = f"Leukoaraiosis {total_ml:.1f} mL, of which {periventricular_ml:.1f} mL lie around the ventricles."
-    return Finding(target="leukoaraiosis", status="read", sentence=sentence, measures=(volume, *parts, fazekas), masks=names)
+    return _finding("read", sentence, (volume, *parts, *grades))
+
+
+def _finding(status: Status, sentence: str, measures: tuple[Measure, ...]) -> Finding:
+    return Finding(target="leukoaraiosis", status=status, sentence=sentence, measures=measures, masks=("leukoaraiosis",))
 
 
 def _periventricular_ml(masks: Masks) -> float:

@@ -19,6 +19,7 @@ from ichnos.reading.haematoma import read_haematoma
 from ichnos.reading.leukoaraiosis import read_leukoaraiosis
 from ichnos.reading.masks import Masks, consistent_masks
 from ichnos.reading.outcome import outcome_model_of, read_outcome
+from ichnos.reading.place import placement_of
 from ichnos.reading.record import Finding, QualityReason, ReadingProvenance, Record, quality_reasons
 from ichnos.reading.safety import refuse_minors, warnings_of
 from ichnos.reading.tract import read_tract
@@ -112,10 +113,11 @@ def chosen_targets(only: Collection[str]) -> tuple[str, ...]:
 
 def _findings(prediction: Prediction, masks: Masks, only: Collection[str]) -> tuple[Finding, ...]:
     hu, facts, model = prediction.scan.volume.reoriented("RAS"), prediction.scan.facts, prediction.model
+    place = placement_of(prediction)
     readers: dict[str, Callable[[], Finding]] = {
-        "haematoma": lambda: read_haematoma(prediction, masks, hu),
+        "haematoma": lambda: read_haematoma(prediction, masks, hu, place=place),
         "leukoaraiosis": lambda: read_leukoaraiosis(prediction, masks),
-        "tract": lambda: read_tract(prediction, masks),
+        "tract": lambda: read_tract(prediction, masks, place=place),
         "expansion": lambda: read_expansion(growth_law_of(model), masks, hu, facts=facts, forecast=forecast_of(prediction)),
         "outcome": lambda: read_outcome(outcome_model_of(model), [found(t) for t in ("haematoma", "tract", "leukoaraiosis")], facts=facts),
     }

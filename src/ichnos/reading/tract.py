@@ -7,7 +7,9 @@ import numpy as np
 from ichnos.inference import Prediction
 from ichnos.reading.injury import TractInjury, tract_injury
 from ichnos.reading.masks import Masks
+from ichnos.reading.place import Placement
 from ichnos.reading.record import Finding, Measure
+from ichnos.reading.site import station_measure
 from ichnos.volume import volume_ml
 
 MIN_TRACT_ML = 2.0  # less than this on a side is a tract that was not found, not a tract without injury
@@ -15,8 +17,8 @@ _NO_INTERVAL = "defined by the masks; it has no interval of its own"
 _OPPOSITE = {"left": "right", "right": "left"}
 
 
-def read_tract(prediction: Prediction, masks: Masks) -> Finding:
-    """Grade the injury of the left and the right tract."""
+def read_tract(prediction: Prediction, masks: Masks, *, place: Placement | None = None) -> Finding:
+    """Grade the injury of the left and the right tract; `place` names the level, where the network says where in the atlas it is."""
     names = ("tract_left", "tract_right")
     sides = {"left": masks.tract_left, "right": masks.tract_right}
     small = [side for side, mask in sides.items() if volume_ml(mask) < MIN_TRACT_ML]
@@ -29,7 +31,10 @@ def read_tract(prediction: Prediction, masks: Masks) -> Finding:
     injuries = {
         side: tract_injury(mask.array.astype(np.float32), blood, oedema, z_mm=z_mm, voxel_ml=mask.voxel_ml) for side, mask in sides.items()
     }
-    measures = tuple(m for side, injury in injuries.items() for m in _measures(side, injury))
+    touched = {side: masks.ich.with_array(masks.ich.array & mask.array) for side, mask in sides.items()}
+    levels = {side: station_measure(place, side, mask if mask.array.any() else None) for side, mask in touched.items()}
+    weakness = Measure(name="weakness", label="Side of expected weakness", value=_weak_side(injuries), reason=_NO_INTERVAL)
+    measures = (weakness, *(m for side, injury in injuries.items() for m in (*_measures(side, injury), levels[side])))
     return Finding(target="tract", status="read", sentence=_sentence(injuries), measures=measures, masks=names)
 
 
@@ -47,9 +52,13 @@ def _measures(side: str, injury: TractInjury) -> tuple[Measure, ...]:
 
 
 def _sentence(injuries: dict[str, TractInjury]) -> str:
-    hit = [side for side, injury in injuries.items() if injury.grade in ("haematoma infiltration", "complete interruption")]
     grades = "; ".join(f"{side} {injury.grade}" for side, injury in injuries.items())
-    if not hit:
+    if (weak := _weak_side(injuries)) == "none":
         return f"Corticospinal tract: {grades}."
-    weak = " and ".join(_OPPOSITE[side] for side in hit)
     return f"Corticospinal tract: {grades}. Weakness would be expected on the {weak} side of the body."
+
+
+def _weak_side(injuries: dict[str, TractInjury]) -> str:
+    """Return the side of the body opposite to a tract with blood in it."""
+    hit = [side for side, injury in injuries.items() if injury.grade in ("haematoma infiltration", "complete interruption")]
+    return " and ".join(_OPPOSITE[side] for side in hit) or "none"

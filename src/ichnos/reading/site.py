@@ -1,0 +1,106 @@
+"""Where a haematoma lies, how far it pushes the midline, and which level of the tract it meets: from positions in MNI152 space."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ichnos.anatomy import regions
+from ichnos.reading.place import Placement
+from ichnos.reading.record import Measure
+from ichnos.volume import Volume
+
+NO_PLACE = "this model does not say where in the atlas a voxel lies"
+_STATION_WORDS = {"corona_radiata": "corona radiata", "plic": "posterior limb of the internal capsule", "peduncle": "cerebral peduncle"}
+_SEPTUM_Y_MM, _SEPTUM_Z_MM = (-25.0, 25.0), (-2.0, 24.0)  # septum pellucidum and third ventricle
+_FALX_Y_MM = (-65.0, 45.0)  # behind the first and before the second, the falx is fixed to the skull
+_FEWEST_ROWS = 12
+
+
+def site_measure(place: Placement | None, ich: Volume) -> Measure:
+    """Name the site of a haematoma; `ich` in RAS on the scan's grid, not empty."""
+    if place is None:
+        return Measure(name="site", label="Site", value=None, reason=NO_PLACE)
+    names, counts = np.unique(regions.sites_at(_positions(place, ich)), return_counts=True)
+    named = {str(name): int(count) for name, count in zip(names, counts, strict=True) if name}
+    if not named:
+        return Measure(name="site", label="Site", value=None, reason="the haematoma lies where the atlas names nothing")
+    best = max(named, key=named.__getitem__)
+    share = 100 * named[best] / int(counts.sum())
+    reason = f"where {share:.0f} % of it lie by the network's own atlas position; a large clot may have begun elsewhere"
+    return Measure(name="site", label="Site", value=best, reason=reason)
+
+
+def _positions(place: Placement, mask: Volume, *, most: int = 4000) -> npt.NDArray[np.float32]:
+    """Return MNI mm (n, 3) of up to so many voxels of a mask in RAS on the scan's grid."""
+    index = np.argwhere(np.asarray(mask.array).astype(bool))
+    index = index[:: max(1, len(index) // most)]
+    grid = place.prediction.grid
+    box, last = np.array(grid.box.start), np.array(grid.shape) - 1
+    size = np.array(grid.box.stop) - box
+    at = (index - box + 0.5) / size * np.array(grid.shape) - 0.5  # both grids share their middle and, nearly, their extent
+    nearest = np.clip(np.round(at).astype(int), 0, last)
+    return np.asarray(place.mni_mm[:, nearest[:, 0], nearest[:, 1], nearest[:, 2]].T, np.float32)
+
+
+def station_measure(place: Placement | None, side: str, touched: Volume | None) -> Measure:
+    """Name the level at which a tract meets the blood; `touched` in RAS on the scan's grid, None where no blood meets it."""
+    name, label = f"level_{side}", f"Level of the injury, {side}"
+    if touched is None:
+        return Measure(name=name, label=label, value=None, reason="no blood meets this tract")
+    if place is None:
+        return Measure(name=name, label=label, value=None, reason=NO_PLACE)
+    height_mm = float(np.median(_positions(place, touched)[:, 2]))
+    station = _STATION_WORDS.get(regions.station_of_height(height_mm), regions.station_of_height(height_mm))
+    return Measure(name=name, label=label, value=station, reason=f"from its height in MNI152 space, {height_mm:.0f} mm")
+
+
+def midline_measure(place: Placement | None) -> Measure:
+    """Measure how far septum and third ventricle stand beside the line between the fixed ends of the falx, in mm."""
+    name, label = "midline_shift", "Midline shift"
+    if place is None:
+        return Measure(name=name, label=label, value=None, unit="mm", reason=NO_PLACE)
+    grid = place.prediction.grid
+    box_mm = (
+        np.array([b - a for a, b in zip(grid.box.start, grid.box.stop, strict=True)])
+        * place.prediction.scan.volume.reoriented("RAS").spacing_mm
+    )
+    brain = place.prediction.probabilities[place.prediction.model.manifest.channel("brain")] > 0.5
+    shift = midline_shift_mm(place.mni_mm, brain, tuple(float(s) for s in box_mm / grid.shape))
+    if shift is None:
+        return Measure(name=name, label=label, value=None, unit="mm", reason="too little of the falx and the septum lies in the scan")
+    reason = "of the network's own midline at the septum against the line between the ends of the falx; no interval has been validated"
+    return Measure(name=name, label=label, value=round(abs(shift), 1), unit="mm", reason=reason)
+
+
+def midline_shift_mm(mni_mm: npt.NDArray[np.float32], brain: npt.NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> float | None:
+    """Return the shift of the midline, + to the right, of positions (3, x, y, z) whose axes are RAS; None where too little is seen.
+
+    The plane MNI x = 0 is found on each row of voxels. A flat plane is laid through those rows where the falx is fixed to the skull, before
+    and behind; the median distance from it of the rows through septum and third ventricle is the shift.
+    """
+    crossing = _crossings(np.where(brain, mni_mm[0], np.nan))
+    y_index, z_index = np.nonzero(np.isfinite(crossing))
+    if len(y_index) < 2 * _FEWEST_ROWS:
+        return None
+    x = crossing[y_index, z_index]
+    at = mni_mm[1:, np.round(x).astype(int), y_index, z_index]
+    fixed = ((at[0] < _FALX_Y_MM[0]) | (at[0] > _FALX_Y_MM[1])) & (at[1] > 0)
+    septum = (at[0] > _SEPTUM_Y_MM[0]) & (at[0] < _SEPTUM_Y_MM[1]) & (at[1] > _SEPTUM_Z_MM[0]) & (at[1] < _SEPTUM_Z_MM[1])
+    if min(fixed.sum(), septum.sum()) < _FEWEST_ROWS or np.ptp(at[0][fixed]) < 80:
+        return None
+    design = np.column_stack([np.ones(len(x)), y_index, z_index])
+    plane, *_ = np.linalg.lstsq(design[fixed], x[fixed], rcond=None)
+    return float(np.median(x[septum] - design[septum] @ plane)) * spacing_mm[0]
+
+
+def _crossings(mni_x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the voxel index along x, (y, z), at which MNI x passes through zero; NaN where it does not, or leaves the brain there."""
+    with np.errstate(invalid="ignore"):
+        passes = (mni_x[:-1] <= 0) & (mni_x[1:] > 0)
+    first = passes.argmax(axis=0)
+    y, z = np.indices(first.shape)
+    below, above = mni_x[first, y, z], mni_x[first + 1, y, z]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = first - below / (above - below)
+    return np.where(passes.any(axis=0), found, np.nan)

@@ -1,0 +1,112 @@
+"""Site, midline, level of the tract and Fazekas grades, on made positions and volumes whose answers are known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders.readable_head import reading
+from ichnos.reading.blood import density_signs
+from ichnos.reading.fazekas import FazekasLaw, OrdinalLaw, fazekas_measures
+from ichnos.reading.place import Placement
+from ichnos.reading.site import midline_shift_mm, site_measure, station_measure
+from ichnos.volume import Box, Volume, sphere
+
+STEP = 3.0
+SHAPE = (60, 72, 60)
+
+
+def straight() -> np.ndarray:
+    """Return MNI mm of every voxel of a grid that lies straight in the atlas, (3, x, y, z)."""
+    first = np.array([-STEP * 29.5, -STEP * 41, -STEP * 25], np.float32)
+    return (np.indices(SHAPE) * STEP + first[:, None, None, None]).astype(np.float32)
+
+
+def place_of(mni_mm: np.ndarray) -> Placement:
+    """Wrap positions as those of a scan on the network's own grid."""
+    grid = SimpleNamespace(box=Box((0, 0, 0), SHAPE), shape=SHAPE)
+    return Placement(SimpleNamespace(grid=grid), mni_mm)  # type: ignore[arg-type]
+
+
+def clot_at(mm: tuple[float, float, float], radius_mm: float = 9.0) -> Volume:
+    away = np.linalg.norm(straight() - np.array(mm)[:, None, None, None], axis=0)
+    return Volume(away < radius_mm, np.diag([STEP, STEP, STEP, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("mm", "site"),
+    [
+        ((-27.0, 2.0, 2.0), "basal ganglia"),
+        ((12.0, -19.0, 8.0), "thalamus"),
+        ((0.0, -28.0, -30.0), "brainstem"),
+        ((25.0, -65.0, -35.0), "cerebellum"),
+        ((-35.0, 40.0, 25.0), "frontal lobe"),
+        ((52.0, -30.0, -12.0), "temporal lobe"),
+    ],
+)
+def test_a_clot_gets_the_name_of_its_place(mm: tuple[float, float, float], site: str) -> None:
+    found = site_measure(place_of(straight()), clot_at(mm))
+    assert found.value == site
+    assert "%" in found.reason
+
+
+def test_without_positions_site_and_level_are_withheld_and_say_why() -> None:
+    for measure in (site_measure(None, clot_at((0, 0, 0))), station_measure(None, "left", clot_at((0, 0, 0)))):
+        assert measure.value is None
+        assert "atlas" in measure.reason
+    assert station_measure(None, "left", None).reason == "no blood meets this tract"
+
+
+@pytest.mark.parametrize(
+    ("z_mm", "level"), [(30.0, "corona radiata"), (8.0, "posterior limb of the internal capsule"), (-12.0, "cerebral peduncle")]
+)
+def test_the_level_of_the_tract_follows_from_its_height(z_mm: float, level: str) -> None:
+    assert station_measure(place_of(straight()), "left", clot_at((-22.0, -16.0, z_mm), 4.0)).value == level
+
+
+@pytest.mark.parametrize("shift_mm", [0.0, 4.0, -7.0])
+def test_a_pushed_septum_is_measured_and_a_turned_head_is_not(shift_mm: float) -> None:
+    mni: Any = straight()
+    y, z = mni[1], mni[2]
+    push = shift_mm * np.exp(-((y / 25) ** 2) - ((z - 10) / 40) ** 2)
+    brain = (mni[0] / 68) ** 2 + ((y + 18) / 86) ** 2 + ((z - 10) / 60) ** 2 < 1
+    turned = mni[0] * np.cos(0.1) - y * np.sin(0.1)
+    moved = np.stack([turned - push * np.exp(-((turned / 30) ** 2)), y, z]).astype(np.float32)
+    found = midline_shift_mm(moved, brain, (STEP,) * 3)
+    assert found is not None
+    assert found == pytest.approx(0.75 * shift_mm, abs=1.2)
+
+
+def test_too_little_brain_gives_no_midline() -> None:
+    assert midline_shift_mm(straight(), np.zeros(SHAPE, bool), (STEP,) * 3) is None
+
+
+def test_swirl_is_a_part_as_dark_as_brain() -> None:
+    mask = sphere(radius_mm=15, spacing_mm=1.0)
+    even = np.full(mask.shape, 60.0, np.float32)
+    dark = even.copy()
+    dark[12:18, 12:18, 12:18] = 30
+    assert density_signs(mask.with_array(even), mask).swirl is False
+    assert density_signs(mask.with_array(dark), mask).swirl is True
+
+
+def test_fazekas_grades_need_a_law_and_then_come_with_their_probabilities() -> None:
+    law = FazekasLaw(cohort="made patients", periventricular=OrdinalLaw(slope=3, cuts=(1, 4, 7)), deep=OrdinalLaw(slope=3, cuts=(2, 5, 8)))
+    periventricular, deep = fazekas_measures(law, {"periventricular": 20.0, "deep": 0.0})
+    assert (periventricular.value, deep.value) == ("3", "0")
+    assert "made patients" in periventricular.reason
+    assert {m.value for m in fazekas_measures(None, {"periventricular": 1.0, "deep": 1.0})} == {None}
+    with pytest.raises(ValueError, match="must rise"):
+        OrdinalLaw(slope=1, cuts=(3, 2, 1))
+
+
+def test_a_whole_reading_says_what_it_cannot_say() -> None:
+    blood, tract = (reading().record.finding(name) for name in ("haematoma", "tract"))
+    assert blood.measure("site").value is None
+    assert blood.measure("midline_shift").value is None
+    assert blood.measure("irregular").value is False
+    assert tract.measure("weakness").value == "right"
+    assert "atlas" in tract.measure("level_left").reason
