@@ -54,7 +54,7 @@ def test_arguments_survive_json_and_rebuild_the_same_network(name: str) -> None:
 
 
 def test_wrong_calls_are_named() -> None:
-    with pytest.raises(UsageError, match="no network called 'resnet'; there are diffusion_ukan, umamba_bot"):
+    with pytest.raises(UsageError, match="no network called 'resnet'; there are diffusion_ukan, planned, umamba_bot"):
         build("resnet")
     with pytest.raises(UsageError, match=r"unknown here: \['width'\], missing: \['strides'\]"):
         build("unet", input_channels=1, num_classes=2, features_per_stage=[4, 8], width=3)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Extra -> what it adds, in the words of someone who does not know it yet.
 EXTRAS: dict[str, str] = {
     "learning": "train networks; read scans with torch",
+    "logging": "follow a training in TensorBoard",
     "simulation": "make virtual patients",
     "acceleration": "read scans several times as fast on a CPU (OpenVINO)",
     "registration": "deformable registration of partner exams",
