@@ -1,44 +1,109 @@
-"""`ichnos models`: which models are here, and whether their files are what their manifests say."""
+"""`ichnos models list|show|verify|export|import`: which models are here, whether their files are sound, and their way out and in."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ichnos.errors import InputRefused, UsageError
+
+if TYPE_CHECKING:
+    from ichnos.models import Model
+
+_ACTIONS = ("list", "show", "verify", "export", "import")
+
 
 def models(
-    folder: Annotated[list[Path] | None, typer.Argument(help="Model folders; the shipped ones without any.")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Check every file against its hash and rebuild the network.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    action: Annotated[str, typer.Argument(help="list, show, verify, export or import")] = "list",
+    folders: Annotated[list[Path] | None, typer.Argument(help="model folders (import: a result folder); the shipped ones without")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="export: write this .onnx file")] = None,
+    monai: Annotated[Path | None, typer.Option(help="export: write a MONAI bundle into this new folder")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="import: the new model folder")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="import: their label = our target, such as hematoma=ICH")] = None,
+    fold: Annotated[str, typer.Option(help="import: which fold")] = "0",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> int:
-    """List models, and with --verify check them; exit code 2 when one is damaged."""
-    from ichnos.errors import IchnosError
-    from ichnos.models import load_model, read_manifest, shipped_models
+    """List models, show a card, verify files against their hashes, export to ONNX or MONAI, import from nnU-Net or U-Mamba."""
+    if action not in _ACTIONS:
+        raise UsageError(f"there is no action {action!r}; give one of {', '.join(_ACTIONS)}")
+    if action in ("list", "verify"):
+        return _listed(folders or [], verify=action == "verify", as_json=as_json)
+    if action == "show":
+        return _shown(_one(folders, default=True), as_json=as_json)
+    if action == "export":
+        return _exported(_one(folders, default=True), onnx, monai)
+    return _imported(folders, out, label or [], fold)
 
-    rows = []
-    for path in folder or list(shipped_models()):
-        row: dict[str, object] = {"folder": path.name}
-        try:
-            manifest = read_manifest(path)
-            if verify:
-                load_model(path).network()
-            row |= {
-                "name": manifest.name,
-                "version": manifest.version,
-                "targets": [target.name for target in manifest.targets],
-                "steps": manifest.provenance.steps,
-                "sha256": manifest.weights_sha256,
-                "problem": "",
-            }
-        except IchnosError as error:
-            row["problem"] = str(error)
-        rows.append(row)
+
+def _listed(folders: list[Path], *, verify: bool, as_json: bool) -> int:
+    from ichnos.models import shipped_models
+
+    rows = [_row(path, verify=verify) for path in folders or shipped_models()]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
-    else:
-        for row in rows or [{"problem": "no model ships with this installation yet: make weights trains one"}]:
-            typer.echo(row.get("problem") or f"{row['name']} {row['version']}: {', '.join(row['targets'])} ({row['steps']} steps)")  # type: ignore[arg-type]
+    elif not rows:
+        typer.echo("no model came with this installation: `make weights` trains one in a checkout")
+    for row in rows if not as_json else ():
+        checked = ", files as they should be" if verify else ""
+        told = f"{row['name']} {row['version']}: {', '.join(row['targets'])} ({row['steps']} steps{checked})" if not row["problem"] else ""
+        typer.echo(told or row["problem"])
     return 2 if any(row["problem"] for row in rows) else 0
+
+
+def _row(path: Path, *, verify: bool) -> dict[str, Any]:
+    from ichnos.models import load_model, read_manifest
+
+    row: dict[str, Any] = {"folder": str(path), "problem": ""}
+    try:
+        manifest = read_manifest(path)
+        if verify:
+            load_model(path).network()
+    except InputRefused as error:
+        return row | {"problem": str(error)}
+    told = {"name": manifest.name, "version": manifest.version, "targets": [target.name for target in manifest.targets]}
+    return row | told | {"steps": manifest.provenance.steps, "sha256": manifest.weights_sha256}
+
+
+def _one(folders: list[Path] | None, *, default: bool) -> Model:
+    from ichnos.models import default_model, load_model
+
+    if folders and len(folders) == 1:
+        return load_model(folders[0])
+    if not folders and default:
+        return default_model()
+    raise UsageError("give one model folder")
+
+
+def _shown(model: Model, *, as_json: bool) -> int:
+    from ichnos.models.card import card_text
+
+    typer.echo(model.manifest.model_dump_json(indent=2) if as_json else card_text(model.manifest))
+    return 0
+
+
+def _exported(model: Model, onnx: Path | None, monai: Path | None) -> int:
+    from ichnos.models.export import export_bundle, export_graph
+
+    if onnx is None and monai is None:
+        raise UsageError("say what to export to: --onnx FILE.onnx, --monai FOLDER, or both")
+    if onnx is not None:
+        typer.echo(f"ONNX: {export_graph(model, onnx)}")
+    if monai is not None:
+        typer.echo(f"MONAI bundle: {export_bundle(model, monai)}")
+    return 0
+
+
+def _imported(folders: list[Path] | None, out: Path | None, labels: list[str], fold: str) -> int:
+    from ichnos.learning.foreign import import_result_folder
+
+    if not folders or len(folders) != 1 or out is None:
+        raise UsageError("give one result folder and a new model folder: ichnos models import RESULTS -o MODEL")
+    pairs = [text.split("=", 1) for text in labels]
+    if any(len(pair) != 2 for pair in pairs):
+        raise UsageError("--label is written as theirs=ours, such as --label hematoma=ICH")
+    model = import_result_folder(folders[0], out, names={theirs: ours for theirs, ours in pairs}, fold=fold)
+    typer.echo(f"{model.folder}: {', '.join(target.name for target in model.manifest.targets)}")
+    return 0

@@ -57,6 +57,11 @@ def load_checkpoint(path: Path, *, name: str | None = None, arguments: Mapping[s
     return Checkpoint(network.eval(), found_name, complete)
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint by name, of whatever network they are."""
+    return _weights(_read(Path(path)), Path(path))
+
+
 def load_weights(network: nn.Module, state: State, *, source: str) -> None:
     """Load a state dict whose names and shapes must match; otherwise say how they differ."""
     expected = network.state_dict()

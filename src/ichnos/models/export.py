@@ -1,0 +1,129 @@
+"""A Model for other programs: its network as ONNX, or the whole of it as a MONAI bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ichnos.errors import UsageError
+from ichnos.files import atomic_file
+from ichnos.models.card import card_text
+from ichnos.models.manifest import Manifest
+from ichnos.models.store import Model
+from ichnos.networks.export import export_onnx
+
+
+def input_shape(manifest: Manifest) -> tuple[int, ...]:
+    """Return the shape of one tile as the network takes it: (1, window, …) in the network's own order of axes."""
+    how = manifest.preprocessing
+    flat = manifest.network.arguments.get("dim", 3) == 2
+    sides = [how.patch["xyz".index(axis)] for axis in how.axes if not (flat and axis == "z")]
+    return (1, len(how.windows_hu), *sides)
+
+
+def export_graph(model: Model, file: Path) -> Path:
+    """Write the network as ONNX: one tile of windows in, logits out. What prepares a tile stands in model.json."""
+    if file.suffix.lower() != ".onnx":
+        raise UsageError(f"{file} does not end in .onnx; give the file such a name")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(file) as temporary:
+        export_onnx(model.network(), torch.zeros(input_shape(model.manifest)), temporary)
+    return file
+
+
+def export_bundle(model: Model, folder: Path) -> Path:
+    """Write a MONAI bundle: TorchScript weights, metadata, and a configuration that runs sliding-window inference on a NIfTI file."""
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty; give a new folder for the bundle")
+    for part in ("configs", "models", "docs"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    network = model.network()
+    with torch.inference_mode():
+        traced = torch.jit.trace(network, torch.zeros(input_shape(model.manifest)), check_trace=False)
+    traced.save(str(folder / "models" / "model.ts"))
+    _write(folder / "configs" / "metadata.json", _metadata(model.manifest))
+    _write(folder / "configs" / "inference.json", _inference(model.manifest))
+    (folder / "docs" / "README.md").write_text(card_text(model.manifest), encoding="utf-8")
+    (folder / "docs" / "model.json").write_text(model.manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _metadata(manifest: Manifest) -> dict[str, Any]:
+    shape = input_shape(manifest)
+    windows = len(manifest.preprocessing.windows_hu)
+    return {
+        "version": manifest.version,
+        "name": manifest.name,
+        "task": f"reads {', '.join(target.name for target in manifest.targets)} from a plain head CT",
+        "description": manifest.intended_use,
+        "intended_use": manifest.intended_use,
+        "required_packages_version": {},
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "hounsfield",
+                    "num_channels": windows,
+                    "spatial_shape": list(shape[2:]),
+                    "dtype": "float32",
+                    "value_range": [-1, 1] if not manifest.preprocessing.z_score else [],
+                    "is_patch_data": True,
+                    "channel_def": {str(k): f"{low:g} to {high:g} HU" for k, (low, high) in enumerate(manifest.preprocessing.windows_hu)},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "image",
+                    "format": "segmentation",
+                    "num_channels": len(manifest.targets) + (manifest.activation == "softmax"),
+                    "spatial_shape": list(shape[2:]),
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": True,
+                    "channel_def": {str(k): target.name for k, target in enumerate(manifest.targets)},
+                }
+            },
+        },
+    }
+
+
+def _inference(manifest: Manifest) -> dict[str, Any]:
+    """Return MONAI's own words for what our preprocessing does: RAS axes, voxel size, one window per channel."""
+    how = manifest.preprocessing
+    scaled = [
+        {"_target_": "ScaleIntensityRange", "a_min": low, "a_max": high, "b_min": -1.0, "b_max": 1.0, "clip": True}
+        for low, high in how.windows_hu
+    ]
+    return {
+        "imports": ["$import torch"],
+        "bundle_root": ".",
+        "image_path": "scan.nii.gz",
+        "windows": scaled,
+        "load": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "LoadImage", "image_only": True, "ensure_channel_first": True},
+                {"_target_": "Orientation", "axcodes": "RAS"},
+                {"_target_": "Spacing", "pixdim": list(how.spacing_mm), "mode": "bilinear"},
+            ],
+        },
+        "network": "$torch.jit.load(@bundle_root + '/models/model.ts').eval()",
+        "inferer": {
+            "_target_": "SlidingWindowInferer",
+            "roi_size": list(how.patch),
+            "overlap": 0.5,
+            "mode": "gaussian",
+            "padding_mode": "constant",
+            "cval": -1.0,
+        },
+        "image": "$@load(@image_path)",
+        "channels": "$torch.cat([torch.as_tensor(window(@image)) for window in @windows])[None]",
+        "run": ["$@inferer(@channels, @network)"],
+    }
