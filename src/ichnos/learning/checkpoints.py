@@ -9,17 +9,33 @@ import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from ichnos import networks
 from ichnos.errors import IchnosError, InputRefused, UsageError
-
-if TYPE_CHECKING:
-    from ichnos.learning.segmentation import Settings
+from ichnos.models import NetworkSpec
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+
+
+class Settings(Protocol):
+    """What the settings of any training hold: a pydantic model that decides its numbers."""
+
+    @property
+    def network(self) -> NetworkSpec: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def precision(self) -> str: ...
+    def model_dump_json(self) -> str: ...
+    @classmethod
+    def model_validate_json(cls, json_data: Any, /) -> Any: ...
 
 
 @dataclass

@@ -1,0 +1,146 @@
+"""Classifiers of expansion: they learn what can be learnt, go on to the same numbers, balance as their arm says, and refuse leakage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ichnos.errors import InputRefused, UsageError
+from ichnos.evidence.discrimination import auc
+from ichnos.learning.classification import Recipe, check_examples, our_recipe, published_recipe, train_classifier, train_ensemble
+from ichnos.learning.optimise import Course, optimise
+from ichnos.learning.rois import Example, published_slices, region
+from ichnos.models import NetworkSpec
+from ichnos.volume import Volume
+
+TINY = NetworkSpec(
+    name="vit", arguments={"image_size": [16, 16], "patch_size": 8, "input_channels": 2, "width": 16, "depth": 1, "heads": 2}
+)
+
+
+def examples(n: int, *, seed: int = 0, share: float = 0.3, prefix: str = "p") -> list[Example]:
+    """Patients of whom the expanded have a brighter middle."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for k in range(n):
+        outcome = float(k < share * n)
+        image = rng.normal(0, 0.4, (2, 16, 16)).astype(np.float32)
+        image[:, 4:12, 4:12] += 0.5 * outcome
+        made.append(Example(f"{prefix}{k}", image, outcome, "train"))
+    return made
+
+
+def recipe(**changes) -> Recipe:  # type: ignore[no-untyped-def]
+    return Recipe(network=TINY, **{"steps": 40, "batch": 16, "learning_rate": 3e-3, **changes})
+
+
+def test_an_ensemble_tells_new_patients_apart_and_is_calibrated_to_the_true_prevalence(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    balanced = recipe(arm="oversample", others_per_expanded=1)
+    classifier = train_ensemble(examples(60), balanced, tmp_path, folds=2)
+    new = examples(60, seed=1, prefix="n")
+    risk = classifier(new)
+    truth = {e.patient: e.outcome for e in new}
+    assert auc([truth[p] for p in risk], list(risk.values())).value > 0.85
+    assert np.mean(list(risk.values())) == pytest.approx(0.3, abs=0.12)  # balanced in training, yet not overstated
+    assert len(classifier.out_of_fold) == 60
+    assert (tmp_path / "classifier.json").is_file()
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_numbers(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    whole, _ = train_classifier(examples(20), recipe(steps=6), tmp_path / "whole")
+    stopped = False
+
+    def stop(step: int, loss: float) -> None:
+        nonlocal stopped
+        if step == 3 and not stopped:
+            stopped = True
+            raise KeyboardInterrupt
+
+    course = Course(network=TINY, steps=6, warm_up_steps=2)
+    x = torch.ones(2, 2, 16, 16)
+
+    def loss_of(network: torch.nn.Module, step: int) -> torch.Tensor:
+        return ((network(x * step) - 1) ** 2).mean()
+
+    with pytest.raises(KeyboardInterrupt):
+        optimise(course, loss_of, tmp_path / "b", report=stop, checkpoint_every_s=-1)
+    resumed = optimise(course, loss_of, tmp_path / "b")
+    straight = optimise(course, loss_of, tmp_path / "a")
+    for a, b in zip(resumed.parameters(), straight.parameters(), strict=True):
+        assert torch.equal(a, b)
+    again, _ = train_classifier(examples(20), recipe(steps=6), tmp_path / "whole")  # nothing left to do
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    with pytest.raises(UsageError, match="other settings"):
+        train_classifier(examples(20, seed=3), recipe(steps=6), tmp_path / "whole")
+
+
+@pytest.mark.parametrize("arm", ["weight", "focal"])
+def test_weighted_arms_raise_the_risk_of_the_rarer_class(arm: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    noise = [replace(e, image=np.zeros_like(e.image)) for e in examples(40, share=0.2)]
+
+    def mean_risk(how: Recipe, name: str) -> float:
+        network, _ = train_classifier(noise, how, tmp_path / name)
+        with torch.no_grad():
+            return float(torch.softmax(network(torch.zeros(1, 2, 16, 16)), 1)[0, 1])
+
+    assert mean_risk(recipe(), "as is") < 0.35
+    assert mean_risk(recipe(arm=arm, others_per_expanded=1), arm) == pytest.approx(0.5, abs=0.12)
+
+
+def test_what_nothing_honest_can_be_learnt_from_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    some = examples(20)
+    with pytest.raises(InputRefused, match="0 expanded of 14 patients"):
+        check_examples([e for e in some if not e.outcome])
+    with pytest.raises(InputRefused, match="held out: p3"):
+        check_examples(some, [some[3]])
+    copy = Example("", some[0].image, 1.0, sources=("x1",))
+    with pytest.raises(InputRefused, match="held out: x1"):
+        check_examples([*some, copy], [replace(some[0], patient="x1")])
+    broken = replace(some[2], image=np.full((2, 16, 16), np.nan, np.float32))
+    with pytest.raises(InputRefused, match="hold NaN"):
+        check_examples([*some[:2], broken, *some[3:]])
+    with pytest.raises(UsageError, match="needs images that were made"):
+        train_classifier(some, recipe(arm="synthesis"), tmp_path)
+    with pytest.raises(UsageError, match="may not see"):
+        train_classifier([*some, copy], recipe(), tmp_path)
+    with pytest.raises(InputRefused, match="folds need at least"):
+        train_ensemble(some[:8], recipe(), tmp_path, folds=5)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    course = Course(network=TINY, steps=4)
+    x = torch.zeros(1, 2, 16, 16)
+
+    def loss_of(network: torch.nn.Module, step: int) -> torch.Tensor:
+        return network(x).sum() * (float("nan") if step == 2 else 1.0)
+
+    with pytest.raises(InputRefused, match="not finite at step 2"):
+        optimise(course, loss_of, tmp_path, checkpoint_every_s=-1)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 2
+
+
+def bleed(radius_mm: float) -> tuple[Volume, Volume, Volume]:
+    affine = np.diag([1.0, 1.0, 5.0, 1.0])
+    at = np.stack(np.meshgrid(np.arange(80) - 40.0, np.arange(80) - 40.0, 5.0 * (np.arange(16) - 8), indexing="ij"))
+    mask = Volume((at**2).sum(0) <= radius_mm**2, affine)
+    return mask.with_array(np.where(mask.array, 65.0, 30.0)), mask, mask.map_array(np.zeros_like)
+
+
+def test_the_published_crop_loses_the_size_and_ours_keeps_it() -> None:
+    shares = []
+    for radius in (8.0, 20.0):
+        hu, ich, ivh = bleed(radius)
+        slices = published_slices(hu, ich, size=32)
+        assert len(slices) == 3
+        assert slices[1].shape == (3, 32, 32)
+        ours = region(hu, ich, ivh)
+        assert ours.shape == (4, 48, 48, 24)
+        shares.append((float((slices[1] > 0).mean()), float((ours[2] > 0).mean())))
+    (small_crop, small), (large_crop, large) = shares
+    assert large_crop == pytest.approx(small_crop, abs=0.08)
+    assert large > 8 * small
+    assert published_recipe(steps=1).network.arguments["image_size"] == [224, 224]
+    assert our_recipe(steps=1, features=3).network.arguments["clinical_features"] == 3
