@@ -1,4 +1,4 @@
-"""Fit the growth law that ships: simulate patients, measure them as reading does, fit on most, check on the rest, write law and card.
+"""Fit the growth law that ships: simulate patients, measure them as reading does, check by cross-validation, write law and card.
 
 python tools/train_expansion.py --patients 400          (goes on where it was stopped; a busy core makes about ten patients a minute)
 """
@@ -17,13 +17,13 @@ import torch
 
 from ichnos.files import atomic_file
 from ichnos.learning.cards import growth_card
-from ichnos.learning.growth import GrowthCase, case_of, case_row, fit_growth_law, simulated_case, validation
+from ichnos.learning.growth import GrowthCase, case_of, case_row, cross_validation, fit_growth_law, simulated_case
 from ichnos.reading.growth import LAW_FILE, growth_law_text
 from ichnos.runs import apply
 from ichnos.simulation.mni_head import mni_head
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src" / "ichnos" / "models" / "weights" / "expansion"
-HELD_OUT = 0.35  # share of the patients that are only checked on
+FOLDS = 10  # of the cross-validation
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,11 @@ def main() -> None:
 
 
 def write(cases: list[GrowthCase], out: Path, *, command: str) -> None:
-    """Fit on the first, check on the last patients, and write expansion.json with its card."""
-    cut = round(len(cases) * (1 - HELD_OUT))
+    """Check by cross-validation, fit on all, and write expansion.json with its card."""
     origin = "simulated patients (MNI head, five simulated centres, 1 to 7 mm slices), measured on the true masks of their baseline CT"
-    law = fit_growth_law(cases[:cut], cohort=f"{cut} {origin}", simulated=True, command=command, rng=np.random.default_rng(0))
-    found = validation(law, cases[cut:])
-    image = validation(law, cases[cut:], clinical=False)
+    law = fit_growth_law(cases, cohort=f"{len(cases)} {origin}", simulated=True, command=command, rng=np.random.default_rng(0))
+    found = cross_validation(cases, folds=FOLDS, rng=np.random.default_rng(0))
+    image = cross_validation(cases, folds=FOLDS, clinical=False, rng=np.random.default_rng(0))
     law = law.model_copy(update={"validation": {**found, **{f"image_only_{name}": value for name, value in image.items()}}})
     out.mkdir(parents=True, exist_ok=True)
     for name, text in ((LAW_FILE, growth_law_text(law)), ("CARD.md", growth_card(law))):

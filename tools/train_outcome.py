@@ -1,6 +1,6 @@
-"""Fit the outcome model that ships: simulate a trial's patients, measure them as reading does, fit on most, check on the rest.
+"""Fit the outcome model that ships: a trial drawn from the law, with tract injuries measured on patients simulated in voxels.
 
-python tools/train_outcome.py --patients 700          (goes on where it was stopped)
+python tools/train_outcome.py --anatomies 200 --patients 3000          (goes on where it was stopped)
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 
 from ichnos.files import atomic_file
 from ichnos.learning.cards import outcome_card
-from ichnos.learning.outcome import OutcomeCase, case_of, case_row, fit_outcome_model, simulated_case, validation
+from ichnos.learning.outcome import Anatomy, fit_outcome_model, simulated_anatomy, simulated_trial, validation
 from ichnos.reading.prognosis import OUTCOME_FILE
 from ichnos.runs import apply
 from ichnos.simulation.mni_head import mni_head
@@ -28,7 +28,7 @@ HELD_OUT = 0.25  # share of the patients that are only checked on
 
 @dataclass(frozen=True)
 class Seed:
-    """One patient to simulate."""
+    """One patient to simulate in voxels."""
 
     number: int
 
@@ -42,31 +42,36 @@ def measure(seed: Seed, folder: Path, *, cache: Path) -> dict[str, Any]:
     """Simulate and measure one patient."""
     del folder
     torch.set_num_threads(1)
-    return case_row(simulated_case(seed.number, mni_head(cache)))
+    return asdict(simulated_anatomy(seed.number, mni_head(cache)))
 
 
 def main() -> None:
     """Simulate, fit, check and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--patients", type=int, default=700)
+    parser.add_argument("--anatomies", type=int, default=200, help="patients simulated in voxels")
+    parser.add_argument("--patients", type=int, default=3000, help="patients of the trial")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("build/outcome"))
     parser.add_argument("--out", type=Path, default=SHIPPED)
     given = parser.parse_args()
-    seeds = [Seed(40_000 + n) for n in range(given.patients)]
+    seeds = [Seed(40_000 + n) for n in range(given.anatomies)]
     task = partial(measure, cache=given.work / "heads")
-    done = apply(task, seeds, out=given.work, settings={"version": 1}, name="measure", workers=given.workers, progress=sys.stderr.isatty())
-    cases = [case_of(row) for row in done.rows]
-    print(f"{len(cases)} patients measured; {len(done.failures)} failed")
-    write(cases, given.out, command=f"python tools/train_outcome.py --patients {given.patients}")
+    done = apply(task, seeds, out=given.work, settings={"version": 2}, name="measure", workers=given.workers, progress=sys.stderr.isatty())
+    anatomies = [Anatomy(**{name: row[name] for name in Anatomy.__dataclass_fields__}) for row in done.rows]
+    print(f"{len(anatomies)} anatomies measured; {len(done.failures)} failed")
+    write(anatomies, given.patients, given.out)
 
 
-def write(cases: list[OutcomeCase], out: Path, *, command: str) -> None:
-    """Fit on the first, check on the last patients, and write outcome.json with its card."""
-    cut = round(len(cases) * (1 - HELD_OUT))
-    cohort = f"{cut} simulated patients of a trial of surgery (MNI head), measured on the maps of the truth"
-    model = fit_outcome_model(cases[:cut], cohort=cohort, simulated=True, randomised=True, command=command)
-    model = model.model_copy(update={"validation": validation(model, cases[cut:])})
+def write(anatomies: list[Anatomy], patients: int, out: Path) -> None:
+    """Fit on one trial, check on another, and write outcome.json with its card."""
+    cases, others = (simulated_trial(patients, anatomies, seed=seed) for seed in (1, 2))
+    cohort = (
+        f"{len(cases)} patients of a trial of surgery, drawn from the simulation's law; tract injury, load and midline shift measured on "
+        f"{len(anatomies)} patients simulated in voxels (MNI head) and given to the most similar ones"
+    )
+    command = f"python tools/train_outcome.py --anatomies {len(anatomies)} --patients {patients}"
+    model = fit_outcome_model(cases, cohort=cohort, simulated=True, randomised=True, command=command)
+    model = model.model_copy(update={"validation": validation(model, others)})
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(model.model_dump(mode="json"), indent=1) + "\n"
     for name, content in ((OUTCOME_FILE, text), ("CARD.md", outcome_card(model))):

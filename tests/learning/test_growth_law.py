@@ -11,7 +11,7 @@ from made_cases import growth_cases
 from ichnos.errors import InputRefused
 from ichnos.evidence.expansion import DEFINITIONS
 from ichnos.learning.cards import growth_card
-from ichnos.learning.growth import GrowthCase, case_of, case_row, fit_growth_law, validation
+from ichnos.learning.growth import GrowthCase, case_of, case_row, cross_validation, fit_growth_law, validation
 from ichnos.reading.growth import LAW_FILE, GrowthForecast, GrowthLaw, growth_inputs, growth_law_text, load_growth_law
 from ichnos.volume import Volume, sphere
 
@@ -31,7 +31,8 @@ def test_the_fit_finds_what_decides_growth(law: GrowthLaw) -> None:
 
 
 def test_other_patients_are_told_apart_and_the_probabilities_mean_what_they_say(law: GrowthLaw) -> None:
-    found = validation(law, growth_cases(600, seed=1))
+    new = growth_cases(600, seed=1)
+    found = validation([law] * len(new), new)
     assert found["auc"] > found["auc_oracle"] - 0.04
     assert found["auc"] > found["auc_volume_alone"] + 0.1
     assert found["calibration_slope"] == pytest.approx(1, abs=0.3)
@@ -84,8 +85,14 @@ def test_the_network_channel_becomes_a_variant_of_its_own() -> None:
     ]
     law = fit_growth_law(cases, cohort="made", simulated=True, refits=0, rng=rng)
     assert "image+network" in [v.name for v in law.variants]
-    assert validation(law, cases)["auc"] > 0.95  # the forecast all but gives the follow-up away
+    assert validation([law] * len(cases), cases)["auc"] > 0.95  # the forecast all but gives the follow-up away
     assert law.probability_interval(cases[0].inputs, DEFINITIONS["6ml"]) is None
+
+
+def test_cross_validation_tells_what_other_patients_would_see() -> None:
+    found = cross_validation(growth_cases(240, seed=8), folds=3, rng=np.random.default_rng(0))
+    assert found["patients"] == 240
+    assert 0.7 < found["auc"] < found["auc_oracle"] + 0.02
 
 
 def test_too_few_expansions_are_refused() -> None:

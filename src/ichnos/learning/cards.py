@@ -77,7 +77,7 @@ def _card(
     date: str,
 ) -> str:
     checked = [f"| {name} | {value:.3g} |" for name, value in sorted(validation.items())]
-    table = ["| measure | on held-out patients |", "|---|---|", *checked] if checked else ["No validation was run."]
+    table = ["| measure | on patients not fitted on |", "|---|---|", *checked] if checked else ["No validation was run."]
     lines = [f"# {title}", "", f"**{_USE}**", "", what, "", *body, "", "## Fitted on", cohort, "", "## What it never saw, and other limits"]
     lines += [*[f"- {limit}" for limit in limits], "", "## How it was checked", *table, ""]
     lines += ["## Where the numbers come from", f"- command: `{command}`; code {version}, {date}", ""]

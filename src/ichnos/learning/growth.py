@@ -208,14 +208,24 @@ def _ventricles_alone(cases: Sequence[GrowthCase]) -> tuple[float, float]:
     return odds[0], odds[1]
 
 
-def validation(law: GrowthLaw, cases: Sequence[GrowthCase], *, clinical: bool = True) -> dict[str, float]:
-    """Measure a law on patients that it was not fitted on: discrimination, calibration, coverage of the band, against the oracle's.
+def cross_validation(cases: Sequence[GrowthCase], *, folds: int, clinical: bool = True, rng: np.random.Generator) -> dict[str, float]:
+    """Measure how laws fitted on the other folds do on each patient; the law that ships is then fitted on all."""
+    fold = rng.permutation(len(cases)) % folds
+    laws = [
+        fit_growth_law([c for c, f in zip(cases, fold, strict=True) if f != k], cohort="", simulated=True, refits=0, rng=rng)
+        for k in range(folds)
+    ]
+    return validation([laws[k] for k in fold], cases, clinical=clinical)
 
-    Without `clinical`, the law is told the image alone.
+
+def validation(laws: Sequence[GrowthLaw], cases: Sequence[GrowthCase], *, clinical: bool = True) -> dict[str, float]:
+    """Measure each patient's law, not fitted on that patient: discrimination, calibration, coverage of the band, against the oracle's.
+
+    Without `clinical`, the laws are told the image alone.
     """
     inputs = [c.inputs if clinical else replace(c.inputs, onset_to_ct_h=None, anticoagulated=None) for c in cases]
     outcome = [case.expanded for case in cases]
-    forecasts = [law.forecast(i) for i in inputs]
+    forecasts = [law.forecast(i) for law, i in zip(laws, inputs, strict=True)]
     risk = [f.probability(DEFINITIONS["33%-or-6ml"]) for f in forecasts]
     area, fit = auc(outcome, risk), calibration(outcome, risk)
     inside = [f.quantile_ml(0.1) <= c.followup_ml <= f.quantile_ml(0.9) for f, c in zip(forecasts, cases, strict=True)]
@@ -235,7 +245,7 @@ def validation(law: GrowthLaw, cases: Sequence[GrowthCase], *, clinical: bool = 
         "band_80_coverage": covered.value,
         "median_error_ml": float(np.mean(errors)),
         "median_absolute_error_ml": float(np.mean(np.abs(errors))),
-        "outside_cohort_share": float(np.mean([bool(law.outside(i)) for i in inputs])),
+        "outside_cohort_share": float(np.mean([bool(law.outside(i)) for law, i in zip(laws, inputs, strict=True)])),
     }
     oracle = [case.oracle for case in cases]
     if np.isfinite(oracle).all():

@@ -5,17 +5,18 @@ from __future__ import annotations
 import datetime
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 import ichnos
 from ichnos.errors import InputRefused
 from ichnos.evidence.discrimination import auc
-from ichnos.reading.injury import tract_injury
+from ichnos.reading.injury import Grade, tract_injury
 from ichnos.reading.prognosis import (
     GRADES,
     MOTOR_TERMS,
@@ -28,9 +29,10 @@ from ichnos.reading.prognosis import (
     design_row,
     injury_of,
 )
-from ichnos.simulation.clinical import clinical_row, state_of
+from ichnos.simulation import law
+from ichnos.simulation.clinical import ClinicalState, clinical_row
 from ichnos.simulation.heads import SourceHead
-from ichnos.simulation.patient import VirtualPatient
+from ichnos.simulation.patient import SITES, VirtualPatient
 from ichnos.simulation.simulate import Wishes, simulate_patient
 
 Floats = npt.NDArray[np.float64]
@@ -48,21 +50,67 @@ class OutcomeCase:
     mrs_365d: float  # NaN where it is not known
 
 
-def simulated_case(seed: int, head: SourceHead, *, spacing_mm: float = 3.0) -> OutcomeCase:
-    """Simulate a patient of a randomised trial of surgery, and measure the maps as reading does."""
-    patient = simulate_patient(seed, head, Wishes(spacing_mm=spacing_mm))
-    row = clinical_row(state_of(patient), trial=True, rng=np.random.default_rng([seed, 23]))
-    motor = row["nihss_motor_180d"]
-    return OutcomeCase(
-        id=f"{head.name}-{seed}",
-        inputs=_measured(patient, row),
-        arm="surgery" if row["arm"] == "surgery" else "medical",
-        motor_180d=math.nan if motor is None else float(motor),
-        mrs_365d=float(str(row["mrs_365d"])),
+@dataclass(frozen=True)
+class Anatomy:
+    """What only voxels tell of a haematoma: where it lies to the tract, and how far it moves the midline."""
+
+    site: str
+    ich_ml: float
+    injury: Grade | None
+    blood_load_ml: float | None
+    midline_shift_mm: float
+
+
+def simulated_anatomy(seed: int, head: SourceHead, *, spacing_mm: float = 3.0) -> Anatomy:
+    """Simulate a patient in voxels and measure the maps as reading does."""
+    patient = simulate_patient(seed, head, Wishes(spacing_mm=spacing_mm, followup=False))
+    injury, load_ml = _injury(patient)
+    return Anatomy(patient.latent.site, patient.truth.ich_ml, injury, load_ml, patient.truth.midline_shift_mm)
+
+
+def simulated_trial(patients: int, anatomies: Sequence[Anatomy], *, seed: int) -> list[OutcomeCase]:
+    """Draw patients of a randomised trial of surgery from the law, without images.
+
+    Injury, load and midline shift are those of one of the three anatomies of the same site that are nearest in volume.
+    """
+    draws = law.draw(patients, torch.Generator().manual_seed(seed))
+    rng = np.random.default_rng([seed, 23])
+    cases = []
+    for k in range(patients):
+        site, ich_ml = SITES[int(draws.site[k])], float(draws.ich_ml[k])
+        alike = sorted((a for a in anatomies if a.site == site), key=lambda a: abs(math.log(a.ich_ml / ich_ml)))[:3]
+        if alike:
+            cases.append(_trial_case(f"t{k}", draws, k, alike[int(rng.integers(len(alike)))], rng))
+    return cases
+
+
+def _trial_case(name: str, draws: law.Draws, k: int, anatomy: Anatomy, rng: np.random.Generator) -> OutcomeCase:
+    state = ClinicalState(
+        age_years=float(draws.age_years[k]),
+        sex="m" if bool(draws.male[k]) else "f",
+        anticoagulated=bool(draws.anticoagulated[k]),
+        onset_to_ct_h=float(draws.onset_to_ct_h[k]),
+        ct_to_followup_h=float(draws.followup_interval_h[k]),
+        ich_ml=float(draws.ich_ml[k]),
+        ivh_ml=float(draws.ivh_ml[k]),
+        followup_ich_ml=float(draws.followup_ich_ml[k]),
+        followup_ivh_ml=float(draws.followup_ivh_ml[k]),
+        leukoaraiosis_ml=float(draws.leukoaraiosis_ml[k]),
+        infarct_ml=0.0,
+        midline_shift_mm=anatomy.midline_shift_mm,
+        injury=anatomy.injury or "no risk",
+        site=anatomy.site,
     )
+    row = clinical_row(state, trial=True, rng=rng)
+    motor = row["nihss_motor_180d"]
+    inputs = OutcomeInputs(
+        anatomy.injury, state.ich_ml, state.ivh_ml, state.leukoaraiosis_ml, anatomy.blood_load_ml, state.age_years, float(str(row["gcs"]))
+    )
+    arm: Arm = "surgery" if row["arm"] == "surgery" else "medical"
+    return OutcomeCase(name, inputs, arm, math.nan if motor is None else float(motor), float(str(row["mrs_365d"])))
 
 
-def _measured(patient: VirtualPatient, row: Mapping[str, Any]) -> OutcomeInputs:
+def _injury(patient: VirtualPatient) -> tuple[Grade | None, float | None]:
     blood = (patient.ich >= 0.5).float().numpy()
     oedema = ((patient.oedema >= 0.5) & (patient.ich < 0.5)).float().numpy()
     height = patient.world(np.column_stack([np.zeros((blood.shape[2], 2)), np.arange(blood.shape[2])]))[:, 2]
@@ -70,10 +118,7 @@ def _measured(patient: VirtualPatient, row: Mapping[str, Any]) -> OutcomeInputs:
         side: tract_injury((tract >= 0.5).float().numpy(), blood, oedema, z_mm=height, voxel_ml=patient.voxel_ml)
         for side, tract in zip(("left", "right"), patient.tract, strict=True)
     }
-    loads = {side: injury.blood_load_ml for side, injury in injuries.items()}
-    injury, load_ml = injury_of({side: i.grade for side, i in injuries.items()}, loads)
-    truth = patient.truth
-    return OutcomeInputs(injury, truth.ich_ml, truth.ivh_ml, truth.leukoaraiosis_ml, load_ml, float(row["age_years"]), float(row["gcs"]))
+    return injury_of({side: i.grade for side, i in injuries.items()}, {side: i.blood_load_ml for side, i in injuries.items()})
 
 
 def fit_outcome_model(cases: Sequence[OutcomeCase], *, cohort: str, simulated: bool, randomised: bool, command: str = "") -> OutcomeModel:
@@ -169,16 +214,3 @@ def validation(model: OutcomeModel, cases: Sequence[OutcomeCase]) -> dict[str, f
         "mrs_0_3_auc": auc(good, share).value,
         "mrs_0_3_observed_over_expected": float(sum(good) / sum(share)),
     }
-
-
-def case_row(case: OutcomeCase) -> dict[str, Any]:
-    """Return a case as a flat row of plain data; None for what is not known."""
-    motor = None if math.isnan(case.motor_180d) else case.motor_180d
-    return {**asdict(case.inputs), "arm": case.arm, "motor_180d": motor, "mrs_365d": case.mrs_365d}
-
-
-def case_of(row: Mapping[str, Any]) -> OutcomeCase:
-    """Return the case of a row that `case_row` made; the row also holds its "id"."""
-    inputs = OutcomeInputs(**{name: row[name] for name in OutcomeInputs.__dataclass_fields__})
-    motor = math.nan if row["motor_180d"] is None else float(row["motor_180d"])
-    return OutcomeCase(str(row["id"]), inputs, row["arm"], motor, float(row["mrs_365d"]))

@@ -24,6 +24,7 @@ _NETWORKS = {
     "diffusion_ukan": "ukan:DiffusionUKAN",
     "planned": "planned:PlannedNetwork",
     "vit": "vit:VisionTransformer",
+    "affine_warp": "warp:AffineWarp",
 }
 
 

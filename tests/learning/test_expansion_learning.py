@@ -1,0 +1,98 @@
+"""Forecasting the follow-up lesion: what each learner can and cannot do, and how it is scored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ichnos.errors import InputRefused
+from ichnos.learning.expansion import (
+    ROI_SHAPE,
+    ROI_SPACING_MM,
+    Pair,
+    best_threshold,
+    forecast_map,
+    score,
+    synthetic_pair,
+    train_forecaster,
+    uniform_dilation,
+    warp_loss,
+)
+from ichnos.networks import build
+from ichnos.reading.expansion import signed_distance_mm
+
+MM = np.stack(np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(ROI_SHAPE, ROI_SPACING_MM, strict=True)], indexing="ij"))
+
+
+def pair(name: str, *, grow_mm: float = 5.0, shift_mm: float = 0.0, radius_mm: float = 13.0) -> Pair:
+    """A ball that grows; its follow-up may also lie further to the right."""
+    ball = (np.linalg.norm(MM, axis=0) <= radius_mm).astype(np.float32)
+    away = np.linalg.norm(MM - np.array([shift_mm, 0, 0]).reshape(3, 1, 1, 1), axis=0)
+    later = np.maximum(ball, (away <= radius_mm + grow_mm).astype(np.float32))
+    hu = np.where(ball > 0, 65.0, 30.0).astype(np.float32)
+    return Pair(name, hu, ball, np.zeros_like(ball), np.ones(ball.shape, bool), later)
+
+
+def test_the_network_learns_where_blood_comes_and_the_warp_learns_to_swell(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    known = [pair(f"p{k}", radius_mm=10 + k) for k in range(4)]
+    new = pair("new", radius_mm=12.5)
+    still = score(new, new.blood)
+    assert still.growth_dice == 0
+    assert still.volume_error_ml < -5
+    found = {}
+    for kind, steps in (("forecast", 60), ("warp", 40)):
+        network = train_forecaster(known, kind, tmp_path / kind, steps=steps, width=8, learning_rate=5e-3)  # type: ignore[arg-type]
+        maps = [forecast_map(network, p, kind) for p in known]  # type: ignore[arg-type]
+        cut = best_threshold(known, maps)
+        found[kind] = score(new, forecast_map(network, new, kind), threshold=cut)  # type: ignore[arg-type]
+    assert found["forecast"].growth_dice > 0.6
+    assert found["warp"].growth_dice > 0.2
+    assert abs(found["forecast"].volume_error_ml) < abs(still.volume_error_ml)
+
+
+def test_the_smoothness_term_reaches_the_gradient_and_nothing_new_appears_by_warping() -> None:
+    network = build("affine_warp", input_channels=2, features_per_stage=[4, 8])
+    loss = warp_loss(network, [pair("a")], "cpu")
+    loss.backward()
+    assert network.move.bias.grad is not None  # type: ignore[union-attr]
+    with torch.no_grad():
+        network.move.bias[:] = 0.3  # type: ignore[index,union-attr]
+    network.zero_grad()
+    from ichnos.learning import expansion
+
+    before, expansion._SMOOTHNESS = expansion._SMOOTHNESS, 100.0
+    try:
+        strong = warp_loss(network, [pair("a")], "cpu")
+    finally:
+        expansion._SMOOTHNESS = before
+    assert float(strong) > float(warp_loss(network, [pair("a")], "cpu")) + 10
+
+
+def test_growth_is_compared_as_a_set() -> None:
+    p = pair("a", grow_mm=4, shift_mm=6)
+    perfect = score(p, p.later)
+    assert (perfect.growth_dice, perfect.lesion_dice, perfect.volume_error_ml) == (1.0, 1.0, 0.0)
+    shrunk = (np.linalg.norm(MM, axis=0) <= 8).astype(np.float32)  # a signed difference would have rewarded what is missing
+    assert score(p, shrunk).growth_dice == 0
+    assert np.isnan(score(pair("b", grow_mm=0), p.later).growth_dice)
+    even = uniform_dilation(p, float(p.later.sum() / p.blood.sum()))
+    assert even.sum() == pytest.approx(p.later.sum(), abs=1)
+    assert 0.3 < score(p, even).growth_dice < 1
+
+
+def test_a_synthetic_follow_up_has_its_volume_and_moves_the_ct_along() -> None:
+    p = pair("a")
+    made = synthetic_pair(p, 1.68, np.random.default_rng(0))
+    assert made.later.sum() == pytest.approx(1.68 * p.blood.sum(), rel=0.01)
+    assert ((p.blood > 0.5) & (made.later < 0.5)).sum() == 0
+    assert made.synthetic
+    assert made.later_hu is not None
+    ring = (made.later > 0.5) & (signed_distance_mm(p.blood > 0.5, ROI_SPACING_MM) > 1)
+    assert made.later_hu[ring].mean() > p.hu[ring].mean() + 10  # blood has come to lie where tissue was
+
+
+def test_synthetic_pairs_alone_are_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    made = synthetic_pair(pair("a"), 1.33, np.random.default_rng(0))
+    with pytest.raises(InputRefused, match="none of a real follow-up"):
+        train_forecaster([made], "warp", tmp_path, steps=1)
