@@ -88,7 +88,7 @@ def test_swirl_is_a_part_as_dark_as_brain() -> None:
     mask = sphere(radius_mm=15, spacing_mm=1.0)
     even = np.full(mask.shape, 60.0, np.float32)
     dark = even.copy()
-    dark[12:18, 12:18, 12:18] = 30
+    dark[10:20, 10:20, 10:20] = 30
     assert density_signs(mask.with_array(even), mask).swirl is False
     assert density_signs(mask.with_array(dark), mask).swirl is True
 

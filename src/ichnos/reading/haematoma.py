@@ -6,7 +6,7 @@ import numpy as np
 
 from ichnos.inference import Prediction
 from ichnos.reading.blood import DensitySigns, abc2_ml, density_signs, sphericity
-from ichnos.reading.masks import Masks
+from ichnos.reading.masks import MIN_BLOOD_ML, Masks
 from ichnos.reading.place import Placement
 from ichnos.reading.record import Finding, Measure
 from ichnos.reading.site import midline_measure, site_measure
@@ -20,24 +20,33 @@ _MIDLINE_MM = 5.0  # a clot whose centre is nearer to the midline than this has 
 
 def read_haematoma(prediction: Prediction, masks: Masks, hu: Volume, *, place: Placement | None = None) -> Finding:
     """Measure the blood of a scan; `hu` in RAS on the masks' grid, `place` where the network says where in the atlas it is."""
-    volumes = (
-        volume_measure(prediction, "ICH", masks.ich, "Intracerebral haematoma"),
-        volume_measure(prediction, "IVH", masks.ivh, "Intraventricular blood"),
-        volume_measure(prediction, "PHE", masks.phe, "Perihaematomal oedema"),
-    )
-    names = ("ICH", "IVH", "PHE")
+    labels = {"ICH": "Intracerebral haematoma", "IVH": "Intraventricular blood", "PHE": "Perihaematomal oedema"}
+    volumes = tuple(_volume(prediction, masks, name, label) for name, label in labels.items())
+    names = tuple(name for name in labels if name in masks.known)
+    said = ", ".join(f"{m.name[:3].upper()} {m.value:.1f} mL" for m in volumes if isinstance(m.value, float))
     if not masks.ich.array.any() and not masks.ivh.array.any():
-        sentence = "The brain was searched and no intracerebral or intraventricular blood of 0.1 mL or more was found."
+        searched = "intracerebral or intraventricular" if "IVH" in masks.known else "intracerebral"
+        sentence = f"The brain was searched and no {searched} blood of {MIN_BLOOD_ML:g} mL or more was found."
         return Finding(target="haematoma", status="none found", sentence=sentence, measures=volumes, masks=names)
     if not masks.ich.array.any():
-        sentence = f"Blood was found in the ventricles alone: IVH {volumes[1].value:.1f} mL."
+        sentence = f"Blood was found in the ventricles alone: {said}."
         return Finding(target="haematoma", status="read", sentence=sentence, measures=(*volumes, midline_measure(place)), masks=names)
-    side, site = side_of(masks.ich, masks.brain), site_measure(place, masks.ich)
-    where = f"{side}, {site.value}" if site.value is not None else side
-    sentence = f"Blood was found: ICH {volumes[0].value:.1f} mL ({where}), IVH {volumes[1].value:.1f} mL, oedema {volumes[2].value:.1f} mL."
-    place_measures = (_grade("side", "Side", side), site, midline_measure(place))
-    measures = (*volumes, *place_measures, *_shape(masks.ich), *_signs(hu, masks.ich))
-    return Finding(target="haematoma", status="read", sentence=sentence, measures=measures, masks=names)
+    side, site = _side(masks), site_measure(place, masks.ich)
+    where = ", ".join(str(m.value) for m in (side, site) if m.value is not None) or "side not known"
+    measures = (*volumes, side, site, midline_measure(place), *_shape(masks.ich), *_signs(hu, masks.ich))
+    return Finding(target="haematoma", status="read", sentence=f"Blood was found ({where}): {said}.", measures=measures, masks=names)
+
+
+def _volume(prediction: Prediction, masks: Masks, name: str, label: str) -> Measure:
+    if name not in masks.known:
+        return Measure(name=f"{name.lower()}_volume", label=label, value=None, unit="mL", reason="this model does not draw it")
+    return volume_measure(prediction, name, masks.named()[name], label)
+
+
+def _side(masks: Masks) -> Measure:
+    if "brain" not in masks.known:
+        return Measure(name="side", label="Side", value=None, reason="this model draws no brain, so its midline is not known")
+    return _grade("side", "Side", side_of(masks.ich, masks.brain))
 
 
 def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str) -> Measure:

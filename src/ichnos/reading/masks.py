@@ -10,6 +10,8 @@ from ichnos.inference import Prediction
 from ichnos.volume import Volume
 
 MIN_BLOOD_ML = 0.1  # a smaller speck of blood is not reported
+NAMES = ("ICH", "IVH", "PHE", "leukoaraiosis", "brain", "ventricles", "tract_left", "tract_right")
+_INFARCT = "infarct"  # a mask that is taken out of leukoaraiosis and not shown
 PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaematomal
 
 
@@ -51,8 +53,10 @@ class Masks:
 
 def consistent_masks(prediction: Prediction) -> Masks:
     """Threshold every target at its operating point and settle what two of them claim."""
-    raw = {t.name: prediction.mask(t.name).reoriented("RAS") for t in prediction.model.manifest.targets if t.kind == "mask"}
-    nothing = next(iter(raw.values())).map_array(lambda a: np.zeros(a.shape, bool))
+    taught = [t.name for t in prediction.model.manifest.targets if t.name in NAMES or t.name == _INFARCT]
+    raw = {name: prediction.mask(name).reoriented("RAS") for name in taught}
+    ras = prediction.scan.volume.reoriented("RAS")
+    nothing = ras.with_array(np.zeros(ras.shape, bool))
     brain = _largest(raw["brain"]) if "brain" in raw else nothing
     ventricles = raw.get("ventricles", nothing)
     inside = np.asarray(brain.array) | np.asarray(ventricles.array) if "brain" in raw else np.True_
@@ -60,7 +64,8 @@ def consistent_masks(prediction: Prediction) -> Masks:
     ivh = _without_specks(raw.get("IVH", nothing).map_array(lambda a: a & inside & ~ich.array))
     blood = ich.array | ivh.array
     phe = raw.get("PHE", nothing).map_array(lambda a: a & inside & ~blood & _near(ich, PHE_REACH_MM))
-    leukoaraiosis = raw.get("leukoaraiosis", nothing).map_array(lambda a: a & inside & ~blood & ~phe.array)
+    other = blood | phe.array | raw.get(_INFARCT, nothing).array
+    leukoaraiosis = raw.get("leukoaraiosis", nothing).map_array(lambda a: a & inside & ~other)
     return Masks(
         ich=ich,
         ivh=ivh,
@@ -70,7 +75,7 @@ def consistent_masks(prediction: Prediction) -> Masks:
         ventricles=ventricles.map_array(lambda a: a | ivh.array),
         tract_left=raw.get("tract_left", nothing),
         tract_right=raw.get("tract_right", nothing),
-        known=frozenset(raw),
+        known=frozenset(raw) & frozenset(NAMES),
     )
 
 

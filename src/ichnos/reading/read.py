@@ -30,8 +30,8 @@ from ichnos.volume import Volume
 TARGETS = ("haematoma", "leukoaraiosis", "tract", "expansion", "outcome")
 # Masks without which a target is not read; a model that draws none of them was not made for it.
 _NEEDS: dict[str, tuple[str, ...]] = {
-    "haematoma": ("ICH", "brain"),
-    "leukoaraiosis": ("leukoaraiosis", "brain"),
+    "haematoma": ("ICH",),
+    "leukoaraiosis": ("leukoaraiosis",),
     "tract": ("tract_left", "tract_right", "ICH"),
     "expansion": ("ICH", "brain"),
     "outcome": ("ICH", "tract_left", "tract_right"),

@@ -23,8 +23,8 @@ _QUIET = (
     "--disable-sync",
     "--no-pdf-header-footer",
     "--host-resolver-rules=MAP * ~NOTFOUND",
-    "--blink-settings=scriptEnabled=false",  # the viewer is not printed
 )
+_SCRIPT = re.compile(r"<script>.*?</script>", re.DOTALL)
 _PATIENCE_S = 120
 
 
@@ -53,7 +53,9 @@ def write_pdf(page: Path, pdf: Path) -> Path:
 
 def _by_browser(program: str, page: Path, pdf: Path) -> None:
     with tempfile.TemporaryDirectory() as profile:
-        command = [program, *_QUIET, f"--user-data-dir={profile}", f"--print-to-pdf={pdf}", page.resolve().as_uri()]
+        still = Path(profile) / page.name
+        still.write_text(_SCRIPT.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")  # the viewer is not printed
+        command = [program, *_QUIET, f"--user-data-dir={profile}", f"--print-to-pdf={pdf.resolve()}", still.as_uri()]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
         except subprocess.TimeoutExpired:
