@@ -59,7 +59,7 @@ def train(
 
     if minutes is not None and steps is not None:
         raise UsageError("give --minutes or --steps, not both: either one decides how long to train")
-    people, specs = read_cohort(cohort), target_specs(target)
+    people, specs = read_cohort(cohort, pipelines=_list(pipelines)), target_specs(target)
     home, quiet = work or out.with_name(f"{out.name}.training"), quiet or as_json
     means = Means(device, workers, pipelines=_list(pipelines), cache=_cache(), command=_command())
     if engine == "nnunet":

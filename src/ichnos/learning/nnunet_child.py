@@ -87,6 +87,7 @@ def trainer_for(plans: dict[str, Any], job: dict[str, Any]) -> Any:
             self.inference_allowed_mirroring_axes = axes
             return rotation, dummy, patch, axes
 
+    Sided.__name__ = nnUNetTrainer.__name__  # checkpoints then name a trainer that nnU-Net's own predictor finds
     dataset = json.loads((Path(job["preprocessed"]) / "dataset.json").read_text())
     trainer = (Sided if job["sided"] else nnUNetTrainer)(
         plans=plans, configuration=job["configuration"], fold=0, dataset_json=dataset, device=torch.device(job["device"])
