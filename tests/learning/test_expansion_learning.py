@@ -66,7 +66,7 @@ def test_the_smoothness_term_reaches_the_gradient_and_nothing_new_appears_by_war
         strong = warp_loss(network, [pair("a")], "cpu")
     finally:
         expansion._SMOOTHNESS = before
-    assert float(strong) > float(warp_loss(network, [pair("a")], "cpu")) + 10
+    assert float(strong.detach()) > float(warp_loss(network, [pair("a")], "cpu").detach()) + 10
 
 
 def test_growth_is_compared_as_a_set() -> None:

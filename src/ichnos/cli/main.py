@@ -21,6 +21,7 @@ VERBS: dict[str, str] = {
     "simulate": "make a virtual paired, multi-centre cohort, with the truth",
     "transfer": "bring what partner exams show onto the CTs, with a verdict per pair",
     "train": "teach a network to read a target from CT, by our own loop or by nnU-Net",
+    "synthesize": "learn slices of haematomas by diffusion, draw new ones with a ledger, and look for copies",
     "study": "run a paper's whole design on a cohort, and set its table beside ours",
     "evaluate": "say how far a model can be believed: tables, figures, methods and checklists",
     "doctor": "say what is installed, what an extra would add, and test this installation",

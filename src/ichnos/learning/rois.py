@@ -31,8 +31,16 @@ class Example:
     sources: tuple[str, ...] = field(default=())  # patients whom an image that was made goes back to
 
 
-def published_slices(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[Floats, ...]:
-    """Return three slices around the largest area as the published recipe crops them, each (3, size, size) with equal channels.
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """One published slice: the window 0 to 90 HU as -1..1, and the haematoma in it."""
+
+    image: Floats  # (size, size), rows from front to back, columns from left to right
+    mask: Floats  # the same, 0..1
+
+
+def published_crops(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[Crop, ...]:
+    """Return three slices around the largest area as the published recipe crops them.
 
     0.5 x 0.5 x 5 mm, the tight box of the largest component, window 0 to 90 HU (width 90, level 45), stretched to the network's size: how
     large a haematoma is does not reach the network. Slices beyond the box repeat its edge. Masks and HU in RAS on one grid.
@@ -47,7 +55,12 @@ def published_slices(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[Float
     low, high = WINDOW_90_45_HU
     scaled = np.clip((values - low) * (2 / (high - low)) - 1, -1, 1).astype(np.float32)
     chosen = [int(np.clip(middle + k, 0, scaled.shape[2] - 1)) for k in (-1, 0, 1)]
-    return tuple(np.repeat(_stretched(scaled[:, :, k], size)[None], 3, axis=0) for k in chosen)
+    return tuple(Crop(_stretched(scaled[:, :, k], size), _stretched(inside[:, :, k].astype(np.float32), size)) for k in chosen)
+
+
+def published_slices(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[Floats, ...]:
+    """Return the published slices as a network takes them, each (3, size, size) with equal channels."""
+    return tuple(np.repeat(crop.image[None], 3, axis=0) for crop in published_crops(hu, ich, size=size))
 
 
 def region(

@@ -1,0 +1,94 @@
+"""Images that were made: learnt, drawn, measured against held-out patients, kept in a ledger; copies are noticed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ichnos.errors import InputRefused, UsageError
+from ichnos.evidence.ledger import Evaluated, check_leakage
+from ichnos.learning.synthesis import (
+    Picture,
+    RandomFeatures,
+    contact_sheet,
+    draw_pictures,
+    frechet_distance,
+    kernel_distance,
+    ledger_of,
+    novelty,
+    small_plan,
+    train_generator,
+)
+
+TINY = {"size": 16, "ch_mult": (1,), "embed_dims": (32, 32, 32), "noise_steps": 50, "batch": 8}
+
+
+def pictures(n: int, *, seed: int = 0, prefix: str = "p", bright: float = 0.6) -> list[Picture]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for k in range(n):
+        mask = np.zeros((16, 16), np.float32)
+        y, x = rng.integers(3, 9, 2)
+        mask[y : y + 5, x : x + 5] = 1
+        image = np.clip(-0.4 + (bright + 0.4) * mask + rng.normal(0, 0.05, mask.shape), -1, 1).astype(np.float32)
+        made.append(Picture(f"{prefix}{k}", image, mask, float(k % 2), f"{prefix}{k}"))
+    return made
+
+
+def test_a_conditional_generator_draws_blood_where_its_outline_is(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    learnt = pictures(24)
+    plan = small_plan("conditional", steps=150, **TINY, learning_rate=3e-3)
+    network = train_generator(learnt, plan, tmp_path)
+    made = list(draw_pictures(network, plan, 8, learnt_from=learnt, seed=1, few_steps=20))
+    inside = np.mean([p.image[p.mask > 0.5].mean() for p in made])
+    outside = np.mean([p.image[p.mask < 0.5].mean() for p in made])
+    assert inside > outside + 0.4
+    again = list(draw_pictures(network, plan, 8, learnt_from=learnt, seed=1, few_steps=20))
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(made, again, strict=True))
+
+
+def test_the_published_generator_sees_expanded_haematomas_alone(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    plan = small_plan("published", steps=2, **TINY)
+    network = train_generator(pictures(8), plan, tmp_path)
+    made = list(draw_pictures(network, plan, 3, learnt_from=pictures(8), seed=0, few_steps=None))
+    assert made[0].sources == ("p1", "p3", "p5", "p7")
+    assert made[0].image.shape == (16, 16)
+    assert np.abs(made[0].image).max() <= 1
+    with pytest.raises(UsageError, match="expanded haematomas alone"):
+        next(draw_pictures(network, plan, 1, learnt_from=pictures(8), outcome=0.0, seed=0))
+    with pytest.raises(InputRefused, match="of expanded haematomas were given"):
+        train_generator(pictures(2), plan, tmp_path / "b")
+    with pytest.raises(InputRefused, match="from patients alone"):
+        train_generator([*pictures(8), made[0]], plan, tmp_path / "c")
+
+
+def test_distances_tell_the_same_law_from_another() -> None:
+    features = RandomFeatures()
+    a, b, c = (features([p.image for p in pictures(120, seed=k, bright=v)]) for k, v in ((0, 0.6), (1, 0.6), (2, 0.1)))
+    assert frechet_distance(a, b) < 0.3 * frechet_distance(a, c)
+    assert abs(kernel_distance(a, b)) < 0.1 * kernel_distance(a, c)
+    assert torch.equal(RandomFeatures().kernels[0], features.kernels[0])
+
+
+def test_copies_are_noticed_and_new_images_are_not_accused() -> None:
+    learnt, held_out = pictures(40), pictures(40, seed=1, prefix="h")
+    copies = [Picture("c", p.image[:, ::-1].copy(), p.mask, 1.0, sources=(p.patient,)) for p in learnt[:10]]
+    assert novelty(copies, learnt, held_out).copies_share == 1.0
+    assert novelty(copies, learnt, held_out).ratio < 0.05
+    new = pictures(40, seed=2)
+    assert novelty(new, learnt, held_out).ratio == pytest.approx(1, abs=0.3)
+    assert novelty(new, learnt, held_out).copies_share < 0.2
+    with pytest.raises(InputRefused, match="held out"):
+        novelty(new, learnt, [])
+
+
+def test_every_image_has_a_line_in_the_ledger_and_its_sources_may_not_be_tested(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    made = [Picture(f"made-{k}", p.image, p.mask, 1.0, sources=("p1", "p3")) for k, p in enumerate(pictures(3))]
+    lines = ledger_of(made)
+    assert [line.image for line in lines] == ["made-0", "made-1", "made-2"]
+    assert len({line.sha256 for line in lines}) == 3
+    with pytest.raises(InputRefused, match="synthetic training images were made"):
+        check_leakage([Evaluated("p3", split="test")], lines)
+    contact_sheet((("made", made), ("patients", pictures(12))), tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
