@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ichnos.registration.contrast import View
-from ichnos.registration.similarity import Samples, samples, similarity
+from ichnos.registration.similarity import Samples, samples, similarity_at
 from ichnos.registration.transform import Transform
 from ichnos.volume import Affine, Floats, Volume, centroid_mm
 
@@ -29,10 +29,10 @@ def coarse_poses(fixed: View, moving: View, *, keep: int, rng: np.random.Generat
     centre_f, centre_m = centroid_mm(fixed.head), centroid_mm(moving.head)
     if not np.isfinite(centre_f).all() or not np.isfinite(centre_m).all():
         centre_f, centre_m = fixed.image.centre_mm, moving.image.centre_mm
-    starts = sorted(_starts(), key=lambda p: -similarity(_pose(p, centre_f, centre_m), few, moving))
+    starts = sorted(_starts(), key=lambda p: -similarity_at(_pose(p, centre_f, centre_m), few, moving))
     refined = [_locally_best(p, centre_f, centre_m, chosen, moving) for p in _distinct(starts, 3 * keep)]
     refined.sort(key=lambda found: -found[0])
-    return [_pose(p, centre_f, centre_m) for p in _distinct([p for _, p in refined], keep)]
+    return [Transform.of(Affine(_pose(p, centre_f, centre_m))) for p in _distinct([p for _, p in refined], keep)]
 
 
 def refined(
@@ -66,14 +66,14 @@ def _starts() -> Iterator[Floats]:
         yield np.array([np.radians(x), np.radians(y), np.radians(z), 0.0, 0.0, dz])
 
 
-def _pose(p: Floats, centre_f: Floats, centre_m: Floats) -> Transform:
+def _pose(p: Floats, centre_f: Floats, centre_m: Floats) -> Floats:
     """Turn about the fixed centre by three angles (rad), then shift centre to centre and by some more (mm)."""
     from scipy.spatial.transform import Rotation
 
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_euler("xyz", p[:3]).as_matrix()
     matrix[:3, 3] = centre_m + p[3:] - matrix[:3, :3] @ centre_f
-    return Transform.of(Affine(matrix))
+    return matrix
 
 
 def _distinct(poses: list[Floats], keep: int) -> list[Floats]:
@@ -94,7 +94,7 @@ def _locally_best(p: Floats, centre_f: Floats, centre_m: Floats, chosen: Samples
     unit = np.array([0.1, 0.1, 0.1, 8.0, 8.0, 8.0])
     simplex = np.vstack([p, p + np.diag(unit)]) / unit
     found = minimize(
-        lambda q: -similarity(_pose(q * unit, centre_f, centre_m), chosen, moving),
+        lambda q: -similarity_at(_pose(q * unit, centre_f, centre_m), chosen, moving),
         p / unit,
         method="Nelder-Mead",
         options={"maxfev": 150, "initial_simplex": simplex, "xatol": 0.02, "fatol": 1e-5},

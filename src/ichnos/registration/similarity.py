@@ -37,12 +37,21 @@ def samples(fixed: View, *, count: int, rng: np.random.Generator, exclude: Volum
 
 def similarity(moving_from_fixed: Transform, chosen: Samples, moving: View, *, least_overlap: float = 0.35) -> float:
     """Return the normalised mutual information (H(A) + H(B)) / H(A, B), 1 for none; 0 if too few points meet the moving image."""
+    return _shared(moving.image.index(moving_from_fixed.map(chosen.points)).T, chosen, moving, least_overlap)
+
+
+def similarity_at(matrix: Floats, chosen: Samples, moving: View, *, least_overlap: float = 0.35) -> float:
+    """Return the same for a 4 x 4 matrix, without the checks that a transform goes through: for searches of thousands of poses."""
+    whole = np.linalg.inv(moving.image.affine) @ matrix
+    return _shared(whole[:3, :3] @ chosen.points.T + whole[:3, 3:], chosen, moving, least_overlap)
+
+
+def _shared(at: Floats, chosen: Samples, moving: View, least_overlap: float) -> float:
+    """Return the information shared at points (3, n), voxel indices of the moving image."""
     from scipy import ndimage
 
-    at = moving.image.index(moving_from_fixed.map(chosen.points)).T
-    inside = np.ones(at.shape[1], bool)
-    for row, n in zip(at, moving.image.shape, strict=True):
-        inside &= (row >= 0) & (row <= n - 1)
+    last = np.array(moving.image.shape)[:, None] - 1
+    inside = ((at >= 0) & (at <= last)).all(axis=0)
     if inside.mean() < least_overlap:
         return 0.0
     values = ndimage.map_coordinates(moving.image.array, at[:, inside], order=1, mode="nearest")

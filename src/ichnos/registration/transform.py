@@ -121,9 +121,6 @@ class Transform:
         if self.is_affine:
             moved = Volume(image.array, (~self.affine).matrix @ image.affine)
             return moved.on_grid(grid, interpolation=interpolation, fill=fill)
-        if image.array.ndim == 4:
-            channels = [self.pull(Volume(c, image.affine), grid, interpolation=interpolation, fill=fill) for c in _channels(image)]
-            return Volume(np.stack([c.array for c in channels], axis=-1), grid.affine)
         return Volume(self._sampled(image, grid, _ORDER[interpolation], fill), grid.affine)
 
     def pull_labels(self, labels: Volume, grid: Volume) -> Volume:
@@ -179,15 +176,17 @@ class Transform:
         from scipy import ndimage
 
         source = image.array.astype(np.float32) if order else image.array
-        out = np.empty(grid.shape, source.dtype)
+        channels = source[..., None] if source.ndim == 3 else source
+        out = np.empty((*grid.shape, channels.shape[3]), source.dtype)
         for slab in _slabs(grid):
             at = image.index(self.map(grid_points(grid, slab))).reshape(-1, 3).T
             inside = np.ones(at.shape[1], bool)
             for row, n in zip(at, image.shape, strict=True):
                 inside &= (row >= -0.5) & (row <= n - 0.5)
-            values = ndimage.map_coordinates(source, at, order=order, mode="nearest")
-            out[:, :, slab] = np.where(inside, values, fill).reshape(out[:, :, slab].shape)
-        return out
+            for c in range(channels.shape[3]):
+                values = ndimage.map_coordinates(channels[..., c], at, order=order, mode="nearest")
+                out[:, :, slab, c] = np.where(inside, values, fill).reshape(out[:, :, slab, c].shape)
+        return out if source.ndim == 4 else out[..., 0]
 
 
 IDENTITY = Transform()
@@ -202,10 +201,6 @@ def grid_points(grid: Volume, slab: slice = slice(None)) -> Floats:
 def _slabs(grid: Volume) -> Iterator[slice]:
     layers = max(1, _POINTS_AT_ONCE // (grid.shape[0] * grid.shape[1]))
     return (slice(start, start + layers) for start in range(0, grid.shape[2], layers))
-
-
-def _channels(image: Volume) -> Iterator[Array]:
-    return (image.array[..., c] for c in range(image.array.shape[3]))
 
 
 def _joined(done: tuple[Part, ...], part: Part) -> tuple[Part, ...]:

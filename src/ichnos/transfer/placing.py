@@ -84,12 +84,11 @@ def _fixed(weighting: Weighting, *, stripped: bool, inner: bool) -> View:
 
 
 def _begun(seen: View, coarse: View, weighting: Weighting, *, stripped: bool, threads: int) -> Transform:
-    """Find pose and affine with one look of the template."""
+    """Find the pose with one look of the template."""
     fixed = _fixed(weighting, stripped=stripped, inner=False)
     poses = coarse_poses(_coarsened(fixed), coarse, keep=2, rng=np.random.default_rng(0), exclude=None)
     tried = [_affine(fixed, seen, pose, rigid=True, threads=threads) for pose in poses]
-    start = max(tried, key=lambda t: correlation(t, fixed, seen))
-    return max((start, _affine(fixed, seen, start, rigid=False, threads=threads)), key=lambda t: correlation(t, fixed, seen))
+    return max(tried, key=lambda t: correlation(t, fixed, seen))
 
 
 @lru_cache(maxsize=4)

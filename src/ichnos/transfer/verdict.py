@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from ichnos.registration.contrast import View, view
 from ichnos.registration.register import Registration
-from ichnos.registration.similarity import Samples, samples, similarity
+from ichnos.registration.similarity import Samples, samples, similarity, similarity_at
 from ichnos.registration.transform import Transform
 from ichnos.verdict import Level, Reason, Verdict
 from ichnos.volume import Affine, Floats, Volume, centroid_mm
@@ -180,22 +180,22 @@ def _aligned(rigid: Transform, wrong: Transform, chosen: Samples, moving: View, 
 
     few = Samples(chosen.points[::3], chosen.bins[::3])
 
-    def moved(q: Floats) -> Transform:
-        return rigid @ _nudge(q * _UNIT, centre) @ wrong
+    def moved(q: Floats) -> Floats:
+        return rigid.affine.matrix @ _nudge(q * _UNIT, centre) @ wrong.affine.matrix
 
     simplex = np.vstack([np.zeros(6), np.eye(6)])
     options = {"maxfev": 90, "initial_simplex": simplex}
-    best = minimize(lambda q: -similarity(moved(q), few, moving), np.zeros(6), method="Nelder-Mead", options=options)
-    return similarity(moved(best.x), chosen, moving)
+    best = minimize(lambda q: -similarity_at(moved(q), few, moving), np.zeros(6), method="Nelder-Mead", options=options)
+    return similarity_at(moved(best.x), chosen, moving)
 
 
-def _nudge(p: Floats, centre: Floats) -> Transform:
+def _nudge(p: Floats, centre: Floats) -> Floats:
     from scipy.spatial.transform import Rotation
 
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_rotvec(p[:3]).as_matrix()
     matrix[:3, 3] = centre + p[3:] - matrix[:3, :3] @ centre
-    return Transform.of(Affine(matrix))
+    return matrix
 
 
 def _coverage(found: Transform, brain: Volume, moving: View) -> float:
