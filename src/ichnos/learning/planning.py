@@ -8,7 +8,7 @@ from typing import Any
 from ichnos.errors import UsageError
 from ichnos.models import NetworkSpec
 
-SEGMENTERS = ("unet", "umamba_bot", "umamba_enc")
+SEGMENTERS = ("unet", "umamba_bot", "umamba_enc", "unetr")
 _LEAST = 4  # voxels along an axis at the bottom
 _MOST_FEATURES = 320
 
@@ -34,6 +34,9 @@ def planned_network(
     """
     if name not in SEGMENTERS:
         raise UsageError(f"{name!r} is no network for segmentation; there are {', '.join(SEGMENTERS)}")
+    if name == "unetr":
+        sizes = {"input_size": list(patch), "features": max(4, width // 2), "width": 12 * width, "heads": 6}
+        return NetworkSpec(name=name, arguments={"input_channels": channels, "num_classes": targets, **sizes})
     dim = 2 if patch[2] == 1 else 3
     strides, kernels = _levels(list(patch[:dim]), list(spacing_mm[:dim]))
     stages = len(strides)

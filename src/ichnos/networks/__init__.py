@@ -25,6 +25,7 @@ _NETWORKS = {
     "planned": "planned:PlannedNetwork",
     "vit": "vit:VisionTransformer",
     "affine_warp": "warp:AffineWarp",
+    "unetr": "unetr:Unetr",
 }
 
 

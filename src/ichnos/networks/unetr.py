@@ -1,0 +1,42 @@
+"""UNETR (Hatamizadeh 2022, arXiv 2103.10504) as MONAI keeps it: a transformer's tokens, decoded by convolutions; the transformer comparator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ichnos.errors import UsageError, require
+
+_TOKEN = 16  # voxels along each axis that become one token
+
+
+class Unetr(nn.Module):
+    """Segment patches of one size (b, input_channels, x, y, z), each side a multiple of 16; returns logits.
+
+    >>> import torch
+    >>> network = Unetr(1, 2, input_size=[16, 16, 16], features=4, width=24, heads=2)
+    >>> network(torch.zeros(1, 1, 16, 16, 16)).shape
+    torch.Size([1, 2, 16, 16, 16])
+    """
+
+    def __init__(
+        self, input_channels: int, num_classes: int, *, input_size: Sequence[int], features: int = 16, width: int = 192, heads: int = 6
+    ) -> None:
+        super().__init__()
+        if len(input_size) != 3 or any(n % _TOKEN for n in input_size):
+            raise UsageError(f"input_size {tuple(input_size)} was given; UNETR needs three sides that are multiples of {_TOKEN}")
+        nets = require("monai.networks.nets", extra="learning", purpose="UNETR")
+        self.net = nets.UNETR(
+            in_channels=input_channels,
+            out_channels=num_classes,
+            img_size=tuple(input_size),
+            feature_size=features,
+            hidden_size=width,
+            mlp_dim=4 * width,
+            num_heads=heads,
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.net(image)
+        return logits
