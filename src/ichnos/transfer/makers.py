@@ -128,7 +128,7 @@ def make_tract(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
     found = register(ct, first, kind=settings.kind, exclude=blood, fixed_contrast="ct", moving_contrast="mri")
     there = None if blood is None else (~found.transform).pull_share(blood.with_array(blood.array > 0), first)
     exclude = None if there is None else there.with_array(there.array > 0.3)
-    ready = _ready_fod(patient, settings)
+    ready = ready_orientations(patient, settings)
     if ready is not None:
         placing = place_template(first, weighting="b0", exclude=exclude)
         both = tracts.track_fod(*ready, placing=placing, seeds_per_side=settings.seeds_per_side)
@@ -170,7 +170,7 @@ def _gradients(patient: Patient, dwi: Volume) -> GradientTable:
     return read_fsl_gradients(Path(stem + ".bval"), Path(stem + ".bvec"), affine=dwi.affine)
 
 
-def _ready_fod(patient: Patient, settings: Settings) -> tuple[Array, Volume] | None:
+def ready_orientations(patient: Patient, settings: Settings) -> tuple[Array, Volume] | None:
     """Return fibre orientations that another program left for the patient, with their grid: a *peaks or an MRtrix *fod file."""
     from ichnos.transfer.fibres import fod_from_mrtrix, fod_from_peaks
 
