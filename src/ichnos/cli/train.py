@@ -118,23 +118,10 @@ def _trained(
     with _shown(quiet) as (prepared, follow):
         means = replace(means, prepared=prepared)
         if minutes is not None:
-            known = _steps_of_earlier_call(home)
-            plan = replace(plan, steps=known) if known else steps_within(people, plan, work=home, means=means, seconds=60 * minutes)
+            plan = steps_within(people, plan, work=home, means=means, seconds=60 * minutes)
             means = replace(means, seconds=60 * minutes)
         with _logged(tensorboard, follow) as report:
             return train_on_cohort(people, out, plan, work=home, means=replace(means, report=report))
-
-
-def _steps_of_earlier_call(home: Path) -> int | None:
-    """Return for how many steps a training was planned that this folder holds, so that it goes on with the same learning rates."""
-    import torch
-
-    from ichnos.learning.checkpoints import CHECKPOINT
-
-    if not (home / CHECKPOINT).is_file():
-        return None
-    told = torch.load(home / CHECKPOINT, map_location="cpu", weights_only=True)
-    return int(json.loads(told["settings"])["steps"])
 
 
 def _list(text: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ A full disk or a kill leaves both whole.
 from __future__ import annotations
 
 import copy
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,12 @@ def resume(settings: Settings, out: Path, device: str) -> State | None:
     state.step = content["step"]
     state.best_score, state.best_step, state.stale = content.get("best", [float("-inf"), 0, 0])
     return state
+
+
+def planned_steps(out: Path) -> int | None:
+    """Return for how many steps the training in a folder was planned; None where there is none."""
+    file = out / CHECKPOINT
+    return int(json.loads(_read(file, "cpu")["settings"])["steps"]) if file.is_file() else None
 
 
 def best_network(state: State, out: Path, device: str) -> torch.nn.Module:

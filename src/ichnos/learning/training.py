@@ -17,6 +17,7 @@ import ichnos
 from ichnos.cohort import Cohort
 from ichnos.errors import UsageError
 from ichnos.evidence.ledger import TrainingImage, write_training
+from ichnos.learning import checkpoints
 from ichnos.learning.augmentation import Augmentation
 from ichnos.learning.cases import PIPELINES, Case, Grid, check_cases, check_leakage, fingerprint, prepare
 from ichnos.learning.cohort_batches import Ahead, BatchAt, CohortBatches, Mixed
@@ -169,7 +170,13 @@ def settings_of(plan: Plan, cases: Sequence[Case]) -> Settings:
 
 
 def steps_within(cohort: Cohort, plan: Plan, *, work: Path, means: Means, seconds: float) -> Plan:
-    """Return the plan with as many steps as fit into a stretch of time, a tenth of it kept for validation; measured on a few steps."""
+    """Return the plan with as many steps as fit into a stretch of time, a tenth of it kept for validation; measured on a few steps.
+
+    A training that `work` holds already keeps its number of steps, so that it goes on at the same learning rates.
+    """
+    known = checkpoints.planned_steps(work)
+    if known is not None:
+        return replace(plan, steps=known)
     cases = usable_cases(cohort, plan, work, means)
     trial = replace(plan, steps=_MEASURED_STEPS)
     settings = settings_of(trial, cases).model_copy(update={"validate_every": 0})

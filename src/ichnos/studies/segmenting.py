@@ -1,0 +1,189 @@
+"""What the studies of a target on CT share: labels by transfer, networks trained on them, every patient read once."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ichnos.cohort import Cohort, Patient
+from ichnos.errors import InputRefused
+from ichnos.evidence.intervals import Estimate, mean_interval
+from ichnos.evidence.tables import Cell
+from ichnos.formats import bids, nifti
+from ichnos.inference import Predictor
+from ichnos.learning.targets import target_degree, target_file
+from ichnos.learning.training import Means, Plan, steps_within, train_on_cohort
+from ichnos.models import Model, load_model
+from ichnos.runs import apply
+from ichnos.scan import Scan
+from ichnos.studies.page import Effort, Image, cell
+from ichnos.transfer.makers import Settings as TransferSettings
+from ichnos.transfer.makers import Target
+from ichnos.transfer.pairs import ACCEPTED, pairs_of, settle, transfer_pair
+from ichnos.transfer.run import transfer_cohort
+from ichnos.volume import Volume
+
+Row = Mapping[str, Any]
+TRUTH = "truth"
+SMOKE_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What transfer gave: the cohort with its targets, where they came from, and a row per pair."""
+
+    cohort: Cohort
+    pipelines: tuple[str, ...]
+    rows: Mapping[str, Row]  # patient -> numbers of the pair, with its verdict
+    refused: int
+
+
+def labelled(cohort: Cohort, target: Target, effort: Effort) -> Labels:
+    """Transfer the target of every pair. A smoke run transfers one pair and takes the labels of all from the simulation's truth."""
+    if cohort.root is None:
+        raise InputRefused("the cohort has no folder, and transfer writes targets into it; read it with formats.bids.read_cohort")
+    root = cohort.root.resolve()
+    settings = TransferSettings(str(root))
+    pipelines: tuple[str, ...] = (TRUTH,) if effort.smoke else ("manual", ACCEPTED)
+    if effort.smoke:
+        pairs = pairs_of(cohort, [target])[-1:]
+        done = apply(
+            partial(transfer_pair, settings=settings), pairs, out=root, settings=asdict(settings), name="transfer-smoke", progress=False
+        )
+        bids.write_pipeline(root, ACCEPTED)
+        rows, failures = settle(root, done.rows, {}), len(done.failures)
+    else:
+        result = transfer_cohort(root, [target], settings=settings, workers=effort.workers, progress=False)
+        rows, failures = list(result.rows), len(result.failures)
+    by_patient = {str(row["id"]).rpartition("-")[0]: row for row in rows}
+    refused = failures + sum(row["verdict"] == "refuse" for row in rows)
+    return Labels(with_validation(bids.read_cohort(root, pipelines=pipelines)), pipelines, by_patient, refused)
+
+
+def with_validation(cohort: Cohort) -> Cohort:
+    """Return the cohort with every fifth training patient set aside for validation, if nobody is yet."""
+    if len(cohort.of_split("validation")):
+        return cohort
+    train = [p.id for p in cohort.of_split("train")]
+    held = set(train[4::5] or train[-1:])
+    return replace(cohort, patients=tuple(replace(p, split="validation") if p.id in held else p for p in cohort))
+
+
+def trained(name: str, plan: Plan, labels: Labels, out: Path, effort: Effort) -> Model:
+    """Train one network for the minutes that a study may spend on it; an interrupted training goes on."""
+    work = out / "training" / name
+    means = Means(effort.device, pipelines=labels.pipelines, command=f"ichnos study, arm {name}")
+    if effort.smoke:
+        plan = replace(plan, steps=SMOKE_STEPS, validations=1, width=4, batch=1)
+    else:
+        plan = steps_within(labels.cohort, plan, work=work, means=means, seconds=60 * effort.minutes)
+    effort.say(f"training {name}: {plan.steps} steps")
+    return train_on_cohort(labels.cohort, out / "models" / name, plan, work=work, means=means)
+
+
+def worst_picture(name: str, out: Path) -> list[Image]:
+    """Return the last picture of the worst validation cases of an arm, if its validation patients have the target."""
+    files = sorted((out / "training" / name / "worst").glob("*.png"))
+    caption = f"{name}: the worst validation cases of its last validation; the label orange, the network blue."
+    return [Image(f"worst-{name}", caption, files[-1].read_bytes())] if files else []
+
+
+# ---- reading every patient once ------------------------------------------------------------------------------------------
+
+
+def read_patients(task: Any, patients: Sequence[Patient], out: Path, effort: Effort, *, settings: Any) -> list[dict[str, Any]]:
+    """Apply a reading task to patients, resumably; a patient who cannot be read is left out and told."""
+    done = apply(task, patients, out=out / "readings", settings=settings, name="read", workers=effort.workers, progress=False)
+    for failure in done.failures:
+        effort.say(f"sub-{failure.id} could not be read: {failure.why}")
+    return list(done.rows)
+
+
+@lru_cache(maxsize=4)
+def predictor(folder: str, device: str) -> Predictor:
+    """Return the predictor of a model folder (loaded once per process)."""
+    return Predictor(load_model(folder), device=device, threads=1)
+
+
+def scan_of(patient: Patient) -> Scan:
+    """Return a patient's CT in RAS."""
+    opened = nifti.open_nifti(patient.exam("ct"))
+    return Scan(opened.volume.reoriented("RAS"), opened.acquisition)
+
+
+def label_of(cohort: Cohort, patient: Patient, name: str, pipelines: Sequence[str]) -> Volume | None:
+    """Return a patient's label of a target as a mask on the RAS CT; None where there is none."""
+    found = target_file(cohort, patient, name, pipelines)
+    if found is None:
+        return None
+    ct = nifti.open_nifti(patient.exam("ct")).volume
+    return ct.with_array(target_degree(*found, ct) >= 0.5).reoriented("RAS")
+
+
+def truth_rows(cohort: Cohort) -> dict[str, dict[str, str]]:
+    """Return the simulation's table of truths by patient; empty for a real cohort."""
+    assert cohort.root is not None
+    folder = cohort.root / "derivatives" / TRUTH
+    return {row["participant_id"]: row for row in bids.read_participants(folder)} if (folder / "participants.tsv").is_file() else {}
+
+
+def number(text: object) -> float:
+    """Return a number as it stands in a table; NaN for what is not known.
+
+    >>> number("3.5"), number("")
+    (3.5, nan)
+    """
+    try:
+        return float(str(text))
+    except ValueError:
+        return float("nan")
+
+
+def paired_columns(rows: Sequence[Row], first: str, second: str) -> tuple[list[float], list[float]]:
+    """Return two columns of the rows that have both."""
+    pairs = [(number(row.get(first)), number(row.get(second))) for row in rows]
+    kept = [(a, b) for a, b in pairs if np.isfinite(a) and np.isfinite(b)]
+    return [a for a, _ in kept], [b for _, b in kept]
+
+
+def mean_of(rows: Sequence[Row], column: str, *, of: str) -> Cell:
+    """Return the mean of a column with its interval, or why there is none."""
+    values = [value for row in rows if np.isfinite(value := number(row.get(column)))]
+    if not values:
+        return f"no patient with {of}"
+    if len(values) == 1:
+        return Estimate(values[0], float("nan"), float("nan"), 1)
+    return cell(lambda: mean_interval(values))
+
+
+def provenance_of(cohort: Cohort, effort: Effort, began: float, models: Mapping[str, Model]) -> dict[str, str | float | int]:
+    """Return where the numbers of a page come from."""
+    cores = f"{torch.get_num_threads()} CPU core(s) of {platform.machine()}, {effort.workers} worker(s)"
+    weights = {name: f"{m.manifest.weights_sha256[:16]}, step {m.manifest.provenance.steps}" for name, m in models.items()}
+    splits = {split or "no split": sum(p.split == split for p in cohort) for split in dict.fromkeys(p.split for p in cohort)}
+    return {
+        "patients": ", ".join(f"{count} {split}" for split, count in splits.items()),
+        "scale": "own cohort" if effort.scale is None and not effort.smoke else ("smoke" if effort.smoke else f"{effort.scale:g}"),
+        "smoke": int(effort.smoke),
+        "minutes of training per network": effort.minutes,
+        "seed": effort.seed,
+        "hardware": "1 GPU" if effort.device != "cpu" else cores,
+        "wall time, minutes": round((time.monotonic() - began) / 60, 1),
+        **{f"weights of {name}": told for name, told in weights.items()},
+    }
+
+
+Compare = Callable[[str], Cell]  # column of a way to read -> what its cell holds
+
+
+def table_row(measure: str, paper: Cell, ways: Mapping[str, str], compare: Compare, limit: Cell) -> dict[str, Cell]:
+    """Return one row: the paper's value, one cell per way to read, and what is reachable."""
+    return {"measure": measure, "paper": paper, **{title: compare(key) for key, title in ways.items()}, "limit": limit}
