@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def export_bundle(model: Model, folder: Path) -> Path:
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     network = model.network()
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch prefers other ways out, and warns of size checks; MONAI reads this one
         traced = torch.jit.trace(network, torch.zeros(input_shape(model.manifest)), check_trace=False)
     traced.save(str(folder / "models" / "model.ts"))
     _write(folder / "configs" / "metadata.json", _metadata(model.manifest))
