@@ -250,3 +250,13 @@ def test_steps_follow_from_minutes_and_stay_for_the_next_call(tmp_path: Path, ca
     again = torch.load(tmp_path / "m.training" / "checkpoint.pt", weights_only=True)
     assert again["settings"] == first["settings"]
     assert again["step"] >= first["step"] > 0
+
+
+@pytest.mark.slow
+def test_simulated_patients_are_mixed_in(tmp_path: Path) -> None:
+    cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
+    plan = replace(PLAN, steps=4, validations=1, simulated_share=0.5, batch=1)
+    model = train_on_cohort(cohort, tmp_path / "m", plan, work=tmp_path / "w")
+    assert "50% of batches from simulated patients" in model.manifest.limits[0]
+    with pytest.raises(UsageError, match="one voxel size of 2 to 6 mm"):
+        train_on_cohort(cohort, tmp_path / "n", replace(plan, patch=(16, 16, 1)), work=tmp_path / "v")

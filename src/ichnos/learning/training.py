@@ -28,6 +28,7 @@ from ichnos.learning.validation import Validation, Validator, history
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model
 
 WINDOWS_HU = ((-20.0, 100.0), (0.0, 40.0), (20.0, 80.0), (-1000.0, 1000.0))
+_LOOK_MARGIN = 8  # voxels that a look at a simulated patient is larger than a patch
 _MEASURED_STEPS = 6  # from which the number of steps in a stretch of time is foreseen
 
 
@@ -221,26 +222,30 @@ def close(source: object) -> None:
 def _simulated(plan: Plan, means: Means) -> BatchAt:
     from ichnos.learning.simulated import Population, Schedule, SimulatedBatches
 
-    if len(set(plan.spacing_mm)) > 1 or plan.patch[2] == 1:
+    if len(set(plan.spacing_mm)) > 1 or plan.patch[2] == 1 or not 2 <= plan.spacing_mm[0] <= 6:
         raise UsageError(
-            f"simulated patients can be mixed in at one voxel size in all directions, and spacing {plan.spacing_mm} with patch "
-            f"{plan.patch} was asked for; give --spacing 2,2,2 with a patch of three sides, or --simulated-share 0"
+            f"simulated patients can be mixed in at one voxel size of 2 to 6 mm in all directions, and spacing {plan.spacing_mm} with "
+            f"patch {plan.patch} was asked for; give --spacing 2,2,2 with a patch of three sides, or --simulated-share 0"
         )
-    schedule = Schedule(plan.patch, spacing_mm=plan.spacing_mm[0], size=plan.batch, side=max(plan.patch))
+    schedule = Schedule(plan.patch, spacing_mm=plan.spacing_mm[0], size=plan.batch, side=max(plan.patch) + _LOOK_MARGIN)
     population = Population(heads=means.anatomies, seed=plan.seed, cache=means.cache)
-    return _OnDevice(SimulatedBatches(population, schedule, plan.targets, plan.windows_hu), means.device)
+    drawn = (TargetSpec(name="brain"), *[t for t in plan.targets if t.name != "brain"])  # it says where a head is cut off
+    channels = [[t.name for t in drawn].index(name) for name in plan.names]
+    return _Chosen(SimulatedBatches(population, schedule, drawn, plan.windows_hu), channels, means.device)
 
 
 @dataclass(frozen=True, eq=False)
-class _OnDevice:
-    """Batches moved to the device of the network."""
+class _Chosen:
+    """Some channels of another source's batches, moved to the device of the network."""
 
     batch_at: BatchAt
+    channels: list[int]
     device: str
 
     def __call__(self, number: int) -> Batch:
         batch = self.batch_at(number)
-        return replace(batch, image=batch.image.to(self.device), truth=batch.truth.to(self.device), known=batch.known.to(self.device))
+        truth, known = batch.truth[:, self.channels], batch.known[:, self.channels]
+        return Batch(batch.image.to(self.device), truth.to(self.device), known.to(self.device))
 
     def close(self) -> None:
         close(self.batch_at)
