@@ -143,27 +143,28 @@ def _affine(fixed: View, moving: View, start: Transform, *, rigid: bool, threads
 def _greedy(command: str, fixed: View, moved: Volume, zone: Array) -> Any:
     greedy = require("picsl_greedy", extra="registration", purpose="placing the MNI template").Greedy3D()
     images = {"fixed": fixed.image.to_sitk(), "moved": moved.to_sitk(), "zone": fixed.head.with_array(zone.astype(np.uint8)).to_sitk()}
-    with _printing_to_stderr():
+    with _unprinted():
         greedy.execute(command, out=StringIO(), err=StringIO(), found=None, **images)
     return greedy["found"]
 
 
 @contextmanager
-def _printing_to_stderr() -> Iterator[None]:
-    """Send what C code prints to stderr: greedy's optimiser reports failed line searches on stdout, where tables and JSON go."""
+def _unprinted() -> Iterator[None]:
+    """Drop what C code prints: greedy's optimiser reports the end of a line search on stdout, where tables and JSON go."""
     if os.name != "posix":
         yield
         return
     library = ctypes.CDLL(None)
     sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
     try:
         yield
     finally:
         library.fflush(None)
         os.dup2(kept, 1)
         os.close(kept)
+        os.close(nowhere)
 
 
 def _warp(fixed: View, moving: View, start: Transform, *, exclude: Volume | None, threads: int) -> Transform:
