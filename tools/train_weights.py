@@ -6,6 +6,7 @@ python tools/train_weights.py --heads FOLDER_OF_LABEL_MAPS --minutes 10
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=SHIPPED)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the process that makes patients ends with this one
     told = 0.0
 
     def tell(progress: Progress) -> None:
