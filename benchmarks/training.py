@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ import torch
 from ichnos.cohort import Patient
 from ichnos.formats import bids
 from ichnos.learning.cases import PIPELINES
-from ichnos.learning.nnunet import NnunetPlan, _job, _run, export, network_spec, preprocessing_of
+from ichnos.learning.nnunet import NnunetPlan, export, job_of, network_spec, preprocessing_of, run_child
 from ichnos.learning.targets import target_specs
 from ichnos.learning.training import Means
 from ichnos.volume import Volume
@@ -50,14 +49,8 @@ def write_cohort(root: Path) -> None:
     bids.write_cohort(people, root, name="round heads")
 
 
-def timed(step: Any) -> dict[str, float]:
-    """Median processor seconds of a step after a first one, and the peak of the process in MiB."""
-    times = []
-    for _ in range(STEPS):
-        start = time.process_time()
-        step()
-        times.append(time.process_time() - start)
-    return {"seconds": float(np.median(times[1:])), "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def by_nnunet(home: Path) -> dict[str, float]:
@@ -71,17 +64,19 @@ def by_nnunet(home: Path) -> dict[str, float]:
     trainer.initialize()
     trainer.on_train_start()
     trainer.network.train()
-    return timed(lambda: trainer.train_step(next(trainer.dataloader_train)))
+    times = []
+    for _ in range(STEPS):
+        trainer.train_step(next(trainer.dataloader_train))
+        times.append(time.process_time())
+    return {"seconds": float(np.median(np.diff(times))), "MiB": peak_mib()}
 
 
 def by_ichnos(home: Path, precision: str) -> dict[str, float]:
     """Our loop with nnU-Net's planned network, its patch, batch and deep supervision."""
-    from ichnos.learning import checkpoints
     from ichnos.learning.augmentation import Augmentation
     from ichnos.learning.cases import Grid, prepare
     from ichnos.learning.cohort_batches import CohortBatches
-    from ichnos.learning.segmentation import Settings, _step
-    from ichnos.learning.team import ALONE
+    from ichnos.learning.segmentation import Settings, train
     from ichnos.models import NetworkSpec
 
     folder = home / "nnUNet_preprocessed" / "Dataset001_Cohort"
@@ -91,14 +86,11 @@ def by_ichnos(home: Path, precision: str) -> dict[str, float]:
     spec = NetworkSpec(name=spec.name, arguments=spec.arguments | {"deep_supervision": True})
     cases = prepare(bids.read_cohort(home / "cohort").of_split("train"), Grid(("ICH",), how.spacing_mm), home / "cases")
     batches = CohortBatches(cases, ("ICH",), how, size=BATCH, augmentation=Augmentation())
-    settings = Settings(network=spec, preprocessing=how, targets=PLAN.targets, steps=1000, precision=precision)  # type: ignore[arg-type]
-    state = checkpoints.start(settings, "cpu")
-
-    def step() -> None:
-        _step(state, state.network, batches(state.step), settings, "cpu", ALONE)
-        state.step += 1
-
-    return timed(step)
+    settings = Settings(network=spec, preprocessing=how, targets=PLAN.targets, steps=STEPS, precision=precision)  # type: ignore[arg-type]
+    times: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        train(settings, batches, Path(folder), checkpoint_every_s=1e9, report=lambda progress: times.append(time.process_time()))
+    return {"seconds": float(np.median(np.diff(times))), "MiB": peak_mib()}
 
 
 def isolated(engine: str, home: Path) -> dict[str, float]:
@@ -125,10 +117,10 @@ def main() -> list[dict[str, object]]:
         home = Path(folder)
         write_cohort(home / "cohort")
         dataset = export(bids.read_cohort(home / "cohort"), PLAN, home, PIPELINES)
-        job = _job(PLAN, home, dataset, Means())
-        _run(job | {"do": "plan"}, home, quiet=True)
+        job = job_of(PLAN, home, dataset, Means())
+        run_child(job | {"do": "plan"}, home, quiet=True)
         (home / "train.json").write_text(json.dumps(job | {"do": "train"}))
-        found = {engine: isolated(engine, home) for engine in ("nnunet", "ichnos fp32", "ichnos bf16")}
+        found = {engine: isolated(engine, home) for engine in ("nnunet", "ichnos fp32")}
     theirs = found["nnunet"]
     rows: list[dict[str, object]] = []
     for engine, own in found.items():

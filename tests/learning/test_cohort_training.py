@@ -233,6 +233,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--set", "batch=two"], "batch is a int, as batch=2"),
         (["--engine", "other"], "no engine 'other'"),
         (["--minutes", "1", "--steps", "2"], "not both"),
+        (["--engine", "nnunet", "--steps", "2"], "nnU-Net counts in epochs"),
+        (["--engine", "nnunet", "--set", "configuration=4d"], "no configuration '4d'"),
         (["--set", "precision=fp8"], "no precision 'fp8'"),
         (["--patch", "16,16"], "three positive numbers"),
         (["--network", "vit"], "'vit' is no network for segmentation"),

@@ -63,6 +63,8 @@ def train(
     home, quiet = work or out.with_name(f"{out.name}.training"), quiet or as_json
     means = Means(device, workers, pipelines=_list(pipelines), cache=_cache(), command=_command())
     if engine == "nnunet":
+        if minutes is not None or steps is not None:
+            raise UsageError("nnU-Net counts in epochs: give --set epochs=50 --set iterations=250 instead of --minutes or --steps")
         return _told(_by_nnunet(people, out, specs, network, seed, more, home, means, quiet=quiet), home, as_json=as_json)
     if engine != "ichnos":
         raise UsageError(f"there is no engine {engine!r}; give ichnos or nnunet")

@@ -75,12 +75,12 @@ def train_nnunet(cohort: Cohort, out: Path, plan: NnunetPlan, *, work: Path, mea
     work = work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     dataset = export(cohort, plan, work, means.pipelines)
-    job = _job(plan, work, dataset, means)
+    job = job_of(plan, work, dataset, means)
     if not (work / "planned.json").is_file() or json.loads((work / "planned.json").read_text()) != dataset | _planned_by(plan):
-        _run(job | {"do": "plan"}, work, quiet=quiet)
+        run_child(job | {"do": "plan"}, work, quiet=quiet)
         with atomic_file(work / "planned.json") as temporary:
             temporary.write_text(json.dumps(dataset | _planned_by(plan)), encoding="utf-8")
-    _run(job | {"do": "train"}, work, quiet=quiet)
+    run_child(job | {"do": "train"}, work, quiet=quiet)
     return import_nnunet(out, plan, work, means)
 
 
@@ -172,7 +172,8 @@ def _overlapping(labels: dict[str, list[int]]) -> bool:
 # ---- nnU-Net in its own process ----------------------------------------------------------------------------------------
 
 
-def _job(plan: NnunetPlan, work: Path, dataset: dict[str, Any], means: Means) -> dict[str, Any]:
+def job_of(plan: NnunetPlan, work: Path, dataset: dict[str, Any], means: Means) -> dict[str, Any]:
+    """Return what the child is told, in plain data; "do" is added by who starts it."""
     sided = any(name in OTHER_SIDE for name in dataset["labels"])
     flat = plan.configuration == "2d"
     patch = [int(n) for n in plan.patch.split(",")][::-1] if plan.patch else None
@@ -197,7 +198,7 @@ def _job(plan: NnunetPlan, work: Path, dataset: dict[str, Any], means: Means) ->
     }
 
 
-def _run(job: dict[str, Any], work: Path, *, quiet: bool) -> None:
+def run_child(job: dict[str, Any], work: Path, *, quiet: bool) -> None:
     """Run a job in a child whose environment holds nnU-Net's folders; its words go to nnunet.log, those of each epoch also to stderr."""
     file = work / f"{job['do']}.json"
     file.write_text(json.dumps(job, indent=2), encoding="utf-8")
