@@ -37,6 +37,17 @@ def test_the_right_pair_passes(pair: tuple[Volume, Volume, Transform]) -> None:
     assert judge_pair(numbers).level == "pass"
 
 
+def test_a_brain_without_its_skull_is_no_half_head(pair: tuple[Volume, Volume, Transform]) -> None:
+    ct, flair, truth = pair
+    bare = flair.with_array(np.where(anatomy().array >= 3, flair.array, 0).astype(np.float32))
+    assert assess(truth, ct, bare).head_overlap < 0.88  # as heads they would not do
+    assert judge_pair(measure_pair(ct, bare, assess(truth, ct, bare))).level == "pass"
+    away = np.eye(4)
+    away[:3, 3] = (0, 16, 12)
+    far = measure_pair(ct, bare, assess(Transform.of(Affine(away)) @ truth, ct, bare))
+    assert "head_overlap" in {reason.name for reason in judge_pair(far).at("refuse")}
+
+
 @pytest.mark.parametrize("broken", ["flipped", "shifted", "half"])
 def test_a_broken_pair_fails_with_a_cause(pair: tuple[Volume, Volume, Transform], broken: str) -> None:
     ct, flair, transform = pair

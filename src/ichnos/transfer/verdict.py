@@ -34,7 +34,7 @@ class PairNumbers:
     least_margin: float  # the same against the best of the wrong heads; a little below 0 happens with thick slices
     mirror_margin: float  # the same against the mirrored exam alone: below 0 the flipped exam fits better
     similarity: float  # normalised mutual information in the skull after the rigid step, 1 … 2
-    head_overlap: float  # Dice of the two heads where both exams reach
+    head_overlap: float  # Dice of the two heads where both exams reach; see `_overlap` for brains
     brain_coverage: float  # share of the CT's brain that lies in the partner's field of view and shows tissue there
     deformation_mm: float  # median displacement of the brain by the deformable step; NaN without one
     jacobian_min: float
@@ -76,12 +76,25 @@ def measure_pair(ct: Volume, partner: Volume, found: Registration, *, rng: np.ra
         least_margin=min(margins.values()),
         mirror_margin=margins["mirror"],
         similarity=own,
-        head_overlap=found.head_overlap,
+        head_overlap=_overlap(found, fixed, brain, moving),
         brain_coverage=_coverage(found.transform, brain, moving),
         deformation_mm=_deformation_mm(found.transform, brain),
         jacobian_min=found.jacobian_min,
         jacobian_max=found.jacobian_max,
     )
+
+
+def _overlap(found: Registration, fixed: View, brain: Volume, moving: View) -> float:
+    """Return the Dice of the heads; where the partner shows little but brain (diffusion, a skull taken off), how far each holds the other.
+
+    That is the lesser of two shares: of the CT's brain that the partner shows, and of what it shows that lies in the CT's head.
+    """
+    seen = found.transform.pull(moving.head.astype(np.uint8), brain, interpolation="nearest").array > 0
+    whole = moving.head.with_array(np.ones(moving.head.shape, np.uint8))
+    reached = brain.array & (found.transform.pull(whole, brain, interpolation="nearest").array > 0)
+    if not reached.any() or not seen.any() or seen.sum() > MOSTLY_BRAIN * brain.array.sum():
+        return found.head_overlap
+    return float(min(seen[reached].mean(), fixed.head.array[seen].mean()))
 
 
 def judge_pair(numbers: PairNumbers, *, limits: Limits | None = None, interval_h: float | None = None) -> Verdict:
@@ -157,6 +170,8 @@ def _wrong_heads(rigid: Transform, chosen: Samples, moving: View, centre: Floats
     for name, scale in _WRONG.items():
         yield name, _aligned(rigid, _about(centre, np.array(scale)), chosen, moving, centre)
 
+
+MOSTLY_BRAIN = 1.6  # an exam that shows less than so many times the brain shows no whole head
 
 _WRONG: dict[str, tuple[float, float, float]] = {
     "mirror": (-1, 1, 1),
