@@ -22,7 +22,7 @@ from ichnos.inference import Predictor, input_channels
 from ichnos.learning.augmentation import OFF, Augmentation, network_input
 from ichnos.learning.cases import Grid, prepare
 from ichnos.learning.cohort_batches import CohortBatches
-from ichnos.learning.targets import target_specs
+from ichnos.learning.targets import target_file, target_specs
 from ichnos.learning.training import Means, Plan, train_on_cohort
 from ichnos.learning.validation import history
 from ichnos.models import Preprocessing, load_model
@@ -207,6 +207,19 @@ def test_prepared_patients_are_kept_and_prepared_anew_when_a_mask_changes(tmp_pa
     _, blood, _ = head(1)
     bids.write_derivative(tmp_path / "cohort", "00", blood, pipeline="manual", label="haematoma", kind="dseg")
     assert prepare(cohort, grid, tmp_path / "cases")[0].folder != first[0].folder
+
+
+def test_a_target_is_taken_from_the_pipelines_that_were_asked_for(tmp_path: Path) -> None:
+    cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
+    patient = cohort.patients[0]
+    clot = head(0)[1]
+    truth = bids.write_derivative(tmp_path / "cohort", patient.id, clot, pipeline="truth", label="haematoma", kind="dseg")
+    alone = bids.write_derivative(tmp_path / "cohort", patient.id, clot, pipeline="manual", label="ICH", kind="mask")
+    assert target_file(cohort, patient, "ICH", ("truth",)) == (truth, (1,))
+    assert target_file(cohort, patient, "ICH", ("manual", "truth")) == (alone, ())
+    assert target_file(cohort, patient, "leukoaraiosis", ("manual", "truth")) is None
+    elsewhere = replace(cohort, root=None)
+    assert target_file(elsewhere, patient, "IVH", ("truth",)) == (patient.targets["haematoma"], (2,))
 
 
 def test_slices_and_every_network(tmp_path: Path) -> None:

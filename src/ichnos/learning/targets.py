@@ -58,12 +58,14 @@ def target_specs(text: str) -> tuple[TargetSpec, ...]:
 
 
 def target_file(cohort: Cohort, patient: Patient, name: str, pipelines: Sequence[str]) -> tuple[Path, tuple[int, ...]] | None:
-    """Return a patient's file of a target with the values that count in it; None where its truth is not known."""
+    """Return a patient's file of a target with the values that count in it; None where its truth is not known.
+
+    A cohort on disk is searched in the given pipelines; of any other cohort the patient's own `targets` are taken.
+    """
     place = PLACES[name]
+    on_disk = cohort.root is not None and bids.is_cohort(cohort.root)
     for label, values in ((name.replace("_", ""), ()), (place.label, place.values)):
-        if label in patient.targets:
-            return patient.targets[label], values
-        found = None if cohort.root is None else bids.find_target(cohort.root, patient.id, label, pipelines)
+        found = bids.find_target(str(cohort.root), patient.id, label, pipelines) if on_disk else patient.targets.get(label)
         if found is not None:
             return found, values
     return None

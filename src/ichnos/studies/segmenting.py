@@ -85,6 +85,7 @@ def trained(name: str, plan: Plan, labels: Labels, out: Path, effort: Effort) ->
         plan = replace(plan, steps=SMOKE_STEPS, validations=1, width=4, batch=1)
     else:
         plan = steps_within(labels.cohort, plan, work=work, means=means, seconds=60 * effort.minutes)
+        means = replace(means, seconds=60 * effort.minutes)
     effort.say(f"training {name}: {plan.steps} steps")
     return train_on_cohort(labels.cohort, out / "models" / name, plan, work=work, means=means)
 
