@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ichnos
 from builders.head import head_hu
 from builders.series import Quirks, build_series
 from builders.tiny_model import tiny_model
 from ichnos.cli.main import run
+from ichnos.errors import UsageError
 from ichnos.formats import nifti, open_scan
 from ichnos.formats.dicom_seg import read_seg
 from ichnos.formats.dicom_sr import read_sr
@@ -80,6 +82,21 @@ def test_a_dicom_study_gives_every_file_and_the_same_bytes_again(series: Path, m
     assert (segments["brain"].array == (saved.array > 0)).all()
     told = read_sr(folder / "measurements.dcm")
     assert any(sentence == record["findings"][0]["sentence"] for sentence in told.comments)
+
+
+def test_from_python_a_path_a_scan_and_a_nibabel_image_are_read_alike(series: Path, model: Path, tmp_path: Path) -> None:
+    scan = open_scan(series)
+    readings = [ichnos.read(given, model=model, only=["haematoma"]) for given in (series, scan, scan.volume.to_nibabel())]
+    volumes = [r.record.finding("haematoma").measure("ich_volume").value for r in readings]
+    assert volumes[0] == volumes[1] == volumes[2]
+    assert {r.record.provenance.input_sha256 for r in readings} == {readings[0].record.provenance.input_sha256}  # type: ignore[union-attr]
+    saved = readings[2].save(tmp_path / "saved")
+    assert (saved / "report.html").is_file()
+    assert not list(saved.glob("*.dcm")), "a nibabel image has no DICOM series to belong to"
+    refused = ichnos.read(tmp_path / "saved" / "ICH.nii.gz", model=model)
+    assert refused.record.status == "refused"
+    with pytest.raises(UsageError, match="cannot be read"):
+        ichnos.read(3, model=model)
 
 
 def test_a_folder_of_mixed_scans_reads_the_good_and_says_why_not_the_bad(
@@ -177,7 +194,7 @@ def test_a_killed_run_goes_on_and_nothing_is_lost_or_doubled(model: Path, tmp_pa
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(30)
     assert not (out / "summary.csv").exists()
-    assert run(["read", *arguments, "-o", str(out)]) == 0
+    assert run(["read", *arguments, "-o", str(out), "--workers", "2"]) == 0
     assert run(["read", *arguments, "-o", str(tmp_path / "whole")]) == 0
     assert hashes(out) == hashes(tmp_path / "whole")
     events = [json.loads(line) for line in (out / ".ichnos" / "read" / "ledger.jsonl").read_text().splitlines()]

@@ -23,7 +23,7 @@ def read_haematoma(prediction: Prediction, masks: Masks, hu: Volume, *, place: P
     labels = {"ICH": "Intracerebral haematoma", "IVH": "Intraventricular blood", "PHE": "Perihaematomal oedema"}
     volumes = tuple(_volume(prediction, masks, name, label) for name, label in labels.items())
     names = tuple(name for name in labels if name in masks.known)
-    said = ", ".join(f"{m.name[:3].upper()} {m.value:.1f} mL" for m in volumes if isinstance(m.value, float))
+    said = ", ".join(_said(m) for m in volumes if isinstance(m.value, float))
     if not masks.ich.array.any() and not masks.ivh.array.any():
         searched = "intracerebral or intraventricular" if "IVH" in masks.known else "intracerebral"
         sentence = f"The brain was searched and no {searched} blood of {MIN_BLOOD_ML:g} mL or more was found."
@@ -35,6 +35,11 @@ def read_haematoma(prediction: Prediction, masks: Masks, hu: Volume, *, place: P
     where = ", ".join(str(m.value) for m in (side, site) if m.value is not None) or "side not known"
     measures = (*volumes, side, site, midline_measure(place), *_shape(masks.ich), *_signs(hu, masks.ich))
     return Finding(target="haematoma", status="read", sentence=f"Blood was found ({where}): {said}.", measures=measures, masks=names)
+
+
+def _said(volume: Measure) -> str:
+    word = {"ich_volume": "ICH", "ivh_volume": "ventricular blood", "phe_volume": "oedema"}[volume.name]
+    return f"{word} {volume.value:.1f} mL" if volume.value else f"no {word}"
 
 
 def _volume(prediction: Prediction, masks: Masks, name: str, label: str) -> Measure:
