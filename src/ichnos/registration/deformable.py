@@ -26,8 +26,8 @@ def deformed(
     if backend == "ants":
         field = _ants(fixed.image, moved, weight)
     else:
-        same = fixed.contrast == moving.contrast
-        field = _greedy(fixed.image, moved, weight, same_contrast=same, stiffness=stiffness, threads=threads)
+        both_ct = fixed.contrast == moving.contrast == "ct"  # two MRI may be of any two contrasts
+        field = _greedy(fixed.image, moved, weight, same_contrast=both_ct, stiffness=stiffness, threads=threads)
     return start @ Transform.of(Displacement(field))
 
 
