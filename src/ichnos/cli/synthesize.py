@@ -83,7 +83,6 @@ def _made(
 ) -> dict[str, Any]:
     import numpy as np
 
-    from ichnos.evidence.ledger import write_training
     from ichnos.files import atomic_file
     from ichnos.learning import synthesis as s
 
@@ -93,7 +92,7 @@ def _made(
     (out / "images").mkdir(parents=True, exist_ok=True)
     for picture in made:
         np.save(out / "images" / f"{picture.name}.npy", picture.image)
-    write_training(s.ledger_of(made), out / "ledger.csv")
+    s.write_ledger(made, out / "ledger.csv")
     real = [p for p in held_out if p.outcome == 1] or held_out
     s.contact_sheet((("made", made[:30]), ("held-out patients", real[:20])), out / "contact_sheet.png")
     features = s.RandomFeatures()

@@ -38,6 +38,7 @@ from ichnos.volume import volume_ml
 
 Floats = npt.NDArray[np.float64]
 _PRIOR_SD = 1.0  # of a slope per standard deviation of its feature: few patients must not make steep ones
+_LN_SD, _LN_STABLE = (-2.3, 1.5), (-4.6, 0.0)  # ln of the spreads of a gain and of a stable haematoma: kept away from a single point
 _LEAST_EACH = 10  # patients with and without expansion below which nothing is fitted
 _IMAGE_MATRIX = 256  # of the simulated CTs: their slices hold nothing finer than 0.9 mm
 
@@ -159,7 +160,8 @@ def _fitted(x: Floats, cases: Sequence[GrowthCase], at: npt.NDArray[np.intp], st
     share = np.array([cases[i].followup_ml for i in at]) / ich - 1
     chosen = x[at]
     first = _start(x.shape[1]) if start is None else _vector(start)
-    found = minimize(_loss, first, args=(chosen, share, ich), method="L-BFGS-B")
+    data = tuple(torch.from_numpy(np.ascontiguousarray(part, np.float64)) for part in (chosen, share, ich))
+    found = minimize(_loss_and_slope, first, args=data, jac=True, method="L-BFGS-B")
     return _parameters(found.x, _ventricles_alone([cases[i] for i in at]))
 
 
@@ -167,17 +169,23 @@ def _start(features: int) -> Floats:
     return np.array([-1.4, *np.zeros(features), -0.5, 0.0, np.log(0.6), 0.02, np.log(0.08), np.log(0.3)])
 
 
-def _loss(theta: Floats, x: Floats, share: Floats, ich_ml: Floats) -> float:
-    p = _parameters(theta, (0.0, 0.0))
-    log_odds = p.growing[0] + x @ np.array(p.growing[1:])
-    sd = np.hypot(p.stable_sd, p.stable_sd_ml / ich_ml)
-    stable = -0.5 * ((share - p.stable_mean) / sd) ** 2 - np.log(sd)
-    gained = np.log(np.maximum(share, 1e-6))
-    growing = -0.5 * ((gained - p.gain[0] - p.gain[1] * x[:, 0]) / p.gain_sd) ** 2 - np.log(p.gain_sd) - gained
-    growing = np.where(share > 0, growing, -np.inf)
-    each = np.logaddexp(growing - np.logaddexp(0, -log_odds), stable - np.logaddexp(0, log_odds))
-    slopes = np.array([*p.growing[1:], p.gain[1]])
-    return float(-each.sum() + 0.5 * np.sum((slopes / _PRIOR_SD) ** 2))
+def _loss_and_slope(theta: Floats, x: torch.Tensor, share: torch.Tensor, ich_ml: torch.Tensor) -> tuple[float, Floats]:
+    """Return minus the log posterior of the mixture and its gradient."""
+    at = torch.from_numpy(np.asarray(theta, np.float64)).requires_grad_(True)
+    k = x.shape[1]
+    gain, gain_slope, gain_ln, mean, sd_ln, sd_ml_ln = at[k + 1 :]
+    gain_sd = gain_ln.clamp(_LN_SD[0], _LN_SD[1]).exp()
+    log_odds = at[0] + x @ at[1 : k + 1]
+    sd = torch.hypot(sd_ln.clamp(_LN_STABLE[0], _LN_STABLE[1]).exp(), sd_ml_ln.clamp(-5.0, 3.0).exp() / ich_ml)
+    stable = -0.5 * ((share - mean) / sd) ** 2 - torch.log(sd)
+    gained = torch.log(share.clamp(min=1e-6))
+    growing = -0.5 * ((gained - gain - gain_slope * x[:, 0]) / gain_sd) ** 2 - torch.log(gain_sd) - gained
+    growing = torch.where(share > 0, growing, -1e9)
+    log = torch.nn.functional.logsigmoid
+    slopes = torch.cat([at[1 : k + 1], gain_slope[None]])
+    loss = -torch.logaddexp(growing + log(log_odds), stable + log(-log_odds)).sum() + 0.5 * ((slopes / _PRIOR_SD) ** 2).sum()
+    (gradient,) = torch.autograd.grad(loss, at)
+    return float(loss.detach()), np.asarray(gradient.numpy(), np.float64)
 
 
 def _parameters(theta: Floats, ventricles: tuple[float, float]) -> GrowthParameters:
@@ -186,9 +194,9 @@ def _parameters(theta: Floats, ventricles: tuple[float, float]) -> GrowthParamet
     return GrowthParameters(
         growing=tuple(theta[: k + 1].tolist()),
         gain=(float(gain), float(gain_slope)),
-        gain_sd=max(0.1, math.exp(min(gain_sd, 5.0))),
+        gain_sd=math.exp(np.clip(gain_sd, *_LN_SD)),
         stable_mean=float(mean),
-        stable_sd=max(0.01, math.exp(min(sd, 5.0))),
+        stable_sd=math.exp(np.clip(sd, *_LN_STABLE)),
         stable_sd_ml=math.exp(np.clip(sd_ml, -5.0, 3.0)),
         ventricles_alone=ventricles,
     )

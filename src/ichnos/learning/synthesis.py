@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ichnos.errors import InputRefused, UsageError
-from ichnos.evidence.ledger import TrainingImage
+from ichnos.evidence.ledger import TrainingImage, write_training
 from ichnos.files import atomic_file
 from ichnos.learning.optimise import Course, optimise
 from ichnos.models import NetworkSpec
@@ -272,6 +272,12 @@ def _nearest(these: npt.NDArray[np.float64], those: npt.NDArray[np.float64]) -> 
 def ledger_of(made: Sequence[Picture], *, split: str = "train") -> tuple[TrainingImage, ...]:
     """Return the ledger's line of every image: from which patients it comes, and the hash of its pixels."""
     return tuple(TrainingImage(image=p.name, split=split, sources=p.sources, sha256=_sha256(p.image)) for p in made)
+
+
+def write_ledger(made: Sequence[Picture], path: Path) -> None:
+    """Write the ledger of images that were made, as `evidence.ledger.read_training` reads it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_training(ledger_of(made), path)
 
 
 def _sha256(image: Floats) -> str:
