@@ -1,0 +1,104 @@
+"""The two studies of expansion on made patients: every stage runs, every cell says something, and the numbers are those put in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ichnos.cohort import Cohort, Patient
+from ichnos.errors import InputRefused
+from ichnos.evidence.intervals import Estimate
+from ichnos.learning.expansion import ROI_SHAPE, ROI_SPACING_MM, Pair
+from ichnos.learning.synthesis import Picture
+from ichnos.reading.growth import GrowthInputs
+from ichnos.studies import abramova2024, yu2025
+from ichnos.studies.expanding import People, Person, classified
+from ichnos.studies.page import Effort, StudyPage, write_page
+
+SMOKE = Effort(smoke=True)
+MM = np.stack(np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(ROI_SHAPE, ROI_SPACING_MM, strict=True)], indexing="ij"))
+
+
+def made_pair(patient: Patient) -> Pair:
+    radius = 10.0 + int(patient.id)
+    ball, later = ((np.linalg.norm(MM, axis=0) <= r).astype(np.float32) for r in (radius, radius + 4))
+    hu = np.where(ball > 0, 65.0, 30.0).astype(np.float32)
+    oracle = np.clip(1 - (np.linalg.norm(MM, axis=0) - radius) / 8, 0, 1).astype(np.float32)
+    return Pair(patient.id, hu, ball, np.zeros_like(ball), np.ones(ball.shape, bool), later, oracle=oracle)
+
+
+def column(page: StudyPage, table: str, row: str, name: str) -> object:
+    found = next(t for t in page.tables if t.name == table)
+    line = next(r for r in found.rows if str(r[0]) == row)
+    return line[found.columns.index(name)]
+
+
+def test_abramova_leaves_patients_out_and_fills_its_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(abramova2024, "pair_of", lambda cohort, patient: made_pair(patient))
+    cohort = Cohort(tuple(Patient(str(k)) for k in range(4)))
+    page = abramova2024.run(cohort, tmp_path, SMOKE)
+    still, oracle = (column(page, "forecast", name, "growth Dice") for name in ("no growth", "oracle"))
+    assert isinstance(still, Estimate)
+    assert isinstance(oracle, Estimate)
+    assert still.value == 0
+    assert oracle.value > 0.8
+    even = column(page, "forecast", "uniform dilation", "growth Dice")
+    assert isinstance(even, Estimate)
+    assert even.value > 0.7  # these balls grow evenly
+    html = write_page(page, tmp_path / "page")
+    assert "0.506" in html.read_text(encoding="utf-8")
+    few = Cohort(tuple(Patient(str(k)) for k in range(2)))
+    with pytest.raises(InputRefused, match="4 are the least"):
+        abramova2024.run(few, tmp_path / "few", SMOKE)
+
+
+def person(k: int, centre: str, rng: np.random.Generator) -> Person:
+    outcome = float(k % 2)
+    image = np.clip(rng.normal(-0.3 + 0.5 * outcome, 0.2, (32, 32)), -1, 1).astype(np.float32)
+    slices = tuple(Picture(f"{centre}{k}-{j}", image, (image > 0).astype(np.float32), outcome, f"{centre}{k}") for j in range(3))
+    region = np.repeat(np.resize(image, (1, 48, 48, 24)), 4, axis=0).astype(np.float32)
+    inputs = GrowthInputs(20.0 + k, 0.0, 0.7, 0.8, 60.0, 12.0, 14.0, 9.0, 0.1, 0.0, outcome, 0.0, 3.0, 0.0)
+    facts = {"onset_to_ct_h": 3.0, "anticoagulation": 0.0}
+    return Person(f"{centre}{k}", centre, outcome, slices, region, inputs, 30.0 + k, 0.0, facts, oracle=0.2 + 0.6 * outcome)
+
+
+def test_yu_asks_every_arm_and_says_what_it_cannot_say(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    people = People(tuple(person(k, "A", rng) for k in range(8)), tuple(person(k, c, rng) for c in "DE" for k in range(6)))
+    found = classified(people, tmp_path, SMOKE)
+    arms = {"as is", "synthesis 1:2", "oversample 1:2", "weight 1:2", "focal 1:2"}
+    assert {f"published, {arm}" for arm in arms} | {"ours, as is"} <= set(found.risk)
+    assert isinstance(found.risk["HEP"], str)  # its table of points is not built in
+    assert "8 patients" in str(found.risk["ours, growth law fitted here"])
+    areas = yu2025._auc_table(people, found.risk)
+    oracle = next(r for r in areas.rows if r[0] == "oracle")
+    assert oracle[areas.columns.index("AUC, D")].value == 1.0  # type: ignore[union-attr]
+    assert all(cell is not None for table in (areas, yu2025._reach_table(people, found.risk)) for row in table.rows for cell in row)
+    assert {row[0].split(",")[0] for row in yu2025._calibration_table(people, found.risk).rows} >= {"published", "ours"}  # type: ignore[union-attr]
+    ledgers = list((tmp_path / "generators").glob("*.csv"))
+    assert ledgers
+    assert "A" in ledgers[0].read_text(encoding="utf-8")
+    assert found.pictures[0].png[:4] == b"\x89PNG"
+
+
+def test_outlines_are_compared_with_the_twin() -> None:
+    rows = [{"U-Mamba dice": 0.9 + k / 100, "plain twin dice": 0.85 + k / 100, "U-Mamba iou": 0.8} for k in range(5)]
+    table = yu2025._outline_table(rows, {"nnU-Net": "it is not installed"})
+    line = next(r for r in table.rows if r[0] == "U-Mamba")
+    gap = line[table.columns.index("Dice minus twin")]
+    assert isinstance(gap, Estimate)
+    assert gap.value == pytest.approx(0.05)
+    assert "it is not installed" in next(r for r in table.rows if r[0] == "nnU-Net")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["abramova2024", "yu2025"])
+def test_a_smoke_run_goes_through_every_stage(name: str, tmp_path: Path) -> None:
+    from ichnos.cli.main import run
+
+    assert run(["study", name, "--smoke", "-o", str(tmp_path / name), "--quiet"]) == 0
+    text = (tmp_path / name / "study.html").read_text(encoding="utf-8")
+    assert "smoke run" in text
+    assert (tmp_path / name / "studies.json").is_file()
