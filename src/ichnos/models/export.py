@@ -39,6 +39,8 @@ def export_bundle(model: Model, folder: Path) -> Path:
     """Write a MONAI bundle: TorchScript weights, metadata, and a configuration that runs sliding-window inference on a NIfTI file."""
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty; give a new folder for the bundle")
+    if model.manifest.network.arguments.get("dim", 3) == 2:
+        raise UsageError(f"{model.manifest.name} sees single slices, for which no bundle is written here; export it to ONNX")
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     network = model.network()
@@ -97,11 +99,13 @@ def _metadata(manifest: Manifest) -> dict[str, Any]:
 
 
 def _inference(manifest: Manifest) -> dict[str, Any]:
-    """Return MONAI's own words for what our preprocessing does: RAS axes, voxel size, one window per channel."""
+    """Return MONAI's own words for what our preprocessing does: axes, voxel size, one window per channel."""
     how = manifest.preprocessing
+    step = dict(zip("xyz", how.spacing_mm, strict=True))
+    edges = [((low - mean) / sd, (high - mean) / sd) for (low, high), (mean, sd) in zip(how.windows_hu, how.z_score, strict=False)]
     scaled = [
-        {"_target_": "ScaleIntensityRange", "a_min": low, "a_max": high, "b_min": -1.0, "b_max": 1.0, "clip": True}
-        for low, high in how.windows_hu
+        {"_target_": "ScaleIntensityRange", "a_min": low, "a_max": high, "b_min": bottom, "b_max": top, "clip": True}
+        for (low, high), (bottom, top) in zip(how.windows_hu, edges or [(-1.0, 1.0)] * len(how.windows_hu), strict=True)
     ]
     return {
         "imports": ["$import torch"],
@@ -112,18 +116,18 @@ def _inference(manifest: Manifest) -> dict[str, Any]:
             "_target_": "Compose",
             "transforms": [
                 {"_target_": "LoadImage", "image_only": True, "ensure_channel_first": True},
-                {"_target_": "Orientation", "axcodes": "RAS"},
-                {"_target_": "Spacing", "pixdim": list(how.spacing_mm), "mode": "bilinear"},
+                {"_target_": "Orientation", "axcodes": "".join({"x": "R", "y": "A", "z": "S"}[axis] for axis in how.axes)},
+                {"_target_": "Spacing", "pixdim": [step[axis] for axis in how.axes], "mode": "bilinear"},
             ],
         },
         "network": "$torch.jit.load(@bundle_root + '/models/model.ts').eval()",
         "inferer": {
             "_target_": "SlidingWindowInferer",
-            "roi_size": list(how.patch),
+            "roi_size": list(input_shape(manifest)[2:]),
             "overlap": 0.5,
             "mode": "gaussian",
             "padding_mode": "constant",
-            "cval": -1.0,
+            "cval": how.padding,
         },
         "image": "$@load(@image_path)",
         "channels": "$torch.cat([torch.as_tensor(window(@image)) for window in @windows])[None]",
