@@ -39,7 +39,9 @@ TARGETS = (
 )
 
 
-def default_settings(*, steps: int, patch: tuple[int, int, int] = (48, 64, 48), learning_rate: float = 1.5e-3) -> Settings:
+def default_settings(
+    *, steps: int, patch: tuple[int, int, int] = (48, 64, 48), learning_rate: float = 1.5e-3, sparse_weight: float = 0.5
+) -> Settings:
     """Return the settings of the default network: a residual U-Net at 3 mm that sees nearly the whole head at once, in four HU windows."""
     return Settings(
         network=NetworkSpec(
@@ -58,6 +60,7 @@ def default_settings(*, steps: int, patch: tuple[int, int, int] = (48, 64, 48), 
         targets=TARGETS,
         steps=steps,
         learning_rate=learning_rate,
+        sparse_weight=sparse_weight,
         ema_decay=0.998,
     )
 
@@ -81,7 +84,7 @@ def train_default(
     `go_on_from`, if given: a new schedule, a gentler learning rate, and patients that it has not seen.
     """
     earlier = load_model(go_on_from) if go_on_from is not None else None
-    settings = default_settings(steps=steps, learning_rate=1.5e-3 if earlier is None else 5e-4)
+    settings = default_settings(steps=steps) if earlier is None else default_settings(steps=steps, learning_rate=5e-4, sparse_weight=0.0)
     used = heads[:-HELD_OUT] if len(heads) > HELD_OUT else heads
     how = settings.preprocessing
     taught = earlier.manifest.provenance.steps if earlier else 0

@@ -13,7 +13,9 @@ import numpy as np
 from scipy import ndimage
 
 from ichnos.errors import InputRefused
+from ichnos.inference import Prediction
 from ichnos.reading.masks import Masks, consistent_masks
+from ichnos.reading.place import placement_of
 from ichnos.scan import Scan
 from ichnos.volume import Volume, volume_ml
 
@@ -24,9 +26,14 @@ SHIFTS_HU = (-8.0, -4.0, 0.0, 4.0, 8.0)
 _BLUR_MM = 0.9
 
 
-def reader_of(predictor: Callable[[Scan], object]) -> Reader:
+def reader_of(predictor: Callable[[Scan], Prediction]) -> Reader:
     """Return the function that reads masks with a Predictor and nothing else."""
-    return lambda scan: consistent_masks(predictor(scan))  # type: ignore[arg-type]
+
+    def read(scan: Scan) -> Masks:
+        prediction = predictor(scan)
+        return consistent_masks(prediction, placement_of(prediction))
+
+    return read
 
 
 def blood_ml(masks: Masks) -> float:

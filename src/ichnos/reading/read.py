@@ -19,7 +19,7 @@ from ichnos.reading.haematoma import read_haematoma
 from ichnos.reading.leukoaraiosis import read_leukoaraiosis
 from ichnos.reading.masks import Masks, consistent_masks
 from ichnos.reading.outcome import outcome_model_of, read_outcome
-from ichnos.reading.place import placement_of
+from ichnos.reading.place import Placement, placement_of
 from ichnos.reading.record import Finding, QualityReason, ReadingProvenance, Record, quality_reasons
 from ichnos.reading.safety import refuse_minors, warnings_of
 from ichnos.reading.tract import read_tract
@@ -64,12 +64,13 @@ def read(scan: Scan, predictor: Predictor, *, name: str = "scan", only: Collecti
         return refused(name, "; ".join(reason.text for reason in verdict.at("refuse")), scan=judged, verdict=verdict, only=chosen)
     try:
         prediction = predictor(judged)
-        masks = consistent_masks(prediction)
+        place = placement_of(prediction)
+        masks = consistent_masks(prediction, place)
         _refuse_without_brain(masks)
     except InputRefused as error:
         return refused(name, str(error), scan=judged, verdict=verdict, only=chosen)
     manifest = predictor.model.manifest
-    findings = _findings(prediction, masks, chosen)
+    findings = _findings(prediction, masks, chosen, place)
     record = Record(
         name=name,
         status="read",
@@ -111,9 +112,8 @@ def chosen_targets(only: Collection[str]) -> tuple[str, ...]:
     return tuple(target for target in TARGETS if target in only)
 
 
-def _findings(prediction: Prediction, masks: Masks, only: Collection[str]) -> tuple[Finding, ...]:
+def _findings(prediction: Prediction, masks: Masks, only: Collection[str], place: Placement | None) -> tuple[Finding, ...]:
     hu, facts, model = prediction.scan.volume.reoriented("RAS"), prediction.scan.facts, prediction.model
-    place = placement_of(prediction)
     readers: dict[str, Callable[[], Finding]] = {
         "haematoma": lambda: read_haematoma(prediction, masks, hu, place=place),
         "leukoaraiosis": lambda: read_leukoaraiosis(prediction, masks),
