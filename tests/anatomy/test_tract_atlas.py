@@ -84,3 +84,10 @@ def test_regions_are_on_their_sides_and_lobes_do_not_overlap() -> None:
     assert total.max() == 1
     with pytest.raises(UsageError, match="plic"):
         regions.region("amygdalum")
+
+
+@pytest.mark.parametrize("side", tract.SIDES)
+def test_the_stored_population_is_the_computed_one(side: tract.Side) -> None:
+    stored, computed = tract.population(side), tract.atlas(side).probability
+    assert stored.same_grid(computed)
+    np.testing.assert_allclose(stored.array, computed.array, atol=1e-6)

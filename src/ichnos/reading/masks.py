@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ichnos.anatomy.tract import Side, atlas
+from ichnos.anatomy.tract import Side, population
 from ichnos.inference import Prediction
 from ichnos.reading.place import Placement
 from ichnos.volume import Volume
@@ -92,7 +92,7 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
 
 
 def _looked_up(side: Side, place: Placement, inside: Inside) -> Volume:
-    return place.looked_up(atlas(side).probability).map_array(lambda a: (a > TRACT_SHARE) & inside)
+    return place.looked_up(population(side)).map_array(lambda a: (a > TRACT_SHARE) & inside)
 
 
 def _like_blood(mask: Volume, hu: Volume, brain: Volume, *, least_hu: float) -> Volume:
