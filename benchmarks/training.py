@@ -27,7 +27,7 @@ from ichnos.learning.training import Means
 from ichnos.volume import Volume
 from run import table
 
-PATCH, BATCH, WIDTH, STEPS = (64, 64, 64), 2, 16, 6
+PATCH, BATCH, WIDTH, STEPS = (64, 64, 64), 2, 16, 5
 PLAN = NnunetPlan(target_specs("ICH"), width=WIDTH, batch=BATCH, patch=",".join(map(str, PATCH)), epochs=1, iterations=STEPS)
 
 
@@ -36,8 +36,8 @@ def write_cohort(root: Path) -> None:
     people = []
     for number, split in enumerate(("train", "train", "train", "validation")):
         rng = np.random.default_rng(number)
-        x, y, z = (np.indices((96, 104, 80)) - np.array([48, 52, 40])[:, None, None, None]) * 2.0
-        radius = np.sqrt((x / 78) ** 2 + (y / 88) ** 2 + (z / 68) ** 2)
+        x, y, z = (np.indices((80, 88, 72)) - np.array([40, 44, 36])[:, None, None, None]) * 2.0
+        radius = np.sqrt((x / 66) ** 2 + (y / 74) ** 2 + (z / 60) ** 2)
         hu = np.where(radius < 1, 32.0, np.where(radius < 1.1, 900.0, -1000.0))
         clot = (x - 25) ** 2 + (y - 10) ** 2 + z**2 < 18.0**2
         hu[clot] = 65

@@ -22,8 +22,9 @@ from ichnos.inference import Predictor, input_channels
 from ichnos.learning.augmentation import OFF, Augmentation, network_input
 from ichnos.learning.cases import Grid, prepare
 from ichnos.learning.cohort_batches import CohortBatches
+from ichnos.learning.segmentation import Batch
 from ichnos.learning.targets import target_file, target_specs
-from ichnos.learning.training import Means, Plan, train_on_cohort
+from ichnos.learning.training import Means, Plan, simulated_batches, train_on_cohort
 from ichnos.learning.validation import history
 from ichnos.models import Preprocessing, load_model
 from ichnos.scan import Scan
@@ -267,11 +268,22 @@ def test_steps_follow_from_minutes_and_stay_for_the_next_call(tmp_path: Path, ca
     assert again["step"] >= first["step"] > 0
 
 
+def test_simulated_batches_bring_the_targets_in_their_order(tmp_path: Path) -> None:
+    plan = replace(PLAN, targets=target_specs("tract,ICH"), simulated_share=0.5)
+    source = simulated_batches(plan, Means(cache=tmp_path))
+    assert [t.name for t in source.batch_at.targets] == ["brain", "tract_left", "tract_right", "ICH"]
+    truth = torch.arange(4.0).reshape(1, 4, 1, 1, 1)
+    chosen = replace(source, batch_at=lambda number: Batch(torch.zeros(1, 1, 1, 1, 1), truth + number, torch.ones(1, 4)))(10)
+    assert chosen.truth.flatten().tolist() == [11.0, 12.0, 13.0]
+    for refused in (replace(plan, patch=(16, 16, 1)), replace(plan, spacing_mm=(1.0, 1.0, 5.0))):
+        with pytest.raises(UsageError, match="one voxel size of 2 to 6 mm"):
+            simulated_batches(refused, Means())
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_simulated_patients_are_mixed_in(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
     plan = replace(PLAN, steps=4, validations=1, simulated_share=0.5, batch=1)
     model = train_on_cohort(cohort, tmp_path / "m", plan, work=tmp_path / "w")
     assert "50% of batches from simulated patients" in model.manifest.limits[0]
-    with pytest.raises(UsageError, match="one voxel size of 2 to 6 mm"):
-        train_on_cohort(cohort, tmp_path / "n", replace(plan, patch=(16, 16, 1)), work=tmp_path / "v")

@@ -210,7 +210,7 @@ def _batches(plan: Plan, cases: Sequence[Case], means: Means) -> BatchAt:
     )
     if means.workers:
         real = Ahead(real, means.workers, means.team.size)
-    return Mixed(real, _simulated(plan, means), plan.simulated_share) if plan.simulated_share > 0 else real
+    return Mixed(real, simulated_batches(plan, means), plan.simulated_share) if plan.simulated_share > 0 else real
 
 
 def close(source: object) -> None:
@@ -220,7 +220,8 @@ def close(source: object) -> None:
             part.close()
 
 
-def _simulated(plan: Plan, means: Means) -> BatchAt:
+def simulated_batches(plan: Plan, means: Means) -> Chosen:
+    """Return batches of patients who are simulated meanwhile, with the plan's targets."""
     from ichnos.learning.simulated import Population, Schedule, SimulatedBatches
 
     if len(set(plan.spacing_mm)) > 1 or plan.patch[2] == 1 or not 2 <= plan.spacing_mm[0] <= 6:
@@ -232,11 +233,11 @@ def _simulated(plan: Plan, means: Means) -> BatchAt:
     population = Population(heads=means.anatomies, seed=plan.seed, cache=means.cache)
     drawn = (TargetSpec(name="brain"), *[t for t in plan.targets if t.name != "brain"])  # it says where a head is cut off
     channels = [[t.name for t in drawn].index(name) for name in plan.names]
-    return _Chosen(SimulatedBatches(population, schedule, drawn, plan.windows_hu), channels, means.device)
+    return Chosen(SimulatedBatches(population, schedule, drawn, plan.windows_hu), channels, means.device)
 
 
 @dataclass(frozen=True, eq=False)
-class _Chosen:
+class Chosen:
     """Some channels of another source's batches, moved to the device of the network."""
 
     batch_at: BatchAt
