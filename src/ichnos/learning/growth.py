@@ -29,15 +29,16 @@ from ichnos.reading.growth import (
     growth_inputs,
     standardised,
 )
+from ichnos.simulation import oracle
 from ichnos.simulation.ct import plan_ct, simulate_ct
 from ichnos.simulation.heads import SourceHead
 from ichnos.simulation.scanners import CENTRES, centre, draw_protocol
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import Wishes, draws_of, simulate_patient
 from ichnos.simulation.targets import masks_on_grid
 from ichnos.volume import volume_ml
 
 Floats = npt.NDArray[np.float64]
-_PRIOR_SD = 1.0  # of a slope per standard deviation of its feature: few patients must not make steep ones
+_PRIOR_SD = 0.3  # of a slope per standard deviation of its feature: few patients must not make steep ones
 _LN_SD, _LN_STABLE = (-2.3, 1.5), (-4.6, 0.0)  # ln of the spreads of a gain and of a stable haematoma: kept away from a single point
 _LEAST_EACH = 10  # patients with and without expansion below which nothing is fitted
 _IMAGE_MATRIX = 256  # of the simulated CTs: their slices hold nothing finer than 0.9 mm
@@ -45,7 +46,7 @@ _IMAGE_MATRIX = 256  # of the simulated CTs: their slices hold nothing finer tha
 
 @dataclass(frozen=True)
 class GrowthCase:
-    """One patient with two CTs."""
+    """One patient with two CTs; cases that share an id are futures of one patient, redrawn."""
 
     id: str
     inputs: GrowthInputs
@@ -100,14 +101,26 @@ def simulated_case(seed: int, head: SourceHead, *, spacing_mm: float = 2.0) -> G
     )
 
 
+def redrawn(case: GrowthCase, seed: int, futures: int) -> list[GrowthCase]:
+    """Return a simulated patient with other futures: the hidden part of the law drawn again, given all that the first CT shows.
+
+    A few patients in voxels so tell as much as many. The follow-up keeps the error with which this patient's was measured.
+    """
+    draws = draws_of(seed)
+    volumes = oracle.resampled_followup_ml(draws, futures, torch.Generator().manual_seed(seed))
+    error = case.followup_ml / float(draws.followup_ich_ml[0])
+    return [replace(case, followup_ml=float(v) * error) for v in volumes]
+
+
 def fit_growth_law(
     cases: Sequence[GrowthCase], *, cohort: str, simulated: bool, command: str = "", refits: int = 30, rng: np.random.Generator
 ) -> GrowthLaw:
     """Fit the law with every set of inputs that all cases have; `refits` on resampled patients say how firmly it stands."""
-    expanded = sum(case.expanded for case in cases)
-    if min(expanded, len(cases) - expanded) < _LEAST_EACH:
+    patients = len({case.id for case in cases})
+    expanded = sum(case.expanded for case in cases) / len(cases) * patients
+    if min(expanded, patients - expanded) < _LEAST_EACH:
         raise InputRefused(
-            f"{len(cases)} patients with {expanded:.0f} expansions were given; at least {_LEAST_EACH} with and {_LEAST_EACH} without "
+            f"{patients} patients with {expanded:.0f} expansions were given; at least {_LEAST_EACH} with and {_LEAST_EACH} without "
             "are needed to fit a growth law"
         )
     wanted = {"image": IMAGE, "image+clinical": (*IMAGE, *CLINICAL), "image+network": (*IMAGE, *CHANNEL)}
@@ -118,8 +131,8 @@ def fit_growth_law(
         raise InputRefused("a patient lacks a measure of the haematoma, so no variant of the law can be fitted; leave that patient out")
     return GrowthLaw(
         cohort=cohort,
-        patients=len(cases),
-        expanded=int(expanded),
+        patients=patients,
+        expanded=round(expanded),
         simulated=simulated,
         code_version=ichnos.__version__,
         command=command,
@@ -147,9 +160,17 @@ def _variant(
     )
     x, everyone = standardised(draft, table), np.arange(len(cases))
     fitted = _fitted(x, cases, everyone, None)
-    resampled = (rng.choice(everyone, len(cases)) for _ in range(refits))
-    again = tuple(_fitted(x, cases, at, fitted) for at in resampled)
+    again = tuple(_fitted(x, cases, _resampled(cases, rng), fitted) for _ in range(refits))
     return draft.model_copy(update={"parameters": fitted, "refits": again})
+
+
+def _resampled(cases: Sequence[GrowthCase], rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """Draw patients with replacement, each with all futures."""
+    at: dict[str, list[int]] = {}
+    for k, case in enumerate(cases):
+        at.setdefault(case.id, []).append(k)
+    names = list(at)
+    return np.array([k for i in rng.integers(len(names), size=len(names)) for k in at[names[int(i)]]], np.intp)
 
 
 def _fitted(x: Floats, cases: Sequence[GrowthCase], at: npt.NDArray[np.intp], start: GrowthParameters | None) -> GrowthParameters:
@@ -217,13 +238,14 @@ def _ventricles_alone(cases: Sequence[GrowthCase]) -> tuple[float, float]:
 
 
 def cross_validation(cases: Sequence[GrowthCase], *, folds: int, clinical: bool = True, rng: np.random.Generator) -> dict[str, float]:
-    """Measure how laws fitted on the other folds do on each patient; the law that ships is then fitted on all."""
-    fold = rng.permutation(len(cases)) % folds
-    laws = [
-        fit_growth_law([c for c, f in zip(cases, fold, strict=True) if f != k], cohort="", simulated=True, refits=0, rng=rng)
-        for k in range(folds)
-    ]
-    return validation([laws[k] for k in fold], cases, clinical=clinical)
+    """Measure how laws fitted on the other patients do on each patient; the law that ships is then fitted on all.
+
+    Futures of one patient stay together. Intervals take each case for a patient: with redrawn futures they are too narrow.
+    """
+    names = sorted({case.id for case in cases})
+    fold_of = dict(zip(names, (rng.permutation(len(names)) % folds).tolist(), strict=True))
+    laws = [fit_growth_law([c for c in cases if fold_of[c.id] != k], cohort="", simulated=True, refits=0, rng=rng) for k in range(folds)]
+    return validation([laws[fold_of[c.id]] for c in cases], cases, clinical=clinical)
 
 
 def validation(laws: Sequence[GrowthLaw], cases: Sequence[GrowthCase], *, clinical: bool = True) -> dict[str, float]:
@@ -240,7 +262,8 @@ def validation(laws: Sequence[GrowthLaw], cases: Sequence[GrowthCase], *, clinic
     covered = proportion(sum(inside), len(inside))
     errors = np.array([f.quantile_ml(0.5) - c.followup_ml for f, c in zip(forecasts, cases, strict=True)])
     found = {
-        "patients": float(len(cases)),
+        "cases": float(len(cases)),
+        "patients": float(len({case.id for case in cases})),
         "expanded": float(sum(outcome)),
         "auc": area.value,
         "auc_low": area.low,
@@ -255,10 +278,10 @@ def validation(laws: Sequence[GrowthLaw], cases: Sequence[GrowthCase], *, clinic
         "median_absolute_error_ml": float(np.mean(np.abs(errors))),
         "outside_cohort_share": float(np.mean([bool(law.outside(i)) for law, i in zip(laws, inputs, strict=True)])),
     }
-    oracle = [case.oracle for case in cases]
-    if np.isfinite(oracle).all():
-        difference = compare_paired(outcome, risk, oracle)
-        found |= {"auc_oracle": auc(outcome, oracle).value, "auc_minus_oracle": difference.value, "auc_minus_oracle_p": difference.p}
+    best = [case.oracle for case in cases]
+    if np.isfinite(best).all():
+        difference = compare_paired(outcome, risk, best)
+        found |= {"auc_oracle": auc(outcome, best).value, "auc_minus_oracle": difference.value, "auc_minus_oracle_p": difference.p}
     found["auc_volume_alone"] = auc(outcome, [c.inputs.ich_ml for c in cases]).value
     return found
 
