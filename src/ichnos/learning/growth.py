@@ -237,15 +237,23 @@ def _ventricles_alone(cases: Sequence[GrowthCase]) -> tuple[float, float]:
     return odds[0], odds[1]
 
 
-def cross_validation(cases: Sequence[GrowthCase], *, folds: int, clinical: bool = True, rng: np.random.Generator) -> dict[str, float]:
-    """Measure how laws fitted on the other patients do on each patient; the law that ships is then fitted on all.
+def cross_validation(
+    cases: Sequence[GrowthCase],
+    *,
+    folds: int,
+    judged: Sequence[GrowthCase] | None = None,
+    clinical: bool = True,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Measure how laws fitted on the other patients do on each patient (or on `judged`, other futures of the same patients).
 
     Futures of one patient stay together. Intervals take each case for a patient: with redrawn futures they are too narrow.
     """
     names = sorted({case.id for case in cases})
     fold_of = dict(zip(names, (rng.permutation(len(names)) % folds).tolist(), strict=True))
     laws = [fit_growth_law([c for c in cases if fold_of[c.id] != k], cohort="", simulated=True, refits=0, rng=rng) for k in range(folds)]
-    return validation([laws[fold_of[c.id]] for c in cases], cases, clinical=clinical)
+    asked = cases if judged is None else judged
+    return validation([laws[fold_of[c.id]] for c in asked], asked, clinical=clinical)
 
 
 def validation(laws: Sequence[GrowthLaw], cases: Sequence[GrowthCase], *, clinical: bool = True) -> dict[str, float]:
