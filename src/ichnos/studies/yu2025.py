@@ -51,9 +51,9 @@ from ichnos.studies.segmenting import (
 PAPER = "Yu et al. 2025, npj Digital Medicine, s41746-025-02213-w"
 SMOKE = Design(
     (
-        Group(9, "A", "train", ("ct", "followup"), expansion_share=0.45),
-        Group(4, "D", "external", ("ct", "followup"), expansion_share=0.5),
-        Group(4, "E", "external", ("ct", "followup"), expansion_share=0.5),
+        Group(7, "A", "train", ("ct", "followup"), expansion_share=0.43),
+        Group(2, "D", "external", ("ct", "followup"), expansion_share=0.5),
+        Group(2, "E", "external", ("ct", "followup"), expansion_share=0.5),
     ),
     "expansion: a few patients of three centres, to try every stage",
 )
