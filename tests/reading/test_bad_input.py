@@ -13,6 +13,7 @@ from builders.head import head_hu
 from builders.readable_head import head, model, rule
 from ichnos.inference import Predictor
 from ichnos.reading import Reading, read
+from ichnos.reading.safety import warnings_of
 from ichnos.scan import Acquisition, Scan
 from ichnos.volume import Volume
 
@@ -83,6 +84,15 @@ def test_air_inside_the_skull_is_warned_of() -> None:
     operated = Scan(plain.volume.map_array(with_air), quality=plain.quality)
     assert not any("air" in warning for warning in of_rule(plain).record.warnings)
     assert any("air lie inside the skull" in warning for warning in of_rule(operated).record.warnings)
+
+
+def test_blood_that_is_not_as_dense_as_blood_is_warned_of() -> None:
+    result = of_rule(head())
+    assert result.masks is not None
+    assert result.scan is not None
+    hu = result.scan.volume.reoriented("RAS")
+    assert not any("HU on average" in warning for warning in warnings_of(hu, result.masks))
+    assert any("HU on average" in warning for warning in warnings_of(hu.map_array(lambda a: a - 60), result.masks))
 
 
 def test_a_network_that_finds_no_brain_reads_nothing() -> None:

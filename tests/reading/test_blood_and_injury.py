@@ -44,6 +44,7 @@ def test_a_dark_hole_inside_is_a_black_hole_and_a_dark_half_is_a_blend() -> None
     assert (density_signs(even, mask).black_hole, density_signs(even, mask).blend) == (False, False)
     assert (density_signs(hole, mask).black_hole, density_signs(hole, mask).blend) == (True, False)
     assert (density_signs(half, mask).black_hole, density_signs(half, mask).blend) == (False, True)
+    assert all(isinstance(sign, bool) for sign in (density_signs(half, mask).blend, density_signs(hole, mask).black_hole))
 
 
 def test_signs_of_a_tiny_clot_are_undefined_and_not_absent() -> None:

@@ -105,7 +105,7 @@ def _dark_part(values: npt.NDArray[np.float32], clot: Mask, grid: Volume) -> tup
         touches = bool((part & rim).any())
         black_hole |= not touches and difference >= BLACK_HOLE_HU
         blend |= touches and difference >= BLEND_HU and part.sum() >= 0.1 * clot.sum()
-    return black_hole, blend, swirl
+    return bool(black_hole), bool(blend), swirl
 
 
 def otsu(values: npt.NDArray[np.float32]) -> float:

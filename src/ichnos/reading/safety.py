@@ -14,6 +14,7 @@ from ichnos.volume import Volume, volume_ml
 
 ADULT_YEARS = 18.0
 ADULT_BRAIN_ML = (800.0, 2100.0)
+BLOOD_HU = (30.0, 100.0)  # mean of what was called an intracerebral haematoma
 AIR_HU = -300.0
 AIR_ML = 0.5  # of air within the brain's outline: a head that was operated on, or hurt
 
@@ -31,6 +32,9 @@ def refuse_minors(scan: Scan) -> Verdict:
 
 def warnings_of(hu: Volume, masks: Masks) -> Iterator[str]:
     """Say what makes a reading doubtful although the scan passed; `hu` in RAS on the masks' grid."""
+    ich = np.asarray(masks.ich.array).astype(bool)
+    if ich.any() and not BLOOD_HU[0] <= (mean_hu := float(np.asarray(hu.array)[ich].mean())) <= BLOOD_HU[1]:
+        yield f"what was called blood measures {mean_hu:.0f} HU on average; {BLOOD_HU[0]:.0f} to {BLOOD_HU[1]:.0f} are expected of blood"
     if "brain" not in masks.known:
         return
     brain_ml = volume_ml(masks.brain)

@@ -114,7 +114,8 @@ def _cards(record: Record) -> list[_Card]:
     for target, name, colour in _CARDS:
         measures = {m.name: m for m in by_target[target].measures} if target in by_target else {}
         if name in measures and (m := measures[name]).value is not None:
-            found.append(_Card(m.label, shown(m), band(m), colour, isinstance(m.value, str)))
+            nothing = m.unit == "mL" and m.value == 0
+            found.append(_Card(m.label, "none found" if nothing else shown(m), band(m), colour, nothing or isinstance(m.value, str)))
     return found
 
 

@@ -74,8 +74,8 @@ def _label(tile: Image.Image, height_mm: float, *, first: bool) -> None:
     draw, font = ImageDraw.Draw(tile), ImageFont.load_default(13)
     draw.text((6, tile.height - 20), f"z {height_mm:.0f} mm", fill="white", font=font)
     if first:
-        for text, at in (("R", 6), ("L", tile.width - 16)):
-            draw.text((at, tile.height // 2 - 8), text, fill="white", font=font)
+        for text, at in (("R", 6), ("L", tile.width - 20)):
+            draw.text((at, 8), text, fill="white", font=ImageFont.load_default(22))
 
 
 def _view(plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
