@@ -1,4 +1,4 @@
-"""Draw docs/img/transfer-*.png: the contact sheets of one virtual patient's three pairs, as `ichnos transfer` makes them.
+"""Draw docs/img/transfer-*.jpg: the contact sheets of one virtual patient's three pairs, as `ichnos transfer` makes them.
 
 python tools/transfer_pictures.py [FOLDER]
 
@@ -26,7 +26,7 @@ def main(folder: Path) -> int:
     for target in TARGETS:
         sheet = Image.open(folder / "derivatives" / "transfer" / "sheets" / f"001-{target}.png")
         small = sheet.resize((WIDTH, round(sheet.height * WIDTH / sheet.width)), Image.Resampling.LANCZOS)
-        small.quantize(96).save(ROOT / "docs" / "img" / f"transfer-{target}.png", optimize=True)
+        small.save(ROOT / "docs" / "img" / f"transfer-{target}.jpg", quality=85)
     return made or moved
 
 

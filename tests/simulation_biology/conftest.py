@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("torch")
@@ -16,7 +18,8 @@ BROKEN_THROUGH = 17  # a seed whose law draws 9 mL of intraventricular blood
 
 @pytest.fixture(scope="session")
 def head() -> SourceHead:
-    return mni_head()
+    """Return the MNI head: grown once and then kept under build/; where the code that grows heads has changed, it is grown anew."""
+    return mni_head(Path(__file__).resolve().parents[2] / "build" / "heads")
 
 
 @pytest.fixture(scope="session")
