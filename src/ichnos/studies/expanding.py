@@ -250,7 +250,7 @@ def _scores(people: People) -> dict[str, Mapping[str, float] | str]:
                 "ivh": p.inputs.ivh_ml >= 0.5,
                 "blend_sign": p.inputs.blend > 0,
                 "hypodensity": p.inputs.black_hole > 0 or p.inputs.dark_share > 0.1,
-                "recurrent_ich": p.facts.get("recurrent_ich", 0),
+                **({"recurrent_ich": 0} if np.isfinite(p.oracle) else {}),  # in a simulation nobody has bled before
             }
             for p in people.external
         ]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ichnos.cohort import Cohort, Patient
-from ichnos.errors import IchnosError, InputRefused, MissingExtra
+from ichnos.errors import IchnosError, InputRefused
 from ichnos.evidence.calibration import calibration
 from ichnos.evidence.discrimination import auc, compare_paired, roc_curve
 from ichnos.evidence.figures import roc_figure
@@ -96,7 +96,7 @@ def _outlined(labels: Labels, out: Path, effort: Effort) -> tuple[dict[str, Mode
     models = {name: trained(name.split(" ")[0], replace(PLAN, network=network), labels, out, effort) for name, network in NETWORKS.items()}
     try:
         return {**models, NNUNET: _nnunet(labels, out, effort)}, {}
-    except (MissingExtra, IchnosError) as error:
+    except IchnosError as error:
         return models, {NNUNET: str(error)}
 
 
@@ -310,7 +310,8 @@ def _over_oracle(people: People, risks: Risks, name: str, centre: str) -> Estima
     auc(truth, mine)  # refuses a single class by name
 
     def ratio(at: np.ndarray) -> float:
-        return auc(truth[at], mine[at]).value / auc(truth[at], best[at]).value
+        reachable = auc(truth[at], best[at]).value
+        return auc(truth[at], mine[at]).value / reachable if reachable > 0 else float("nan")
 
     return bootstrap(ratio, truth, rng=np.random.default_rng(0), repeats=500)
 
