@@ -75,3 +75,18 @@ def test_head_box_finds_the_head_and_not_the_table() -> None:
 def test_air_has_no_head() -> None:
     with pytest.raises(InputRefused, match="no head"):
         head_box(Volume(np.full((20, 20, 20), -1000.0, np.float32), np.eye(4)))
+
+
+def test_the_part_that_can_exceed_a_value_is_all_that_exceeds_it() -> None:
+    rng = np.random.default_rng(0)
+    scan = Volume(np.zeros((41, 37, 19), np.float32), np.diag([0.7, 0.9, 4.0, 1.0]))
+    grid = reading_grid(scan, Box((3, 2, 1), (40, 37, 18)), (2.0, 2.0, 3.0))
+    array = rng.random(grid.shape).astype(np.float32) ** 6
+    whole = np.zeros(scan.shape, np.float32)
+    whole[grid.box.slices] = grid.push(array, slice(0, 17))
+    for least in (0.2, 0.9, 2.0):
+        found = np.zeros(scan.shape, bool)
+        for place, values in grid.above(array, least):
+            found[place] = values > least
+        assert (found == (whole > least)).mean() > 0.9999, "rounding may turn a voxel"
+        assert found.any() == (whole > least).any()

@@ -6,6 +6,7 @@ matrix, and resampling is three matrix products, some fifty times quicker than a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from ichnos.volume import Box, Volume
 
+SLAB = 8  # slices of the scan that are brought back at a time
 Weights = npt.NDArray[np.float32]  # (n_out, n_in), rows sum to one
 
 
@@ -56,6 +58,34 @@ class ReadingGrid:
         out = np.tensordot(grid_array, wz[z_slab], axes=(2, 1))  # (x, y, slab)
         out = np.tensordot(wy, out, axes=(1, 1))  # (box y, x, slab)
         return np.ascontiguousarray(np.tensordot(wx, out, axes=(1, 1)))  # (box x, box y, slab)
+
+    def above(self, grid_array: npt.NDArray[np.float32], least: float) -> Iterator[tuple[tuple[slice, ...], npt.NDArray[np.float32]]]:
+        """Bring an array back to the scan slab by slab, leaving out what cannot exceed `least`: (place in the scan, values there).
+
+        Interpolated values never exceed those they are made of, so that a sparse target costs little.
+        """
+        hit = grid_array > least
+        if not hit.any():
+            return
+        reached = [_reached(w, np.asarray(hit.any(axis=tuple(b for b in range(3) if b != a)))) for a, w in enumerate(self.backward)]
+        rows, columns = [r for r, _ in reached], [c for _, c in reached]
+        wx, wy, wz = (w[r, c] for w, r, c in zip(self.backward, rows, columns, strict=True))
+        part = np.ascontiguousarray(grid_array[tuple(columns)])
+        place = [slice(first + r.start, first + r.stop) for first, r in zip(self.box.start, rows, strict=True)]
+        for z in range(0, len(wz), SLAB):
+            slab = np.tensordot(part, wz[z : z + SLAB], axes=(2, 1))
+            slab = np.tensordot(wy, slab, axes=(1, 1))
+            values = np.tensordot(wx, slab, axes=(1, 1))
+            at = place[2].start + z
+            yield (place[0], place[1], slice(at, at + values.shape[2])), values
+
+
+def _reached(weights: Weights, hit: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Return which outputs draw on any hit input, and all inputs that these outputs draw on."""
+    rows = np.flatnonzero((weights[:, hit] > 0).any(axis=1))
+    row = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
+    columns = np.flatnonzero((weights[row] > 0).any(axis=0))
+    return row, slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, 0)
 
 
 def reading_grid(scan_ras: Volume, box: Box, spacing_mm: tuple[float, float, float]) -> ReadingGrid:

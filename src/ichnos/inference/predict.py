@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ichnos.inference.backends import Backend, BackendName, backend_for, backend_name
-from ichnos.inference.grid import ReadingGrid, reading_grid
+from ichnos.inference.grid import SLAB, ReadingGrid, reading_grid
 from ichnos.inference.head import head_box
 from ichnos.inference.sliding import slide
 from ichnos.models import COORDINATE_MM, Model, Preprocessing
 from ichnos.scan import Scan
 from ichnos.volume import Volume
-
-_SLAB = 8  # slices of the scan that are brought back at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +33,16 @@ class Prediction:
         cut = spec.threshold if threshold is None else threshold
         ras = self._ras()
         out = np.zeros(ras.shape, bool)
-        for at, slab in self._slabs(target):
-            out[(*self.grid.box.slices[:2], at)] = slab > cut
+        for place, values in self.grid.above(self.probabilities[self.model.manifest.channel(target)], cut):
+            out[place] = values > cut
         return ras.with_array(out).reoriented(self.scan.volume.orientation)
+
+    def volumes_ml(self, target: str, thresholds: Sequence[float]) -> tuple[float, ...]:
+        """Return the volume of a target's mask at each of several thresholds, in mL."""
+        counts = np.zeros(len(thresholds))
+        for _, values in self.grid.above(self.probabilities[self.model.manifest.channel(target)], min(thresholds)):
+            counts += [np.count_nonzero(values > cut) for cut in thresholds]
+        return tuple(float(count) * self.scan.volume.voxel_ml for count in counts)
 
     def probability(self, target: str) -> Volume:
         """Return a target's probability on the scan's own grid and orientation."""
@@ -58,8 +63,8 @@ class Prediction:
     def _slabs(self, target: str) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
         channel = self.probabilities[self.model.manifest.channel(target)]
         first, last = self.grid.box.start[2], self.grid.box.stop[2]
-        for z in range(first, last, _SLAB):
-            end = min(z + _SLAB, last)
+        for z in range(first, last, SLAB):
+            end = min(z + SLAB, last)
             yield slice(z, end), self.grid.push(channel, slice(z - first, end - first))
 
     def _ras(self) -> Volume:

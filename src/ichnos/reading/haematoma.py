@@ -62,7 +62,7 @@ def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str
     manifest = prediction.model.manifest
     cut = manifest.targets[manifest.channel(target)].threshold
     cuts = (cut + (1 - cut) / 2, cut / 2)
-    low, high = (volume_ml(prediction.mask(target, threshold=c)) for c in cuts)
+    low, high = prediction.volumes_ml(target, cuts)
     value = volume_ml(mask)
     return Measure(
         name=f"{target.lower()}_volume",
