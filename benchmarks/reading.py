@@ -1,6 +1,6 @@
 """`ichnos read` on a 512 x 512 x 32 scan, from process start to files written, beside nnU-Net v2's predictor on the same scan.
 
-python benchmarks/reading.py [--model DIR] [--tiles N | --whole] [--threads N]
+python benchmarks/reading.py [--model DIR] [--tiles N | --whole] [--scans N] [--threads N]
 
 nnU-Net's plans come from its own planner for this scan's shape and spacing; its weights are random, which changes no time. Its networks are
 timed on N tiles (1 unless told) and the time multiplied by the number of tiles that its predictor would cut (x 8 or x 4 with mirroring);
@@ -10,6 +10,8 @@ timed on N tiles (1 unless told) and the time multiplied by the number of tiles 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import sys
@@ -91,16 +93,20 @@ def whole_command(scan: Path, model: Path, out: Path, threads: int) -> tuple[flo
     return time.perf_counter() - started, used.ru_maxrss / 2**20
 
 
-def further_scan(scan: Path, model: Path, out: Path, threads: int) -> float:
-    """Return the seconds of a second scan in a process that has read one."""
+def further_scans(scan: Path, model: Path, out: Path, threads: int, count: int) -> tuple[float, float]:
+    """Read one scan several times in this process; return seconds of the last, and MiB that memory grew from the second to the last."""
+    import psutil
+
     from ichnos.formats import open_scan
     from ichnos.report import Engine, read_with
 
     predictor = Engine(model=str(model), threads=threads).predictor()
-    for name in ("first", "second"):
+    resident = []
+    for k in range(count):
         started = time.perf_counter()
-        read_with(predictor, open_scan(scan), name=name).save(out / name)
-    return time.perf_counter() - started
+        read_with(predictor, open_scan(scan), name=f"scan{k}").save(out / f"scan{k}")
+        resident.append(psutil.Process().memory_info().rss / 2**20)
+    return time.perf_counter() - started, resident[-1] - resident[1]
 
 
 # ---- nnU-Net ------------------------------------------------------------------------------------------------------------
@@ -133,8 +139,8 @@ def nnunet_plans(folder: Path) -> dict[str, Any]:
         "median_relative_size_after_cropping": 1.0,
     }
     (ready / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
-    planner = ExperimentPlanner(number, plans_name="nnUNetPlans")
-    plans: dict[str, Any] = planner.plan_experiment()
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its plans
+        plans: dict[str, Any] = ExperimentPlanner(number, plans_name="nnUNetPlans").plan_experiment()
     return plans
 
 
@@ -205,6 +211,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=Path, default=None)
     parser.add_argument("--tiles", type=int, default=1)
+    parser.add_argument("--scans", type=int, default=4, help="how many scans one process reads, 3 or more")
     parser.add_argument("--whole", action="store_true", help="time every tile")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     given = parser.parse_args(arguments or [])
@@ -215,12 +222,20 @@ def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
         model = given.model or default_or_random(folder / "model")
         whole_command(scan, model, folder / "warm", given.threads)  # fills the cache of compiled graphs, as a first use does
         ours, peak = whole_command(scan, model, folder / "timed", given.threads)
-        further = further_scan(scan, model, folder / "more", given.threads)
+        further, grown = further_scans(scan, model, folder / "more", given.threads, given.scans)
     how = f"{model.name}, {given.threads} thread(s)"
     rows: list[dict[str, object]] = [
         {"name": "process start to files written", "value": ours, "unit": "s", "ratio": None, "must reach": "<= 15", "how": how},
         {"name": "peak memory", "value": peak, "unit": "GiB", "ratio": None, "must reach": "<= 3", "how": "resident set"},
         {"name": "each further scan", "value": further, "unit": "s", "ratio": further / ours, "must reach": "<= 10", "how": "one process"},
+        {
+            "name": f"memory from scan 2 to {given.scans}",
+            "value": grown,
+            "unit": "MiB",
+            "ratio": None,
+            "must reach": "flat",
+            "how": "one process",
+        },
     ]
     return rows + nnunet_rows(ours, None if given.whole else given.tiles, given.threads)
 
