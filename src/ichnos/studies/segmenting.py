@@ -82,12 +82,20 @@ def trained(name: str, plan: Plan, labels: Labels, out: Path, effort: Effort) ->
     work = out / "training" / name
     means = Means(effort.device, pipelines=labels.pipelines, command=f"ichnos study, arm {name}")
     if effort.smoke:
-        plan = replace(plan, steps=SMOKE_STEPS, validations=1, width=4, batch=1)
+        plan = replace(_coarser(plan), steps=SMOKE_STEPS, validations=1, width=4, batch=1)
     else:
         plan = steps_within(labels.cohort, plan, work=work, means=means, seconds=60 * effort.minutes)
         means = replace(means, seconds=60 * effort.minutes)
     effort.say(f"training {name}: {plan.steps} steps")
     return train_on_cohort(labels.cohort, out / "models" / name, plan, work=work, means=means)
+
+
+def _coarser(plan: Plan) -> Plan:
+    """Return the plan at twice the voxel size with half the patch; slices keep their distance."""
+    flat = plan.patch[2] == 1
+    x, y, z = plan.spacing_mm
+    sides = plan.patch[0] // 2, plan.patch[1] // 2, 1 if flat else plan.patch[2] // 2
+    return replace(plan, spacing_mm=(2 * x, 2 * y, z if flat else 2 * z), patch=sides)
 
 
 def worst_picture(name: str, out: Path) -> list[Image]:
