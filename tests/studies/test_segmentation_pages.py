@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from builders.trainable_cohort import BRAIN_HU, TRACT_HU, head, write_trainable_cohort
 from ichnos.cohort import Cohort, Patient
 from ichnos.evidence.intervals import Estimate
 from ichnos.evidence.tables import Cell
+from ichnos.formats import bids
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance
 from ichnos.studies import murray2024, ryu2025
 from ichnos.studies.page import Effort, StudyPage
@@ -129,3 +131,60 @@ def test_a_fifth_of_the_training_patients_validates_where_nobody_does() -> None:
     assert [p.split for p in with_validation(people)].count("validation") == 2
     told = Cohort((Patient("a", split="train"), Patient("b", split="validation")))
     assert with_validation(told) is told
+
+
+class Echo:
+    """A network that answers with the label itself, each mask on the scan's grid."""
+
+    def __init__(self, masks: dict[str, Any]) -> None:
+        self.masks = masks
+
+    def __call__(self, scan: Any) -> Echo:
+        return self
+
+    def mask(self, name: str) -> Any:
+        return self.masks[name]
+
+
+def test_the_reader_of_tracts_measures_each_way_against_the_label(tmp_path: Path, monkeypatch: Any) -> None:
+    cohort = write_trainable_cohort(tmp_path, ("train", "test"))
+    _, blood, tract = head(1)  # on the left
+    sides = {f"tract_{side}": tract.with_array(tract.array == k) for k, side in enumerate(("left", "right"), 1)}
+    monkeypatch.setattr(murray2024, "predictor", lambda folder, device: Echo(sides))
+    shifted = {side: sides[f"tract_{side}"].map_array(lambda a: np.roll(a, 1, axis=1)) for side in ("left", "right")}
+    monkeypatch.setattr(murray2024, "carried", lambda ct, kind, exclude: shifted)
+    reader = murray2024.Reader(Labels(cohort, ("manual",), {}, 0), {"pairs": "a", "thread": "b"}, "cpu")
+    row = reader(cohort.patients[1], tmp_path)
+    assert row["pairs_left_dice"] == row["thread_right_dice"] == 1.0
+    assert 0.3 < row["affine_left_dice"] < 1.0
+    assert row["side"] == "left"
+    assert "label_left_dice" not in row, "without the simulation's truth the label has nothing to be compared with"
+    reached = murray2024.worst_injury({"left": sides["tract_left"].with_array(blood.array > 0), "right": sides["tract_right"]}, blood, None)
+    assert murray2024.GRADES[reached["grade"]] == "complete interruption"
+    assert murray2024.worst_injury({"left": None, "right": sides["tract_right"]}, blood, None) == {}
+    assert murray2024.GRADES[row["pairs_grade"]] == "no risk", "the drawn tract leaves the clot out"
+
+
+def test_the_reader_of_leukoaraiosis_measures_each_way(tmp_path: Path, monkeypatch: Any) -> None:
+    cohort = write_trainable_cohort(tmp_path, ("train", "external"))
+    ct, _, tract = head(1)
+    lesions = tract.with_array((tract.array > 0).astype(np.uint8))  # as dark as the tract is drawn
+    for number in ("00", "01"):
+        _, _, own = head(int(number))
+        drawn = own.with_array((own.array > 0).astype(np.uint8))
+        bids.write_derivative(tmp_path, number, drawn, pipeline="transfer", label="leukoaraiosis", kind="mask")
+
+    class Everywhere:
+        def share_on(self, atlas: Any, grid: Any) -> Any:
+            return grid.with_array((np.asarray(grid.array) > -50).astype(np.float32) * (np.asarray(grid.array) < 200))
+
+    monkeypatch.setattr(ryu2025, "place", lambda ct, kind: Everywhere())
+    monkeypatch.setattr(ryu2025, "predictor", lambda folder, device: Echo({"leukoaraiosis": lesions}))
+    labels = Labels(cohort, ("transfer",), {}, 0)
+    cut_hu = ryu2025.chosen_threshold(labels, most=1)
+    assert TRACT_HU < cut_hu < BRAIN_HU
+    row = ryu2025.Reader(labels, {"slices": "a", "volume": "b"}, cut_hu, "cpu")(cohort.patients[1], tmp_path)
+    assert row["slices_dice"] == 1.0
+    assert row["threshold_dice"] > 0.6
+    assert row["true_ml"] is None
+    assert row["registered_ml"] == round(float((lesions.array > 0).sum()) * ct.voxel_ml, 4)
