@@ -111,6 +111,19 @@ def _ratio(part: float | np.integer[Any], whole: float | np.integer[Any]) -> flo
     return float(part / whole) if whole else float("nan")
 
 
+def dice(truth: Volume, prediction: Volume) -> float:
+    """Return the Dice coefficient alone, without the surfaces; NaN if both masks are empty.
+
+    >>> from ichnos.volume import sphere
+    >>> ball = sphere(radius_mm=10, spacing_mm=1.0)
+    >>> dice(ball, ball), dice(ball, ball.map_array(np.zeros_like))
+    (1.0, 0.0)
+    """
+    require_same_grid(truth, prediction)
+    true, predicted = truth.array != 0, prediction.array != 0
+    return _ratio(2 * np.count_nonzero(true & predicted), np.count_nonzero(true) + np.count_nonzero(predicted))
+
+
 def growth_dice(*, baseline: Volume, truth_followup: Volume, predicted_followup: Volume) -> float:
     """Return the Dice of what is new: voxels inside the follow-up and outside the baseline; NaN if neither shows any growth.
 

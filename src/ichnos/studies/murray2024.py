@@ -23,7 +23,7 @@ from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence import regression
 from ichnos.evidence.agreement import pearson, weighted_kappa
-from ichnos.evidence.overlap import overlap
+from ichnos.evidence.overlap import dice
 from ichnos.evidence.tables import Cell, Table
 from ichnos.learning.targets import target_specs
 from ichnos.learning.training import Plan
@@ -128,7 +128,7 @@ class Reader:
                 reference = true[side] if way == "label" else label[side]
                 tract = tracts[side]
                 if way != "truth" and tract is not None and reference is not None and (reference.array.any() or tract.array.any()):
-                    row[f"{way}_{side}_dice"] = round(overlap(reference, tract).dice, 5)
+                    row[f"{way}_{side}_dice"] = round(dice(reference, tract), 5)
             row |= {f"{way}_{name}": value for name, value in worst_injury(tracts, blood, oedema).items()}
         return row
 

@@ -23,7 +23,7 @@ from ichnos.errors import InputRefused
 from ichnos.evidence import regression
 from ichnos.evidence.agreement import concordance, fit_volume_calibrator, passing_bablok, pearson, spearman
 from ichnos.evidence.figures import scatter_figure
-from ichnos.evidence.overlap import overlap
+from ichnos.evidence.overlap import dice
 from ichnos.evidence.tables import Cell, Table
 from ichnos.learning.targets import target_specs
 from ichnos.learning.training import Plan
@@ -116,10 +116,10 @@ class Reader:
         row: dict[str, Any] = {"split": patient.split, "centre": patient.centre, "vendor": scan.acquisition.manufacturer or "unknown"}
         row |= {f"{name}_ml": round(volume_ml(mask), 4) for name, mask in found.items()}
         for name, mask in found.items():
-            row[f"{name}_dice"] = None if registered is None else _finite(overlap(registered, mask).dice)
+            row[f"{name}_dice"] = None if registered is None else _finite(dice(registered, mask))
         row["registered_ml"] = None if registered is None else round(volume_ml(registered), 4)
         row["true_ml"] = None if true is None else round(volume_ml(true), 4)
-        row["label_dice"] = None if registered is None or true is None else _finite(overlap(true, registered).dice)
+        row["label_dice"] = None if registered is None or true is None else _finite(dice(true, registered))
         return row
 
 
