@@ -11,11 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ichnos.errors import UsageError, require
 from ichnos.models import Manifest, Model
-from ichnos.networks.export import openvino_model
 
 Tile = npt.NDArray[np.float32]
 Backend = Callable[[Tile], Tile]
@@ -66,6 +64,8 @@ def _sees_slices(manifest: Manifest) -> bool:
 
 
 def _torch(model: Model, device: str) -> Backend:
+    import torch
+
     network = model.network(device=device)
 
     def run(tile: Tile) -> Tile:
@@ -105,6 +105,10 @@ def _graph(model: Model, openvino: Any, cache: Path | None) -> Any:
             return openvino.Core().read_model(file)
         except RuntimeError:
             pass  # damaged: it is made anew
+    import torch  # only where the graph is not in the cache: importing it takes seconds
+
+    from ichnos.networks.export import openvino_model
+
     graph = openvino_model(model.network(), torch.zeros(shape))
     if file is not None:
         _keep(graph, file, openvino)

@@ -8,17 +8,17 @@ import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_model as load_tensors
-from safetensors.torch import save_model as save_tensors
 
 from ichnos import networks
 from ichnos.errors import InputRefused, UsageError
 from ichnos.models.card import card_text
 from ichnos.models.manifest import Manifest
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a graph that was compiled before needs none of it
+    import torch
 
 WEIGHTS, MANIFEST, CARD = "model.safetensors", "model.json", "CARD.md"
 SHIPPED = Path(__file__).parent / "weights"
@@ -34,6 +34,9 @@ class Model:
 
     def network(self, *, device: str | torch.device = "cpu") -> torch.nn.Module:
         """Rebuild the network with its weights, in evaluation mode."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_model as load_tensors
+
         module = networks.build(self.manifest.network.name, **self.manifest.network.arguments)
         try:
             load_tensors(module, self.folder / WEIGHTS)
@@ -47,6 +50,8 @@ def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Mo
 
     A folder that holds another model is replaced; one that holds anything else is left alone and named.
     """
+    from safetensors.torch import save_model as save_tensors
+
     if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
         raise UsageError(f"{folder} exists and is no model folder; give a new name, or empty it yourself")
     partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")

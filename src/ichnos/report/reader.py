@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ichnos.errors import InputRefused, UsageError
-from ichnos.inference import BackendName, Predictor
+from ichnos.inference import BackendName, Predictor, backend_name
 from ichnos.models import default_model, load_model
 from ichnos.reading import TARGETS, Reading, refused
 from ichnos.reading import read as read_scan
@@ -42,23 +42,22 @@ class Engine:
 
 @lru_cache(maxsize=2)
 def _predictor(engine: Engine) -> Predictor:
-    _check_device(engine.device)
-    if engine.threads is not None:
-        import torch
-
-        torch.set_num_threads(engine.threads)
+    if backend_name(engine.backend, engine.device) == "torch":
+        _prepare_torch(engine)
     cache = Path(engine.cache) if engine.cache else None
     return Predictor(engine.open_model(), backend=engine.backend, device=engine.device, threads=engine.threads, cache=cache)
 
 
-def _check_device(device: str) -> None:
+def _prepare_torch(engine: Engine) -> None:
     import torch
 
+    if engine.threads is not None:
+        torch.set_num_threads(engine.threads)
     try:
-        torch.empty(1, device=device)
+        torch.empty(1, device=engine.device)
     except (RuntimeError, AssertionError) as error:
         said = str(error).splitlines()[0]
-        raise UsageError(f"device {device!r} cannot be used here ({said}); give cpu, or a device that torch knows") from None
+        raise UsageError(f"device {engine.device!r} cannot be used here ({said}); give cpu, or a device that torch knows") from None
 
 
 def read(
