@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -92,3 +95,24 @@ def test_every_image_has_a_line_in_the_ledger_and_its_sources_may_not_be_tested(
         check_leakage([Evaluated("p3", split="test")], lines)
     contact_sheet((("made", made), ("patients", pictures(12))), tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_command_writes_images_ledger_sheet_and_report(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from ichnos.cli.main import run
+    from ichnos.evidence.ledger import read_training
+
+    two = np.ones((2, 2), np.float32)
+    wide = [Picture(p.name, np.kron(p.image, two), np.kron(p.mask, two), p.outcome, p.patient) for p in pictures(8)]
+    command = importlib.import_module("ichnos.cli.synthesize")
+    monkeypatch.setattr(command, "_pictures", lambda cohort, size: (wide[:6], wide[6:]))
+    bids = importlib.import_module("ichnos.formats.bids")
+    monkeypatch.setattr(bids, "read_cohort", lambda root: None)
+    out = tmp_path / "made"
+    assert run(["synthesize", str(tmp_path), "-o", str(out), "--images", "3", "--steps", "2", "--quiet"]) == 0
+    report = json.loads((out / "synthesis.json").read_text(encoding="utf-8"))
+    assert report["images"] == 3
+    assert "not comparable with published FID" in report["feature_extractor"]
+    assert len(read_training(out / "ledger.csv")) == 3
+    assert len(list((out / "images").glob("*.npy"))) == 3
+    assert (out / "contact_sheet.png").is_file()
+    assert run(["synthesize", str(tmp_path), "-o", str(out), "--kind", "other"]) == 3

@@ -93,7 +93,8 @@ def _made(
     for picture in made:
         np.save(out / "images" / f"{picture.name}.npy", picture.image)
     s.write_ledger(made, out / "ledger.csv")
-    real = [p for p in held_out if p.outcome == 1] or held_out
+    expanded = [p for p in held_out if p.outcome == 1]
+    real = expanded if len(expanded) > 1 else held_out
     s.contact_sheet((("made", made[:30]), ("held-out patients", real[:20])), out / "contact_sheet.png")
     features = s.RandomFeatures()
     a, b = features([p.image for p in made]), features([p.image for p in real])

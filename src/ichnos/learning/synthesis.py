@@ -211,6 +211,8 @@ def frechet_distance(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> 
     >>> round(frechet_distance(x, x), 6), round(frechet_distance(x, x + 1), 3)
     (0.0, 3.0)
     """
+    if min(len(a), len(b)) < 2:
+        raise InputRefused(f"the Fréchet distance needs at least 2 images on either side; there are {len(a)} and {len(b)}")
     covariances = [np.atleast_2d(np.cov(part, rowvar=False)) for part in (a, b)]
     shared = np.sqrt(np.clip(np.real(np.linalg.eigvals(covariances[0] @ covariances[1])), 0, None)).sum()  # trace of the product's root
     distance = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * shared

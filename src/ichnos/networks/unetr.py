@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ichnos.errors import UsageError, require
@@ -12,25 +13,27 @@ _TOKEN = 16  # voxels along each axis that become one token
 
 
 class Unetr(nn.Module):
-    """Segment patches of one size (b, input_channels, x, y, z), each side a multiple of 16; returns logits.
+    """Segment patches of one size (b, input_channels, x, y, z); returns logits. Sides are filled up to multiples of 16 and cut back.
 
     >>> import torch
-    >>> network = Unetr(1, 2, input_size=[16, 16, 16], features=4, width=24, heads=2)
-    >>> network(torch.zeros(1, 1, 16, 16, 16)).shape
-    torch.Size([1, 2, 16, 16, 16])
+    >>> network = Unetr(1, 2, input_size=[16, 16, 8], features=4, width=24, heads=2)
+    >>> network(torch.zeros(1, 1, 16, 16, 8)).shape
+    torch.Size([1, 2, 16, 16, 8])
     """
 
     def __init__(
         self, input_channels: int, num_classes: int, *, input_size: Sequence[int], features: int = 16, width: int = 192, heads: int = 6
     ) -> None:
         super().__init__()
-        if len(input_size) != 3 or any(n % _TOKEN for n in input_size):
-            raise UsageError(f"input_size {tuple(input_size)} was given; UNETR needs three sides that are multiples of {_TOKEN}")
+        if len(input_size) != 3 or min(input_size) < 1:
+            raise UsageError(f"input_size {tuple(input_size)} was given; UNETR needs three sides of at least one voxel")
+        sides = tuple(-(-n // _TOKEN) * _TOKEN for n in input_size)
+        self.filling = [part for n, side in zip(reversed(input_size), reversed(sides), strict=True) for part in (0, side - n)]
         nets = require("monai.networks.nets", extra="learning", purpose="UNETR")
         self.net = nets.UNETR(
             in_channels=input_channels,
             out_channels=num_classes,
-            img_size=tuple(input_size),
+            img_size=sides,
             feature_size=features,
             hidden_size=width,
             mlp_dim=4 * width,
@@ -38,5 +41,6 @@ class Unetr(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.net(image)
-        return logits
+        logits: Tensor = self.net(F.pad(image, self.filling, mode="replicate"))
+        x, y, z = image.shape[2:]
+        return logits[:, :, :x, :y, :z]
