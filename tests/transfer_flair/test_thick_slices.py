@@ -44,7 +44,7 @@ def test_a_hard_mask_reaches_the_ct_better_than_by_neighbours(scene: tuple[Volum
     found = leukoaraiosis_on_ct(given_hyperintensities(mask.astype(np.uint8), flair), flair_from_ct=flair_from_ct, ct=truth)
     assert dice(found.mask.array, truth.array) > dice(between, truth.array) + 0.02
     assert dice(found.mask.array, truth.array) > dice(nearest, truth.array) + 0.03
-    assert volume_ml(found.share) == pytest.approx(2.35, rel=0.05)  # the three ellipsoids
+    assert volume_ml(found.share) == pytest.approx(2.35, rel=0.1)  # the three ellipsoids
 
 
 def test_softening_keeps_the_mask_and_thin_slices_stay_as_they_are(scene: tuple[Volume, Volume, Volume, Transform]) -> None:

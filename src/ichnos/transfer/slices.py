@@ -11,6 +11,8 @@ THICK_MM = 2.5  # slices farther apart than this are taken apart
 FINE_MM = 1.0  # into layers of about this thickness
 _ROUNDS = 12
 _SMOOTH_MM = 0.8
+_NOISE = 0.2  # a smaller share beside the mask may be noise
+_NEARBY_MM = 12.0  # over such a distance the receive field is taken for even
 
 
 def between_slices(share: Volume) -> Volume:
@@ -66,12 +68,23 @@ def softened(mask: Volume, flair: Volume) -> Volume:
     core = ndimage.binary_erosion(hard, flat)
     lesion = float(np.percentile(flair.array[core if np.count_nonzero(core) >= 30 else hard], 60))
     ring = ndimage.binary_dilation(hard, flat, iterations=6) & ~ndimage.binary_dilation(hard, flat, iterations=3)
-    around = flair.array[ring & (flair.array > 0.3 * lesion)]
-    white = float(np.median(around)) if around.size else lesion
+    ring &= flair.array > 0.3 * lesion  # no fluid
+    white = float(np.median(flair.array[ring])) if ring.any() else lesion
     if lesion < 1.1 * white:
         return plain
-    share = np.clip((flair.array.astype(np.float32) - white) / (lesion - white), 0, 1)
+    even = flair.array / _around(flair, ring, white)  # 1 is the white matter nearby, whatever the receive field makes of it
+    contrast = float(np.percentile(even[core if np.count_nonzero(core) >= 30 else hard], 60)) - 1
+    share = np.clip((even - 1) / max(contrast, 0.05), 0, 1)
     across = np.zeros((3, 3, 3), bool)
     across[tuple(slice(None) if k == axis else 1 for k in range(3))] = True
-    near = ndimage.binary_dilation(hard, flat) | ndimage.binary_dilation(hard, across)
+    near = (ndimage.binary_dilation(hard, flat) | ndimage.binary_dilation(hard, across)) & (share > _NOISE)
     return mask.with_array(np.where(hard, np.maximum(share, 0.5), np.where(near, np.minimum(share, 0.49), 0)).astype(np.float32))
+
+
+def _around(flair: Volume, ring: Array, white: float) -> Array:
+    """Return the brightness of the white matter around each voxel: the mean of a ring, mixed with `white` far from it."""
+    sigma = [_NEARBY_MM / s for s in flair.spacing_mm]
+    weight = ndimage.gaussian_filter(ring.astype(np.float32), sigma)
+    total = ndimage.gaussian_filter(np.where(ring, np.clip(flair.array, 0.5 * white, 1.5 * white), 0).astype(np.float32), sigma)
+    local: Array = (total + 1e-3 * white) / (weight + 1e-3)
+    return local
