@@ -1,4 +1,4 @@
-"""UNETR (Hatamizadeh 2022, arXiv 2103.10504) as MONAI keeps it: a transformer's tokens, decoded by convolutions; the transformer comparator."""
+"""UNETR (Hatamizadeh 2022, arXiv 2103.10504) as MONAI keeps it: a transformer over tokens, decoded by convolutions; a comparator."""
 
 from __future__ import annotations
 
