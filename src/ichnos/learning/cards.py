@@ -28,6 +28,8 @@ def growth_card(law: GrowthLaw) -> str:
             "Masks of the truth were measured for the fit; a reading measures a network's masks, which are less exact.",
             "No forecast is made for a haematoma outside the ranges of the fitting cohort (`low`, `high`).",
             "Treatment between the two CTs (reversal, blood pressure, surgery) is not in the law.",
+            "The strength of the prior was chosen among a few values while looking at the cross-validation on these very patients, "
+            "and its intervals take redrawn futures for independent: the checks are mildly optimistic.",
         ],
         validation=law.validation,
         command=law.command,
