@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from made_cases import EFFECT, outcome_cases
 
@@ -108,7 +109,13 @@ def test_a_reading_says_who_would_gain_and_withholds_what_it_cannot_say(model: O
 def test_a_simulated_trial_carries_the_effects_that_its_law_was_given() -> None:
     grades = (("no risk", 0.0), ("PHE infiltration", 0.0), ("haematoma infiltration", 0.8), ("complete interruption", 2.0))
     sites = ("putamen", "thalamus", "lobar", "cerebellum", "pons", "caudate")
-    anatomies = [Anatomy(site, ml, grade, load, 2.0) for site in sites for ml in (8.0, 30.0) for grade, load in grades]  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    anatomies = [
+        Anatomy(site, float(rng.uniform(3, 70)), grade, load * float(rng.uniform(0.5, 1.5)), 2.0)  # type: ignore[arg-type]
+        for site in sites
+        for grade, load in grades
+        for _ in range(8)  # of all volumes, so that a patient finds anatomies of every grade among the nearest
+    ]
     cases = simulated_trial(1500, anatomies, seed=1)
     assert {c.arm for c in cases} == {"medical", "surgery"}
     model = fit_outcome_model(cases, cohort="", simulated=True, randomised=True)
