@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import ichnos
+from ichnos.learning.operating import operating_points
 from ichnos.learning.segmentation import Progress, Settings, train
 from ichnos.learning.simulated import Population, Schedule, SimulatedBatches
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model
@@ -108,12 +109,27 @@ def train_default(
             report=follow,
             initial=earlier.network().state_dict() if earlier else None,
         )
+        points = operating_points(network, batches, _unseen(batches.schedule, done), TARGETS)
     finally:
         batches.close()
-    return save_model(out, network, _manifest(settings, used, taught + done, command, device, earlier))
+    return save_model(out, network, _manifest(settings, points, used, taught + done, command, device, earlier))
 
 
-def _manifest(settings: Settings, heads: tuple[Path, ...], steps: int, command: str, device: str, earlier: Model | None) -> Manifest:
+def _unseen(schedule: Schedule, done: int) -> range:
+    """Return the steps that look once at each patient of a group far enough ahead that none of it was learnt from."""
+    first = (done // schedule.steps_per_group + 2) * schedule.steps_per_group
+    return range(first, first + schedule.patients * schedule.looks // schedule.size)
+
+
+def _manifest(
+    settings: Settings,
+    points: tuple[TargetSpec, ...],
+    heads: tuple[Path, ...],
+    steps: int,
+    command: str,
+    device: str,
+    earlier: Model | None,
+) -> Manifest:
     cores = torch.get_num_threads()
     provenance = Provenance(
         code_version=ichnos.__version__,
@@ -131,6 +147,6 @@ def _manifest(settings: Settings, heads: tuple[Path, ...], steps: int, command: 
         limits=LIMITS,
         network=settings.network,
         preprocessing=settings.preprocessing,
-        targets=settings.targets,
+        targets=points,
         provenance=provenance,
     )
