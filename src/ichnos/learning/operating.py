@@ -9,6 +9,7 @@ import torch
 from ichnos.learning.segmentation import Batch
 from ichnos.models import TargetSpec
 
+LEAST_DICE = 0.2  # a target that reaches less has no operating point worth the name
 LEVELS = tuple(k / 20 for k in range(1, 20))
 
 
@@ -17,7 +18,7 @@ def operating_points(
 ) -> tuple[TargetSpec, ...]:
     """Return the targets with the thresholds of greatest Dice, pooled over the batches of some steps that were not learnt from.
 
-    Pooled, so that blood seen in a patient without any counts against a low threshold. A target that does not occur keeps its threshold.
+    Pooled, so that blood seen in a patient without any counts against a low threshold. A target that does not occur, or is hardly ever met, keeps its threshold.
     """
     levels = torch.tensor(LEVELS)
     overlap, size = torch.zeros(len(targets), len(levels)), torch.zeros(len(targets), len(levels))
@@ -37,6 +38,6 @@ def operating_points(
     dice = 2 * overlap / size.clamp(min=1)
     best = dice.argmax(dim=1).tolist()
     return tuple(
-        target.model_copy(update={"threshold": LEVELS[best[channel]]}) if overlap[channel].max() > 0 else target
+        target.model_copy(update={"threshold": LEVELS[best[channel]]}) if dice[channel].max() >= LEAST_DICE else target
         for channel, target in enumerate(targets)
     )

@@ -58,6 +58,7 @@ def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Mo
     partial.mkdir(parents=True)
     try:
         save_tensors(network, str(partial / WEIGHTS))
+        (partial / WEIGHTS).chmod(0o644)  # the library writes for the owner's eyes only
         complete = manifest.model_copy(update={"weights_sha256": sha256(partial / WEIGHTS)})
         (partial / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (partial / CARD).write_text(card_text(complete), encoding="utf-8")
