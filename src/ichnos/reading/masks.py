@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from ichnos.anatomy.tract import Side, population
 from ichnos.inference import Prediction
 from ichnos.reading.place import Placement
-from ichnos.volume import Volume
+from ichnos.volume import Volume, box_around
 
 MIN_BLOOD_ML = 0.1  # a smaller speck of blood is not reported
 Inside = npt.NDArray[np.bool_] | np.bool_
@@ -19,6 +20,9 @@ _INFARCT = "infarct"  # a mask that is taken out of leukoaraiosis and not shown
 ICH_ABOVE_BRAIN_HU, IVH_ABOVE_BRAIN_HU = 6.0, 0.0  # mean of a clot against the median of the brain: less is no fresh blood
 CALCIUM_HU = 100.0  # the mean of a clot stays below it
 TRACT_SHARE = 0.4  # of a population's tracts that cover a place, for it to count as tract
+GROWTH_MM, VENTRICLE_REACH_MM = 12.0, 4.0  # how far from what the network is sure of blood is looked for; from its ventricles, for IVH
+ALLOWED_PROBABILITY = 0.15  # of blood, by the network: less excludes it, however dense the scan is
+_SMOOTHING_MM = 0.7  # of the scan, before its density is judged
 PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaematomal
 
 
@@ -70,10 +74,9 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
     brain = _largest(raw["brain"]) if "brain" in raw else nothing
     ventricles = raw.get("ventricles", nothing)
     inside = np.asarray(brain.array) | np.asarray(ventricles.array) if "brain" in raw else np.True_
-    ich = _without_specks(raw.get("ICH", nothing).map_array(lambda a: a & inside))
-    ich = _like_blood(ich, ras, brain, least_hu=ICH_ABOVE_BRAIN_HU)
-    ivh = _without_specks(raw.get("IVH", nothing).map_array(lambda a: a & inside & ~ich.array))
-    ivh = _like_blood(ivh, ras, brain, least_hu=IVH_ABOVE_BRAIN_HU)
+    ich, ivh = _blood(prediction, raw, nothing, brain, ventricles)
+    ich = _like_blood(_without_specks(ich.map_array(lambda a: a & inside)), ras, brain, least_hu=ICH_ABOVE_BRAIN_HU)
+    ivh = _like_blood(_without_specks(ivh.map_array(lambda a: a & inside)), ras, brain, least_hu=IVH_ABOVE_BRAIN_HU)
     blood = ich.array | ivh.array
     phe = raw.get("PHE", nothing).map_array(lambda a: a & inside & ~blood & _near(ich, PHE_REACH_MM))
     other = blood | phe.array | raw.get(_INFARCT, nothing).array
@@ -93,6 +96,44 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
 
 def _looked_up(side: Side, place: Placement, inside: Inside) -> Volume:
     return place.looked_up(population(side)).map_array(lambda a: (a > TRACT_SHARE) & inside)
+
+
+def _blood(prediction: Prediction, raw: dict[str, Volume], nothing: Volume, brain: Volume, ventricles: Volume) -> tuple[Volume, Volume]:
+    """Return haematoma and ventricular blood that share no voxel.
+
+    The network sees voxels of some millimetres, the scan is finer: blood reaches as far as the scan is dense around what the network is
+    sure of and the network does not exclude it. It is ventricular where the network says so and the ventricles are near.
+    """
+    ich, ivh = raw.get("ICH", nothing), raw.get("IVH", nothing)
+    sure = np.asarray(ich.array) | np.asarray(ivh.array)
+    if not sure.any() or not ("ICH" in raw and "IVH" in raw):
+        return ich, ivh.map_array(lambda a: a & ~ich.array)
+    box = box_around(nothing.with_array(sure), margin_mm=GROWTH_MM)
+    p_ich, p_ivh = (prediction.probability(name).reoriented("RAS").cropped(box) for name in ("ICH", "IVH"))
+    hu = prediction.scan.volume.reoriented("RAS")
+    blood = grown_by_density(nothing.with_array(sure).cropped(box), p_ich.array + p_ivh.array, hu.cropped(box), _brain_hu(hu, brain, sure))
+    ventricular = blood & (p_ivh.array > p_ich.array) & _near(ventricles.cropped(box), VENTRICLE_REACH_MM)
+    return nothing.pasted(p_ich.with_array(blood & ~ventricular)), nothing.pasted(p_ich.with_array(ventricular))
+
+
+def _brain_hu(hu: Volume, brain: Volume, sure: npt.NDArray[np.bool_]) -> float:
+    around = np.asarray(hu.array)[np.asarray(brain.array) & ~sure]
+    return float(np.median(around)) if around.size else 33.0
+
+
+def grown_by_density(sure: Volume, probability: npt.NDArray[np.float32], hu: Volume, brain_hu: float) -> npt.NDArray[np.bool_]:
+    """Extend each sure clot to connected voxels that are nearer to its own density than to brain, and that the network allows.
+
+    All on one grid. A clot that is no denser than brain stays as it is.
+    """
+    smooth = ndimage.gaussian_filter(np.asarray(hu.array, np.float32), [_SMOOTHING_MM / step for step in hu.spacing_mm])
+    clot_hu = float(np.median(smooth[np.asarray(sure.array)]))
+    if clot_hu < brain_hu + ICH_ABOVE_BRAIN_HU:
+        return np.asarray(sure.array)
+    dense = (smooth > (clot_hu + brain_hu) / 2) & (smooth < CALCIUM_HU) & (probability > ALLOWED_PROBABILITY)
+    labels, _ = ndimage.label(dense | np.asarray(sure.array))
+    touched = np.unique(labels[np.asarray(sure.array)])
+    return np.isin(labels, touched[touched > 0])
 
 
 def _like_blood(mask: Volume, hu: Volume, brain: Volume, *, least_hu: float) -> Volume:
