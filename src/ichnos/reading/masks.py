@@ -22,6 +22,8 @@ CALCIUM_HU = 100.0  # the mean of a clot stays below it
 TRACT_SHARE = 0.4  # of a population's tracts that cover a place, for it to count as tract
 GROWTH_MM, VENTRICLE_REACH_MM = 12.0, 4.0  # how far from what the network is sure of blood is looked for; from its ventricles, for IVH
 ALLOWED_PROBABILITY = 0.15  # of blood, by the network: less excludes it, however dense the scan is
+LA_BELOW_BRAIN_HU, FLUID_BELOW_BRAIN_HU = 7.0, 20.0  # leukoaraiosis lies between: white matter made some 10 HU darker
+_LA_SMOOTHING_MM, _RIM_MM = 1.5, 1.0  # of the scan in plane; of ventricles, where half fluid looks as dark
 _SMOOTHING_MM = 0.7  # of the scan, before its density is judged
 PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaematomal
 
@@ -81,6 +83,7 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
     phe = raw.get("PHE", nothing).map_array(lambda a: a & inside & ~blood & _near(ich, PHE_REACH_MM))
     other = blood | phe.array | raw.get(_INFARCT, nothing).array
     leukoaraiosis = raw.get("leukoaraiosis", nothing).map_array(lambda a: a & inside & ~other)
+    leukoaraiosis = _where_dark(leukoaraiosis, ras, brain, ventricles)
     return Masks(
         ich=ich,
         ivh=ivh,
@@ -96,6 +99,18 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
 
 def _looked_up(side: Side, place: Placement, inside: Inside) -> Volume:
     return place.looked_up(population(side)).map_array(lambda a: (a > TRACT_SHARE) & inside)
+
+
+def _where_dark(mask: Volume, hu: Volume, brain: Volume, ventricles: Volume) -> Volume:
+    """Keep of leukoaraiosis what is darker than brain, but not fluid, and not the ventricles' own rim; all in RAS on one grid."""
+    inside = np.asarray(brain.array) | np.asarray(ventricles.array)
+    if not mask.array.any() or not brain.array.any():
+        return mask
+    brain_hu = float(np.median(np.asarray(hu.array)[np.asarray(brain.array)]))
+    sigma = [_LA_SMOOTHING_MM / step for step in hu.spacing_mm[:2]]
+    smooth = ndimage.gaussian_filter(np.where(inside, np.asarray(hu.array, np.float32), brain_hu), [*sigma, 0])
+    dark = (smooth < brain_hu - LA_BELOW_BRAIN_HU) & (smooth > brain_hu - FLUID_BELOW_BRAIN_HU)
+    return mask.map_array(lambda a: a & dark & ~_near(ventricles, _RIM_MM))
 
 
 def _blood(prediction: Prediction, raw: dict[str, Volume], nothing: Volume, brain: Volume, ventricles: Volume) -> tuple[Volume, Volume]:
