@@ -34,6 +34,7 @@ def pair(name: str, *, grow_mm: float = 5.0, shift_mm: float = 0.0, radius_mm: f
     return Pair(name, hu, ball, np.zeros_like(ball), np.ones(ball.shape, bool), later)
 
 
+@pytest.mark.slow
 def test_the_network_learns_where_blood_comes_and_the_warp_learns_to_swell(tmp_path) -> None:  # type: ignore[no-untyped-def]
     known = [pair(f"p{k}", radius_mm=10 + k) for k in range(4)]
     new = pair("new", radius_mm=12.5)

@@ -88,8 +88,8 @@ def test_offset_and_range_stay_within_the_recipe(patient: VirtualPatient) -> Non
     ]
     assert max(abs(float(v)) for v in shifted) <= 8.5
     assert len({round(float(v), 1) for v in shifted}) > 1
-    with pytest.raises(UsageError, match=r"crops of 1\.5 mm"):
-        Recipe(spacing_mm=1.5)
+    with pytest.raises(UsageError, match=r"crops of 0\.5 mm"):
+        Recipe(spacing_mm=0.5)
 
 
 class _NoHost(TorchDispatchMode):

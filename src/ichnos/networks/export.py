@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import tempfile
 import warnings
@@ -25,8 +26,7 @@ def export_onnx(network: nn.Module, inputs: Tensor | tuple[Tensor, ...], path: P
     opset = require("onnxscript", extra="acceleration", purpose="export to ONNX").opset18
     translations: Any = {torch.ops.ichnos.recurrence.default: OnnxRecurrence(opset)}
     example = inputs if isinstance(inputs, tuple) else (inputs,)
-    was_training = network.training
-    network.eval()
+    network = _with_biases(network).eval()
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -47,8 +47,17 @@ def export_onnx(network: nn.Module, inputs: Tensor | tuple[Tensor, ...], path: P
             program.save(str(path), external_data=False)
     finally:
         quiet.setLevel(level)
-        network.train(was_training)
     return path
+
+
+def _with_biases(network: nn.Module) -> nn.Module:
+    """Return a copy whose convolutions all have a bias: for one without, the exporter writes a scalar that engines refuse."""
+    copied = copy.deepcopy(network)
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    for module in copied.modules():
+        if isinstance(module, kinds) and module.bias is None:
+            module.bias = nn.Parameter(module.weight.new_zeros(module.out_channels))
+    return copied
 
 
 def openvino_model(network: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> Any:
