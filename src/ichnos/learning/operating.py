@@ -18,7 +18,8 @@ def operating_points(
 ) -> tuple[TargetSpec, ...]:
     """Return the targets with the thresholds of greatest Dice, pooled over the batches of some steps that were not learnt from.
 
-    Pooled, so that blood seen in a patient without any counts against a low threshold. A target that does not occur, or is hardly ever met, keeps its threshold.
+    Pooled, so that blood seen in a patient without any counts against a low threshold. A target that does not occur, or is hardly ever
+    met, keeps its threshold.
     """
     levels = torch.tensor(LEVELS)
     overlap, size = torch.zeros(len(targets), len(levels)), torch.zeros(len(targets), len(levels))
