@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -64,13 +63,8 @@ def test_concentric_balls_are_apart_by_the_difference_of_their_radii() -> None:
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_agrees_with_surface_distance(spacing: tuple[float, float, float], order: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it uses a name that SciPy is about to drop
-        _agrees(spacing, order)
-
-
-def _agrees(spacing: tuple[float, float, float], order: Any) -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # it uses a name that SciPy is about to drop
+def test_agrees_with_surface_distance(spacing: tuple[float, float, float], order: Any) -> None:
     reference = pytest.importorskip("surface_distance")
     rng = np.random.default_rng(3)
     smooth = ndimage.gaussian_filter(rng.standard_normal((40, 36, 20)), 2.5)

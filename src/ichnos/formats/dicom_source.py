@@ -47,7 +47,7 @@ _KEPT = frozenset(
 )
 _IMAGE_GROUP = 0x0028
 # What pydicom and the walk through a dataset raise when bytes are not what they should be.
-_DAMAGED = (AttributeError, KeyError, IndexError, TypeError, ValueError, StopIteration, NotImplementedError, struct.error, RuntimeError)
+_DAMAGED = (AttributeError, KeyError, IndexError, TypeError, ValueError, StopIteration, struct.error, RuntimeError)
 
 
 @dataclass(frozen=True)
