@@ -245,15 +245,16 @@ def _sign_hu(sign: str, inside: Tensor, points: Tensor, noise: list[Tensor], gen
     if sign == "blend":  # a part of lower density with a sharp border
         direction = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0).to(points)
         along = (points * direction.reshape(3, 1, 1, 1)).sum(0) + 1.5 * noise[0]
-        return -20.0 * torch.sigmoid((along - torch.quantile(along[inside], 0.64)) / 0.35)
+        return -20.0 * torch.sigmoid((along - torch.quantile(along[inside], 0.7)) / 0.35)
     if sign == "black_hole":  # dark, encapsulated, away from the edge
         radius = (3 * float(inside.sum()) / (4 * np.pi)) ** (1 / 3) * float(points[0, 1, 0, 0] - points[0, 0, 0, 0])
         middle = (points * inside).sum((1, 2, 3)) / inside.sum()
         off = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0).to(points) * radius * 0.35
         distance = ((points - (middle + off).reshape(3, 1, 1, 1)) ** 2).sum(0).sqrt()
         return -31.0 * torch.sigmoid((0.34 * radius + 1.0 - distance - 0.6 * noise[1]) / 0.4)
-    if sign == "swirl":  # curved bands of unclotted blood
-        return -17.0 * torch.exp(-((noise[0] / 0.3) ** 2))
+    if sign == "swirl":  # curved bands of unclotted blood, about a fifth of the clot, whatever the noise's levels in it
+        from_middle = (noise[0] - noise[0][inside].median()).abs()
+        return -17.0 * torch.exp(-((from_middle / torch.quantile(from_middle[inside], 0.15)) ** 2))
     if sign == "fluid_level":  # cells settle towards the back of the head
         level = torch.quantile(points[1][inside], 0.55)
         return 8.0 - 32.0 * torch.sigmoid((points[1] - level) / 0.3)
