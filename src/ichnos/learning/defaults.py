@@ -85,7 +85,7 @@ def train_default(
     `go_on_from`, if given: a new schedule, a gentler learning rate, and patients that it has not seen.
     """
     earlier = load_model(go_on_from) if go_on_from is not None else None
-    settings = default_settings(steps=steps) if earlier is None else default_settings(steps=steps, learning_rate=5e-4, sparse_weight=0.0)
+    settings = default_settings(steps=steps) if earlier is None else default_settings(steps=steps, learning_rate=8e-4, sparse_weight=0.2)
     used = heads[:-HELD_OUT] if len(heads) > HELD_OUT else heads
     how = settings.preprocessing
     taught = earlier.manifest.provenance.steps if earlier else 0

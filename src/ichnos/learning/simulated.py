@@ -39,6 +39,7 @@ MASKS_OF = {
 _SIDES = {"tract_left": "tract_right", "tract_right": "tract_left"}
 _AXES = ("mni_x", "mni_y", "mni_z")
 _AIR_HU = -1000.0
+SMALL_ML, DISEASED_ML = (0.8, 8.0), (2.0, 50.0)  # drawn evenly in their logarithm
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Population:
 
     heads: tuple[Path, ...] = ()  # label maps; empty: the MNI head alone
     haematoma_share: float = 0.6  # the others never bled: what must be read without any blood
+    small_share: float = 0.3  # of those who bled: a clot of SMALL_ML, which the cohorts' law hardly ever draws
+    diseased_share: float = 0.5  # of all: white-matter disease of DISEASED_ML, whatever the age
     spacing_mm: float = 2.0
     seed: int = 0
     cache: Path | None = None  # folder where heads that were made ready are kept
@@ -60,7 +63,18 @@ class Population:
         sources = [*self.heads, None]  # None: the MNI head
         source = sources[number % len(sources)]
         head = mni_head(self.cache) if source is None else labelled_head(source, self.cache)
-        return simulate_patient(seed, head, Wishes(spacing_mm=self.spacing_mm, haematoma_probability=self.haematoma_share, mni=True))
+        return simulate_patient(seed, head, self._wishes(np.random.default_rng(seed)))
+
+    def _wishes(self, rng: np.random.Generator) -> Wishes:
+        """Return what the law of the cohorts is overruled in: what is rare must be learnt as well."""
+        small, diseased = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in (SMALL_ML, DISEASED_ML))
+        return Wishes(
+            spacing_mm=self.spacing_mm,
+            haematoma_probability=self.haematoma_share,
+            ich_ml=small if rng.random() < self.small_share else None,
+            leukoaraiosis_ml=diseased if rng.random() < self.diseased_share else None,
+            mni=True,
+        )
 
 
 @dataclass(frozen=True)
