@@ -24,17 +24,17 @@ BROKEN = ("wrong_patient", "flipped", "shifted", "half_missing")
 def measure_patient(home: Path, patient_id: str, stranger_id: str) -> dict[str, Any]:
     """Measure one patient's pairs: FLAIR, follow-up and diffusion as they are, and FLAIR broken in four ways."""
     ct, flair = (nifti.load(bids.exam_path(home, patient_id, exam)) for exam in ("ct", "flair"))
-    truth, brain = _truth(home, patient_id, "flair"), _derivative(home, patient_id, "brain", "dseg")
+    truth, brain = true_transform(home, patient_id, "flair"), derivative(home, patient_id, "brain", "dseg")
     row: dict[str, Any] = {"thickness_ct_mm": ct.spacing_mm[2], "thickness_flair_mm": max(flair.spacing_mm)}
     with _Clock(row, "rigid"):
         rigid = register(ct, flair)
-    row.update(_errors(rigid, truth, brain, "rigid"))
+    row.update(errors(rigid, truth, brain, "rigid"))
     row.update(_verdict("right", ct, flair, rigid))
     row.update(_broken(ct, flair, rigid, nifti.load(bids.exam_path(home, stranger_id, "flair"))))
-    blood = _derivative(home, patient_id, "haematoma", "dseg")
+    blood = derivative(home, patient_id, "haematoma", "dseg")
     with _Clock(row, "deformable"):
         bent = register(ct, flair, kind="deformable", start=rigid.transform, exclude=blood.with_array(blood.array > 0))
-    row.update(_errors(bent, truth, brain, "deformable"))
+    row.update(errors(bent, truth, brain, "deformable"))
     row.update(_leukoaraiosis(ct, flair, {"truth": truth, "rigid": rigid.transform, "deformable": bent.transform}, blood, home, patient_id))
     row.update(_followup(ct, nifti.load(bids.exam_path(home, patient_id, "followup")), home, patient_id))
     if bids.exam_path(home, patient_id, "diffusion").is_file():
@@ -58,7 +58,7 @@ class _Clock:
 
 def _leukoaraiosis(ct: Volume, flair: Volume, maps: dict[str, Transform], blood: Volume, home: Path, patient_id: str) -> dict[str, Any]:
     """Carry the true FLAIR mask by each transform, and what our own segmenter finds by the rigid one."""
-    lesions, on_ct = _derivative(home, patient_id, "leukoaraiosis", "mask", "flair"), _derivative(home, patient_id, "leukoaraiosis", "mask")
+    lesions, on_ct = derivative(home, patient_id, "leukoaraiosis", "mask", "flair"), derivative(home, patient_id, "leukoaraiosis", "mask")
     row: dict[str, Any] = {"la_ml": volume_ml(on_ct)}
     there = (~maps["rigid"]).pull_share(blood.with_array(blood.array > 0), flair)
     with _Clock(row, "wmh"):
@@ -89,20 +89,20 @@ def _tract(ct: Volume, blood: Volume, home: Path, patient_id: str) -> dict[str, 
     there = (~found.transform).pull_share(blood.with_array(blood.array > 0), first)
     with _Clock(row, "tract"):
         both = track(dwi, table, exclude=there.with_array(there.array > 0.3))
-    true = _derivative(home, patient_id, "tract", "dseg").array
+    true = derivative(home, patient_id, "tract", "dseg").array
     masks = {s: density_on_ct(t, exam_from_ct=found.transform, ct=ct).array >= TRACT_DENSITY for s, t in both.tracts.items()}
     for code, side in enumerate(("left", "right"), 1):
         row[f"tract_{side}_dice"] = dice(masks[side], true == code)
         row[f"tract_{side}_swapped"] = dice(masks[side], true == 3 - code) > row[f"tract_{side}_dice"]
         row[f"tract_{side}_interrupted"] = both.tracts[side].interrupted
-    truth = _truth(home, patient_id, "diffusion")
+    truth = true_transform(home, patient_id, "diffusion")
     inside = np.argwhere(true > 0)[::37]
     error = np.linalg.norm(found.transform.map(ct.world(inside)) - truth.map(ct.world(inside)), axis=1)
     row["diffusion_tre_median_mm"] = float(np.median(error)) if len(error) else None
     return row
 
 
-def _errors(found: Registration, truth: Transform, brain: Volume, name: str) -> dict[str, Any]:
+def errors(found: Registration, truth: Transform, brain: Volume, name: str) -> dict[str, Any]:
     """Return target registration errors over the brain (mm), and the overlap of the true ventricles with themselves as carried over."""
     points = brain.world(np.argwhere(brain.array > 0)[::499])
     error = np.linalg.norm(found.transform.map(points) - truth.map(points), axis=1)
@@ -142,9 +142,9 @@ def _verdict(name: str, ct: Volume, partner: Volume, found: Registration) -> dic
 
 def _followup(ct: Volume, followup: Volume, home: Path, patient_id: str) -> dict[str, Any]:
     """Compare the growth mask with the truth: blood at follow-up, where there was none, in the skull's own frame."""
-    before = _derivative(home, patient_id, "haematoma", "dseg")
-    after = _derivative(home, patient_id, "haematoma", "dseg", "followup")
-    true_later = _derivative(home, patient_id, "expansion", "dseg")
+    before = derivative(home, patient_id, "haematoma", "dseg")
+    after = derivative(home, patient_id, "haematoma", "dseg", "followup")
+    true_later = derivative(home, patient_id, "expansion", "dseg")
     if not np.isin(before.array, (1, 2)).any():
         return {"growth_error_ml": None, "growth_dice": None, "followup_dice": None, "label_right": None}
     began = time.perf_counter()
@@ -159,14 +159,14 @@ def _followup(ct: Volume, followup: Volume, home: Path, patient_id: str) -> dict
     }
 
 
-def _truth(home: Path, patient_id: str, exam: str) -> Transform:
+def true_transform(home: Path, patient_id: str, exam: str) -> Transform:
     """Return the true map from CT mm to the exam's mm."""
     who = bids.subject(patient_id)
     matrix = np.loadtxt(home / "derivatives" / "truth" / who / f"{who}_from-{exam}_to-ct_xfm.txt")
     return Transform.of(~Affine(matrix))
 
 
-def _derivative(home: Path, patient_id: str, label: str, kind: bids.Kind, exam: Any = "ct") -> Volume:
+def derivative(home: Path, patient_id: str, label: str, kind: bids.Kind, exam: Any = "ct") -> Volume:
     return nifti.load(bids.derivative_path(home, patient_id, pipeline="truth", label=label, kind=kind, exam=exam))
 
 

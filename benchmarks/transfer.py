@@ -1,10 +1,10 @@
 """Transfer on simulated pairs whose truth is known: accuracy, verdicts on pairs that were broken on purpose, time.
 
-    python benchmarks/transfer.py [--patients 40] [--cohort FOLDER] [--heads FOLDER]
+    python benchmarks/transfer.py [--patients 40] [--minutes M] [--cohort FOLDER] [--heads FOLDER]
 
 A folder of label maps (--heads) makes patients of different anatomy; without one all are variations of the MNI head. Each patient is made
-when its turn comes and becomes a row at once: the run may be cut at any moment, and goes on with the next patient. `--rows` prints the
-table of the rows that are there.
+when its turn comes and becomes a row at once: the run may be cut at any moment, and goes on with the next patient; after `--minutes` no
+further patient is begun. `--rows` prints the table of the rows that are there.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,37 +25,48 @@ import numpy as np
 from _transfer_measures import BROKEN, measure_patient
 from ichnos.cohort import Patient
 from ichnos.formats import bids
-from ichnos.runs import apply
-from ichnos.runs.ledger import Ledger
+from ichnos.runs import Ledger, Summary, apply
 from ichnos.runs.staging import move_into
 from ichnos.simulation.cohort import Making, write_patient
 from ichnos.simulation.presets import Subject, free_design, subjects
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+VERSION = {"version": 5}  # of what a row says; another one wants another folder
 TRACT_EVERY = 6  # every so many patients have a diffusion exam: it takes longer than all else
 EXAMS = ("ct", "flair", "followup")
 
 
-def main(patients: int = 2, cohort: Path | None = None, heads: Path | None = None, *, only_rows: bool = False) -> list[dict[str, Any]]:
+def main(
+    patients: int = 2, cohort: Path | None = None, heads: Path | None = None, *, minutes: float = float("inf")
+) -> list[dict[str, Any]]:
     """Measure every pair of a cohort that is there, or of one that is made on the way; return the table."""
     root = cohort or REPOSITORY / "build" / "bench-transfer"
-    items: Sequence[Patient | Subject] = _there(root)[:patients] if cohort else _subjects(max(patients, 40))[:patients]
-    if len(items) < 2:
+    everyone: Sequence[Patient | Subject] = _there(root) if cohort else _subjects(max(patients, 40))
+    if len(everyone) < 2:
         raise SystemExit("two patients at least are needed: a wrong pairing takes the next one's exam")
+    following = {p.id: everyone[(k + 1) % len(everyone)] for k, p in enumerate(everyone)}
     making = None if cohort else Making(anatomy=str(heads) if heads else None, oracle_samples=0)
     out = root / "derivatives" / "benchtransfer"
-    rows = _finished(out, items) if only_rows else items
-    task = partial(measured, root=root, following={p.id: items[(k + 1) % len(items)] for k, p in enumerate(items)}, making=making)
-    done = apply(task, rows, out=out, settings={"version": 4}, name="benchmark")
-    for failure in done.failures:
-        print(f"{failure.id} was not measured: {failure.why}", file=sys.stderr)
+    run = partial(apply, partial(measured, root=root, following=following, making=making), out=out, settings=VERSION, name="benchmark")
+    stop, known = time.monotonic() + 60 * minutes, Ledger(out, "benchmark").finished()
+    for count, item in enumerate(everyone[:patients], 1):
+        if item.id not in known and time.monotonic() < stop:
+            print(f"patient {count} of {patients}: {_told(run([item], progress=False))}", file=sys.stderr, flush=True)
+    known = Ledger(out, "benchmark").finished()
+    done = run([item for item in everyone[:patients] if item.id in known], progress=False)
+    if not done.rows:
+        raise SystemExit("no patient has been measured yet")
     done.save_table(out / "pairs.tsv")
     return table(done.rows)
 
 
-def _finished(out: Path, items: Sequence[Patient | Subject]) -> list[Patient | Subject]:
-    known = Ledger(out, "benchmark").finished()
-    return [item for item in items if item.id in known]
+def _told(done: Summary) -> str:
+    """Say in a few words how it went with one patient."""
+    if done.failures:
+        return f"not measured, {done.failures[0].why}"
+    row = done.rows[0]
+    told = f"rigid {row['rigid_tre_median_mm']:.2f} mm, leukoaraiosis {row['rigid_la_dice']:.2f} of {row['la_ml']:.1f} mL"
+    return f"{told}, the right pair's verdict {row['right']}; {done.seconds:.0f} s"
 
 
 def _subjects(patients: int) -> list[Subject]:
@@ -180,9 +192,11 @@ if __name__ == "__main__":
     parser.add_argument("--patients", type=int, default=40)
     parser.add_argument("--cohort", type=Path)
     parser.add_argument("--heads", type=Path, help="folder of label maps; default: ../shared/data/heads where it is there")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no further patient after so many")
     parser.add_argument("--rows", action="store_true", help="measure nothing; print the table of what has been measured")
     given = parser.parse_args()
     beside = REPOSITORY.parent / "shared" / "data" / "heads"
     from run import table as drawn
 
-    print(drawn(main(given.patients, given.cohort, given.heads or (beside if beside.is_dir() else None), only_rows=given.rows)))
+    heads = given.heads or (beside if beside.is_dir() else None)
+    print(drawn(main(given.patients, given.cohort, heads, minutes=0 if given.rows else given.minutes)))
