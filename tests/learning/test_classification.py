@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from ichnos.errors import InputRefused, UsageError
 from ichnos.evidence.discrimination import auc
 from ichnos.learning.classification import Recipe, check_examples, our_recipe, published_recipe, train_classifier, train_ensemble
+from ichnos.learning.ensembles import load_classifier, save_classifier
 from ichnos.learning.optimise import Course, optimise
 from ichnos.learning.rois import Example, published_slices, region
 from ichnos.models import NetworkSpec
@@ -47,6 +49,31 @@ def test_an_ensemble_tells_new_patients_apart_and_is_calibrated_to_the_true_prev
     assert np.mean(list(risk.values())) == pytest.approx(0.3, abs=0.12)  # balanced in training, yet not overstated
     assert len(classifier.out_of_fold) == 60
     assert (tmp_path / "classifier.json").is_file()
+
+
+def test_an_ensemble_becomes_a_model_that_says_the_same(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    from ichnos.cli.main import run
+    from ichnos.inference import Predictor
+
+    with_tokens = NetworkSpec(name="vit", arguments={**TINY.arguments, "clinical_features": 2})
+    how = recipe(steps=4).model_copy(update={"network": with_tokens})
+    some = [replace(e, features=(float(k), math.nan if k % 3 else 1.0)) for k, e in enumerate(examples(24))]
+    trained = train_ensemble(some, how, tmp_path / "work", folds=2)
+    folder = tmp_path / "model"
+    model = save_classifier(trained, how, folder, data={"cohort": "0" * 64}, validation={"auc": 0.7}, command="a test")
+    again = load_classifier(folder)
+    assert again(some) == pytest.approx(trained(some), abs=1e-6)
+    assert {file.name for file in folder.iterdir()} == {"model.safetensors", "model.json", "CARD.md"}
+    assert "one probability per patient" in (folder / "CARD.md").read_text(encoding="utf-8")
+    assert "p3" not in (folder / "model.json").read_text(encoding="utf-8"), "patients are not named"
+    assert run(["models", "verify", str(folder)]) == 0
+    assert "files as they should be" in capsys.readouterr().out
+    with pytest.raises(InputRefused, match="one number per patient"):
+        Predictor(model)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(InputRefused, match="damaged or was exchanged"):
+        load_classifier(folder)
 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_numbers(tmp_path) -> None:  # type: ignore[no-untyped-def]

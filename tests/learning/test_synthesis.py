@@ -19,10 +19,12 @@ from ichnos.learning.synthesis import (
     frechet_distance,
     kernel_distance,
     ledger_of,
+    load_generator,
     novelty,
     small_plan,
     train_generator,
 )
+from ichnos.models import load_model
 
 TINY = {"size": 16, "ch_mult": (1,), "embed_dims": (32, 32, 32), "noise_steps": 50, "batch": 8}
 
@@ -115,4 +117,9 @@ def test_the_command_writes_images_ledger_sheet_and_report(monkeypatch: pytest.M
     assert len(read_training(out / "ledger.csv")) == 3
     assert len(list((out / "images").glob("*.npy"))) == 3
     assert (out / "contact_sheet.png").is_file()
+    network, plan = load_generator(out / "model")
+    assert run(["models", "verify", str(out / "model")]) == 0
+    drawn = list(draw_pictures(network, plan, 3, learnt_from=wide[:6], seed=plan.seed))
+    assert np.array_equal(drawn[0].image, np.load(out / "images" / f"{drawn[0].name}.npy")), "the Model draws what the command drew"
+    assert load_model(out / "model").manifest.provenance.steps == 2
     assert run(["synthesize", str(tmp_path), "-o", str(out), "--kind", "other"]) == 3

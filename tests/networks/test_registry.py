@@ -36,6 +36,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "requires_import": ["conv_op"],
     },
     "vit": {"image_size": [16, 16], "patch_size": [8, 8], "width": 24, "depth": 1, "heads": 3},
+    "calibrated_ensemble": {
+        "member": {"name": "vit", "arguments": {"image_size": [16, 16], "patch_size": [8, 8], "width": 24, "depth": 1, "heads": 3}},
+        "members": 2,
+        "features": 3,
+    },
     "affine_warp": {"input_channels": 2, "features_per_stage": [4, 8]},
     "unetr": {"input_channels": 1, "num_classes": 2, "input_size": [16, 16, 16], "features": 4, "width": 24, "heads": 2},
 }
@@ -56,7 +61,9 @@ def test_arguments_survive_json_and_rebuild_the_same_network(name: str) -> None:
 
 
 def test_wrong_calls_are_named() -> None:
-    with pytest.raises(UsageError, match="no network called 'resnet'; there are affine_warp, diffusion_ukan, planned, umamba_bot"):
+    with pytest.raises(
+        UsageError, match="no network called 'resnet'; there are affine_warp, calibrated_ensemble, diffusion_ukan, planned, umamba_bot"
+    ):
         build("resnet")
     with pytest.raises(UsageError, match=r"unknown here: \['width'\], missing: \['strides'\]"):
         build("unet", input_channels=1, num_classes=2, features_per_stage=[4, 8], width=3)

@@ -85,9 +85,13 @@ def _made(
 
     from ichnos.files import atomic_file
     from ichnos.learning import synthesis as s
+    from ichnos.learning.checkpoints import reached
 
     with _progress(plan.steps, quiet=quiet) as report:
         network = s.train_generator(learnt, plan, out / "generator", device=device, seconds=60 * minutes, report=report)
+    steps = reached(out / "generator")
+    command = f"ichnos synthesize COHORT --kind {plan.kind} --steps {plan.steps} --seed {plan.seed}"
+    s.save_generator(network, plan, out / "model", learnt_from=learnt, steps=steps, command=command, device=device)
     made = list(s.draw_pictures(network, plan, images, learnt_from=learnt, seed=plan.seed, device=device))
     (out / "images").mkdir(parents=True, exist_ok=True)
     for picture in made:

@@ -83,6 +83,7 @@ class Predictor:
         threads: int | None = None,
         cache: Path | None = None,
     ) -> None:
+        model.manifest.check_reads_scans("reading a scan")
         self.model = model
         self.backend = "own function" if callable(backend) else backend_name(backend, device)
         self._run: Backend = backend if callable(backend) else backend_for(model, name=backend, device=device, threads=threads, cache=cache)

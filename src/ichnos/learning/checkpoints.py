@@ -114,6 +114,12 @@ def planned_steps(out: Path) -> int | None:
     return int(json.loads(_read(file, "cpu")["settings"])["steps"]) if file.is_file() else None
 
 
+def reached(out: Path) -> int:
+    """Return the step of the training in a folder; 0 where there is none."""
+    file = out / CHECKPOINT
+    return int(_read(file, "cpu")["step"]) if file.is_file() else 0
+
+
 def best_network(state: State, out: Path, device: str) -> torch.nn.Module:
     """Return the averaged network of the best validation; the last one where none was made."""
     if state.best_step > 0:

@@ -29,7 +29,7 @@ from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
 from ichnos.inference.predict import windows
 from ichnos.learning.optimise import Course, optimise
-from ichnos.learning.rois import roi_grid
+from ichnos.learning.rois import REGION_SHAPE, REGION_SPACING_MM, REGION_WINDOWS_HU, roi_grid
 from ichnos.models import NetworkSpec
 from ichnos.networks.warp import AffineWarp
 from ichnos.reading.expansion import signed_distance_mm
@@ -37,8 +37,7 @@ from ichnos.volume import Volume
 
 Field = npt.NDArray[np.float32]
 Kind = Literal["warp", "forecast"]
-ROI_SPACING_MM, ROI_SHAPE = (2.0, 2.0, 4.0), (48, 48, 24)
-WINDOWS_HU = ((0.0, 80.0), (30.0, 90.0))
+ROI_SPACING_MM, ROI_SHAPE, WINDOWS_HU = REGION_SPACING_MM, REGION_SHAPE, REGION_WINDOWS_HU
 SYNTHETIC_FACTORS = (1.33, 1.68, 2.0)  # follow-up over baseline volume, as published
 _NEAR_MM = 24.0  # voxels this near to the lesion count fully in our loss, the others a tenth
 _SMOOTHNESS = 0.1

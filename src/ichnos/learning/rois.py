@@ -16,6 +16,8 @@ from ichnos.volume import Volume, box_around, centroid_mm
 Floats = npt.NDArray[np.float32]
 PUBLISHED_SPACING_MM = (0.5, 0.5, 5.0)
 WINDOW_90_45_HU = (0.0, 90.0)
+REGION_SPACING_MM, REGION_SHAPE = (2.0, 2.0, 4.0), (48, 48, 24)
+REGION_WINDOWS_HU = ((0.0, 80.0), (30.0, 90.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +70,9 @@ def region(
     ich: Volume,
     ivh: Volume,
     *,
-    spacing_mm: tuple[float, float, float] = (2.0, 2.0, 4.0),
-    shape: tuple[int, int, int] = (48, 48, 24),
-    windows_hu: Sequence[tuple[float, float]] = ((0, 80), (30, 90)),
+    spacing_mm: tuple[float, float, float] = REGION_SPACING_MM,
+    shape: tuple[int, int, int] = REGION_SHAPE,
+    windows_hu: Sequence[tuple[float, float]] = REGION_WINDOWS_HU,
 ) -> Floats:
     """Return a region of fixed size in mm around the haematoma: HU windows, then ICH and IVH as channels (-1 absent, +1 present).
 

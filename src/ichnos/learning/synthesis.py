@@ -6,6 +6,7 @@ the haematoma's outline and on whether it expanded, so that all patients teach i
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import itertools
 import math
@@ -20,11 +21,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from ichnos import __version__
 from ichnos.errors import InputRefused, UsageError
 from ichnos.evidence.ledger import TrainingImage, write_training
 from ichnos.files import atomic_file
 from ichnos.learning.optimise import Course, optimise
-from ichnos.models import NetworkSpec
+from ichnos.learning.rois import PUBLISHED_SPACING_MM, WINDOW_90_45_HU
+from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model
 from ichnos.networks import diffusion
 
 Kind = Literal["published", "conditional"]
@@ -179,6 +182,63 @@ def _outline(outlines: Sequence[Floats], rng: np.random.Generator) -> Floats:
     """Draw a patient's outline, mirrored half the time."""
     chosen = outlines[int(rng.integers(len(outlines)))]
     return np.ascontiguousarray(chosen[:, ::-1] if rng.random() < 0.5 else chosen, np.float32)
+
+
+# ---- as a Model folder ---------------------------------------------------------------------------------------------
+
+TARGET = TargetSpec(name="haematoma_slices", kind="image", group="expansion")
+
+
+def save_generator(
+    network: nn.Module, plan: GeneratorPlan, folder: Path, *, learnt_from: Sequence[Picture], steps: int, command: str, device: str = "cpu"
+) -> Model:
+    """Write a generator as a Model folder. What it drew may teach no model that is evaluated on the patients it learnt from."""
+    chosen = [p for p in learnt_from if plan.kind == "conditional" or p.outcome > 0]
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(p.image).tobytes() for p in chosen)).hexdigest()
+    seen = "with their outlines and outcomes" if plan.kind == "conditional" else "of expanded haematomas, without outlines"
+    manifest = Manifest(
+        name=folder.name,
+        version="1",
+        intended_use="Research use only: images for training, never for reading a patient. Not a medical device.",
+        limits=(
+            f"Learnt from {len(chosen)} slices of {len({p.patient for p in chosen})} patients, {seen}.",
+            "What it draws goes back to those patients: the ledger that is written beside drawn images names them.",
+        ),
+        network=plan.network(),
+        preprocessing=Preprocessing(spacing_mm=PUBLISHED_SPACING_MM, windows_hu=(WINDOW_90_45_HU,), patch=(plan.size, plan.size, 1)),
+        targets=(TARGET,),
+        provenance=Provenance(
+            code_version=__version__,
+            command=command,
+            seeds=(plan.seed,),
+            steps=steps,
+            data={"slices": digest},
+            hardware="1 GPU" if device != "cpu" else "CPU",
+            trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        ),
+    )
+    return save_model(folder, network, manifest)
+
+
+def load_generator(folder: str | Path, *, device: str = "cpu") -> tuple[nn.Module, GeneratorPlan]:
+    """Load a Model folder as a generator, with the plan by which `draw_pictures` draws."""
+    model = load_model(folder)
+    told, given = model.manifest, model.manifest.network.arguments
+    if told.targets != (TARGET,):
+        raise InputRefused(f"{folder} draws no images (network {told.network.name}); a generator of `ichnos synthesize` is expected")
+    plan = GeneratorPlan(
+        kind="conditional" if "condition_channels" in given else "published",
+        steps=max(1, told.provenance.steps),
+        size=told.preprocessing.patch[0],
+        noise_steps=given["T"],
+        ch=given["ch"],
+        ch_mult=tuple(given["ch_mult"]),
+        embed_dims=tuple(given["embed_dims"]),
+        res_blocks=given["num_res_blocks"],
+        dropout=given["dropout"],
+        seed=told.provenance.seeds[0],
+    )
+    return model.network(device=device), plan
 
 
 # ---- how good, and how new -----------------------------------------------------------------------------------------

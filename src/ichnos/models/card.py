@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ichnos.models.manifest import Manifest
+    from ichnos.models.manifest import Manifest, TargetSpec
+
+_OTHER = {"patient": "one probability per patient", "image": "slices that are drawn, of no patient"}
+
+
+def _meaning(target: TargetSpec) -> str:
+    return _OTHER.get(target.kind) or f"counted from probability {target.threshold:g}"
 
 
 def card_text(manifest: Manifest) -> str:
@@ -20,7 +26,7 @@ def card_text(manifest: Manifest) -> str:
         f"**{manifest.intended_use}**",
         "",
         "## What it reads",
-        *[f"- {target.name} (counted from probability {target.threshold:g})" for target in manifest.targets],
+        *[f"- {target.name} ({_meaning(target)})" for target in manifest.targets],
         "",
         "## What it never saw, and other limits",
         *[f"- {limit}" for limit in manifest.limits],

@@ -29,6 +29,7 @@ def export_graph(model: Model, file: Path) -> Path:
     """Write the network as ONNX: one tile of windows in, logits out. What prepares a tile stands in model.json."""
     if file.suffix.lower() != ".onnx":
         raise UsageError(f"{file} does not end in .onnx; give the file such a name")
+    model.manifest.check_reads_scans("the export of a tile's network")
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(file) as temporary:
         export_onnx(model.network(), torch.zeros(input_shape(model.manifest)), temporary)
@@ -39,6 +40,7 @@ def export_bundle(model: Model, folder: Path) -> Path:
     """Write a MONAI bundle: TorchScript weights, metadata, and a configuration that runs sliding-window inference on a NIfTI file."""
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty; give a new folder for the bundle")
+    model.manifest.check_reads_scans("a bundle for reading scans")
     if model.manifest.network.arguments.get("dim", 3) == 2:
         raise UsageError(f"{model.manifest.name} sees single slices, for which no bundle is written here; export it to ONNX")
     for part in ("configs", "models", "docs"):

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ichnos.errors import InputRefused
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,10 +49,13 @@ COORDINATE_MM = 50.0  # a coordinate channel's unit
 
 
 class TargetSpec(_Frozen):
-    """One output channel and what it means: a mask (its logit), or one axis of the voxel's position in MNI152 space."""
+    """One output channel and what it means: a mask (its logit), or one axis of the voxel's position in MNI152 space.
+
+    Two kinds are read by no tile of a scan: "patient" is one probability of a whole patient, "image" an image that is drawn.
+    """
 
     name: str  # "ICH", "IVH", "PHE", "brain", "ventricles", "leukoaraiosis", "tract_left", "tract_right", "followup", "mni_x", ...
-    kind: Literal["mask", "coordinate"] = "mask"  # a coordinate is given in units of COORDINATE_MM, inside the brain
+    kind: Literal["mask", "coordinate", "patient", "image"] = "mask"  # a coordinate is given in units of COORDINATE_MM, inside the brain
     threshold: float = Field(default=0.5, ge=0, le=1)  # operating point: probability above which a voxel counts
     group: Literal["haematoma", "leukoaraiosis", "tract", "expansion", "anatomy"] = "anatomy"
 
@@ -83,6 +88,12 @@ class Manifest(_Frozen):
     activation: Literal["sigmoid", "softmax"] = "sigmoid"  # softmax: a channel for the background comes before those of the targets
     provenance: Provenance
     weights_sha256: str = ""  # of model.safetensors; filled in by the store
+
+    def check_reads_scans(self, purpose: str) -> None:
+        """Refuse a model that gives no value to the voxels of a scan."""
+        if other := next((t for t in self.targets if t.kind in ("patient", "image")), None):
+            told = "one number per patient" if other.kind == "patient" else "images that are drawn"
+            raise InputRefused(f"the model {self.name} gives {told} ({other.name}) and no mask, so {purpose} cannot use it; name another")
 
     def channel(self, target: str) -> int:
         """Return the place of a target among the probabilities."""

@@ -24,6 +24,7 @@ _NETWORKS = {
     "diffusion_ukan": "ukan:DiffusionUKAN",
     "planned": "planned:PlannedNetwork",
     "vit": "vit:VisionTransformer",
+    "calibrated_ensemble": "ensemble:CalibratedEnsemble",
     "affine_warp": "warp:AffineWarp",
     "unetr": "unetr:Unetr",
 }
