@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class NnunetPlan:
     width: int = 0  # features of the first stage
     batch: int = 0
     patch: str = ""  # voxels x,y,z; "" as planned
+    spacing: str = ""  # voxel size x,y,z in mm; "" as planned
+    mirrored: bool = True  # nnU-Net's validation also reads mirrored scans, up to eight times as many
     seed: int = 0
     threads: int = 1
 
@@ -76,16 +79,31 @@ def train_nnunet(cohort: Cohort, out: Path, plan: NnunetPlan, *, work: Path, mea
     work.mkdir(parents=True, exist_ok=True)
     dataset = export(cohort, plan, work, means.pipelines)
     job = job_of(plan, work, dataset, means)
-    if not (work / "planned.json").is_file() or json.loads((work / "planned.json").read_text()) != dataset | _planned_by(plan):
+    planned, begun, finished = (work / name for name in ("planned.json", "begun.json", "finished.json"))
+    if not _noted(planned, dataset | _planned_by(plan)):
         run_child(job | {"do": "plan"}, work, quiet=quiet)
-        with atomic_file(work / "planned.json") as temporary:
-            temporary.write_text(json.dumps(dataset | _planned_by(plan)), encoding="utf-8")
-    run_child(job | {"do": "train"}, work, quiet=quiet)
+        _note(planned, dataset | _planned_by(plan))
+    if not _noted(begun, [dataset, job]):  # checkpoints of another cohort or another job are not gone on with
+        shutil.rmtree(work / "nnUNet_results", ignore_errors=True)
+        _note(begun, [dataset, job])
+    if not _noted(finished, [dataset, job]):
+        run_child(job | {"do": "train"}, work, quiet=quiet)
+        _note(finished, [dataset, job])
     return import_nnunet(out, plan, work, means)
 
 
+def _noted(file: Path, content: Any) -> bool:
+    """Return whether a stage's file holds exactly this."""
+    return file.is_file() and file.read_text(encoding="utf-8") == json.dumps(content)
+
+
+def _note(file: Path, content: Any) -> None:
+    with atomic_file(file) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+
+
 def _planned_by(plan: NnunetPlan) -> dict[str, Any]:
-    return {key: getattr(plan, key) for key in ("network", "configuration", "memory_gb", "width", "batch", "patch")}
+    return {key: getattr(plan, key) for key in ("network", "configuration", "memory_gb", "width", "batch", "patch", "spacing")}
 
 
 # ---- the cohort as nnU-Net's raw dataset -----------------------------------------------------------------------------
@@ -176,7 +194,7 @@ def job_of(plan: NnunetPlan, work: Path, dataset: dict[str, Any], means: Means) 
     """Return what the child is told, in plain data; "do" is added by who starts it."""
     sided = any(name in OTHER_SIDE for name in dataset["labels"])
     flat = plan.configuration == "2d"
-    patch = [int(n) for n in plan.patch.split(",")][::-1] if plan.patch else None
+    patch, spacing = _three(plan.patch, int), _three(plan.spacing, float)
     return {
         "number": _NUMBER,
         "configuration": plan.configuration,
@@ -186,6 +204,8 @@ def job_of(plan: NnunetPlan, work: Path, dataset: dict[str, Any], means: Means) 
         "width": plan.width,
         "batch_size": plan.batch or None,
         "patch_size": patch[1:] if patch and flat else patch,
+        "spacing_mm": spacing,
+        "mirrored": plan.mirrored,
         "epochs": plan.epochs,
         "iterations": plan.iterations,
         "device": means.device,
@@ -196,6 +216,17 @@ def job_of(plan: NnunetPlan, work: Path, dataset: dict[str, Any], means: Means) 
         "preprocessed": str(work / "nnUNet_preprocessed" / f"Dataset{_NUMBER:03d}_{_NAME}"),
         "out": str(work),
     }
+
+
+def _three(text: str, kind: Callable[[str], Any]) -> list[Any] | None:
+    """Return x,y,z as nnU-Net's z, y, x; None where nothing is given."""
+    try:
+        values = [kind(part) for part in text.split(",")] if text else []
+    except ValueError:
+        values = [0]
+    if text and (len(values) != 3 or min(values) <= 0):
+        raise UsageError(f"{text!r} was given for nnU-Net's patch or spacing; give three positive numbers, as 64,64,16")
+    return values[::-1] or None
 
 
 def run_child(job: dict[str, Any], work: Path, *, quiet: bool) -> None:

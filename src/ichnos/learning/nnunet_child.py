@@ -16,6 +16,8 @@ import torch
 
 from ichnos.networks import nnunet as adapter
 
+_LEAST_AT_BOTTOM = 4  # voxels along an axis, nnU-Net's own rule
+
 
 def plan(job: dict[str, Any]) -> None:
     """Take the dataset's fingerprint, plan, choose the network, preprocess."""
@@ -28,18 +30,42 @@ def plan(job: dict[str, Any]) -> None:
     plans = json.loads((folder / f"{identifier}.json").read_text())
     if configuration not in plans["configurations"]:
         raise SystemExit(f"nnU-Net planned no {configuration} for this cohort; it planned {', '.join(plans['configurations'])}")
+    if job["patch_size"] or job["spacing_mm"]:
+        _fit(plans, configuration, job["patch_size"], job["spacing_mm"])
     if job["width"]:
         _narrow(plans, job["width"])
     if job["network"] in adapter.NETWORKS:
         plans = adapter.with_network(plans, job["network"])
-    for name in ("batch_size", "patch_size"):
-        if job[name]:
-            plans["configurations"][configuration][name] = job[name]
+    if job["batch_size"]:
+        plans["configurations"][configuration]["batch_size"] = job["batch_size"]
     (folder / "plans.json").write_text(json.dumps(plans, indent=2))
     (folder / f"{identifier}.json").write_text(json.dumps(plans, indent=2))
     preprocess([number], identifier, [configuration], num_processes=[1])
     if job["splits"]:
         shutil.copy(job["splits"], folder / "splits_final.json")
+
+
+def _fit(plans: dict[str, Any], configuration: str, patch: list[int] | None, spacing_zyx_mm: list[float] | None) -> None:
+    """Give a configuration another patch or voxel size, and the topology that nnU-Net itself derives from them."""
+    from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+
+    chosen = plans["configurations"][configuration]
+    if spacing_zyx_mm:
+        turned = [spacing_zyx_mm[axis] for axis in plans["transpose_forward"]]
+        chosen["spacing"] = turned[-len(chosen["spacing"]) :]
+    _, strides, kernels, fitted, _ = get_pool_and_conv_props(chosen["spacing"], patch or chosen["patch_size"], _LEAST_AT_BOTTOM, 999)
+    stages, planned = len(strides), chosen["architecture"]["arch_kwargs"]
+    first, most = planned["features_per_stage"][0], max(planned["features_per_stage"])
+    planned |= {
+        "n_stages": stages,
+        "strides": [list(map(int, stride)) for stride in strides],
+        "kernel_sizes": [list(map(int, kernel)) for kernel in kernels],
+        "features_per_stage": [min(first * 2**stage, most) for stage in range(stages)],
+    }
+    for name, length in (("n_conv_per_stage", stages), ("n_blocks_per_stage", stages), ("n_conv_per_stage_decoder", stages - 1)):
+        if name in planned:
+            planned[name] = [*planned[name], *[planned[name][-1]] * length][:length]
+    chosen["patch_size"] = [int(n) for n in fitted]
 
 
 def _narrow(plans: dict[str, Any], width: int) -> None:
@@ -66,6 +92,8 @@ def train(job: dict[str, Any]) -> None:
         trainer.run_training()
     else:
         trainer.load_checkpoint(str(final))
+    if not job["mirrored"]:
+        trainer.inference_allowed_mirroring_axes = None
     trainer.perform_actual_validation()
     weights = {name: tensor.detach().cpu().clone() for name, tensor in trainer.network.state_dict().items()}
     torch.save(weights, Path(job["out"]) / "weights.pt")
