@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ichnos import networks
-from ichnos.errors import InputRefused, UsageError
+from ichnos.errors import IchnosError, InputRefused, UsageError
 from ichnos.models import Manifest, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, read_manifest, save_model
 
 NETWORK = NetworkSpec(
@@ -90,3 +90,16 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
 def test_no_model_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match="is no model"):
         load_model(tmp_path)
+
+
+def test_a_full_disk_is_named_and_the_model_before_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read_manifest(made_model(tmp_path / "m")).weights_sha256
+
+    def full(*args: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_model", full)
+    with pytest.raises(IchnosError, match=r"No space left on device.*the model that was there before is kept"):
+        made_model(tmp_path / "m")
+    assert load_model(tmp_path / "m").manifest.weights_sha256 == first
+    assert [path.name for path in tmp_path.iterdir()] == ["m"], "nothing half-written stays"

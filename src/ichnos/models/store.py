@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from ichnos import networks
-from ichnos.errors import InputRefused, UsageError
+from ichnos.errors import IchnosError, InputRefused, UsageError
 from ichnos.models.card import card_text
 from ichnos.models.manifest import Manifest
 
@@ -50,6 +50,7 @@ def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Mo
 
     A folder that holds another model is replaced; one that holds anything else is left alone and named.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_model as save_tensors
 
     if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
@@ -65,6 +66,9 @@ def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Mo
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(partial, folder)
+    except (OSError, SafetensorError) as error:
+        kept = "the model that was there before is kept" if folder.exists() else "there is no model yet"
+        raise IchnosError(f"{folder} could not be written ({error}); {kept}. Make room on the disk and run the same call again") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Model(folder, complete)
