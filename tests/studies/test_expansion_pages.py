@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.intervals import Estimate
+from ichnos.learning.ensembles import load_classifier
 from ichnos.learning.expansion import ROI_SHAPE, ROI_SPACING_MM, Pair
-from ichnos.learning.synthesis import Picture
+from ichnos.learning.synthesis import Picture, load_generator
 from ichnos.reading.growth import GrowthInputs
 from ichnos.studies import abramova2024, yu2025
 from ichnos.studies.expanding import People, Person, classified
@@ -49,6 +51,9 @@ def test_abramova_leaves_patients_out_and_fills_its_page(monkeypatch: pytest.Mon
     assert even.value > 0.7  # these balls grow evenly
     html = write_page(page, tmp_path / "page")
     assert "0.506" in html.read_text(encoding="utf-8")
+    twice = [made_pair(Patient("1")), made_pair(Patient("2")), replace(made_pair(Patient("1")), patient="3")]
+    with pytest.raises(InputRefused, match="leakage: sub-1 and sub-3 have the same CT"):
+        abramova2024._check_apart(twice)
     few = Cohort(tuple(Patient(str(k)) for k in range(2)))
     with pytest.raises(InputRefused, match="4 are the least"):
         abramova2024.run(few, tmp_path / "few", SMOKE)
@@ -77,20 +82,25 @@ def test_yu_asks_every_arm_and_says_what_it_cannot_say(tmp_path: Path) -> None:
     assert oracle[areas.columns.index("AUC, D")].value == 1.0  # type: ignore[union-attr]
     assert all(cell is not None for table in (areas, yu2025._reach_table(people, found.risk)) for row in table.rows for cell in row)
     assert {row[0].split(",")[0] for row in yu2025._calibration_table(people, found.risk).rows} >= {"published", "ours"}  # type: ignore[union-attr]
-    ledgers = list((tmp_path / "generators").glob("*.csv"))
+    ledgers = list((tmp_path / "classifiers" / "generators").glob("*.csv"))
     assert ledgers
     assert "A" in ledgers[0].read_text(encoding="utf-8")
     assert found.pictures[0].png[:4] == b"\x89PNG"
+    for name in ("published-asis", "published-synthesis1to2", "ours-asis"):
+        assert load_classifier(tmp_path / "models" / name).log_odds(
+            people.external[0].ours() if "ours" in name else people.external[0].published()
+        )
+    assert load_generator(tmp_path / "models" / "generator-fold-0")[1].kind == "published"
 
 
 def test_outlines_are_compared_with_the_twin() -> None:
     rows = [{"U-Mamba dice": 0.9 + k / 100, "plain twin dice": 0.85 + k / 100, "U-Mamba iou": 0.8} for k in range(5)]
-    table = yu2025._outline_table(rows, {"nnU-Net": "it is not installed"})
+    table = yu2025._outline_table(rows, {yu2025.NNUNET_ROW: "it was not asked for"})
     line = next(r for r in table.rows if r[0] == "U-Mamba")
     gap = line[table.columns.index("Dice minus twin")]
     assert isinstance(gap, Estimate)
     assert gap.value == pytest.approx(0.05)
-    assert "it is not installed" in next(r for r in table.rows if r[0] == "nnU-Net")
+    assert "it was not asked for" in next(r for r in table.rows if r[0] == yu2025.NNUNET_ROW)
 
 
 @pytest.mark.slow

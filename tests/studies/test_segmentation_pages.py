@@ -71,7 +71,7 @@ def test_the_trial_finds_the_effects_that_were_drawn(tmp_path: Path, monkeypatch
     truths = {row["id"]: {"injury": murray2024.GRADES[row["truth_grade"]]} for row in rows}
     monkeypatch.setattr(murray2024, "truth_rows", lambda cohort: truths)
     labels = Labels(cohort, ("transfer",), {}, 3)
-    page = murray2024.page(rows, labels, made_models(murray2024.PLANS), tmp_path, Effort(), 0.0)
+    page = murray2024.page(rows, labels, made_models(murray2024.PLANS), tmp_path, Effort())
     ways = murray2024.WAYS
     motor = cells(page, "outcome", "motor NIHSS at 180 days: no risk")
     assert abs(value(motor[ways["pairs"]]) + 4) < 0.8
@@ -109,9 +109,7 @@ def test_volumes_are_compared_calibrated_and_grouped(tmp_path: Path, monkeypatch
         people.append(Patient(row["id"], "B", split, facts=facts | {"mrs_90d": float(rng.integers(7))}))  # type: ignore[arg-type]
     flair = {row["id"]: {"leukoaraiosis_flair_ml": row["true_ml"]} for row in rows if row["registered_ml"] is not None}
     monkeypatch.setattr(ryu2025, "truth_rows", lambda cohort: {})
-    page = ryu2025.page(
-        rows, Labels(Cohort(tuple(people)), ("transfer",), flair, 0), made_models(ryu2025.PLANS), 18.0, tmp_path, Effort(), 0.0
-    )
+    page = ryu2025.page(rows, Labels(Cohort(tuple(people)), ("transfer",), flair, 0), made_models(ryu2025.PLANS), 18.0, tmp_path, Effort())
     ways = ryu2025.WAYS
     plain, calibrated = (cells(page, "ryu2025", f"CCC, {kind}")[ways["slices"]] for kind in ("volume against MRI", "calibrated"))
     assert value(plain) < 0.8
@@ -181,7 +179,7 @@ def test_the_reader_of_leukoaraiosis_measures_each_way(tmp_path: Path, monkeypat
     monkeypatch.setattr(ryu2025, "place", lambda ct, kind: Everywhere())
     monkeypatch.setattr(ryu2025, "predictor", lambda folder, device: Echo({"leukoaraiosis": lesions}))
     labels = Labels(cohort, ("transfer",), {}, 0)
-    cut_hu = ryu2025.chosen_threshold(labels, most=1)
+    cut_hu = ryu2025.chosen_threshold(labels, tmp_path, Effort(smoke=True))
     assert TRACT_HU < cut_hu < BRAIN_HU
     row = ryu2025.Reader(labels, {"slices": "a", "volume": "b"}, cut_hu, "cpu")(cohort.patients[1], tmp_path)
     assert row["slices_dice"] == 1.0

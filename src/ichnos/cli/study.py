@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from ichnos.studies import Study
     from ichnos.studies.page import Effort
 
+_FEW = 0.1  # scale up to which a study on processors is kept short
+
 
 def study(
     name: Annotated[str, typer.Argument(help="murray2024, ryu2025, abramova2024 or yu2025")],
@@ -23,7 +27,11 @@ def study(
     cohort: Annotated[Path | None, typer.Option(help="folder of your own cohort")] = None,
     simulate: Annotated[float | None, typer.Option(help="make a virtual cohort instead, of this share of the paper's patients")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="every stage at its smallest, on a few virtual patients")] = False,
-    minutes: Annotated[float, typer.Option(help="of training, for each network")] = 10.0,
+    minutes: Annotated[
+        float | None, typer.Option(help="of training, for each network; 10, and 2 where few patients are simulated and there is no GPU")
+    ] = None,
+    with_nnunet: Annotated[bool, typer.Option("--with-nnunet", help="train nnU-Net itself too, as one more arm (extra nnunet)")] = False,
+    voxel_mm: Annotated[float, typer.Option(help="finest grid of simulated anatomy; 2 or 3 for quick looks")] = 1.0,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps")] = "cpu",
     workers: Annotated[int, typer.Option(help="processes for simulating and transferring")] = 1,
     seed: Annotated[int, typer.Option(help="of the virtual cohort and the trainings")] = 1,
@@ -39,9 +47,23 @@ def study(
         require(module, extra=extra, purpose="ichnos study")
     if (cohort is not None) + (simulate is not None) + smoke != 1:
         raise UsageError("give one of --cohort DIR, --simulate SCALE and --smoke: whose patients the study is about")
-    effort = Effort(simulate, device, minutes, smoke, workers, seed, _teller(quiet or as_json))
+    if with_nnunet:
+        require("nnunetv2", extra="nnunet", purpose="ichnos study --with-nnunet")
+    small = simulate is not None and simulate <= _FEW and device == "cpu"
+    spent = _Spent(out / "minutes.json")
+    effort = Effort(
+        scale=simulate,
+        device=device,
+        minutes=minutes if minutes is not None else (2.0 if small else 10.0),
+        smoke=smoke,
+        workers=workers,
+        seed=seed,
+        nnunet=with_nnunet,
+        say=_teller(spent, silent=quiet or as_json),
+        spent=spent,
+    )
     chosen = find(name)
-    page = chosen.run(_patients(chosen, name, cohort, out, effort), out, effort)
+    page = chosen.run(_patients(chosen, name, cohort, out, effort, voxel_mm), out, effort)
     html = write_page(page, out)
     if as_json:
         typer.echo((out / "studies.json").read_text(encoding="utf-8"), nl=False)
@@ -52,14 +74,31 @@ def study(
     return 0
 
 
-def _teller(silent: bool) -> Callable[[str], None]:
+class _Spent:
+    """Minutes of all calls of one study; noted at each stage, so that a call that is killed counts too."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.began = file, time.monotonic()
+        self.before = float(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else 0.0
+
+    def __call__(self) -> float:
+        from ichnos.files import atomic_file
+
+        total = self.before + (time.monotonic() - self.began) / 60
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.file) as temporary:
+            temporary.write_text(f"{total:.3f}\n", encoding="utf-8")
+        return total
+
+
+def _teller(spent: Callable[[], float], *, silent: bool) -> Callable[[str], None]:
     from rich.console import Console
 
     console = Console(stderr=True, soft_wrap=True, quiet=silent)
-    return lambda sentence: console.print(sentence, markup=False, style="dim")
+    return lambda sentence: console.print(f"{spent():5.1f} min  {sentence}", markup=False, style="dim")
 
 
-def _patients(chosen: Study, name: str, given: Path | None, out: Path, effort: Effort) -> Cohort:
+def _patients(chosen: Study, name: str, given: Path | None, out: Path, effort: Effort, voxel_mm: float) -> Cohort:
     """Return the user's cohort, or make a virtual one in OUT/cohort; an unfinished one is completed."""
     from ichnos.formats.bids import read_cohort
 
@@ -69,7 +108,7 @@ def _patients(chosen: Study, name: str, given: Path | None, out: Path, effort: E
     from ichnos.simulation.presets import preset
 
     design = chosen.SMOKE if effort.smoke else preset(name, scale=max(effort.scale or 1.0, getattr(chosen, "LEAST_SCALE", 0.0)))
-    making = Making(voxel_mm=3.0, oracle_samples=4) if effort.smoke else Making()
+    making = Making(voxel_mm=3.0, oracle_samples=4) if effort.smoke else Making(voxel_mm=voxel_mm)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichnos"
     patients = sum(group.patients for group in design.groups)
     effort.say(f"making {patients} virtual patients; what an earlier call has made is kept")

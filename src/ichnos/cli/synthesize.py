@@ -53,10 +53,12 @@ def synthesize(
 
 def _pictures(cohort: Cohort, size: int) -> tuple[list[Picture], list[Picture]]:
     """Cut every patient with an outcome into slices: those of the split train, and the others."""
+    from ichnos.learning.cases import check_leakage
     from ichnos.learning.outcomes import labelled
     from ichnos.learning.rois import published_crops
     from ichnos.learning.synthesis import Picture
 
+    check_leakage(cohort)
     parts: tuple[list[Picture], list[Picture]] = ([], [])
     for case in labelled(cohort):
         for k, crop in enumerate(published_crops(case.hu, case.ich, size=size)):

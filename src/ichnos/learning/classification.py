@@ -149,7 +149,7 @@ def train_classifier(
         return balance.loss(logits, outcomes[at].to(device), focal=recipe.arm == "focal")
 
     course = Course(
-        network=recipe.network, steps=recipe.steps, learning_rate=recipe.learning_rate, seed=recipe.seed, data=_fingerprint(train, recipe)
+        network=recipe.network, steps=recipe.steps, learning_rate=recipe.learning_rate, seed=recipe.seed, data=fingerprint(train, recipe)
     )
     return optimise(course, loss_of, out, device=device, seconds=seconds, report=report), standard
 
@@ -211,7 +211,8 @@ def _augmented(image: Tensor, rng: np.random.Generator, *, crop: bool) -> Tensor
     return moved
 
 
-def _fingerprint(train: Sequence[Example], recipe: Recipe) -> str:
+def fingerprint(train: Sequence[Example], recipe: Recipe) -> str:
+    """Return a hash of a recipe and of all it is given: another image or outcome gives another."""
     digest = hashlib.sha256(recipe.model_dump_json().encode())
     for e in train:
         digest.update(f"{e.patient} {e.outcome} {float(e.image.sum(dtype=np.float64)):.4f}".encode())

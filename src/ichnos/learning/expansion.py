@@ -40,6 +40,7 @@ Kind = Literal["warp", "forecast"]
 ROI_SPACING_MM, ROI_SHAPE, WINDOWS_HU = REGION_SPACING_MM, REGION_SHAPE, REGION_WINDOWS_HU
 SYNTHETIC_FACTORS = (1.33, 1.68, 2.0)  # follow-up over baseline volume, as published
 _NEAR_MM = 24.0  # voxels this near to the lesion count fully in our loss, the others a tenth
+_WAY_MM = 12.0
 _SMOOTHNESS = 0.1
 
 
@@ -130,10 +131,15 @@ def _moved(hu: Field, distance: Field, reach_mm: float) -> Field:
 
 
 def network_input(pair: Pair, kind: Kind) -> Field:
-    """Return the channels that a network sees: CT and lesion for the warp; two windows, ICH and IVH for ours."""
+    """Return the channels that a network sees: CT and lesion for the warp; two windows, ICH, IVH and the way to the lesion for ours.
+
+    The way is the signed distance to the lesion's edge, -1 at 12 mm inside and +1 at 12 mm outside: growth is mostly near, and the network
+    need not learn to measure.
+    """
     if kind == "warp":
         return np.stack([windows(pair.hu, WINDOWS_HU[:1])[0], 2 * pair.blood - 1]).astype(np.float32)
-    return np.concatenate([windows(pair.hu, WINDOWS_HU), np.stack([2 * pair.ich - 1, 2 * pair.ivh - 1])]).astype(np.float32)
+    way = np.clip(signed_distance_mm(pair.blood > 0.5, ROI_SPACING_MM) / _WAY_MM, -1, 1)
+    return np.concatenate([windows(pair.hu, WINDOWS_HU), np.stack([2 * pair.ich - 1, 2 * pair.ivh - 1, way])]).astype(np.float32)
 
 
 def spec_of(kind: Kind, *, width: int = 16) -> NetworkSpec:
@@ -142,7 +148,7 @@ def spec_of(kind: Kind, *, width: int = 16) -> NetworkSpec:
     if kind == "warp":
         return NetworkSpec(name="affine_warp", arguments={"input_channels": 2, "features_per_stage": [*features, 8 * width]})
     shape = {"features_per_stage": features, "strides": [1, 2, 2], "n_conv_per_stage": [1, 1, 2], "n_conv_per_stage_decoder": [1, 1]}
-    return NetworkSpec(name="unet", arguments={"input_channels": 4, "num_classes": 1, "dim": 3, **shape})
+    return NetworkSpec(name="unet", arguments={"input_channels": 5, "num_classes": 1, "dim": 3, **shape})
 
 
 def train_forecaster(

@@ -74,6 +74,7 @@ def run(cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
             f"{len(grown)} of {len(cohort)} patients have both lesions and a growth of {_LEAST_GROWTH_ML:g} mL; 4 are the least, because "
             "models are tried on patients left out"
         )
+    _check_apart(grown)
     folds = _folds(len(grown), effort)
     scores = _Scores()
     keep: dict[str, dict[str, Field]] = {}
@@ -83,6 +84,15 @@ def run(cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
         maps = _fold_maps(others, [grown[i] for i in held], out / f"group-{k}", effort, len(folds), scores)
         keep |= {grown[i].patient: maps[j] for j, i in enumerate(held)}
     return _page(cohort, grown, folds, scores, keep, effort)
+
+
+def _check_apart(pairs: Sequence[Pair]) -> None:
+    """Refuse a patient who is there twice: who is left out would be learnt from under the other name."""
+    seen: dict[bytes, str] = {}
+    for pair in pairs:
+        other = seen.setdefault(pair.hu.tobytes(), pair.patient)
+        if other != pair.patient:
+            raise InputRefused(f"leakage: sub-{other} and sub-{pair.patient} have the same CT; take one of them out of the cohort")
 
 
 def _folds(patients: int, effort: Effort) -> list[list[int]]:

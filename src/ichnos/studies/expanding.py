@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ichnos.cohort import Cohort, Split
 from ichnos.errors import InputRefused
-from ichnos.evidence.discrimination import roc_curve
+from ichnos.evidence.discrimination import auc, roc_curve
 from ichnos.evidence.expansion import DEFINITIONS, comparators
 from ichnos.evidence.tables import Cell, Table
 from ichnos.learning import synthesis
-from ichnos.learning.classification import Classifier, Recipe, our_recipe, published_recipe, train_ensemble
+from ichnos.learning.classification import Classifier, Recipe, fingerprint, our_recipe, published_recipe, train_ensemble
+from ichnos.learning.ensembles import load_classifier, save_classifier
 from ichnos.learning.growth import GrowthCase, fit_growth_law
 from ichnos.learning.outcomes import Labelled, labelled
 from ichnos.learning.rois import Example, facts_of, published_crops, region
@@ -119,7 +121,8 @@ def classified(people: People, out: Path, effort: Effort) -> Found:
     size = people.training[0].slices[0].image.shape[0]
     for recipe in _published_arms(effort, size):
         name = f"published, {recipe.named()}"
-        made = _maker(people, recipe, out / "generators", effort, drawn) if recipe.arm == "synthesis" else None
+        generators = out / "classifiers" / "generators"
+        made = _maker(people, recipe, generators, out / "models", effort, drawn) if recipe.arm == "synthesis" else None
         risk[name] = _asked(people, name, recipe, out, effort, folds, made, published=True)
     tokens = len(IMAGE) + len(FACTS)
     ours = our_recipe(steps=_steps(effort, "ours", folds), features=tokens, batch=_batch(effort), learning_rate=5e-4, seed=effort.seed)
@@ -166,13 +169,18 @@ def _asked(
     def examples(group: Sequence[Person]) -> list[Example]:
         return [e for p in group for e in (p.published() if published else p.ours())]
 
-    folder = out / name.replace(", ", "-").replace(" ", "").replace(":", "to")
+    stem, given = name.replace(", ", "-").replace(" ", "").replace(":", "to"), examples(people.training)
+    folder = out / "classifiers" / stem
     try:
-        trained = train_ensemble(examples(people.training), recipe, folder, folds=folds, made=made, device=effort.device, say=effort.say)
+        trained = train_ensemble(given, recipe, folder, folds=folds, made=made, device=effort.device, say=effort.say)
     except InputRefused as refusal:
         return str(refusal)
+    truth, held = {p.patient: p.outcome for p in people.training}, trained.out_of_fold
+    area = auc([truth[p] for p in held], list(held.values())).value
+    told: dict[str, Any] = {"data": {"images and outcomes": fingerprint(given, recipe)}, "validation": {"AUC out of fold": area}}
+    model = save_classifier(trained, recipe, out / "models" / stem, **told, command=f"ichnos study yu2025, {name}", device=effort.device)
     people.cuts[name] = _cut(people, trained)
-    return trained(examples(people.external), device=effort.device)
+    return load_classifier(model.folder, device=effort.device)(examples(people.external), device=effort.device)
 
 
 def _cut(people: People, trained: Classifier) -> float:
@@ -185,7 +193,7 @@ def _cut(people: People, trained: Classifier) -> float:
 
 
 def _maker(
-    people: People, recipe: Recipe, out: Path, effort: Effort, drawn: list[tuple[str, list[synthesis.Picture]]]
+    people: People, recipe: Recipe, out: Path, models: Path, effort: Effort, drawn: list[tuple[str, list[synthesis.Picture]]]
 ) -> Callable[[int, Sequence[Example]], Sequence[Example]]:
     """Return what makes expanded images from a fold's training patients until the classes stand at the recipe's ratio."""
     pictures = {p.patient: p.slices for p in people.training}
@@ -200,6 +208,8 @@ def _maker(
             steps, noise = _steps(effort, "generator", 3), 20 if effort.smoke else 400
             plan = synthesis.small_plan("published", steps=steps, size=size, seed=effort.seed, noise_steps=noise)
         network = synthesis.train_generator(chosen, plan, out / f"fold-{fold}", device=effort.device)
+        told: dict[str, Any] = {"learnt_from": chosen, "steps": plan.steps, "command": "ichnos study yu2025", "device": effort.device}
+        synthesis.save_generator(network, plan, models / f"generator-fold-{fold}", **told)
         made = list(
             synthesis.draw_pictures(
                 network,

@@ -7,7 +7,6 @@ surgery.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +31,9 @@ from ichnos.reading.injury import tract_injury
 from ichnos.simulation.presets import Design, Group
 from ichnos.studies.page import Effort, Picture, StudyPage, cell, comparison
 from ichnos.studies.segmenting import (
+    NNUNET,
+    NNUNET_NOT_ASKED,
+    NNUNET_TOLD,
     TRUTH,
     Labels,
     Row,
@@ -46,6 +48,7 @@ from ichnos.studies.segmenting import (
     scan_of,
     table_row,
     trained,
+    trained_by_nnunet,
     truth_rows,
     worst_picture,
 )
@@ -71,7 +74,8 @@ PLANS = {
     "thread": Plan(target_specs(TARGET), cl_dice_weight=0.5, simulated_share=0.5, **_SEEN),
 }
 WAYS = {
-    "pairs": "3-D U-Net on pairs, as published",
+    NNUNET: "nnU-Net itself, 3-D",
+    "pairs": "3-D U-Net on pairs in our loop (twin of nnU-Net)",
     "thread": "centre-line loss and simulated patients, ours",
     "affine": "atlas, affine",
     "deformable": "atlas, deformable",
@@ -83,16 +87,17 @@ _LIKELY = 0.5  # share of the population that has its tract in a voxel of the at
 
 def run(cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
     """Do the study."""
-    began = time.monotonic()
     effort.say("tracking in diffusion exams and bringing the tracts onto CT")
     labels = labelled(cohort, TARGET, effort)
     plans = {name: _without_simulation(plan, effort) for name, plan in PLANS.items()}
     models = {name: trained(name, plan, labels, out, effort) for name, plan in plans.items()}
+    if effort.nnunet:
+        models[NNUNET] = trained_by_nnunet(PLANS["pairs"], labels, out, effort)
     effort.say("reading every patient who was not trained on")
     reader = Reader(labels, {name: str(model.folder) for name, model in models.items()}, effort.device)
     people = list(labels.cohort.of_split("test", "external").with_exams("ct"))
     rows = read_patients(reader, people, out, effort, settings={"weights": [m.manifest.weights_sha256 for m in models.values()]})
-    return page(rows, labels, models, out, effort, began)
+    return page(rows, labels, models, out, effort)
 
 
 def _without_simulation(plan: Plan, effort: Effort) -> Plan:
@@ -184,7 +189,7 @@ def worst_injury(tracts: Tracts, blood: Volume | None, oedema: Volume | None) ->
 # ---- the page ----------------------------------------------------------------------------------------------------------------
 
 
-def page(rows: list[dict[str, Any]], labels: Labels, models: dict[str, Model], out: Path, effort: Effort, began: float) -> StudyPage:
+def page(rows: list[dict[str, Any]], labels: Labels, models: dict[str, Model], out: Path, effort: Effort) -> StudyPage:
     """Set the paper's numbers beside ours."""
     truths = truth_rows(labels.cohort)
     facts = {patient.id: patient.facts for patient in labels.cohort}
@@ -194,6 +199,7 @@ def page(rows: list[dict[str, Any]], labels: Labels, models: dict[str, Model], o
     pairs = [row for row in rows if any(f"pairs_{side}_dice" in row for side in SIDES)]
     trial = [row for row in rows if row.get("arm") and row.get("ich_ml")]
     pictures: list[Picture] = [picture for name in PLANS for picture in worst_picture(name, out)]
+    ways = {way: title for way, title in WAYS.items() if way in models or way in ("affine", "deformable")}
     source = "the simulation's truth (a smoke run tracks one pair only)" if effort.smoke else "diffusion tractography, by transfer"
     return StudyPage(
         "murray2024",
@@ -201,16 +207,16 @@ def page(rows: list[dict[str, Any]], labels: Labels, models: dict[str, Model], o
         PAPER,
         (
             f"Labels came from {source}; {labels.refused} pair(s) were refused by transfer and left out. Both networks see CT alone. "
-            "The first has the published shape (a 3-D U-Net taught by pairs) in our training loop; nnU-Net itself is "
-            "`ichnos train tract COHORT --engine nnunet`. The second adds a centre-line term and, in half of its batches, simulated "
-            "patients.",
+            "The first has the published shape (a 3-D U-Net taught by pairs) and is trained in our loop: a twin of nnU-Net. The second "
+            "adds a centre-line term and, in half of its batches, simulated patients. "
+            + (NNUNET_TOLD if NNUNET in models else NNUNET_NOT_ASKED),
             "The comparators carry the atlas's tract onto the CT by an affine and by a deformable registration (blood and oedema masked).",
             "Grades follow the group's four levels (reading.injury says how each is defined), on the haematoma as it was drawn: what is "
             "compared is the tract. The worse side counts. Motor NIHSS at 180 days is regressed on the grade against complete "
             "interruption, with surgery, their interaction, age and volume; mRS at 365 days by proportional odds. Intervals are 95 %.",
             f"{len(pairs)} patients with a tract label were held out; the trial has {len(trial)} patients with a haematoma.",
         ),
-        (_overlap_table(pairs), _injury_table(trial), _outcome_table(trial)),
+        (_overlap_table(pairs, ways), _injury_table(trial, ways), _outcome_table(trial, ways)),
         tuple(pictures),
         (
             "Virtual patients' outcomes are drawn from the published effects: finding them again says that a way to read the tract keeps "
@@ -218,7 +224,7 @@ def page(rows: list[dict[str, Any]], labels: Labels, models: dict[str, Model], o
             "The paper's integrity formula is not known; grades and loads are defined in reading.injury.",
             "`limit` is the label against the simulation's truth for overlap, and the truth's own tract and grade for injury and outcome.",
         ),
-        provenance_of(labels.cohort, effort, began, models),
+        provenance_of(labels.cohort, effort, models),
     )
 
 
@@ -226,7 +232,7 @@ def _grade(text: object) -> float:
     return float(GRADES.index(str(text))) if text in GRADES else float("nan")
 
 
-def _overlap_table(rows: Sequence[Row]) -> Table:
+def _overlap_table(rows: Sequence[Row], ways: Mapping[str, str]) -> Table:
     healthy = [row for row in rows if not row.get("ich_ml")]
     asked: tuple[tuple[str, Cell, Callable[[str], Cell]], ...] = (
         ("Dice, both sides", 0.57, partial(_dice, rows)),
@@ -236,7 +242,7 @@ def _overlap_table(rows: Sequence[Row]) -> Table:
         ("Dice, other side", "not reported", partial(_dice, rows, bleeding=False)),
         ("Dice, patients without haematoma", "not reported", partial(_dice, healthy)),
     )
-    out = [table_row(measure, paper, WAYS, compare, compare("label")) for measure, paper, compare in asked]
+    out = [table_row(measure, paper, ways, compare, compare("label")) for measure, paper, compare in asked]
     return comparison("murray2024", "The paper's table, and ours: overlap with the tract label", out, note="Held-out pairs.")
 
 
@@ -251,17 +257,17 @@ def _dice(rows: Sequence[Row], way: str, *, sides: Sequence[str] = SIDES, bleedi
     return mean_of(chosen, "dice", of="such a side and a tract to compare with")
 
 
-def _injury_table(rows: Sequence[Row]) -> Table:
+def _injury_table(rows: Sequence[Row], ways: Mapping[str, str]) -> Table:
     unknown, certain = "unknown outside a simulation", "1 by definition"
     kappa, load, weighted = partial(_kappa, rows), partial(_load, rows, "load_ml"), partial(_load, rows, "weighted_load_ml")
     out = [
-        table_row("weighted kappa, grade against the truth's", unknown, WAYS, kappa, kappa("truth")),
-        table_row("r, lesion load against the truth's", unknown, WAYS, load, certain),
-        table_row("r, weighted load against the truth's", unknown, WAYS, weighted, certain),
+        table_row("weighted kappa, grade against the truth's", unknown, ways, kappa, kappa("truth")),
+        table_row("r, lesion load against the truth's", unknown, ways, load, certain),
+        table_row("r, weighted load against the truth's", unknown, ways, weighted, certain),
     ]
     for code, grade in enumerate(GRADES):
         count = partial(_count, rows, code)
-        out.append(table_row(f"patients graded {grade}", "not reported", WAYS, count, count("truth")))
+        out.append(table_row(f"patients graded {grade}", "not reported", ways, count, count("truth")))
     return comparison("injury", f"Injury of the tract in {len(rows)} trial patients", out)
 
 
@@ -278,7 +284,7 @@ def _count(rows: Sequence[Row], code: int, way: str) -> Cell:
     return f"{sum(grade == code for grade in graded)} of {sum(np.isfinite(graded))} who could be graded"
 
 
-def _outcome_table(rows: Sequence[Row]) -> Table:
+def _outcome_table(rows: Sequence[Row], ways: Mapping[str, str]) -> Table:
     """Return effects on motor NIHSS (points) and mRS (odds), each way's grades in turn."""
     wanted = (
         ("motor NIHSS at 180 days: no risk against interruption", "b -3.77 (-5.8 to -1.70)", "linear", "no risk"),
@@ -287,10 +293,10 @@ def _outcome_table(rows: Sequence[Row]) -> Table:
         ("mRS at 365 days: no risk against interruption", "aOR 0.27 (0.10 to 0.74)", "ordinal", "no risk"),
         ("mRS at 365 days: PHE infiltration against interruption", "aOR 0.41 (0.23 to 0.74)", "ordinal", "PHE infiltration"),
     )
-    ways = {**WAYS, "truth": "limit"}
+    asked = {**ways, "truth": "limit"}
     out: list[dict[str, Cell]] = []
     for measure, paper, kind, grade in wanted:
-        out.append({"measure": measure, "paper": paper, **{title: _effect(rows, way, kind, grade) for way, title in ways.items()}})
+        out.append({"measure": measure, "paper": paper, **{title: _effect(rows, way, kind, grade) for way, title in asked.items()}})
     return comparison("outcome", "Outcome by grade of injury, adjusted for age and volume", out, note="limit: the grade by the true tract.")
 
 

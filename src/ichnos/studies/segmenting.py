@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -17,10 +16,13 @@ from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.intervals import Estimate, mean_interval
 from ichnos.evidence.tables import Cell
+from ichnos.files import atomic_file
 from ichnos.formats import bids, nifti
 from ichnos.inference import Predictor
+from ichnos.learning.cases import fingerprint
+from ichnos.learning.nnunet import NnunetPlan, train_nnunet
 from ichnos.learning.targets import target_degree, target_file
-from ichnos.learning.training import Means, Plan, steps_within, train_on_cohort
+from ichnos.learning.training import Means, Plan, steps_within, train_on_cohort, usable_cases
 from ichnos.models import Model, load_model
 from ichnos.runs import apply
 from ichnos.scan import Scan
@@ -34,6 +36,14 @@ from ichnos.volume import Volume
 Row = Mapping[str, Any]
 TRUTH = "truth"
 SMOKE_STEPS = 2
+NNUNET = "nnunet"  # the arm that nnU-Net itself trains
+NNUNET_TOLD = (
+    "nnU-Net itself was trained beside it, on the same patients; where there is no GPU at the same voxel size, patch and batch, with the "
+    "topology that it derives from them."
+)
+NNUNET_NOT_ASKED = "nnU-Net itself was not asked for (`--with-nnunet` trains it too)."
+_FINISHED = "finished.txt"
+_NNUNET_SECONDS_PER_ITERATION = 3.0  # of the plans of the studies on one processor core
 
 
 @dataclass(frozen=True)
@@ -78,16 +88,49 @@ def with_validation(cohort: Cohort) -> Cohort:
 
 
 def trained(name: str, plan: Plan, labels: Labels, out: Path, effort: Effort) -> Model:
-    """Train one network for the minutes that a study may spend on it; an interrupted training goes on."""
-    work = out / "training" / name
+    """Train one network for the minutes that a study may spend on it; an interrupted training goes on, a finished one is taken up."""
+    work, folder = out / "training" / name, out / "models" / name
     means = Means(effort.device, pipelines=labels.pipelines, command=f"ichnos study, arm {name}")
     if effort.smoke:
         plan = replace(_coarser(plan), steps=SMOKE_STEPS, validations=1, width=4, batch=1)
-    else:
+    asked = repr((plan, effort.minutes, fingerprint(usable_cases(labels.cohort, plan, work, means))))
+    if _finished(work, asked):
+        return load_model(folder)
+    if not effort.smoke:
         plan = steps_within(labels.cohort, plan, work=work, means=means, seconds=60 * effort.minutes)
         means = replace(means, seconds=60 * effort.minutes)
     effort.say(f"training {name}: {plan.steps} steps")
-    return train_on_cohort(labels.cohort, out / "models" / name, plan, work=work, means=means)
+    model = train_on_cohort(labels.cohort, folder, plan, work=work, means=means)
+    with atomic_file(work / _FINISHED) as temporary:
+        temporary.write_text(asked, encoding="utf-8")
+    return model
+
+
+def _finished(work: Path, asked: str) -> bool:
+    """Return whether a training folder is done with what is asked; a network that time cut short is not trained on at each call."""
+    return (work / _FINISHED).is_file() and (work / _FINISHED).read_text(encoding="utf-8") == asked
+
+
+def trained_by_nnunet(plan: Plan, labels: Labels, out: Path, effort: Effort) -> Model:
+    """Train nnU-Net itself on the same cohort; without a GPU at our plan's voxel size, patch and batch, with the topology it derives.
+
+    nnU-Net counts iterations and not minutes; on a processor as many are taken as its pace in benchmarks/training.py lets expect.
+    """
+    changes: dict[str, Any] = {"epochs": 50, "iterations": 250}
+    if effort.device == "cpu":
+        plan = replace(_coarser(plan), width=4, batch=2) if effort.smoke else plan
+        iterations = 2 if effort.smoke else max(10, round(60 * effort.minutes / _NNUNET_SECONDS_PER_ITERATION / 4))
+        changes = {"epochs": 1 if effort.smoke else 4, "iterations": iterations, "width": plan.width, "batch": plan.batch}
+        changes |= {"patch": _commas(plan.patch), "spacing": _commas(plan.spacing_mm), "mirrored": False}
+    effort.say(f"training nnU-Net itself: {changes['epochs']} epochs of {changes['iterations']} iterations")
+    configuration = "2d" if plan.patch[2] == 1 else "3d_fullres"
+    own = NnunetPlan(plan.targets, configuration=configuration, seed=effort.seed, **changes)
+    means = Means(effort.device, pipelines=labels.pipelines, command="ichnos study, arm nnU-Net")
+    return train_nnunet(labels.cohort, out / "models" / NNUNET, own, work=out / "training" / NNUNET, means=means)
+
+
+def _commas(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _coarser(plan: Plan) -> Plan:
@@ -173,7 +216,13 @@ def mean_of(rows: Sequence[Row], column: str, *, of: str) -> Cell:
     return cell(lambda: mean_interval(values))
 
 
-def provenance_of(cohort: Cohort, effort: Effort, began: float, models: Mapping[str, Model]) -> dict[str, str | float | int]:
+def time_spent(effort: Effort) -> dict[str, float]:
+    """Return the wall time of all calls, if the caller keeps it."""
+    minutes = effort.spent()
+    return {"wall time of all calls, minutes": round(minutes, 1)} if np.isfinite(minutes) else {}
+
+
+def provenance_of(cohort: Cohort, effort: Effort, models: Mapping[str, Model]) -> dict[str, str | float | int]:
     """Return where the numbers of a page come from."""
     cores = f"{torch.get_num_threads()} CPU core(s) of {platform.machine()}, {effort.workers} worker(s)"
     weights = {name: f"{m.manifest.weights_sha256[:16]}, step {m.manifest.provenance.steps}" for name, m in models.items()}
@@ -185,7 +234,7 @@ def provenance_of(cohort: Cohort, effort: Effort, began: float, models: Mapping[
         "minutes of training per network": effort.minutes,
         "seed": effort.seed,
         "hardware": "1 GPU" if effort.device != "cpu" else cores,
-        "wall time, minutes": round((time.monotonic() - began) / 60, 1),
+        **time_spent(effort),
         **{f"weights of {name}": told for name, told in weights.items()},
     }
 
