@@ -1,15 +1,18 @@
-"""What `benchmarks/transfer.py` measures of one patient whose truth is known."""
+"""What `benchmarks/transfer.py` measures of one patient whose truth is known, in stages that each take a minute or less."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ichnos.cohort import Exam
 from ichnos.formats import bids, nifti
-from ichnos.registration import Registration, Transform, assess, register
+from ichnos.registration import Registration, Transform, assess, read_transform, register, write_transform
 from ichnos.transfer import flair as white
 from ichnos.transfer.followup import transfer_followup
 from ichnos.transfer.gradients import read_fsl_gradients
@@ -21,24 +24,54 @@ from ichnos.volume import Affine, Volume, volume_ml
 BROKEN = ("wrong_patient", "flipped", "shifted", "half_missing")
 
 
-def measure_patient(home: Path, patient_id: str, stranger_id: str) -> dict[str, Any]:
-    """Measure one patient's pairs: FLAIR, follow-up and diffusion as they are, and FLAIR broken in four ways."""
-    ct, flair = (nifti.load(bids.exam_path(home, patient_id, exam)) for exam in ("ct", "flair"))
-    truth, brain = true_transform(home, patient_id, "flair"), derivative(home, patient_id, "brain", "dseg")
+@dataclass(frozen=True)
+class Pair:
+    """One patient whose truth is known, and the one whose FLAIR stands for a wrong pairing."""
+
+    home: Path
+    patient_id: str
+    stranger_id: str
+    results: Path  # where a stage leaves its transform for the next
+
+    def exam(self, exam: Exam) -> Volume:
+        """Load an exam."""
+        return nifti.load(bids.exam_path(self.home, self.patient_id, exam))
+
+    def true(self, label: str, kind: bids.Kind, exam: Exam = "ct") -> Volume:
+        """Load a map of the truth."""
+        return derivative(self.home, self.patient_id, label, kind, exam)
+
+    def blood(self) -> Volume:
+        """Return the haematoma with its oedema, bool."""
+        labels = self.true("haematoma", "dseg")
+        return labels.with_array(labels.array > 0)
+
+    def found(self, name: str) -> Transform:
+        """Return a transform that an earlier stage has found."""
+        return read_transform(self.results / f"{self.patient_id}_{name}.h5")
+
+
+def measure_rigid(pair: Pair, folder: Path) -> dict[str, Any]:
+    """Register the FLAIR rigidly and judge the pair."""
+    ct, flair = pair.exam("ct"), pair.exam("flair")
     row: dict[str, Any] = {"thickness_ct_mm": ct.spacing_mm[2], "thickness_flair_mm": max(flair.spacing_mm)}
     with _Clock(row, "rigid"):
         rigid = register(ct, flair)
-    row.update(errors(rigid, truth, brain, "rigid"))
-    row.update(_verdict("right", ct, flair, rigid))
-    row.update(_broken(ct, flair, rigid, nifti.load(bids.exam_path(home, stranger_id, "flair"))))
-    blood = derivative(home, patient_id, "haematoma", "dseg")
+    row.update(errors(rigid, true_transform(pair.home, pair.patient_id, "flair"), pair.true("brain", "dseg"), "rigid"))
+    with _Clock(row, "verdict"):
+        row.update(_verdict("right", ct, flair, rigid))
+    write_transform(rigid.transform, folder / f"{pair.patient_id}_rigid.h5")
+    return row
+
+
+def measure_deformable(pair: Pair, folder: Path) -> dict[str, Any]:
+    """Let the FLAIR bend from where the rigid step has left it."""
+    row: dict[str, Any] = {}
+    ct, flair, rigid = pair.exam("ct"), pair.exam("flair"), pair.found("rigid")
     with _Clock(row, "deformable"):
-        bent = register(ct, flair, kind="deformable", start=rigid.transform, exclude=blood.with_array(blood.array > 0))
-    row.update(errors(bent, truth, brain, "deformable"))
-    row.update(_leukoaraiosis(ct, flair, {"truth": truth, "rigid": rigid.transform, "deformable": bent.transform}, blood, home, patient_id))
-    row.update(_followup(ct, nifti.load(bids.exam_path(home, patient_id, "followup")), home, patient_id))
-    if bids.exam_path(home, patient_id, "diffusion").is_file():
-        row.update(_tract(ct, blood, home, patient_id))
+        bent = register(ct, flair, kind="deformable", start=rigid, exclude=pair.blood())
+    row.update(errors(bent, true_transform(pair.home, pair.patient_id, "flair"), pair.true("brain", "dseg"), "deformable"))
+    write_transform(bent.transform, folder / f"{pair.patient_id}_deformable.h5")
     return row
 
 
@@ -56,11 +89,13 @@ class _Clock:
         self.row[f"{self.name}_cpu_s"] = time.process_time() - self.began[1]
 
 
-def _leukoaraiosis(ct: Volume, flair: Volume, maps: dict[str, Transform], blood: Volume, home: Path, patient_id: str) -> dict[str, Any]:
+def measure_leukoaraiosis(pair: Pair, folder: Path) -> dict[str, Any]:
     """Carry the true FLAIR mask by each transform, and what our own segmenter finds by the rigid one."""
-    lesions, on_ct = derivative(home, patient_id, "leukoaraiosis", "mask", "flair"), derivative(home, patient_id, "leukoaraiosis", "mask")
+    ct, flair, blood = pair.exam("ct"), pair.exam("flair"), pair.blood()
+    lesions, on_ct = pair.true("leukoaraiosis", "mask", "flair"), pair.true("leukoaraiosis", "mask")
+    maps = {"truth": true_transform(pair.home, pair.patient_id, "flair"), **{n: pair.found(n) for n in ("rigid", "deformable")}}
     row: dict[str, Any] = {"la_ml": volume_ml(on_ct)}
-    there = (~maps["rigid"]).pull_share(blood.with_array(blood.array > 0), flair)
+    there = (~maps["rigid"]).pull_share(blood, flair)
     with _Clock(row, "wmh"):
         own = white.hyperintensities_of(flair, exclude=there.with_array(there.array > 0.3) if there.array.any() else None)
     row["own_la_flair_dice"] = dice(own.mask.array, lesions.array > 0)
@@ -77,25 +112,27 @@ def _leukoaraiosis(ct: Volume, flair: Volume, maps: dict[str, Transform], blood:
     return row
 
 
-def _tract(ct: Volume, blood: Volume, home: Path, patient_id: str) -> dict[str, Any]:
+def measure_tract(pair: Pair, folder: Path) -> dict[str, Any]:
     """Track, carry the densities to the CT rigidly, and compare with the true tract there."""
-    path = bids.exam_path(home, patient_id, "diffusion")
+    ct, path = pair.exam("ct"), bids.exam_path(pair.home, pair.patient_id, "diffusion")
+    if not path.is_file():
+        return {}
     dwi = nifti.load(path)
     stem = str(path).removesuffix(".nii.gz")
     table = read_fsl_gradients(Path(stem + ".bval"), Path(stem + ".bvec"), affine=dwi.affine)
     first = dwi.with_array(dwi.array[..., table.unweighted].mean(axis=-1))
     row: dict[str, Any] = {}
     found = register(ct, first, fixed_contrast="ct", moving_contrast="mri")
-    there = (~found.transform).pull_share(blood.with_array(blood.array > 0), first)
+    there = (~found.transform).pull_share(pair.blood(), first)
     with _Clock(row, "tract"):
         both = track(dwi, table, exclude=there.with_array(there.array > 0.3))
-    true = derivative(home, patient_id, "tract", "dseg").array
+    true = pair.true("tract", "dseg").array
     masks = {s: density_on_ct(t, exam_from_ct=found.transform, ct=ct).array >= TRACT_DENSITY for s, t in both.tracts.items()}
     for code, side in enumerate(("left", "right"), 1):
         row[f"tract_{side}_dice"] = dice(masks[side], true == code)
         row[f"tract_{side}_swapped"] = dice(masks[side], true == 3 - code) > row[f"tract_{side}_dice"]
         row[f"tract_{side}_interrupted"] = both.tracts[side].interrupted
-    truth = true_transform(home, patient_id, "diffusion")
+    truth = true_transform(pair.home, pair.patient_id, "diffusion")
     inside = np.argwhere(true > 0)[::37]
     error = np.linalg.norm(found.transform.map(ct.world(inside)) - truth.map(ct.world(inside)), axis=1)
     row["diffusion_tre_median_mm"] = float(np.median(error)) if len(error) else None
@@ -116,20 +153,21 @@ def errors(found: Registration, truth: Transform, brain: Volume, name: str) -> d
     }
 
 
-def _broken(ct: Volume, flair: Volume, rigid: Registration, stranger: Volume) -> dict[str, Any]:
+def measure_broken(pair: Pair, folder: Path) -> dict[str, Any]:
     """Judge pairs that are broken on purpose."""
+    ct, flair, rigid = pair.exam("ct"), pair.exam("flair"), pair.found("rigid")
+    stranger = nifti.load(bids.exam_path(pair.home, pair.stranger_id, "flair"))
     flipped = flair.with_array(np.ascontiguousarray(flair.array[::-1]))
     shift = np.eye(4)
     shift[:3, 3] = (0, 16, 12)  # 20 mm
-    shifted = Transform.of(Affine(shift)) @ rigid.transform
     half = np.array(flair.array)
     half[: flair.shape[0] // 2] = 0
     missing = flair.with_array(half)
     return {
         **_verdict("wrong_patient", ct, stranger, register(ct, stranger)),
         **_verdict("flipped", ct, flipped, register(ct, flipped)),
-        **_verdict("shifted", ct, flair, assess(shifted, ct, flair)),
-        **_verdict("half_missing", ct, missing, assess(rigid.transform, ct, missing)),
+        **_verdict("shifted", ct, flair, assess(Transform.of(Affine(shift)) @ rigid, ct, flair)),
+        **_verdict("half_missing", ct, missing, assess(rigid, ct, missing)),
     }
 
 
@@ -140,23 +178,33 @@ def _verdict(name: str, ct: Volume, partner: Volume, found: Registration) -> dic
     return {name: judge_pair(numbers).level, **{f"{name}_{key}": row[key] for key in kept}}
 
 
-def _followup(ct: Volume, followup: Volume, home: Path, patient_id: str) -> dict[str, Any]:
+def measure_followup(pair: Pair, folder: Path) -> dict[str, Any]:
     """Compare the growth mask with the truth: blood at follow-up, where there was none, in the skull's own frame."""
-    before = derivative(home, patient_id, "haematoma", "dseg")
-    after = derivative(home, patient_id, "haematoma", "dseg", "followup")
-    true_later = derivative(home, patient_id, "expansion", "dseg")
+    ct, followup = pair.exam("ct"), pair.exam("followup")
+    before, after = pair.true("haematoma", "dseg"), pair.true("haematoma", "dseg", "followup")
+    true_later = pair.true("expansion", "dseg")
     if not np.isin(before.array, (1, 2)).any():
-        return {"growth_error_ml": None, "growth_dice": None, "followup_dice": None, "label_right": None}
-    began = time.perf_counter()
-    found = transfer_followup(ct, followup, blood=before, followup_blood=after)
+        return {"growth_error_ml": None, "growth_dice": None, "followup_dice": None}
+    row: dict[str, Any] = {}
+    with _Clock(row, "followup"):
+        found = transfer_followup(ct, followup, blood=before, followup_blood=after)
     true_new = np.isin(true_later.array, (1, 2)) & ~np.isin(before.array, (1, 2))
     later = np.isin(found.followup_blood.array, (1, 2))
-    return {
-        "followup_s": time.perf_counter() - began,
+    return row | {
         "growth_error_ml": float(volume_ml(found.growth) - np.count_nonzero(true_new) * ct.voxel_ml),
         "growth_dice": dice(found.growth.array, true_new) if np.count_nonzero(true_new) * ct.voxel_ml > 1 else None,
         "followup_dice": dice(later, np.isin(true_later.array, (1, 2))),
     }
+
+
+STAGES: dict[str, Callable[[Pair, Path], dict[str, Any]]] = {
+    "rigid": measure_rigid,
+    "broken": measure_broken,
+    "deformable": measure_deformable,
+    "leukoaraiosis": measure_leukoaraiosis,
+    "followup": measure_followup,
+    "tract": measure_tract,
+}
 
 
 def true_transform(home: Path, patient_id: str, exam: str) -> Transform:

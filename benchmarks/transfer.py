@@ -3,8 +3,8 @@
     python benchmarks/transfer.py [--patients 40] [--minutes M] [--cohort FOLDER] [--heads FOLDER]
 
 A folder of label maps (--heads) makes patients of different anatomy; without one all are variations of the MNI head. Each patient is made
-when its turn comes and becomes a row at once: the run may be cut at any moment, and goes on with the next patient; after `--minutes` no
-further patient is begun. `--rows` prints the table of the rows that are there.
+when its turn comes and measured in stages: the run may be cut at any moment, and goes on with the next stage; after `--minutes` none is
+begun. `--rows` prints the table of what is there.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from _transfer_measures import BROKEN, measure_patient
+from _transfer_measures import BROKEN, STAGES, Pair
 from ichnos.cohort import Patient
 from ichnos.formats import bids
 from ichnos.runs import Ledger, Summary, apply
@@ -31,9 +31,23 @@ from ichnos.simulation.cohort import Making, write_patient
 from ichnos.simulation.presets import Subject, free_design, subjects
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-VERSION = {"version": 5}  # of what a row says; another one wants another folder
+VERSION = {"version": 6}  # of what a row says; another one wants another folder
 TRACT_EVERY = 6  # every so many patients have a diffusion exam: it takes longer than all else
 EXAMS = ("ct", "flair", "followup")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of one patient's measurement: short, so that little is lost when a run is cut."""
+
+    patient: Patient | Subject
+    stranger: Patient | Subject
+    stage: str
+
+    @property
+    def id(self) -> str:
+        """Return its name in the ledger."""
+        return f"{self.patient.id}-{self.stage}"
 
 
 def main(
@@ -44,29 +58,33 @@ def main(
     everyone: Sequence[Patient | Subject] = _there(root) if cohort else _subjects(max(patients, 40))
     if len(everyone) < 2:
         raise SystemExit("two patients at least are needed: a wrong pairing takes the next one's exam")
-    following = {p.id: everyone[(k + 1) % len(everyone)] for k, p in enumerate(everyone)}
     making = None if cohort else Making(anatomy=str(heads) if heads else None, oracle_samples=0)
+    steps = [Step(p, everyone[(k + 1) % len(everyone)], stage) for k, p in enumerate(everyone[:patients]) for stage in STAGES]
     out = root / "derivatives" / "benchtransfer"
-    run = partial(apply, partial(measured, root=root, following=following, making=making), out=out, settings=VERSION, name="benchmark")
+    run = partial(apply, partial(measured, root=root, out=out, making=making), out=out, settings=VERSION, name="benchmark", progress=False)
     stop, known = time.monotonic() + 60 * minutes, Ledger(out, "benchmark").finished()
-    for count, item in enumerate(everyone[:patients], 1):
-        if item.id not in known and time.monotonic() < stop:
-            print(f"patient {count} of {patients}: {_told(run([item], progress=False))}", file=sys.stderr, flush=True)
-    known = Ledger(out, "benchmark").finished()
-    done = run([item for item in everyone[:patients] if item.id in known], progress=False)
-    if not done.rows:
+    for step in steps:
+        if step.id not in known and time.monotonic() < stop:
+            print(f"patient {1 + everyone.index(step.patient)} of {patients}, {_told(step, run([step]))}", file=sys.stderr, flush=True)
+    done = run([step for step in steps if step.id in Ledger(out, "benchmark").finished()])
+    rows = _joined(done.rows)
+    if not rows:
         raise SystemExit("no patient has been measured yet")
-    done.save_table(out / "pairs.tsv")
-    return table(done.rows)
+    replace(done, rows=tuple(rows)).save_table(out / "pairs.tsv")
+    return table(rows)
 
 
-def _told(done: Summary) -> str:
-    """Say in a few words how it went with one patient."""
-    if done.failures:
-        return f"not measured, {done.failures[0].why}"
-    row = done.rows[0]
-    told = f"rigid {row['rigid_tre_median_mm']:.2f} mm, leukoaraiosis {row['rigid_la_dice']:.2f} of {row['la_ml']:.1f} mL"
-    return f"{told}, the right pair's verdict {row['right']}; {done.seconds:.0f} s"
+def _told(step: Step, done: Summary) -> str:
+    return f"{step.stage}: {f'failed, {done.failures[0].why}' if done.failures else 'done'} in {done.seconds:.0f} s"
+
+
+def _joined(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row per patient of what its stages told."""
+    patients: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        who, _, _ = str(row["id"]).rpartition("-")
+        patients[who] = {**patients.get(who, {}), **row, "id": who}
+    return list(patients.values())
 
 
 def _subjects(patients: int) -> list[Subject]:
@@ -80,14 +98,12 @@ def _there(root: Path) -> list[Patient]:
     return [Patient(i) for i in ids if all(bids.exam_path(root, i, exam).is_file() for exam in EXAMS)]
 
 
-def measured(
-    item: Patient | Subject, folder: Path, *, root: Path, following: Mapping[str, Patient | Subject], making: Making | None
-) -> dict[str, Any]:
-    """Return a patient's row; make the patient, and the one after, if they are not there yet."""
-    for one in (item, following[item.id]):
+def measured(step: Step, folder: Path, *, root: Path, out: Path, making: Making | None) -> dict[str, Any]:
+    """Return what a stage tells; make the patient, and the one after, if they are not there yet."""
+    for one in (step.patient, step.stranger) if step.stage == "broken" else (step.patient,):
         if isinstance(one, Subject) and making is not None:
             _make(one, root, making)
-    return measure_patient(root, item.id, following[item.id].id)
+    return STAGES[step.stage](Pair(root, step.patient.id, step.stranger.id, out), folder)
 
 
 def _make(subject: Subject, root: Path, making: Making) -> None:
@@ -141,8 +157,10 @@ _LINES = (
     Line("growth_dice"),
     Line("rigid_cpu_s", "s"),
     Line("deformable_cpu_s", "s", "rigid and deformable at most 45"),
+    Line("verdict_cpu_s", "s"),
     Line("wmh_cpu_s", "s", "at most 20"),
     Line("tract_cpu_s", "s", "at most 120"),
+    Line("followup_cpu_s", "s"),
 )
 LOADS_ML = (1.0, 3.0, 8.0, 1000.0)
 
@@ -150,10 +168,10 @@ LOADS_ML = (1.0, 3.0, 8.0, 1000.0)
 def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Sum the patients up; Dice of leukoaraiosis only over those with at least 1 mL on the CT, and by load as well."""
     out: list[dict[str, Any]] = [{"name": "pairs", "value": len(rows), "unit": ""}]
-    seen = [row for row in rows if row["la_ml"] >= LOADS_ML[0]]
+    seen = [row for row in rows if row.get("la_ml", 0) >= LOADS_ML[0]]
     out += [_summed(line.name, seen if "_la_" in line.name else rows, line) for line in _LINES]
     for low, high in pairwise(LOADS_ML):
-        part = [row for row in rows if low <= row["la_ml"] < high]
+        part = [row for row in rows if low <= row.get("la_ml", 0) < high]
         names = ("truth_la_dice", "rigid_la_dice", "own_la_dice")
         out += [_summed(f"{name}, {low:g} to {high:g} mL", part, Line(name)) for name in names]
     growth = [{"error": abs(row["growth_error_ml"])} for row in rows if row.get("growth_error_ml") is not None]
@@ -171,20 +189,23 @@ def _summed(name: str, rows: Sequence[Mapping[str, Any]], line: Line) -> dict[st
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    out = []
-    for name in BROKEN:
-        caught = [row[name] == "refuse" for row in rows]
-        out.append({"name": f"verdict fails: {name}", "value": float(np.mean(caught)), "n": len(caught), "unit": ""})
-    every = [row[name] == "refuse" for row in rows for name in BROKEN]
-    caught_share = float(np.mean(every))
-    out.append({"name": "verdict fails: all broken", "value": caught_share, "n": len(every), "unit": "", "wanted": "at least 0.95"})
-    for level in ("refuse", "warn"):
-        false = [row["right"] == level for row in rows]
-        wanted = "at most 0.05" if level == "refuse" else ""
-        out.append(
-            {"name": f"verdict {level}s a right pair", "value": float(np.mean(false)), "n": len(false), "unit": "", "wanted": wanted}
-        )
-    return out
+    def share(name: str, levels: Sequence[str], level: str, wanted: str = "") -> dict[str, Any]:
+        return {
+            "name": name,
+            "value": float(np.mean([found == level for found in levels])) if levels else None,
+            "n": len(levels),
+            "unit": "",
+            "wanted": wanted,
+        }
+
+    broken = {name: [row[name] for row in rows if name in row] for name in BROKEN}
+    right = [row["right"] for row in rows if "right" in row]
+    return [
+        *[share(f"verdict fails: {name}", levels, "refuse") for name, levels in broken.items()],
+        share("verdict fails: all broken", list(chain(*broken.values())), "refuse", "at least 0.95"),
+        share("verdict fails: a right pair", right, "refuse", "at most 0.05"),
+        share("verdict warns: a right pair", right, "warn"),
+    ]
 
 
 if __name__ == "__main__":
@@ -192,7 +213,7 @@ if __name__ == "__main__":
     parser.add_argument("--patients", type=int, default=40)
     parser.add_argument("--cohort", type=Path)
     parser.add_argument("--heads", type=Path, help="folder of label maps; default: ../shared/data/heads where it is there")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no further patient after so many")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing new after so many")
     parser.add_argument("--rows", action="store_true", help="measure nothing; print the table of what has been measured")
     given = parser.parse_args()
     beside = REPOSITORY.parent / "shared" / "data" / "heads"
