@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +126,28 @@ def test_a_killed_training_goes_on_to_the_same_model(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "b" / "checkpoint.pt", weights_only=True)["step"] == 2
     resumed = train_on_cohort(cohort, tmp_path / "cut", PLAN, work=tmp_path / "b", means=Means(workers=2))
     assert resumed.manifest.weights_sha256 == whole.manifest.weights_sha256
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_process_that_is_killed_leaves_a_training_that_goes_on(tmp_path: Path) -> None:
+    write_trainable_cohort(tmp_path / "cohort", ("train", "train", "validation"))
+    script = "import sys; from ichnos.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, "train", "ICH", str(tmp_path / "cohort"), "--spacing", "4,4,4"]
+    command += ["--patch", "16,16,16", "--steps", "60", "--set", "width=4", "--set", "validations=20", "--quiet"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "-o", str(tmp_path / "whole")], env=environment, check=False)
+    assert done.returncode == 0
+    told = tmp_path / "cut.training" / "validation.jsonl"
+    child = subprocess.Popen([*command, "-o", str(tmp_path / "cut")], env=environment)
+    while child.poll() is None and not (told.is_file() and told.read_text(encoding="utf-8").count("\n") >= 4):
+        time.sleep(0.01)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL, "it was killed before its end"
+    assert not (tmp_path / "cut").exists()
+    assert subprocess.run([*command, "-o", str(tmp_path / "cut")], env=environment, check=False).returncode == 0
+    sums = [load_model(tmp_path / name).manifest.weights_sha256 for name in ("whole", "cut")]
+    assert sums[0] == sums[1]
 
 
 def test_another_cohort_does_not_go_on_with_a_training(tmp_path: Path) -> None:
