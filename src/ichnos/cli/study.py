@@ -58,6 +58,7 @@ def study(
         smoke=smoke,
         workers=workers,
         seed=seed,
+        cache=Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichnos",
         nnunet=with_nnunet,
         say=_teller(spent, silent=quiet or as_json),
         spent=spent,
@@ -109,7 +110,6 @@ def _patients(chosen: Study, name: str, given: Path | None, out: Path, effort: E
 
     design = chosen.SMOKE if effort.smoke else preset(name, scale=max(effort.scale or 1.0, getattr(chosen, "LEAST_SCALE", 0.0)))
     making = Making(voxel_mm=3.0, oracle_samples=4) if effort.smoke else Making(voxel_mm=voxel_mm)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichnos"
     patients = sum(group.patients for group in design.groups)
     effort.say(f"making {patients} virtual patients; what an earlier call has made is kept")
     folder, title = out / "cohort", f"virtual patients after {name}"
@@ -121,7 +121,7 @@ def _patients(chosen: Study, name: str, given: Path | None, out: Path, effort: E
         name=title,
         workers=effort.workers,
         progress=False,
-        cache=home,
+        cache=effort.cache,
     )
     check_made(made)
     return read_cohort(folder)

@@ -76,12 +76,14 @@ PLANS = {
 WAYS = {
     NNUNET: "nnU-Net itself, 3-D",
     "pairs": "3-D U-Net on pairs in our loop (twin of nnU-Net)",
-    "thread": "centre-line loss and simulated patients, ours",
+    "thread": "3-D U-Net with a centre-line loss, ours",
     "affine": "atlas, affine",
     "deformable": "atlas, deformable",
 }
 GRADES = ("no risk", "PHE infiltration", "haematoma infiltration", "complete interruption")
 Tracts = Mapping[str, Volume | None]  # side -> tract; None where it is not known
+_MIXED = "draws half of its batches from simulated patients"
+_LEAST_MINUTES = 8.0  # of training on a processor, from which simulated patients are made for it
 _LIKELY = 0.5  # share of the population that has its tract in a voxel of the atlas
 
 
@@ -101,8 +103,12 @@ def run(cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
 
 
 def _without_simulation(plan: Plan, effort: Effort) -> Plan:
-    """Leave simulated patients out of a smoke run: making one takes longer than all of its steps."""
-    return replace(plan, simulated_share=0.0) if effort.smoke else plan
+    """Leave simulated patients out of a short training: making the first of them takes longer than all of its steps."""
+    return replace(plan, simulated_share=0.0) if _short(effort) else plan
+
+
+def _short(effort: Effort) -> bool:
+    return effort.smoke or (effort.device == "cpu" and effort.minutes < _LEAST_MINUTES)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------------
@@ -208,7 +214,7 @@ def page(rows: list[dict[str, Any]], labels: Labels, models: dict[str, Model], o
         (
             f"Labels came from {source}; {labels.refused} pair(s) were refused by transfer and left out. Both networks see CT alone. "
             "The first has the published shape (a 3-D U-Net taught by pairs) and is trained in our loop: a twin of nnU-Net. The second "
-            "adds a centre-line term and, in half of its batches, simulated patients. "
+            f"adds a centre-line term and {'no simulated patients (too short a training for them)' if _short(effort) else _MIXED}. "
             + (NNUNET_TOLD if NNUNET in models else NNUNET_NOT_ASKED),
             "The comparators carry the atlas's tract onto the CT by an affine and by a deformable registration (blood and oedema masked).",
             "Grades follow the group's four levels (reading.injury says how each is defined), on the haematoma as it was drawn: what is "

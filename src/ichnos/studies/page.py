@@ -29,6 +29,7 @@ class Effort:
     smoke: bool = False  # every stage at its smallest: the numbers mean nothing
     workers: int = 1
     seed: int = 0
+    cache: Path | None = field(default=None, compare=False)  # for what can be made again: source heads of simulated patients
     nnunet: bool = False  # train nnU-Net itself too, as one more arm
     say: Callable[[str], None] = field(default=lambda sentence: None, compare=False)  # one sentence as each stage begins
     spent: Callable[[], float] = field(default=lambda: math.nan, compare=False)  # minutes so far, earlier calls among them
