@@ -150,7 +150,8 @@ def test_the_reader_of_tracts_measures_each_way_against_the_label(tmp_path: Path
     sides = {f"tract_{side}": tract.with_array(tract.array == k) for k, side in enumerate(("left", "right"), 1)}
     monkeypatch.setattr(murray2024, "predictor", lambda folder, device: Echo(sides))
     shifted = {side: sides[f"tract_{side}"].map_array(lambda a: np.roll(a, 1, axis=1)) for side in ("left", "right")}
-    monkeypatch.setattr(murray2024, "carried", lambda ct, kind, exclude: shifted)
+    monkeypatch.setattr(murray2024, "place", lambda ct, **how: None)
+    monkeypatch.setattr(murray2024, "carried", lambda ct, placed: shifted)
     reader = murray2024.Reader(Labels(cohort, ("manual",), {}, 0), {"pairs": "a", "thread": "b"}, "cpu")
     row = reader(cohort.patients[1], tmp_path)
     assert row["pairs_left_dice"] == row["thread_right_dice"] == 1.0

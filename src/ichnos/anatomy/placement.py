@@ -36,14 +36,26 @@ class Placement:
         return self.mni_from_ct.pull_labels(labels, grid)
 
 
-def place(ct: Volume, *, kind: Literal["affine", "deformable"] = "affine", exclude: Volume | None = None, threads: int = 1) -> Placement:
+def place(
+    ct: Volume,
+    *,
+    kind: Literal["affine", "deformable"] = "affine",
+    exclude: Volume | None = None,
+    start: Placement | None = None,
+    threads: int = 1,
+) -> Placement:
     """Find where a head CT lies in MNI space; "deformable" follows its anatomy, "affine" only size and pose.
 
-    `exclude` is a mask in the CT's space that takes no part in the deformable step (a haematoma with its oedema).
+    `exclude` is a mask in the CT's space that takes no part in the deformable step (a haematoma with its oedema). `start` is an affine
+    placement of the same CT, where it is known already.
     """
     template, far = template_as_ct()
-    found = register(template, ct, kind="affine", exclude=far, fixed_contrast="ct", moving_contrast="ct", scale_limit=1.35, threads=threads)
-    mni_from_ct = ~found.transform
+    if start is None:
+        affine = register(
+            template, ct, kind="affine", exclude=far, fixed_contrast="ct", moving_contrast="ct", scale_limit=1.35, threads=threads
+        )
+        start = Placement(~affine.transform, affine)
+    found, mni_from_ct = start.registration, start.mni_from_ct
     if kind == "deformable":
         beyond = mni_from_ct.pull(far, ct, interpolation="nearest", fill=1)
         if exclude is not None:

@@ -37,7 +37,8 @@ from ichnos.learning.expansion import (
     uniform_dilation,
 )
 from ichnos.simulation.presets import Design, Group
-from ichnos.studies.page import Effort, StudyPage, cell, comparison
+from ichnos.studies.pace import steps_within
+from ichnos.studies.page import Effort, StudyPage, cell, comparison, time_spent
 
 SMOKE = Design((Group(4, "A", "train", ("ct", "followup"), expansion_share=1.0),), "expanded lesion: four patients, to try every stage")
 LEAST_SCALE = 0.4  # twelve patients: with fewer nothing can be left out
@@ -48,7 +49,6 @@ ARMS: Mapping[str, tuple[Kind, bool]] = {
     "ours": ("forecast", False),
     "ours + synthetic": ("forecast", True),
 }
-_SECONDS_PER_STEP = 0.4  # of two regions on one processor core, to choose a schedule's length from the minutes
 _LEAST_FOLD_SECONDS = 60.0  # with less, patients are left out in groups
 _LEAST_GROWTH_ML = 0.5
 
@@ -76,14 +76,14 @@ def run(cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
         )
     _check_apart(grown)
     folds = _folds(len(grown), effort)
-    scores = _Scores()
+    steps, scores = _steps(grown, out, effort, len(folds)), _Scores()
     keep: dict[str, dict[str, Field]] = {}
     for k, held in enumerate(folds):
         effort.say(f"group {k + 1} of {len(folds)}: {len(held)} patient(s) left out")
         others = [p for i, p in enumerate(grown) if i not in held]
-        maps = _fold_maps(others, [grown[i] for i in held], out / f"group-{k}", effort, len(folds), scores)
+        maps = _fold_maps(others, [grown[i] for i in held], out / f"group-{k}", effort, steps, scores)
         keep |= {grown[i].patient: maps[j] for j, i in enumerate(held)}
-    return _page(cohort, grown, folds, scores, keep, effort)
+    return _page(cohort, grown, len(folds), steps, scores, keep, effort)
 
 
 def _check_apart(pairs: Sequence[Pair]) -> None:
@@ -102,12 +102,22 @@ def _folds(patients: int, effort: Effort) -> list[list[int]]:
     return [sorted(int(i) for i in part) for part in np.array_split(order, count)]
 
 
-def _steps(effort: Effort, folds: int) -> int:
-    return 6 if effort.smoke else int(np.clip(60 * effort.minutes / folds / _SECONDS_PER_STEP, 50, 2000))
+def _steps(pairs: Sequence[Pair], out: Path, effort: Effort, folds: int) -> int:
+    """Return how long each training is: the minutes of a network are for all groups together."""
+
+    def trial(steps: int, folder: Path) -> None:
+        train_forecaster(pairs, "forecast", folder, steps=steps, width=_width(effort), device=effort.device)
+
+    seconds = 60 * effort.minutes / folds
+    return 6 if effort.smoke else steps_within(out / "steps.json", "forecast", seconds, trial, least=20, most=2000)
+
+
+def _width(effort: Effort) -> int:
+    return 4 if effort.smoke else 8 if effort.device == "cpu" else 16
 
 
 def _fold_maps(
-    others: Sequence[Pair], held: Sequence[Pair], out: Path, effort: Effort, folds: int, scores: _Scores
+    others: Sequence[Pair], held: Sequence[Pair], out: Path, effort: Effort, steps: int, scores: _Scores
 ) -> list[dict[str, Field]]:
     """Train every arm on the others, score it on those left out, and return their maps at the operating point's scale."""
     rng = np.random.default_rng([effort.seed, len(others)])
@@ -115,10 +125,9 @@ def _fold_maps(
     maps: list[dict[str, Field]] = [{} for _ in held]
     for arm, (kind, synthetic) in ARMS.items():
         effort.say(f"  training {arm}")
-        steps, width = _steps(effort, folds), 4 if effort.smoke else 12
         folder = out / arm.replace(" ", "")
         known = [*others, *made] if synthetic else list(others)
-        network = train_forecaster(known, kind, folder, steps=steps, width=width, seed=effort.seed, device=effort.device)
+        network = train_forecaster(known, kind, folder, steps=steps, width=_width(effort), seed=effort.seed, device=effort.device)
         seen = [forecast_map(network, p, kind, device=effort.device) for p in others]
         cut = best_threshold(others, seen) if kind == "forecast" else 0.5
         for j, pair in enumerate(held):
@@ -150,17 +159,18 @@ def _reference_scores(others: Sequence[Pair], held: Sequence[Pair], scores: _Sco
 def _page(
     cohort: Cohort,
     pairs: Sequence[Pair],
-    folds: Sequence[Sequence[int]],
+    groups: int,
+    steps: int,
     scores: _Scores,
     maps: dict[str, dict[str, Field]],
     effort: Effort,
 ) -> StudyPage:
-    left = "one patient at a time" if len(folds) == len(pairs) else f"in {len(folds)} groups"
+    left = "one patient at a time" if groups == len(pairs) else f"in {groups} groups"
     growth = [float(p.later.sum() - p.blood.sum()) * p.voxel_ml for p in pairs]
     design = (
         f"{len(pairs)} of {len(cohort)} patients with both lesions and a growth of at least {_LEAST_GROWTH_ML:g} mL (median net growth "
         f"{np.median(growth):.1f} mL). Patients were left out {left}; every number is of patients that the model had not seen.",
-        f"Regions of 96 x 96 x 96 mm around the haematoma at 2 x 2 x 4 mm. Each network took {_steps(effort, len(folds))} steps per group "
+        f"Regions of 96 x 96 x 96 mm around the haematoma at 2 x 2 x 4 mm. Each network took {steps} steps per group "
         "(Adam with decoupled decay, warm-up and cosine). Synthetic follow-ups: lesions dilated to 1.33, 1.68 and 2.0 times their volume, "
         "avoiding fluid, the CT moved along.",
         "Against the paper: the smoothness term of the warp reaches the gradient, no training is stopped by synthetic copies of its own "
@@ -176,10 +186,12 @@ def _page(
         limits=_limits(effort),
         provenance={
             "patients": len(pairs),
-            "groups": len(folds),
+            "groups": groups,
             "seed": effort.seed,
             "minutes": effort.minutes,
             "smoke": int(effort.smoke),
+            "scale": "own cohort" if effort.scale is None else effort.scale,
+            **time_spent(effort),
         },
     )
 

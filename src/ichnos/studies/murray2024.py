@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ichnos.anatomy.placement import place
+from ichnos.anatomy.placement import Placement, place
 from ichnos.anatomy.tract import SIDES, atlas
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
@@ -128,8 +128,9 @@ class Reader:
         scan, cohort = scan_of(patient), self.labels.cohort
         found: dict[str, Tracts] = {name: _read(predictor(model, self.device)(scan).mask) for name, model in self.models.items()}
         blood, oedema = (_blood(cohort, patient, name) for name in (("ICH", "IVH"), ("PHE",)))
-        found["affine"] = carried(scan.volume, "affine", None)
-        found["deformable"] = carried(scan.volume, "deformable", _either(blood, oedema))
+        affine = place(scan.volume)
+        bent = place(scan.volume, kind="deformable", exclude=_either(blood, oedema), start=affine)
+        found |= {"affine": carried(scan.volume, affine), "deformable": carried(scan.volume, bent)}
         label: Tracts = {side: label_of(cohort, patient, f"tract_{side}", self.labels.pipelines) for side in SIDES}
         true: Tracts = {side: label_of(cohort, patient, f"tract_{side}", (TRUTH,)) for side in SIDES}
         row: dict[str, Any] = {"split": patient.split, "centre": patient.centre}
@@ -148,9 +149,8 @@ def _read(mask_of: Callable[[str], Volume]) -> Tracts:
     return {side: mask_of(f"tract_{side}") for side in SIDES}
 
 
-def carried(ct: Volume, kind: Any, exclude: Volume | None) -> Tracts:
+def carried(ct: Volume, placed: Placement) -> Tracts:
     """Return the comparator: the atlas's tracts brought onto the CT by registration."""
-    placed = place(ct, kind=kind, exclude=exclude)
     return {side: placed.share_on(atlas(side).probability, ct).map_array(lambda share: share > _LIKELY) for side in SIDES}
 
 

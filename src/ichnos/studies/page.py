@@ -35,6 +35,12 @@ class Effort:
     spent: Callable[[], float] = field(default=lambda: math.nan, compare=False)  # minutes so far, earlier calls among them
 
 
+def time_spent(effort: Effort) -> dict[str, float]:
+    """Return the wall time of all calls, if the caller keeps it."""
+    minutes = effort.spent()
+    return {"wall time of all calls, minutes": round(minutes, 1)} if math.isfinite(minutes) else {}
+
+
 class Picture(Protocol):
     """A picture of the page; `evidence.figures.Figure` is one."""
 

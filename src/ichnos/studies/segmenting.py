@@ -26,7 +26,7 @@ from ichnos.learning.training import Means, Plan, steps_within, train_on_cohort,
 from ichnos.models import Model, load_model
 from ichnos.runs import apply
 from ichnos.scan import Scan
-from ichnos.studies.page import Effort, Image, cell
+from ichnos.studies.page import Effort, Image, cell, time_spent
 from ichnos.transfer.makers import Settings as TransferSettings
 from ichnos.transfer.makers import Target
 from ichnos.transfer.pairs import ACCEPTED, pairs_of, settle, transfer_pair
@@ -214,12 +214,6 @@ def mean_of(rows: Sequence[Row], column: str, *, of: str) -> Cell:
     if len(values) == 1:
         return Estimate(values[0], float("nan"), float("nan"), 1)
     return cell(lambda: mean_interval(values))
-
-
-def time_spent(effort: Effort) -> dict[str, float]:
-    """Return the wall time of all calls, if the caller keeps it."""
-    minutes = effort.spent()
-    return {"wall time of all calls, minutes": round(minutes, 1)} if np.isfinite(minutes) else {}
 
 
 def provenance_of(cohort: Cohort, effort: Effort, models: Mapping[str, Model]) -> dict[str, str | float | int]:
