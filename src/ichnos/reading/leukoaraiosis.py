@@ -9,7 +9,7 @@ from ichnos.reading.fazekas import fazekas_measures, load_fazekas_law
 from ichnos.reading.haematoma import volume_measure
 from ichnos.reading.masks import Masks
 from ichnos.reading.record import Finding, Measure, Status
-from ichnos.volume import volume_ml
+from ichnos.volume import box_around, volume_ml
 
 PERIVENTRICULAR_MM = 10.0  # white matter nearer to a ventricle than this is periventricular (DeCarli 2005)
 _NO_INTERVAL = "defined by the mask; it has no interval of its own"
@@ -43,6 +43,9 @@ def _finding(status: Status, sentence: str, measures: tuple[Measure, ...]) -> Fi
 def _periventricular_ml(masks: Masks) -> float:
     import edt
 
-    distance = edt.edt(np.asfortranarray(~masks.ventricles.array), anisotropy=masks.ventricles.spacing_mm, order="F")
-    near = masks.leukoaraiosis.map_array(lambda a: a & (distance <= PERIVENTRICULAR_MM))
-    return volume_ml(near)
+    if not masks.leukoaraiosis.array.any():
+        return 0.0
+    box = box_around(masks.leukoaraiosis, margin_mm=PERIVENTRICULAR_MM)
+    ventricles = masks.ventricles.cropped(box)
+    distance = edt.edt(np.asfortranarray(~ventricles.array), anisotropy=ventricles.spacing_mm, order="F")
+    return volume_ml(masks.leukoaraiosis.cropped(box).map_array(lambda a: a & (distance <= PERIVENTRICULAR_MM)))

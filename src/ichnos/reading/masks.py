@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from ichnos.anatomy.tract import Side, population
+from ichnos.anatomy.tract import SIDES, Side, population
 from ichnos.inference import Prediction
 from ichnos.reading.place import Placement
-from ichnos.volume import Volume, box_around
+from ichnos.volume import Box, Volume, box_around
 
 MIN_BLOOD_ML = 0.1  # a smaller speck of blood is not reported
 Inside = npt.NDArray[np.bool_] | np.bool_
@@ -73,32 +73,53 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
     raw = {name: prediction.mask(name).reoriented("RAS") for name in taught}
     ras = prediction.scan.volume.reoriented("RAS")
     nothing = ras.with_array(np.zeros(ras.shape, bool))
+    box = _box_of_brain(raw, nothing)
+    drawn = {name: mask.cropped(box) for name, mask in raw.items()}
+    blood: dict[str, Volume] = {name: prediction.probability(name).reoriented("RAS").cropped(box) for name in ("ICH", "IVH") if name in raw}
+    tracts = {} if place is None else {f"tract_{side}": _looked_up(side, place).cropped(box) for side in SIDES}
+    settled = _settled(drawn, blood, ras.cropped(box), tracts)
+    return Masks(
+        **{field: nothing.pasted(mask) for field, mask in settled.items()},
+        known=(frozenset(raw) & frozenset(NAMES)) | frozenset(tracts),
+    )
+
+
+def _box_of_brain(raw: dict[str, Volume], nothing: Volume) -> Box:
+    """Return the part of the scan in which anything can be found: brain and ventricles, or all of it where the model draws no brain."""
+    found = [raw[name].array for name in ("brain", "ventricles") if name in raw]
+    if "brain" not in raw or not np.any([mask.any() for mask in found]):
+        return Box((0, 0, 0), tuple(nothing.shape))
+    return box_around(nothing.with_array(np.logical_or.reduce(found)), margin_mm=VENTRICLE_REACH_MM)
+
+
+def _settled(raw: dict[str, Volume], probability: dict[str, Volume], hu: Volume, tracts: dict[str, Volume]) -> dict[str, Volume]:
+    """Return the masks by the names of the fields of Masks; all on one grid in RAS order, as are HU and the probabilities of blood."""
+    nothing = hu.with_array(np.zeros(hu.shape, bool))
     brain = _largest(raw["brain"]) if "brain" in raw else nothing
     ventricles = raw.get("ventricles", nothing)
     inside = np.asarray(brain.array) | np.asarray(ventricles.array) if "brain" in raw else np.True_
-    ich, ivh = _blood(prediction, raw, nothing, brain, ventricles)
-    ich = _like_blood(_without_specks(ich.map_array(lambda a: a & inside)), ras, brain, least_hu=ICH_ABOVE_BRAIN_HU)
-    ivh = _like_blood(_without_specks(ivh.map_array(lambda a: a & inside)), ras, brain, least_hu=IVH_ABOVE_BRAIN_HU)
+    ich, ivh = _blood(probability, raw, hu, brain, ventricles)
+    ich = _like_blood(_without_specks(ich.map_array(lambda a: a & inside)), hu, brain, least_hu=ICH_ABOVE_BRAIN_HU)
+    ivh = _like_blood(_without_specks(ivh.map_array(lambda a: a & inside)), hu, brain, least_hu=IVH_ABOVE_BRAIN_HU)
     blood = ich.array | ivh.array
     phe = raw.get("PHE", nothing).map_array(lambda a: a & inside & ~blood & _near(ich, PHE_REACH_MM))
     other = blood | phe.array | raw.get(_INFARCT, nothing).array
     leukoaraiosis = raw.get("leukoaraiosis", nothing).map_array(lambda a: a & inside & ~other)
-    leukoaraiosis = _where_dark(leukoaraiosis, ras, brain, ventricles)
-    return Masks(
-        ich=ich,
-        ivh=ivh,
-        phe=phe,
-        leukoaraiosis=leukoaraiosis,
-        brain=brain,
-        ventricles=ventricles.map_array(lambda a: a | ivh.array),
-        tract_left=raw.get("tract_left", nothing) if place is None else _looked_up("left", place, inside),
-        tract_right=raw.get("tract_right", nothing) if place is None else _looked_up("right", place, inside),
-        known=(frozenset(raw) & frozenset(NAMES)) | frozenset(() if place is None else ("tract_left", "tract_right")),
-    )
+    drawn = {name: raw.get(name, nothing) for name in ("tract_left", "tract_right")}
+    looked_up = {name: tract.map_array(lambda a: a & inside) for name, tract in tracts.items()}
+    return {
+        "ich": ich,
+        "ivh": ivh,
+        "phe": phe,
+        "leukoaraiosis": _where_dark(leukoaraiosis, hu, brain, ventricles),
+        "brain": brain,
+        "ventricles": ventricles.map_array(lambda a: a | ivh.array),
+        **(drawn | looked_up),
+    }
 
 
-def _looked_up(side: Side, place: Placement, inside: Inside) -> Volume:
-    return place.looked_up(population(side)).map_array(lambda a: (a > TRACT_SHARE) & inside)
+def _looked_up(side: Side, place: Placement) -> Volume:
+    return place.looked_up(population(side)).map_array(lambda a: a > TRACT_SHARE)
 
 
 def _where_dark(mask: Volume, hu: Volume, brain: Volume, ventricles: Volume) -> Volume:
@@ -113,19 +134,19 @@ def _where_dark(mask: Volume, hu: Volume, brain: Volume, ventricles: Volume) -> 
     return mask.map_array(lambda a: a & dark & ~_near(ventricles, _RIM_MM))
 
 
-def _blood(prediction: Prediction, raw: dict[str, Volume], nothing: Volume, brain: Volume, ventricles: Volume) -> tuple[Volume, Volume]:
+def _blood(probability: dict[str, Volume], raw: dict[str, Volume], hu: Volume, brain: Volume, ventricles: Volume) -> tuple[Volume, Volume]:
     """Return haematoma and ventricular blood that share no voxel.
 
     The network sees voxels of some millimetres, the scan is finer: blood reaches as far as the scan is dense around what the network is
     sure of and the network does not exclude it. It is ventricular where the network says so and the ventricles are near.
     """
+    nothing = hu.with_array(np.zeros(hu.shape, bool))
     ich, ivh = raw.get("ICH", nothing), raw.get("IVH", nothing)
     sure = np.asarray(ich.array) | np.asarray(ivh.array)
     if not sure.any() or not ("ICH" in raw and "IVH" in raw):
         return ich, ivh.map_array(lambda a: a & ~ich.array)
     box = box_around(nothing.with_array(sure), margin_mm=GROWTH_MM)
-    p_ich, p_ivh = (prediction.probability(name).reoriented("RAS").cropped(box) for name in ("ICH", "IVH"))
-    hu = prediction.scan.volume.reoriented("RAS")
+    p_ich, p_ivh = (probability[name].cropped(box) for name in ("ICH", "IVH"))
     blood = grown_by_density(nothing.with_array(sure).cropped(box), p_ich.array + p_ivh.array, hu.cropped(box), _brain_hu(hu, brain, sure))
     ventricular = blood & (p_ivh.array > p_ich.array) & _near(ventricles.cropped(box), VENTRICLE_REACH_MM)
     return nothing.pasted(p_ich.with_array(blood & ~ventricular)), nothing.pasted(p_ich.with_array(ventricular))

@@ -117,7 +117,7 @@ def _findings(prediction: Prediction, masks: Masks, only: Collection[str], place
     readers: dict[str, Callable[[], Finding]] = {
         "haematoma": lambda: read_haematoma(prediction, masks, hu, place=place),
         "leukoaraiosis": lambda: read_leukoaraiosis(prediction, masks),
-        "tract": lambda: read_tract(prediction, masks, place=place),
+        "tract": lambda: read_tract(masks, place=place),
         "expansion": lambda: read_expansion(growth_law_of(model), masks, hu, facts=facts, forecast=forecast_of(prediction)),
         "outcome": lambda: read_outcome(outcome_model_of(model), [found(t) for t in ("haematoma", "tract", "leukoaraiosis")], facts=facts),
     }

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from ichnos.inference import Prediction
 from ichnos.reading.injury import TractInjury, tract_injury
 from ichnos.reading.masks import Masks
 from ichnos.reading.place import Placement
 from ichnos.reading.record import Finding, Measure
 from ichnos.reading.site import station_measure
-from ichnos.volume import volume_ml
+from ichnos.volume import Volume, box_around, volume_ml
 
 MIN_TRACT_ML = 2.0  # less than this on a side is a tract that was not found, not a tract without injury
 _NO_INTERVAL = "defined by the masks; it has no interval of its own"
 _OPPOSITE = {"left": "right", "right": "left"}
 
 
-def read_tract(prediction: Prediction, masks: Masks, *, place: Placement | None = None) -> Finding:
+def read_tract(masks: Masks, *, place: Placement | None = None) -> Finding:
     """Grade the injury of the left and the right tract; `place` names the level, where the network says where in the atlas it is."""
     names = ("tract_left", "tract_right")
     sides = {"left": masks.tract_left, "right": masks.tract_right}
@@ -25,17 +24,20 @@ def read_tract(prediction: Prediction, masks: Masks, *, place: Placement | None 
     if small:
         sentence = f"The corticospinal tract could not be found on the {' and '.join(small)}; its injury cannot be graded."
         return Finding(target="tract", status="could not look", sentence=sentence, masks=names)
-    ras = prediction.scan.volume.reoriented("RAS")
-    z_mm = ras.world(np.column_stack([np.zeros(ras.shape[2]), np.zeros(ras.shape[2]), np.arange(ras.shape[2])]))[:, 2]
-    blood, oedema = masks.ich.array.astype(np.float32), masks.phe.array.astype(np.float32)
-    injuries = {
-        side: tract_injury(mask.array.astype(np.float32), blood, oedema, z_mm=z_mm, voxel_ml=mask.voxel_ml) for side, mask in sides.items()
-    }
+    injuries = {side: _injury(mask, masks.ich, masks.phe) for side, mask in sides.items()}
     touched = {side: masks.ich.with_array(masks.ich.array & mask.array) for side, mask in sides.items()}
     levels = {side: station_measure(place, side, mask if mask.array.any() else None) for side, mask in touched.items()}
     weakness = Measure(name="weakness", label="Side of expected weakness", value=_weak_side(injuries), reason=_NO_INTERVAL)
     measures = (weakness, *(m for side, injury in injuries.items() for m in (*_measures(side, injury), levels[side])))
     return Finding(target="tract", status="read", sentence=_sentence(injuries), measures=measures, masks=names)
+
+
+def _injury(tract: Volume, ich: Volume, phe: Volume) -> TractInjury:
+    box = box_around(tract)
+    near = tract.cropped(box)
+    heights = np.column_stack([np.zeros(near.shape[2]), np.zeros(near.shape[2]), np.arange(near.shape[2])])
+    blood, oedema = (mask.cropped(box).array.astype(np.float32) for mask in (ich, phe))
+    return tract_injury(near.array.astype(np.float32), blood, oedema, z_mm=near.world(heights)[:, 2], voxel_ml=near.voxel_ml)
 
 
 def _measures(side: str, injury: TractInjury) -> tuple[Measure, ...]:

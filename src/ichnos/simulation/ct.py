@@ -158,7 +158,7 @@ def _restlessness(slices: int, samples: int, motion_mm: float, generator: torch.
     steps = torch.randn(slices * samples, 3, generator=generator, device=generator.device).cpu().numpy()
     jerks = steps * (np.abs(steps[:, :1]) > 2.0) * motion_mm / 2.0
     walk = np.cumsum(jerks, axis=0)
-    away = walk - walk.mean(axis=0)
+    away = walk - np.median(walk[len(walk) // 4 : len(walk) - len(walk) // 4], axis=0)  # the truth is drawn where most of the head lay
     return np.asarray(np.clip(away, -motion_mm, motion_mm).reshape(slices, samples, 3), np.float64)
 
 
