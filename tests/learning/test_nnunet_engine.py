@@ -91,7 +91,9 @@ def test_targets_apart_become_labels_and_targets_that_overlap_become_regions(tmp
 def test_nnunet_trains_and_our_inference_reads_as_its_predictor_does(network: str, configuration: str, tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "train", "validation"))
     patch = "16,16,16" if configuration == "3d_fullres" else "32,32,1"
-    plan = NnunetPlan(target_specs("ICH,tract"), network, configuration, epochs=1, iterations=3, width=4, batch=2, patch=patch)
+    plan = NnunetPlan(
+        target_specs("ICH,tract"), network, configuration, epochs=1, iterations=3, width=4, batch=2, patch=patch, mirrored=False
+    )
     model = train_nnunet(cohort, tmp_path / "model", plan, work=tmp_path / "work")
     assert model.manifest.activation == "softmax"
     assert set(model.manifest.provenance.validation) <= {"dice_ICH", "dice_tract_left", "dice_tract_right"}

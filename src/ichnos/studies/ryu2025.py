@@ -83,6 +83,7 @@ CUTS_HU = np.arange(12.0, 31.0, 1.0)
 _WHITE = 0.6  # probability of white matter in the atlas above which a voxel is searched
 _SMOOTH_MM = 1.5
 LARGE_INFARCT_ML = 10.0
+_SPARE = 4  # patients more than terms, without whom a regression is not tried
 RISK = ("age_years", "hypertension", "diabetes", "hyperlipidaemia", "smoking", "atrial_fibrillation")
 
 
@@ -315,8 +316,9 @@ def _association_table(rows: Sequence[Row], labels: Labels) -> Table:
 
 def _effect(kind: Any, formula: str, table: pd.DataFrame, key: str, term: str) -> Cell:
     def compute() -> Cell:
-        if f"{key}_ml" not in table or len(table) < 2:
-            raise InputRefused(f"{len(table)} patient(s) are too few for a regression")
+        terms = formula.count("+") + 1
+        if f"{key}_ml" not in table or len(table) < terms + _SPARE:
+            raise InputRefused(f"{len(table)} patients are too few for {terms} terms; {terms + _SPARE} are the least")
         data = table.assign(**{f"ln_{key}": np.log1p(table[f"{key}_ml"])})
         return regression.fit(kind, formula, data).effect(term).estimate
 
