@@ -47,15 +47,18 @@ class Displacement:
 
     @cached_property
     def inverse(self) -> Displacement:
-        """Return the inverse on the same grid, by fixed-point iteration: v(x) = -u(x + v(x))."""
-        points = grid_points(self.field)
-        back = -np.asarray(self.field.array, np.float64)
+        """Return the inverse on the same grid, by fixed-point iteration v(x) = -u(x + v(x)), for each point until it stands still."""
+        points = grid_points(self.field).reshape(-1, 3)
+        back = -np.asarray(self.field.array, np.float64).reshape(-1, 3)
+        moving = np.flatnonzero(np.abs(back).max(axis=1) > 0)
         for _ in range(30):
-            change = points + back - self.map(points + back) - back
-            back += change
-            if np.abs(change).max() < 0.01:  # mm
+            at = points[moving] + back[moving]
+            change = at - self.map(at) - back[moving]
+            back[moving] += change
+            moving = moving[np.abs(change).max(axis=1) >= 0.005]  # mm
+            if not len(moving):
                 break
-        return Displacement(Volume(back.astype(np.float32), self.field.affine))
+        return Displacement(Volume(back.reshape(self.field.array.shape).astype(np.float32), self.field.affine))
 
     @cached_property
     def jacobian(self) -> Volume:

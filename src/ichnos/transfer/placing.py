@@ -131,7 +131,7 @@ def correlation(moving_from_fixed: Transform, fixed: View, moving: View) -> floa
 def _affine(fixed: View, moving: View, start: Transform, *, rigid: bool, threads: int) -> Transform:
     """Follow the gradient of local correlation from a start; the start comes back where the images drift apart."""
     moved = start.pull(moving.image, fixed.image)
-    freedom = "-dof 6 -n 40x0" if rigid else "-dof 12 -n 80x30"
+    freedom = "-dof 6 -n 40x0" if rigid else "-dof 12 -n 80x10"
     command = f"-V 0 -threads {threads} -a {freedom} -i fixed moved -gm zone -m NCC 2x2x2 -ia-identity -o found"
     try:
         found = _greedy(command, fixed, moved, fixed.head.array)
@@ -172,7 +172,7 @@ def _warp(fixed: View, moving: View, start: Transform, *, exclude: Volume | None
     zone = fixed.head.array
     if exclude is not None:
         zone = zone & (start.pull(exclude.astype(np.float32), fixed.image).array < 0.3)
-    command = f"-V 0 -threads {threads} -i fixed moved -gm zone -m NCC 2x2x2 -n 50x30 -s 2.5vox 1vox -e 0.5 -o found"
+    command = f"-V 0 -threads {threads} -i fixed moved -gm zone -m NCC 2x2x2 -n 50x12 -s 2.5vox 1vox -e 0.5 -o found"
     try:
         found = Volume.from_sitk(_greedy(command, fixed, moved, zone))
     except RuntimeError as error:

@@ -23,10 +23,12 @@ from ichnos.volume import Affine, Array, Box, Volume, volume_ml
 
 MIN_SLICES = 6
 MIN_COVERAGE_MM = 60.0
+_MAP_MM = 2.0  # voxels of the template's maps
 FINEST_MM = 1.0  # finer voxels are averaged to this before the search
 ONE_SIDED_ML = 4.0  # a lesion part this large without a partner in the other hemisphere is no leukoaraiosis
 _IN_PLANE = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])  # a voxel and its four neighbours in the slice
-PARTNER_MM = 9.0  # how far from the mirrored place the partner may lie
+PARTNER_MM = 8.0  # how far about the mirrored place the partner may lie
+PARTNER_SHARE = 0.1  # how much of the part it must make up at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,18 +145,21 @@ def places_on(grid: Volume, *, mni_from_exam: Transform) -> Places:
 @lru_cache(maxsize=1)
 def _template_maps() -> Volume:
     """Return the maps of `Places`, in its order, as channels on a 2 mm grid of MNI space."""
-    codes = mni.structures().array
-    brain = mni.brain_mask().array
+    grid = mni.brain_mask().grid_with_spacing(_MAP_MM)
+    codes = mni.structures().on_grid(grid, interpolation="nearest").array
+    brain = mni.brain_mask().astype(np.uint8).on_grid(grid, interpolation="nearest").array > 0
     cerebral = np.isin(codes, (mni.WHITE, mni.CORTEX, mni.THALAMUS, mni.CAUDATE, mni.PUTAMEN, mni.PALLIDUM, mni.VENTRICLE, mni.HIPPOCAMPUS))
     hind = np.isin(codes, (mni.BRAINSTEM, mni.CEREBELLAR_CORTEX, mni.CEREBELLAR_WHITE))
     nuclei = np.isin(codes, (mni.THALAMUS, mni.CAUDATE, mni.PUTAMEN, mni.PALLIDUM, mni.HIPPOCAMPUS))
-    blurred = [
-        ndimage.gaussian_filter(m.astype(np.float32), 2.0) for m in (codes == mni.WHITE, codes == mni.CORTEX, codes == mni.VENTRICLE)
-    ]
-    above = ndimage.gaussian_filter(cerebral.astype(np.float32), 3) >= ndimage.gaussian_filter(hind.astype(np.float32), 3)
-    midline = np.abs(mni.coordinates(mni.brain_mask())[0])
-    maps = (blurred[0], blurred[1], brain, blurred[2], ndimage.distance_transform_edt(brain), above, nuclei, midline)
-    return mni.brain_mask().with_array(np.stack([m.astype(np.float32) for m in maps], axis=-1)).resampled(2.0)
+
+    def blurred(mask: Array, sigma_mm: float) -> Array:
+        return np.asarray(ndimage.gaussian_filter(mask.astype(np.float32), sigma_mm / _MAP_MM))
+
+    white, cortex, ventricle = (blurred(codes == code, 2.0) for code in (mni.WHITE, mni.CORTEX, mni.VENTRICLE))
+    depth = np.maximum(ndimage.distance_transform_edt(brain) * _MAP_MM - 0.5, 0)  # the surface lies between the voxels
+    above = blurred(cerebral, 3.0) >= blurred(hind, 3.0)
+    maps = (white, cortex, brain, ventricle, depth, above, nuclei, np.abs(mni.coordinates(grid)[0]))
+    return grid.with_array(np.stack([m.astype(np.float32) for m in maps], axis=-1))
 
 
 def even_brightness(flair: Volume, places: Places) -> Array:
@@ -268,25 +273,19 @@ def _leave_out(kept: Array, exclude: Volume | None, grid: Volume, flair_from_mni
 
 
 def _without_partner(kept: Array, partners: Array, grid: Volume, flair_from_mni: Transform) -> Array:
-    """Return parts of more than ONE_SIDED_ML that lie farther than PARTNER_MM from the mirror image of anything bright, be it dimly."""
+    """Return parts with more than ONE_SIDED_ML around whose mirror image there is little that is bright, be it dimly."""
     if not kept.any():
         return kept
     mirror = Transform.of(Affine(np.diag([-1.0, 1.0, 1.0, 1.0])))
     across = flair_from_mni @ mirror @ ~flair_from_mni
-    mirrored = across.pull(grid.with_array(partners.astype(np.float32)), grid).array > 0.3
-    far = ndimage.distance_transform_edt(~mirrored, sampling=grid.spacing_mm) > PARTNER_MM if mirrored.any() else np.ones_like(kept)
-    labels, _ = ndimage.label(kept & far)
-    large = np.bincount(labels.ravel()) * grid.voxel_ml > ONE_SIDED_ML
+    sigma = [PARTNER_MM / s for s in grid.spacing_mm]
+    own = ndimage.gaussian_filter(kept.astype(np.float32), sigma)
+    other = ndimage.gaussian_filter(across.pull(grid.with_array(partners.astype(np.float32)), grid).array, sigma)
+    labels, count = ndimage.label(kept & (other < 3 * PARTNER_SHARE * own))
+    surely_ml = np.bincount(labels[other < PARTNER_SHARE * own], minlength=count + 1) * grid.voxel_ml
+    large = surely_ml > ONE_SIDED_ML
     large[0] = False
-    core = np.asarray(large[labels])
-    if not core.any():
-        return core
-    near_core = ndimage.distance_transform_edt(~core, sampling=grid.spacing_mm) < PARTNER_MM
-    return np.asarray(kept & (core | (near_core & ~_near(mirrored, grid, 3.0))))
-
-
-def _near(mask: Array, grid: Volume, distance_mm: float) -> Array:
-    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=grid.spacing_mm) <= distance_mm)
+    return np.asarray(large[labels])
 
 
 def _soft_edge(kept: Array, even: Array, brightness: Brightness, places: Places) -> Array:
