@@ -82,6 +82,10 @@ def test_yu_asks_every_arm_and_says_what_it_cannot_say(tmp_path: Path) -> None:
     assert oracle[areas.columns.index("AUC, D")].value == 1.0  # type: ignore[union-attr]
     assert all(cell is not None for table in (areas, yu2025._reach_table(people, found.risk)) for row in table.rows for cell in row)
     assert {row[0].split(",")[0] for row in yu2025._calibration_table(people, found.risk).rows} >= {"published", "ours"}  # type: ignore[union-attr]
+    pictures = yu2025._curves(people, found.risk)
+    assert [picture.name for picture in pictures] == ["roc-D", "roc-E"]
+    assert pictures[0].png[:4] == b"\x89PNG"
+    assert {row[0] for row in yu2025._point_table(people, found.risk).rows} >= {"published, as is, D", "ours, as is, E"}
     ledgers = list((tmp_path / "classifiers" / "generators").glob("*.csv"))
     assert ledgers
     assert "A" in ledgers[0].read_text(encoding="utf-8")

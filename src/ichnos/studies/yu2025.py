@@ -24,7 +24,7 @@ from ichnos.evidence.calibration import calibration
 from ichnos.evidence.discrimination import auc, compare_paired, roc_curve
 from ichnos.evidence.figures import roc_figure
 from ichnos.evidence.intervals import Estimate, bootstrap, proportion
-from ichnos.evidence.overlap import overlap
+from ichnos.evidence.overlap import dice
 from ichnos.evidence.tables import Cell, Table
 from ichnos.learning.cases import check_leakage
 from ichnos.learning.targets import target_specs
@@ -49,6 +49,7 @@ from ichnos.studies.segmenting import (
     with_validation,
     worst_picture,
 )
+from ichnos.volume import volume_ml
 
 PAPER = "Yu et al. 2025, npj Digital Medicine, s41746-025-02213-w"
 SMOKE = Design(
@@ -114,8 +115,10 @@ class _Outliner:
         for name, model in self.models.items():
             if truth is None:
                 continue
-            found = overlap(truth, predictor(model, self.device)(scan_of(patient)).mask("ICH").reoriented("RAS"))
-            row |= {f"{name} dice": _known(found.dice), f"{name} iou": _known(found.iou), f"{name} error_ml": _known(found.volume_error_ml)}
+            found = predictor(model, self.device)(scan_of(patient)).mask("ICH").reoriented("RAS")
+            shared = dice(truth, found)
+            row |= {f"{name} dice": _known(shared), f"{name} iou": _known(shared / (2 - shared))}
+            row[f"{name} error_ml"] = _known(volume_ml(found) - volume_ml(truth))
         return row
 
 
@@ -218,6 +221,8 @@ def _against(people: People, risks: Risks, name: str, other: str, centre: str) -
         outcome, score, who = _of_centre(people, first, centre)
         kept = [k for k, patient in enumerate(who) if np.isfinite(second.get(patient, np.nan))]
         d = compare_paired([outcome[k] for k in kept], [score[k] for k in kept], [second[who[k]] for k in kept])
+        if not np.isfinite(d.value):
+            raise InputRefused(f"{len(kept)} patients of centre {centre} do not determine a difference of areas")
         return f"{d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f}), p {d.p:.3f}" if np.isfinite(d.p) else f"{d.value:+.3f}, no interval"
 
     return cell(compute)
@@ -303,19 +308,29 @@ def _over_oracle(people: People, risks: Risks, name: str, centre: str) -> Estima
     return bootstrap(ratio, truth, rng=np.random.default_rng(0), repeats=500)
 
 
-_DRAWN = ("published, as is", "published, synthesis 1:2", "volume alone", "oracle")
+# What is drawn -> its colour, by the names that figures know.
+_DRAWN = {
+    "published, as is": "bat",
+    "published, synthesis 1:2": "reference",
+    "ours, as is": "model",
+    "ours, growth law fitted here": "hep",
+    "ours, growth law that ships": "brain",
+    "volume alone": "volume",
+    "oracle": "truth",
+}
 
 
 def _curves(people: People, risks: Risks) -> list[Picture]:
     pictures: list[Picture] = []
     for centre in people.centres:
         curves = {}
-        for name, risk in risks.items():
-            if isinstance(risk, str) or not (name in _DRAWN or name.startswith("ours")):
+        for name, colour in _DRAWN.items():
+            risk = risks.get(name, "")
+            if isinstance(risk, str):
                 continue
             outcome, score, _ = _of_centre(people, risk, centre)
             if 0 < sum(outcome) < len(outcome):
-                curves[name] = (roc_curve(outcome, score), str(auc(outcome, score)))
+                curves[colour] = (roc_curve(outcome, score), f"{name}: {auc(outcome, score)}")
         if curves:
             pictures.append(roc_figure(f"roc-{centre}", curves, caption=f"Expansion at the external centre {centre}."))
     return pictures
