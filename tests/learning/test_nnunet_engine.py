@@ -14,8 +14,10 @@ from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import nifti
 from ichnos.inference import Predictor
 from ichnos.learning.cases import PIPELINES
-from ichnos.learning.nnunet import NnunetPlan, export, network_spec, preprocessing_of, train_nnunet
+from ichnos.learning.nnunet import NnunetPlan, export, job_of, network_spec, preprocessing_of, train_nnunet
+from ichnos.learning.nnunet_child import _fit
 from ichnos.learning.targets import target_specs
+from ichnos.learning.training import Means
 from ichnos.scan import Scan
 
 pytest.importorskip("nnunetv2")
@@ -59,6 +61,26 @@ def test_its_networks_and_ours_are_rebuilt_by_name() -> None:
     assert (spec.name, prefix, spec.arguments["dim"]) == ("umamba_bot", "", 2)
     with pytest.raises(UsageError, match="no network called 'vit'"):
         NnunetPlan((), network="vit")
+
+
+def test_another_patch_gets_the_topology_that_nnunet_derives_from_it() -> None:
+    planned = {"features_per_stage": [32, 64], "n_stages": 2, "n_conv_per_stage": [2, 2], "n_conv_per_stage_decoder": [2]}
+    chosen = {
+        "spacing": [5.0, 0.45, 0.5],
+        "patch_size": [16, 320, 256],
+        "architecture": {"arch_kwargs": planned | {"strides": [], "kernel_sizes": []}},
+    }
+    plans = {"transpose_forward": [0, 1, 2], "configurations": {"3d_fullres": chosen}}
+    _fit(plans, "3d_fullres", [16, 90, 96], [5.0, 1.5, 1.5])
+    assert chosen["spacing"] == [5.0, 1.5, 1.5]
+    assert chosen["patch_size"] == [16, 96, 96], "90 cannot be halved often enough, so nnU-Net rounds it up"
+    fitted = chosen["architecture"]["arch_kwargs"]  # type: ignore[index]
+    assert fitted["n_stages"] == len(fitted["strides"]) == len(fitted["kernel_sizes"]) == len(fitted["features_per_stage"]) == 5
+    assert np.prod(fitted["strides"], axis=0).tolist() == [4, 16, 16]
+    assert fitted["kernel_sizes"][0] == [1, 3, 3], "across thick slices it does not reach"
+    assert fitted["n_conv_per_stage_decoder"] == [2] * 4
+    with pytest.raises(UsageError, match="three positive numbers"):
+        job_of(NnunetPlan((), patch="64,64"), Path(), {"labels": {}}, Means())
 
 
 def test_targets_apart_become_labels_and_targets_that_overlap_become_regions(tmp_path: Path) -> None:
