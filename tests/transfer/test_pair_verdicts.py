@@ -15,6 +15,7 @@ from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nifti
 from ichnos.registration import Transform, assess, register
 from ichnos.registration.contrast import view
+from ichnos.transfer.landmarks import find_landmarks, landmark_residual_mm
 from ichnos.transfer.pairs import settle
 from ichnos.transfer.sheet import contact_sheet, read_overrides
 from ichnos.transfer.verdict import PairNumbers, brain_of_ct, judge_pair, judge_target, measure_pair
@@ -86,6 +87,26 @@ def test_a_long_interval_and_an_implausible_target_are_named() -> None:
     empty = ball.with_array(np.zeros(ball.shape, np.uint8))
     assert judge_target("tract_left", empty, ball).level == "refuse"
     assert judge_target("leukoaraiosis", empty, ball).level == "pass"
+
+
+def test_marked_points_that_do_not_meet_are_a_cause(tmp_path: Path) -> None:
+    good = PairNumbers(0.2, 0.1, 0.3, 1.2, 0.97, 1.0, 1.0, 0.7, 1.4)
+    table = tmp_path / "derivatives" / "manual" / "sub-1" / "sub-1_landmarks.tsv"
+    table.parent.mkdir(parents=True)
+    lines = ["exam\tname\tx\ty\tz", "ct\tpineal\t0\t-30\t2", "ct\tseptum\t0\t10\t12", "flair\tpineal\t5\t-30\t2", "flair\tother\t0\t0\t0"]
+    table.write_text("\n".join(lines) + "\n")
+    marks = find_landmarks(tmp_path, "1", ("truth", "manual"))
+    right = np.eye(4)
+    right[0, 3] = 5
+    assert landmark_residual_mm(marks, "flair", Transform.of(Affine(right))) == 0
+    assert np.isnan(landmark_residual_mm(marks, "followup", Transform()))
+    assert np.isnan(landmark_residual_mm(find_landmarks(tmp_path, "2", ("manual",)), "flair", Transform()))
+    verdict = judge_pair(good, landmark_mm=landmark_residual_mm(marks, "flair", Transform()))
+    assert [reason.name for reason in verdict.at("warn")] == ["landmarks"]
+    assert judge_pair(good, landmark_mm=20.0).level == "refuse"
+    table.write_text("exam\tname\tx\ty\tz\nmr\tpineal\t0\t0\t0\n")
+    with pytest.raises(InputRefused, match="line 2: exam 'mr' is unknown"):
+        find_landmarks(tmp_path, "1", ("manual",))
 
 
 def test_the_contact_sheet_shows_the_target(pair: tuple[Volume, Volume, Transform]) -> None:

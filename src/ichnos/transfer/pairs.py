@@ -17,6 +17,7 @@ from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nifti
 from ichnos.registration import write_transform
 from ichnos.registration.contrast import view
+from ichnos.transfer.landmarks import find_landmarks, landmark_residual_mm
 from ichnos.transfer.makers import MAKERS, PARTNER, Settings, Target, Transferred
 from ichnos.transfer.sheet import contact_sheet
 from ichnos.transfer.verdict import PairNumbers, brain_of_ct, judge_pair, judge_target, measure_pair
@@ -76,7 +77,14 @@ def transfer_pair(pair: Pair, folder: Path, *, settings: Settings) -> dict[str, 
 
 def _verdict(pair: Pair, made: Transferred, numbers: PairNumbers, ct: Volume, settings: Settings) -> Verdict:
     hours = pair.patient.facts.get(f"ct_to_{PARTNER[pair.target]}_h")
-    verdict = judge_pair(numbers, limits=settings.limits, interval_h=hours if isinstance(hours, float) else None) + made.verdict
+    marks = find_landmarks(Path(settings.root), pair.patient.id, settings.given)
+    verdict = judge_pair(
+        numbers,
+        limits=settings.limits,
+        interval_h=hours if isinstance(hours, float) else None,
+        landmark_mm=landmark_residual_mm(marks, PARTNER[pair.target], made.registration.transform),
+    )
+    verdict += made.verdict
     brain = brain_of_ct(view(ct, spacing_mm=2.0, contrast="ct"))
     for name, mask in made.judged.items():
         verdict += judge_target(name, mask, brain)

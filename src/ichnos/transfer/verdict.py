@@ -59,6 +59,7 @@ class Limits:
     jacobian_max: tuple[float, float] = (3.0, 6.0)
     deformation_mm: tuple[float, float] = (3.0, 6.0)
     interval_d: tuple[float, float] = (90.0, 1500.0)
+    landmark_mm: tuple[float, float] = (4.0, 8.0)
 
 
 def measure_pair(ct: Volume, partner: Volume, found: Registration, *, rng: np.random.Generator | None = None) -> PairNumbers:
@@ -97,8 +98,13 @@ def _overlap(found: Registration, fixed: View, brain: Volume, moving: View) -> f
     return float(min(seen[reached].mean(), fixed.head.array[seen].mean()))
 
 
-def judge_pair(numbers: PairNumbers, *, limits: Limits | None = None, interval_h: float | None = None) -> Verdict:
-    """Turn the numbers of a pair into a verdict with causes: "refuse" means that its target must not be used."""
+def judge_pair(
+    numbers: PairNumbers, *, limits: Limits | None = None, interval_h: float | None = None, landmark_mm: float = float("nan")
+) -> Verdict:
+    """Turn the numbers of a pair into a verdict with causes: "refuse" means that its target must not be used.
+
+    `interval_h` is the time between the exams, `landmark_mm` how far marked points are left apart, where these are known.
+    """
     limits = limits or Limits()
     found = [
         _below(
@@ -115,6 +121,7 @@ def judge_pair(numbers: PairNumbers, *, limits: Limits | None = None, interval_h
     if interval_h is not None:
         text = "the exams lie far apart in time, and the target may have changed in between"
         found.append(_above("interval", abs(interval_h) / 24, limits.interval_d, text, "d"))
+    found.append(_above("landmarks", landmark_mm, limits.landmark_mm, "points marked in both exams do not meet", "mm"))
     return Verdict(tuple(found))
 
 

@@ -1,0 +1,64 @@
+"""Points that somebody has marked in both exams of a pair: how far the registration leaves them apart.
+
+`derivatives/<pipeline>/sub-<id>/sub-<id>_landmarks.tsv` has the columns exam, name, x, y, z (RAS mm, each in its own exam's space).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ichnos.cohort import EXAMS, Exam
+from ichnos.errors import InputRefused
+from ichnos.formats import bids
+from ichnos.registration import Transform
+from ichnos.volume import Floats
+
+Landmarks = Mapping[Exam, Mapping[str, Floats]]  # exam -> name -> (3,) RAS mm
+_COLUMNS = ("exam", "name", "x", "y", "z")
+
+
+def find_landmarks(root: Path, patient_id: str, pipelines: tuple[str, ...]) -> Landmarks:
+    """Read a patient's landmarks from the first pipeline that has them; none without a file."""
+    who = bids.subject(patient_id)
+    for pipeline in pipelines:
+        path = root / "derivatives" / pipeline / who / f"{who}_landmarks.tsv"
+        if path.is_file():
+            return read_landmarks(path)
+    return {}
+
+
+def read_landmarks(path: Path) -> Landmarks:
+    """Read a table of landmarks; a column or an exam that is not known, or a place that is no number, is refused."""
+    found: dict[Exam, dict[str, Floats]] = {}
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        table = csv.DictReader(stream, delimiter="\t")
+        if not set(_COLUMNS) <= set(table.fieldnames or ()):
+            raise InputRefused(f"{path} needs the columns {', '.join(_COLUMNS)}, divided by tabs")
+        for number, row in enumerate(table, start=2):
+            exam = next((known for known in EXAMS if known == row["exam"]), None)
+            if exam is None:
+                raise InputRefused(f"{path}, line {number}: exam {row['exam']!r} is unknown; write one of {', '.join(EXAMS)}")
+            try:
+                found.setdefault(exam, {})[row["name"]] = np.array([float(row[axis]) for axis in "xyz"])
+            except (TypeError, ValueError):
+                raise InputRefused(f"{path}, line {number}: x, y and z are expected to be numbers, in mm") from None
+    return found
+
+
+def landmark_residual_mm(landmarks: Landmarks, partner: Exam, partner_from_ct: Transform) -> float:
+    """Return the median distance between where CT landmarks are mapped and where the partner shows them; NaN if they share none.
+
+    >>> marks = {"ct": {"tip": np.zeros(3)}, "flair": {"tip": np.array([3.0, 4.0, 0.0])}}
+    >>> landmark_residual_mm(marks, "flair", Transform())
+    5.0
+    """
+    ours, theirs = landmarks.get("ct", {}), landmarks.get(partner, {})
+    shared = sorted(set(ours) & set(theirs))
+    if not shared:
+        return float("nan")
+    mapped = partner_from_ct.map(np.stack([ours[name] for name in shared]))
+    return float(np.median(np.linalg.norm(mapped - np.stack([theirs[name] for name in shared]), axis=1)))
