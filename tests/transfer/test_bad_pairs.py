@@ -13,6 +13,8 @@ from builders.painted import anatomy, painted, posed
 from ichnos.cli.main import run
 from ichnos.formats import bids, nifti
 from ichnos.registration import Displacement, Transform
+from ichnos.transfer.makers import Settings, given_mask
+from ichnos.transfer.pairs import on_file_grid
 from ichnos.volume import Volume, sphere
 
 
@@ -86,3 +88,20 @@ def test_diffusion_without_its_table_is_refused(tmp_path: Path, capsys: pytest.C
     Path(stem + ".bval").write_text("0 1000 1000\n")
     assert ".bvec does not exist" in _refused(root, "tract", capsys)
     assert nifti.load(path).array.shape[3] == 3
+
+
+def test_masks_of_a_sheared_ct_meet_it_and_come_back(tmp_path: Path) -> None:
+    shear = np.eye(4)
+    shear[1, 2] = 0.3  # 17 degrees
+    tilted = Volume(_ct().array, shear @ _ct().affine)
+    root = _cohort(tmp_path, "flair", _flair(), ct=tilted)
+    opened = nifti.open_nifti(bids.exam_path(root, "1", "ct")).volume
+    assert not opened.same_grid(tilted)
+    patient = bids.read_cohort(root).patients[0]
+    drawn = given_mask(patient, "haematoma", "ct", Settings(str(root)))
+    assert drawn is not None
+    assert drawn.same_grid(opened)
+    written = nifti.load(bids.derivative_path(root, "1", pipeline="manual", label="haematoma", kind="dseg"))
+    back = on_file_grid(drawn, tilted, "dseg")
+    assert back.same_grid(tilted)
+    assert 2 * float((back.array & written.array).sum()) / float(back.array.sum() + written.array.sum()) > 0.85

@@ -97,7 +97,7 @@ def make_leukoaraiosis(ct: Volume, patient: Patient, settings: Settings) -> Tran
     checked_flair(flair)
     blood = _blood(patient, "ct", settings)
     found = register(ct, flair, kind=settings.kind, exclude=blood, fixed_contrast="ct", moving_contrast="mri")
-    drawn = _given(patient, "leukoaraiosis", "flair", settings)
+    drawn = given_mask(patient, "leukoaraiosis", "flair", settings)
     if drawn is not None:
         lesions = wm.given_hyperintensities(drawn, flair)
     else:
@@ -198,16 +198,17 @@ def _save(path: Path, *, tract: Any, reference: Volume) -> None:
 
 
 def _blood(patient: Patient, exam: Exam, settings: Settings) -> Volume | None:
-    return _given(patient, "haematoma", exam, settings)
+    return given_mask(patient, "haematoma", exam, settings)
 
 
-def _given(patient: Patient, label: str, exam: Exam, settings: Settings) -> Volume | None:
+def given_mask(patient: Patient, label: str, exam: Exam, settings: Settings) -> Volume | None:
     """Return a mask that somebody has drawn on an exam, from the first of the trusted pipelines that has it."""
     for pipeline in settings.given:
         for kind in bids.KINDS:
             path = bids.derivative_path(settings.root, patient.id, pipeline=pipeline, label=label, kind=kind, exam=exam)
             if path.is_file():
-                return nifti.load(path)
+                drawn = nifti.load(path)  # on a sheared CT: onto the grid on which the CT itself is opened
+                return drawn if drawn.is_orthogonal else drawn.on_grid(drawn.orthogonal_grid(), interpolation="nearest")
     return None
 
 

@@ -102,8 +102,10 @@ def _written(pair: Pair, folder: Path, pipeline: str, made: Transferred, ct: Vol
         "partner": PARTNER[pair.target],
     }
     paths = []
+    own_grid = nifti.load(pair.patient.exam("ct"))
     for (label, kind), volume in made.maps.items():
-        path = bids.write_derivative(folder, pair.patient.id, volume, pipeline=pipeline, label=label, kind=kind, sidecar=told)
+        drawn = on_file_grid(volume, own_grid, kind)
+        path = bids.write_derivative(folder, pair.patient.id, drawn, pipeline=pipeline, label=label, kind=kind, sidecar=told)
         paths += [path, nifti.sidecar_path(path)]
     home = folder / "derivatives" / pipeline
     transform = home / who / f"{who}_from-ct_to-{PARTNER[pair.target]}_xfm.h5"
@@ -118,6 +120,13 @@ def _written(pair: Pair, folder: Path, pipeline: str, made: Transferred, ct: Vol
     found = made.registration.transform
     contact_sheet(ct, made.partner, found, made.shown, brain, title=pair.id, verdict=verdict).save(sheets / f"{pair.id}.png")
     return [path.relative_to(home).as_posix() for path in paths]
+
+
+def on_file_grid(volume: Volume, own_grid: Volume, kind: bids.Kind) -> Volume:
+    """Bring a map back onto the grid of the CT's file, where that is sheared (a tilted gantry) and was opened upright."""
+    if volume.same_grid(own_grid):
+        return volume
+    return volume.on_grid(own_grid, interpolation="linear" if kind == "probseg" else "nearest")
 
 
 # ---- after the run --------------------------------------------------------------------------------------------------
