@@ -1,4 +1,4 @@
-"""Draw docs/img/transfer-*.jpg: the contact sheets of one virtual patient's three pairs, as `ichnos transfer` makes them.
+"""Draw docs/img/transfer-*.jpg: one virtual patient's contact sheets, as `ichnos transfer` makes them, and what is found on its FLAIR.
 
 python tools/transfer_pictures.py [FOLDER]
 
@@ -10,24 +10,58 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from ichnos.cli.main import run
+from ichnos.formats import bids, nifti
+from ichnos.transfer.flair import hyperintensities_of
+from ichnos.volume import Volume
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = ("leukoaraiosis", "tract", "expansion")
+TARGETS = ("leukoaraiosis", "expansion", "tract")
 WIDTH = 1064  # pixels
+COLUMNS = 6
 
 
 def main(folder: Path) -> int:
-    """Simulate, transfer, shrink the sheets."""
+    """Simulate, draw the FLAIR, transfer, shrink the sheets."""
     made = run(["simulate", str(folder), "--patients", "1", "--seed", "5", "--exams", "ct,followup,flair,diffusion"])
-    moved = run(["transfer", str(folder), "--targets", ",".join(TARGETS), "--given", "truth"])
+    drawn = folder / "flair.png"
+    if not drawn.is_file():
+        _flair(folder).save(drawn)
+    _save(Image.open(drawn), "flair")
+    moved = 0
     for target in TARGETS:
-        sheet = Image.open(folder / "derivatives" / "transfer" / "sheets" / f"001-{target}.png")
-        small = sheet.resize((WIDTH, round(sheet.height * WIDTH / sheet.width)), Image.Resampling.LANCZOS)
-        small.save(ROOT / "docs" / "img" / f"transfer-{target}.jpg", quality=85)
+        moved = moved or run(["transfer", str(folder), "--targets", target, "--given", "truth"])
+        _save(Image.open(folder / "derivatives" / "transfer" / "sheets" / f"001-{target}.png"), target)
     return made or moved
+
+
+def _save(picture: Image.Image, name: str) -> None:
+    small = picture.convert("RGB").resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
+    small.save(ROOT / "docs" / "img" / f"transfer-{name}.jpg", quality=80)
+
+
+def _flair(folder: Path) -> Image.Image:
+    """Draw six slices of the FLAIR, and below them what our segmenter finds (red), the truth (green) and both (yellow)."""
+    flair = nifti.load(bids.exam_path(folder, "001", "flair")).reoriented("RAS")
+    place = {"pipeline": "truth", "label": "leukoaraiosis", "kind": "mask", "exam": "flair"}
+    truth = nifti.load(bids.derivative_path(folder, "001", **place)).on_grid(flair, interpolation="nearest").array > 0  # type: ignore[arg-type]
+    found = hyperintensities_of(flair).mask.array
+    fullest = np.argsort((truth | found).sum(axis=(0, 1)))[-COLUMNS:]
+    return Image.fromarray(np.concatenate([_column(flair, truth, found, int(k)) for k in sorted(fullest)], axis=1))
+
+
+def _column(flair: Volume, truth: np.ndarray, found: np.ndarray, k: int) -> np.ndarray:
+    grey = np.clip(flair.array[:, :, k] / np.percentile(flair.array, 99.5), 0, 1)
+    plain = np.repeat(grey[..., None], 3, axis=2)
+    painted = plain.copy()
+    painted[found[:, :, k]] = (1, 0.2, 0.2)
+    painted[truth[:, :, k]] = (0.2, 0.8, 0.2)
+    painted[found[:, :, k] & truth[:, :, k]] = (1, 0.85, 0.2)
+    upright = [np.rot90(tile[::-1]) for tile in (plain, painted)]  # the patient's left is on the right, as on the contact sheets
+    return (np.concatenate(upright, axis=0) * 255).astype(np.uint8)
 
 
 if __name__ == "__main__":
