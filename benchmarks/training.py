@@ -1,7 +1,7 @@
 """A training step of our loop and of nnU-Net's own trainer: the same network, patch and batch, on one thread, one after the other.
 
 Seconds are processor time per step (data, augmentation, network, loss, optimiser), which a busy machine disturbs less than the clock does;
-memory is the peak of a process of its own. python benchmarks/training.py
+memory is the peak of a process of its own. python benchmarks/training.py [FOLDER]; a folder that is given is kept and gone on with.
 """
 
 from __future__ import annotations
@@ -111,16 +111,26 @@ def isolated(engine: str, home: Path) -> dict[str, float]:
     return result
 
 
-def main() -> list[dict[str, object]]:
-    """Rows: engine, processor seconds per step, steps per second, times nnU-Net's, MiB, its share."""
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
+def measured(home: Path) -> dict[str, dict[str, float]]:
+    """Return what each engine took; a folder that holds some of it already is gone on with."""
+    kept = home / "measured.json"
+    found: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.is_file() else {}
+    if not (home / "train.json").is_file():
         write_cohort(home / "cohort")
         dataset = export(bids.read_cohort(home / "cohort"), PLAN, home, PIPELINES)
         job = job_of(PLAN, home, dataset, Means())
         run_child(job | {"do": "plan"}, home, quiet=True)
         (home / "train.json").write_text(json.dumps(job | {"do": "train"}))
-        found = {engine: isolated(engine, home) for engine in ("nnunet", "ichnos fp32")}
+    for engine in ("nnunet", "ichnos fp32"):
+        if engine not in found:
+            found[engine] = isolated(engine, home)
+            kept.write_text(json.dumps(found))
+    return found
+
+
+def main(home: Path) -> list[dict[str, object]]:
+    """Rows: engine, processor seconds per step, steps per second, times nnU-Net's, MiB, its share."""
+    found = measured(home)
     theirs = found["nnunet"]
     rows: list[dict[str, object]] = []
     for engine, own in found.items():
@@ -132,8 +142,9 @@ def main() -> list[dict[str, object]]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if len(sys.argv) == 1:
-        print(table(main()))
+    if len(sys.argv) < 3:
+        with tempfile.TemporaryDirectory() as folder:
+            print(table(main(Path(sys.argv[1]) if len(sys.argv) == 2 else Path(folder))))
     else:
         engine, _, precision = sys.argv[1].partition(" ")
         home = Path(sys.argv[2])
