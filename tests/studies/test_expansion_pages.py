@@ -11,9 +11,11 @@ import pytest
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.intervals import Estimate
+from ichnos.inference import Predictor
 from ichnos.learning.ensembles import load_classifier
-from ichnos.learning.expansion import ROI_SHAPE, ROI_SPACING_MM, Pair
+from ichnos.learning.expansion import ROI_SHAPE, ROI_SPACING_MM, Pair, forecast_map, load_forecaster
 from ichnos.learning.synthesis import Picture, load_generator
+from ichnos.models import load_model
 from ichnos.reading.growth import GrowthInputs
 from ichnos.studies import abramova2024, yu2025
 from ichnos.studies.expanding import People, Person, classified
@@ -51,6 +53,11 @@ def test_abramova_leaves_patients_out_and_fills_its_page(monkeypatch: pytest.Mon
     assert even.value > 0.7  # these balls grow evenly
     html = write_page(page, tmp_path / "page")
     assert "0.506" in html.read_text(encoding="utf-8")
+    network, kind = load_forecaster(tmp_path / "models" / "ours-synthetic-group-0")
+    assert kind == "forecast"
+    assert forecast_map(network, made_pair(Patient("1")), kind).shape == ROI_SHAPE
+    with pytest.raises(InputRefused, match="a map around an outline that must be given"):
+        Predictor(load_model(tmp_path / "models" / "warp-group-0"))
     twice = [made_pair(Patient("1")), made_pair(Patient("2")), replace(made_pair(Patient("1")), patient="3")]
     with pytest.raises(InputRefused, match="leakage: sub-1 and sub-3 have the same CT"):
         abramova2024._check_apart(twice)

@@ -10,6 +10,7 @@ What cannot be mended: an affine image of a lesion has no new part, so that no f
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -24,13 +25,14 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
+from ichnos import __version__
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
 from ichnos.inference.predict import windows
 from ichnos.learning.optimise import Course, optimise
 from ichnos.learning.rois import REGION_SHAPE, REGION_SPACING_MM, REGION_WINDOWS_HU, roi_grid
-from ichnos.models import NetworkSpec
+from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model
 from ichnos.networks.warp import AffineWarp
 from ichnos.reading.expansion import signed_distance_mm
 from ichnos.volume import Volume
@@ -179,13 +181,12 @@ def train_forecaster(
         losses = warp_loss if kind == "warp" else forecast_loss
         return losses(network, [_mirrored(p) if flip else p for p, flip in zip(chosen, flips, strict=True)], device)
 
-    words = " ".join(f"{p.patient}{p.later.sum():.1f}" for p in pairs)
     course = Course(
         network=spec_of(kind, width=width),
         steps=steps,
         learning_rate=learning_rate if kind == "forecast" else learning_rate / 10,
         seed=seed,
-        data=hashlib.sha256(words.encode()).hexdigest()[:16],
+        data=fingerprint(pairs)[:16],
     )
     return optimise(course, loss_of, out, device=device, seconds=seconds, report=report)
 
@@ -227,6 +228,50 @@ def warp_loss(network: nn.Module, pairs: Sequence[Pair], device: str) -> Tensor:
     later_hu = [windows(p.later_hu, WINDOWS_HU[:1])[0] for p in pairs if p.later_hu is not None]
     l1 = (moved[known, 0] - _stacked(later_hu, device)).abs().mean() if known else overlap.new_zeros(())
     return overlap + l1 + _SMOOTHNESS * (change[:, :, :3] ** 2).sum((1, 2)).mean()
+
+
+def save_forecaster(network: nn.Module, kind: Kind, folder: Path, *, pairs: Sequence[Pair], steps: int, seed: int, width: int) -> Model:
+    """Write a forecaster as a Model folder; it sees a region around an outline that is given (`network_input`)."""
+    real = [p for p in pairs if not p.synthetic]
+    sees = "CT and lesion" if kind == "warp" else "two HU windows, ICH, IVH and the distance to the lesion's edge"
+    manifest = Manifest(
+        name=folder.name,
+        version="1",
+        limits=(
+            f"Learnt from {len(real)} patients whose haematoma expanded and {len(pairs) - len(real)} synthetic follow-ups of the same "
+            "ones: of haematomas that stay as they are it knows nothing.",
+            f"Sees a region of 96 x 96 x 96 mm around the haematoma ({sees}); the outline must be given.",
+        ),
+        network=spec_of(kind, width=width),
+        preprocessing=Preprocessing(
+            spacing_mm=ROI_SPACING_MM, windows_hu=WINDOWS_HU[:1] if kind == "warp" else WINDOWS_HU, patch=ROI_SHAPE
+        ),
+        targets=(TargetSpec(name="followup", kind="region", group="expansion"),),
+        provenance=Provenance(
+            code_version=__version__,
+            command="ichnos study abramova2024",
+            seeds=(seed,),
+            steps=steps,
+            data={"pairs": fingerprint(pairs)},
+            hardware="see the study's page",
+            trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        ),
+    )
+    return save_model(folder, network, manifest)
+
+
+def load_forecaster(folder: str | Path, *, device: str = "cpu") -> tuple[nn.Module, Kind]:
+    """Load a Model folder as a forecaster for `forecast_map`."""
+    model = load_model(folder)
+    if [t.kind for t in model.manifest.targets] != ["region"]:
+        raise InputRefused(f"{folder} forecasts nothing around an outline (network {model.manifest.network.name}); give a forecaster")
+    return model.network(device=device), "warp" if model.manifest.network.name == "affine_warp" else "forecast"
+
+
+def fingerprint(pairs: Sequence[Pair]) -> str:
+    """Return a hash of what a forecaster learns from."""
+    words = " ".join(f"{p.patient}{p.later.sum():.1f}" for p in pairs)
+    return hashlib.sha256(words.encode()).hexdigest()
 
 
 @torch.inference_mode()

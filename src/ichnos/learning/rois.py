@@ -11,11 +11,12 @@ from scipy import ndimage
 
 from ichnos.errors import InputRefused
 from ichnos.inference.predict import windows
-from ichnos.volume import Volume, box_around, centroid_mm
+from ichnos.volume import Box, Volume, box_around, centroid_mm
 
 Floats = npt.NDArray[np.float32]
 PUBLISHED_SPACING_MM = (0.5, 0.5, 5.0)
 WINDOW_90_45_HU = (0.0, 90.0)
+_MARGIN_MM = 10.0
 REGION_SPACING_MM, REGION_SHAPE = (2.0, 2.0, 4.0), (48, 48, 24)
 REGION_WINDOWS_HU = ((0.0, 80.0), (30.0, 90.0))
 
@@ -47,7 +48,9 @@ def published_crops(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[Crop, 
     0.5 x 0.5 x 5 mm, the tight box of the largest component, window 0 to 90 HU (width 90, level 45), stretched to the network's size: how
     large a haematoma is does not reach the network. Slices beyond the box repeat its edge. Masks and HU in RAS on one grid.
     """
-    mask, image = (_resampled(v, fill) for v, fill in ((ich.astype(np.float32), 0.0), (hu.astype(np.float32), -1000.0)))
+    near = box_around(ich, margin_mm=_MARGIN_MM)
+    slab = Box((*near.start[:2], 0), (*near.stop[:2], ich.shape[2]))  # all slices: where the 5 mm ones lie is the scan's own
+    mask, image = (_resampled(v.cropped(slab), fill) for v, fill in ((ich.astype(np.float32), 0.0), (hu.astype(np.float32), -1000.0)))
     part = _largest(mask.array > 0.5)
     if not part.any():
         raise InputRefused("the haematoma vanishes on the published grid of 0.5 x 0.5 x 5 mm; it has no slice to be classified by")

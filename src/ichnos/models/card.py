@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ichnos.models.manifest import Manifest, TargetSpec
 
-_OTHER = {"patient": "one probability per patient", "image": "slices that are drawn, of no patient"}
+_OTHER = {
+    "patient": "one probability per patient",
+    "region": "a map around an outline that is given",
+    "image": "slices that are drawn, of no patient",
+}
 
 
 def _meaning(target: TargetSpec) -> str:

@@ -51,11 +51,14 @@ COORDINATE_MM = 50.0  # a coordinate channel's unit
 class TargetSpec(_Frozen):
     """One output channel and what it means: a mask (its logit), or one axis of the voxel's position in MNI152 space.
 
-    Two kinds are read by no tile of a scan: "patient" is one probability of a whole patient, "image" an image that is drawn.
+    Three kinds are not read from a scan alone: "patient" is one probability of a whole patient, "region" a map around an outline that is
+    given, "image" an image that is drawn.
     """
 
     name: str  # "ICH", "IVH", "PHE", "brain", "ventricles", "leukoaraiosis", "tract_left", "tract_right", "followup", "mni_x", ...
-    kind: Literal["mask", "coordinate", "patient", "image"] = "mask"  # a coordinate is given in units of COORDINATE_MM, inside the brain
+    kind: Literal["mask", "coordinate", "patient", "region", "image"] = (
+        "mask"  # a coordinate is given in units of COORDINATE_MM, inside the brain
+    )
     threshold: float = Field(default=0.5, ge=0, le=1)  # operating point: probability above which a voxel counts
     group: Literal["haematoma", "leukoaraiosis", "tract", "expansion", "anatomy"] = "anatomy"
 
@@ -90,10 +93,14 @@ class Manifest(_Frozen):
     weights_sha256: str = ""  # of model.safetensors; filled in by the store
 
     def check_reads_scans(self, purpose: str) -> None:
-        """Refuse a model that gives no value to the voxels of a scan."""
-        if other := next((t for t in self.targets if t.kind in ("patient", "image")), None):
-            told = "one number per patient" if other.kind == "patient" else "images that are drawn"
-            raise InputRefused(f"the model {self.name} gives {told} ({other.name}) and no mask, so {purpose} cannot use it; name another")
+        """Refuse a model that does not give a value to the voxels of a scan from the scan alone."""
+        told = {
+            "patient": "one number per patient",
+            "region": "a map around an outline that must be given",
+            "image": "images that are drawn",
+        }
+        if other := next((t for t in self.targets if t.kind in told), None):
+            raise InputRefused(f"the model {self.name} gives {told[other.kind]} ({other.name}), so {purpose} cannot use it; name another")
 
     def channel(self, target: str) -> int:
         """Return the place of a target among the probabilities."""

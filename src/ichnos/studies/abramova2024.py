@@ -31,6 +31,7 @@ from ichnos.learning.expansion import (
     best_threshold,
     forecast_map,
     pair_of,
+    save_forecaster,
     score,
     synthetic_pair,
     train_forecaster,
@@ -128,6 +129,8 @@ def _fold_maps(
         folder = out / arm.replace(" ", "")
         known = [*others, *made] if synthetic else list(others)
         network = train_forecaster(known, kind, folder, steps=steps, width=_width(effort), seed=effort.seed, device=effort.device)
+        stem = f"{arm.replace(' + ', '-')}-{out.name}"
+        save_forecaster(network, kind, out.parent / "models" / stem, pairs=known, steps=steps, seed=effort.seed, width=_width(effort))
         seen = [forecast_map(network, p, kind, device=effort.device) for p in others]
         cut = best_threshold(others, seen) if kind == "forecast" else 0.5
         for j, pair in enumerate(held):
