@@ -12,13 +12,14 @@ from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.intervals import Estimate
 from ichnos.inference import Predictor
+from ichnos.learning.classification import our_recipe
 from ichnos.learning.ensembles import load_classifier
 from ichnos.learning.expansion import ROI_SHAPE, ROI_SPACING_MM, Pair, forecast_map, load_forecaster
 from ichnos.learning.synthesis import Picture, load_generator
 from ichnos.models import load_model
 from ichnos.reading.growth import GrowthInputs
 from ichnos.studies import abramova2024, yu2025
-from ichnos.studies.expanding import People, Person, classified
+from ichnos.studies.expanding import People, Person, _asked, classified
 from ichnos.studies.page import Effort, StudyPage, write_page
 
 SMOKE = Effort(smoke=True)
@@ -104,6 +105,20 @@ def test_yu_asks_every_arm_and_says_what_it_cannot_say(tmp_path: Path) -> None:
     assert load_generator(tmp_path / "models" / "generator-fold-0")[1].kind == "published"
 
 
+def test_one_class_alone_is_said_in_words_and_stops_nothing(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    people = People(tuple(person(2 * k, "A", rng) for k in range(4)), tuple(person(2 * k, "D", rng) for k in range(3)))
+    recipe = our_recipe(steps=1, features=16)
+    told = _asked(people, "ours, as is", recipe, tmp_path, SMOKE, 2, None, published=False)
+    assert told == "0 patients expanded; 2 folds need at least 3 of each class"
+    risks = {"ours, as is": told, "oracle": {p.patient: p.oracle for p in people.external}}
+    cells = {row[0]: row for row in yu2025._auc_table(people, risks).rows}
+    assert cells["ours, as is"][2] == told
+    assert "class" in str(cells["oracle"][2])
+    assert yu2025._curves(people, risks) == []
+    assert all(isinstance(row[2], (str, float)) for row in yu2025._reach_table(people, risks).rows)
+
+
 def test_outlines_are_compared_with_the_twin() -> None:
     rows = [{"U-Mamba dice": 0.9 + k / 100, "plain twin dice": 0.85 + k / 100, "U-Mamba iou": 0.8} for k in range(5)]
     table = yu2025._outline_table(rows, {yu2025.NNUNET_ROW: "it was not asked for"})
@@ -115,6 +130,7 @@ def test_outlines_are_compared_with_the_twin() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["abramova2024", "yu2025"])
 def test_a_smoke_run_goes_through_every_stage(name: str, tmp_path: Path) -> None:
     from ichnos.cli.main import run

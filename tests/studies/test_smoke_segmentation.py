@@ -11,7 +11,7 @@ from ichnos.cli.main import run
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("name", "ways"), [("ryu2025", 3), ("murray2024", 4)])
 def test_smoke(name: str, ways: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["study", name, "--smoke", "-o", str(tmp_path), "--json"]) == 0
