@@ -22,8 +22,10 @@ CALCIUM_HU = 100.0  # the mean of a clot stays below it
 TRACT_SHARE = 0.4  # of a population's tracts that cover a place, for it to count as tract
 GROWTH_MM, VENTRICLE_REACH_MM = 12.0, 4.0  # how far from what the network is sure of blood is looked for; from its ventricles, for IVH
 ALLOWED_PROBABILITY = 0.15  # of blood, by the network: less excludes it, however dense the scan is
-LA_BELOW_BRAIN_HU, FLUID_BELOW_BRAIN_HU = 7.0, 20.0  # leukoaraiosis lies between: white matter made some 10 HU darker
-_LA_SMOOTHING_MM, _RIM_MM = 1.5, 1.0  # of the scan in plane; of ventricles, where half fluid looks as dark
+LA_BELOW_BRAIN_HU, FLUID_BELOW_BRAIN_HU = 8.0, 20.0  # leukoaraiosis lies between: white matter made some 10 HU darker
+LA_ALLOWED = 0.3  # by the network, at most: less excludes leukoaraiosis, however dark the scan is
+_LA_SMOOTHING_MM = (1.0, 1.0, 0.7)  # of the scan, before its darkness is judged
+_RIM_MM = 1.4  # dark matter that reaches less far in plane is a rim, half fluid and half brain
 _SMOOTHING_MM = 0.7  # of the scan, before its density is judged
 PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaematomal
 
@@ -70,7 +72,7 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
     With a `place` the tract is looked up in the atlas; without, it is what the network drew.
     """
     taught = [t.name for t in prediction.model.manifest.targets if t.name in NAMES or t.name == _INFARCT]
-    raw = {name: prediction.mask(name).reoriented("RAS") for name in taught}
+    raw = {name: prediction.mask(name, threshold=_cut(prediction, name)).reoriented("RAS") for name in taught}
     ras = prediction.scan.volume.reoriented("RAS")
     nothing = ras.with_array(np.zeros(ras.shape, bool))
     box = _box_of_brain(raw, nothing)
@@ -82,6 +84,12 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
         **{field: nothing.pasted(mask) for field, mask in settled.items()},
         known=(frozenset(raw) & frozenset(NAMES)) | frozenset(tracts),
     )
+
+
+def _cut(prediction: Prediction, name: str) -> float:
+    """Return the probability above which a target counts; leukoaraiosis is only allowed by it, what is dark decides."""
+    threshold = prediction.model.manifest.targets[prediction.model.manifest.channel(name)].threshold
+    return min(threshold, LA_ALLOWED) if name == "leukoaraiosis" else threshold
 
 
 def _box_of_brain(raw: dict[str, Volume], nothing: Volume) -> Box:
@@ -123,15 +131,17 @@ def _looked_up(side: Side, place: Placement) -> Volume:
 
 
 def _where_dark(mask: Volume, hu: Volume, brain: Volume, ventricles: Volume) -> Volume:
-    """Keep of leukoaraiosis what is darker than brain, but not fluid, and not the ventricles' own rim; all in RAS on one grid."""
+    """Keep of leukoaraiosis what is darker than brain, but not fluid, and no mere rim of fluid in plane; all in RAS on one grid."""
     inside = np.asarray(brain.array) | np.asarray(ventricles.array)
     if not mask.array.any() or not brain.array.any():
         return mask
     brain_hu = float(np.median(np.asarray(hu.array)[np.asarray(brain.array)]))
-    sigma = [_LA_SMOOTHING_MM / step for step in hu.spacing_mm[:2]]
-    smooth = ndimage.gaussian_filter(np.where(inside, np.asarray(hu.array, np.float32), brain_hu), [*sigma, 0])
+    sigma = [smoothing / step for smoothing, step in zip(_LA_SMOOTHING_MM, hu.spacing_mm, strict=True)]
+    smooth = ndimage.gaussian_filter(np.where(inside, np.asarray(hu.array, np.float32), brain_hu), sigma)
     dark = (smooth < brain_hu - LA_BELOW_BRAIN_HU) & (smooth > brain_hu - FLUID_BELOW_BRAIN_HU)
-    return mask.map_array(lambda a: a & dark & ~_near(ventricles, _RIM_MM))
+    reach = [max(1, round(_RIM_MM / step)) for step in hu.spacing_mm[:2]]
+    size = (2 * reach[0] + 1, 2 * reach[1] + 1, 1)
+    return mask.map_array(lambda a: ndimage.grey_opening((a & dark).astype(np.uint8), size=size) > 0)
 
 
 def _blood(probability: dict[str, Volume], raw: dict[str, Volume], hu: Volume, brain: Volume, ventricles: Volume) -> tuple[Volume, Volume]:
