@@ -88,6 +88,7 @@ class Means:
     team: Team = ALONE
     pipelines: tuple[str, ...] = PIPELINES  # where targets are looked for
     anatomies: tuple[Path, ...] = ()  # label maps for simulated patients; none: the MNI head
+    cases: Path | None = None  # for prepared patients, where several trainings share them; None: in the folder of the training
     cache: Path | None = None  # for heads made ready
     command: str = ""
     prepared: Callable[[str], None] = field(default=lambda patient: None)  # told each patient whom it begins to prepare
@@ -130,11 +131,11 @@ def train_on_cohort(cohort: Cohort, out: Path, plan: Plan, *, work: Path, means:
 def usable_cases(cohort: Cohort, plan: Plan, work: Path, means: Means) -> tuple[Case, ...]:
     """Prepare the patients of the training and validation splits, or say why nothing can be learnt from them."""
     check_leakage(cohort)
-    grid = Grid(plan.names, plan.spacing_mm)
+    grid, kept = Grid(plan.names, plan.spacing_mm), means.cases or work / "cases"
     if means.team.leads:
-        prepare(cohort.of_split("train", "validation"), grid, work / "cases", pipelines=means.pipelines, advance=means.prepared)
+        prepare(cohort.of_split("train", "validation"), grid, kept, pipelines=means.pipelines, advance=means.prepared)
     means.team.wait()
-    cases = prepare(cohort.of_split("train", "validation"), grid, work / "cases", pipelines=means.pipelines)
+    cases = prepare(cohort.of_split("train", "validation"), grid, kept, pipelines=means.pipelines)
     check_cases(cases, plan.names)
     return cases
 

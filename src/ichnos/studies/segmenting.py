@@ -90,7 +90,8 @@ def with_validation(cohort: Cohort) -> Cohort:
 def trained(name: str, plan: Plan, labels: Labels, out: Path, effort: Effort) -> Model:
     """Train one network for the minutes that a study may spend on it; an interrupted training goes on, a finished one is taken up."""
     work, folder = out / "training" / name, out / "models" / name
-    means = Means(effort.device, pipelines=labels.pipelines, cache=effort.cache, command=f"ichnos study, arm {name}")
+    shared = out / "training" / "cases"
+    means = Means(effort.device, pipelines=labels.pipelines, cases=shared, cache=effort.cache, command=f"ichnos study, arm {name}")
     if effort.smoke:
         plan = replace(_coarser(plan), steps=SMOKE_STEPS, validations=1, width=4, batch=1)
     asked = repr((plan, effort.minutes, fingerprint(usable_cases(labels.cohort, plan, work, means))))
