@@ -44,13 +44,14 @@ def _save(picture: Image.Image, name: str) -> None:
 
 
 def _flair(folder: Path) -> Image.Image:
-    """Draw six slices of the FLAIR, and below them what our segmenter finds (red), the truth (green) and both (yellow)."""
+    """Draw up to six slices of the FLAIR, and below them what our segmenter finds (red), the truth (green) and both (yellow)."""
     flair = nifti.load(bids.exam_path(folder, "001", "flair")).reoriented("RAS")
     place = {"pipeline": "truth", "label": "leukoaraiosis", "kind": "mask", "exam": "flair"}
     truth = nifti.load(bids.derivative_path(folder, "001", **place)).on_grid(flair, interpolation="nearest").array > 0  # type: ignore[arg-type]
     found = hyperintensities_of(flair).mask.array
-    fullest = np.argsort((truth | found).sum(axis=(0, 1)))[-COLUMNS:]
-    return Image.fromarray(np.concatenate([_column(flair, truth, found, int(k)) for k in sorted(fullest)], axis=1))
+    area = (truth | found).sum(axis=(0, 1))
+    fullest = [int(k) for k in np.argsort(area)[-COLUMNS:] if area[k] > 0]
+    return Image.fromarray(np.concatenate([_column(flair, truth, found, k) for k in sorted(fullest)], axis=1))
 
 
 def _column(flair: Volume, truth: np.ndarray, found: np.ndarray, k: int) -> np.ndarray:

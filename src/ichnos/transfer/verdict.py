@@ -23,6 +23,7 @@ from ichnos.verdict import Level, Reason, Verdict
 from ichnos.volume import Affine, Floats, Volume, centroid_mm
 
 STRETCH = 1.05
+GAP_MM = 6.0  # bone thickened by this closes gaps of twice the width
 _UNIT = np.array([0.05, 0.05, 0.05, 4.0, 4.0, 4.0])  # steps of the search: rad, mm
 
 
@@ -158,11 +159,16 @@ def judge_target(name: str, mask: Volume, brain: Volume) -> Verdict:
 
 
 def brain_of_ct(seen: View) -> Volume:
-    """Return the inside of the skull on the even grid of a CT's view: soft tissue that bone encloses, slice by slice."""
+    """Return the inside of the skull on the even grid of a CT's view: soft tissue that bone encloses, slice by slice.
+
+    The bone is thickened first, so that sutures and thin or tilted bone leave no gap, and what it encloses grows back up to it.
+    """
     step = seen.image.spacing_mm[0]
     bone = seen.image.array >= 0.99
-    ring = ndimage.binary_closing(bone, iterations=round(6 / step), border_value=0)
-    inside = np.stack([ndimage.binary_fill_holes(ring[:, :, k]) for k in range(ring.shape[2])], axis=2) & ~bone
+    thicker = round(GAP_MM / step)
+    wall = ndimage.binary_dilation(bone, iterations=thicker)
+    hollow = np.stack([ndimage.binary_fill_holes(wall[:, :, k]) for k in range(wall.shape[2])], axis=2) & ~wall
+    inside = ndimage.binary_dilation(hollow, iterations=thicker) & ~bone
     core = ndimage.binary_erosion(inside & (seen.image.array > 0.1), iterations=round(4 / step))
     labels, count = ndimage.label(core)
     if count == 0:
