@@ -76,7 +76,7 @@ def study(
 
 
 class _Spent:
-    """Minutes of all calls of one study; noted at each stage, so that a call that is killed counts too."""
+    """Minutes of all calls of one study; noted at each stage, so that a call that is killed counts up to its last one."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.began = file, time.monotonic()
