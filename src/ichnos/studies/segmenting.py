@@ -162,8 +162,12 @@ def read_patients(task: Any, patients: Sequence[Patient], out: Path, effort: Eff
 
 @lru_cache(maxsize=4)
 def predictor(folder: str, device: str) -> Predictor:
-    """Return the predictor of a model folder (loaded once per process)."""
-    return Predictor(load_model(folder), device=device, threads=1)
+    """Return the predictor of a model folder (loaded once per process).
+
+    U-Mamba runs in torch: OpenVINO is slower for it, and takes minutes to make its graph, which a few patients do not pay back.
+    """
+    model = load_model(folder)
+    return Predictor(model, backend="torch" if model.manifest.network.name.startswith("umamba") else "auto", device=device, threads=1)
 
 
 def scan_of(patient: Patient) -> Scan:
