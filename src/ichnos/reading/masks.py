@@ -23,8 +23,10 @@ TRACT_SHARE = 0.4  # of a population's tracts that cover a place, for it to coun
 GROWTH_MM, VENTRICLE_REACH_MM = 12.0, 4.0  # how far from what the network is sure of blood is looked for; from its ventricles, for IVH
 ALLOWED_PROBABILITY = 0.15  # of blood, by the network: less excludes it, however dense the scan is
 LA_BELOW_BRAIN_HU, FLUID_BELOW_BRAIN_HU = 8.0, 20.0  # leukoaraiosis lies between: white matter made some 10 HU darker
-LA_ALLOWED = 0.3  # by the network, at most: less excludes leukoaraiosis, however dark the scan is
+LA_ALLOWED = 0.4  # by the network, at most: less excludes leukoaraiosis, however dark the scan is
 _LA_SMOOTHING_MM = (1.0, 1.0, 0.7)  # of the scan, before its darkness is judged
+_FLUID_SHARE = 0.45  # of a voxel in a ventricle, at least; the rest is brain
+_DEEP_MM = 1.5  # from the edge of a ventricle: there is nothing but fluid
 _RIM_MM = 1.4  # dark matter that reaches less far in plane is a rim, half fluid and half brain
 _SMOOTHING_MM = 0.7  # of the scan, before its density is judged
 PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaematomal
@@ -121,7 +123,7 @@ def _settled(raw: dict[str, Volume], probability: dict[str, Volume], hu: Volume,
         "phe": phe,
         "leukoaraiosis": _where_dark(leukoaraiosis, hu, brain, ventricles),
         "brain": brain,
-        "ventricles": ventricles.map_array(lambda a: a | ivh.array),
+        "ventricles": _mostly_fluid(ventricles, hu, brain, blood).map_array(lambda a: a | ivh.array),
         **(drawn | looked_up),
     }
 
@@ -142,6 +144,18 @@ def _where_dark(mask: Volume, hu: Volume, brain: Volume, ventricles: Volume) -> 
     reach = [max(1, round(_RIM_MM / step)) for step in hu.spacing_mm[:2]]
     size = (2 * reach[0] + 1, 2 * reach[1] + 1, 1)
     return mask.map_array(lambda a: ndimage.grey_opening((a & dark).astype(np.uint8), size=size) > 0)
+
+
+def _mostly_fluid(ventricles: Volume, hu: Volume, brain: Volume, blood: npt.NDArray[np.bool_]) -> Volume:
+    """Take out of ventricles what is brain by its density, so that their volume does not hang on the size of the network's voxels."""
+    deep = np.asarray(ventricles.array) & ~_near(ventricles.map_array(lambda a: ~a), _DEEP_MM) & ~blood
+    tissue = np.asarray(brain.array) & ~np.asarray(ventricles.array) & ~blood
+    if np.count_nonzero(deep) * hu.voxel_ml < MIN_BLOOD_ML or not tissue.any():
+        return ventricles
+    fluid_hu, tissue_hu = (float(np.median(np.asarray(hu.array)[where])) for where in (deep, tissue))
+    smooth = ndimage.gaussian_filter(np.asarray(hu.array, np.float32), [_SMOOTHING_MM / step for step in hu.spacing_mm])
+    like_brain = (smooth > tissue_hu - _FLUID_SHARE * (tissue_hu - fluid_hu)) & (smooth < tissue_hu + ICH_ABOVE_BRAIN_HU)
+    return ventricles.map_array(lambda a: a & ~like_brain)
 
 
 def _blood(probability: dict[str, Volume], raw: dict[str, Volume], hu: Volume, brain: Volume, ventricles: Volume) -> tuple[Volume, Volume]:
