@@ -1,6 +1,6 @@
 """What thick slices leave of a true FLAIR mask on the CT when the transform is the true one: no registration can do better.
 
-    python benchmarks/transfer_slices.py [--heads FOLDER]
+    python benchmarks/transfer_slices.py [--heads FOLDER] [--seeds 701 702 …]
 
 Even seeds take a label map as their head where a folder of them is given or lies in ../shared/data/heads; odd ones take the MNI head.
 """
@@ -8,6 +8,8 @@ Even seeds take a label map as their head where a folder of them is given or lie
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,15 @@ SEEDS = (701, 702, 703, 704, 705, 707)
 HEADS = Path(__file__).resolve().parents[2] / "shared" / "data" / "heads"
 
 
-def main(heads: Path | None = None) -> list[dict[str, Any]]:
+def main(heads: Path | None = None, seeds: Sequence[int] = SEEDS) -> list[dict[str, Any]]:
     """Simulate, carry each mask in both ways, and return a row per patient."""
     torch.set_num_threads(1)
     heads = heads or (HEADS if HEADS.is_dir() else None)
-    return [_row(seed, heads) for seed in SEEDS]
+    rows = []
+    for seed in seeds:
+        rows.append(_row(seed, heads))
+        print(f"seed {seed}: {rows[-1]['Dice']:.2f}", file=sys.stderr, flush=True)
+    return rows
 
 
 def _row(seed: int, heads: Path | None) -> dict[str, Any]:
@@ -70,6 +76,8 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--heads", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    given = parser.parse_args()
     from run import table
 
-    print(table(main(parser.parse_args().heads)))
+    print(table(main(given.heads, given.seeds)))
