@@ -141,6 +141,42 @@ def test_a_cohort_gives_every_ct_of_every_patient(model: Path, tmp_path: Path) -
     assert [row["id"] for row in table(tmp_path / "out")] == ["sub-01_ses-baseline", "sub-01_ses-followup"]
 
 
+def test_what_is_known_besides_the_scan_reaches_the_reading_and_decides_it(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out, facts = nifti_head(tmp_path / "x.nii.gz"), tmp_path / "out", tmp_path / "facts.tsv"
+    facts.write_text("id\tage_years\tonset_to_ct_h\tgcs\nx\t71\t2.5\tn/a\n")
+    arguments = ["read", str(file), "-o", str(out), "--model", str(model), "--json", "--facts", str(facts)]
+    assert run(arguments) == 0
+    assert json.loads((out / "x" / "reading.json").read_text())["facts"] == {"age_years": 71.0, "onset_to_ct_h": 2.5}
+    for table_text, code, word in (
+        ("id\tgcs\nx\t3\n", 3, "settings"),  # other facts, another reading: not into the same folder
+        ("id\tgcs\ny\t9\n", 3, "none of the scans"),
+        ("id\tgcs\nx\t99\n", 2, "from 3 to 15"),
+        ("id\tgcs\nx\t9\nx\t8\n", 2, "twice"),
+        ("id\tshoe_size\nx\t9\n", 3, "shoe_size"),
+    ):
+        capsys.readouterr()
+        facts.write_text(table_text)
+        assert run(arguments) == code, table_text
+        assert word in capsys.readouterr().err
+    assert run([*arguments[:-1], str(tmp_path / "none.tsv")]) == 3
+
+
+def test_a_cohort_tells_facts_of_its_patients(model: Path, tmp_path: Path) -> None:
+    from ichnos.cohort import Patient
+    from ichnos.formats import bids
+
+    root = tmp_path / "cohort"
+    told = {"age_years": 80.0, "onset_to_ct_h": 4.0, "centre_code": "7"}
+    bids.write_cohort([Patient("01", facts=told)], root, name="made")
+    for session in ("baseline", "followup"):
+        nifti_head(root / "sub-01" / f"ses-{session}" / "ct" / f"sub-01_ses-{session}_ct.nii.gz")
+    assert run(["read", str(root), "-o", str(tmp_path / "out"), "--model", str(model), "--only", "tract", "--json"]) == 0
+    facts = {s: json.loads((tmp_path / "out" / f"sub-01_ses-{s}" / "reading.json").read_text())["facts"] for s in ("baseline", "followup")}
+    assert facts == {"baseline": {"age_years": 80.0, "onset_to_ct_h": 4.0}, "followup": {"age_years": 80.0}}
+
+
 def test_a_second_file_of_the_same_name_is_never_shown_the_first_ones_reading(model: Path, tmp_path: Path) -> None:
     one, other = nifti_head(tmp_path / "a" / "ct.nii.gz"), nifti_head(tmp_path / "b" / "ct.nii.gz", seed=4)
     arguments = ["-o", str(tmp_path / "out"), "--model", str(model), "--json"]

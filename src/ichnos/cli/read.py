@@ -26,6 +26,9 @@ def read(
     paths: Annotated[list[Path], typer.Argument(help="DICOM files, folders, zips; NIfTI files or folders of them; cohorts")],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for the results; run again to go on")],
     only: Annotated[str, typer.Option(help="any of haematoma,leukoaraiosis,tract,expansion,outcome")] = "",
+    facts: Annotated[
+        Path | None, typer.Option(help="table (tab-separated) with id and any of age_years, onset_to_ct_h, anticoagulation, gcs")
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="model folder instead of the default one")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="threads per process; all cores without it")] = None,
@@ -36,7 +39,8 @@ def read(
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Read head CTs; a scan that cannot be read is reported with the reason and does not stop the rest."""
-    from ichnos.cli.scans import find_scans
+    from ichnos.cli.facts import read_facts
+    from ichnos.cli.scans import find_scans, with_facts
     from ichnos.reading import TARGETS, chosen_targets
     from ichnos.report.pdf import printer
     from ichnos.runs import apply
@@ -48,8 +52,9 @@ def read(
     sha256 = engine.open_model().manifest.weights_sha256  # a damaged or missing model stops everything before it begins
     if pdf:
         printer()  # likewise
-    items = find_scans(paths, progress=not as_json)
-    settings = _settings(engine, sha256, targets, pdf=pdf)
+    told_of = read_facts(facts) if facts is not None else {}
+    items = with_facts(find_scans(paths, progress=not as_json), told_of)
+    settings = _settings(engine, sha256, targets, items, pdf=pdf)
     task = partial(read_one, engine=engine, only=targets, pdf=pdf)
     summary = apply(task, items, out=out, settings=settings, name="read", workers=workers, scheduler=scheduler, progress=not as_json)
     _refuse_another_input(summary, items, out)
@@ -73,7 +78,7 @@ def _engine(model: Path | None, device: str, threads: int | None, backend: str, 
     return Engine(model=folder, backend=chosen, device=device, threads=threads, cache=str(cache))
 
 
-def _settings(engine: Engine, sha256: str, targets: tuple[str, ...], *, pdf: bool) -> dict[str, Any]:
+def _settings(engine: Engine, sha256: str, targets: tuple[str, ...], items: list[ScanItem], *, pdf: bool) -> dict[str, Any]:
     """Return all that decides a result besides the scan."""
     from ichnos import __version__
 
@@ -83,6 +88,7 @@ def _settings(engine: Engine, sha256: str, targets: tuple[str, ...], *, pdf: boo
         "only": list(targets),
         "device": engine.device,
         "backend": engine.backend,
+        "facts": {item.id: dict(item.facts) for item in items if item.facts},
         "pdf": pdf,
     }
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ichnos.errors import InputRefused
+from ichnos.cli.facts import known_facts
+from ichnos.errors import InputRefused, UsageError
 
 if TYPE_CHECKING:
     from ichnos.formats.dicom import Study
     from ichnos.scan import Scan
+
+_LASTING = ("age_years", "anticoagulation")  # facts that hold for the follow-up too
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class ScanItem:
     place: Path
     study: Study | None = None
     refusal: str = ""
+    facts: Mapping[str, float] = field(default_factory=dict)  # told besides the scan; they overrule what its headers say
 
     def open(self) -> Scan:
         """Open the scan, or refuse with the reason."""
@@ -33,7 +37,8 @@ class ScanItem:
 
         if self.refusal:
             raise InputRefused(self.refusal)
-        return self.study.open() if self.study is not None else open_scan(self.place)
+        scan = self.study.open() if self.study is not None else open_scan(self.place)
+        return replace(scan, facts={**scan.facts, **self.facts})
 
 
 def find_scans(paths: list[Path], *, progress: bool) -> list[ScanItem]:
@@ -44,6 +49,15 @@ def find_scans(paths: list[Path], *, progress: bool) -> list[ScanItem]:
     items = list({item.given: item for path in paths for item in _items(path, progress=progress)}.values())
     names = Counter(item.id for item in items)
     return [item if names[item.id] == 1 else replace(item, id=f"{item.id}-{_digest(item.given)}") for item in items]
+
+
+def with_facts(items: list[ScanItem], told: Mapping[str, Mapping[str, float]]) -> list[ScanItem]:
+    """Give each scan what is told of it; a line for a scan that is not there is a slip of the keyboard."""
+    ids = [item.id for item in items]
+    if strangers := sorted(set(told) - set(ids)):
+        some = ", ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
+        raise UsageError(f"facts are told of {strangers[0]}, which is none of the scans: {some}")
+    return [replace(item, facts={**item.facts, **told.get(item.id, {})}) for item in items]
 
 
 def _items(path: Path, *, progress: bool) -> Iterator[ScanItem]:
@@ -67,10 +81,12 @@ def _of_cohort(root: Path) -> Iterator[ScanItem]:
     from ichnos.formats import bids
 
     for patient in bids.read_cohort(root):
+        facts = known_facts(patient.facts, where=f"{root / 'participants.tsv'}, {patient.id}")
         for exam in ("ct", "followup"):
             if exam in patient.exams:
                 place = patient.exams[exam]
-                yield ScanItem(f"{bids.subject(patient.id)}_ses-{bids.PLACES[exam][0]}", str(place), place)
+                told = facts if exam == "ct" else {name: facts[name] for name in _LASTING if name in facts}
+                yield ScanItem(f"{bids.subject(patient.id)}_ses-{bids.PLACES[exam][0]}", str(place), place, facts=told)
 
 
 def _of_dicom(path: Path, *, progress: bool, alone: bool) -> Iterator[ScanItem]:

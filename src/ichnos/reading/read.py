@@ -78,6 +78,7 @@ def read(scan: Scan, predictor: Predictor, *, name: str = "scan", only: Collecti
         quality=quality_reasons(verdict),
         warnings=(*(r.text for r in verdict.at("warn")), *warnings_of(judged.volume.reoriented("RAS"), masks)),
         limits=manifest.limits,
+        facts={key: float(value) for key, value in sorted(judged.facts.items()) if isinstance(value, (int, float))},
         provenance=ReadingProvenance(
             code_version=ichnos.__version__,
             model_name=manifest.name,

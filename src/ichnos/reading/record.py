@@ -85,6 +85,7 @@ class Record(_Frozen):
     quality: tuple[QualityReason, ...] = ()
     warnings: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    facts: dict[str, float] = Field(default_factory=dict)  # what was known besides the image: age_years, onset_to_ct_h, …
     provenance: ReadingProvenance | None = None
     refusal: str = ""  # why the scan was not read
     masks: dict[str, str] = Field(default_factory=dict)  # mask name -> file beside reading.json

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -61,19 +61,29 @@ def _prepare_torch(engine: Engine) -> None:
 
 
 def read(
-    scan: Any, *, model: str | Path = "", only: Collection[str] = TARGETS, name: str = "", device: str = "cpu", threads: int | None = None
+    scan: Any,
+    *,
+    model: str | Path = "",
+    only: Collection[str] = TARGETS,
+    facts: Mapping[str, float] | None = None,
+    name: str = "",
+    device: str = "cpu",
+    threads: int | None = None,
 ) -> Reading:
     """Read a head CT: a path (DICOM file, folder, zip, NIfTI), a Scan, a Volume in HU, or a nibabel image.
 
+    `facts` are what the scan does not tell: any of age_years, onset_to_ct_h, anticoagulation (0 or 1), gcs.
     A scan that may not be read gives a Reading whose record says "refused" and why; `reading.save(folder)` writes everything.
     """
     engine = Engine(model=str(model), device=device, threads=threads)
     if isinstance(scan, str | Path):
-        return read_with(engine.predictor(), Path(scan), name=name or _name(Path(scan)), only=only)
-    return read_with(engine.predictor(), _as_scan(scan), name=name or "scan", only=only)
+        return read_with(engine.predictor(), Path(scan), name=name or _name(Path(scan)), only=only, facts=facts)
+    return read_with(engine.predictor(), _as_scan(scan), name=name or "scan", only=only, facts=facts)
 
 
-def read_with(predictor: Predictor, scan: Scan | Path, *, name: str, only: Collection[str] = TARGETS) -> Reading:
+def read_with(
+    predictor: Predictor, scan: Scan | Path, *, name: str, only: Collection[str] = TARGETS, facts: Mapping[str, float] | None = None
+) -> Reading:
     """Read a scan, or the one at a path, and give the reading its report; what cannot be opened becomes a refusal."""
     if isinstance(scan, Path):
         from ichnos.formats import open_scan
@@ -82,6 +92,7 @@ def read_with(predictor: Predictor, scan: Scan | Path, *, name: str, only: Colle
             scan = open_scan(scan)
         except InputRefused as error:
             return with_report(refused(name, str(error), only=only))
+    scan = replace(scan, facts={**scan.facts, **(facts or {})})
     return with_report(read_scan(scan, predictor, name=name, only=only))
 
 
