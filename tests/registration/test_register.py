@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from builders.painted import anatomy, brain_points, painted, posed, ventricles
 from ichnos.anatomy.placement import place, template_as_ct
 from ichnos.errors import InputRefused
 from ichnos.registration import Displacement, Registration, Transform, register
+from ichnos.registration.contrast import View
+from ichnos.registration.deformable import deformed
 from ichnos.volume import Affine, Volume, sphere
 
 
@@ -75,6 +78,24 @@ def test_deformable_follows_the_ventricles() -> None:
     assert dice(theirs) < 0.85
     assert dice(carried) > dice(theirs) + 0.05
     assert found.jacobian_min > 0.2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ants_finds_a_known_displacement_where_it_is_installed() -> None:
+    pytest.importorskip("ants")
+    index = np.indices((40, 44, 36)).transpose(1, 2, 3, 0)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = (-40, -44, -36)
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(40, 44, 36)), 3)
+    fixed = Volume(((noise - noise.min()) / np.ptp(noise)).astype(np.float32), affine)
+    field = np.zeros((40, 44, 36, 3), np.float32)
+    field[..., 0] = 3 * np.exp(-((index - (20, 22, 18)) ** 2).sum(axis=-1) / 100)
+    moving = (~Transform.of(Displacement(Volume(field, affine)))).pull(fixed, fixed)
+    everywhere = fixed.with_array(np.ones(fixed.shape, bool))
+    views = (View(fixed, everywhere, "mri"), View(moving, everywhere, "mri"))
+    found = deformed(*views, Transform(), exclude=None, stiffness=1.0, backend="ants", threads=1)
+    shift = found.map(fixed.world((20, 22, 18))) - fixed.world((20, 22, 18))
+    assert np.allclose(shift, (3, 0, 0), atol=0.7)
 
 
 def test_a_ct_finds_its_place_in_mni_space() -> None:

@@ -66,7 +66,11 @@ def _ants(fixed: Volume, moved: Volume, weight: Volume) -> Volume:
     ants = require("ants", extra="registration", purpose="the ANTs back end")
     import SimpleITK as sitk
 
-    images = [ants.from_nibabel(v.astype(np.float32).to_nibabel()) for v in (fixed, moved, weight)]
+    images = []
+    for image in (v.astype(np.float32).to_sitk() for v in (fixed, moved, weight)):
+        direction = np.array(image.GetDirection()).reshape(3, 3)
+        array = sitk.GetArrayFromImage(image).T  # (x, y, z)
+        images.append(ants.from_numpy(array, origin=list(image.GetOrigin()), spacing=list(image.GetSpacing()), direction=direction))
     found = ants.registration(images[0], images[1], "SyNOnly", mask=images[2], initial_transform="identity", syn_metric="mattes")
     warps = [p for p in found["fwdtransforms"] if p.endswith(".nii.gz")]
     return _ras(sitk.ReadImage(warps[0]))
