@@ -253,7 +253,7 @@ def test_a_target_is_taken_from_the_pipelines_that_were_asked_for(tmp_path: Path
 def test_slices_and_every_network(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
     plan = replace(PLAN, steps=1, validations=1, targets=target_specs("ICH"))
-    for network, patch in (("unet", (16, 16, 1)), ("umamba_bot", (16, 16, 16)), ("umamba_enc", (16, 16, 1))):
+    for network, patch in (("unet", (16, 16, 1)), ("umamba_bot", (16, 16, 16)), ("umamba_enc", (16, 16, 1)), ("unetr", (16, 16, 16))):
         name = f"{network}{patch[2]}"
         plan = replace(plan, network=network, patch=patch, precision="bf16", cl_dice_weight=0.5, rim_weight=0.5)
         model = train_on_cohort(cohort, tmp_path / name, plan, work=tmp_path / f"{name}.work")

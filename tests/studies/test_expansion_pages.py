@@ -110,7 +110,7 @@ def test_one_class_alone_is_said_in_words_and_stops_nothing(tmp_path: Path) -> N
     people = People(tuple(person(2 * k, "A", rng) for k in range(4)), tuple(person(2 * k, "D", rng) for k in range(3)))
     recipe = our_recipe(steps=1, features=16)
     told = _asked(people, "ours, as is", recipe, tmp_path, SMOKE, 2, None, published=False)
-    assert told == "0 patients expanded; 2 folds need at least 3 of each class"
+    assert told == "0 patients expanded; 2 folds need at least 4 of each class"
     risks = {"ours, as is": told, "oracle": {p.patient: p.oracle for p in people.external}}
     cells = {row[0]: row for row in yu2025._auc_table(people, risks).rows}
     assert cells["ours, as is"][2] == told

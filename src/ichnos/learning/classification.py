@@ -8,6 +8,7 @@ the risk, so every arm is recalibrated at the true prevalence, on patients it wa
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -301,13 +302,14 @@ def fold_patients(examples: Sequence[Example], folds: int, *, seed: int) -> tupl
     [4, 4]
     """
     outcome = {e.patient: e.outcome for e in examples}
+    least = next(n for n in itertools.count(1) if n - math.ceil(n / folds) >= _LEAST_EACH)  # so many are left when a fold is away
     rng = np.random.default_rng([seed, folds])
     parts: list[set[str]] = [set() for _ in range(folds)]
     for value in (1.0, 0.0):
         group = sorted(p for p, o in outcome.items() if o == value)
-        if len(group) < folds + 1:
+        if len(group) < least:
             raise InputRefused(
-                f"{len(group)} patients {'expanded' if value else 'did not expand'}; {folds} folds need at least {folds + 1} of each class"
+                f"{len(group)} patients {'expanded' if value else 'did not expand'}; {folds} folds need at least {least} of each class"
             )
         for k, at in enumerate(rng.permutation(len(group))):
             parts[k % folds].add(group[at])

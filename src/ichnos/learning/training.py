@@ -258,7 +258,9 @@ def manifest_of(settings: Settings, plan: Plan, cases: Sequence[Case], found: Se
     """Return what the model says of itself."""
     best = max(found, key=lambda row: row.score, default=None)
     assert best is not None  # the loop validates at its end
-    arguments = {**settings.network.arguments, "deep_supervision": False}  # for training alone; the weights are the same
+    arguments = dict(settings.network.arguments)
+    if "deep_supervision" in arguments:
+        arguments["deep_supervision"] = False  # for training alone; the weights are the same
     counts = {split: sum(case.split == split for case in cases) for split in ("train", "validation")}
     shares = f", {plan.simulated_share:.0%} of batches from simulated patients" if plan.simulated_share else ""
     validation = {f"dice_{target}": value for target, value in best.dice.items()}

@@ -54,7 +54,7 @@ from ichnos.volume import volume_ml
 PAPER = "Yu et al. 2025, npj Digital Medicine, s41746-025-02213-w"
 SMOKE = Design(
     (
-        Group(7, "A", "train", ("ct", "followup"), expansion_share=0.43),
+        Group(8, "A", "train", ("ct", "followup"), expansion_share=0.5),
         Group(2, "D", "external", ("ct", "followup"), expansion_share=0.5),
         Group(2, "E", "external", ("ct", "followup"), expansion_share=0.5),
     ),
@@ -65,6 +65,7 @@ PLAN = Plan(target_specs("ICH"), spacing_mm=(1.5, 1.5, 5.0), patch=(96, 96, 16),
 NETWORKS = {"U-Mamba": "umamba_enc", "plain twin": "unet", "transformer (UNETR)": "unetr"}
 NNUNET_ROW = "nnU-Net itself"
 PAPER_DICE: Mapping[str, Cell] = {"U-Mamba": 0.937}
+_LEAST_TO_CALIBRATE = 8  # patients of a centre
 _LOWER = "lower than U-Mamba's; no number known to us"
 
 
@@ -268,6 +269,8 @@ def _calibration_table(people: People, risks: Risks) -> Table:
             def measured(what: str, risk: Mapping[str, float] = risk, centre: str = centre) -> Cell:
                 def compute() -> Cell:
                     outcome, score, _ = _of_centre(people, risk, centre)
+                    if len(outcome) < _LEAST_TO_CALIBRATE:
+                        raise InputRefused(f"{len(outcome)} patients; {_LEAST_TO_CALIBRATE} are the least for a calibration")
                     found: Cell = getattr(calibration(outcome, score), what)
                     return found
 
