@@ -164,10 +164,10 @@ def read_patients(task: Any, patients: Sequence[Patient], out: Path, effort: Eff
 def predictor(folder: str, device: str) -> Predictor:
     """Return the predictor of a model folder (loaded once per process).
 
-    U-Mamba runs in torch: OpenVINO is slower for it, and takes minutes to make its graph, which a few patients do not pay back.
+    All but plain U-Nets run in torch: OpenVINO takes minutes to make U-Mamba's graph, which a few patients do not pay back.
     """
     model = load_model(folder)
-    return Predictor(model, backend="torch" if model.manifest.network.name.startswith("umamba") else "auto", device=device, threads=1)
+    return Predictor(model, backend="auto" if model.manifest.network.name in ("unet", "planned") else "torch", device=device, threads=1)
 
 
 def scan_of(patient: Patient) -> Scan:
