@@ -191,7 +191,7 @@ def _page(
             "patients": len(pairs),
             "groups": groups,
             "seed": effort.seed,
-            "minutes": effort.minutes,
+            "minutes of training per network": "a few steps" if effort.smoke else effort.minutes,
             "smoke": int(effort.smoke),
             "scale": "own cohort" if effort.scale is None else effort.scale,
             **time_spent(effort),

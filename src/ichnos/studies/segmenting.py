@@ -230,7 +230,7 @@ def provenance_of(cohort: Cohort, effort: Effort, models: Mapping[str, Model]) -
         "patients": ", ".join(f"{count} {split}" for split, count in splits.items()),
         "scale": "own cohort" if effort.scale is None and not effort.smoke else ("smoke" if effort.smoke else f"{effort.scale:g}"),
         "smoke": int(effort.smoke),
-        "minutes of training per network": effort.minutes,
+        "minutes of training per network": "a few steps" if effort.smoke else effort.minutes,
         "seed": effort.seed,
         "hardware": "1 GPU" if effort.device != "cpu" else cores,
         **time_spent(effort),

@@ -333,7 +333,9 @@ def _curves(people: People, risks: Risks) -> list[Picture]:
                 continue
             outcome, score, _ = _of_centre(people, risk, centre)
             if 0 < sum(outcome) < len(outcome):
-                curves[colour] = (roc_curve(outcome, score), f"{name}: {auc(outcome, score)}")
+                area = auc(outcome, score)
+                told = str(area) if np.isfinite(area.low) else f"{area.value:.3f}, no interval"
+                curves[colour] = (roc_curve(outcome, score), f"{name}: {told}")
         if curves:
             pictures.append(roc_figure(f"roc-{centre}", curves, caption=f"Expansion at the external centre {centre}."))
     return pictures
@@ -345,8 +347,9 @@ def _design(cohort: Cohort, people: People, effort: Effort) -> tuple[str, ...]:
     events = sum(p.outcome for p in people.training)
     return (
         f"{len(cohort)} patients; expansion (> 33 % or > 6 mL) is known of {len(people.training)} to train ({events:.0f} expanded) "
-        f"and of the external ones, {', '.join(counts)}; {effort.minutes:g} minutes of training per network.",
-        "Outlines: every network took the same minutes on the same patients; one in five training patients chose its best step.",
+        f"and of the external ones, {', '.join(counts)}; {'a few steps' if effort.smoke else f'{effort.minutes:g} minutes'} of training per "
+        "network.",
+        "Outlines: every network took the same time on the same patients; one in five training patients chose its best step.",
         "Classifiers see drawn outlines, so that part two does not inherit the errors of part one. Published: three slices around the "
         "largest area, tight box, 0 to 90 HU, ViT, mean score of the slices; smaller networks and images than published where there is "
         "no GPU. Ours: a region of 96 x 96 x 96 mm with outlines as channels, and measured signs with onset and anticoagulation as tokens.",
