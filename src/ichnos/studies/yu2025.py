@@ -347,8 +347,8 @@ def _design(cohort: Cohort, people: People, effort: Effort) -> tuple[str, ...]:
     events = sum(p.outcome for p in people.training)
     return (
         f"{len(cohort)} patients; expansion (> 33 % or > 6 mL) is known of {len(people.training)} to train ({events:.0f} expanded) "
-        f"and of the external ones, {', '.join(counts)}; {'a few steps' if effort.smoke else f'{effort.minutes:g} minutes'} of training per "
-        "network.",
+        f"and of the external ones, {', '.join(counts)}; each network was trained for "
+        f"{'a few steps' if effort.smoke else f'{effort.minutes:g} minutes'}.",
         "Outlines: every network took the same time on the same patients; one in five training patients chose its best step.",
         "Classifiers see drawn outlines, so that part two does not inherit the errors of part one. Published: three slices around the "
         "largest area, tight box, 0 to 90 HU, ViT, mean score of the slices; smaller networks and images than published where there is "
