@@ -21,9 +21,9 @@ ICH_ABOVE_BRAIN_HU, IVH_ABOVE_BRAIN_HU = 6.0, 0.0  # mean of a clot against the 
 CALCIUM_HU = 100.0  # the mean of a clot stays below it
 TRACT_SHARE = 0.4  # of a population's tracts that cover a place, for it to count as tract
 GROWTH_MM, VENTRICLE_REACH_MM = 12.0, 4.0  # how far from what the network is sure of blood is looked for; from its ventricles, for IVH
-ALLOWED_PROBABILITY = 0.15  # of blood, by the network: less excludes it, however dense the scan is
+ALLOWED_PROBABILITY = 0.15  # of blood, and of brain where blood is, by the network: less excludes it, however dense the scan is
 LA_BELOW_BRAIN_HU, FLUID_BELOW_BRAIN_HU = 8.0, 20.0  # leukoaraiosis lies between: white matter made some 10 HU darker
-LA_ALLOWED = 0.4  # by the network, at most: less excludes leukoaraiosis, however dark the scan is
+AT_MOST = {"leukoaraiosis": 0.25, "ventricles": 0.5}  # asked of the network where the scan's own density decides after it
 _LA_SMOOTHING_MM = (1.0, 1.0, 0.7)  # of the scan, before its darkness is judged
 _FLUID_SHARE = 0.45  # of a voxel in a ventricle, at least; the rest is brain
 _DEEP_MM = 1.5  # from the edge of a ventricle: there is nothing but fluid
@@ -75,6 +75,8 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
     """
     taught = [t.name for t in prediction.model.manifest.targets if t.name in NAMES or t.name == _INFARCT]
     raw = {name: prediction.mask(name, threshold=_cut(prediction, name)).reoriented("RAS") for name in taught}
+    if "brain" in raw:
+        raw["brain"] = raw["brain"].map_array(lambda a: a | _brain_in_blood(prediction, raw))
     ras = prediction.scan.volume.reoriented("RAS")
     nothing = ras.with_array(np.zeros(ras.shape, bool))
     box = _box_of_brain(raw, nothing)
@@ -88,10 +90,20 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
     )
 
 
+def _brain_in_blood(prediction: Prediction, raw: dict[str, Volume]) -> npt.NDArray[np.bool_]:
+    """Return where blood is possible and brain is not excluded (RAS): a clot does not look like brain, and yet lies in it."""
+
+    def allowed(name: str) -> npt.NDArray[np.bool_]:
+        return np.asarray(prediction.mask(name, threshold=ALLOWED_PROBABILITY).reoriented("RAS").array)
+
+    blood = [allowed(name) for name in ("ICH", "IVH") if name in raw]
+    return np.asarray(np.logical_or.reduce(blood) & allowed("brain")) if blood else np.zeros(raw["brain"].shape, bool)
+
+
 def _cut(prediction: Prediction, name: str) -> float:
-    """Return the probability above which a target counts; leukoaraiosis is only allowed by it, what is dark decides."""
+    """Return the probability above which a target counts."""
     threshold = prediction.model.manifest.targets[prediction.model.manifest.channel(name)].threshold
-    return min(threshold, LA_ALLOWED) if name == "leukoaraiosis" else threshold
+    return min(threshold, AT_MOST.get(name, 1.0))
 
 
 def _box_of_brain(raw: dict[str, Volume], nothing: Volume) -> Box:
