@@ -61,9 +61,7 @@ def test_arguments_survive_json_and_rebuild_the_same_network(name: str) -> None:
 
 
 def test_wrong_calls_are_named() -> None:
-    with pytest.raises(
-        UsageError, match="no network called 'resnet'; there are affine_warp, calibrated_ensemble, diffusion_ukan"
-    ):
+    with pytest.raises(UsageError, match="no network called 'resnet'; there are affine_warp, calibrated_ensemble, diffusion_ukan"):
         build("resnet")
     with pytest.raises(UsageError, match=r"unknown here: \['width'\], missing: \['strides'\]"):
         build("unet", input_channels=1, num_classes=2, features_per_stage=[4, 8], width=3)
