@@ -66,11 +66,12 @@ def main(
     for step in steps:
         if step.id not in known and time.monotonic() < stop:
             print(f"patient {1 + everyone.index(step.patient)} of {patients}, {_told(step, run([step]))}", file=sys.stderr, flush=True)
-    done = run([step for step in steps if step.id in Ledger(out, "benchmark").finished()])
-    rows = _joined(done.rows)
+    ledger = Ledger(out, "benchmark")
+    finished = ledger.finished()  # read, not claimed: the table can be seen while another process measures
+    rows = _joined([{"id": step.id, **finished[step.id]["row"]} for step in steps if step.id in finished])
     if not rows:
         raise SystemExit("no patient has been measured yet")
-    replace(done, rows=tuple(rows)).save_table(out / "pairs.tsv")
+    Summary(tuple(rows), (), 0, 0.0, ledger.path).save_table(out / "pairs.tsv")
     return table(rows)
 
 
