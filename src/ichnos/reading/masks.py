@@ -20,10 +20,11 @@ _INFARCT = "infarct"  # a mask that is taken out of leukoaraiosis and not shown
 ICH_ABOVE_BRAIN_HU, IVH_ABOVE_BRAIN_HU = 6.0, 0.0  # mean of a clot against the median of the brain: less is no fresh blood
 CALCIUM_HU = 100.0  # the mean of a clot stays below it
 TRACT_SHARE = 0.4  # of a population's tracts that cover a place, for it to count as tract
-GROWTH_MM, VENTRICLE_REACH_MM = 12.0, 4.0  # how far from what the network is sure of blood is looked for; from its ventricles, for IVH
+GROWTH_MM, VENTRICLE_REACH_MM = 12.0, 6.0  # how far from what the network is sure of blood is looked for; from its ventricles, for IVH
 ALLOWED_PROBABILITY = 0.15  # of blood, and of brain where blood is, by the network: less excludes it, however dense the scan is
 LA_BELOW_BRAIN_HU, FLUID_BELOW_BRAIN_HU = 8.0, 20.0  # leukoaraiosis lies between: white matter made some 10 HU darker
-AT_MOST = {"leukoaraiosis": 0.25, "ventricles": 0.5}  # asked of the network where the scan's own density decides after it
+IVH_TO_ICH = 0.2  # blood near ventricles is in them from this share of the probability of a haematoma: rarely met, it is said quietly
+AT_MOST = {"leukoaraiosis": 0.25, "ventricles": 0.5, "IVH": 0.2}  # asked of the network where the scan's own density decides after it
 _LA_SMOOTHING_MM = (1.0, 1.0, 0.7)  # of the scan, before its darkness is judged
 _FLUID_SHARE = 0.45  # of a voxel in a ventricle, at least; the rest is brain
 _DEEP_MM = 1.5  # from the edge of a ventricle: there is nothing but fluid
@@ -96,8 +97,8 @@ def _brain_in_blood(prediction: Prediction, raw: dict[str, Volume]) -> npt.NDArr
     def allowed(name: str) -> npt.NDArray[np.bool_]:
         return np.asarray(prediction.mask(name, threshold=ALLOWED_PROBABILITY).reoriented("RAS").array)
 
-    blood = [allowed(name) for name in ("ICH", "IVH") if name in raw]
-    return np.asarray(np.logical_or.reduce(blood) & allowed("brain")) if blood else np.zeros(raw["brain"].shape, bool)
+    blood, place = ([allowed(name) for name in names if name in raw] for names in (("ICH", "IVH"), ("brain", "ventricles")))
+    return np.asarray(np.logical_or.reduce(blood) & np.logical_or.reduce(place)) if blood else np.zeros(raw["brain"].shape, bool)
 
 
 def _cut(prediction: Prediction, name: str) -> float:
@@ -184,7 +185,7 @@ def _blood(probability: dict[str, Volume], raw: dict[str, Volume], hu: Volume, b
     box = box_around(nothing.with_array(sure), margin_mm=GROWTH_MM)
     p_ich, p_ivh = (probability[name].cropped(box) for name in ("ICH", "IVH"))
     blood = grown_by_density(nothing.with_array(sure).cropped(box), p_ich.array + p_ivh.array, hu.cropped(box), _brain_hu(hu, brain, sure))
-    ventricular = blood & (p_ivh.array > p_ich.array) & _near(ventricles.cropped(box), VENTRICLE_REACH_MM)
+    ventricular = blood & (p_ivh.array > IVH_TO_ICH * p_ich.array) & _near(ventricles.cropped(box), VENTRICLE_REACH_MM)
     return nothing.pasted(p_ich.with_array(blood & ~ventricular)), nothing.pasted(p_ich.with_array(ventricular))
 
 
