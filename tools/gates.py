@@ -108,8 +108,9 @@ def gates(
     """Paste clots into a head without blood; or shift, thicken and tilt the scan of one that bled."""
     if not patient.latent.has_haematoma:
         clots = {}
+        tissue = truth["brain"].with_array(np.asarray(truth["brain"].array) > np.asarray(truth["ventricles"].array))
         for ml in CLOTS_ML:
-            pasted, mask = with_clot(scan, truth["brain"], ml=ml, rng=rng)
+            pasted, mask = with_clot(scan, tissue, ml=ml, rng=rng)
             clots[f"{ml:g}"] = dice(read(pasted).ich, mask)
         return {"clots": clots}
     offsets = _volumes({hu: (lambda hu=hu: shifted(scan, hu=hu)) for hu in SHIFTS_HU}, read)

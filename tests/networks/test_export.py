@@ -22,6 +22,13 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "umamba_bot": (TOPOLOGY, (1, 1, 8, 8, 8)),
     "umamba_enc": (TOPOLOGY | {"dim": 2, "input_size": [64, 64]}, (1, 1, 64, 64)),
     "diffusion_ukan": ({"T": 50, "ch": 32, "ch_mult": [1], "num_res_blocks": 1, "embed_dims": [32, 64, 96]}, (1, 3, 16, 16)),
+    "calibrated_ensemble": (
+        {
+            "member": {"name": "vit", "arguments": {"image_size": [8, 8], "patch_size": 8, "width": 8, "depth": 1, "heads": 2}},
+            "members": 2,
+        },
+        (1, 3, 8, 8),
+    ),
     "planned": (
         {
             "input_channels": 1,
