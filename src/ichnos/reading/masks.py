@@ -13,7 +13,7 @@ from ichnos.inference import Prediction
 from ichnos.reading.place import Placement
 from ichnos.volume import Box, Volume, box_around
 
-MIN_BLOOD_ML = 0.1  # a smaller speck of blood is not reported
+MIN_BLOOD_ML = 0.1  # a smaller speck of blood, or of leukoaraiosis, is not reported
 Inside = npt.NDArray[np.bool_] | np.bool_
 NAMES = ("ICH", "IVH", "PHE", "leukoaraiosis", "brain", "ventricles", "tract_left", "tract_right")
 _INFARCT = "infarct"  # a mask that is taken out of leukoaraiosis and not shown
@@ -134,7 +134,7 @@ def _settled(raw: dict[str, Volume], probability: dict[str, Volume], hu: Volume,
         "ich": ich,
         "ivh": ivh,
         "phe": phe,
-        "leukoaraiosis": _where_dark(leukoaraiosis, hu, brain, ventricles),
+        "leukoaraiosis": _without_specks(_where_dark(leukoaraiosis, hu, brain, ventricles)),
         "brain": brain,
         "ventricles": _mostly_fluid(ventricles, hu, brain, blood).map_array(lambda a: a | ivh.array),
         **(drawn | looked_up),
