@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ichnos.files import atomic_file
 from ichnos.learning.cards import growth_card
 from ichnos.learning.growth import GrowthCase, case_of, case_row, cross_validation, fit_growth_law, redrawn, simulated_case
 from ichnos.reading.growth import LAW_FILE, growth_law_text
-from ichnos.runs import apply
+from ichnos.runs import Numbered, apply
 from ichnos.simulation.mni_head import mni_head
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src" / "ichnos" / "models" / "weights" / "expansion"
@@ -27,19 +26,7 @@ FOLDS = 5  # of the cross-validation
 FUTURES = 8  # redrawn for each patient
 
 
-@dataclass(frozen=True)
-class Seed:
-    """One patient to simulate."""
-
-    number: int
-
-    @property
-    def id(self) -> str:
-        """Return the patient's name in the ledger."""
-        return f"{self.number:06d}"
-
-
-def measure(seed: Seed, folder: Path, *, cache: Path) -> dict[str, Any]:
+def measure(seed: Numbered, folder: Path, *, cache: Path) -> dict[str, Any]:
     """Simulate and measure one patient."""
     del folder
     torch.set_num_threads(1)
@@ -55,7 +42,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/expansion"))
     parser.add_argument("--out", type=Path, default=SHIPPED)
     given = parser.parse_args()
-    seeds = [Seed(20_000 + n) for n in range(given.patients)]
+    seeds = [Numbered(20_000 + n) for n in range(given.patients)]
     task = partial(measure, cache=given.work / "heads")
     done = apply(task, seeds, out=given.work, settings={"version": 1}, name="measure", workers=given.workers, progress=sys.stderr.isatty())
     cases = [case_of(row) for row in done.rows if row["seen"]]

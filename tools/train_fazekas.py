@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
 from functools import cache as kept_once
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from ichnos.learning.fazekas import fit_ordinal, left_out
 from ichnos.models import default_model, load_model
 from ichnos.reading import read
 from ichnos.reading.fazekas import FAZEKAS_LAW, FazekasLaw
-from ichnos.runs import apply
+from ichnos.runs import Numbered, apply
 from ichnos.simulation.label_heads import labelled_head
 from ichnos.simulation.mni_head import mni_head
 from ichnos.simulation.scanners import CENTRES, draw_protocol
@@ -36,25 +35,13 @@ LEUKOARAIOSIS_ML = (0.3, 60.0)  # drawn evenly in its logarithm, so that every g
 SEED = 660_000
 
 
-@dataclass(frozen=True)
-class Case:
-    """One patient to simulate, scan and read."""
-
-    number: int
-
-    @property
-    def id(self) -> str:
-        """Return the patient's name in the ledger."""
-        return f"{self.number:04d}"
-
-
 @kept_once
 def reader(model: Path) -> Predictor:
     """Return the model's predictor, made once in each process."""
     return Predictor(load_model(model), threads=1)
 
 
-def measured(case: Case, folder: Path, *, model: Path, heads: tuple[Path, ...], cache: Path) -> dict[str, Any]:
+def measured(case: Numbered, folder: Path, *, model: Path, heads: tuple[Path, ...], cache: Path) -> dict[str, Any]:
     """Return a patient's measured volumes and true grades."""
     del folder
     torch.set_num_threads(1)
@@ -89,7 +76,7 @@ def main() -> None:
     model = load_model(given.model) if given.model else default_model()
     task = partial(measured, model=model.folder, heads=heads, cache=given.cache)
     settings = {"model": model.manifest.weights_sha256, "heads": [head.name for head in heads]}
-    cases = [Case(number) for number in range(given.patients)]
+    cases = [Numbered(number) for number in range(given.patients)]
     done = apply(task, cases, out=given.work, settings=settings, name="read", workers=given.workers, progress=sys.stderr.isatty())
     rows = [row for row in done.rows if row["status"] != "could not look"]
     laws, told = {}, []

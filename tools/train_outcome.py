@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,26 +19,14 @@ from ichnos.files import atomic_file
 from ichnos.learning.cards import outcome_card
 from ichnos.learning.outcome import Anatomy, fit_outcome_model, simulated_anatomy, simulated_trial, validation
 from ichnos.reading.prognosis import OUTCOME_FILE
-from ichnos.runs import apply
+from ichnos.runs import Numbered, apply
 from ichnos.simulation.mni_head import mni_head
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src" / "ichnos" / "models" / "weights" / "outcome"
 HELD_OUT = 0.25  # share of the patients that are only checked on
 
 
-@dataclass(frozen=True)
-class Seed:
-    """One patient to simulate in voxels."""
-
-    number: int
-
-    @property
-    def id(self) -> str:
-        """Return the patient's name in the ledger."""
-        return f"{self.number:06d}"
-
-
-def measure(seed: Seed, folder: Path, *, cache: Path) -> dict[str, Any]:
+def measure(seed: Numbered, folder: Path, *, cache: Path) -> dict[str, Any]:
     """Simulate and measure one patient."""
     del folder
     torch.set_num_threads(1)
@@ -54,7 +42,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/outcome"))
     parser.add_argument("--out", type=Path, default=SHIPPED)
     given = parser.parse_args()
-    seeds = [Seed(40_000 + n) for n in range(given.anatomies)]
+    seeds = [Numbered(40_000 + n) for n in range(given.anatomies)]
     task = partial(measure, cache=given.work / "heads")
     done = apply(task, seeds, out=given.work, settings={"version": 2}, name="measure", workers=given.workers, progress=sys.stderr.isatty())
     anatomies = [Anatomy(**{name: row[name] for name in Anatomy.__dataclass_fields__}) for row in done.rows]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ichnos.errors import InputRefused
 from ichnos.verdict import Verdict
 from ichnos.volume import Floats, Volume
 
@@ -27,6 +28,15 @@ class Acquisition:
     contrast_agent: str | None = None
     date: str | None = None  # YYYYMMDD
     series_description: str | None = None
+
+
+# What no image tells and readings use -> the least and the greatest value that can be true.
+FACTS: dict[str, tuple[float, float]] = {
+    "age_years": (0, 120),
+    "onset_to_ct_h": (0, 240),
+    "anticoagulation": (0, 1),
+    "gcs": (3, 15),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +74,32 @@ class Scan:
         """Return the same scan with a quality verdict."""
         return replace(self, quality=verdict)
 
+    def told(self, facts: Mapping[str, float]) -> Scan:
+        """Return the same scan with what is known besides it, checked by `known_facts`; it overrules what the files tell."""
+        return replace(self, facts={**self.facts, **facts})
+
     @property
     def hu(self) -> np.ndarray:
         """Return the HU array (x, y, z)."""
         return self.volume.array
+
+
+def known_facts(facts: Mapping[str, object], *, where: str) -> dict[str, float]:
+    """Return the facts that a reading uses, as numbers; one that cannot be true is refused.
+
+    >>> known_facts({"gcs": "14", "age_years": "n/a", "hospital": "A"}, where="a table")
+    {'gcs': 14.0}
+    """
+    found = {}
+    for name, (low, high) in FACTS.items():
+        told = facts.get(name)
+        if told is None or str(told).strip() in ("", "n/a"):
+            continue
+        try:
+            value = float(str(told))
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise InputRefused(f"{where}: {name} is {told!r}; it must be a number from {low:g} to {high:g}, or n/a")
+        found[name] = value
+    return found

@@ -175,6 +175,21 @@ def test_a_cohort_tells_facts_of_its_patients(model: Path, tmp_path: Path) -> No
     assert run(["read", str(root), "-o", str(tmp_path / "out"), "--model", str(model), "--only", "tract", "--json"]) == 0
     facts = {s: json.loads((tmp_path / "out" / f"sub-01_ses-{s}" / "reading.json").read_text())["facts"] for s in ("baseline", "followup")}
     assert facts == {"baseline": {"age_years": 80.0, "onset_to_ct_h": 4.0}, "followup": {"age_years": 80.0}}
+    bids.write_cohort([Patient("01", facts=told | {"gcs": "awake"})], tmp_path / "odd", name="made")
+    assert run(["read", str(tmp_path / "odd"), "-o", str(tmp_path / "none"), "--model", str(model), "--json"]) == 2
+    assert not (tmp_path / "none").exists()
+
+
+def test_facts_given_in_python_are_used_and_checked(model: Path, tmp_path: Path) -> None:
+    import ichnos
+    from ichnos.errors import InputRefused, UsageError
+
+    file = nifti_head(tmp_path / "x.nii.gz")
+    assert ichnos.read(file, model=model, only=["tract"], facts={"gcs": 14}).record.facts == {"gcs": 14.0}
+    with pytest.raises(UsageError, match="onset"):
+        ichnos.read(file, model=model, facts={"onset": 2})
+    with pytest.raises(InputRefused, match="from 3 to 15"):
+        ichnos.read(file, model=model, facts={"gcs": 99})
 
 
 def test_a_second_file_of_the_same_name_is_never_shown_the_first_ones_reading(model: Path, tmp_path: Path) -> None:

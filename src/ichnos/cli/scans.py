@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ichnos.cli.facts import known_facts
 from ichnos.errors import InputRefused, UsageError
+from ichnos.scan import known_facts
 
 if TYPE_CHECKING:
     from ichnos.formats.dicom import Study
@@ -38,7 +38,7 @@ class ScanItem:
         if self.refusal:
             raise InputRefused(self.refusal)
         scan = self.study.open() if self.study is not None else open_scan(self.place)
-        return replace(scan, facts={**scan.facts, **self.facts})
+        return scan.told(self.facts)
 
 
 def find_scans(paths: list[Path], *, progress: bool) -> list[ScanItem]:

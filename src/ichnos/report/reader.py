@@ -14,7 +14,7 @@ from ichnos.models import default_model, load_model
 from ichnos.reading import TARGETS, Reading, refused
 from ichnos.reading import read as read_scan
 from ichnos.report.page import reading_page
-from ichnos.scan import Scan
+from ichnos.scan import FACTS, Scan, known_facts
 from ichnos.volume import Volume
 
 if TYPE_CHECKING:
@@ -75,10 +75,13 @@ def read(
     `facts` are what the scan does not tell: any of age_years, onset_to_ct_h, anticoagulation (0 or 1), gcs.
     A scan that may not be read gives a Reading whose record says "refused" and why; `reading.save(folder)` writes everything.
     """
+    if unknown := sorted(set(facts or {}) - set(FACTS)):
+        raise UsageError(f"facts hold {unknown[0]!r}; give any of {', '.join(FACTS)}")
+    told = known_facts(facts or {}, where="facts")
     engine = Engine(model=str(model), device=device, threads=threads)
     if isinstance(scan, str | Path):
-        return read_with(engine.predictor(), Path(scan), name=name or _name(Path(scan)), only=only, facts=facts)
-    return read_with(engine.predictor(), _as_scan(scan), name=name or "scan", only=only, facts=facts)
+        return read_with(engine.predictor(), Path(scan), name=name or _name(Path(scan)), only=only, facts=told)
+    return read_with(engine.predictor(), _as_scan(scan), name=name or "scan", only=only, facts=told)
 
 
 def read_with(
@@ -92,8 +95,7 @@ def read_with(
             scan = open_scan(scan)
         except InputRefused as error:
             return with_report(refused(name, str(error), only=only))
-    scan = replace(scan, facts={**scan.facts, **(facts or {})})
-    return with_report(read_scan(scan, predictor, name=name, only=only))
+    return with_report(read_scan(scan.told(facts or {}), predictor, name=name, only=only))
 
 
 def with_report(reading: Reading) -> Reading:

@@ -12,7 +12,7 @@
 ([1, 2], 2, 0)
 """
 
-from ichnos.runs.apply import Failure, Item, Summary, Task, apply
+from ichnos.runs.apply import Failure, Item, Numbered, Summary, Task, apply
 from ichnos.runs.ledger import Ledger, settings_hash
 
-__all__ = ["Failure", "Item", "Ledger", "Summary", "Task", "apply", "settings_hash"]
+__all__ = ["Failure", "Item", "Ledger", "Numbered", "Summary", "Task", "apply", "settings_hash"]

@@ -24,6 +24,22 @@ class Item(Protocol):
     def id(self) -> str: ...
 
 
+@dataclass(frozen=True)
+class Numbered:
+    """An item that is nothing but a number, such as the seed of a virtual patient."""
+
+    number: int
+
+    @property
+    def id(self) -> str:
+        """Return the number as the ledger names it.
+
+        >>> Numbered(7).id
+        '000007'
+        """
+        return f"{self.number:06d}"
+
+
 I = TypeVar("I", bound=Item, contravariant=True)  # noqa: E741
 
 
