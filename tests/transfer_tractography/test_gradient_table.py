@@ -26,56 +26,70 @@ def table(directions: int = 30) -> GradientTable:
     return GradientTable(np.r_[0.0, 0.0, np.full(directions, 1000.0)], np.r_[np.zeros((2, 3)), half])
 
 
-def phantom(true: GradientTable) -> tuple[Volume, np.ndarray]:
-    """Return a series with four thin oblique bundles in plain tissue, and the brain's mask."""
+def phantom(true: GradientTable) -> tuple[Volume, np.ndarray, np.ndarray]:
+    """Return a series with four thin oblique bundles in plain tissue, the brain's mask, and where they are expected: 15 degrees off."""
     shape = (32, 32, 26)
     world = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) @ AFFINE[:3, :3].T + AFFINE[:3, 3]
     signal = np.broadcast_to(np.exp(-true.b_values * 0.8e-3), (*shape, len(true))).copy()
+    expected = np.zeros((*shape, 3))
     for along, through in zip(BUNDLES, ((-12, 8, 0), (10, -6, 5), (-5, -14, -2), (6, 10, -4)), strict=True):
         way = world - np.array(through)
         away = np.linalg.norm(way - (way @ along)[..., None] * along, axis=-1)
         cosine = true.directions @ along
+        aside = np.cross(along, (0.3, -0.5, 0.8))
+        expected[away < 5] = np.cos(np.radians(15)) * along + np.sin(np.radians(15)) * aside / np.linalg.norm(aside)
         signal[away < 5] = np.exp(-true.b_values * 1e-3 * (0.3 + 1.4 * cosine**2))
     noisy = 1000 * signal + np.random.default_rng(0).normal(0, 10, signal.shape)
-    return Volume(noisy.astype(np.float32), AFFINE), np.ones(shape, bool)
+    return Volume(noisy.astype(np.float32), AFFINE), np.ones(shape, bool), expected
 
 
 def test_a_right_table_passes_and_the_fibre_is_found() -> None:
     true = table()
-    dwi, brain = phantom(true)
-    checked = check_gradients(dwi, true, brain)
+    dwi, brain, expected = phantom(true)
+    checked = check_gradients(dwi, true, brain, expected)
     assert checked.verdict.level == "pass"
     middle = tuple(np.round(dwi.index((-12, 8, 0))).astype(int))
     assert abs(checked.tensor.direction[middle] @ BUNDLES[0]) > 0.98
     assert 0.6 < checked.tensor.fa[middle] < 0.9
 
 
-@pytest.mark.parametrize("wrong", readings()[1:9])
+@pytest.mark.parametrize("wrong", readings()[1:])
 def test_every_misreading_is_undone(wrong: np.ndarray) -> None:
     true = table()
-    dwi, brain = phantom(true)
+    dwi, brain, expected = phantom(true)
     axes = image_axes(AFFINE)
-    checked = check_gradients(dwi, true.turned(axes @ np.linalg.inv(wrong) @ axes.T), brain)
+    checked = check_gradients(dwi, true.turned(axes @ np.linalg.inv(wrong) @ axes.T), brain, expected)
     weighted = ~true.unweighted
     agreement = np.abs((checked.table.directions[weighted] * true.directions[weighted]).sum(axis=1))
     assert agreement.min() > 0.999
     assert any(r.name == "bvec_reading" and r.level == "warn" for r in checked.verdict.reasons)
 
 
+def test_a_right_table_stays_where_no_reading_fits_the_atlas() -> None:
+    true = table()
+    dwi, brain, expected = phantom(true)
+    scattered = np.random.default_rng(1).normal(size=expected.shape) * expected.any(axis=-1, keepdims=True)
+    scattered /= np.maximum(np.linalg.norm(scattered, axis=-1, keepdims=True), 1e-9)
+    for atlas in (scattered, np.zeros_like(expected)):
+        checked = check_gradients(dwi, true, brain, atlas)
+        assert np.array_equal(checked.table.directions, true.directions)
+        assert any(r.name == "bvec_reading" and r.level == "warn" for r in checked.verdict.reasons)
+
+
 @pytest.mark.parametrize("factor", [1e-3, 1e-6, 0.1, 10.0])
 def test_b_values_in_other_units_are_brought_back(factor: float) -> None:
     true = table()
-    dwi, brain = phantom(true)
-    checked = check_gradients(dwi, true.scaled(factor), brain)
+    dwi, brain, expected = phantom(true)
+    checked = check_gradients(dwi, true.scaled(factor), brain, expected)
     assert checked.table.b_values.max() == pytest.approx(1000, rel=0.01)
     assert any(r.name == "b_scale" and r.level == "warn" for r in checked.verdict.reasons)
 
 
 def test_tables_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     true = table()
-    dwi, brain = phantom(true)
+    dwi, brain, expected = phantom(true)
     with pytest.raises(InputRefused, match="equally many"):
-        check_gradients(dwi, table(20), brain)
+        check_gradients(dwi, table(20), brain, expected)
     (tmp_path / "d.bval").write_text("0 1000 1000")
     with pytest.raises(InputRefused, match=r"d.bvec does not exist"):
         read_fsl_gradients(tmp_path / "d.bval", tmp_path / "d.bvec", affine=AFFINE)

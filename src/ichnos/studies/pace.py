@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ichnos.files import atomic_file
 
-_SHORT, _LONG = 1, 4  # steps of the two trials; their difference leaves out what a training costs once
+_LEAST_S, _MOST_STEPS = 2.0, 64  # a trial goes on with twice the steps until it took so long, or so many
 
 
 def steps_within(file: Path, what: str, seconds: float, trial: Callable[[int, Path], object], *, least: int, most: int) -> int:
@@ -25,13 +25,21 @@ def steps_within(file: Path, what: str, seconds: float, trial: Callable[[int, Pa
     """
     known: dict[str, int] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if what not in known:
-        took = [_timed(trial, steps) for steps in (_SHORT, _LONG)]
-        step_s = max(1e-6, (took[1] - took[0]) / (_LONG - _SHORT))
-        known[what] = int(min(max(seconds / step_s, least), most))
+        known[what] = int(min(max(seconds / _step_seconds(trial), least), most))
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(file) as temporary:
             temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return known[what]
+
+
+def _step_seconds(trial: Callable[[int, Path], object]) -> float:
+    """Return what a step takes once libraries are loaded and caches filled."""
+    _timed(trial, 1)
+    steps, took = 1, 0.0
+    while took < _LEAST_S and steps < _MOST_STEPS:
+        steps *= 2
+        took = _timed(trial, steps)
+    return took / steps
 
 
 def _timed(trial: Callable[[int, Path], object], steps: int) -> float:

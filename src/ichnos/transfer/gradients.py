@@ -2,13 +2,12 @@
 
 Three faults are common and silent: a b-value in other units, a sign or an order of the vector components that does not fit
 the image axes, and a table that belongs to another exam. The first shows in the mean diffusivity, which in living brain is
-known to within a factor of two; the second in the coherence of neighbouring fibre directions (after Schilling et al., 2019):
-along a real bundle the direction points to a neighbour with the same direction, and under a wrong table it does not.
+known to within a factor of two; the second in bundles whose course everybody shares: under a wrong table the pyramidal tract does not run
+up the capsule, nor the callosum from side to side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 from pathlib import Path
@@ -21,8 +20,10 @@ from ichnos.volume import Array, Floats, Volume
 
 B0_LIMIT = 50.0  # s/mm²: below it an image counts as unweighted
 MEAN_DIFFUSIVITY = (0.35e-3, 1.6e-3)  # mm²/s: median over living brain tissue at 37 °C is 0.7–0.9e-3; wider for age and oedema
-COHERENCE_GAIN = 1.05  # another reading of the vectors must be this much more coherent before it is believed
-MIN_VOXELS = 200  # white-matter voxels needed to judge coherence
+MISFIT_GAIN = 0.7  # another reading of the vectors must leave so little of the misfit before it is believed
+MISFIT_MOST = 0.4  # mean squared sine of the angle to the atlas above which no reading is believed; directions by chance have 2/3
+MIN_VOXELS = 200  # white-matter voxels of known course needed to judge
+MIN_FA = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,10 +163,11 @@ def fit_tensor(data: Array, table: GradientTable, mask: Array) -> TensorMaps:
     return TensorMaps(*maps)
 
 
-def check_gradients(dwi: Volume, table: GradientTable, brain: Array) -> CheckedGradients:
+def check_gradients(dwi: Volume, table: GradientTable, brain: Array, expected: Array) -> CheckedGradients:
     """Check a table against its images, correct what the images prove wrong, and refuse what cannot be used.
 
-    `dwi` is (x, y, z, n), `brain` a mask on its grid. Every change is a "warn" with its reason.
+    `dwi` is (x, y, z, n), `brain` a mask on its grid, `expected` (x, y, z, 3) the world directions of bundles of known course, zero
+    elsewhere. Every change is a "warn" with its reason.
     """
     largest = float(table.b_values.max(initial=0))
     guess = table if 100 <= largest <= 20000 else table.scaled(_power_to(largest))
@@ -173,8 +175,8 @@ def check_gradients(dwi: Volume, table: GradientTable, brain: Array) -> CheckedG
     scaled, tensor, reason = _checked_scale(dwi, guess, brain, given=largest)
     reasons = [reason]
     axes = image_axes(dwi.affine)
-    change, ratio = best_reading(tensor.fa, tensor.direction @ axes, np.asarray(dwi.spacing_mm))  # directions in voxel axes
-    reasons.append(_reading_reason(change, ratio))
+    change, before, after = best_reading(tensor.fa, tensor.direction @ axes, expected @ axes)  # directions in voxel axes
+    reasons.append(_reading_reason(change, before, after))
     turn = axes @ change @ axes.T
     tensor = TensorMaps(tensor.fa, tensor.md, (tensor.direction @ turn.T).astype(np.float32))
     reasons.append(_count_reason(scaled))
@@ -228,62 +230,35 @@ def readings() -> tuple[Floats, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True, eq=False)
-class _Neighbours:
-    """Pairs of neighbouring white-matter voxels along one step of the grid."""
+def best_reading(fa: Array, direction: Array, expected: Array) -> tuple[Floats, float, float]:
+    """Find the order and signs of the components under which fibres run as expected.
 
-    way: Array  # (3,), unit vector of the step
-    weight: Array  # (n,), product of both anisotropies
-    here: Array  # (n, 3), principal directions
-    there: Array  # (n, 3)
-
-
-def _neighbours(fa: Array, direction: Array, spacing_mm: Floats, *, most: int = 8000) -> list[_Neighbours]:
-    found = []
-    for step in product((-1, 0, 1), repeat=3):
-        if step <= (0, 0, 0):
-            continue
-        here = tuple(slice(max(0, -s), min(n, n - s)) for s, n in zip(step, fa.shape, strict=True))
-        there = tuple(slice(max(0, s), min(n, n + s)) for s, n in zip(step, fa.shape, strict=True))
-        pairs = np.argwhere((fa[here] > 0) & (fa[there] > 0))
-        index = tuple(pairs[:: max(1, len(pairs) // most)].T)
-        way = np.array(step) * spacing_mm
-        weight = fa[here][index] * fa[there][index]
-        found.append(_Neighbours(way / np.linalg.norm(way), weight, direction[here][index], direction[there][index]))
-    return found
-
-
-def _coherence(pairs: Sequence[_Neighbours], change: Floats) -> float:
-    """Return how well fibre directions, changed, lead to neighbours of equal direction, 0…1."""
-    total = sum(float((p.weight * (np.abs(p.here @ (change.T @ p.way)) * np.abs(p.there @ (change.T @ p.way))) ** 4).sum()) for p in pairs)
-    return total / sum(float(p.weight.sum()) for p in pairs)
-
-
-def best_reading(fa: Array, direction: Array, spacing_mm: Floats) -> tuple[Floats, float]:
-    """Find the order and signs of the components under which fibres are most coherent.
-
-    Returns the 3 x 3 matrix to apply to the vectors in voxel axes, and its coherence divided by that of the table as given
-    (NaN where too little white matter is seen to tell; the matrix is then the identity).
+    Returns the 3 x 3 matrix to apply to the vectors in voxel axes, and the misfit (mean squared sine of the angle, weighted by anisotropy)
+    as the table is given and of the best reading; NaN where too little is seen to tell. The matrix is the identity unless another reading
+    is clearly better.
     """
-    strong = np.where(fa > 0.3, fa, 0).astype(np.float32)
-    if np.count_nonzero(strong) < MIN_VOXELS:
-        return np.eye(3), float("nan")
-    pairs = _neighbours(strong, direction, spacing_mm)
-    scores = [(_coherence(pairs, change), change) for change in readings()]
-    best, change = max(scores, key=lambda item: item[0])
-    ratio = best / _coherence(pairs, np.eye(3))
-    return (change, ratio) if ratio >= COHERENCE_GAIN else (np.eye(3), ratio)
+    seen = (fa > MIN_FA) & expected.any(axis=-1)
+    if np.count_nonzero(seen) < MIN_VOXELS:
+        return np.eye(3), float("nan"), float("nan")
+    ways, wanted, weight = direction[seen], expected[seen], fa[seen]
+    misfits = [(1 - float(np.average(((ways @ change.T) * wanted).sum(axis=1) ** 2, weights=weight)), change) for change in readings()]
+    given = misfits[0][0]  # the first reading is the identity
+    best, change = min(misfits, key=lambda item: item[0])
+    return (change if best <= min(MISFIT_GAIN * given, MISFIT_MOST) else np.eye(3)), given, best
 
 
-def _reading_reason(change: Floats, ratio: float) -> Reason:
-    if np.isnan(ratio):
-        return Reason("bvec_reading", "warn", "too little white matter is seen to check the signs and order of the gradient vectors", ratio)
-    if np.array_equal(change, np.eye(3)):
-        return Reason("bvec_reading", "pass", "no other order or sign of the gradient vectors makes the fibres more coherent", ratio)
-    names = ["xyz"[int(np.argmax(np.abs(row)))] for row in change]
-    signed = ", ".join(("-" if row.sum() < 0 else "") + name for row, name in zip(change, names, strict=True))
-    text = f"the gradient vectors were read as ({signed}) along the image axes: fibres are {ratio:.2f} times as coherent as in the file"
-    return Reason("bvec_reading", "warn", text, ratio)
+def _reading_reason(change: Floats, before: float, after: float) -> Reason:
+    if np.isnan(before):
+        return Reason("bvec_reading", "warn", "too little white matter is seen to check signs and order of the gradient vectors", before)
+    if not np.array_equal(change, np.eye(3)):
+        names = ["xyz"[int(np.argmax(np.abs(row)))] for row in change]
+        signed = ", ".join(("-" if row.sum() < 0 else "") + name for row, name in zip(change, names, strict=True))
+        gain = f"misfit to the atlas's large bundles {after:.2f} instead of {before:.2f}"
+        return Reason("bvec_reading", "warn", f"the gradient vectors were read as ({signed}) along the image axes: {gain}", before)
+    if before > MISFIT_MOST:
+        text = f"under no reading of the vectors do fibres run as the large bundles do (misfit {before:.2f} as given, {after:.2f} at best)"
+        return Reason("bvec_reading", "warn", text, before)
+    return Reason("bvec_reading", "pass", f"fibres run as the atlas's large bundles do (misfit {before:.2f}; by chance 0.67)", before)
 
 
 def _count_reason(table: GradientTable) -> Reason:

@@ -18,6 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from ichnos.anatomy import mni
+from ichnos.anatomy.bundles import SLOTS, bundles
 from ichnos.anatomy.tract import SIDES, Side, atlas
 from ichnos.errors import InputRefused, require
 from ichnos.registration.transform import Transform
@@ -120,8 +121,8 @@ def track(
     brain = brain_of_b0(first)
     if denoise:
         dwi = _denoised(dwi, brain, table)
-    checked = check_gradients(dwi, table, brain.array)
     placing = placing or place_template(first, weighting="b0", exclude=exclude, threads=threads)
+    checked = check_gradients(dwi, table, brain.array, expected_directions(first, placing))
     box = _tract_box(dwi, placing)
     part = dwi.cropped(box)
     fa, md = checked.tensor.fa[box.slices], checked.tensor.md[box.slices]
@@ -195,6 +196,35 @@ def regions_on(grid: Volume, mni_from_exam: Transform, side: Side) -> Regions:
     corridor = (pulled[..., 0] <= CORRIDOR_MM) & (pulled[..., 1] > 0)
     forbidden = pulled[..., 2] > 0.5
     return Regions(level, corridor & ~forbidden, (pulled[..., 1] <= SEED_RADIUS) & (pulled[..., 1] > 0) & (level > 0), forbidden)
+
+
+@lru_cache(maxsize=1)
+def _known_courses() -> tuple[Floats, Floats]:
+    """Return MNI points of the tract from capsule to pons and of the callosum in the midline, and the directions that fibres have there."""
+    points, ways = [], []
+    for side in SIDES:
+        tract = atlas(side)
+        index = np.argwhere((tract.radius.array <= 1.0) & (mni.coordinates(tract.radius)[2] < 25) & tract.orientation.array.any(axis=-1))
+        points.append(tract.radius.world(index))
+        ways.append(tract.orientation.array[tuple(index.T)])
+    drawn = bundles()
+    callosal = SLOTS.index("callosal")
+    index = np.argwhere(drawn.weight[callosal] >= 0.6)
+    points.append(index @ drawn.affine[:3, :3].T + drawn.affine[:3, 3])
+    ways.append(np.moveaxis(drawn.orientation[callosal], 0, -1)[tuple(index.T)])
+    return np.concatenate(points), np.concatenate(ways).astype(np.float64)
+
+
+def expected_directions(grid: Volume, placing: Placing) -> Floats:
+    """Return which way fibres run on a grid by the atlas, (x, y, z, 3) world unit vectors, zero where it is not sure."""
+    points, ways = _known_courses()
+    at = placing.exam_from_mni.map(points)
+    turned = placing.exam_from_mni.map(points + 2 * ways) - at
+    index = np.round(grid.index(at)).astype(int)
+    inside = ((index >= 0) & (index < grid.shape)).all(axis=1)
+    expected = np.zeros((*grid.shape, 3))
+    expected[tuple(index[inside].T)] = (turned / np.linalg.norm(turned, axis=1, keepdims=True))[inside]
+    return expected
 
 
 def _tract_box(dwi: Volume, placing: Placing) -> Box:
