@@ -28,6 +28,7 @@ from ichnos.learning.augmentation import OFF, Augmentation, network_input
 from ichnos.learning.cases import Grid, prepare
 from ichnos.learning.cohort_batches import CohortBatches
 from ichnos.learning.segmentation import Batch
+from ichnos.learning.starting import network_alike, weights_from
 from ichnos.learning.targets import target_file, target_specs
 from ichnos.learning.training import Means, Plan, simulated_batches, train_on_cohort
 from ichnos.learning.validation import history
@@ -314,3 +315,33 @@ def test_simulated_patients_are_mixed_in(tmp_path: Path) -> None:
     plan = replace(PLAN, steps=4, validations=1, simulated_share=0.5, batch=1)
     model = train_on_cohort(cohort, tmp_path / "m", plan, work=tmp_path / "w")
     assert "50% of batches from simulated patients" in model.manifest.limits[0]
+
+
+def test_a_training_begins_where_another_network_ended(tmp_path: Path) -> None:
+    cohort = write_trainable_cohort(tmp_path / "cohort", without_tract=())
+    first = train_on_cohort(cohort, tmp_path / "first", replace(PLAN, steps=60, validations=1), work=tmp_path / "one")
+    plan = Plan(target_specs("tract,ICH"), batch=2, steps=1, validations=1).begun_from(str(tmp_path / "first"))
+    assert (plan.patch, plan.spacing_mm, plan.windows_hu) == (PLAN.patch, PLAN.spacing_mm, PLAN.windows_hu)
+    second = train_on_cohort(cohort, tmp_path / "second", replace(plan, learning_rate=1e-9), work=tmp_path / "two")
+    assert second.manifest.provenance.parents == (first.manifest.weights_sha256,)
+    scan = Scan(head(4)[0].reoriented("LPS"))
+    before, after = (Predictor(load_model(m.folder), backend="torch")(scan) for m in (first, second))
+    for name in ("ICH", "tract_left", "tract_right"):
+        assert np.abs(before.probability(name).array - after.probability(name).array).max() < 1e-3, f"{name} is asked in another place now"
+    new = Plan(target_specs("ventricles,ICH")).begun_from(str(tmp_path / "first"))
+    spec = network_alike(first, new.targets, deep_supervision=False)
+    weights = weights_from(first, spec, new.targets, seed=3)
+    old = first.network().state_dict()
+    answer = [name for name in old if weights[name].shape != old[name].shape]
+    assert answer
+    assert all(torch.equal(weights[name][1], old[name][0]) for name in answer), "ICH is the second of the new targets, the first of the old"
+    assert not any(torch.equal(weights[name][0], old[name][0]) for name in answer if old[name].dim() > 1), "ventricles are new"
+    other = Plan(target_specs("tract,ICH"), batch=2, steps=1, validations=1).begun_from(str(tmp_path / "second"))
+    with pytest.raises(UsageError, match="other settings or other data"):
+        train_on_cohort(cohort, tmp_path / "third", replace(other, learning_rate=1e-9), work=tmp_path / "two")
+
+
+def test_nnunet_cannot_begin_with_other_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_trainable_cohort(tmp_path / "cohort")
+    assert run(["train", "haematoma", str(tmp_path / "cohort"), "-o", str(tmp_path / "m"), "--engine", "nnunet", "--from", "default"]) == 3
+    assert "leave out --from" in capsys.readouterr().err

@@ -28,7 +28,8 @@ def study(
     simulate: Annotated[float | None, typer.Option(help="make a virtual cohort instead, of this share of the paper's patients")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="every stage at its smallest, on a few virtual patients")] = False,
     minutes: Annotated[
-        float | None, typer.Option(help="of training, for each network; 10, and 2 where few patients are simulated and there is no GPU")
+        float | None,
+        typer.Option(help="of training, for each network; 10, or 3 to 10 where few patients are simulated and there is no GPU"),
     ] = None,
     with_nnunet: Annotated[bool, typer.Option("--with-nnunet", help="train nnU-Net itself too, as one more arm (extra nnunet)")] = False,
     voxel_mm: Annotated[float, typer.Option(help="finest grid of simulated anatomy; 2 or 3 for quick looks")] = 1.0,
@@ -50,11 +51,12 @@ def study(
     if with_nnunet:
         require("nnunetv2", extra="nnunet", purpose="ichnos study --with-nnunet")
     small = simulate is not None and simulate <= _FEW and device == "cpu"
+    chosen = find(name)
     spent = _Spent(out / "minutes.json")
     effort = Effort(
         scale=simulate,
         device=device,
-        minutes=minutes if minutes is not None else (2.0 if small else 10.0),
+        minutes=minutes if minutes is not None else (chosen.SMALL_MINUTES if small else 10.0),
         smoke=smoke,
         workers=workers,
         seed=seed,
@@ -63,7 +65,6 @@ def study(
         say=_teller(spent, silent=quiet or as_json),
         spent=spent,
     )
-    chosen = find(name)
     page = chosen.run(_patients(chosen, name, cohort, out, effort, voxel_mm), out, effort)
     html = write_page(page, out)
     if as_json:

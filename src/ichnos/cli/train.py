@@ -32,6 +32,9 @@ def train(
     out: Annotated[Path, typer.Option("-o", "--out", help="folder of the Model")],
     engine: Annotated[str, typer.Option(help="ichnos or nnunet")] = "ichnos",
     network: Annotated[str, typer.Option(help="unet, umamba_bot, umamba_enc; nnunet also plain, resenc_m, resenc_l")] = "",
+    begin: Annotated[
+        str, typer.Option("--from", help="begin with a Model's network, weights, spacing and patch: its folder, or default")
+    ] = "",
     minutes: Annotated[float | None, typer.Option(help="take as many steps as fit into this time")] = None,
     steps: Annotated[int | None, typer.Option(help="take this many steps (2000 unless --minutes is given)")] = None,
     spacing: Annotated[str, typer.Option(help="voxel size that the network sees: x,y,z in mm")] = "2,2,2",
@@ -63,6 +66,8 @@ def train(
     home, quiet = work or out.with_name(f"{out.name}.training"), quiet or as_json
     means = Means(device, workers, pipelines=_list(pipelines), cache=_cache(), command=_command())
     if engine == "nnunet":
+        if begin:
+            raise UsageError("nnU-Net plans its own network, so it cannot begin with the weights of another: leave out --from")
         if minutes is not None or steps is not None:
             raise UsageError("nnU-Net counts in epochs: give --set epochs=50 --set iterations=250 instead of --minutes or --steps")
         return _told(_by_nnunet(people, out, specs, network, seed, more, home, means, quiet=quiet), home, as_json=as_json)
@@ -70,7 +75,7 @@ def train(
         raise UsageError(f"there is no engine {engine!r}; give ichnos or nnunet")
     sides = {"spacing_mm": _three(spacing, float, "--spacing"), "patch": _three(patch, int, "--patch")}
     plan = Plan(specs, network=network or "unet", steps=steps or 2000, simulated_share=simulated_share, seed=seed, **sides)  # type: ignore[arg-type]
-    plan = _changed(plan, more)
+    plan = _changed(plan.begun_from(begin) if begin else plan, more)
     with _team() as team:
         heads = tuple(sorted(anatomy.glob("*.nii.gz"))) if anatomy else ()
         means = replace(means, team=team, anatomies=heads)

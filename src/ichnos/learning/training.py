@@ -24,12 +24,14 @@ from ichnos.learning.cases import PIPELINES, Case, Grid, check_cases, check_leak
 from ichnos.learning.cohort_batches import Ahead, BatchAt, CohortBatches, Mixed
 from ichnos.learning.planning import planned_network
 from ichnos.learning.segmentation import Batch, Precision, Progress, Settings, train
+from ichnos.learning.starting import model_called, network_alike, seen_alike, weights_from
 from ichnos.learning.team import ALONE, Team
 from ichnos.learning.validation import Validation, Validator, history
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model
 
 WINDOWS_HU = ((-20.0, 100.0), (0.0, 40.0), (20.0, 80.0), (-1000.0, 1000.0))
 _LOOK_MARGIN = 8  # voxels that a look at a simulated patient is larger than a patch
+_GENTLY = 8e-4  # learning rate of a training that begins from weights
 _MEASURED_STEPS = 6  # from which the number of steps in a stretch of time is foreseen
 
 
@@ -56,6 +58,7 @@ class Plan:
     deep_supervision: bool = True
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
+    start: str = ""  # the Model that the training begins from (`begun_from`): its folder, or `default`
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
@@ -71,6 +74,20 @@ class Plan:
     def names(self) -> tuple[str, ...]:
         """Return the names of the targets."""
         return tuple(target.name for target in self.targets)
+
+    def begun_from(self, start: str) -> Plan:
+        """Return the plan with the network and the way to see a scan of a model, whose weights it begins with."""
+        model = model_called(start)
+        how = seen_alike(model)
+        return replace(
+            self,
+            network=model.manifest.network.name,
+            spacing_mm=how.spacing_mm,
+            patch=how.patch,
+            windows_hu=how.windows_hu,
+            learning_rate=_GENTLY,
+            start=start,
+        )
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -114,6 +131,7 @@ def train_on_cohort(cohort: Cohort, out: Path, plan: Plan, *, work: Path, means:
             work,
             device=means.device,
             seconds=means.seconds,
+            initial=weights_from(model_called(plan.start), settings.network, plan.targets, seed=plan.seed) if plan.start else None,
             validate=validate,
             team=means.team,
             report=means.report,
@@ -142,18 +160,23 @@ def usable_cases(cohort: Cohort, plan: Plan, work: Path, means: Means) -> tuple[
 
 def settings_of(plan: Plan, cases: Sequence[Case]) -> Settings:
     """Return the settings of the loop for a plan and its cases."""
-    network = planned_network(
-        plan.network,
-        channels=len(plan.windows_hu),
-        targets=len(plan.targets),
-        patch=plan.patch,
-        spacing_mm=plan.spacing_mm,
-        width=plan.width,
-        deep_supervision=plan.deep_supervision,
+    network = (
+        network_alike(model_called(plan.start), plan.targets, deep_supervision=plan.deep_supervision)
+        if plan.start
+        else planned_network(
+            plan.network,
+            channels=len(plan.windows_hu),
+            targets=len(plan.targets),
+            patch=plan.patch,
+            spacing_mm=plan.spacing_mm,
+            width=plan.width,
+            deep_supervision=plan.deep_supervision,
+        )
     )
     drawn = asdict(plan)
     told = hashlib.sha256(f"{fingerprint(cases)} {drawn['batch']} {drawn['foreground_share']} {drawn['augmentation']}".encode())
     told.update(str(plan.simulated_share).encode())
+    told.update("".join(_parents(plan)[-1:]).encode())
     return Settings(
         network=network,
         preprocessing=plan.preprocessing,
@@ -283,11 +306,20 @@ def manifest_of(settings: Settings, plan: Plan, cases: Sequence[Case], found: Se
             seeds=(plan.seed,),
             steps=best.step,
             data={"cases (patients, masks, grid)": fingerprint(cases)},
+            parents=_parents(plan),
             hardware=_hardware(means),
             trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
             validation=validation,
         ),
     )
+
+
+def _parents(plan: Plan) -> tuple[str, ...]:
+    """Return the weights that the training begins from, and those before them."""
+    if not plan.start:
+        return ()
+    earlier = model_called(plan.start).manifest
+    return (*earlier.provenance.parents, earlier.weights_sha256)
 
 
 def _hardware(means: Means) -> str:

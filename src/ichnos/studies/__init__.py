@@ -1,6 +1,7 @@
 """studies: the four papers, each a module that reads like its methods section and ends in one page beside the paper's own table.
 
-A study is a module with two names: `run(cohort, out, effort) -> StudyPage` and `SMOKE`, the smallest design that exercises every stage.
+A study is a module with three names: `run(cohort, out, effort) -> StudyPage`, `SMOKE`, the smallest design that exercises every stage, and
+`SMALL_MINUTES` of training.
 
 >>> study("unheard")
 Traceback (most recent call last):
@@ -31,6 +32,7 @@ class Study(Protocol):
     """What a module of a study offers."""
 
     SMOKE: Design  # few patients; the cohort of `--smoke`
+    SMALL_MINUTES: float  # of training for each network where a small share of the patients is simulated on processors
 
     def run(self, cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
         """Do the whole study on a cohort; `out` keeps models and what can be taken up again. The page is written by the caller."""

@@ -36,6 +36,10 @@ from ichnos.volume import Volume
 Row = Mapping[str, Any]
 TRUTH = "truth"
 SMOKE_STEPS = 2
+BEGUN = (
+    "begins with the weights that ship, which have seen virtual patients of the same simulator (the MNI head among them) though none of "
+    "these, at their voxel size of 3 mm"
+)
 NNUNET = "nnunet"  # the arm that nnU-Net itself trains
 NNUNET_TOLD = (
     "nnU-Net itself was trained beside it, on the same patients; where there is no GPU at the same voxel size, patch and batch, with the "
@@ -92,8 +96,10 @@ def trained(name: str, plan: Plan, labels: Labels, out: Path, effort: Effort) ->
     work, folder = out / "training" / name, out / "models" / name
     shared = out / "training" / "cases"
     means = Means(effort.device, pipelines=labels.pipelines, cases=shared, cache=effort.cache, command=f"ichnos study, arm {name}")
+    if plan.start:
+        plan = plan.begun_from(plan.start)
     if effort.smoke:
-        plan = replace(_coarser(plan), steps=SMOKE_STEPS, validations=1, width=4, batch=1)
+        plan = replace(plan if plan.start else _coarser(plan), steps=SMOKE_STEPS, validations=1, width=4, batch=1)
     asked = repr((plan, effort.minutes, fingerprint(usable_cases(labels.cohort, plan, work, means))))
     if _finished(work, asked):
         return load_model(folder)
