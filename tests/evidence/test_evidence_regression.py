@@ -177,3 +177,20 @@ def test_models_that_cannot_be_fitted_say_why() -> None:
     separated = fit("logistic", "poor ~ mark", table.assign(mark=table.poor + 0.0))
     assert any("separated" in w for w in separated.warnings)
     assert any("per term" in w for w in fit("logistic", "poor ~ injury * surgery + age_years", table.head(25)).warnings)
+
+
+def test_a_model_that_the_rows_do_not_determine_is_refused() -> None:
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame(
+        {
+            "mrs": rng.integers(0, 6, 10).astype(float),
+            "grade": rng.choice(["a", "b", "c", "d"], 10),
+            "surgery": rng.integers(0, 2, 10).astype(float),
+            "age": rng.normal(60, 10, 10),
+            "ml": rng.uniform(30, 90, 10),
+        }
+    )
+    with pytest.raises(InputRefused, match="no single maximum in 10 rows"):
+        fit("ordinal", "mrs ~ C(grade) + surgery + age + ml", table)
+    with pytest.raises(InputRefused, match="6 rows are too few for the 6 terms"):
+        fit("linear", "mrs ~ C(grade) + surgery + age + ml", table.groupby("grade").head(2).head(6))

@@ -76,20 +76,30 @@ def fit(kind: Kind, formula: str, table: Any, *, time: str | None = None, level:
     design = design.drop(columns="Intercept", errors="ignore")
     if design.shape[1] == 0:
         raise InputRefused(f"{formula!r} has no term on its right side; name at least one column")
+    k, names = design.shape[1], list(design.columns)
+    if len(data) <= k + 1:
+        raise InputRefused(f"{len(data)} rows are too few for the {k} terms of {formula!r}; give more rows, or take out a term")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = _fitted(kind, formula, outcome, design, data[time].to_numpy(float) if time else None)
-    k, names = design.shape[1], list(design.columns)
+        spread = _covariance(result, formula, len(data))
     first = 1 if kind in ("logistic", "linear") else 0  # their intercept comes first; ordinal thresholds come last
-    coefficient, covariance = (
-        np.asarray(result.params)[first : first + k],
-        np.asarray(result.cov_params())[first : first + k, first : first + k],
-    )
+    coefficient, covariance = np.asarray(result.params)[first : first + k], spread[first : first + k, first : first + k]
     freedom = result.df_resid if kind == "linear" else None
     effects = tuple(_effect(name, coefficient[i], covariance[i, i], kind, len(data), freedom, level) for i, name in enumerate(names))
     events = _rarer(outcome) if kind in ("logistic", "cox") else len(data)
     told = _warned(caught, effects, events, k)
     return Fit(kind, formula, effects, len(data), dropped, events, float(result.llf), covariance, told)
+
+
+def _covariance(result: Any, formula: str, rows: int) -> Floats:
+    """Return the covariance of the estimates, or say that there is none."""
+    try:
+        return np.asarray(result.cov_params())
+    except (ValueError, np.linalg.LinAlgError):
+        raise InputRefused(
+            f"the likelihood of {formula!r} has no single maximum in {rows} rows, so its effects have no interval; take out a term"
+        ) from None
 
 
 def _complete_rows(formula: str, table: Any, time: str | None) -> tuple[Any, int]:

@@ -20,7 +20,6 @@ from ichnos.anatomy.placement import Placement, place
 from ichnos.anatomy.tract import SIDES, atlas
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
-from ichnos.evidence import regression
 from ichnos.evidence.agreement import pearson, weighted_kappa
 from ichnos.evidence.overlap import dice
 from ichnos.evidence.tables import Cell, Table
@@ -39,6 +38,7 @@ from ichnos.studies.segmenting import (
     TRUTH,
     Labels,
     Row,
+    effect_of,
     label_of,
     labelled,
     mean_of,
@@ -325,7 +325,7 @@ def _effect(rows: Sequence[Row], way: str, kind: str, grade: str) -> Cell:
             }
         )
         if kind == "surgery":
-            return regression.fit("linear", "nihss_motor_180d ~ surgery + age_years + ich_ml", table).effect("surgery").estimate
+            return effect_of("linear", "nihss_motor_180d ~ surgery + age_years + ich_ml", table, "surgery", of="patients of the grade")
         here, reference = grade.replace(" ", "_"), GRADES[-1].replace(" ", "_")
         if not {here, reference} <= set(table["grade"]):
             raise InputRefused(
@@ -335,7 +335,7 @@ def _effect(rows: Sequence[Row], way: str, kind: str, grade: str) -> Cell:
         formula = f"{outcome} ~ C(grade, Treatment('{reference}')) * surgery + age_years + ich_ml"
         if kind == "ordinal":
             formula = formula.replace(" * surgery", " + surgery")
-        fitted = regression.fit(kind, formula, table)  # type: ignore[arg-type]
-        return fitted.effect(f"C(grade, Treatment('{reference}'))[T.{here}]").estimate
+        term = f"C(grade, Treatment('{reference}'))[T.{here}]"
+        return effect_of("linear" if kind == "linear" else "ordinal", formula, table, term, of="graded patients")
 
     return cell(compute)

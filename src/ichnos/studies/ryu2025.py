@@ -20,7 +20,6 @@ from ichnos.anatomy import mni
 from ichnos.anatomy.placement import place
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
-from ichnos.evidence import regression
 from ichnos.evidence.agreement import concordance, fit_volume_calibrator, passing_bablok, pearson, spearman
 from ichnos.evidence.figures import scatter_figure
 from ichnos.evidence.overlap import dice
@@ -40,6 +39,7 @@ from ichnos.studies.segmenting import (
     TRUTH,
     Labels,
     Row,
+    effect_of,
     label_of,
     labelled,
     mean_of,
@@ -323,6 +323,6 @@ def _effect(kind: Any, formula: str, table: pd.DataFrame, key: str, term: str) -
         if f"{key}_ml" not in table or len(table) < terms + _SPARE:
             raise InputRefused(f"{len(table)} patients are too few for {terms} terms; {terms + _SPARE} are the least")
         data = table.assign(**{f"ln_{key}": np.log1p(table[f"{key}_ml"])})
-        return regression.fit(kind, formula, data).effect(term).estimate
+        return effect_of(kind, formula, data, term, of="patients")
 
     return cell(compute)

@@ -14,6 +14,7 @@ import torch
 
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
+from ichnos.evidence import regression
 from ichnos.evidence.intervals import Estimate, mean_interval
 from ichnos.evidence.tables import Cell
 from ichnos.files import atomic_file
@@ -47,6 +48,8 @@ NNUNET_TOLD = (
 )
 NNUNET_NOT_ASKED = "nnU-Net itself was not asked for (`--with-nnunet` trains it too)."
 _FINISHED = "finished.txt"
+_LEAST_FOR_INTERVAL = 3
+_BEYOND = 1e4  # an odds ratio or its inverse that says that the data do not determine it
 _NNUNET_SECONDS_PER_ITERATION = 3.0  # of the plans of the studies on one processor core
 
 
@@ -217,13 +220,25 @@ def paired_columns(rows: Sequence[Row], first: str, second: str) -> tuple[list[f
     return [a for a, _ in kept], [b for _, b in kept]
 
 
+def effect_of(kind: regression.Kind, formula: str, table: Any, term: str, *, of: str) -> Estimate:
+    """Return an adjusted effect; where patients do not determine it, say so in words that do not need the formula."""
+    few = f"{len(table)} {of} do not determine it: too few, or too alike, for its terms"
+    try:
+        found = regression.fit(kind, formula, table).effect(term).estimate
+    except InputRefused:
+        raise InputRefused(few) from None
+    if kind != "linear" and not 1 / _BEYOND < found.low < found.high < _BEYOND:
+        raise InputRefused(few)
+    return found
+
+
 def mean_of(rows: Sequence[Row], column: str, *, of: str) -> Cell:
     """Return the mean of a column with its interval, or why there is none."""
     values = [value for row in rows if np.isfinite(value := number(row.get(column)))]
     if not values:
         return f"no patient with {of}"
-    if len(values) == 1:
-        return Estimate(values[0], float("nan"), float("nan"), 1)
+    if len(values) < _LEAST_FOR_INTERVAL:
+        return Estimate(float(np.mean(values)), float("nan"), float("nan"), len(values))
     return cell(lambda: mean_interval(values))
 
 
