@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
-from ichnos.reading.masks import _like_blood
+from ichnos.reading.masks import _darker_than_brain, _like_blood
 from ichnos.volume import Volume
 
 
@@ -19,3 +20,21 @@ def test_only_what_has_the_density_of_blood_stays() -> None:
     assert sorted(set(np.asarray(hu)[np.asarray(kept.array)].tolist())) == [45, 62]
     nothing = _like_blood(Volume(np.zeros(hu.shape, bool), np.eye(4)), Volume(hu, np.eye(4)), brain, least_hu=6.0)
     assert not nothing.array.any()
+
+
+def test_oedema_is_darker_than_brain_and_the_clots_edge_does_not_brighten_it() -> None:
+    hu = np.full((60, 60, 12), 34.0)
+    clot = np.zeros(hu.shape, bool)
+    clot[24:36, 24:36, 3:9] = True
+    swollen = ndimage.binary_dilation(clot, iterations=4) & ~clot
+    loose = ndimage.binary_dilation(clot, iterations=9) & ~clot
+    hu[swollen], hu[clot] = 27.0, 65.0
+    scan = Volume(hu + np.random.default_rng(0).normal(0, 2, hu.shape), np.diag([1.0, 1.0, 3.0, 1.0]))
+    brain = scan.with_array(np.ones(hu.shape, bool))
+    found = _darker_than_brain(scan.with_array(loose), scan, brain, clot).array
+    assert not (found & ~loose).any()
+    assert 2 * (found & swollen).sum() / (found.sum() + swollen.sum()) > 0.85
+    beside = swollen & ndimage.binary_dilation(clot, iterations=2)
+    assert found[beside].mean() > 0.9
+    even = scan.with_array(np.where(clot, 65.0, 34.0))
+    assert not _darker_than_brain(scan.with_array(loose), even, brain, clot).array.any()

@@ -13,16 +13,42 @@ LEAST_DICE = 0.2  # a target that reaches less has no operating point worth the 
 LEVELS = tuple(k / 20 for k in range(1, 20))
 
 
+class Overlaps:
+    """Overlap with the truth at every level, pooled over what is added: blood seen where there is none counts against a low threshold.
+
+    >>> seen = Overlaps((TargetSpec(name="ICH"),))
+    >>> seen.add(0, torch.logit(torch.tensor([0.9, 0.3, 0.3, 0.1])), torch.tensor([True, True, True, False]))
+    >>> seen.points()[0].threshold
+    0.1
+    """
+
+    def __init__(self, targets: tuple[TargetSpec, ...]) -> None:
+        self.targets = targets
+        self.levels = torch.logit(torch.tensor(LEVELS))
+        self.shared, self.size = torch.zeros(len(targets), len(LEVELS)), torch.zeros(len(targets), len(LEVELS))
+
+    def add(self, channel: int, logits: torch.Tensor, truth: torch.Tensor) -> None:
+        """Count one target where its truth is known."""
+        for k, level in enumerate(self.levels):
+            found = logits > level
+            self.shared[channel, k] += float((found & truth).sum())
+            self.size[channel, k] += float(found.sum() + truth.sum())
+
+    def points(self) -> tuple[TargetSpec, ...]:
+        """Return the targets with the thresholds of greatest Dice; one that does not occur, or is hardly ever met, keeps its own."""
+        dice = 2 * self.shared / self.size.clamp(min=1)
+        best = dice.argmax(dim=1).tolist()
+        return tuple(
+            target.model_copy(update={"threshold": LEVELS[best[channel]]}) if dice[channel].max() >= LEAST_DICE else target
+            for channel, target in enumerate(self.targets)
+        )
+
+
 def operating_points(
     network: torch.nn.Module, batch_at: Callable[[int], Batch], steps: Iterable[int], targets: tuple[TargetSpec, ...]
 ) -> tuple[TargetSpec, ...]:
-    """Return the targets with the thresholds of greatest Dice, pooled over the batches of some steps that were not learnt from.
-
-    Pooled, so that blood seen in a patient without any counts against a low threshold. A target that does not occur, or is hardly ever
-    met, keeps its threshold.
-    """
-    levels = torch.tensor(LEVELS)
-    overlap, size = torch.zeros(len(targets), len(levels)), torch.zeros(len(targets), len(levels))
+    """Return the targets with the thresholds of greatest Dice over the batches of some steps that were not learnt from."""
+    seen = Overlaps(targets)
     device = next(network.parameters()).device
     for step in steps:
         batch = batch_at(step)
@@ -31,14 +57,5 @@ def operating_points(
         logits = (out[0] if isinstance(out, (list, tuple)) else out).float().cpu()
         for channel, target in enumerate(targets):
             if target.kind == "mask":
-                truth = batch.truth[:, channel] > 0.5
-                for k, level in enumerate(torch.logit(levels).tolist()):
-                    found = logits[:, channel] > level
-                    overlap[channel, k] += float((found & truth).sum())
-                    size[channel, k] += float(found.sum() + truth.sum())
-    dice = 2 * overlap / size.clamp(min=1)
-    best = dice.argmax(dim=1).tolist()
-    return tuple(
-        target.model_copy(update={"threshold": LEVELS[best[channel]]}) if dice[channel].max() >= LEAST_DICE else target
-        for channel, target in enumerate(targets)
-    )
+                seen.add(channel, logits[:, channel], batch.truth[:, channel] > 0.5)
+    return seen.points()

@@ -141,7 +141,8 @@ def train_on_cohort(cohort: Cohort, out: Path, plan: Plan, *, work: Path, means:
     if means.team.leads:
         images = [TrainingImage(f"sub-{c.id}", c.id, c.centre, c.split, (), c.voxels_sha256) for c in cases]
         write_training(images, work / "training.csv")
-        save_model(out, network, manifest_of(settings, plan, cases, history(work), means, name=out.name))
+        told = manifest_of(settings, plan, cases, history(work), means, name=out.name)
+        save_model(out, network, told.model_copy(update={"targets": validate.points(network, plan.targets)}))
     means.team.wait()
     return load_model(out)
 
@@ -293,7 +294,7 @@ def manifest_of(settings: Settings, plan: Plan, cases: Sequence[Case], found: Se
         version="1",
         limits=(
             f"Trained on {counts['train']} patients{shares}; checked on {counts['validation']} others of the same cohort, by whom "
-            "the best step was chosen: its Dice there is a little too good.",
+            "the best step (by Dice at 0.5) and the operating points were chosen: its Dice there is a little too good.",
             "Its probabilities have not been calibrated.",
             "Patients, scanners and diseases that this cohort does not hold were never seen.",
         ),

@@ -16,7 +16,8 @@ from ichnos.files import atomic_file
 from ichnos.inference import input_channels
 from ichnos.inference.sliding import slide
 from ichnos.learning.cases import DEGREES, Case
-from ichnos.models import Preprocessing
+from ichnos.learning.operating import Overlaps
+from ichnos.models import Preprocessing, TargetSpec
 
 _WINDOW_HU = (0.0, 80.0)
 
@@ -52,7 +53,7 @@ class Validator:
         worst: list[tuple[float, Failure]] = []
         voxel_ml = float(np.prod(self.how.spacing_mm)) / 1000
         for case in self.cases:
-            found = self.predicted(network, case)
+            found = self.logits(network, case) > 0
             for channel, name in enumerate(self.targets):
                 if not case.known[channel]:
                     continue
@@ -65,8 +66,18 @@ class Validator:
                 worst = self._worst(worst, value, case, name, truth, found[channel])
         return self._told(step, dice, false_ml, [failure for _, failure in worst])
 
-    def predicted(self, network: torch.nn.Module, case: Case) -> npt.NDArray[np.bool_]:
-        """Return the masks (target, x, y, z) of a case on the network's grid."""
+    def points(self, network: torch.nn.Module, targets: tuple[TargetSpec, ...]) -> tuple[TargetSpec, ...]:
+        """Return the targets with the operating points that fit the validation patients best."""
+        seen = Overlaps(targets)
+        for case in self.cases:
+            logits = self.logits(network, case)
+            for channel in np.flatnonzero(case.known):
+                truth = np.asarray(case.degrees[channel]) >= DEGREES / 2
+                seen.add(int(channel), torch.from_numpy(logits[channel]), torch.from_numpy(truth))
+        return seen.points()
+
+    def logits(self, network: torch.nn.Module, case: Case) -> npt.NDArray[np.float32]:
+        """Return what the network says of a case on its own grid (target, x, y, z)."""
         image = input_channels(np.asarray(case.hu, np.float32), self.how)
 
         def run(tile: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -76,8 +87,7 @@ class Validator:
             full = (out[0] if isinstance(out, (list, tuple)) else out).float().cpu().numpy()
             return np.asarray(full[..., None] if self.flat else full, np.float32)
 
-        logits = slide(image, run, patch=self.how.patch, channels=len(self.targets), overlap=self.overlap, padding=self.how.padding)
-        return np.asarray(logits > 0)
+        return slide(image, run, patch=self.how.patch, channels=len(self.targets), overlap=self.overlap, padding=self.how.padding)
 
     def _worst(
         self,

@@ -25,11 +25,13 @@ ALLOWED_PROBABILITY = 0.15  # of blood, and of brain where blood is, by the netw
 LA_BELOW_BRAIN_HU, FLUID_BELOW_BRAIN_HU = 8.0, 20.0  # leukoaraiosis lies between: white matter made some 10 HU darker
 IVH_TO_ICH = 0.2  # blood near ventricles is in them from this share of the probability of a haematoma: rarely met, it is said quietly
 AT_MOST = {"leukoaraiosis": 0.25, "ventricles": 0.5, "IVH": 0.2}  # asked of the network where the scan's own density decides after it
+PHE_BELOW_BRAIN_HU = 1.5  # oedema is darker than the rest of the brain by this at least, blood and its border left out
 _LA_SMOOTHING_MM = (1.0, 1.0, 0.7)  # of the scan, before its darkness is judged
 _FLUID_SHARE = 0.45  # of a voxel in a ventricle, at least; the rest is brain
 _DEEP_MM = 1.5  # from the edge of a ventricle: there is nothing but fluid
 _RIM_MM = 1.4  # dark matter that reaches less far in plane is a rim, half fluid and half brain
 _SMOOTHING_MM = 0.7  # of the scan, before its density is judged
+_PHE_SMOOTHING_MM = 1.5
 PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaematomal
 
 
@@ -125,7 +127,8 @@ def _settled(raw: dict[str, Volume], probability: dict[str, Volume], hu: Volume,
     ich = _like_blood(_without_specks(ich.map_array(lambda a: a & inside)), hu, brain, least_hu=ICH_ABOVE_BRAIN_HU)
     ivh = _like_blood(_without_specks(ivh.map_array(lambda a: a & inside)), hu, brain, least_hu=IVH_ABOVE_BRAIN_HU)
     blood = ich.array | ivh.array
-    phe = raw.get("PHE", nothing).map_array(lambda a: a & inside & ~blood & _near(ich, PHE_REACH_MM))
+    phe = raw.get("PHE", nothing).map_array(lambda a: a & inside & ~blood & ~ventricles.array & _near(ich, PHE_REACH_MM))
+    phe = _darker_than_brain(phe, hu, brain, blood)
     other = blood | phe.array | raw.get(_INFARCT, nothing).array
     leukoaraiosis = raw.get("leukoaraiosis", nothing).map_array(lambda a: a & inside & ~other)
     drawn = {name: raw.get(name, nothing) for name in ("tract_left", "tract_right")}
@@ -157,6 +160,24 @@ def _where_dark(mask: Volume, hu: Volume, brain: Volume, ventricles: Volume) -> 
     reach = [max(1, round(_RIM_MM / step)) for step in hu.spacing_mm[:2]]
     size = (2 * reach[0] + 1, 2 * reach[1] + 1, 1)
     return mask.map_array(lambda a: ndimage.grey_opening((a & dark).astype(np.uint8), size=size) > 0)
+
+
+def _darker_than_brain(oedema: Volume, hu: Volume, brain: Volume, blood: npt.NDArray[np.bool_]) -> Volume:
+    """Keep of oedema what is darker than brain; the scan is smoothed without blood and its border, which would brighten what is around."""
+    if not oedema.array.any() or not brain.array.any():
+        return oedema
+    box = box_around(oedema, margin_mm=4 * _PHE_SMOOTHING_MM)
+    inside = np.asarray(brain.array) & ~ndimage.binary_dilation(blood)
+    if not inside.any():
+        return oedema
+    brain_hu = float(np.median(np.asarray(hu.array)[inside]))
+    weight = inside[box.slices].astype(np.float32)
+    sigma = [_PHE_SMOOTHING_MM / step for step in hu.spacing_mm]
+    below = ndimage.gaussian_filter((np.asarray(hu.array, np.float32)[box.slices] - brain_hu) * weight, sigma)
+    share = ndimage.gaussian_filter(weight, sigma)
+    dark = (below < -PHE_BELOW_BRAIN_HU * share) & (share > 1e-3)
+    part = oedema.cropped(box)
+    return oedema.with_array(np.zeros(oedema.shape, bool)).pasted(part.with_array(np.asarray(part.array) & dark))
 
 
 def _mostly_fluid(ventricles: Volume, hu: Volume, brain: Volume, blood: npt.NDArray[np.bool_]) -> Volume:

@@ -49,6 +49,7 @@ from ichnos.studies.segmenting import (
     read_patients,
     scan_of,
     table_row,
+    told_of,
     trained,
     trained_by_nnunet,
     truth_rows,
@@ -102,7 +103,7 @@ def run(cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
     effort.say("reading every patient who was not trained on")
     reader = Reader(labels, {name: str(model.folder) for name, model in models.items()}, effort.device)
     people = list(labels.cohort.of_split("test", "external").with_exams("ct"))
-    rows = read_patients(reader, people, out, effort, settings={"weights": [m.manifest.weights_sha256 for m in models.values()]})
+    rows = read_patients(reader, people, out, effort, settings=told_of(models))
     return page(rows, labels, models, out, effort)
 
 

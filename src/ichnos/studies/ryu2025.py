@@ -50,6 +50,7 @@ from ichnos.studies.segmenting import (
     read_patients,
     scan_of,
     table_row,
+    told_of,
     trained,
     trained_by_nnunet,
     truth_rows,
@@ -102,7 +103,7 @@ def run(cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
     effort.say("reading every patient who was not trained on")
     reader = Reader(labels, {name: str(model.folder) for name, model in models.items()}, cut_hu, effort.device)
     people = list(labels.cohort.of_split("validation", "test", "external").with_exams("ct"))
-    told = {"weights": [model.manifest.weights_sha256 for model in models.values()], "cut_hu": cut_hu}
+    told = {**told_of(models), "cut_hu": cut_hu}
     rows = read_patients(reader, people, out, effort, settings=told)
     return page(rows, labels, models, cut_hu, out, effort)
 

@@ -161,6 +161,11 @@ def worst_picture(name: str, out: Path) -> list[Image]:
 # ---- reading every patient once ------------------------------------------------------------------------------------------
 
 
+def told_of(models: Mapping[str, Model]) -> dict[str, list[Any]]:
+    """Return what decides the masks of each model: with another one every patient is read anew."""
+    return {name: [model.manifest.weights_sha256, *(t.threshold for t in model.manifest.targets)] for name, model in models.items()}
+
+
 def read_patients(task: Any, patients: Sequence[Patient], out: Path, effort: Effort, *, settings: Any) -> list[dict[str, Any]]:
     """Apply a reading task to patients, resumably; a patient who cannot be read is left out and told."""
     done = apply(task, patients, out=out / "readings", settings=settings, name="read", workers=effort.workers, progress=False)

@@ -46,6 +46,7 @@ from ichnos.studies.segmenting import (
     provenance_of,
     read_patients,
     scan_of,
+    told_of,
     trained,
     trained_by_nnunet,
     with_validation,
@@ -143,9 +144,8 @@ def _known(value: float) -> float | None:
 def _outlines_read(labels: Labels, models: Mapping[str, Model], out: Path, effort: Effort) -> list[dict[str, Any]]:
     effort.say("outlining the external patients with every network")
     people = [p for p in labels.cohort.of_split(*EXTERNAL).with_exams("ct")]
-    told = {name: model.manifest.weights_sha256 for name, model in models.items()}
     task = _Outliner(labels, {name: str(model.folder) for name, model in models.items()}, effort.device)
-    return read_patients(task, people, out, effort, settings=told)
+    return read_patients(task, people, out, effort, settings=told_of(models))
 
 
 def _outline_table(rows: Sequence[Row], refusals: Mapping[str, str]) -> Table:
