@@ -39,7 +39,7 @@ from ichnos.learning.expansion import (
 )
 from ichnos.simulation.presets import Design, Group
 from ichnos.studies.pace import steps_within
-from ichnos.studies.page import Effort, StudyPage, cell, comparison, time_spent
+from ichnos.studies.page import Effort, StudyPage, cell, comparison, hardware_of, time_spent
 
 SMALL_MINUTES = 7.0  # of training per network at a small scale on two cores: the whole takes three quarters of an hour
 SMOKE = Design((Group(4, "A", "train", ("ct", "followup"), expansion_share=1.0),), "expanded lesion: four patients, to try every stage")
@@ -198,7 +198,8 @@ def _page(
             "seed": effort.seed,
             "minutes of training per network": "a few steps" if effort.smoke else effort.minutes,
             "smoke": int(effort.smoke),
-            "scale": "own cohort" if effort.scale is None else effort.scale,
+            "scale": "own cohort" if effort.scale is None else max(effort.scale, LEAST_SCALE),
+            "hardware": hardware_of(effort),
             **time_spent(effort),
         },
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,15 @@ def time_spent(effort: Effort) -> dict[str, float]:
     """Return the wall time of all calls, if the caller keeps it."""
     minutes = effort.spent()
     return {"wall time of all calls, minutes": round(minutes, 1)} if math.isfinite(minutes) else {}
+
+
+def hardware_of(effort: Effort) -> str:
+    """Return the class of the machine."""
+    import torch
+
+    if effort.device != "cpu":
+        return "1 GPU"
+    return f"{torch.get_num_threads()} CPU core(s) of {platform.machine()}, {effort.workers} worker(s)"
 
 
 class Picture(Protocol):

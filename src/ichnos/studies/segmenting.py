@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
@@ -27,7 +25,7 @@ from ichnos.learning.training import Means, Plan, steps_within, train_on_cohort,
 from ichnos.models import Model, load_model
 from ichnos.runs import apply
 from ichnos.scan import Scan
-from ichnos.studies.page import Effort, Image, cell, time_spent
+from ichnos.studies.page import Effort, Image, cell, hardware_of, time_spent
 from ichnos.transfer.makers import Settings as TransferSettings
 from ichnos.transfer.makers import Target
 from ichnos.transfer.pairs import ACCEPTED, pairs_of, settle, transfer_pair
@@ -249,7 +247,6 @@ def mean_of(rows: Sequence[Row], column: str, *, of: str) -> Cell:
 
 def provenance_of(cohort: Cohort, effort: Effort, models: Mapping[str, Model]) -> dict[str, str | float | int]:
     """Return where the numbers of a page come from."""
-    cores = f"{torch.get_num_threads()} CPU core(s) of {platform.machine()}, {effort.workers} worker(s)"
     weights = {name: f"{m.manifest.weights_sha256[:16]}, step {m.manifest.provenance.steps}" for name, m in models.items()}
     splits = {split or "no split": sum(p.split == split for p in cohort) for split in dict.fromkeys(p.split for p in cohort)}
     return {
@@ -258,7 +255,7 @@ def provenance_of(cohort: Cohort, effort: Effort, models: Mapping[str, Model]) -
         "smoke": int(effort.smoke),
         "minutes of training per network": "a few steps" if effort.smoke else effort.minutes,
         "seed": effort.seed,
-        "hardware": "1 GPU" if effort.device != "cpu" else cores,
+        "hardware": hardware_of(effort),
         **time_spent(effort),
         **{f"weights of {name}": told for name, told in weights.items()},
     }
