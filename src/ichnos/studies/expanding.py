@@ -155,6 +155,11 @@ def _steps(effort: Effort, what: str, folds: int) -> int:
     return 3 if effort.smoke else int(np.clip(60 * effort.minutes / 4 / folds / _SECONDS_PER_STEP[what], 30, 3000))
 
 
+def _generator_steps(effort: Effort) -> int:
+    """Choose the length of a generator's training: each fold's takes the minutes of a network; with a tenth of them it draws noise."""
+    return 3 if effort.smoke else int(np.clip(60 * effort.minutes / _SECONDS_PER_STEP["generator"], 30, 3000))
+
+
 def _asked(
     people: People,
     name: str,
@@ -205,7 +210,7 @@ def _maker(
         wanted = round((len(train) - events) / (recipe.others_per_expanded or 1.0) - events)
         plan = synthesis.GeneratorPlan(kind="published", steps=10_000, size=size, seed=effort.seed)
         if effort.device == "cpu":
-            steps, noise = _steps(effort, "generator", 3), 20 if effort.smoke else 400
+            steps, noise = _generator_steps(effort), 20 if effort.smoke else 400
             plan = synthesis.small_plan("published", steps=steps, size=size, seed=effort.seed, noise_steps=noise)
         network = synthesis.train_generator(chosen, plan, out / f"fold-{fold}", device=effort.device)
         told: dict[str, Any] = {"learnt_from": chosen, "steps": plan.steps, "command": "ichnos study yu2025", "device": effort.device}

@@ -24,6 +24,7 @@ from ichnos.learning.targets import target_degree, target_file
 from ichnos.learning.training import Means, Plan, steps_within, train_on_cohort, usable_cases
 from ichnos.models import Model, load_model
 from ichnos.runs import apply
+from ichnos.runs.ledger import settings_hash
 from ichnos.scan import Scan
 from ichnos.studies.page import Effort, Image, cell, hardware_of, time_spent
 from ichnos.transfer.makers import Settings as TransferSettings
@@ -165,8 +166,16 @@ def told_of(models: Mapping[str, Model]) -> dict[str, list[Any]]:
 
 
 def read_patients(task: Any, patients: Sequence[Patient], out: Path, effort: Effort, *, settings: Any) -> list[dict[str, Any]]:
-    """Apply a reading task to patients, resumably; a patient who cannot be read is left out and told."""
-    done = apply(task, patients, out=out / "readings", settings=settings, name="read", workers=effort.workers, progress=False)
+    """Apply a reading task to patients, resumably; a patient who cannot be read is left out and told. Other networks read anew."""
+    done = apply(
+        task,
+        patients,
+        out=out / "readings" / settings_hash(settings),
+        settings=settings,
+        name="read",
+        workers=effort.workers,
+        progress=False,
+    )
     for failure in done.failures:
         effort.say(f"sub-{failure.id} could not be read: {failure.why}")
     return list(done.rows)
