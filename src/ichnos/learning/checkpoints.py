@@ -108,10 +108,13 @@ def resume(settings: Settings, out: Path, device: str) -> State | None:
     return state
 
 
-def planned_steps(out: Path) -> int | None:
-    """Return for how many steps the training in a folder was planned; None where there is none."""
+def planned(out: Path) -> tuple[int, int] | None:
+    """Return for how many steps the training in a folder was planned, and after how many it validates; None where there is none."""
     file = out / CHECKPOINT
-    return int(json.loads(_read(file, "cpu")["settings"])["steps"]) if file.is_file() else None
+    if not file.is_file():
+        return None
+    settings = json.loads(_read(file, "cpu")["settings"])
+    return int(settings["steps"]), int(settings["validate_every"])
 
 
 def reached(out: Path) -> int:

@@ -121,9 +121,7 @@ def train_on_cohort(cohort: Cohort, out: Path, plan: Plan, *, work: Path, means:
     cases = usable_cases(cohort, plan, work, means)
     settings = settings_of(plan, cases)
     source = _batches(plan, cases, means)
-    flat = plan.patch[2] == 1
-    held = [case for case in cases if case.split == "validation"]
-    validate = Validator(held, plan.names, plan.preprocessing, work, device=means.device, flat=flat)
+    validate = _validator(plan, cases, work, means)
     try:
         network = train(
             settings,
@@ -197,27 +195,39 @@ def settings_of(plan: Plan, cases: Sequence[Case]) -> Settings:
 
 
 def steps_within(cohort: Cohort, plan: Plan, *, work: Path, means: Means, seconds: float) -> Plan:
-    """Return the plan with as many steps as fit into a stretch of time, a tenth of it kept for validation; measured on a few steps.
+    """Return the plan with as many steps as fit into a stretch of time, measured on a few; validations take a quarter of it at most.
 
-    A training that `work` holds already keeps its number of steps, so that it goes on at the same learning rates.
+    A training that `work` holds already keeps its numbers, so that it goes on at the same learning rates.
     """
-    known = checkpoints.planned_steps(work)
+    known = checkpoints.planned(work)
     if known is not None:
-        return replace(plan, steps=known)
+        steps, every = known
+        return replace(plan, steps=steps, validations=max(1, steps // every))
     cases = usable_cases(cohort, plan, work, means)
     trial = replace(plan, steps=_MEASURED_STEPS)
     settings = settings_of(trial, cases).model_copy(update={"validate_every": 0})
-    source = _batches(trial, cases, means)
+    source, folder = _batches(trial, cases, means), work / "trial"
     times: list[float] = []
     try:
-        folder = work / "trial"
         for file in folder.glob("*.pt"):
             file.unlink()
-        train(settings, source, folder, device=means.device, checkpoint_every_s=1e9, report=lambda progress: times.append(time.monotonic()))
+        network = train(
+            settings, source, folder, device=means.device, checkpoint_every_s=1e9, report=lambda progress: times.append(time.monotonic())
+        )
     finally:
         close(source)
     step_s = float(np.median(np.diff(times)))  # the first of a source that makes patients takes long, once
-    return replace(plan, steps=max(1, int(0.9 * seconds / step_s)))
+    began = time.monotonic()
+    _validator(plan, cases, folder, means)(network, 0)
+    validation_s = max(1e-6, time.monotonic() - began)
+    validations = int(min(max(0.25 * seconds / validation_s, 1), plan.validations))
+    left = max(0.0, 0.95 * seconds - validations * validation_s)
+    return replace(plan, steps=max(1, int(left / step_s)), validations=validations)
+
+
+def _validator(plan: Plan, cases: Sequence[Case], out: Path, means: Means) -> Validator:
+    held = [case for case in cases if case.split == "validation"]
+    return Validator(held, plan.names, plan.preprocessing, out, device=means.device, flat=plan.patch[2] == 1)
 
 
 def _batches(plan: Plan, cases: Sequence[Case], means: Means) -> BatchAt:
