@@ -6,7 +6,7 @@ import numpy as np
 
 from ichnos.inference import Prediction
 from ichnos.reading.blood import DensitySigns, abc2_ml, density_signs, sphericity
-from ichnos.reading.masks import MIN_BLOOD_ML, Masks
+from ichnos.reading.masks import MIN_BLOOD_ML, Masks, cut_of
 from ichnos.reading.place import Placement
 from ichnos.reading.record import Finding, Measure
 from ichnos.reading.site import midline_measure, site_measure
@@ -57,13 +57,14 @@ def _side(masks: Masks) -> Measure:
 def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str) -> Measure:
     """Return the volume of a mask with the band that other operating points would give.
 
-    The band says how much hangs on the threshold (half and one and a half times it); it is no confidence interval.
+    The band says how much hangs on the threshold (half and one and a half times it); it is no confidence interval. Rules of density and
+    place have changed the mask since its threshold: the band is scaled as they scaled the volume.
     """
-    manifest = prediction.model.manifest
-    cut = manifest.targets[manifest.channel(target)].threshold
+    cut = cut_of(prediction, target)
     cuts = (cut + (1 - cut) / 2, cut / 2)
-    low, high = prediction.volumes_ml(target, cuts)
+    low, drawn, high = prediction.volumes_ml(target, (cuts[0], cut, cuts[1]))
     value = volume_ml(mask)
+    low, high = (value / drawn * bound if drawn > 0 else bound for bound in (low, high))
     return Measure(
         name=f"{target.lower()}_volume",
         label=label,
@@ -71,7 +72,7 @@ def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str
         unit="mL",
         low=round(min(low, value), 3),
         high=round(max(high, value), 3),
-        interval=f"volume at probability {cuts[0]:.2f} and {cuts[1]:.2f}",
+        interval=f"volume at probability {cuts[0]:.2f} and {cuts[1]:.2f}, scaled as the mask was by density and place",
     )
 
 

@@ -77,7 +77,7 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
     With a `place` the tract is looked up in the atlas; without, it is what the network drew.
     """
     taught = [t.name for t in prediction.model.manifest.targets if t.name in NAMES or t.name == _INFARCT]
-    raw = {name: prediction.mask(name, threshold=_cut(prediction, name)).reoriented("RAS") for name in taught}
+    raw = {name: prediction.mask(name, threshold=cut_of(prediction, name)).reoriented("RAS") for name in taught}
     if "brain" in raw:
         raw["brain"] = raw["brain"].map_array(lambda a: a | _brain_in_blood(prediction, raw))
     ras = prediction.scan.volume.reoriented("RAS")
@@ -103,7 +103,7 @@ def _brain_in_blood(prediction: Prediction, raw: dict[str, Volume]) -> npt.NDArr
     return np.asarray(np.logical_or.reduce(blood) & np.logical_or.reduce(place)) if blood else np.zeros(raw["brain"].shape, bool)
 
 
-def _cut(prediction: Prediction, name: str) -> float:
+def cut_of(prediction: Prediction, name: str) -> float:
     """Return the probability above which a target counts."""
     threshold = prediction.model.manifest.targets[prediction.model.manifest.channel(name)].threshold
     return min(threshold, AT_MOST.get(name, 1.0))
