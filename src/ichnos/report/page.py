@@ -29,7 +29,6 @@ _CARDS = (
     ("haematoma", "ich_volume", COLOURS["ICH"]),
     ("haematoma", "ivh_volume", COLOURS["IVH"]),
     ("haematoma", "phe_volume", COLOURS["PHE"]),
-    ("haematoma", "midline_shift", "#8e8e93"),
     ("expansion", "expansion_probability", COLOURS["expansion"]),
     ("leukoaraiosis", "leukoaraiosis_volume", COLOURS["leukoaraiosis"]),
     ("tract", "injury_left", COLOURS["tract_left"]),
