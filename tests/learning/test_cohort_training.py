@@ -345,3 +345,11 @@ def test_nnunet_cannot_begin_with_other_weights(tmp_path: Path, capsys: pytest.C
     write_trainable_cohort(tmp_path / "cohort")
     assert run(["train", "haematoma", str(tmp_path / "cohort"), "-o", str(tmp_path / "m"), "--engine", "nnunet", "--from", "default"]) == 3
     assert "leave out --from" in capsys.readouterr().err
+
+
+def test_a_network_of_slices_or_an_imported_one_is_nothing_to_begin_from(tmp_path: Path) -> None:
+    cohort = write_trainable_cohort(tmp_path / "cohort", without_tract=())
+    flat = replace(PLAN, targets=target_specs("ICH"), spacing_mm=(4.0, 4.0, 5.0), patch=(16, 16, 1), steps=1, validations=1)
+    train_on_cohort(cohort, tmp_path / "flat", flat, work=tmp_path / "work")
+    with pytest.raises(InputRefused, match="this one was imported or sees slices"):
+        PLAN.begun_from(str(tmp_path / "flat"))

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pytest
 
 from builders.trainable_cohort import BRAIN_HU, TRACT_HU, head, write_trainable_cohort
 from ichnos.cohort import Cohort, Patient
+from ichnos.errors import InputRefused
 from ichnos.evidence.intervals import Estimate
 from ichnos.evidence.tables import Cell
 from ichnos.formats import bids
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance
 from ichnos.studies import murray2024, ryu2025
 from ichnos.studies.page import Effort, StudyPage
-from ichnos.studies.segmenting import Labels, with_validation
+from ichnos.studies.segmenting import Labels, effect_of, with_validation
 
 
 def made_models(names: Any) -> dict[str, Model]:
@@ -187,3 +190,11 @@ def test_the_reader_of_leukoaraiosis_measures_each_way(tmp_path: Path, monkeypat
     assert row["threshold_dice"] > 0.6
     assert row["true_ml"] is None
     assert row["registered_ml"] == round(float((lesions.array > 0).sum()) * ct.voxel_ml, 4)
+
+
+def test_an_effect_that_few_patients_do_not_determine_is_said_without_the_formula() -> None:
+    table = pd.DataFrame({"y": [0.0, 1, 2, 0, 1, 2, 0, 1], "x": [0.0, 1, 2, 0, 1, 2, 0, 1]})  # x orders y without an exception
+    with pytest.raises(InputRefused, match="8 patients do not determine it: too few, or too alike"):
+        effect_of("ordinal", "y ~ x", table, "x", of="patients")
+    with pytest.raises(InputRefused, match="2 patients do not determine it"):
+        effect_of("linear", "y ~ x", table.head(2), "x", of="patients")

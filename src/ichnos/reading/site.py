@@ -69,7 +69,7 @@ def midline_measure(place: Placement | None) -> Measure:
     shift = midline_shift_mm(place.mni_mm, brain, tuple(float(s) for s in box_mm / grid.shape))
     if shift is None:
         return Measure(name=name, label=label, value=None, unit="mm", reason="too little of the falx and the septum lies in the scan")
-    reason = "septum against the ends of the falx, by the network; on simulated patients it hardly followed shifts under 6 mm: look"
+    reason = "septum against the ends of the falx; on simulated patients it hardly followed shifts under 6 mm, so judge it by eye"
     return Measure(name=name, label=label, value=round(abs(shift), 1), unit="mm", reason=reason)
 
 

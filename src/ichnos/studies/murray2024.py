@@ -60,7 +60,7 @@ from ichnos.volume import Volume, volume_ml
 
 TARGET: Target = "tract"
 PAPER = "Murray et al., arXiv 2408.06403 (2024), applied to the MISTIE III trial; grades and effects of the same group's follow-on work."
-SMALL_MINUTES = 10.0  # of training per network at a small scale on two cores: the whole takes three quarters of an hour
+SMALL_MINUTES = 10.0  # of training per network at a small scale on two cores: the whole is meant to take three quarters of an hour
 SMOKE = Design(
     (
         Group(2, "A", "train", ("ct", "diffusion")),
