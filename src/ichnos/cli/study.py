@@ -109,7 +109,7 @@ def _patients(chosen: Study, name: str, given: Path | None, out: Path, effort: E
     from ichnos.simulation.cohort import Making, check_made, simulate_cohort
     from ichnos.simulation.presets import preset
 
-    design = chosen.SMOKE if effort.smoke else preset(name, scale=max(effort.scale or 1.0, getattr(chosen, "LEAST_SCALE", 0.0)))
+    design = chosen.SMOKE if effort.smoke else preset(name, scale=effort.scale or 1.0, fewest=chosen.FEWEST)
     making = Making(voxel_mm=3.0, oracle_samples=4) if effort.smoke else Making(voxel_mm=voxel_mm)
     patients = sum(group.patients for group in design.groups)
     effort.say(f"making {patients} virtual patients; what an earlier call has made is kept")

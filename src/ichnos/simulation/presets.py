@@ -93,18 +93,20 @@ PRESETS: dict[str, Design] = {
 }
 
 
-def preset(name: str, *, scale: float = 1.0) -> Design:
-    """Return a published design, shrunk by a factor; every group keeps at least one patient.
+def preset(name: str, *, scale: float = 1.0, fewest: int = 1) -> Design:
+    """Return a published design, shrunk by a factor; every group keeps so many patients, or all it has if they are fewer.
 
     >>> [group.patients for group in preset("yu2025", scale=0.02).groups]
     [9, 7, 5, 10, 8]
+    >>> [group.patients for group in preset("murray2024", scale=0.02, fewest=4).groups]
+    [4, 4, 10]
     """
     if name not in PRESETS:
         raise UsageError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
     if not 0 < scale <= 1:
         raise UsageError(f"a scale of {scale:g} was asked for; give a number above 0 and up to 1")
     design = PRESETS[name]
-    groups = tuple(Group(**{**vars(g), "patients": max(1, round(g.patients * scale))}) for g in design.groups)
+    groups = tuple(Group(**{**vars(g), "patients": min(g.patients, max(fewest, round(g.patients * scale)))}) for g in design.groups)
     return Design(groups, design.about, design.assumed)
 
 

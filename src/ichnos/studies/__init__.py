@@ -1,7 +1,7 @@
 """studies: the four papers, each a module that reads like its methods section and ends in one page beside the paper's own table.
 
-A study is a module with three names: `run(cohort, out, effort) -> StudyPage`, `SMOKE`, the smallest design that exercises every stage, and
-`SMALL_MINUTES` of training.
+A study is a module with four names: `run(cohort, out, effort) -> StudyPage`, `SMOKE`, the smallest design that exercises every stage,
+`FEWEST` patients that a group keeps at a small scale, and `SMALL_MINUTES` of training.
 
 >>> study("unheard")
 Traceback (most recent call last):
@@ -32,6 +32,7 @@ class Study(Protocol):
     """What a module of a study offers."""
 
     SMOKE: Design  # few patients; the cohort of `--smoke`
+    FEWEST: int  # patients that each group of the paper's design keeps however small the scale
     SMALL_MINUTES: float  # of training for each network where a small share of the patients is simulated on processors
 
     def run(self, cohort: Cohort, out: Path, effort: Effort) -> StudyPage:

@@ -61,7 +61,8 @@ from ichnos.volume import Volume, volume_ml
 
 TARGET: Target = "leukoaraiosis"
 PAPER = "Ryu et al., Brain and Behavior 2025;15:e70602. Automated segmentation of leukoaraiosis on non-contrast CT."
-SMALL_MINUTES = 8.0  # of training per network at a small scale on two cores: the whole is meant to take three quarters of an hour
+SMALL_MINUTES = 6.0  # of training per network at a small scale on two cores: the whole is meant to take three quarters of an hour
+FEWEST = 5  # patients of each group at a small scale: a calibration is fitted on no fewer
 SMOKE = Design(
     (
         Group(2, "A", "train", ("ct", "flair"), haematoma_share=0.0),

@@ -56,6 +56,7 @@ from ichnos.volume import volume_ml
 
 PAPER = "Yu et al. 2025, npj Digital Medicine, s41746-025-02213-w"
 SMALL_MINUTES = 3.0  # of training per network at a small scale on two cores: the whole is meant to take three quarters of an hour
+FEWEST = 5  # patients of each centre at a small scale
 SMOKE = Design(
     (
         Group(8, "A", "train", ("ct", "followup"), expansion_share=0.5),
