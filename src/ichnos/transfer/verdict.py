@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import product
 from math import isnan
 
 import numpy as np
@@ -181,7 +182,8 @@ def brain_of_ct(seen: View) -> Volume:
 def _wrong_heads(rigid: Transform, chosen: Samples, moving: View, centre: Floats) -> Iterator[tuple[str, float]]:
     """Align wrong heads, made by mirroring and stretching, as well as they will go; yield the mutual information of each."""
     for name, scale in _WRONG.items():
-        yield name, _aligned(rigid, _about(centre, np.array(scale)), chosen, moving, centre)
+        starts = _TURNS if name == "mirror" else _TURNS[:1]
+        yield name, _aligned(rigid, _about(centre, np.array(scale)), chosen, moving, centre, starts)
 
 
 MOSTLY_BRAIN = 1.6  # an exam that shows less than so many times the brain shows no whole head
@@ -197,13 +199,17 @@ _WRONG: dict[str, tuple[float, float, float]] = {
 }
 
 
+# A head that lies turned or leaning in the scan must be turned by twice as much once it is mirrored: tries of that, in rad, none first.
+_TURNS = np.array(sorted(product((0.0,), (-0.28, -0.14, 0.0, 0.14, 0.28), (-0.28, -0.14, 0.0, 0.14, 0.28)), key=np.linalg.norm))
+
+
 def _about(centre: Floats, scale: Floats) -> Transform:
     matrix = np.diag([*scale, 1.0])
     matrix[:3, 3] = centre - matrix[:3, :3] @ centre
     return Transform.of(Affine(matrix))
 
 
-def _aligned(rigid: Transform, wrong: Transform, chosen: Samples, moving: View, centre: Floats) -> float:
+def _aligned(rigid: Transform, wrong: Transform, chosen: Samples, moving: View, centre: Floats, turns: Floats) -> float:
     from scipy.optimize import minimize
 
     few = Samples(chosen.points[::3], chosen.bins[::3])
@@ -211,9 +217,10 @@ def _aligned(rigid: Transform, wrong: Transform, chosen: Samples, moving: View, 
     def moved(q: Floats) -> Floats:
         return rigid.affine.matrix @ _nudge(q * _UNIT, centre) @ wrong.affine.matrix
 
-    simplex = np.vstack([np.zeros(6), np.eye(6)])
-    options = {"maxfev": 90, "initial_simplex": simplex}
-    best = minimize(lambda q: -similarity_at(moved(q), few, moving), np.zeros(6), method="Nelder-Mead", options=options)
+    starts = np.hstack([turns, np.zeros_like(turns)]) / _UNIT
+    first = max(starts, key=lambda q: similarity_at(moved(q), few, moving)) if len(starts) > 1 else starts[0]
+    options = {"maxfev": 90, "initial_simplex": first + np.vstack([np.zeros(6), np.eye(6)])}
+    best = minimize(lambda q: -similarity_at(moved(q), few, moving), first, method="Nelder-Mead", options=options)
     return similarity_at(moved(best.x), chosen, moving)
 
 
