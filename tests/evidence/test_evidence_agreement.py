@@ -142,6 +142,7 @@ def test_weighted_kappa_is_that_of_scikit_learn() -> None:
     assert found.value == pytest.approx(cohen_kappa_score(a, b, weights="quadratic"))
     assert found.low < found.value < found.high <= 1
     assert np.isnan(weighted_kappa([1, 1, 1], [1, 1, 1], grades=4).value)
+    assert np.isnan(weighted_kappa([2, 2, 2], [1, 2, 3], grades=4).value)
     with pytest.raises(InputRefused, match="outside 0 to 3"):
         weighted_kappa([0, 5], [1, 1], grades=4)
 

@@ -177,7 +177,10 @@ def passing_bablok(x: npt.ArrayLike, y: npt.ArrayLike, *, level: float = LEVEL) 
 
 
 def weighted_kappa(a: npt.ArrayLike, b: npt.ArrayLike, *, grades: int, level: float = LEVEL) -> Estimate:
-    """Return Cohen's kappa with quadratic weights for grades 0 … grades-1 (Fleiss, Cohen & Everitt 1969), as for Fazekas with 4."""
+    """Return Cohen's kappa with quadratic weights for grades 0 … grades-1 (Fleiss, Cohen & Everitt 1969), as for Fazekas with 4.
+
+    NaN where one of the two gives everybody the same grade: there is nothing to agree about beyond chance.
+    """
     from statsmodels.stats.inter_rater import cohens_kappa
 
     x, y = paired("the first grades", a, "the second grades", b)
@@ -186,7 +189,7 @@ def weighted_kappa(a: npt.ArrayLike, b: npt.ArrayLike, *, grades: int, level: fl
             raise InputRefused(f"a grade lies outside 0 to {grades - 1} or between two grades; give whole grades")
     table = np.zeros((grades, grades))
     np.add.at(table, (x.astype(int), y.astype(int)), 1)
-    if (table.sum(axis=0) > 0).sum() == 1 and (table.sum(axis=1) > 0).sum() == 1:
+    if 1 in ((table.sum(axis=0) > 0).sum(), (table.sum(axis=1) > 0).sum()):
         return Estimate(float("nan"), float("nan"), float("nan"), x.size, level)
     result = cohens_kappa(table, wt="quadratic")
     half = normal_quantile(level) * float(result.std_kappa)
