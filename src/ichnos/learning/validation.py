@@ -103,10 +103,10 @@ class Validator:
             return worst
         z = int((truth ^ found).sum(axis=(0, 1)).argmax())
         low, high = _WINDOW_HU
-        image = np.clip((np.asarray(case.hu[:, :, z], np.float64) - low) / (high - low), 0, 1)
+        hu, there, here = (np.asarray(part[::-1, :, z], np.float64) for part in (case.hu, truth, found))  # the patient's right on the left
         dx, dy, _ = self.how.spacing_mm
-        outlines = [np.asarray(mask[:, :, z], np.float64) for mask in (truth, found)]
-        failure = Failure(f"sub-{case.id} {name}: Dice {value:.2f}", image, outlines[0], outlines[1], dy / dx)
+        image = np.clip((hu - low) / (high - low), 0, 1)
+        failure = Failure(f"sub-{case.id} {name}: Dice {value:.2f}", image, there, here, dy / dx)
         return sorted([*worst, (value, failure)], key=lambda pair: pair[0])[: self.pictures]
 
     def _told(self, step: int, dice: dict[str, list[float]], false_ml: dict[str, list[float]], worst: list[Failure]) -> float:
@@ -119,7 +119,9 @@ class Validator:
             lines = [json.dumps(asdict(row)) for row in [*rows, Validation(step, score, means, wrong, len(self.cases))]]
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         if worst:
-            figure = gallery_figure("worst", worst, caption="the worst validation cases: truth orange, prediction blue")
+            figure = gallery_figure(
+                "worst", worst, caption="the worst validation cases: truth orange, prediction blue; radiological convention"
+            )
             (self.out / "worst").mkdir(exist_ok=True)
             with atomic_file(self.out / "worst" / f"step-{step:06d}.png") as temporary:
                 temporary.write_bytes(figure.png)

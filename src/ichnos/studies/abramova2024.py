@@ -279,14 +279,14 @@ def _picture(pairs: Sequence[Pair], maps: dict[str, dict[str, Field]]) -> Figure
         shown["oracle (0.5)"] = pair.oracle
     drawing = Drawing(figsize=(2.1 * len(shown), 2.5), layout="constrained")
     for axis, (name, lesion) in zip(drawing.subplots(1, len(shown)), shown.items(), strict=True):
-        axis.imshow(pair.hu[:, ::-1, z].T, cmap="gray", vmin=0, vmax=80)
+        axis.imshow(pair.hu[::-1, ::-1, z].T, cmap="gray", vmin=0, vmax=80)
         if (lesion[:, :, z] > 0.5).any():
-            axis.contour(lesion[:, ::-1, z].T, levels=[0.5], colors=["#ffb000"], linewidths=1.4)
-        axis.contour(pair.later[:, ::-1, z].T, levels=[0.5], colors=["#40c0ff"], linewidths=0.7)
+            axis.contour(lesion[::-1, ::-1, z].T, levels=[0.5], colors=["#ffb000"], linewidths=1.4)
+        axis.contour(pair.later[::-1, ::-1, z].T, levels=[0.5], colors=["#40c0ff"], linewidths=0.7)
         axis.set_title(name, fontsize=8)
         axis.set_axis_off()
     caption = (
         "The patient of median growth. Yellow: what the method says; blue: the lesion at follow-up. "
-        "The patient's left is on the left of the image."
+        "The patient's left is on the right of the image."
     )
     return Figure("median_patient", caption, drawing)

@@ -153,7 +153,7 @@ def _coarser(plan: Plan) -> Plan:
 def worst_picture(name: str, out: Path) -> list[Image]:
     """Return the last picture of the worst validation cases of an arm, if its validation patients have the target."""
     files = sorted((out / "training" / name / "worst").glob("*.png"))
-    caption = f"{name}: the worst validation cases of its last validation; the label orange, the network blue; left is the patient's left."
+    caption = f"{name}: the worst validation cases of its last validation; the label orange, the network blue; radiological convention."
     return [Image(f"worst-{name}", caption, files[-1].read_bytes())] if files else []
 
 
