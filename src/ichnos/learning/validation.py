@@ -120,7 +120,7 @@ class Validator:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         if worst:
             figure = gallery_figure(
-                "worst", worst, caption="the worst validation cases: truth orange, prediction blue; radiological convention"
+                "worst", worst, caption="worst validation cases: truth orange, prediction blue; radiological convention"
             )
             (self.out / "worst").mkdir(exist_ok=True)
             with atomic_file(self.out / "worst" / f"step-{step:06d}.png") as temporary:
