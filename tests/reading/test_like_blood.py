@@ -1,11 +1,11 @@
-"""What is drawn as blood but is no denser than brain, or as dense as calcium, is dropped clot by clot."""
+"""What is drawn as blood or oedema is held against the scan's own density, clot by clot and at its border."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
 
-from ichnos.reading.masks import _darker_than_brain, _like_blood
+from ichnos.reading.masks import _darker_than_brain, _like_blood, grown_by_density
 from ichnos.volume import Volume
 
 
@@ -38,3 +38,24 @@ def test_oedema_is_darker_than_brain_and_the_clots_edge_does_not_brighten_it() -
     assert found[beside].mean() > 0.9
     even = scan.with_array(np.where(clot, 65.0, 34.0))
     assert not _darker_than_brain(scan.with_array(loose), even, brain, clot).array.any()
+
+
+def test_a_clot_ends_where_its_density_does_and_keeps_the_dark_place_inside() -> None:
+    hu = np.full((50, 50, 20), 34.0, np.float32)
+    clot, sure, allowed = np.zeros(hu.shape, bool), np.zeros(hu.shape, bool), np.zeros(hu.shape, np.float32)
+    clot[10:30, 10:30, 4:16] = True
+    hu[clot] = 64.0
+    hu[17:22, 17:22, 8:12] = 36.0  # clotting has not come to its end there
+    sure[7:26, 7:33, 2:18] = True  # too wide on three sides, too short on the fourth
+    allowed[sure] = 0.9
+    allowed[26:34, 7:33, 2:18] = 0.2
+    volume = Volume(hu, np.eye(4))
+    found = grown_by_density(volume.with_array(sure), allowed, volume, 34.0)
+    assert 2 * (found & clot).sum() / (found.sum() + clot.sum()) > 0.96
+    assert found[17:22, 17:22, 8:12].all()
+    assert not grown_by_density(volume.with_array(sure), np.where(sure, allowed, 0), volume, 34.0)[27:].any()
+    swollen = np.where(ndimage.binary_dilation(clot, iterations=8) & ~clot, 24.0, hu).astype(np.float32)
+    beside = grown_by_density(volume.with_array(sure), allowed, volume.with_array(swollen), 34.0)
+    assert 2 * (beside & clot).sum() / (beside.sum() + clot.sum()) > 0.96
+    pale = volume.with_array(np.full(hu.shape, 36.0, np.float32))
+    assert (grown_by_density(volume.with_array(sure), allowed, pale, 34.0) == sure).all()

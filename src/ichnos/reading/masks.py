@@ -21,7 +21,11 @@ ICH_ABOVE_BRAIN_HU, IVH_ABOVE_BRAIN_HU = 6.0, 0.0  # mean of a clot against the 
 CALCIUM_HU = 100.0  # the mean of a clot stays below it
 TRACT_SHARE = 0.4  # of a population's tracts that cover a place, for it to count as tract
 GROWTH_MM, VENTRICLE_REACH_MM = 12.0, 6.0  # how far from what the network is sure of blood is looked for; from its ventricles, for IVH
-ALLOWED_PROBABILITY = 0.15  # of blood, and of brain where blood is, by the network: less excludes it, however dense the scan is
+ALLOWED_PROBABILITY = 0.15  # of blood, and of brain where blood is, by the network: less excludes brain there
+POSSIBLE_BLOOD = 0.1  # probability of blood by the network: less excludes it, however dense the scan is
+CLOT_SHARE = 0.4  # of the way from the density around a clot to that of the clot, which blood has at least
+_TISSUE_HU = 15.0  # tissue, swollen or not, is within this of the median of the brain
+_AROUND_MM = (3.0, 9.0)  # from what the network is sure of: there lies what a clot's border fades into, brain or its oedema
 LA_BELOW_BRAIN_HU, FLUID_BELOW_BRAIN_HU = 8.0, 20.0  # leukoaraiosis lies between: white matter made some 10 HU darker
 IVH_TO_ICH = 0.2  # blood near ventricles is in them from this share of the probability of a haematoma: rarely met, it is said quietly
 AT_MOST = {"leukoaraiosis": 0.25, "ventricles": 0.5, "IVH": 0.2}  # asked of the network where the scan's own density decides after it
@@ -216,18 +220,29 @@ def _brain_hu(hu: Volume, brain: Volume, sure: npt.NDArray[np.bool_]) -> float:
 
 
 def grown_by_density(sure: Volume, probability: npt.NDArray[np.float32], hu: Volume, brain_hu: float) -> npt.NDArray[np.bool_]:
-    """Extend each sure clot to connected voxels that are nearer to its own density than to brain, and that the network allows.
+    """Return what is dense where the network is sure of blood, with all that is dense, allowed by the network and connected to it.
 
-    All on one grid. A clot that is no denser than brain stays as it is.
+    All on one grid. The network's voxels are coarse: a rim of brain or fluid around what it is sure of is left out, a dark place inside
+    a clot is not. A clot that is no denser than brain stays as it is.
     """
     smooth = ndimage.gaussian_filter(np.asarray(hu.array, np.float32), [_SMOOTHING_MM / step for step in hu.spacing_mm])
-    clot_hu = float(np.median(smooth[np.asarray(sure.array)]))
+    clot_hu = float(np.quantile(smooth[np.asarray(sure.array)], 0.75))  # around a small clot half of what is sure may be rim
     if clot_hu < brain_hu + ICH_ABOVE_BRAIN_HU:
         return np.asarray(sure.array)
-    dense = (smooth > (clot_hu + brain_hu) / 2) & (smooth < CALCIUM_HU) & (probability > ALLOWED_PROBABILITY)
-    labels, _ = ndimage.label(dense | np.asarray(sure.array))
-    touched = np.unique(labels[np.asarray(sure.array)])
-    return np.isin(labels, touched[touched > 0])
+    around_hu = _around_hu(sure, smooth, brain_hu)
+    dense = smooth > around_hu + CLOT_SHARE * (clot_hu - around_hu)
+    core = np.asarray(sure.array) & dense
+    labels, _ = ndimage.label(core | (dense & (smooth < CALCIUM_HU) & (probability > POSSIBLE_BLOOD)))
+    touched = np.unique(labels[core])
+    blood = np.isin(labels, touched[touched > 0])
+    return np.asarray(blood | (ndimage.binary_fill_holes(blood) & sure.array))
+
+
+def _around_hu(sure: Volume, smooth: npt.NDArray[np.float32], brain_hu: float) -> float:
+    """Return the density of the tissue around a clot, neither fluid nor bone; that of the brain where there is too little of it."""
+    near, far = _AROUND_MM
+    around = smooth[_near(sure, far) & ~_near(sure, near) & (np.abs(smooth - brain_hu) < _TISSUE_HU)]
+    return float(np.median(around)) if around.size * sure.voxel_ml > MIN_BLOOD_ML else brain_hu
 
 
 def _like_blood(mask: Volume, hu: Volume, brain: Volume, *, least_hu: float) -> Volume:
