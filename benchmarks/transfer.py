@@ -27,7 +27,7 @@ from ichnos.cohort import Patient
 from ichnos.formats import bids
 from ichnos.runs import Ledger, Summary, apply
 from ichnos.runs.staging import move_into
-from ichnos.simulation.cohort import Making, write_patient
+from ichnos.simulation.cohort import Making, protocol_of, write_patient
 from ichnos.simulation.presets import Subject, free_design, subjects
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -71,6 +71,8 @@ def main(
     rows = _joined([{"id": step.id, **finished[step.id]["row"]} for step in steps if step.id in finished])
     if not rows:
         raise SystemExit("no patient has been measured yet")
+    restless = {p.id: protocol_of(p, "ct").motion_mm > 0 for p in everyone if isinstance(p, Subject)}
+    rows = [{**row, "restless": restless.get(row["id"], False)} for row in rows]
     Summary(tuple(rows), (), 0, 0.0, ledger.path).save_table(out / "pairs.tsv")
     return table(rows)
 
@@ -175,6 +177,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         part = [row for row in rows if low <= row.get("la_ml", 0) < high]
         names = ("truth_la_dice", "rigid_la_dice", "own_la_dice")
         out += [_summed(f"{name}, {low:g} to {high:g} mL", part, Line(name)) for name in names]
+    moved = [row for row in rows if row["restless"]]
+    still = [row for row in rows if not row["restless"]]
+    for who, part in (("head lay still in the CT", still), ("head moved in the CT", moved)):
+        out += [_summed(f"{line.name}, {who}", part, line) for line in _LINES[:2]]
     growth = [{"error": abs(row["growth_error_ml"])} for row in rows if row.get("growth_error_ml") is not None]
     out.append(_summed("growth |error|", growth, Line("error", "mL", "at most 1.5")))
     sides = [row[f"tract_{side}_swapped"] for row in rows for side in ("left", "right") if f"tract_{side}_swapped" in row]

@@ -26,7 +26,7 @@ from ichnos.simulation.mri import Contrast, MriExam, draw_mri_protocol, simulate
 from ichnos.simulation.patient import VirtualPatient
 from ichnos.simulation.population import make_subject
 from ichnos.simulation.presets import Design, Subject, subjects
-from ichnos.simulation.scanners import centre, draw_protocol
+from ichnos.simulation.scanners import CtProtocol, centre, draw_protocol
 from ichnos.simulation.targets import BASELINE_MASKS, FOLLOWUP_MASKS, growth_on_grid, masks_on_grid, volumes_ml
 from ichnos.volume import Affine, Array, Volume
 
@@ -94,6 +94,11 @@ def _rng(subject: Subject, purpose: str) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(subject.seed, spawn_key=tuple(purpose.encode())))
 
 
+def protocol_of(subject: Subject, exam: Exam) -> CtProtocol:
+    """Return how a patient's CT, or follow-up CT, is made: scanner, slices, pose, and whether the head lies still."""
+    return draw_protocol(centre(subject.centre), rng=_rng(subject, exam))
+
+
 def _generator(subject: Subject, purpose: str, device: torch.device) -> torch.Generator:
     seed = int(_rng(subject, f"{purpose} noise").integers(2**62))
     return torch.Generator(device=device).manual_seed(seed)
@@ -121,8 +126,7 @@ class _Writer:
 
     def _write_ct(self, exam: Exam) -> None:
         later = exam == "followup"
-        protocol = draw_protocol(centre(self.subject.centre), rng=_rng(self.subject, exam))
-        made = simulate_ct(self.patient, protocol, generator=self._noise(exam), followup=later)
+        made = simulate_ct(self.patient, protocol_of(self.subject, exam), generator=self._noise(exam), followup=later)
         self.patient_from_exam[exam] = made.patient_from_exam
         bids.write_exam(self.folder, self.subject.id, exam, made.volume, sidecar=nifti.sidecar_of(made.acquisition))
         if self.making.dicom:
