@@ -65,6 +65,18 @@ def test_a_one_sided_bright_mass_is_left_out(truth: Volume) -> None:
     assert not (told.mask.array & oedema).any()
 
 
+def test_a_lesion_that_runs_into_what_is_excluded_stays_and_the_bright_rim_of_it_goes(truth: Volume) -> None:
+    at = truth.world(np.stack(np.meshgrid(*map(np.arange, truth.shape), indexing="ij"), axis=-1))
+    distance = np.linalg.norm(at - (32, 14, 22), axis=-1)  # beside the frontal horn's cap, larger than it
+    flair = painted(truth.with_array(np.maximum(truth.array, distance < 19.5)))
+    found = segment_hyperintensities(flair, flair_from_mni=IDENTITY, exclude=truth.with_array(distance < 18)).mask.array
+    cap = (truth.array >= 0.5) & (distance > 20) & (np.linalg.norm(at - (14, 30, 12), axis=-1) < 16)
+    assert (found & cap).sum() > 0.6 * cap.sum()
+    assert not (found & (distance < 17.9)).any()
+    bare = (distance > 19) & (distance < 21) & (truth.array == 0)
+    assert (found & bare).sum() < 0.1 * bare.sum()
+
+
 def test_the_template_is_found_from_another_pose() -> None:
     template = painted_template("flair", stripped=True)
     turn = np.eye(4)

@@ -27,6 +27,8 @@ _MAP_MM = 2.0  # voxels of the template's maps
 FINEST_MM = 1.0  # finer voxels are averaged to this before the search
 ONE_SIDED_ML = 4.0  # a lesion part this large without a partner in the other hemisphere is no leukoaraiosis
 _IN_PLANE = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])  # a voxel and its four neighbours in the slice
+EDGE_MM, RIM_MM = 1.0, 4.0  # from what the caller excludes: its border is that uncertain; bright parts within the rim are its edge
+RIM_SHARE = 0.7  # a part with more than this of itself in the rim is nothing but rim
 PARTNER_MM = 8.0  # how far about the mirrored place the partner may lie
 PARTNER_SHARE = 0.1  # how much of the part it must make up at least
 
@@ -101,9 +103,10 @@ def segment_hyperintensities(flair: Volume, *, flair_from_mni: Transform, exclud
     share = np.clip((even - 1.0) / (brightness.lesion - 1.0), 0, 1)
     kept, left_out = _keep_white_matter(even, candidates, brightness, places, work)
     dim = ndimage.binary_opening((even > 1 + 0.7 * (brightness.threshold - 1)) & (places.white > 0.5), _IN_PLANE)
-    kept, other = _leave_out(kept, exclude, work, flair_from_mni, partners=dim)
+    excluded = np.zeros(work.shape, bool) if exclude is None else exclude.astype(np.float32).on_grid(work).array > 0.05
+    kept, other = _leave_out(kept, excluded, work, flair_from_mni, partners=dim)
     left_out |= other
-    share = np.where(_soft_edge(kept, even, brightness, places), share, 0).astype(np.float32)
+    share = np.where(_soft_edge(kept, even, brightness, places) & ~excluded, share, 0).astype(np.float32)
     found = work.with_array(share)
     verdict = _judge(brightness, places, found, work.with_array(left_out))
     if not work.same_grid(original):
@@ -258,18 +261,29 @@ def _inside_fluid(even: Array) -> Array:
     return np.asarray(small[holes]) if count else closed & ~fluid
 
 
-def _leave_out(kept: Array, exclude: Volume | None, grid: Volume, flair_from_mni: Transform, *, partners: Array) -> tuple[Array, Array]:
-    """Remove what the caller excludes, and large parts without a partner in the other hemisphere."""
-    dropped = np.zeros_like(kept)
-    if exclude is not None:
-        near = exclude.astype(np.float32).on_grid(grid).array > 0.05
-        labels, _ = ndimage.label(kept)
-        touched = np.bincount(labels[near], minlength=labels.max() + 1) > 0.3 * np.bincount(labels.ravel(), minlength=labels.max() + 1)
-        touched[0] = False
-        dropped |= kept & (near | touched[labels])
+def _leave_out(kept: Array, excluded: Array, grid: Volume, flair_from_mni: Transform, *, partners: Array) -> tuple[Array, Array]:
+    """Remove what the caller excludes with its rim, and large parts without a partner in the other hemisphere."""
+    dropped = kept & ~_beyond(excluded, kept, grid)
     kept = kept & ~dropped
     lonely = _without_partner(kept, kept | partners, grid, flair_from_mni)
     return kept & ~lonely, dropped | lonely
+
+
+def _beyond(excluded: Array, kept: Array, grid: Volume) -> Array:
+    """Return what lies beyond an excluded region, its uncertain border, and the bright rim that is nothing but its edge.
+
+    A lesion that runs into the region is cut there and stays: only parts that hardly reach further than the rim go.
+    """
+    if not excluded.any():
+        return kept
+    distance = ndimage.distance_transform_edt(~excluded, sampling=grid.spacing_mm)
+    left = kept & (distance > EDGE_MM)
+    rim = distance <= RIM_MM
+    labels, count = ndimage.label((left & ~rim) | ndimage.binary_opening(left, _IN_PLANE))
+    in_rim = np.bincount(labels[rim], minlength=count + 1) / np.maximum(np.bincount(labels.ravel(), minlength=count + 1), 1)
+    lasting = in_rim <= RIM_SHARE
+    lasting[0] = False
+    return np.asarray(lasting[labels])
 
 
 def _without_partner(kept: Array, partners: Array, grid: Volume, flair_from_mni: Transform) -> Array:
