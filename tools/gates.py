@@ -20,10 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ichnos.inference import Predictor
+from ichnos.anatomy.tract import SIDES, population
+from ichnos.inference import Prediction, Predictor
 from ichnos.learning.defaults import HELD_OUT
 from ichnos.learning.gates import CLOTS_ML, SHIFTS_HU, Reader, blood_ml, deviation_percent, dice, reader_of, shifted, with_clot
 from ichnos.models import default_model, load_model
+from ichnos.reading.masks import consistent_masks
+from ichnos.reading.place import Placement, placement_of
 from ichnos.scan import Scan
 from ichnos.simulation.ct import simulate_ct
 from ichnos.simulation.heads import SourceHead
@@ -38,6 +41,8 @@ from ichnos.volume import volume_ml
 TARGETS = ("ich", "ivh", "phe", "leukoaraiosis", "tract_left", "tract_right", "brain", "ventricles")
 THICKNESS_MM = (1.0, 2.5, 5.0, 6.0)
 TILTS_DEG = (-15.0, 15.0)
+ATLAS_SHARE = 0.4  # of a population's tracts, where the atlas alone decides
+Predict = Callable[[Scan], Prediction]
 SEED = 770_000  # far from every seed of a training
 
 
@@ -72,14 +77,16 @@ def scan_of(patient: VirtualPatient, protocol: CtProtocol, seed: int) -> tuple[S
     return Scan(made.volume, made.acquisition), truth
 
 
-def tried(number: int, trial: Trial, read: Reader) -> dict[str, Any]:
+def tried(number: int, trial: Trial, predict: Predict) -> dict[str, Any]:
     """Read one patient, compare with the truth, and pass the gates where it is that patient's turn."""
     patient = trial.patient(number)
     rng = np.random.default_rng([SEED, number])
     protocol = draw_protocol(CENTRES[sorted(CENTRES)[number % len(CENTRES)]], rng=rng)
     scan, truth = scan_of(patient, protocol, number)
     started = time.perf_counter()
-    masks = read(scan)
+    prediction = predict(scan)
+    place = placement_of(prediction)
+    masks = consistent_masks(prediction, place)
     row: dict[str, Any] = {
         "number": number,
         "head": patient.latent.source,
@@ -96,10 +103,24 @@ def tried(number: int, trial: Trial, read: Reader) -> dict[str, Any]:
             }
             for name in TARGETS
         },
+        "tracts": tract_ways(prediction, place, truth),
     }
     if number < trial.gates:
-        row["gates"] = gates(patient, protocol, scan, truth, read, rng)
+        row["gates"] = gates(patient, protocol, scan, truth, reader_of(predict), rng)
     return row
+
+
+def tract_ways(prediction: Prediction, place: Placement | None, truth: dict[str, Any]) -> list[dict[str, float]]:
+    """Return the overlap of each tract by each way to it: looked up in the atlas alone, drawn by the network alone."""
+    if place is None:
+        return []
+    return [
+        {
+            "atlas": dice(place.looked_up(population(side)).map_array(lambda a: a > ATLAS_SHARE), truth[f"tract_{side}"]),
+            "drawn": dice(prediction.mask(f"tract_{side}").reoriented("RAS"), truth[f"tract_{side}"]),
+        }
+        for side in SIDES
+    ]
 
 
 def gates(
@@ -143,7 +164,27 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         ]
         for key in ("scanner", "thickness_mm")
     }
-    return {"accuracy": accuracy, **by, "gates": _gate_rows(rows)}
+    return {"accuracy": accuracy, "ways to the tract": _tract_rows(rows), **by, "gates": _gate_rows(rows)}
+
+
+def _tract_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the overlap of both tracts of everyone, by the way they were found; what ships is the last."""
+    alone = [way for row in rows for way in row["tracts"]]
+    shipped = [row["targets"][f"tract_{side}"]["dice"] for row in rows if row["tracts"] for side in SIDES]
+    ways = {
+        f"atlas alone, share above {ATLAS_SHARE}": [way["atlas"] for way in alone],
+        "network's drawing alone": [way["drawn"] for way in alone],
+        "mean of both (what is read)": shipped,
+    }
+    return [
+        {"way": way, "tracts": len(found), "median Dice": _shown(np.median(found)), "mean Dice": _shown(np.mean(found))}
+        for way, found in ways.items()
+        if found
+    ]
+
+
+def _shown(value: Any) -> float:
+    return round(float(value), 3)
 
 
 def _accuracy(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -155,8 +196,8 @@ def _accuracy(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "target": name,
         "scans": len(there),
-        "median Dice": round(float(np.median(overlaps)), 3),
-        "mean Dice": round(float(np.mean(overlaps)), 3),
+        "median Dice": _shown(np.median(overlaps)),
+        "mean Dice": _shown(np.mean(overlaps)),
         "median |volume error| mL": round(float(np.median(np.abs(errors))), 2),
         "mean volume error mL": round(float(np.mean(errors)), 2),
     }
@@ -164,7 +205,7 @@ def _accuracy(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _median_dice(name: str, rows: list[dict[str, Any]]) -> float | str:
     found = [row["targets"][name]["dice"] for row in rows if row["targets"][name]["true_ml"] >= 0.5]
-    return round(float(np.median(found)), 3) if found else "none had it"
+    return _shown(np.median(found)) if found else "none had it"
 
 
 def _grouped(rows: list[dict[str, Any]], key: str) -> dict[Any, list[dict[str, Any]]]:
@@ -243,7 +284,7 @@ def main() -> int:
     torch.set_num_threads(given.threads)
     heads = tuple(sorted(given.heads.glob("*.nii*")))[-HELD_OUT:] if given.heads else ()
     model = load_model(given.model) if given.model else default_model()
-    read = reader_of(Predictor(model, threads=given.threads))
+    predict = Predictor(model, threads=given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     ledger = given.out / f"cases-{model.manifest.weights_sha256[:12]}.jsonl"
     rows = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.is_file() else []
@@ -251,7 +292,7 @@ def main() -> int:
     trial = Trial(heads, given.cache, given.gates)
     for number in range(given.patients):
         if number not in done:
-            rows.append(tried(number, trial, read))
+            rows.append(tried(number, trial, predict))
             with ledger.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             print(f"{len(rows)}/{given.patients} patients", end="\r", flush=True)

@@ -1,11 +1,11 @@
-"""What is drawn as blood or oedema is held against the scan's own density, clot by clot and at its border."""
+"""What is drawn as blood, oedema or brain is held against the scan's own density, clot by clot and at its border."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
 
-from ichnos.reading.masks import _darker_than_brain, _like_blood, grown_by_density
+from ichnos.reading.masks import _darker_than_brain, _like_blood, _smoothed, _without_sulci, grown_by_density
 from ichnos.volume import Volume
 
 
@@ -59,3 +59,21 @@ def test_a_clot_ends_where_its_density_does_and_keeps_the_dark_place_inside() ->
     assert 2 * (beside & clot).sum() / (beside.sum() + clot.sum()) > 0.96
     pale = volume.with_array(np.full(hu.shape, 36.0, np.float32))
     assert (grown_by_density(volume.with_array(sure), allowed, pale, 34.0) == sure).all()
+
+
+def test_sulci_are_no_brain_but_ventricles_oedema_and_deep_lacunes_are() -> None:
+    at = np.stack(np.meshgrid(*[np.arange(n) - n / 2 for n in (90, 90, 30)], indexing="ij"))
+    radius = np.sqrt((at**2 * np.array([1, 1, 0])[:, None, None, None]).sum(0))
+    brain, ventricle = radius < 40, radius < 8
+    hu = np.where(ventricle, 8.0, 34.0)
+    sulcus = brain & (np.abs(at[0]) < 1.5) & (at[1] > 30)
+    lacune = np.linalg.norm(at - np.array([18.0, 0, 0])[:, None, None, None], axis=0) < 3
+    oedema = brain & (at[0] < -30)
+    hu[sulcus | lacune], hu[oedema] = 8.0, 26.0
+    scan = Volume(hu + np.random.default_rng(0).normal(0, 3, hu.shape), np.eye(4))
+    nothing = np.zeros(hu.shape, bool)
+    found = _without_sulci(scan.with_array(brain), scan.with_array(ventricle), _smoothed(scan), nothing).array
+    assert found[sulcus].mean() < 0.1
+    assert found[lacune | ventricle].all()
+    assert found[oedema].mean() > 0.9
+    assert found[brain & ~sulcus].mean() > 0.98

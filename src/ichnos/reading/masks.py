@@ -19,7 +19,7 @@ NAMES = ("ICH", "IVH", "PHE", "leukoaraiosis", "brain", "ventricles", "tract_lef
 _INFARCT = "infarct"  # a mask that is taken out of leukoaraiosis and not shown
 ICH_ABOVE_BRAIN_HU, IVH_ABOVE_BRAIN_HU = 6.0, 0.0  # mean of a clot against the median of the brain: less is no fresh blood
 CALCIUM_HU = 100.0  # the mean of a clot stays below it
-TRACT_SHARE = 0.4  # of a population's tracts that cover a place, for it to count as tract
+TRACT_SHARE = 0.45  # of a population's tracts that cover a place, and of the network's own probability: their mean in a tract, at least
 GROWTH_MM, VENTRICLE_REACH_MM = 12.0, 6.0  # how far from what the network is sure of blood is looked for; from its ventricles, for IVH
 ALLOWED_PROBABILITY = 0.15  # of blood, and of brain where blood is, by the network: less excludes brain there
 POSSIBLE_BLOOD = 0.1  # probability of blood by the network: less excludes it, however dense the scan is
@@ -34,6 +34,7 @@ _LA_SMOOTHING_MM = (1.0, 1.0, 0.7)  # of the scan, before its darkness is judged
 _FLUID_SHARE = 0.45  # of a voxel in a ventricle, at least; the rest is brain
 _DEEP_MM = 1.5  # from the edge of a ventricle: there is nothing but fluid
 _RIM_MM = 1.4  # dark matter that reaches less far in plane is a rim, half fluid and half brain
+_SULCI_MM = 12.0  # from the surface of the brain, sulci reach no deeper
 _SMOOTHING_MM = 0.7  # of the scan, before its density is judged
 _PHE_SMOOTHING_MM = 1.5
 PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaematomal
@@ -78,7 +79,7 @@ class Masks:
 def consistent_masks(prediction: Prediction, place: Placement | None = None) -> Masks:
     """Threshold every target at its operating point and settle what two of them claim.
 
-    With a `place` the tract is looked up in the atlas; without, it is what the network drew.
+    With a `place` the tract is where the atlas, looked up there, and the network's drawing agree; without, it is what the network drew.
     """
     taught = [t.name for t in prediction.model.manifest.targets if t.name in NAMES or t.name == _INFARCT]
     raw = {name: prediction.mask(name, threshold=cut_of(prediction, name)).reoriented("RAS") for name in taught}
@@ -89,7 +90,7 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
     box = _box_of_brain(raw, nothing)
     drawn = {name: mask.cropped(box) for name, mask in raw.items()}
     blood: dict[str, Volume] = {name: prediction.probability(name).reoriented("RAS").cropped(box) for name in ("ICH", "IVH") if name in raw}
-    tracts = {} if place is None else {f"tract_{side}": _looked_up(side, place).cropped(box) for side in SIDES}
+    tracts = {} if place is None else {f"tract_{side}": _tract(side, place, prediction).cropped(box) for side in SIDES}
     settled = _settled(drawn, blood, ras.cropped(box), tracts)
     return Masks(
         **{field: nothing.pasted(mask) for field, mask in settled.items()},
@@ -135,6 +136,7 @@ def _settled(raw: dict[str, Volume], probability: dict[str, Volume], hu: Volume,
     phe = _darker_than_brain(phe, hu, brain, blood)
     other = blood | phe.array | raw.get(_INFARCT, nothing).array
     leukoaraiosis = raw.get("leukoaraiosis", nothing).map_array(lambda a: a & inside & ~other)
+    smooth = _smoothed(hu)
     drawn = {name: raw.get(name, nothing) for name in ("tract_left", "tract_right")}
     looked_up = {name: tract.map_array(lambda a: a & inside) for name, tract in tracts.items()}
     return {
@@ -142,14 +144,38 @@ def _settled(raw: dict[str, Volume], probability: dict[str, Volume], hu: Volume,
         "ivh": ivh,
         "phe": phe,
         "leukoaraiosis": _without_specks(_where_dark(leukoaraiosis, hu, brain, ventricles)),
-        "brain": brain,
-        "ventricles": _mostly_fluid(ventricles, hu, brain, blood).map_array(lambda a: a | ivh.array),
+        "brain": _without_sulci(brain, ventricles, smooth, blood),
+        "ventricles": _mostly_fluid(ventricles, smooth, brain, blood).map_array(lambda a: a | ivh.array),
         **(drawn | looked_up),
     }
 
 
-def _looked_up(side: Side, place: Placement) -> Volume:
-    return place.looked_up(population(side)).map_array(lambda a: a > TRACT_SHARE)
+def _tract(side: Side, place: Placement, prediction: Prediction) -> Volume:
+    """Return one tract: the atlas knows its shape, the network, where it draws tracts, how this patient's differs."""
+    share = place.looked_up(population(side))
+    name = f"tract_{side}"
+    if name in [target.name for target in prediction.model.manifest.targets]:
+        drawn = prediction.probability(name).reoriented("RAS")
+        share = share.map_array(lambda a: (a + drawn.array) / 2)
+    return share.map_array(lambda a: a > TRACT_SHARE)
+
+
+def _without_sulci(brain: Volume, ventricles: Volume, smooth: Volume, blood: npt.NDArray[np.bool_]) -> Volume:
+    """Take the fluid of the sulci, which the network's voxels are too coarse to see, out of the outer brain; all in RAS on one grid."""
+    fluid = np.asarray(ventricles.array) & ~blood
+    tissue = np.asarray(brain.array) & ~fluid & ~blood
+    if not tissue.any():
+        return brain
+    tissue_hu = float(np.median(smooth.array[tissue]))
+    seen_hu = smooth.array[fluid & (smooth.array < tissue_hu - LA_BELOW_BRAIN_HU)]
+    fluid_hu = float(np.median(seen_hu)) if seen_hu.size * smooth.voxel_ml > MIN_BLOOD_ML else tissue_hu - FLUID_BELOW_BRAIN_HU
+    dark = tissue & (smooth.array < tissue_hu - _FLUID_SHARE * (tissue_hu - fluid_hu))
+    outer = _near(brain.map_array(lambda a: ~(a | ventricles.array)), _SULCI_MM)
+    return brain.map_array(lambda a: a & ~(dark & outer))
+
+
+def _smoothed(hu: Volume) -> Volume:
+    return hu.with_array(ndimage.gaussian_filter(np.asarray(hu.array, np.float32), [_SMOOTHING_MM / step for step in hu.spacing_mm]))
 
 
 def _where_dark(mask: Volume, hu: Volume, brain: Volume, ventricles: Volume) -> Volume:
@@ -184,15 +210,14 @@ def _darker_than_brain(oedema: Volume, hu: Volume, brain: Volume, blood: npt.NDA
     return oedema.with_array(np.zeros(oedema.shape, bool)).pasted(part.with_array(np.asarray(part.array) & dark))
 
 
-def _mostly_fluid(ventricles: Volume, hu: Volume, brain: Volume, blood: npt.NDArray[np.bool_]) -> Volume:
+def _mostly_fluid(ventricles: Volume, smooth: Volume, brain: Volume, blood: npt.NDArray[np.bool_]) -> Volume:
     """Take out of ventricles what is brain by its density, so that their volume does not hang on the size of the network's voxels."""
     deep = np.asarray(ventricles.array) & ~_near(ventricles.map_array(lambda a: ~a), _DEEP_MM) & ~blood
     tissue = np.asarray(brain.array) & ~np.asarray(ventricles.array) & ~blood
-    if np.count_nonzero(deep) * hu.voxel_ml < MIN_BLOOD_ML or not tissue.any():
+    if np.count_nonzero(deep) * smooth.voxel_ml < MIN_BLOOD_ML or not tissue.any():
         return ventricles
-    fluid_hu, tissue_hu = (float(np.median(np.asarray(hu.array)[where])) for where in (deep, tissue))
-    smooth = ndimage.gaussian_filter(np.asarray(hu.array, np.float32), [_SMOOTHING_MM / step for step in hu.spacing_mm])
-    like_brain = (smooth > tissue_hu - _FLUID_SHARE * (tissue_hu - fluid_hu)) & (smooth < tissue_hu + ICH_ABOVE_BRAIN_HU)
+    fluid_hu, tissue_hu = (float(np.median(smooth.array[where])) for where in (deep, tissue))
+    like_brain = (smooth.array > tissue_hu - _FLUID_SHARE * (tissue_hu - fluid_hu)) & (smooth.array < tissue_hu + ICH_ABOVE_BRAIN_HU)
     return ventricles.map_array(lambda a: a & ~like_brain)
 
 
