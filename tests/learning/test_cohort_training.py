@@ -25,13 +25,13 @@ from ichnos.evidence.overlap import overlap
 from ichnos.formats import bids
 from ichnos.inference import Predictor, input_channels
 from ichnos.learning.augmentation import OFF, Augmentation, network_input
-from ichnos.learning.cases import Grid, prepare
+from ichnos.learning.cases import Case, Grid, prepare
 from ichnos.learning.cohort_batches import CohortBatches
 from ichnos.learning.segmentation import Batch
 from ichnos.learning.starting import network_alike, weights_from
 from ichnos.learning.targets import target_file, target_specs
-from ichnos.learning.training import Means, Plan, simulated_batches, train_on_cohort
-from ichnos.learning.validation import history
+from ichnos.learning.training import Means, Plan, simulated_batches, steps_within, train_on_cohort
+from ichnos.learning.validation import Validator, history
 from ichnos.models import Preprocessing, load_model
 from ichnos.scan import Scan
 
@@ -294,6 +294,28 @@ def test_steps_follow_from_minutes_and_stay_for_the_next_call(tmp_path: Path, ca
     again = torch.load(tmp_path / "m.training" / "checkpoint.pt", weights_only=True)
     assert again["settings"] == first["settings"]
     assert again["step"] >= first["step"] > 0
+
+
+def test_validations_that_take_too_long_look_at_fewer_patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = write_trainable_cohort(tmp_path / "cohort", ("train", *["validation"] * 7))
+    looked: list[str] = []
+    logits = Validator.logits
+
+    def slowly(self: Validator, network: torch.nn.Module, case: Case) -> Any:
+        looked.append(case.id)
+        time.sleep(0.6)
+        return logits(self, network, case)
+
+    monkeypatch.setattr(Validator, "logits", slowly)
+    plan = steps_within(cohort, PLAN, work=tmp_path / "w", means=Means(), seconds=12.0)
+    assert len(looked) == 1, "one patient tells how long they take"
+    assert 1 <= plan.validate_on <= 2, "two rounds in a quarter of twelve seconds, with 0.6 s and more for each"
+    assert plan.validations == 1
+    assert plan.steps >= 3
+    model = train_on_cohort(cohort, tmp_path / "m", replace(plan, steps=2), work=tmp_path / "w")
+    assert f"checked on {plan.validate_on} others" in model.manifest.limits[0]
+    patient = steps_within(cohort, PLAN, work=tmp_path / "v", means=Means(), seconds=600.0)
+    assert (patient.validate_on, patient.validations) == (0, PLAN.validations)
 
 
 def test_simulated_batches_bring_the_targets_in_their_order(tmp_path: Path) -> None:

@@ -108,13 +108,13 @@ def resume(settings: Settings, out: Path, device: str) -> State | None:
     return state
 
 
-def planned(out: Path) -> tuple[int, int] | None:
-    """Return for how many steps the training in a folder was planned, and after how many it validates; None where there is none."""
+def planned(out: Path) -> dict[str, Any] | None:
+    """Return the settings that the training in a folder was begun with; None where there is none."""
     file = out / CHECKPOINT
     if not file.is_file():
         return None
-    settings = json.loads(_read(file, "cpu")["settings"])
-    return int(settings["steps"]), int(settings["validate_every"])
+    settings: dict[str, Any] = json.loads(_read(file, "cpu")["settings"])
+    return settings
 
 
 def reached(out: Path) -> int:

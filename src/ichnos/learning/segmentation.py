@@ -49,6 +49,7 @@ class Settings(BaseModel):
     cl_dice_weight: float = Field(default=0.0, ge=0)  # of the centre-line term, for thin tubes such as the tract
     rim_weight: float = Field(default=0.0, ge=0)  # of the boundary term
     validate_every: int = Field(default=0, ge=0)  # steps; 0: never
+    validate_on: int = Field(default=0, ge=0)  # patients; 0: all that are set aside
     patience: int = Field(default=0, ge=0)  # validations without a better one after which to stop; 0: go on to the last step
     data: str = ""  # fingerprint of the cases and of how they are drawn: another cohort is another training
 

@@ -48,6 +48,7 @@ class Plan:
     batch: int = 2
     steps: int = 2000
     validations: int = 10  # spread over the training
+    validate_on: int = 0  # patients of those set aside; 0: all
     patience: int = 0
     learning_rate: float = 2e-3
     precision: Precision = "fp32"
@@ -189,6 +190,7 @@ def settings_of(plan: Plan, cases: Sequence[Case]) -> Settings:
         cl_dice_weight=plan.cl_dice_weight,
         rim_weight=plan.rim_weight,
         validate_every=max(1, plan.steps // max(1, plan.validations)),
+        validate_on=plan.validate_on,
         patience=plan.patience,
         data=told.hexdigest(),
     )
@@ -197,12 +199,13 @@ def settings_of(plan: Plan, cases: Sequence[Case]) -> Settings:
 def steps_within(cohort: Cohort, plan: Plan, *, work: Path, means: Means, seconds: float) -> Plan:
     """Return the plan with as many steps as fit into a stretch of time, measured on a few; validations take a quarter of it at most.
 
+    Where two validations of everyone set aside, the last one and that of the operating points, would take longer, fewer are looked at.
     A training that `work` holds already keeps its numbers, so that it goes on at the same learning rates.
     """
     known = checkpoints.planned(work)
     if known is not None:
-        steps, every = known
-        return replace(plan, steps=steps, validations=max(1, steps // every))
+        steps, every = int(known["steps"]), int(known["validate_every"])
+        return replace(plan, steps=steps, validations=max(1, steps // every), validate_on=int(known["validate_on"]))
     cases = usable_cases(cohort, plan, work, means)
     trial = replace(plan, steps=_MEASURED_STEPS)
     settings = settings_of(trial, cases).model_copy(update={"validate_every": 0})
@@ -218,16 +221,30 @@ def steps_within(cohort: Cohort, plan: Plan, *, work: Path, means: Means, second
         close(source)
     step_s = float(np.median(np.diff(times)))  # the first of a source that makes patients takes long, once
     began = time.monotonic()
-    _validator(plan, cases, folder, means)(network, 0)
-    validation_s = max(1e-6, time.monotonic() - began)
-    validations = int(min(max(0.25 * seconds / validation_s, 1), plan.validations))
-    left = max(0.0, 0.95 * seconds - validations * validation_s)
-    return replace(plan, steps=max(1, int(left / step_s)), validations=validations)
+    _validator(replace(plan, validate_on=1), cases, folder, means)(network, 0)
+    patient_s = max(1e-6, time.monotonic() - began)
+    everyone = sum(case.split == "validation" for case in cases)
+    asked = min(plan.validate_on or everyone, everyone)
+    patients = int(np.clip(0.25 * seconds / (2 * patient_s), 1, asked))
+    rounds = int(np.clip(0.25 * seconds / (patients * patient_s) - 1, 1, plan.validations))  # beside the operating points
+    left = max(0.0, 0.95 * seconds - (rounds + 1) * patients * patient_s)
+    return replace(plan, steps=max(1, int(left / step_s)), validations=rounds, validate_on=0 if patients == everyone else patients)
 
 
 def _validator(plan: Plan, cases: Sequence[Case], out: Path, means: Means) -> Validator:
-    held = [case for case in cases if case.split == "validation"]
+    held = spread([case for case in cases if case.split == "validation"], plan.validate_on)
     return Validator(held, plan.names, plan.preprocessing, out, device=means.device, flat=plan.patch[2] == 1)
+
+
+def spread(held: Sequence[Case], count: int) -> list[Case]:
+    """Return so many of the cases, evenly spread over them; all for a count of 0.
+
+    >>> spread(list("abcdefg"), 3)  # any sequence
+    ['a', 'd', 'g']
+    """
+    if not 0 < count < len(held):
+        return list(held)
+    return [held[round(at)] for at in np.linspace(0, len(held) - 1, count)] if count > 1 else [held[len(held) // 2]]
 
 
 def _batches(plan: Plan, cases: Sequence[Case], means: Means) -> BatchAt:
@@ -295,7 +312,7 @@ def manifest_of(settings: Settings, plan: Plan, cases: Sequence[Case], found: Se
     arguments = dict(settings.network.arguments)
     if "deep_supervision" in arguments:
         arguments["deep_supervision"] = False  # for training alone; the weights are the same
-    counts = {split: sum(case.split == split for case in cases) for split in ("train", "validation")}
+    learnt = sum(case.split == "train" for case in cases)
     shares = f", {plan.simulated_share:.0%} of batches from simulated patients" if plan.simulated_share else ""
     validation = {f"dice_{target}": value for target, value in best.dice.items()}
     validation |= {f"false_ml_{target}": value for target, value in best.false_ml.items()}
@@ -303,7 +320,7 @@ def manifest_of(settings: Settings, plan: Plan, cases: Sequence[Case], found: Se
         name=name,
         version="1",
         limits=(
-            f"Trained on {counts['train']} patients{shares}; checked on {counts['validation']} others of the same cohort, by whom "
+            f"Trained on {learnt} patients{shares}; checked on {best.patients} others of the same cohort, by whom "
             "the best step (by Dice at 0.5) and the operating points were chosen: its Dice there is a little too good.",
             "Its probabilities have not been calibrated.",
             "Patients, scanners and diseases that this cohort does not hold were never seen.",
