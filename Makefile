@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test test-all check bench bench-transfer docs weights gates clean
+.PHONY: setup demo test test-all check bench bench-transfer docs weights laws gates clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make bench     speed, as ratios of two things in one run"
 	@echo "make docs      build the documentation into build/docs"
 	@echo "make weights   train the default weights, from the last checkpoint if there is one"
+	@echo "make laws      learn, on simulated scans, what the default weights' volumes are worth; after each training"
 	@echo "make gates     try the default weights on simulated scans of heads that they never saw"
 
 $(READY): pyproject.toml constraints.txt tools/setup_venv.sh
@@ -44,6 +45,9 @@ bench: setup
 MINUTES ?= 10
 weights: setup
 	$(BIN)/python tools/train_weights.py --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
+
+laws: setup
+	$(BIN)/python tools/train_laws.py --workers 2 $(if $(HEADS),--heads $(HEADS))
 
 PATIENTS ?= 60
 gates: setup

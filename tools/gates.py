@@ -25,8 +25,9 @@ from ichnos.inference import Prediction, Predictor
 from ichnos.learning.defaults import HELD_OUT
 from ichnos.learning.gates import CLOTS_ML, SHIFTS_HU, Reader, blood_ml, deviation_percent, dice, reader_of, shifted, with_clot
 from ichnos.models import default_model, load_model
-from ichnos.reading.masks import consistent_masks
+from ichnos.reading.masks import Masks, consistent_masks
 from ichnos.reading.place import Placement, placement_of
+from ichnos.reading.volumes import load_volume_law
 from ichnos.scan import Scan
 from ichnos.simulation.ct import simulate_ct
 from ichnos.simulation.heads import SourceHead
@@ -36,8 +37,9 @@ from ichnos.simulation.patient import VirtualPatient
 from ichnos.simulation.scanners import CENTRES, CtProtocol, draw_protocol
 from ichnos.simulation.simulate import Wishes, simulate_patient
 from ichnos.simulation.targets import masks_on_grid
-from ichnos.volume import volume_ml
+from ichnos.volume import Volume, volume_ml
 
+SHOWN = {"ich": "ICH", "ivh": "IVH", "phe": "PHE", "leukoaraiosis": "leukoaraiosis"}  # whose volumes are told, by the names that masks bear
 TARGETS = ("ich", "ivh", "phe", "leukoaraiosis", "tract_left", "tract_right", "brain", "ventricles")
 THICKNESS_MM = (1.0, 2.5, 5.0, 6.0)
 TILTS_DEG = (-15.0, 15.0)
@@ -95,19 +97,21 @@ def tried(number: int, trial: Trial, predict: Predict) -> dict[str, Any]:
         "bled": patient.latent.has_haematoma,
         "seconds": time.perf_counter() - started,
         "blood_ml": blood_ml(masks),
-        "targets": {
-            name: {
-                "dice": dice(getattr(masks, name), truth[name]),
-                "ml": volume_ml(getattr(masks, name)),
-                "true_ml": volume_ml(truth[name]),
-            }
-            for name in TARGETS
-        },
+        "targets": {name: compared(name, masks, truth[name], prediction) for name in TARGETS},
         "tracts": tract_ways(prediction, place, truth),
     }
     if number < trial.gates:
         row["gates"] = gates(patient, protocol, scan, truth, reader_of(predict), rng)
     return row
+
+
+def compared(name: str, masks: Masks, truth: Volume, prediction: Prediction) -> dict[str, Any]:
+    """Return how one mask, and the interval of its volume where a law gives one, compare with the truth."""
+    found, true_ml = getattr(masks, name), volume_ml(truth)
+    law = load_volume_law(prediction.model.folder)
+    interval = law.interval_ml(SHOWN[name], volume_ml(found)) if law is not None and name in SHOWN else None
+    held = None if interval is None else bool(interval[0] <= true_ml <= interval[1])
+    return {"dice": dice(found, truth), "ml": volume_ml(found), "true_ml": true_ml, "interval_ml": interval, "held": held}
 
 
 def tract_ways(prediction: Prediction, place: Placement | None, truth: dict[str, Any]) -> list[dict[str, float]]:
@@ -193,6 +197,7 @@ def _accuracy(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     overlaps = [t["dice"] for t in there]
     if not there:
         return {"target": name, "scans": 0}
+    told = [row["targets"][name]["held"] for row in rows if row["targets"][name]["held"] is not None]
     return {
         "target": name,
         "scans": len(there),
@@ -200,6 +205,7 @@ def _accuracy(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "mean Dice": _shown(np.mean(overlaps)),
         "median |volume error| mL": round(float(np.median(np.abs(errors))), 2),
         "mean volume error mL": round(float(np.mean(errors)), 2),
+        "true volume within the interval": f"{sum(told)} of {len(told)}" if told else "no interval",
     }
 
 

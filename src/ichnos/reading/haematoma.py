@@ -6,11 +6,12 @@ import numpy as np
 
 from ichnos.inference import Prediction
 from ichnos.reading.blood import DensitySigns, abc2_ml, density_signs, sphericity
-from ichnos.reading.masks import MIN_BLOOD_ML, Masks, cut_of
+from ichnos.reading.masks import MIN_BLOOD_ML, Masks
 from ichnos.reading.place import Placement
 from ichnos.reading.record import Finding, Measure
 from ichnos.reading.site import midline_measure, site_measure
-from ichnos.volume import Volume, centroid_mm, volume_ml
+from ichnos.reading.volumes import volume_measure
+from ichnos.volume import Volume, centroid_mm
 
 _DEFINITION = "defined by the mask; it has no interval of its own"
 IRREGULAR_BELOW = 0.55  # our own limit, not a published one
@@ -52,28 +53,6 @@ def _side(masks: Masks) -> Measure:
     if "brain" not in masks.known:
         return Measure(name="side", label="Side", value=None, reason="this model draws no brain, so its midline is not known")
     return _grade("side", "Side", side_of(masks.ich, masks.brain))
-
-
-def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str) -> Measure:
-    """Return the volume of a mask with the band that other operating points would give.
-
-    The band says how much hangs on the threshold (half and one and a half times it); it is no confidence interval. Rules of density and
-    place have changed the mask since its threshold: the band is scaled as they scaled the volume.
-    """
-    cut = cut_of(prediction, target)
-    cuts = (cut + (1 - cut) / 2, cut / 2)
-    low, drawn, high = prediction.volumes_ml(target, (cuts[0], cut, cuts[1]))
-    value = volume_ml(mask)
-    low, high = (value / drawn * bound if drawn > 0 else bound for bound in (low, high))
-    return Measure(
-        name=f"{target.lower()}_volume",
-        label=label,
-        value=round(value, 3),
-        unit="mL",
-        low=round(min(low, value), 3),
-        high=round(max(high, value), 3),
-        interval=f"volume at probability {cuts[0]:.2f} and {cuts[1]:.2f}, scaled as the mask was by density and place",
-    )
 
 
 def side_of(mask: Volume, brain: Volume) -> str:

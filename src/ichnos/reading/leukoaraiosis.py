@@ -6,9 +6,9 @@ import numpy as np
 
 from ichnos.inference import Prediction
 from ichnos.reading.fazekas import fazekas_measures, load_fazekas_law
-from ichnos.reading.haematoma import volume_measure
 from ichnos.reading.masks import Masks
 from ichnos.reading.record import Finding, Measure, Status
+from ichnos.reading.volumes import volume_measure
 from ichnos.volume import box_around, volume_ml
 
 PERIVENTRICULAR_MM = 10.0  # white matter nearer to a ventricle than this is periventricular (DeCarli 2005)

@@ -1,6 +1,6 @@
-"""Fit the Fazekas law of a model: what it measures on simulated scans against the grades of the maps they were made from.
+"""Fit the laws of a model's measures on simulated scans: volumes against the true ones, Fazekas grades against those of the maps.
 
-python tools/train_fazekas.py --heads FOLDER_OF_LABEL_MAPS --patients 48          (goes on where it was stopped)
+python tools/train_laws.py --heads FOLDER_OF_LABEL_MAPS --patients 48          (goes on where it was stopped)
 """
 
 from __future__ import annotations
@@ -21,17 +21,23 @@ from ichnos.files import atomic_file
 from ichnos.inference import Predictor
 from ichnos.learning.defaults import HELD_OUT
 from ichnos.learning.fazekas import fit_ordinal, left_out
+from ichnos.learning.volumes import fit_volume_law
 from ichnos.models import default_model, load_model
 from ichnos.reading import read
 from ichnos.reading.fazekas import FAZEKAS_LAW, FazekasLaw
+from ichnos.reading.record import Record
+from ichnos.reading.volumes import VOLUME_LAW, VolumeLaw
 from ichnos.runs import Numbered, apply
 from ichnos.simulation.label_heads import labelled_head
 from ichnos.simulation.mni_head import mni_head
 from ichnos.simulation.scanners import CENTRES, draw_protocol
 from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.volume import volume_ml
 
+TARGETS = ("ICH", "IVH", "PHE", "leukoaraiosis")
 PLACES = ("periventricular", "deep")
 LEUKOARAIOSIS_ML = (0.3, 60.0)  # drawn evenly in its logarithm, so that every grade occurs
+BLEEDING = 0.6  # share of patients
 SEED = 660_000
 
 
@@ -42,35 +48,59 @@ def reader(model: Path) -> Predictor:
 
 
 def measured(case: Numbered, folder: Path, *, model: Path, heads: tuple[Path, ...], cache: Path) -> dict[str, Any]:
-    """Return a patient's measured volumes and true grades."""
+    """Return a patient's volumes, measured and true, and true grades; BLEEDING of the patients bleed."""
     del folder
     torch.set_num_threads(1)
     rng = np.random.default_rng([SEED, case.number])
     wanted_ml = float(np.exp(rng.uniform(*np.log(LEUKOARAIOSIS_ML))))
     head = labelled_head(heads[case.number % len(heads)], cache) if heads else mni_head(cache)
-    wishes = Wishes(spacing_mm=1.5, haematoma_probability=0.3, leukoaraiosis_ml=wanted_ml, followup=False)
+    wishes = Wishes(spacing_mm=1.5, haematoma_probability=BLEEDING, leukoaraiosis_ml=wanted_ml, followup=False)
     patient = simulate_patient(SEED + case.number, head, wishes)
     protocol = draw_protocol(CENTRES[sorted(CENTRES)[case.number % len(CENTRES)]], rng=rng)
-    scan, _ = scan_of(patient, protocol, case.number)
-    finding = read(scan, reader(model), only=["leukoaraiosis"]).record.finding("leukoaraiosis")
-    ml = {place: [m.value for m in finding.measures if m.name == f"{place}_volume"] for place in PLACES}
+    scan, truth = scan_of(patient, protocol, case.number)
+    record = read(scan, reader(model), only=["haematoma", "leukoaraiosis"]).record
     return {
-        **{f"{place}_ml": float(ml[place][0]) if ml[place] else 0.0 for place in PLACES},
+        **{f"{target}_ml": _value(record, f"{target.lower()}_volume") for target in TARGETS},
+        **{f"{target}_true_ml": volume_ml(truth[target.lower()]) for target in TARGETS},
+        **{f"{place}_ml": _value(record, f"{place}_volume") for place in PLACES},
         "periventricular_grade": patient.truth.fazekas_periventricular,
         "deep_grade": patient.truth.fazekas_deep,
-        "status": finding.status,
+        "status": record.finding("leukoaraiosis").status,
     }
 
 
+def _value(record: Record, name: str) -> float:
+    """Return a measure of any finding; 0 where it was not made because nothing was found."""
+    return next((float(m.value) for f in record.findings for m in f.measures if m.name == name and m.value is not None), 0.0)
+
+
+def fazekas_law(rows: list[dict[str, Any]]) -> FazekasLaw:
+    """Fit the grades of either place, and say how often they are right in patients left out."""
+    laws, told = {}, []
+    for place in PLACES:
+        volumes, grades = [float(row[f"{place}_ml"]) for row in rows], [int(row[f"{place}_grade"]) for row in rows]
+        laws[place] = fit_ordinal(volumes, grades)
+        right, near = left_out(volumes, grades)
+        told.append(f"{place} {100 * right:.0f} % right and {100 * near:.0f} % within one grade")
+    cohort = f"{len(rows)} simulated patients, grades of the maps they were made from; in those left out: {', '.join(told)}"
+    return FazekasLaw(cohort=cohort, periventricular=laws["periventricular"], deep=laws["deep"])
+
+
+def volume_law(rows: list[dict[str, Any]]) -> VolumeLaw:
+    """Fit the intervals of the volumes."""
+    pairs = {target: [(float(row[f"{target}_ml"]), float(row[f"{target}_true_ml"])) for row in rows] for target in TARGETS}
+    return fit_volume_law(pairs, cohort="simulated patients in whom it was found")
+
+
 def main() -> None:
-    """Simulate, read, fit, check on patients left out, and write fazekas.json beside the model's weights."""
+    """Simulate, read, fit, and write volumes.json and fazekas.json beside the model's weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--heads", type=Path, default=None, help="folder of label maps; the last four are left to the gates")
     parser.add_argument("--patients", type=int, default=48)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--model", type=Path, default=None)
     parser.add_argument("--cache", type=Path, default=Path("build/heads"))
-    parser.add_argument("--work", type=Path, default=Path("build/fazekas"))
+    parser.add_argument("--work", type=Path, default=Path("build/laws"))
     given = parser.parse_args()
     heads = tuple(sorted(given.heads.glob("*.nii*")))[:-HELD_OUT] if given.heads else ()
     model = load_model(given.model) if given.model else default_model()
@@ -79,17 +109,10 @@ def main() -> None:
     cases = [Numbered(number) for number in range(given.patients)]
     done = apply(task, cases, out=given.work, settings=settings, name="read", workers=given.workers, progress=sys.stderr.isatty())
     rows = [row for row in done.rows if row["status"] != "could not look"]
-    laws, told = {}, []
-    for place in PLACES:
-        volumes, grades = [float(row[f"{place}_ml"]) for row in rows], [int(row[f"{place}_grade"]) for row in rows]
-        laws[place] = fit_ordinal(volumes, grades)
-        right, near = left_out(volumes, grades)
-        told.append(f"{place} {100 * right:.0f} % right and {100 * near:.0f} % within one grade")
-    cohort = f"{len(rows)} simulated patients, grades of the maps they were made from; in those left out: {', '.join(told)}"
-    law = FazekasLaw(cohort=cohort, periventricular=laws["periventricular"], deep=laws["deep"])
-    with atomic_file(model.folder / FAZEKAS_LAW) as file:
-        file.write_text(json.dumps(law.model_dump(), indent=2) + "\n")
-    print(f"{model.folder / FAZEKAS_LAW}: {cohort}")
+    for name, law in ((FAZEKAS_LAW, fazekas_law(rows)), (VOLUME_LAW, volume_law(list(done.rows)))):
+        with atomic_file(model.folder / name) as file:
+            file.write_text(json.dumps(law.model_dump(), indent=2) + "\n")
+        print(f"{model.folder / name}: {law.cohort}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""A volume's interval: from the model's law where it has one, from other operating points where it has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ichnos.errors import InputRefused
+from ichnos.learning.volumes import fit_volume_law
+from ichnos.reading.volumes import VOLUME_LAW, Errors, VolumeLaw, load_volume_law, volume_measure
+from ichnos.volume import Volume
+
+CLOT = Volume(np.ones((20, 20, 25), bool), np.eye(4))  # 10 mL
+
+
+def prediction(folder: Path) -> Any:
+    manifest = SimpleNamespace(targets=[SimpleNamespace(name="ICH", threshold=0.4)], channel=lambda name: 0)
+    return SimpleNamespace(model=SimpleNamespace(folder=folder, manifest=manifest), volumes_ml=lambda target, cuts: (6.0, 8.0, 12.0))
+
+
+def test_the_law_beside_the_weights_gives_the_interval(tmp_path: Path) -> None:
+    law = VolumeLaw(cohort="simulated patients", level=0.8, targets={"ICH": Errors(low=-0.3, high=0.2, patients=41)})
+    (tmp_path / VOLUME_LAW).write_text(law.model_dump_json(), encoding="utf-8")
+    told = volume_measure(prediction(tmp_path), "ICH", CLOT, "Haematoma")
+    assert (told.value, told.unit) == (10.0, "mL")
+    assert (told.low, told.high) == pytest.approx((11 * np.exp(-0.3) - 1, 11 * np.exp(0.2) - 1), abs=1e-3)
+    assert told.interval == "held the true volume in 80% of 41 simulated patients"
+    above = law.model_copy(update={"targets": {"ICH": Errors(low=0.1, high=0.2, patients=41)}})
+    (tmp_path / VOLUME_LAW).write_text(above.model_dump_json(), encoding="utf-8")
+    assert volume_measure(prediction(tmp_path), "ICH", CLOT, "Haematoma").low == 10.0, "what was measured lies in its own interval"
+
+
+def test_without_a_law_or_without_blood_the_thresholds_give_a_band(tmp_path: Path) -> None:
+    told = volume_measure(prediction(tmp_path), "ICH", CLOT, "Haematoma")
+    assert (told.low, told.high) == (7.5, 15.0)
+    assert "probability 0.70 and 0.20" in told.interval
+    (tmp_path / VOLUME_LAW).write_text(
+        VolumeLaw(cohort="x", level=0.8, targets={"ICH": Errors(low=-1, high=1, patients=20)}).model_dump_json(), encoding="utf-8"
+    )
+    nothing = volume_measure(prediction(tmp_path), "ICH", CLOT.map_array(np.zeros_like), "Haematoma")
+    assert "probability" in nothing.interval
+
+
+def test_a_damaged_law_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / VOLUME_LAW).write_text('{"cohort": "x"}', encoding="utf-8")
+    with pytest.raises(InputRefused, match=VOLUME_LAW):
+        load_volume_law(tmp_path)
+
+
+def test_few_patients_teach_no_interval() -> None:
+    pairs = [(1.0 + k, 1.2 + k) for k in range(19)]
+    with pytest.raises(InputRefused, match="ICH in 19"):
+        fit_volume_law({"ICH": [*pairs, (0.0, 3.0)]}, cohort="x")
+    law = fit_volume_law({"ICH": [*pairs, (3.0, 3.0)], "IVH": pairs}, cohort="x")
+    assert set(law.targets) == {"ICH"}
+    assert law.targets["ICH"].patients == 20
