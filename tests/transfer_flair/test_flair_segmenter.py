@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from ichnos.anatomy import mni
 from ichnos.errors import InputRefused, MissingExtra
+from ichnos.registration.contrast import view
 from ichnos.registration.transform import IDENTITY, Transform
 from ichnos.transfer.flair import given_hyperintensities, hyperintensities_of, leukoaraiosis_on_ct, lst_ai_hyperintensities
-from ichnos.transfer.placing import painted_template, place_template
+from ichnos.transfer.placing import _affine, _fixed, painted_template, place_template
 from ichnos.transfer.wmh import segment_hyperintensities
 from ichnos.volume import Affine, Volume, volume_ml
 
@@ -75,6 +78,24 @@ def test_a_lesion_that_runs_into_what_is_excluded_stays_and_the_bright_rim_of_it
     assert not (found & (distance < 17.9)).any()
     bare = (distance > 19) & (distance < 21) & (truth.array == 0)
     assert (found & bare).sum() < 0.1 * bare.sum()
+
+
+def test_infarcts_that_reach_the_cortex_are_left_out_on_both_sides(truth: Volume) -> None:
+    at = np.abs(truth.world(np.stack(np.meshgrid(*map(np.arange, truth.shape), indexing="ij"), axis=-1)) - (0, 20, 62))
+    infarct = (at[..., 0] < 26) & (at[..., 1] < 18) & (at[..., 2] < 12)  # of both anterior cerebral arteries
+    found = segment_hyperintensities(painted(truth.with_array(np.maximum(truth.array, infarct))), flair_from_mni=IDENTITY).mask.array
+    assert (found & infarct).sum() < 0.05 * infarct.sum()
+    elsewhere = (truth.array >= 0.5) & ~infarct
+    assert dice(found & ~infarct, elsewhere) > 0.7
+
+
+def test_the_same_exam_is_placed_the_same_twice() -> None:
+    moving = view(painted_template("flair", stripped=True), spacing_mm=2.0, contrast="mri")
+    moved = Volume(moving.image.array, np.array([[1, 0, 0, 3], [0, 1, 0, -2], [0, 0, 1, 4], [0, 0, 0, 1.0]]) @ moving.image.affine)
+    fixed = _fixed("flair", stripped=True, inner=True)
+    one, two = (_affine(fixed, replace(moving, image=moved), IDENTITY, rigid=True, threads=1) for _ in range(2))
+    points = np.array([[0.0, 0, 0], [40, -30, 20], [-50, 10, 40]])
+    assert np.array_equal(one.map(points), two.map(points))
 
 
 def test_the_template_is_found_from_another_pose() -> None:

@@ -46,7 +46,7 @@ def _greedy(fixed: Volume, moved: Volume, weight: Volume, *, same_contrast: bool
     greedy = require("picsl_greedy", extra="registration", purpose="deformable registration").Greedy3D()
     metric = "NCC 2x2x2" if same_contrast else "NMI"
     command = (
-        f"-V 0 -threads {threads} -i fixed moved -gm weight -m {metric} -n 60x40x20 "
+        f"-V 0 -threads {threads} -seed 1 -i fixed moved -gm weight -m {metric} -n 60x40x20 "
         f"-s {3.4 * stiffness:.2f}vox {1.4 * stiffness:.2f}vox -e 0.5 -o warp"
     )
     try:

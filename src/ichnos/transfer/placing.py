@@ -132,7 +132,7 @@ def _affine(fixed: View, moving: View, start: Transform, *, rigid: bool, threads
     """Follow the gradient of local correlation from a start; the start comes back where the images drift apart."""
     moved = start.pull(moving.image, fixed.image)
     freedom = "-dof 6 -n 40x0" if rigid else "-dof 12 -n 80x10"
-    command = f"-V 0 -threads {threads} -a {freedom} -i fixed moved -gm zone -m NCC 2x2x2 -ia-identity -o found"
+    command = f"-V 0 -threads {threads} -seed 1 -a {freedom} -i fixed moved -gm zone -m NCC 2x2x2 -ia-identity -o found"
     try:
         found = _greedy(command, fixed, moved, fixed.head.array)
     except RuntimeError:
@@ -172,7 +172,7 @@ def _warp(fixed: View, moving: View, start: Transform, *, exclude: Volume | None
     zone = fixed.head.array
     if exclude is not None:
         zone = zone & (start.pull(exclude.astype(np.float32), fixed.image).array < 0.3)
-    command = f"-V 0 -threads {threads} -i fixed moved -gm zone -m NCC 2x2x2 -n 50x12 -s 2.5vox 1vox -e 0.5 -o found"
+    command = f"-V 0 -threads {threads} -seed 1 -i fixed moved -gm zone -m NCC 2x2x2 -n 50x12 -s 2.5vox 1vox -e 0.5 -o found"
     try:
         found = Volume.from_sitk(_greedy(command, fixed, moved, zone))
     except RuntimeError as error:

@@ -2,9 +2,9 @@
 
 The steps: place the MNI template on the exam; even out the receive field (N4); learn the brightness of normal-appearing white matter
 and of cortex where the template says they lie; call outliers above both, in the white matter, hyperintense; learn how bright these
-are, so that a voxel half-way between is half a lesion; then leave out what is bright for another reason: cortex and cortical
-infarcts, the septum between the ventricles, plexus and flow inside them, everything under the tentorium, whatever the caller excludes
-(a haematoma with its oedema), and large lesions that only one hemisphere has.
+are, so that a voxel half-way between is half a lesion; then leave out what is bright for another reason: cortex, infarcts that reach
+it, the septum between the ventricles, plexus and flow inside them, everything under the tentorium, whatever the caller excludes (a
+haematoma with its oedema), and large lesions that only one hemisphere has.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _MAP_MM = 2.0  # voxels of the template's maps
 FINEST_MM = 1.0  # finer voxels are averaged to this before the search
 ONE_SIDED_ML = 4.0  # a lesion part this large without a partner in the other hemisphere is no leukoaraiosis
 _IN_PLANE = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])  # a voxel and its four neighbours in the slice
+SURFACE_MM, SURFACE_SHARE, SURFACE_ML = 8.0, 0.25, 1.0  # a bright part this large, with this share so near the surface, is an infarct
 EDGE_MM, RIM_MM = 1.0, 4.0  # from what the caller excludes: its border is that uncertain; bright parts within the rim are its edge
 RIM_SHARE = 0.7  # a part with more than this of itself in the rim is nothing but rim
 PARTNER_MM = 8.0  # how far about the mirrored place the partner may lie
@@ -102,8 +103,10 @@ def segment_hyperintensities(flair: Volume, *, flair_from_mni: Transform, exclud
     brightness, candidates = _learn(even, places)
     share = np.clip((even - 1.0) / (brightness.lesion - 1.0), 0, 1)
     kept, left_out = _keep_white_matter(even, candidates, brightness, places, work)
-    dim = ndimage.binary_opening((even > 1 + 0.7 * (brightness.threshold - 1)) & (places.white > 0.5), _IN_PLANE)
     excluded = np.zeros(work.shape, bool) if exclude is None else exclude.astype(np.float32).on_grid(work).array > 0.05
+    infarct = kept & _reaching_the_surface((even > brightness.threshold) & ~excluded, places, work)
+    kept, left_out = kept & ~infarct, left_out | infarct
+    dim = ndimage.binary_opening((even > 1 + 0.7 * (brightness.threshold - 1)) & (places.white > 0.5), _IN_PLANE)
     kept, other = _leave_out(kept, excluded, work, flair_from_mni, partners=dim)
     left_out |= other
     share = np.where(_soft_edge(kept, even, brightness, places) & ~excluded, share, 0).astype(np.float32)
@@ -246,6 +249,18 @@ def _keep_white_matter(even: Array, candidates: Array, brightness: Brightness, p
     good = (white > 0.35) & (cortex < 0.5) & seeded & (size_ml > 0.01)
     kept = np.concatenate([[False], good])[labels]
     return kept, bright & ~kept
+
+
+def _reaching_the_surface(bright: Array, places: Places, grid: Volume) -> Array:
+    """Return bright parts of SURFACE_ML or more, a good share of which is near the brain's surface: infarcts, no white-matter disease."""
+    core = ndimage.binary_opening(bright & (places.cerebrum > 0.5) & (places.brain > 0.5), _IN_PLANE)
+    labels, count = ndimage.label(core)
+    if count == 0:
+        return core
+    superficial = ndimage.mean(places.depth_mm < SURFACE_MM, labels, np.arange(1, count + 1))
+    size_ml = np.bincount(labels.ravel())[1:] * grid.voxel_ml
+    infarct = np.concatenate([[False], (superficial > SURFACE_SHARE) & (size_ml > SURFACE_ML)])
+    return np.asarray(ndimage.binary_dilation(infarct[labels], _IN_PLANE, iterations=2))
 
 
 def _inside_fluid(even: Array) -> Array:
