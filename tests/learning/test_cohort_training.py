@@ -310,8 +310,7 @@ def test_validations_that_take_too_long_look_at_fewer_patients(tmp_path: Path, m
     plan = steps_within(cohort, PLAN, work=tmp_path / "w", means=Means(), seconds=12.0)
     assert len(looked) == 1, "one patient tells how long they take"
     assert 1 <= plan.validate_on <= 2, "two rounds in a quarter of twelve seconds, with 0.6 s and more for each"
-    assert plan.validations == 1
-    assert plan.steps >= 3
+    assert plan.validations * plan.validate_on <= 4, "and no more rounds than that"
     model = train_on_cohort(cohort, tmp_path / "m", replace(plan, steps=2), work=tmp_path / "w")
     assert f"checked on {plan.validate_on} others" in model.manifest.limits[0]
     patient = steps_within(cohort, PLAN, work=tmp_path / "v", means=Means(), seconds=600.0)

@@ -28,9 +28,8 @@ _TISSUE_HU = 15.0  # tissue, swollen or not, is within this of the median of the
 _AROUND_MM = (3.0, 9.0)  # from what the network is sure of: there lies what a clot's border fades into, brain or its oedema
 LA_BELOW_BRAIN_HU, FLUID_BELOW_BRAIN_HU = 8.0, 20.0  # leukoaraiosis lies between: white matter made some 10 HU darker
 IVH_TO_ICH = 0.3  # blood near ventricles is in them from this share of the probability of a haematoma: rarely met, it is said quietly
-# Asked of the network where the scan's own density decides after it; of a haematoma so much somewhere, as its border is found by density.
+# Asked of the network where the scan's own density decides after it.
 AT_MOST = {"leukoaraiosis": 0.25, "ventricles": 0.5, "IVH": 0.2, "PHE": 0.2}
-AT_LEAST = {"ICH": 0.45}
 PHE_BELOW_BRAIN_HU = 1.5  # oedema is darker than the rest of the brain by this at least, blood and its border left out
 _LA_SMOOTHING_MM = (1.0, 1.0, 0.7)  # of the scan, before its darkness is judged
 _FLUID_SHARE = 0.45  # of a voxel in a ventricle, at least; the rest is brain
@@ -113,7 +112,7 @@ def _brain_in_blood(prediction: Prediction, raw: dict[str, Volume]) -> npt.NDArr
 def cut_of(prediction: Prediction, name: str) -> float:
     """Return the probability above which a target counts."""
     threshold = prediction.model.manifest.targets[prediction.model.manifest.channel(name)].threshold
-    return max(min(threshold, AT_MOST.get(name, 1.0)), AT_LEAST.get(name, 0.0))
+    return min(threshold, AT_MOST.get(name, 1.0))
 
 
 def _box_of_brain(raw: dict[str, Volume], nothing: Volume) -> Box:

@@ -256,7 +256,7 @@ def _reaching_the_surface(bright: Array, places: Places, grid: Volume) -> Array:
     core = ndimage.binary_opening(bright & (places.cerebrum > 0.5) & (places.brain > 0.5), _IN_PLANE)
     labels, count = ndimage.label(core)
     if count == 0:
-        return core
+        return np.zeros_like(bright)
     superficial = ndimage.mean(places.depth_mm < SURFACE_MM, labels, np.arange(1, count + 1))
     size_ml = np.bincount(labels.ravel())[1:] * grid.voxel_ml
     infarct = np.concatenate([[False], (superficial > SURFACE_SHARE) & (size_ml > SURFACE_ML)])
