@@ -141,6 +141,7 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path) -> None:
 
 @given(st.integers(0, 347), st.binary(min_size=1, max_size=8))
 @example(at=263, junk=b"@")  # a quaternion longer than one
+@example(at=107, junk=b"\x00\x00\x00\x00_")  # voxels that begin behind the end of any file
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.filterwarnings("ignore")
 def test_a_header_full_of_nonsense_is_read_or_refused(tmp_path: Path, at: int, junk: bytes) -> None:

@@ -41,7 +41,7 @@ def load(path: str | Path) -> Volume:
         if str(path).lower().endswith(".gz"):  # unpack it to the end, where gzip's checksum tells damage that nibabel would not notice
             image = type(image).from_bytes(gzip.decompress(Path(path).read_bytes()))
         volume = Volume.from_nibabel(image)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
         raise InputRefused(f"{path} is damaged or cut short: its voxels cannot be read ({error})") from None
     return Volume(volume.array, np.diag([units, units, units, 1.0]) @ volume.affine) if units != 1.0 else volume
 
