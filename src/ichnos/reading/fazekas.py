@@ -7,9 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import model_validator
 
-from ichnos.errors import InputRefused
+from ichnos.reading.laws import LawPart, load_law
 from ichnos.reading.record import Measure
 
 FAZEKAS_LAW = "fazekas.json"
@@ -17,11 +17,7 @@ NO_LAW = f"no law from volume to Fazekas grades lies beside this model's weights
 _PLACES = {"periventricular": "Fazekas grade, periventricular", "deep": "Fazekas grade, deep"}
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class OrdinalLaw(_Frozen):
+class OrdinalLaw(LawPart):
     """P(grade >= k) = logistic(slope x ln(1 + mL) - cut_k), k = 1, 2, 3."""
 
     slope: float
@@ -44,7 +40,7 @@ class OrdinalLaw(_Frozen):
         return zero, one, two, three
 
 
-class FazekasLaw(_Frozen):
+class FazekasLaw(LawPart):
     """The content of fazekas.json."""
 
     format: Literal["ichnos-fazekas-1"] = "ichnos-fazekas-1"
@@ -55,13 +51,7 @@ class FazekasLaw(_Frozen):
 
 def load_fazekas_law(folder: Path) -> FazekasLaw | None:
     """Read fazekas.json of a model folder; None where it has none."""
-    file = folder / FAZEKAS_LAW
-    if not file.is_file():
-        return None
-    try:
-        return FazekasLaw.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        raise InputRefused(f"{file} cannot be used: {error.errors()[0]['msg']}") from None
+    return load_law(folder / FAZEKAS_LAW, FazekasLaw)
 
 
 def fazekas_measures(law: FazekasLaw | None, volumes_ml: dict[str, float] | None) -> tuple[Measure, ...]:

@@ -10,10 +10,10 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from ichnos.errors import InputRefused
 from ichnos.inference import Prediction
+from ichnos.reading.laws import LawPart, load_law
 from ichnos.reading.masks import cut_of
 from ichnos.reading.record import Measure
 from ichnos.volume import Volume, volume_ml
@@ -21,11 +21,7 @@ from ichnos.volume import Volume, volume_ml
 VOLUME_LAW = "volumes.json"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Errors(_Frozen):
+class Errors(LawPart):
     """Between which limits ln(1 + true mL) - ln(1 + measured mL) lay, in so many patients in whom something was measured."""
 
     low: float
@@ -33,7 +29,7 @@ class Errors(_Frozen):
     patients: int = Field(gt=0)
 
 
-class VolumeLaw(_Frozen):
+class VolumeLaw(LawPart):
     """The content of volumes.json."""
 
     format: Literal["ichnos-volumes-1"] = "ichnos-volumes-1"
@@ -59,13 +55,7 @@ class VolumeLaw(_Frozen):
 
 def load_volume_law(folder: Path) -> VolumeLaw | None:
     """Read volumes.json of a model folder; None where it has none."""
-    file = folder / VOLUME_LAW
-    if not file.is_file():
-        return None
-    try:
-        return VolumeLaw.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        raise InputRefused(f"{file} cannot be used: {error.errors()[0]['msg']}") from None
+    return load_law(folder / VOLUME_LAW, VolumeLaw)
 
 
 def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str) -> Measure:
