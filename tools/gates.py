@@ -22,11 +22,11 @@ import torch
 
 from ichnos.anatomy.tract import SIDES, population
 from ichnos.inference import Prediction, Predictor
+from ichnos.inference.place import Placement, placement_of
 from ichnos.learning.defaults import HELD_OUT
 from ichnos.learning.gates import CLOTS_ML, SHIFTS_HU, Reader, blood_ml, deviation_percent, dice, reader_of, shifted, with_clot
 from ichnos.models import default_model, load_model
 from ichnos.reading.masks import Masks, consistent_masks
-from ichnos.reading.place import Placement, placement_of
 from ichnos.reading.volumes import load_volume_law
 from ichnos.scan import Scan
 from ichnos.simulation.ct import simulate_ct

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from builders.readable_head import reading
+from ichnos.inference.place import Placement
 from ichnos.reading.blood import density_signs
 from ichnos.reading.fazekas import FazekasLaw, OrdinalLaw, fazekas_measures
-from ichnos.reading.place import Placement
 from ichnos.reading.site import midline_shift_mm, site_measure, station_measure
 from ichnos.volume import Box, Volume, sphere
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ichnos.inference.place import calmed
 from ichnos.reading.masks import _tract
-from ichnos.reading.place import calmed
 from ichnos.volume import Volume
 
 

@@ -60,11 +60,18 @@ def _row(path: Path, *, verify: bool) -> dict[str, Any]:
     try:
         manifest = read_manifest(path)
         if verify:
-            load_model(path).network()
+            _check(load_model(path))
     except InputRefused as error:
         return row | {"problem": str(error)}
     told = {"name": manifest.name, "version": manifest.version, "targets": [target.name for target in manifest.targets]}
     return row | told | {"steps": manifest.provenance.steps, "sha256": manifest.weights_sha256}
+
+
+def _check(model: Model) -> None:
+    """Build the networks of a model and of its refinement from their files."""
+    model.network()
+    if (refinement := model.refinement()) is not None:
+        refinement.network()
 
 
 def _one(folders: list[Path] | None, *, default: bool) -> Model:

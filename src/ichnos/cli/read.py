@@ -49,12 +49,12 @@ def read(
         raise UsageError(f"{out} is a file; give a folder for the results")
     targets = chosen_targets([part.strip() for part in only.split(",") if part.strip()]) if only else TARGETS
     engine = _engine(model, device, threads, backend, workers)
-    sha256 = engine.open_model().manifest.weights_sha256  # a damaged or missing model stops everything before it begins
+    weights = engine.open_model().all_weights()  # a damaged or missing model stops everything before it begins
     if pdf:
         printer()  # likewise
     told_of = read_facts(facts) if facts is not None else {}
     items = with_facts(find_scans(paths, progress=not as_json), told_of)
-    settings = _settings(engine, sha256, targets, items, pdf=pdf)
+    settings = _settings(engine, weights, targets, items, pdf=pdf)
     task = partial(read_one, engine=engine, only=targets, pdf=pdf)
     summary = apply(task, items, out=out, settings=settings, name="read", workers=workers, scheduler=scheduler, progress=not as_json)
     _refuse_another_input(summary, items, out)
@@ -78,13 +78,13 @@ def _engine(model: Path | None, device: str, threads: int | None, backend: str, 
     return Engine(model=folder, backend=chosen, device=device, threads=threads, cache=str(cache))
 
 
-def _settings(engine: Engine, sha256: str, targets: tuple[str, ...], items: list[ScanItem], *, pdf: bool) -> dict[str, Any]:
+def _settings(engine: Engine, weights: str, targets: tuple[str, ...], items: list[ScanItem], *, pdf: bool) -> dict[str, Any]:
     """Return all that decides a result besides the scan."""
     from ichnos import __version__
 
     return {
         "ichnos": __version__,
-        "model": sha256,
+        "model": weights,
         "only": list(targets),
         "device": engine.device,
         "backend": engine.backend,

@@ -96,8 +96,7 @@ def _openvino(model: Model, threads: int | None, cache: Path | None) -> Backend:
 
 def _graph(model: Model, openvino: Any, cache: Path | None) -> Any:
     """Convert the network, or read the graph that an earlier run has left in the cache."""
-    preprocessing = model.manifest.preprocessing
-    shape = [1, len(preprocessing.windows_hu), *_network_patch(model.manifest)]
+    shape = [1, model.manifest.input_channels, *_network_patch(model.manifest)]
     key = hashlib.sha256(f"{model.manifest.weights_sha256}{shape}{openvino.__version__}".encode()).hexdigest()[:16]
     file = None if cache is None else cache / f"{key}.xml"
     if file is not None and file.is_file():

@@ -6,7 +6,7 @@ matrix, and resampling is three matrix products, some fifty times quicker than a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,13 @@ def axis_weights(n_in: int, step_in: float, n_out: int, step_out: float) -> Weig
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
+def resampled(array: npt.NDArray[np.float32], weights: Sequence[Weights]) -> npt.NDArray[np.float32]:
+    """Resample an array (x, y, z) along each of its axes."""
+    for axis, along in enumerate(weights):
+        array = np.moveaxis(np.tensordot(along, array, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(array)
+
+
 @dataclass(frozen=True, eq=False)
 class ReadingGrid:
     """The network's grid inside a RAS scan: a box of the scan, and a voxel size."""
@@ -47,10 +54,7 @@ class ReadingGrid:
 
     def pull(self, array: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """Resample the scan's array (x, y, z) onto the grid."""
-        out = np.ascontiguousarray(array[self.box.slices], np.float32)
-        for axis, weights in enumerate(self.forward):
-            out = np.moveaxis(np.tensordot(weights, out, axes=(1, axis)), 0, axis)
-        return np.ascontiguousarray(out)
+        return resampled(np.ascontiguousarray(array[self.box.slices], np.float32), self.forward)
 
     def push(self, grid_array: npt.NDArray[np.float32], z_slab: slice) -> npt.NDArray[np.float32]:
         """Bring an array on the grid (x, y, z) back to some slices of the scan's box: (box x, box y, slab)."""

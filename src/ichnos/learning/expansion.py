@@ -29,7 +29,7 @@ from ichnos import __version__
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
-from ichnos.inference.predict import windows
+from ichnos.inference import windows
 from ichnos.learning.optimise import Course, optimise
 from ichnos.learning.rois import REGION_SHAPE, REGION_SPACING_MM, REGION_WINDOWS_HU, roi_grid
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model

@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from ichnos.errors import InputRefused
 from ichnos.inference import Prediction
+from ichnos.inference.place import placement_of
 from ichnos.reading.masks import Masks, consistent_masks
-from ichnos.reading.place import placement_of
 from ichnos.scan import Scan
 from ichnos.volume import Volume, volume_ml
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from ichnos.errors import InputRefused
-from ichnos.inference.predict import windows
+from ichnos.inference import windows
 from ichnos.volume import Box, Volume, box_around, centroid_mm
 
 Floats = npt.NDArray[np.float32]

@@ -22,7 +22,7 @@ def input_shape(manifest: Manifest) -> tuple[int, ...]:
     how = manifest.preprocessing
     flat = manifest.network.arguments.get("dim", 3) == 2
     sides = [how.patch["xyz".index(axis)] for axis in how.axes if not (flat and axis == "z")]
-    return (1, len(how.windows_hu), *sides)
+    return (1, manifest.input_channels, *sides)
 
 
 def export_graph(model: Model, file: Path) -> Path:

@@ -46,6 +46,8 @@ class Preprocessing(_Frozen):
 
 
 COORDINATE_MM = 50.0  # a coordinate channel's unit
+LOGIT_UNIT = 4.0  # of what a first network says, as a refinement is shown it
+ATLAS_CHANNELS = 2  # of a refinement: the tract atlas, left and right
 
 
 class TargetSpec(_Frozen):
@@ -91,9 +93,19 @@ class Manifest(_Frozen):
     activation: Literal["sigmoid", "softmax"] = "sigmoid"  # softmax: a channel for the background comes before those of the targets
     provenance: Provenance
     weights_sha256: str = ""  # of model.safetensors; filled in by the store
+    refines: str = ""  # SHA-256 of the weights whose answers this model corrects; "": it reads scans by itself
+
+    @property
+    def input_channels(self) -> int:
+        """Return how many channels the network sees: one per window; a refinement also sees the first answers and the atlas."""
+        return len(self.preprocessing.windows_hu) + (len(self.targets) + ATLAS_CHANNELS if self.refines else 0)
 
     def check_reads_scans(self, purpose: str) -> None:
         """Refuse a model that does not give a value to the voxels of a scan from the scan alone."""
+        if self.refines:
+            raise InputRefused(
+                f"the model {self.name} corrects what another one says, so {purpose} cannot use it alone; name the other one"
+            )
         told = {
             "patient": "one number per patient",
             "region": "a map around an outline that must be given",

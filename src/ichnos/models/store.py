@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a graph that was compile
 
 WEIGHTS, MANIFEST, CARD = "model.safetensors", "model.json", "CARD.md"
 SHIPPED = Path(__file__).parent / "weights"
+REFINEMENT = "refinement"  # the folder in a model's folder that holds the model which corrects its answers
 DEFAULT = "multi"  # the folder in SHIPPED that is used unless another model is named
 
 
@@ -43,6 +44,23 @@ class Model:
         except (RuntimeError, SafetensorError) as error:
             raise InputRefused(f"{self.folder}: the weights do not fit the network that model.json describes: {error}") from None
         return module.to(device).eval()
+
+    def refinement(self) -> Model | None:
+        """Open the model that corrects this one's answers; None where there is none."""
+        if not (self.folder / REFINEMENT / MANIFEST).is_file():
+            return None
+        found = load_model(self.folder / REFINEMENT)
+        if found.manifest.refines != self.manifest.weights_sha256:
+            raise InputRefused(
+                f"{found.folder} corrects the weights {found.manifest.refines[:12]}…, and {self.folder} holds "
+                f"{self.manifest.weights_sha256[:12]}…: train it anew for these, or remove its folder"
+            )
+        return found
+
+    def all_weights(self) -> str:
+        """Return the SHA-256 of the weights and, where there is one, of the refinement's."""
+        refinement = self.refinement()
+        return "+".join(model.manifest.weights_sha256 for model in (self, refinement) if model is not None)
 
 
 def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Model:

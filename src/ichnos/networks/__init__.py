@@ -27,6 +27,7 @@ _NETWORKS = {
     "calibrated_ensemble": "ensemble:CalibratedEnsemble",
     "affine_warp": "warp:AffineWarp",
     "unetr": "unetr:Unetr",
+    "refiner": "refiner:Refiner",
 }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ichnos.inference import Prediction
+from ichnos.inference.place import Placement
 from ichnos.reading.blood import DensitySigns, abc2_ml, density_signs, sphericity
 from ichnos.reading.masks import MIN_BLOOD_ML, Masks
-from ichnos.reading.place import Placement
 from ichnos.reading.record import Finding, Measure
 from ichnos.reading.site import midline_measure, site_measure
 from ichnos.reading.volumes import volume_measure

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from ichnos.anatomy.tract import SIDES, Side, population
 from ichnos.inference import Prediction
-from ichnos.reading.place import Placement
+from ichnos.inference.place import Placement
 from ichnos.volume import Box, Volume, box_around
 
 MIN_BLOOD_ML = 0.1  # a smaller speck of blood, or of leukoaraiosis, is not reported

@@ -14,12 +14,12 @@ import ichnos
 from ichnos import quality
 from ichnos.errors import InputRefused, UsageError
 from ichnos.inference import Prediction, Predictor
+from ichnos.inference.place import Placement, placement_of
 from ichnos.reading.expansion import expansion_mask, forecast_of, growth_law_of, read_expansion
 from ichnos.reading.haematoma import read_haematoma
 from ichnos.reading.leukoaraiosis import read_leukoaraiosis
 from ichnos.reading.masks import Masks, consistent_masks
 from ichnos.reading.outcome import outcome_model_of, read_outcome
-from ichnos.reading.place import Placement, placement_of
 from ichnos.reading.record import Finding, QualityReason, ReadingProvenance, Record, quality_reasons
 from ichnos.reading.safety import refuse_minors, warnings_of
 from ichnos.reading.tract import read_tract
@@ -84,6 +84,7 @@ def read(scan: Scan, predictor: Predictor, *, name: str = "scan", only: Collecti
             model_name=manifest.name,
             model_version=manifest.version,
             model_sha256=manifest.weights_sha256,
+            refinement_sha256=predictor.refinement.manifest.weights_sha256 if predictor.refinement else "",
             input_sha256=_digest(judged.volume),
             backend=predictor.backend,
         ),

@@ -70,6 +70,7 @@ class ReadingProvenance(_Frozen):
     model_name: str
     model_version: str
     model_sha256: str
+    refinement_sha256: str = ""  # of the weights that corrected the model's answers; "": none did
     input_sha256: str  # of the HU array and affine that were read
     backend: str
 

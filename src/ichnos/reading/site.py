@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichnos.anatomy import regions
-from ichnos.reading.place import Placement
+from ichnos.inference.place import Placement
 from ichnos.reading.record import Measure
 from ichnos.volume import Volume
 

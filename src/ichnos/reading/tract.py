@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ichnos.inference.place import Placement
 from ichnos.reading.injury import TractInjury, tract_injury
 from ichnos.reading.masks import Masks
-from ichnos.reading.place import Placement
 from ichnos.reading.record import Finding, Measure
 from ichnos.reading.site import station_measure
 from ichnos.volume import Volume, box_around, volume_ml

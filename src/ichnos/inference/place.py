@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from ichnos.inference import Prediction
+from ichnos.inference.prediction import Prediction
 from ichnos.volume import Volume
 
 LEAST_BRAIN = 2000  # voxels of the network's grid; from fewer no position is fitted
@@ -33,7 +33,7 @@ class Placement:
     def looked_up(self, atlas: Volume) -> Volume:
         """Return an atlas map on the scan's grid, in RAS order: linear, 0 outside the atlas; slab by slab."""
         grid, ras = self.prediction.grid, self.prediction.scan.volume.reoriented("RAS")
-        coarse = _sampled(atlas, self.mni_mm)
+        coarse = sampled(atlas, self.mni_mm)
         near = ndimage.maximum_filter(coarse, size=3).astype(np.float32)
         out = np.zeros(ras.shape, np.float32)
         first, last = grid.box.start[2], grid.box.stop[2]
@@ -44,7 +44,7 @@ class Placement:
             if candidates.any():
                 at = np.stack([grid.push(axis, slab)[candidates] for axis in self.mni_mm])
                 found = np.zeros(candidates.shape, np.float32)
-                found[candidates] = _sampled(atlas, at)
+                found[candidates] = sampled(atlas, at)
                 out[(*grid.box.slices[:2], slice(z, end))] = found
         return ras.with_array(out)
 
@@ -92,7 +92,7 @@ def _terms(shape: tuple[int, ...]) -> Floats:
     return np.stack([x**i * y**j * z**k for i, j, k in powers])
 
 
-def _sampled(atlas: Volume, mni_mm: Floats) -> Floats:
+def sampled(atlas: Volume, mni_mm: Floats) -> Floats:
     """Sample an atlas at positions (3, ...) by linear interpolation, 0 outside it."""
     inverse = np.linalg.inv(atlas.affine).astype(np.float32)
     index = np.tensordot(inverse[:3, :3], mni_mm, axes=1) + inverse[:3, 3].reshape(3, *[1] * (mni_mm.ndim - 1))
