@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test test-all check bench bench-transfer docs weights laws gates clean
+.PHONY: setup demo test test-all check bench bench-transfer docs weights refinement laws gates clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make bench     speed, as ratios of two things in one run"
 	@echo "make docs      build the documentation into build/docs"
 	@echo "make weights   train the default weights, from the last checkpoint if there is one"
+	@echo "make refinement  train what corrects the default weights where the scan is finer than they see; after each training"
 	@echo "make laws      learn, on simulated scans, what the default weights' volumes are worth; after each training"
 	@echo "make gates     try the default weights on simulated scans of heads that they never saw"
 
@@ -45,6 +46,9 @@ bench: setup
 MINUTES ?= 10
 weights: setup
 	$(BIN)/python tools/train_weights.py --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
+
+refinement: setup
+	$(BIN)/python tools/train_refinement.py --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
 
 laws: setup
 	$(BIN)/python tools/train_laws.py --workers 2 $(if $(HEADS),--heads $(HEADS))

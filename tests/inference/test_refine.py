@@ -11,9 +11,8 @@ import torch
 from ichnos import networks
 from ichnos.errors import InputRefused
 from ichnos.inference import Predictor
-from ichnos.inference.refine import region_of, second_look, slices_of
-from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model
-from ichnos.models.manifest import LOGIT_UNIT
+from ichnos.inference.refine import calibrated, region_of, second_look, slices_of
+from ichnos.models import LOGIT_UNIT, Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model
 from ichnos.models.store import REFINEMENT, WEIGHTS
 from ichnos.scan import Scan
 from ichnos.volume import Box, Volume
@@ -105,6 +104,17 @@ def test_only_where_brain_is_possible_there_is_anything_to_refine() -> None:
     assert region_of(logits, NAMES).stop == (40, 40, 20)  # no brain at all: everywhere
     logits[0, 12:20, 3:30, 8:12], logits[1, 15:25, 10, 10] = 3.0, 3.0
     assert region_of(logits, NAMES) == Box((7, 0, 3), (30, 35, 17))
+
+
+def test_the_scanners_zero_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    hu, logits = rng.normal(31, 4, (20, 20, 10)).astype(np.float32), np.full((3, 20, 20, 10), -5.0, np.float32)
+    logits[0], hu[:6] = 5.0, 65.0
+    logits[2, :6] = 5.0  # a clot is no tissue to calibrate with
+    found = calibrated(hu, logits, NAMES)
+    assert np.median(found[6:]) == pytest.approx(34.0, abs=0.01)
+    assert calibrated(hu - 8, logits, NAMES) == pytest.approx(found, abs=1e-4)
+    assert (calibrated(hu, -np.abs(logits), NAMES) == hu).all()
 
 
 @pytest.mark.parametrize(("step_mm", "wanted_mm"), [(0.625, 3.125), (1.0, 3.0), (2.5, 2.5), (5.0, 5.0), (8.0, 8.0)])

@@ -74,19 +74,19 @@ def test_batches_are_pure_and_a_mirrored_patch_keeps_left_left(tmp_path: Path) -
 
 def test_a_refinement_is_learnt_goes_on_and_lies_beside_the_weights(tmp_path: Path) -> None:
     model, pool = first_model(tmp_path / "m"), made_pool(tmp_path / "pool", 8)
-    made = train_refinement(model, pool, heads=(), work=tmp_path / "work", steps=12, seconds=1e9, command="test")
+    made = train_refinement(model, pool, heads=(), work=tmp_path / "work", steps=6, seconds=1e9, command="test")
     batch = PoolBatches(tuple(sorted(pool.glob("*.npz"))))(3)
     before = networks.build(made.manifest.network.name, **made.manifest.network.arguments)  # learnt nothing: the first network's own words
     with torch.inference_mode():
         loss = [float(multi_target_loss(network(batch.image), batch.truth, batch.known)) for network in (before, made.network())]
-    assert loss[1] < 0.98 * loss[0]
+    assert loss[1] < 0.99 * loss[0]
     assert made.folder == model.folder / REFINEMENT
     found = load_model(model.folder).refinement()
     assert found is not None
     assert found.manifest.refines == model.manifest.weights_sha256
-    assert found.manifest.provenance.steps == 12
-    again = train_refinement(model, pool, heads=(), work=tmp_path / "other", steps=2, seconds=1e9)
-    assert again.manifest.provenance.steps == 14
+    assert found.manifest.provenance.steps == 6
+    again = train_refinement(model, pool, heads=(), work=tmp_path / "other", steps=1, seconds=1e9)
+    assert again.manifest.provenance.steps == 7
     assert again.manifest.provenance.parents == (found.manifest.weights_sha256,)
 
 

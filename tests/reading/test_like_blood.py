@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from ichnos.reading.masks import _darker_than_brain, _like_blood, _smoothed, _without_sulci, grown_by_density
+from ichnos.reading.density import darker_than_brain, grown_by_density, like_blood, smoothed, without_sulci
 from ichnos.volume import Volume
 
 
@@ -16,9 +16,9 @@ def test_only_what_has_the_density_of_blood_stays() -> None:
         part = (slice(first, first + 5), slice(10, 16), slice(10, 16))
         hu[part], mask[part] = value, True
     brain = Volume(np.ones(hu.shape, bool), np.eye(4))
-    kept = _like_blood(Volume(mask, np.eye(4)), Volume(hu, np.eye(4)), brain, least_hu=6.0)
+    kept = like_blood(Volume(mask, np.eye(4)), Volume(hu, np.eye(4)), brain, least_hu=6.0)
     assert sorted(set(np.asarray(hu)[np.asarray(kept.array)].tolist())) == [45, 62]
-    nothing = _like_blood(Volume(np.zeros(hu.shape, bool), np.eye(4)), Volume(hu, np.eye(4)), brain, least_hu=6.0)
+    nothing = like_blood(Volume(np.zeros(hu.shape, bool), np.eye(4)), Volume(hu, np.eye(4)), brain, least_hu=6.0)
     assert not nothing.array.any()
 
 
@@ -31,13 +31,13 @@ def test_oedema_is_darker_than_brain_and_the_clots_edge_does_not_brighten_it() -
     hu[swollen], hu[clot] = 27.0, 65.0
     scan = Volume(hu + np.random.default_rng(0).normal(0, 2, hu.shape), np.diag([1.0, 1.0, 3.0, 1.0]))
     brain = scan.with_array(np.ones(hu.shape, bool))
-    found = _darker_than_brain(scan.with_array(loose), scan, brain, clot).array
+    found = darker_than_brain(scan.with_array(loose), scan, brain, clot).array
     assert not (found & ~loose).any()
     assert 2 * (found & swollen).sum() / (found.sum() + swollen.sum()) > 0.85
     beside = swollen & ndimage.binary_dilation(clot, iterations=2)
     assert found[beside].mean() > 0.9
     even = scan.with_array(np.where(clot, 65.0, 34.0))
-    assert not _darker_than_brain(scan.with_array(loose), even, brain, clot).array.any()
+    assert not darker_than_brain(scan.with_array(loose), even, brain, clot).array.any()
 
 
 def test_a_clot_ends_where_its_density_does_and_keeps_the_dark_place_inside() -> None:
@@ -72,7 +72,7 @@ def test_sulci_are_no_brain_but_ventricles_oedema_and_deep_lacunes_are() -> None
     hu[sulcus | lacune], hu[oedema] = 8.0, 26.0
     scan = Volume(hu + np.random.default_rng(0).normal(0, 3, hu.shape), np.eye(4))
     nothing = np.zeros(hu.shape, bool)
-    found = _without_sulci(scan.with_array(brain), scan.with_array(ventricle), _smoothed(scan), nothing).array
+    found = without_sulci(scan.with_array(brain), scan.with_array(ventricle), smoothed(scan), nothing).array
     assert found[sulcus].mean() < 0.1
     assert found[lacune | ventricle].all()
     assert found[oedema].mean() > 0.9

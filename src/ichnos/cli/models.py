@@ -54,24 +54,21 @@ def _listed(folders: list[Path], *, verify: bool, as_json: bool) -> int:
 
 
 def _row(path: Path, *, verify: bool) -> dict[str, Any]:
-    from ichnos.models import load_model, read_manifest
+    from ichnos.models import Model, load_model, read_manifest
 
     row: dict[str, Any] = {"folder": str(path), "problem": ""}
     try:
         manifest = read_manifest(path)
+        refinement = Model(path, manifest).refinement()
         if verify:
-            _check(load_model(path))
+            for model in (load_model(path), refinement):
+                if model is not None:
+                    model.network()
     except InputRefused as error:
         return row | {"problem": str(error)}
     told = {"name": manifest.name, "version": manifest.version, "targets": [target.name for target in manifest.targets]}
-    return row | told | {"steps": manifest.provenance.steps, "sha256": manifest.weights_sha256}
-
-
-def _check(model: Model) -> None:
-    """Build the networks of a model and of its refinement from their files."""
-    model.network()
-    if (refinement := model.refinement()) is not None:
-        refinement.network()
+    refined_by = refinement.manifest.weights_sha256 if refinement else ""
+    return row | told | {"steps": manifest.provenance.steps, "sha256": manifest.weights_sha256, "refinement_sha256": refined_by}
 
 
 def _one(folders: list[Path] | None, *, default: bool) -> Model:
@@ -87,7 +84,11 @@ def _one(folders: list[Path] | None, *, default: bool) -> Model:
 def _shown(model: Model, *, as_json: bool) -> int:
     from ichnos.models.card import card_text
 
-    typer.echo(model.manifest.model_dump_json(indent=2) if as_json else card_text(model.manifest))
+    if as_json:
+        typer.echo(model.manifest.model_dump_json(indent=2))
+        return 0
+    for part in (model, model.refinement()):
+        typer.echo(card_text(part.manifest) if part is not None else "")
     return 0
 
 

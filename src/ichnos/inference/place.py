@@ -56,6 +56,8 @@ class Placement:
 
 def placement_of(prediction: Prediction) -> Placement | None:
     """Return where the scan lies in MNI152 space; None where the model regresses no coordinates or saw too little brain."""
+    if prediction.refined is not None:
+        return prediction.refined.place  # known already: the refinement was shown the atlas there
     position = prediction.position_mm()
     if position is None:
         return None

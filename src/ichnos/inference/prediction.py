@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from ichnos.inference.grid import SLAB, ReadingGrid
 from ichnos.models import Model
 from ichnos.scan import Scan
 from ichnos.volume import Volume
+
+if TYPE_CHECKING:
+    from ichnos.inference.place import Placement
 
 Floats = npt.NDArray[np.float32]
 
@@ -23,6 +27,7 @@ class Refined:
     probabilities: Floats  # (target, x, y, z)
     grid: ReadingGrid
     model: Model  # the refinement; its targets are the rows
+    place: Placement | None  # by the first network
 
 
 @dataclass(frozen=True, eq=False)

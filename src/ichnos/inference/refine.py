@@ -16,15 +16,15 @@ from ichnos.anatomy.tract import SIDES, population
 from ichnos.inference.backends import Backend
 from ichnos.inference.channels import windows
 from ichnos.inference.grid import ReadingGrid, Weights, axis_weights, reading_grid, resampled
-from ichnos.inference.place import placement_of, sampled
+from ichnos.inference.place import Placement, placement_of, sampled
 from ichnos.inference.prediction import Prediction, Refined
 from ichnos.inference.sliding import slide
-from ichnos.models import Manifest, Model, Preprocessing
-from ichnos.models.manifest import LOGIT_UNIT
+from ichnos.models import LOGIT_UNIT, Manifest, Model, Preprocessing
 from ichnos.volume import Box, Volume
 
 LOGIT_LIMIT = 7.9  # of what the first network says: more is no surer
 NEAR_LOGIT = -2.0  # of brain or ventricles: where neither reaches it there is nothing to refine
+BRAIN_HU = 34.0  # to which the median of the brain is moved
 MARGIN_VOXELS = 5  # around that
 _OVERLAP = 0.25  # of tiles
 
@@ -36,16 +36,17 @@ class SecondLook:
     """What the refinement is shown, on its own grid over the head's box."""
 
     grid: ReadingGrid
-    hu: Floats  # (x, y, z)
+    hu: Floats  # (x, y, z), as scanned
     logits: Floats  # (target, x, y, z), the first network's
     atlas: Floats  # (side, x, y, z), share of a population's tracts
+    place: Placement | None
 
 
 def second_look(first: Prediction, names: tuple[str, ...], spacing_mm: tuple[float, float, float]) -> SecondLook:
     """Lay the refinement's grid over the head and bring there what it is shown; `names` are the targets to be refined."""
     ras = first.scan.volume.reoriented("RAS")
-    grid = reading_grid(ras, first.grid.box, slices_of(ras, spacing_mm))
     steps = slices_of(ras, spacing_mm)
+    grid = reading_grid(ras, first.grid.box, steps)
     coarse_mm = first.model.manifest.preprocessing.spacing_mm
     rows = zip(first.grid.shape, coarse_mm, grid.shape, steps, strict=True)
     up: list[Weights] = [axis_weights(n_in, step_in, n_out, step_out) for n_in, step_in, n_out, step_out in rows]
@@ -57,7 +58,7 @@ def second_look(first: Prediction, names: tuple[str, ...], spacing_mm: tuple[flo
         at = np.stack([resampled(axis, up) for axis in place.mni_mm])
         atlas = np.stack([sampled(population(side), at) for side in SIDES])
     logits = np.stack([resampled(channel.astype(np.float32), up) for channel in said])
-    return SecondLook(grid, grid.pull(ras.array), logits, atlas)
+    return SecondLook(grid, grid.pull(ras.array), logits, atlas, place)
 
 
 def slices_of(scan_ras: Volume, spacing_mm: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -66,8 +67,15 @@ def slices_of(scan_ras: Volume, spacing_mm: tuple[float, float, float]) -> tuple
     return (spacing_mm[0], spacing_mm[1], step * max(1, round(spacing_mm[2] / step)))
 
 
+def calibrated(hu: Floats, logits: Floats, names: tuple[str, ...]) -> Floats:
+    """Return HU with the scanner's zero moved so that the median of what the first network calls brain, and nothing else, is BRAIN_HU."""
+    others = [k for k, name in enumerate(names) if name in ("ventricles", "ICH", "IVH", "PHE")]
+    tissue = (logits[names.index("brain")] > 0) & (logits[others] < 0).all(axis=0)
+    return hu + np.float32(BRAIN_HU - np.median(hu[tissue])) if tissue.any() else hu
+
+
 def channels_of(hu: Floats, logits: Floats, atlas: Floats, how: Preprocessing) -> Floats:
-    """Return what the refinement sees (channel, x, y, z): windows, then what the first network said, then the atlas."""
+    """Return what the refinement sees (channel, x, y, z): windows of calibrated HU, then what the first network said, then the atlas."""
     return np.concatenate([windows(hu, how.windows_hu), logits / np.float32(LOGIT_UNIT), 2 * atlas - 1]).astype(np.float32)
 
 
@@ -88,12 +96,13 @@ def refined(first: Prediction, refinement: Model, run: Backend) -> Prediction:
     look = second_look(first, names, manifest.preprocessing.spacing_mm)
     box = region_of(look.logits, names)
     at = (slice(None), *box.slices)
-    image = channels_of(look.hu[box.slices], look.logits[at], look.atlas[at], manifest.preprocessing)
+    hu = calibrated(look.hu[box.slices], look.logits[at], names)
+    image = channels_of(hu, look.logits[at], look.atlas[at], manifest.preprocessing)
     # Beyond the region's edge tiles are filled with air, in which the first network is sure of nothing.
     logits = slide(image, run, patch=manifest.preprocessing.patch, channels=len(names), overlap=_OVERLAP)
     probabilities = np.zeros((len(names), *look.grid.shape), np.float32)
     probabilities[at] = expit(logits)
-    return Prediction(first.probabilities, first.grid, first.scan, first.model, Refined(probabilities, look.grid, refinement))
+    return Prediction(first.probabilities, first.grid, first.scan, first.model, Refined(probabilities, look.grid, refinement, look.place))
 
 
 def names_of(manifest: Manifest) -> tuple[str, ...]:

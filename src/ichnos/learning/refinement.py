@@ -21,13 +21,12 @@ import torch
 import ichnos
 from ichnos.errors import InputRefused
 from ichnos.inference import Predictor
-from ichnos.inference.refine import SecondLook, channels_of, region_of, second_look
+from ichnos.inference.refine import SecondLook, calibrated, channels_of, region_of, second_look
 from ichnos.learning.defaults import HELD_OUT, LIMITS
 from ichnos.learning.operating import operating_points
 from ichnos.learning.segmentation import Batch, Progress, Settings, train
 from ichnos.learning.simulated import DISEASED_ML, MASKS_OF, SMALL_ML
-from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model
-from ichnos.models.manifest import LOGIT_UNIT
+from ichnos.models import LOGIT_UNIT, Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model
 from ichnos.models.store import REFINEMENT, sha256
 from ichnos.runs import Numbered
 from ichnos.scan import Scan
@@ -126,7 +125,7 @@ def _keep(file: Path, look: SecondLook, truth: npt.NDArray[np.float32]) -> None:
 class _Shown:
     """One scan of the pool, cut to the region that is refined."""
 
-    hu: npt.NDArray[np.int16]
+    hu: npt.NDArray[np.float32]  # calibrated
     logits: npt.NDArray[np.int8]
     atlas: npt.NDArray[np.uint8]
     truth: npt.NDArray[np.uint8]
@@ -135,11 +134,13 @@ class _Shown:
     @classmethod
     def of(cls, file: Path) -> _Shown:
         with np.load(file) as held:
-            box = region_of(held["lg"].astype(np.float32) / _LOGIT_STEPS, NAMES)
+            logits = held["lg"].astype(np.float32) / np.float32(_LOGIT_STEPS)
+            box = region_of(logits, NAMES)
             at = (slice(None), *box.slices)
+            hu = calibrated(held["hu"][box.slices].astype(np.float32), logits[at], NAMES)
             truth = held["truth"][at]
             own = [np.flatnonzero(truth[channel] > _SHARE_STEPS // 2).astype(np.int32) for channel in _OWN]
-            return cls(held["hu"][box.slices], held["lg"][at], held["sh"][at], truth, tuple(where for where in own if len(where) > 8))
+            return cls(hu, held["lg"][at], held["sh"][at], truth, tuple(where for where in own if len(where) > 8))
 
 
 @dataclass(eq=False)
@@ -164,7 +165,7 @@ def _patch(shown: _Shown, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Cut a patch and change it a little: another zero, grain, a first network that is more or less sure, left and right exchanged."""
     at = _place(shown, rng)
     every = (slice(None), *at)
-    hu: Floats = shown.hu[at].astype(np.float32)
+    hu = shown.hu[at]
     logits: Floats = shown.logits[every].astype(np.float32) / np.float32(_LOGIT_STEPS)
     atlas: Floats = shown.atlas[every].astype(np.float32) / np.float32(_SHARE_STEPS)
     truth: Floats = shown.truth[every].astype(np.float32) / np.float32(_SHARE_STEPS)

@@ -1,10 +1,11 @@
 """The store of models: load, verify, card; weights that ship."""
 
-from ichnos.models.manifest import COORDINATE_MM, Manifest, NetworkSpec, Preprocessing, Provenance, TargetSpec
+from ichnos.models.manifest import COORDINATE_MM, LOGIT_UNIT, Manifest, NetworkSpec, Preprocessing, Provenance, TargetSpec
 from ichnos.models.store import Model, default_model, load_model, read_manifest, save_model, shipped_models
 
 __all__ = [
     "COORDINATE_MM",
+    "LOGIT_UNIT",
     "Manifest",
     "Model",
     "NetworkSpec",

@@ -18,6 +18,13 @@ def _meaning(target: TargetSpec) -> str:
     return _OTHER.get(target.kind) or f"counted from probability {target.threshold:g}"
 
 
+def _refined(manifest: Manifest) -> str:
+    return (
+        f"It sees what the weights `{manifest.refines[:16]}…` said of each target, and the tract atlas, and corrects it: it reads "
+        "nothing by itself. In depth a voxel is as many whole slices as come nearest to the size told."
+    )
+
+
 def card_text(manifest: Manifest) -> str:
     """Write the card of a model as Markdown."""
     provenance = manifest.provenance
@@ -37,6 +44,7 @@ def card_text(manifest: Manifest) -> str:
         "",
         "## How it sees a scan",
         f"Voxels of {spacing} mm along the scan's own axes; HU windows as channels: {windows}.",
+        *([_refined(manifest)] if manifest.refines else []),
         f"Network `{manifest.network.name}`, built by the arguments in model.json.",
         "",
         "## Where the weights come from",
