@@ -55,7 +55,7 @@ laws: setup
 
 PATIENTS ?= 60
 gates: setup
-	$(BIN)/python tools/gates.py --patients $(PATIENTS) $(if $(HEADS),--heads $(HEADS))
+	$(BIN)/python tools/gates.py --workers 2 --patients $(PATIENTS) $(if $(HEADS),--heads $(HEADS))
 
 bench-transfer: setup
 	$(BIN)/python benchmarks/transfer.py

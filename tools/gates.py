@@ -1,8 +1,8 @@
 """Try a model on simulated scans of heads that it never saw, gates first, accuracy second: `make gates`.
 
-Each patient's result is a line of OUT/cases.jsonl, so a run that was stopped goes on; OUT/gates.json and OUT/gates.md hold the tables.
+A run that was stopped goes on where it was; OUT/gates.json and OUT/gates.md hold the tables.
 
-python tools/gates.py --heads FOLDER_OF_LABEL_MAPS --patients 200 -o build/gates
+python tools/gates.py --heads FOLDER_OF_LABEL_MAPS --patients 200 --workers 2 -o build/gates
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache as kept_once
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from ichnos.learning.gates import CLOTS_ML, SHIFTS_HU, Reader, blood_ml, deviati
 from ichnos.models import default_model, load_model
 from ichnos.reading.masks import Masks, consistent_masks
 from ichnos.reading.volumes import load_volume_law
+from ichnos.runs import Numbered, apply
 from ichnos.scan import Scan
 from ichnos.simulation.ct import simulate_ct
 from ichnos.simulation.heads import SourceHead
@@ -79,8 +82,17 @@ def scan_of(patient: VirtualPatient, protocol: CtProtocol, seed: int) -> tuple[S
     return Scan(made.volume, made.acquisition), truth
 
 
-def tried(number: int, trial: Trial, predict: Predict) -> dict[str, Any]:
+@kept_once
+def reader(model: Path, threads: int) -> Predictor:
+    """Return the model's predictor, made once in each process."""
+    return Predictor(load_model(model), threads=threads)
+
+
+def tried(case: Numbered, folder: Path, *, trial: Trial, model: Path, threads: int) -> dict[str, Any]:
     """Read one patient, compare with the truth, and pass the gates where it is that patient's turn."""
+    del folder
+    torch.set_num_threads(threads)
+    number, predict = case.number, reader(model, threads)
     patient = trial.patient(number)
     rng = np.random.default_rng([SEED, number])
     protocol = draw_protocol(CENTRES[sorted(CENTRES)[number % len(CENTRES)]], rng=rng)
@@ -100,6 +112,9 @@ def tried(number: int, trial: Trial, predict: Predict) -> dict[str, Any]:
         "targets": {name: compared(name, masks, truth[name], prediction) for name in TARGETS},
         "tracts": tract_ways(prediction, place, truth),
     }
+    if prediction.refined is not None:
+        first = consistent_masks(replace(prediction, refined=None), place)
+        row["first"] = {name: dice(getattr(first, name), truth[name]) for name in TARGETS} | {"blood_ml": blood_ml(first)}
     if number < trial.gates:
         row["gates"] = gates(patient, protocol, scan, truth, reader_of(predict), rng)
     return row
@@ -115,13 +130,13 @@ def compared(name: str, masks: Masks, truth: Volume, prediction: Prediction) -> 
 
 
 def tract_ways(prediction: Prediction, place: Placement | None, truth: dict[str, Any]) -> list[dict[str, float]]:
-    """Return the overlap of each tract by each way to it: looked up in the atlas alone, drawn by the network alone."""
+    """Return the overlap of each tract by each way to it: looked up in the atlas alone, drawn by the first network alone."""
     if place is None:
         return []
     return [
         {
             "atlas": dice(place.looked_up(population(side)).map_array(lambda a: a > ATLAS_SHARE), truth[f"tract_{side}"]),
-            "drawn": dice(prediction.mask(f"tract_{side}").reoriented("RAS"), truth[f"tract_{side}"]),
+            "drawn": dice(replace(prediction, refined=None).mask(f"tract_{side}").reoriented("RAS"), truth[f"tract_{side}"]),
         }
         for side in SIDES
     ]
@@ -168,7 +183,24 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         ]
         for key in ("scanner", "thickness_mm")
     }
-    return {"accuracy": accuracy, "ways to the tract": _tract_rows(rows), **by, "gates": _gate_rows(rows)}
+    ways = {"worth of the refinement": _refinement_rows(rows), "ways to the tract": _tract_rows(rows)}
+    return {"accuracy": accuracy, **ways, **by, "gates": _gate_rows(rows)}
+
+
+def _refinement_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the overlap with and without the refinement, in the same scans; without it the rules of density draw the borders."""
+    out = []
+    for name in TARGETS:
+        there = [row for row in rows if "first" in row and row["targets"][name]["true_ml"] >= 0.5]
+        if there:
+            before, after = ([row["first"][name] for row in there], [row["targets"][name]["dice"] for row in there])
+            told = {
+                f"{what.__name__} Dice {how}": _shown(what(d))
+                for what in (np.median, np.mean)
+                for how, d in (("without", before), ("with", after))
+            }
+            out.append({"target": name, "scans": len(there), **told})
+    return out
 
 
 def _tract_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -177,8 +209,8 @@ def _tract_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     shipped = [row["targets"][f"tract_{side}"]["dice"] for row in rows if row["tracts"] for side in SIDES]
     ways = {
         f"atlas alone, share above {ATLAS_SHARE}": [way["atlas"] for way in alone],
-        "network's drawing alone": [way["drawn"] for way in alone],
-        "mean of both (what is read)": shipped,
+        "first network's drawing alone": [way["drawn"] for way in alone],
+        "what is read": shipped,
     }
     return [
         {"way": way, "tracts": len(found), "median Dice": _shown(np.median(found)), "mean Dice": _shown(np.mean(found))}
@@ -283,30 +315,26 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="a model folder; the default model without it")
     parser.add_argument("--patients", type=int, default=60)
     parser.add_argument("--gates", type=int, default=18, help="patients that also pass the gates")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each worker")
     parser.add_argument("-o", "--out", type=Path, default=Path("build/gates"))
     parser.add_argument("--cache", type=Path, default=Path("build/heads"))
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
     heads = tuple(sorted(given.heads.glob("*.nii*")))[-HELD_OUT:] if given.heads else ()
     model = load_model(given.model) if given.model else default_model()
-    predict = Predictor(model, threads=given.threads)
-    given.out.mkdir(parents=True, exist_ok=True)
-    ledger = given.out / f"cases-{model.manifest.weights_sha256[:12]}.jsonl"
-    rows = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.is_file() else []
-    done = {row["number"] for row in rows}
     trial = Trial(heads, given.cache, given.gates)
-    for number in range(given.patients):
-        if number not in done:
-            rows.append(tried(number, trial, predict))
-            with ledger.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-            print(f"{len(rows)}/{given.patients} patients", end="\r", flush=True)
+    task = partial(tried, trial=trial, model=model.folder, threads=max(1, given.threads // given.workers))
+    settings = {"model": model.all_weights(), "heads": [head.name for head in heads], "gates": given.gates}
+    cases = [Numbered(number) for number in range(given.patients)]
+    done = apply(task, cases, out=given.out, settings=settings, name="gates", workers=given.workers, progress=sys.stderr.isatty())
+    for failure in done.failures:
+        print(f"patient {failure.id} failed: {failure.why}", file=sys.stderr)
+    rows = list(done.rows)
     tables = summary(rows)
     (given.out / "gates.json").write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")
     (given.out / "gates.md").write_text(markdown(tables), encoding="utf-8")
     print(markdown(tables))
-    return 0
+    return 1 if done.failures else 0
 
 
 if __name__ == "__main__":

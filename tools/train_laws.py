@@ -105,7 +105,7 @@ def main() -> None:
     heads = tuple(sorted(given.heads.glob("*.nii*")))[:-HELD_OUT] if given.heads else ()
     model = load_model(given.model) if given.model else default_model()
     task = partial(measured, model=model.folder, heads=heads, cache=given.cache)
-    settings = {"model": model.manifest.weights_sha256, "heads": [head.name for head in heads]}
+    settings = {"model": model.all_weights(), "heads": [head.name for head in heads]}
     cases = [Numbered(number) for number in range(given.patients)]
     done = apply(task, cases, out=given.work, settings=settings, name="read", workers=given.workers, progress=sys.stderr.isatty())
     rows = [row for row in done.rows if row["status"] != "could not look"]
