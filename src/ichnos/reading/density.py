@@ -1,7 +1,7 @@
 """The scan's own density at the borders of what a network draws on coarse voxels, and against what cannot be what it is called.
 
-A network of 3 mm voxels takes rims along and loses what is thin; the scan is finer. Masks that a refinement has drawn need none of this
-but `like_blood`.
+A network of 3 mm voxels takes rims along and loses what is thin; the scan is finer. Of masks that a refinement has drawn only blood is
+still held to it.
 """
 
 from __future__ import annotations

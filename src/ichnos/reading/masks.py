@@ -29,11 +29,11 @@ MIN_BLOOD_ML = 0.1  # a smaller speck of blood, or of leukoaraiosis, is not repo
 Inside = npt.NDArray[np.bool_] | np.bool_
 NAMES = ("ICH", "IVH", "PHE", "leukoaraiosis", "brain", "ventricles", "tract_left", "tract_right")
 _INFARCT = "infarct"  # a mask that is taken out of leukoaraiosis and not shown
-TRACT_SHARE = 0.45  # of a population's tracts that cover a place, and of the network's own probability: their mean in a tract, at least
+TRACT_SHARE = 0.42  # of a population's tracts that cover a place, and of the network's own probability: their mean in a tract, at least
 GROWTH_MM, VENTRICLE_REACH_MM = 12.0, 6.0  # how far from what the network is sure of blood is looked for; from its ventricles, for IVH
 ALLOWED_PROBABILITY = 0.15  # of blood, and of brain where blood is, by the network: less excludes brain there
 IVH_TO_ICH = 0.3  # blood near ventricles is in them from this share of the probability of a haematoma: rarely met, it is said quietly
-FINE_IVH_TO_ICH = 1.0  # likewise, of a refinement
+FINE_IVH_TO_ICH = 0.7  # likewise, of a refinement
 # Asked of the network where the scan's own density decides after it.
 AT_MOST = {"leukoaraiosis": 0.25, "ventricles": 0.5, "IVH": 0.2, "PHE": 0.2}
 PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaematomal
@@ -89,8 +89,7 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
     box = _box_of_brain(raw, nothing)
     drawn = {name: mask.cropped(box) for name, mask in raw.items()}
     blood: dict[str, Volume] = {name: prediction.probability(name).reoriented("RAS").cropped(box) for name in ("ICH", "IVH") if name in raw}
-    looked_up = place is not None and not prediction.refines("tract_left")  # a refinement was shown the atlas
-    tracts = {} if place is None or not looked_up else {f"tract_{side}": _tract(side, place, prediction).cropped(box) for side in SIDES}
+    tracts = {} if place is None else {f"tract_{side}": _tract(side, place, prediction).cropped(box) for side in SIDES}
     settled = _settled(drawn, blood, ras.cropped(box), tracts, fine=prediction.refines("ICH"))
     return Masks(
         **{field: nothing.pasted(mask) for field, mask in settled.items()},
@@ -127,7 +126,7 @@ def _settled(
 ) -> dict[str, Volume]:
     """Return the masks by the names of the fields of Masks; all on one grid in RAS order, as are HU and the probabilities of blood.
 
-    What a refinement drew (`fine`) ends where the scan says already; elsewhere the scan's density draws the borders.
+    The scan's density draws the borders of blood, and where no refinement did (not `fine`) those of the rest.
     """
     nothing = hu.with_array(np.zeros(hu.shape, bool))
     raw = {name: drawn.get(name, nothing) for name in (*NAMES, _INFARCT)}
@@ -169,20 +168,18 @@ def _tract(side: Side, place: Placement, prediction: Prediction) -> Volume:
 def _blood(drawn: dict[str, Volume], probability: dict[str, Volume], hu: Volume, brain: Volume, *, fine: bool) -> tuple[Volume, Volume]:
     """Return haematoma and ventricular blood that share no voxel.
 
-    A network that sees voxels of some millimetres does not see where blood ends: it reaches as far as the scan is dense around what the
-    network is sure of and the network does not exclude it. It is ventricular where the network says so and the ventricles are near.
+    No network draws the border of blood as sharply as the scan does: blood reaches as far as the scan is dense around what the network is
+    sure of and the network does not exclude it. It is ventricular where the network says so and the ventricles are near.
     """
     nothing = hu.with_array(np.zeros(hu.shape, bool))
     ich, ivh = drawn.get("ICH", nothing), drawn.get("IVH", nothing)
-    sure = np.asarray(ich.array) | np.asarray(ivh.array)
+    sure = np.asarray(_without_specks(ich.map_array(lambda a: a | ivh.array)).array)
     if not sure.any() or not ("ICH" in drawn and "IVH" in drawn):
         return ich, ivh.map_array(lambda a: a & ~ich.array)
     box = box_around(nothing.with_array(sure), margin_mm=GROWTH_MM)
     p_ich, p_ivh = (probability[name].cropped(box) for name in ("ICH", "IVH"))
-    blood = np.asarray(sure[box.slices])
-    if not fine:
-        possible = p_ich.array + p_ivh.array
-        blood = grown_by_density(p_ich.with_array(blood), possible, hu.cropped(box), hu_of_brain(hu, brain, sure))
+    seed, brain_hu = p_ich.with_array(sure[box.slices]), hu_of_brain(hu, brain, sure)
+    blood = grown_by_density(seed, p_ich.array + p_ivh.array, hu.cropped(box), brain_hu)
     ventricles = drawn.get("ventricles", nothing).cropped(box)
     ratio = FINE_IVH_TO_ICH if fine else IVH_TO_ICH
     ventricular = blood & (p_ivh.array > ratio * p_ich.array) & near(ventricles, VENTRICLE_REACH_MM)
