@@ -35,7 +35,7 @@ def test_a_tract_is_where_atlas_and_drawing_agree_and_the_atlas_alone_where_noth
     def volume(*shares: float) -> Volume:
         return Volume(np.array(shares, np.float32).reshape(-1, 1, 1), np.eye(4))
 
-    place: Any = SimpleNamespace(looked_up=lambda atlas: volume(0.9, 0.9, 0.5, 0.0))
+    place: Any = SimpleNamespace(looked_up=lambda atlas: volume(0.9, 0.8, 0.5, 0.0))
 
     def prediction(*names: str) -> Any:
         model = SimpleNamespace(manifest=SimpleNamespace(targets=[SimpleNamespace(name=name) for name in names]))

@@ -18,8 +18,12 @@ CLOT = Volume(np.ones((20, 20, 25), bool), np.eye(4))  # 10 mL
 
 
 def prediction(folder: Path) -> Any:
-    manifest = SimpleNamespace(targets=[SimpleNamespace(name="ICH", threshold=0.4)], channel=lambda name: 0)
-    return SimpleNamespace(model=SimpleNamespace(folder=folder, manifest=manifest), volumes_ml=lambda target, cuts: (6.0, 8.0, 12.0))
+    return SimpleNamespace(
+        model=SimpleNamespace(folder=folder),
+        threshold=lambda name: 0.4,
+        refines=lambda name: False,
+        volumes_ml=lambda target, cuts: (6.0, 8.0, 12.0),
+    )
 
 
 def test_the_law_beside_the_weights_gives_the_interval(tmp_path: Path) -> None:
