@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from ichnos.reading.density import darker_than_brain, grown_by_density, like_blood, smoothed, without_sulci
+from ichnos.reading.masks import _blood
 from ichnos.volume import Volume
 
 
@@ -77,3 +78,18 @@ def test_sulci_are_no_brain_but_ventricles_oedema_and_deep_lacunes_are() -> None
     assert found[lacune | ventricle].all()
     assert found[oedema].mean() > 0.9
     assert found[brain & ~sulcus].mean() > 0.98
+
+
+def test_a_speck_does_not_grow_into_a_clot() -> None:
+    hu = np.full((40, 40, 12), 34.0, np.float32)
+    hu[5:15, 5:15, 2:10] = 64.0  # falx, sinus: dense, and the network is sure of a corner of it only
+    hu[25:35, 25:35, 2:10] = 64.0
+    volume = Volume(hu, np.eye(4))
+    sure, possible = np.zeros(hu.shape, bool), np.where(hu > 60, np.float32(0.3), np.float32(0.0))
+    sure[5:8, 5:8, 2:8], sure[26:33, 26:33, 3:9] = True, True  # 0.05 and 0.29 mL
+    drawn = {"ICH": volume.with_array(sure), "IVH": volume.with_array(np.zeros_like(sure))}
+    probability = {"ICH": volume.with_array(possible), "IVH": volume.with_array(np.zeros_like(possible))}
+    ich, ivh = _blood(drawn, probability, volume, volume.with_array(np.ones(hu.shape, bool)), fine=True)
+    assert ich.array[25:35, 25:35, 2:10].mean() > 0.95
+    assert not ich.array[:20].any()
+    assert not ivh.array.any()
