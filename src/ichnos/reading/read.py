@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +35,7 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "expansion": ("ICH", "brain"),
     "outcome": ("ICH", "tract_left", "tract_right"),
 }
+_BEFORE_OUTCOME = ("haematoma", "tract", "leukoaraiosis")  # findings that the outcome is read from
 LEAST_BRAIN_ML = 200.0  # a network that finds less brain than this has not understood the scan
 
 
@@ -121,14 +121,13 @@ def _findings(prediction: Prediction, masks: Masks, only: Collection[str], place
         "leukoaraiosis": lambda: read_leukoaraiosis(prediction, masks),
         "tract": lambda: read_tract(masks, place=place),
         "expansion": lambda: read_expansion(growth_law_of(model), masks, hu, facts=facts, forecast=forecast_of(prediction)),
-        "outcome": lambda: read_outcome(outcome_model_of(model), [found(t) for t in ("haematoma", "tract", "leukoaraiosis")], facts=facts),
+        "outcome": lambda: read_outcome(outcome_model_of(model), [found[t] for t in _BEFORE_OUTCOME], facts=facts),
     }
-
-    @cache
-    def found(target: str) -> Finding:
-        return readers[target]() if masks.known.issuperset(_NEEDS[target]) else _not_taught(target, masks)
-
-    return tuple(found(target) for target in only)
+    needed = {*only, *(_BEFORE_OUTCOME if "outcome" in only else ())}
+    found: dict[str, Finding] = {}
+    for target in (t for t in TARGETS if t in needed):  # in TARGETS' order, outcome last
+        found[target] = readers[target]() if masks.known.issuperset(_NEEDS[target]) else _not_taught(target, masks)
+    return tuple(found[target] for target in only)
 
 
 def _not_taught(target: str, masks: Masks) -> Finding:
