@@ -52,6 +52,18 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         {"input_channels": 1, "num_classes": 2, "input_size": [16, 16, 16], "features": 8, "width": 24, "heads": 2},
         (1, 1, 16, 16, 16),
     ),
+    "refiner": (
+        {
+            "input_channels": 5,
+            "num_classes": 2,
+            "first_logits": 1,
+            "logit_unit": 4.0,
+            "features_per_stage": [4, 8],
+            "kernel_sizes": [[3, 3, 1], 3],
+            "strides": [1, [2, 2, 1]],
+        },
+        (1, 5, 16, 16, 8),
+    ),
     "vit": ({"image_size": [32, 32], "patch_size": 8, "width": 48, "depth": 2, "heads": 4}, (2, 3, 32, 32)),
 }
 

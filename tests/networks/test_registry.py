@@ -43,6 +43,15 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "affine_warp": {"input_channels": 2, "features_per_stage": [4, 8]},
     "unetr": {"input_channels": 1, "num_classes": 2, "input_size": [16, 16, 16], "features": 4, "width": 24, "heads": 2},
+    "refiner": {
+        "input_channels": 5,
+        "num_classes": 2,
+        "first_logits": 1,
+        "logit_unit": 4.0,
+        "features_per_stage": [4, 8],
+        "kernel_sizes": [[3, 3, 1], 3],
+        "strides": [1, [2, 2, 1]],
+    },
 }
 
 
