@@ -27,19 +27,18 @@ from ichnos.inference import Prediction, Predictor
 from ichnos.inference.place import Placement, placement_of
 from ichnos.learning.defaults import HELD_OUT
 from ichnos.learning.gates import CLOTS_ML, SHIFTS_HU, Reader, blood_ml, deviation_percent, dice, reader_of, shifted, with_clot
+from ichnos.learning.simulated import scanned
 from ichnos.models import default_model, load_model
 from ichnos.reading.masks import Masks, consistent_masks
 from ichnos.reading.volumes import load_volume_law
 from ichnos.runs import Numbered, apply
 from ichnos.scan import Scan
-from ichnos.simulation.ct import simulate_ct
 from ichnos.simulation.heads import SourceHead
 from ichnos.simulation.label_heads import labelled_head
 from ichnos.simulation.mni_head import mni_head
 from ichnos.simulation.patient import VirtualPatient
 from ichnos.simulation.scanners import CENTRES, CtProtocol, draw_protocol
 from ichnos.simulation.simulate import Wishes, simulate_patient
-from ichnos.simulation.targets import masks_on_grid
 from ichnos.volume import Volume, volume_ml
 
 SHOWN = {"ich": "ICH", "ivh": "IVH", "phe": "PHE", "leukoaraiosis": "leukoaraiosis"}  # whose volumes are told, by the names that masks bear
@@ -68,20 +67,6 @@ class Trial:
         return labelled_head(self.heads[number % len(self.heads)], self.cache) if self.heads else mni_head(self.cache)
 
 
-def scan_of(patient: VirtualPatient, protocol: CtProtocol, seed: int) -> tuple[Scan, dict[str, Any]]:
-    """Scan a patient; return the scan and the truth's masks on its grid."""
-    made = simulate_ct(patient, protocol, generator=torch.Generator().manual_seed(seed))
-    truth = masks_on_grid(
-        patient,
-        TARGETS,
-        affine=made.volume.affine,
-        shape=made.volume.shape,
-        patient_from_exam=made.patient_from_exam,
-        thickness_mm=protocol.thickness_mm,
-    )
-    return Scan(made.volume, made.acquisition), truth
-
-
 @kept_once
 def reader(model: Path, threads: int) -> Predictor:
     """Return the model's predictor, made once in each process."""
@@ -96,7 +81,7 @@ def tried(case: Numbered, folder: Path, *, trial: Trial, model: Path, threads: i
     patient = trial.patient(number)
     rng = np.random.default_rng([SEED, number])
     protocol = draw_protocol(CENTRES[sorted(CENTRES)[number % len(CENTRES)]], rng=rng)
-    scan, truth = scan_of(patient, protocol, number)
+    scan, truth = scanned(patient, protocol, number, TARGETS)
     started = time.perf_counter()
     prediction = predict(scan)
     place = placement_of(prediction)
@@ -157,7 +142,7 @@ def gates(
     still = replace(protocol, motion_mm=0.0, metal=False)
 
     def rescanned(**changes: float) -> Callable[[], Scan]:
-        return lambda: scan_of(patient, replace(still, **changes), 1)[0]
+        return lambda: scanned(patient, replace(still, **changes), 1, TARGETS)[0]
 
     thick = _volumes({t: rescanned(thickness_mm=t, step_mm=t, noise_hu=3.5 * (5 / t) ** 0.5) for t in THICKNESS_MM}, read)
     tilts = _volumes({t: rescanned(tilt_deg=t) for t in (0.0, *TILTS_DEG)}, read)

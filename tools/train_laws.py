@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from gates import scan_of
 
 from ichnos.files import atomic_file
 from ichnos.inference import Predictor
 from ichnos.learning.defaults import HELD_OUT
 from ichnos.learning.fazekas import fit_ordinal, left_out
+from ichnos.learning.simulated import scanned
 from ichnos.learning.volumes import fit_volume_law
 from ichnos.models import default_model, load_model
 from ichnos.reading import read
@@ -57,7 +57,7 @@ def measured(case: Numbered, folder: Path, *, model: Path, heads: tuple[Path, ..
     wishes = Wishes(spacing_mm=1.5, haematoma_probability=BLEEDING, leukoaraiosis_ml=wanted_ml, followup=False)
     patient = simulate_patient(SEED + case.number, head, wishes)
     protocol = draw_protocol(CENTRES[sorted(CENTRES)[case.number % len(CENTRES)]], rng=rng)
-    scan, truth = scan_of(patient, protocol, case.number)
+    scan, truth = scanned(patient, protocol, case.number, [target.lower() for target in TARGETS])
     record = read(scan, reader(model), only=["haematoma", "leukoaraiosis"]).record
     return {
         **{f"{target}_ml": _value(record, f"{target.lower()}_volume") for target in TARGETS},

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ichnos.learning.defaults import HELD_OUT
+from ichnos.learning.defaults import taught_heads
 from ichnos.learning.refinement import looks, train_refinement
 from ichnos.learning.segmentation import Progress
 from ichnos.models import default_model, load_model
@@ -37,7 +37,7 @@ def main() -> None:
     given = parser.parse_args()
     model = load_model(given.model) if given.model else default_model()
     heads = tuple(sorted(given.heads.glob("*.nii*"))) if given.heads else ()
-    used = heads[:-HELD_OUT] if len(heads) > HELD_OUT else heads
+    used = taught_heads(heads)
     pool = given.work / "pool"
     task = partial(looks, model=model.folder, heads=used, cache=given.cache)
     settings = {"model": model.manifest.weights_sha256, "heads": [head.name for head in used]}

@@ -12,9 +12,10 @@ from ichnos import networks
 from ichnos.errors import InputRefused
 from ichnos.learning.defaults import default_settings
 from ichnos.learning.losses import multi_target_loss
-from ichnos.learning.refinement import HOW, NAMES, PoolBatches, train_refinement
-from ichnos.models import Manifest, Model, Provenance, load_model, save_model
+from ichnos.learning.refinement import HOW, NAMES, PoolBatches, looks, train_refinement
+from ichnos.models import Manifest, Model, Provenance, default_model, load_model, save_model
 from ichnos.models.store import REFINEMENT
+from ichnos.runs import Numbered
 
 SHAPE = (88, 100, 18)
 
@@ -95,3 +96,15 @@ def test_a_pool_of_few_scans_is_refused(tmp_path: Path) -> None:
         train_refinement(
             first_model(tmp_path / "m"), made_pool(tmp_path / "pool", 4), heads=(), work=tmp_path / "work", steps=1, seconds=1.0
         )
+
+
+@pytest.mark.slow
+def test_a_pool_holds_what_the_model_said_of_scans_whose_truth_is_known(tmp_path: Path) -> None:
+    row = looks(Numbered(1), tmp_path, model=default_model().folder, heads=(), cache=None)
+    assert row["head"]
+    files = sorted(tmp_path.glob("*.npz"))
+    assert [file.name for file in files] == ["0001_0.npz", "0001_1.npz"]
+    with np.load(files[0]) as held:
+        brain, said = held["truth"][0] > 127, held["lg"][0] > 0
+        assert 2 * (brain & said).sum() / (brain.sum() + said.sum()) > 0.85
+        assert held["sh"][:, brain].max() > 200

@@ -40,6 +40,11 @@ TARGETS = (
 )
 
 
+def taught_heads(heads: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the label maps that are trained on: all of a folder but those held out."""
+    return heads[:-HELD_OUT] if len(heads) > HELD_OUT else heads
+
+
 def default_settings(
     *, steps: int, patch: tuple[int, int, int] = (48, 64, 48), learning_rate: float = 1.5e-3, sparse_weight: float = 0.5
 ) -> Settings:
@@ -86,7 +91,7 @@ def train_default(
     """
     earlier = load_model(go_on_from) if go_on_from is not None else None
     settings = default_settings(steps=steps) if earlier is None else default_settings(steps=steps, learning_rate=8e-4, sparse_weight=0.2)
-    used = heads[:-HELD_OUT] if len(heads) > HELD_OUT else heads
+    used = taught_heads(heads)
     how = settings.preprocessing
     taught = earlier.manifest.provenance.steps if earlier else 0
     batches = SimulatedBatches(

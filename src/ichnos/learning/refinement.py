@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache as kept_once
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,17 @@ import ichnos
 from ichnos.errors import InputRefused
 from ichnos.inference import Predictor
 from ichnos.inference.refine import SecondLook, calibrated, channels_of, region_of, second_look
-from ichnos.learning.defaults import HELD_OUT, LIMITS
+from ichnos.learning.defaults import LIMITS, taught_heads
 from ichnos.learning.segmentation import Batch, Progress, Settings, train
-from ichnos.learning.simulated import DISEASED_ML, MASKS_OF, SMALL_ML
+from ichnos.learning.simulated import DISEASED_ML, MASKS_OF, SMALL_ML, scanned
 from ichnos.models import LOGIT_UNIT, Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model
 from ichnos.models.store import REFINEMENT, sha256
 from ichnos.runs import Numbered
-from ichnos.scan import Scan
-from ichnos.simulation.ct import simulate_ct
 from ichnos.simulation.label_heads import labelled_head
 from ichnos.simulation.mni_head import mni_head
 from ichnos.simulation.patient import VirtualPatient
 from ichnos.simulation.scanners import CENTRES, draw_protocol
 from ichnos.simulation.simulate import Wishes, simulate_patient
-from ichnos.simulation.targets import masks_on_grid
 from ichnos.volume import Volume
 
 # Operating points: where masks overlapped most, all rules of reading applied, on 21 simulated scans of training heads outside the pool.
@@ -86,18 +83,10 @@ def looks(case: Numbered, folder: Path, *, model: Path, heads: tuple[Path, ...],
     masks = [mask for name in NAMES for mask in MASKS_OF[name]]
     for k in range(SCANS):
         protocol = draw_protocol(CENTRES[sorted(CENTRES)[(case.number + 3 * k) % len(CENTRES)]], rng=rng)
-        made = simulate_ct(patient, protocol, generator=torch.Generator().manual_seed(SCANS * case.number + k))
-        truth = masks_on_grid(
-            patient,
-            masks,
-            affine=made.volume.affine,
-            shape=made.volume.shape,
-            patient_from_exam=made.patient_from_exam,
-            thickness_mm=protocol.thickness_mm,
-        )
+        scan, truth = scanned(patient, protocol, SCANS * case.number + k, masks)
         shift = np.float32(np.clip(rng.normal(0, _SHIFT_HU), -9, 9))
-        scan = Scan(made.volume.with_array(np.asarray(made.volume.array, np.float32) + shift), made.acquisition)
-        look = second_look(_first(model)(scan), NAMES, HOW.spacing_mm)
+        shifted = replace(scan, volume=scan.volume.with_array(np.asarray(scan.volume.array, np.float32) + shift))
+        look = second_look(_first(model)(shifted), NAMES, HOW.spacing_mm)
         true = np.stack([np.maximum.reduce([_pulled(look, truth[mask]) for mask in MASKS_OF[name]]) for name in NAMES])
         _keep(folder / f"{case.number:04d}_{k}.npz", look, true)
     return {"bled": bool(patient.latent.has_haematoma), "head": patient.latent.source}
@@ -269,14 +258,13 @@ def train_refinement(
 
 def _manifest(model: Model, settings: Settings, learnt: tuple[Model | None, int], heads: tuple[Path, ...], **how: str) -> Manifest:
     earlier, steps = learnt
-    used = heads[:-HELD_OUT] if len(heads) > HELD_OUT else heads
     before = earlier.manifest.provenance if earlier else None
     provenance = Provenance(
         code_version=ichnos.__version__,
         command=how["command"],
         seeds=(settings.seed, _SEED),
         steps=steps + (before.steps if before else 0),
-        data={"mni152 (nilearn)": "as shipped", **{head.name: sha256(head) for head in used}},
+        data={"mni152 (nilearn)": "as shipped", **{head.name: sha256(head) for head in taught_heads(heads)}},
         hardware="1 GPU" if how["device"] != "cpu" else f"{torch.get_num_threads()} CPU core(s), {platform.machine()}",
         parents=(*before.parents, earlier.manifest.weights_sha256) if before and earlier else (),
         trained=datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -6,6 +6,7 @@ each (other pose, scanner, noise), and each look is learnt from a few times (oth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -19,9 +20,14 @@ import torch.nn.functional as F
 from ichnos.inference import windows
 from ichnos.learning.segmentation import Batch
 from ichnos.models import COORDINATE_MM, TargetSpec
+from ichnos.scan import Scan
+from ichnos.simulation.ct import simulate_ct
 from ichnos.simulation.patient import VirtualPatient
+from ichnos.simulation.scanners import CtProtocol
 from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.targets import masks_on_grid
 from ichnos.simulation.training import CropDrawer, Recipe
+from ichnos.volume import Volume
 
 # The model's target -> the simulation's masks that it is the union of.
 MASKS_OF = {
@@ -177,6 +183,20 @@ class SimulatedBatches:
         """End the processes that make patients."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+def scanned(patient: VirtualPatient, protocol: CtProtocol, seed: int, masks: Sequence[str]) -> tuple[Scan, dict[str, Volume]]:
+    """Scan a patient as a whole; return the scan and the truth's masks on its grid."""
+    made = simulate_ct(patient, protocol, generator=torch.Generator().manual_seed(seed))
+    truth = masks_on_grid(
+        patient,
+        masks,
+        affine=made.volume.affine,
+        shape=made.volume.shape,
+        patient_from_exam=made.patient_from_exam,
+        thickness_mm=protocol.thickness_mm,
+    )
+    return Scan(made.volume, made.acquisition), truth
 
 
 def looks_at(population: Population, schedule: Schedule, targets: tuple[str, ...], number: int) -> list[Look]:

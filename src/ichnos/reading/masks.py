@@ -26,7 +26,6 @@ from ichnos.reading.density import (
 from ichnos.volume import Box, Volume, box_around
 
 MIN_BLOOD_ML = 0.1  # a smaller speck of blood, or of leukoaraiosis, is not reported
-Inside = npt.NDArray[np.bool_] | np.bool_
 NAMES = ("ICH", "IVH", "PHE", "leukoaraiosis", "brain", "ventricles", "tract_left", "tract_right")
 _INFARCT = "infarct"  # a mask that is taken out of leukoaraiosis and not shown
 TRACT_SHARE = 0.42  # of a population's tracts that cover a place, and of the network's own probability: their mean in a tract, at least

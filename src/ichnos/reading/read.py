@@ -1,4 +1,4 @@
-"""Read a scan: one pass of the network, then masks, measures, warnings and provenance."""
+"""Read a scan: the network and its refinement, then masks, measures, warnings and provenance."""
 
 from __future__ import annotations
 
