@@ -51,6 +51,7 @@ def _row(seed: int, heads: Path | None) -> dict[str, Any]:
 
     def truth(exam: CtExam | MriExam) -> Volume:
         grid = {"affine": exam.volume.affine, "shape": exam.volume.shape, "patient_from_exam": exam.patient_from_exam}
+        grid["motion"] = exam.motion if isinstance(exam, CtExam) else None
         return masks_on_grid(patient, ("leukoaraiosis",), thickness_mm=exam.protocol.thickness_mm, **grid)["leukoaraiosis"]
 
     flair_from_ct = Transform.of(~flair.patient_from_exam @ ct.patient_from_exam)

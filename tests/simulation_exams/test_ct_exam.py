@@ -50,6 +50,7 @@ def truth(patient: VirtualPatient, exam: CtExam, names: tuple[str, ...] = BASELI
         shape=exam.volume.shape,
         patient_from_exam=exam.patient_from_exam,
         thickness_mm=exam.protocol.thickness_mm,
+        motion=exam.motion,
     )
 
 
@@ -186,6 +187,19 @@ def test_motion_doubles_edges_and_metal_streaks(patient: VirtualPatient) -> None
     assert np.median(np.abs(moved - still)[100:156, 100:156]) < 5
     assert streaked.max() > 2500
     assert np.abs(streaked - still)[90:166, 90:166].std() > 3
+
+
+def test_the_truth_of_a_restless_head_lies_where_the_slices_show_it(patient: VirtualPatient) -> None:
+    exam = scan(patient, replace(PLAIN, noise_hu=0.0, motion_mm=5.0))
+    assert exam.motion is not None
+    assert np.abs(exam.motion.away).max() > 2
+    follows = truth(patient, exam, ("brain", "ich"))
+    stays = truth(patient, replace(exam, motion=None), ("brain", "ich"))
+    rim = {name: (follows[name].array > 0) != (stays[name].array > 0) for name in follows}
+    skull = exam.volume.array > 300
+    assert np.count_nonzero(skull & (follows["brain"].array > 0)) < 0.8 * np.count_nonzero(skull & (stays["brain"].array > 0))
+    assert rim["brain"].mean() > 0.002
+    assert volume_ml(follows["ich"]) == pytest.approx(volume_ml(stays["ich"]), rel=0.03)
 
 
 @pytest.mark.parametrize("tilt", [-20.0, 0.0, 20.0])

@@ -77,6 +77,7 @@ def simulated_case(seed: int, head: SourceHead, *, spacing_mm: float = 2.0) -> G
         shape=ct.volume.shape,
         patient_from_exam=ct.patient_from_exam,
         thickness_mm=first.thickness_mm,
+        motion=ct.motion,
     )
     plan = plan_ct(patient, second, followup=True)
     later = masks_on_grid(

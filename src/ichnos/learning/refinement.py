@@ -30,7 +30,7 @@ from ichnos.models.store import REFINEMENT, sha256
 from ichnos.runs import Numbered
 from ichnos.simulation.label_heads import labelled_head
 from ichnos.simulation.mni_head import mni_head
-from ichnos.simulation.patient import VirtualPatient
+from ichnos.simulation.patient import SITES, VirtualPatient
 from ichnos.simulation.scanners import CENTRES, draw_protocol
 from ichnos.simulation.simulate import Wishes, simulate_patient
 from ichnos.volume import Volume
@@ -53,7 +53,7 @@ HOW = Preprocessing(spacing_mm=(1.5, 1.5, 3.0), windows_hu=((-20, 100), (0, 40),
 LEAST_SCANS = 8  # of a pool
 SCANS = 2  # of each patient, on different scanners
 _SEED = 9_100_000
-_BLEEDING, _SMALL, _DISEASED = 0.72, 0.25, 0.4  # shares of patients; the last two as in simulated.Population
+_BLEEDING, _SMALL, _DISEASED = 0.75, 0.4, 0.4  # shares of patients; the last two as in simulated.Population
 _SHIFT_HU = 4.0  # sd of the error of a scanner's zero, which the first network has met as well
 _LOGIT_STEPS, _SHARE_STEPS = 16, 255  # in which logits and shares are kept as small integers
 _OWN = tuple(NAMES.index(name) for name in ("ICH", "IVH", "PHE", "leukoaraiosis"))  # six patches of ten are laid around a voxel of these
@@ -62,14 +62,16 @@ _SWAPPED = [NAMES.index({"tract_left": "tract_right", "tract_right": "tract_left
 
 
 def patient_of(number: int, heads: Sequence[Path], cache: Path | None, rng: np.random.Generator) -> VirtualPatient:
-    """Make the patient of a number, at 1 mm; small clots and white-matter disease are commoner than in the cohorts' law."""
+    """Make the patient of a number, at 1 mm; small clots, at each site as often, and much leukoaraiosis are commoner than in cohorts."""
     source = [*heads, None][number % (len(heads) + 1)]
     head = mni_head(cache) if source is None else labelled_head(source, cache)
     small, diseased = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in (SMALL_ML, DISEASED_ML))
+    is_small = rng.random() < _SMALL
     wishes = Wishes(
         haematoma_probability=_BLEEDING,
         followup=False,
-        ich_ml=small if rng.random() < _SMALL else None,
+        ich_ml=small if is_small else None,
+        site=SITES[int(rng.integers(len(SITES)))] if is_small else None,
         leukoaraiosis_ml=diseased if rng.random() < _DISEASED else None,
     )
     return simulate_patient(_SEED + number, head, wishes)

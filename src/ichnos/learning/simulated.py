@@ -195,6 +195,7 @@ def scanned(patient: VirtualPatient, protocol: CtProtocol, seed: int, masks: Seq
         shape=made.volume.shape,
         patient_from_exam=made.patient_from_exam,
         thickness_mm=protocol.thickness_mm,
+        motion=made.motion,
     )
     return Scan(made.volume, made.acquisition), truth
 

@@ -166,7 +166,8 @@ def _volumes(axes: Any, check: Check) -> bool:
             shown = True
     axes.set(xlabel="mL", ylabel="patients")
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False, fontsize=9)
+    if shown:
+        axes.legend(frameon=False, fontsize=9)
     return shown
 
 

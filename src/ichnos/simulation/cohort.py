@@ -150,6 +150,7 @@ class _Writer:
             shape=made.volume.shape,
             patient_from_exam=made.patient_from_exam,
             thickness_mm=made.protocol.thickness_mm,
+            motion=made.motion,
         )
 
     def _write_baseline_truth(self, made: CtExam) -> None:
@@ -172,6 +173,7 @@ class _Writer:
                 shape=made.volume.shape,
                 patient_from_exam=made.patient_from_exam,
                 thickness_mm=made.protocol.thickness_mm,
+                motion=made.motion,
             )
             if oracle is not None:
                 self._save(oracle, "oracle", "probseg")

@@ -12,13 +12,14 @@ from torch.nn import functional
 from ichnos.scan import Acquisition
 from ichnos.simulation.ct_physics import RAYS, ray_effects, reconstruct, textured_noise
 from ichnos.simulation.patient import BRAIN_TISSUES, Tissue, VirtualPatient
-from ichnos.simulation.pose import pull, rigid, slice_stack_affine
+from ichnos.simulation.pose import HeadMotion, pull, rigid, slice_stack_affine
 from ichnos.simulation.scanners import CtProtocol
 from ichnos.simulation.tissue_hu import cut_out, hounsfield, lesions_at
 from ichnos.volume import Affine, Floats, Volume
 
 COARSE_PIXEL_MM = 0.9  # slices are sampled at about this pitch: a patient of 1 mm voxels holds nothing finer
 SAMPLE_STEP_MM = 1.25  # distance of the samples through a thick slice
+_DEGREES_PER_MM = (1.0, 1.0, 0.7)  # of a restless head: the last turns, as far as the others shift
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,8 @@ class CtExam:
 
     volume: Volume  # HU, int16, RAS
     protocol: CtProtocol
-    patient_from_exam: Affine  # exam mm -> patient mm
+    patient_from_exam: Affine  # exam mm -> patient mm, of a head at rest
+    motion: HeadMotion | None = None  # None: it lay still
 
     @property
     def acquisition(self) -> Acquisition:
@@ -67,10 +69,12 @@ def simulate_ct(
     hu = hounsfield(lesions, haematocrit=patient.latent.haematocrit, spacing_mm=patient.spacing_mm, generator=generator)
     if protocol.metal:
         hu = _with_metal(hu, lesions.tissue, generator=generator)
-    slices = sampled_slices(hu, affine, plan, protocol, generator=generator)
+    samples = max(1, round(protocol.thickness_mm / SAMPLE_STEP_MM))
+    motion = _restlessness(plan.shape[2], samples, protocol.motion_mm, generator)
+    slices = sampled_slices(hu, affine, plan, protocol, motion)
     pixels = scanned(slices, protocol, generator=generator)
     array = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
-    return CtExam(Volume(array, plan.affine), protocol, plan.patient_from_exam)
+    return CtExam(Volume(array, plan.affine), protocol, plan.patient_from_exam, motion)
 
 
 def plan_ct(patient: VirtualPatient, protocol: CtProtocol, *, followup: bool = False, sheared: bool = False) -> Plan:
@@ -117,7 +121,7 @@ def _points(tissue: torch.Tensor, affine: Floats, *, low: int) -> Floats:
     return Affine(affine).map(index)
 
 
-def sampled_slices(hu: torch.Tensor, affine: Floats, plan: Plan, protocol: CtProtocol, *, generator: torch.Generator) -> torch.Tensor:
+def sampled_slices(hu: torch.Tensor, affine: Floats, plan: Plan, protocol: CtProtocol, motion: HeadMotion | None) -> torch.Tensor:
     """Integrate the HU map over each slice's thickness, on a coarse in-plane grid: (s, m, m).
 
     A restless head lies elsewhere in every slice, and moves while one slice is being made.
@@ -128,21 +132,19 @@ def sampled_slices(hu: torch.Tensor, affine: Floats, plan: Plan, protocol: CtPro
     fine_from_coarse = np.diag([protocol.matrix / m, protocol.matrix / m, 1.0, 1.0])
     fine_from_coarse[:2, 3] = (protocol.matrix / m - 1) / 2
     within = ((np.arange(samples) + 0.5) / samples - 0.5) * protocol.thickness_mm / protocol.step_mm
-    walk = _restlessness(plan.shape[2], samples, protocol.motion_mm, generator)
     slices = []
     for k in range(plan.shape[2]):
         step = fine_from_coarse.copy()
         step[2, 2] = protocol.thickness_mm / protocol.step_mm / samples
         step[2, 3] = k + within[0]
-        if walk is None:
+        if motion is None:
             slices.append(pull(hu[None], index_from_exam @ plan.affine @ step, (m, m, samples))[0].mean(2))
             continue
         parts = []
         for j in range(samples):
             one = step.copy()
             one[2, 3] = k + within[j]
-            moved = rigid(rotation_deg=(0, 0, walk[k, j, 2] * 0.7), shift_mm=(walk[k, j, 0], walk[k, j, 1], 0)).matrix
-            parts.append(pull(hu[None], index_from_exam @ moved @ plan.affine @ one, (m, m, 1))[0])
+            parts.append(pull(hu[None], index_from_exam @ motion.at(k, (j + 0.5) / samples) @ plan.affine @ one, (m, m, 1))[0])
         slices.append(torch.cat(parts, 2).mean(2))
     return torch.stack(slices)
 
@@ -151,15 +153,16 @@ def _coarse_side(protocol: CtProtocol) -> int:
     return min(protocol.matrix, 2 * math.ceil(protocol.field_of_view_mm / COARSE_PIXEL_MM / 2))
 
 
-def _restlessness(slices: int, samples: int, motion_mm: float, generator: torch.Generator) -> Floats | None:
-    """Draw where a restless head lies in each sample of each slice (slices, samples, 3); None for one that lay still."""
+def _restlessness(slices: int, samples: int, motion_mm: float, generator: torch.Generator) -> HeadMotion | None:
+    """Draw where a restless head lies in each sample of each slice; None for one that lay still."""
     if motion_mm == 0:
         return None
     steps = torch.randn(slices * samples, 3, generator=generator, device=generator.device).cpu().numpy()
     jerks = steps * (np.abs(steps[:, :1]) > 2.0) * motion_mm / 2.0
     walk = np.cumsum(jerks, axis=0)
-    away = walk - np.median(walk[len(walk) // 4 : len(walk) - len(walk) // 4], axis=0)  # the truth is drawn where most of the head lay
-    return np.asarray(np.clip(away, -motion_mm, motion_mm).reshape(slices, samples, 3), np.float64)
+    away = walk - np.median(walk[len(walk) // 4 : len(walk) - len(walk) // 4], axis=0)  # at rest where most of it lay
+    away = np.clip(away, -motion_mm, motion_mm).reshape(slices, samples, 3) * _DEGREES_PER_MM
+    return HeadMotion(np.asarray(away, np.float64))
 
 
 def scanned(slices: torch.Tensor, protocol: CtProtocol, *, generator: torch.Generator) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,6 +30,22 @@ def rigid(
     matrix[:3, :3] = turn
     matrix[:3, 3] = centre - turn @ centre + np.asarray(shift_mm, np.float64)
     return Affine(matrix)
+
+
+@dataclass(frozen=True, eq=False)
+class HeadMotion:
+    """Where a restless head lay while each part of each slice was made."""
+
+    away: Floats  # (slice, part of its thickness, 3): mm along x and y, degrees about z
+
+    def at(self, k: int, depth: float) -> Floats:
+        """Return the map (4, 4) from where slice k shows a point to where the point lies in the head at rest, exam mm.
+
+        `depth` goes from 0 to 1 through the slice.
+        """
+        parts = self.away.shape[1]
+        x, y, turn = self.away[k, min(int(depth * parts), parts - 1)]
+        return rigid(rotation_deg=(0, 0, turn), shift_mm=(x, y, 0)).matrix
 
 
 def slice_stack_affine(

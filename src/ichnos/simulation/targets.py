@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from ichnos.simulation.patient import BRAIN_TISSUES, Tissue, VirtualPatient
-from ichnos.simulation.pose import pull, pull_thick
+from ichnos.simulation.pose import HeadMotion, pull
 from ichnos.volume import Affine, Floats, Volume, volume_ml
 
 BASELINE_MASKS = ("ich", "ivh", "phe", "leukoaraiosis", "tract_left", "tract_right", "brain", "ventricles", "infarct_acute", "infarct_old")
@@ -48,23 +48,23 @@ def masks_on_grid(
     shape: Sequence[int],
     patient_from_exam: Affine,
     thickness_mm: float,
+    motion: HeadMotion | None = None,
 ) -> dict[str, Volume]:
     """Return the named masks on an exam's grid: a voxel belongs to one if at least half of it does.
 
-    All masks travel as bits of one number, so that a dozen of them cost one resampling.
+    Where the head moved, they lie where the slices show it. All masks travel as bits of one number, so that a dozen cost one resampling.
     """
     packed = torch.zeros(patient.tissue.shape, device=patient.device)
     for channel, name in enumerate(names):
         packed.add_(_fine_mask(patient, name), alpha=float(2**channel))
-    index_from_exam = np.linalg.inv(patient.affine) @ patient_from_exam.matrix @ affine
-    step_mm = float(np.linalg.norm(affine[:3, 2]))
-    samples = max(1, round(thickness_mm))
-    coarse, coarse_shape = coarser(shape, pixel_mm=float(np.linalg.norm(affine[:3, 0])))
+    reach = thickness_mm / float(np.linalg.norm(affine[:3, 2]))
+    coarse, sides = coarser(shape, pixel_mm=float(np.linalg.norm(affine[:3, 0])))
+    index_from_exam = np.linalg.inv(patient.affine) @ patient_from_exam.matrix
     planes: list[list[torch.Tensor]] = [[] for _ in names]
     for k in range(shape[2]):
-        at = np.eye(4)
-        at[2, 3] = k
-        bits = _samples(packed, index_from_exam @ coarse @ at, coarse_shape, samples, thickness_mm / step_mm)
+        depths = _depths(max(1, round(thickness_mm)), k, reach, index_from_exam, affine @ coarse, motion)
+        found = [pull(packed[None], at, (*sides, n), nearest=True, mode="zeros")[0] for at, n in depths]
+        bits = torch.cat(found, 2).round().to(torch.int32)
         for channel in range(len(names)):
             share = ((bits >> channel) & 1).to(torch.float32).mean(2)
             fits = share.shape == tuple(shape[:2])
@@ -73,13 +73,23 @@ def masks_on_grid(
     return {name: Volume(torch.stack(planes[c], dim=2).to(torch.uint8).cpu().numpy(), affine) for c, name in enumerate(names)}
 
 
-def _samples(packed: torch.Tensor, index_from_out: Floats, shape: Sequence[int], samples: int, reach: float) -> torch.Tensor:
-    """Look up packed bits (m, m, samples) at points through one slice."""
-    step = np.eye(4)
-    step[2, 2] = reach / samples
-    step[2, 3] = reach * (0.5 / samples - 0.5)
-    found = pull(packed[None], index_from_out @ step, (shape[0], shape[1], samples), nearest=True, mode="zeros")[0]
-    return found.round().to(torch.int32)
+def _depths(
+    samples: int, k: int, reach: float, index_from_exam: Floats, exam_from_out: Floats, motion: HeadMotion | None
+) -> list[tuple[Floats, int]]:
+    """Return how to look up the samples through slice k: maps from its indices to the patient's, each with its number of samples.
+
+    A head at rest is looked up at once, a restless one sample by sample.
+    """
+
+    def step(first: int, moved: Floats) -> Floats:
+        along = np.eye(4)
+        along[2, 2] = reach / samples
+        along[2, 3] = k + reach * ((first + 0.5) / samples - 0.5)
+        return index_from_exam @ moved @ exam_from_out @ along
+
+    if motion is None:
+        return [(step(0, np.eye(4)), samples)]
+    return [(step(n, motion.at(k, (n + 0.5) / samples)), 1) for n in range(samples)]
 
 
 def coarser(shape: Sequence[int], *, pixel_mm: float, least_mm: float = 0.9) -> tuple[Floats, tuple[int, int]]:
@@ -93,22 +103,25 @@ def coarser(shape: Sequence[int], *, pixel_mm: float, least_mm: float = 0.9) -> 
 
 
 def growth_on_grid(
-    patient: VirtualPatient, *, affine: Floats, shape: Sequence[int], patient_from_exam: Affine, thickness_mm: float
+    patient: VirtualPatient,
+    *,
+    affine: Floats,
+    shape: Sequence[int],
+    patient_from_exam: Affine,
+    thickness_mm: float,
+    motion: HeadMotion | None = None,
 ) -> Volume | None:
     """Return the oracle's probability of blood at follow-up on the baseline CT's grid, in steps of 1/250; None where it was not made."""
     if patient.growth_probability is None:
         return None
-    index_from_exam = np.linalg.inv(patient.affine) @ patient_from_exam.matrix @ affine
+    index_from_exam = np.linalg.inv(patient.affine) @ patient_from_exam.matrix
     coarse, sides = coarser(shape, pixel_mm=float(np.linalg.norm(affine[:3, 0])))
-    step_mm = float(np.linalg.norm(affine[:3, 2]))
-    share = pull_thick(
-        patient.growth_probability[None],
-        index_from_exam @ coarse,
-        (*sides, shape[2]),
-        samples=max(1, round(thickness_mm / 1.25)),
-        reach=thickness_mm / step_mm,
-    )[0]
-    fine = functional.interpolate(share.permute(2, 0, 1)[None], size=tuple(shape[:2]), mode="bilinear")[0]
+    reach = thickness_mm / float(np.linalg.norm(affine[:3, 2]))
+    slices = []
+    for k in range(shape[2]):
+        depths = _depths(max(1, round(thickness_mm / 1.25)), k, reach, index_from_exam, affine @ coarse, motion)
+        slices.append(torch.cat([pull(patient.growth_probability[None], at, (*sides, n))[0] for at, n in depths], 2).mean(2))
+    fine = functional.interpolate(torch.stack(slices)[None], size=tuple(shape[:2]), mode="bilinear")[0]
     rounded = (fine.clamp(0, 1) * 250).round().div(250)
     return Volume(rounded.permute(1, 2, 0).contiguous().cpu().numpy(), affine)
 
