@@ -50,8 +50,7 @@ def main() -> None:
         nonlocal told
         if time.monotonic() - told > 20:
             told = time.monotonic()
-            dice = " ".join(f"{name} {value:.2f}" for name, value in progress.dice.items())
-            print(f"step {progress.step}/{progress.steps} loss {progress.loss:.3f} | {dice}", flush=True)
+            print(progress, flush=True)
 
     made = train_refinement(
         model,

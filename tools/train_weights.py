@@ -42,8 +42,7 @@ def main() -> None:
         nonlocal told
         if time.monotonic() - told > 20:
             told = time.monotonic()
-            dice = " ".join(f"{name} {value:.2f}" for name, value in progress.dice.items())
-            print(f"step {progress.step}/{progress.steps} loss {progress.loss:.3f} | {dice}", flush=True)
+            print(progress, flush=True)
 
     heads = tuple(sorted(given.heads.glob("*.nii*"))) if given.heads else ()
     model = train_default(

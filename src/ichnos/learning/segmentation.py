@@ -74,6 +74,11 @@ class Progress:
     dice: dict[str, float] = field(default_factory=dict)  # per target, running mean over the crops in which it occurs; coordinates: mm
     score: float | None = None  # of the validation after this step, if there was one
 
+    def __str__(self) -> str:
+        """Return one line for a log."""
+        dice = " ".join(f"{name} {value:.2f}" for name, value in self.dice.items())
+        return f"step {self.step}/{self.steps} loss {self.loss:.3f} | {dice}"
+
 
 Validate = Callable[[torch.nn.Module, int], float]  # (averaged network in evaluation mode, step) -> score, higher is better
 
