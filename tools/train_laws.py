@@ -1,6 +1,6 @@
 """Fit the laws of a model's measures on simulated scans: volumes against the true ones, Fazekas grades against those of the maps.
 
-python tools/train_laws.py --heads FOLDER_OF_LABEL_MAPS --patients 48          (goes on where it was stopped)
+python tools/train_laws.py --heads FOLDER_OF_LABEL_MAPS --patients 68          (goes on where it was stopped)
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
     """Simulate, read, fit, and write volumes.json and fazekas.json beside the model's weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--heads", type=Path, default=None, help="folder of label maps; the last four are left to the gates")
-    parser.add_argument("--patients", type=int, default=48)
+    parser.add_argument("--patients", type=int, default=68)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--model", type=Path, default=None)
     parser.add_argument("--cache", type=Path, default=Path("build/heads"))
