@@ -61,6 +61,35 @@ def test_blending_gives_back_a_voxelwise_function_exactly() -> None:
     assert np.allclose(out[0], image.sum(axis=0), atol=1e-5)
 
 
+def test_a_small_image_lies_in_the_middle_of_its_tile_and_left_and_right_are_alike() -> None:
+    seen = []
+    odd = np.random.default_rng(2).normal(size=(1, 5, 8, 19)).astype(np.float32)
+    rim = np.random.default_rng(3).normal(size=(1, 1, 9, 8, 8)).astype(np.float32)
+    rim += rim[:, :, ::-1]  # an answer that hangs on the place in the tile, left and right alike
+
+    def run(tile: np.ndarray) -> np.ndarray:
+        seen.append(tile.shape)
+        return np.asarray(tile * rim, np.float32)
+
+    out = slide(odd, run, patch=(9, 8, 8), channels=1, padding=7.0)
+    mirrored = slide(odd[:, ::-1], run, patch=(9, 8, 8), channels=1, padding=7.0)
+    assert set(seen) == {(1, 1, 9, 8, 8)}
+    assert np.allclose(out, mirrored[:, ::-1], atol=1e-5)
+
+
+def test_head_box_is_filled_up_from_the_scan_as_far_as_it_reaches() -> None:
+    x, y, z = np.ogrid[:120, :120, :40]
+    head = (x - 60) ** 2 + (y - 80) ** 2 + ((z - 20) * 2) ** 2 <= 35**2
+    scan = Volume(np.where(head, 40.0, -1000.0).astype(np.float32), np.diag([2.0, 2.0, 4.0, 1.0]))
+    tight, wide = head_box(scan), head_box(scan, least_mm=(200.0, 200.0, 200.0))
+    assert [b - a for a, b in zip(wide.start, wide.stop, strict=True)] == [100, 100, 40], "the scan is 160 mm high"
+    assert (wide.start[0] + wide.stop[0]) // 2 == (tight.start[0] + tight.stop[0]) // 2
+    assert wide.stop[1] == 120, "the head lies near the scan's end: the box grows to the other side"
+    assert all(w <= t for w, t in zip(wide.start, tight.start, strict=True))
+    assert all(w >= t for w, t in zip(wide.stop, tight.stop, strict=True))
+    assert head_box(scan, least_mm=(10.0, 10.0, 10.0)) == tight
+
+
 def test_head_box_finds_the_head_and_not_the_table() -> None:
     x, y, z = np.ogrid[:120, :120, :40]
     head = (x - 60) ** 2 + (y - 70) ** 2 + ((z - 20) * 2) ** 2 <= 35**2

@@ -11,8 +11,8 @@ _TISSUE_HU = -300.0
 _COARSE_MM = 4.0
 
 
-def head_box(scan_ras: Volume, *, margin_mm: float = 8.0) -> Box:
-    """Return the box around the largest body in the scan, table and holder left out.
+def head_box(scan_ras: Volume, *, margin_mm: float = 8.0, least_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Box:
+    """Return the box around the largest body in the scan, table and holder left out; at least so large, as far as the scan reaches.
 
     Works on every n-th voxel: the box need only be right to a few millimetres.
     """
@@ -28,6 +28,9 @@ def head_box(scan_ras: Volume, *, margin_mm: float = 8.0) -> Box:
     for axis, (n, k, step) in enumerate(zip(scan_ras.shape, every, scan_ras.spacing_mm, strict=True)):
         filled = np.flatnonzero(body.any(axis=tuple(a for a in range(3) if a != axis)))
         margin = int(np.ceil(margin_mm / step))
-        start.append(max(0, int(filled[0]) * k - margin))
-        stop.append(min(n, (int(filled[-1]) + 1) * k + margin))
+        first, end = max(0, int(filled[0]) * k - margin), min(n, (int(filled[-1]) + 1) * k + margin)
+        size = min(n, max(end - first, int(np.ceil(least_mm[axis] / step))))
+        first = min(max(0, first - (size - (end - first)) // 2), n - size)
+        start.append(first)
+        stop.append(first + size)
     return Box(tuple(start), tuple(stop))

@@ -46,7 +46,9 @@ class Predictor:
         """Predict every target of the model."""
         how = self.model.manifest.preprocessing
         ras = scan.volume.reoriented("RAS")
-        grid = reading_grid(ras, head_box(ras), how.spacing_mm)
+        # What pads standardised channels is their mean and not air, so that the scan itself fills a tile that the head does not.
+        least = np.multiply(how.patch, how.spacing_mm).tolist() if how.z_score else (0.0, 0.0, 0.0)
+        grid = reading_grid(ras, head_box(ras, least_mm=least), how.spacing_mm)
         image = input_channels(grid.pull(ras.array), how)
         softmax = self.model.manifest.activation == "softmax"
         count = len(self.model.manifest.targets) + softmax
