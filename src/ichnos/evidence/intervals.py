@@ -114,13 +114,14 @@ def bootstrap(
 ) -> Estimate:
     """Return a statistic with its percentile interval over case resamples, drawn within each group (stratified).
 
-    `statistic` takes the indices of the cases; resamples for which it is NaN are left out.
+    `statistic` takes the indices of the cases; resamples for which it is NaN are left out. Bounds are the (repeats + 1) p-th values in
+    order (Davison and Hinkley 1997, section 5.2): between the first and the last value, few resamples make too short an interval.
     """
     labels = np.asarray(groups).ravel()
     strata = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     everyone = np.arange(labels.size)
     draws = [statistic(np.concatenate([rng.choice(s, s.size) for s in strata])) for _ in range(repeats)]
     kept = np.array(draws)[~np.isnan(draws)]
-    tail = 50 * (1 - level)
-    low, high = np.percentile(kept, (tail, 100 - tail)) if kept.size else (np.nan, np.nan)
+    tails = (1 - level) / 2, (1 + level) / 2
+    low, high = np.quantile(kept, tails, method="weibull") if kept.size else (np.nan, np.nan)
     return Estimate(float(statistic(everyone)), float(low), float(high), labels.size, level)
