@@ -30,6 +30,7 @@ from ichnos.learning.gates import CLOTS_ML, SHIFTS_HU, Reader, blood_ml, deviati
 from ichnos.learning.simulated import scanned
 from ichnos.models import default_model, load_model
 from ichnos.reading.masks import Masks, consistent_masks
+from ichnos.reading.site import site_measure
 from ichnos.reading.volumes import load_volume_law
 from ichnos.runs import Numbered, apply
 from ichnos.scan import Scan
@@ -45,6 +46,7 @@ SHOWN = {"ich": "ICH", "ivh": "IVH", "phe": "PHE", "leukoaraiosis": "leukoaraios
 TARGETS = ("ich", "ivh", "phe", "leukoaraiosis", "tract_left", "tract_right", "brain", "ventricles")
 THICKNESS_MM = (1.0, 2.5, 5.0, 6.0)
 TILTS_DEG = (-15.0, 15.0)
+SITES_READ = {"putamen": "basal ganglia", "caudate": "basal ganglia", "lobar": "lobe", "pons": "brainstem"}  # others by their own names
 ATLAS_SHARE = 0.4  # of a population's tracts, where the atlas alone decides
 Predict = Callable[[Scan], Prediction]
 SEED = 770_000  # far from every seed of a training
@@ -96,6 +98,7 @@ def tried(case: Numbered, folder: Path, *, trial: Trial, model: Path, threads: i
         "blood_ml": blood_ml(masks),
         "targets": {name: compared(name, masks, truth[name], prediction) for name in TARGETS},
         "tracts": tract_ways(prediction, place, truth),
+        "site": (patient.latent.site, site_measure(place, masks.ich).value if masks.ich.array.any() else None),
     }
     if prediction.refined is not None:
         first = consistent_masks(replace(prediction, refined=None), place)
@@ -174,7 +177,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         ]
         for key in ("scanner", "thickness_mm")
     }
-    ways = {"worth of the refinement": _refinement_rows(rows), "ways to the tract": _tract_rows(rows)}
+    ways = {"worth of the refinement": _refinement_rows(rows), "ways to the tract": _tract_rows(rows), "sites": _site_rows(rows)}
     return {"accuracy": accuracy, **ways, **by, "gates": _gate_rows(rows)}
 
 
@@ -208,6 +211,18 @@ def _tract_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for way, found in ways.items()
         if found
     ]
+
+
+def _site_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return how often the site of a haematoma that was found was named rightly, by where it began."""
+    out = []
+    for site in sorted({row["site"][0] for row in rows if row["bled"]}):
+        read = [row["site"][1] for row in rows if row["site"][0] == site and row["site"][1] is not None]
+        wanted = SITES_READ.get(site, site)
+        others = sorted({name for name in read if not name.endswith(wanted)})
+        right = sum(name.endswith(wanted) for name in read)
+        out.append({"began in": site, "found": len(read), "named rightly": right, "else named": ", ".join(others)})
+    return out
 
 
 def _shown(value: Any) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from builders.readable_head import reading
+from ichnos.anatomy import regions
 from ichnos.inference.place import Placement
 from ichnos.reading.blood import density_signs
 from ichnos.reading.fazekas import FazekasLaw, OrdinalLaw, fazekas_measures
@@ -51,6 +52,14 @@ def test_a_clot_gets_the_name_of_its_place(mm: tuple[float, float, float], site:
     found = site_measure(place_of(straight()), clot_at(mm))
     assert found.value == site
     assert "%" in found.reason
+
+
+def test_a_large_clot_is_named_after_its_middle_and_not_after_the_lobe_that_holds_most_of_it() -> None:
+    clot = clot_at((-34.0, 6.0, 10.0), radius_mm=22.0)
+    found = site_measure(place_of(straight()), clot)
+    names = regions.sites_at(straight()[:, np.asarray(clot.array)].T)
+    assert np.mean(names == "frontal lobe") > np.mean(names == "basal ganglia")
+    assert found.value == "basal ganglia"
 
 
 def test_without_positions_site_and_level_are_withheld_and_say_why() -> None:

@@ -21,13 +21,13 @@ def site_measure(place: Placement | None, ich: Volume) -> Measure:
     """Name the site of a haematoma; `ich` in RAS on the scan's grid, not empty."""
     if place is None:
         return Measure(name="site", label="Site", value=None, reason=NO_PLACE)
-    names, counts = np.unique(regions.sites_at(_positions(place, ich)), return_counts=True)
-    named = {str(name): int(count) for name, count in zip(names, counts, strict=True) if name}
-    if not named:
-        return Measure(name="site", label="Site", value=None, reason="the haematoma lies where the atlas names nothing")
-    best = max(named, key=named.__getitem__)
-    share = 100 * named[best] / int(counts.sum())
-    reason = f"where {share:.0f} % of it lie by the network's own atlas position; a large clot may have begun elsewhere"
+    positions = _positions(place, ich)
+    middle = np.median(positions, axis=0)
+    best = str(regions.sites_at(middle[None])[0])
+    if not best:
+        return Measure(name="site", label="Site", value=None, reason="the haematoma's middle lies where the atlas names nothing")
+    share = 100 * float(np.mean(regions.sites_at(positions) == best))
+    reason = f"where its middle lies by the network's own atlas position, with {share:.0f} % of it; a large clot may have begun elsewhere"
     return Measure(name="site", label="Site", value=best, reason=reason)
 
 
