@@ -54,12 +54,24 @@ def test_a_clot_gets_the_name_of_its_place(mm: tuple[float, float, float], site:
     assert "%" in found.reason
 
 
-def test_a_large_clot_is_named_after_its_middle_and_not_after_the_lobe_that_holds_most_of_it() -> None:
-    clot = clot_at((-34.0, 6.0, 10.0), radius_mm=22.0)
-    found = site_measure(place_of(straight()), clot)
+def shares_of(clot: Volume) -> dict[str, float]:
     names = regions.sites_at(straight()[:, np.asarray(clot.array)].T)
-    assert np.mean(names == "frontal lobe") > np.mean(names == "basal ganglia")
+    return {str(name): float(np.mean(names == name)) for name in np.unique(names)}
+
+
+def test_a_large_clot_that_holds_a_deep_nucleus_is_named_after_it_and_not_after_the_lobe_that_holds_most_of_it() -> None:
+    clot = clot_at((-34.0, 10.0, 12.0), radius_mm=24.0)
+    shares = shares_of(clot)
+    found = site_measure(place_of(straight()), clot)
+    assert shares["frontal lobe"] > shares["basal ganglia"] > 0.3
     assert found.value == "basal ganglia"
+    assert "go before lobes" in found.reason
+
+
+def test_a_clot_of_a_lobe_that_only_reaches_a_nucleus_is_named_after_the_lobe() -> None:
+    clot = clot_at((-36.0, 34.0, 16.0), radius_mm=24.0)
+    assert 0.02 < shares_of(clot)["basal ganglia"] < 0.15
+    assert site_measure(place_of(straight()), clot).value == "frontal lobe"
 
 
 def test_without_positions_site_and_level_are_withheld_and_say_why() -> None:

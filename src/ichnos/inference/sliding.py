@@ -57,4 +57,4 @@ def tiles(shape: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> Ite
 def _window(patch: tuple[int, int, int]) -> Field:
     """A Gaussian of an eighth of the tile as standard deviation: a tile's rim knows least."""
     axes = [np.exp(-0.5 * ((np.arange(p) - (p - 1) / 2) / (p / 8)) ** 2) for p in patch]
-    return np.einsum("i,j,k->ijk", *axes).astype(np.float32)
+    return np.asarray(np.einsum("i,j,k->ijk", *axes), np.float32)

@@ -11,6 +11,8 @@ from ichnos.reading.record import Measure
 from ichnos.volume import Volume
 
 NO_PLACE = "this model does not say where in the atlas a voxel lies"
+_NUCLEI = ("basal ganglia", "thalamus")
+_DEEP_SHARE = 0.17  # of a clot, in deep nuclei: it began there, however far it reaches into a lobe
 _STATION_WORDS = {"corona_radiata": "corona radiata", "plic": "posterior limb of the internal capsule", "peduncle": "cerebral peduncle"}
 _SEPTUM_Y_MM, _SEPTUM_Z_MM = (-25.0, 25.0), (-2.0, 24.0)  # septum pellucidum and third ventricle
 _FALX_Y_MM = (-65.0, 45.0)  # behind the first and before the second, the falx is fixed to the skull
@@ -21,13 +23,15 @@ def site_measure(place: Placement | None, ich: Volume) -> Measure:
     """Name the site of a haematoma; `ich` in RAS on the scan's grid, not empty."""
     if place is None:
         return Measure(name="site", label="Site", value=None, reason=NO_PLACE)
-    positions = _positions(place, ich)
-    middle = np.median(positions, axis=0)
-    best = str(regions.sites_at(middle[None])[0])
-    if not best:
-        return Measure(name="site", label="Site", value=None, reason="the haematoma's middle lies where the atlas names nothing")
-    share = 100 * float(np.mean(regions.sites_at(positions) == best))
-    reason = f"where its middle lies by the network's own atlas position, with {share:.0f} % of it; a large clot may have begun elsewhere"
+    names, counts = np.unique(regions.sites_at(_positions(place, ich)), return_counts=True)
+    shares = {str(name): int(count) / int(counts.sum()) for name, count in zip(names, counts, strict=True) if name}
+    if not shares:
+        return Measure(name="site", label="Site", value=None, reason="the haematoma lies where the atlas names nothing")
+    deep = {name: share for name, share in shares.items() if name in _NUCLEI}
+    among = deep if sum(deep.values()) > _DEEP_SHARE else shares
+    best = max(among, key=among.__getitem__)
+    rule = f"; deep nuclei with more than {100 * _DEEP_SHARE:.0f} % go before lobes" if best != max(shares, key=shares.__getitem__) else ""
+    reason = f"{100 * shares[best]:.0f} % of it lie there by the network's own atlas position{rule}; a large clot may have begun elsewhere"
     return Measure(name="site", label="Site", value=best, reason=reason)
 
 
