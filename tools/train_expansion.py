@@ -1,6 +1,6 @@
 """Fit the growth law that ships: simulate patients, measure them as reading does, check by cross-validation, write law and card.
 
-python tools/train_expansion.py --patients 400          (goes on where it was stopped; a busy core makes about ten patients a minute)
+python tools/train_expansion.py --patients 500          (goes on where it was stopped; a core makes about thirty patients a minute)
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def measure(seed: Numbered, folder: Path, *, cache: Path) -> dict[str, Any]:
 def main() -> None:
     """Simulate, fit, check and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--patients", type=int, default=400)
+    parser.add_argument("--patients", type=int, default=500)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("build/expansion"))
     parser.add_argument("--out", type=Path, default=SHIPPED)
