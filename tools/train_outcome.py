@@ -1,6 +1,6 @@
 """Fit the outcome model that ships: a trial drawn from the law, with tract injuries measured on patients simulated in voxels.
 
-python tools/train_outcome.py --anatomies 200 --patients 3000          (goes on where it was stopped)
+python tools/train_outcome.py --anatomies 300 --patients 3000          (goes on where it was stopped)
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def measure(seed: Numbered, folder: Path, *, cache: Path) -> dict[str, Any]:
 def main() -> None:
     """Simulate, fit, check and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--anatomies", type=int, default=200, help="patients simulated in voxels")
+    parser.add_argument("--anatomies", type=int, default=300, help="patients simulated in voxels")
     parser.add_argument("--patients", type=int, default=3000, help="patients of the trial")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("build/outcome"))
