@@ -45,8 +45,18 @@ def test_without_a_law_or_without_blood_the_thresholds_give_a_band(tmp_path: Pat
     (tmp_path / VOLUME_LAW).write_text(
         VolumeLaw(cohort="x", level=0.8, targets={"ICH": Errors(low=-1, high=1, patients=20)}).model_dump_json(), encoding="utf-8"
     )
-    nothing = volume_measure(prediction(tmp_path), "ICH", CLOT.map_array(np.zeros_like), "Haematoma")
-    assert "probability" in nothing.interval
+    none = CLOT.map_array(np.zeros_like)
+    possible = prediction(tmp_path)
+    possible.volumes_ml = lambda target, cuts: (0.0, 0.0, 1.5)
+    told = volume_measure(possible, "ICH", none, "Haematoma")
+    assert (told.value, told.low, told.high) == (0.0, 0.0, 1.5)
+    assert "probability" in told.interval
+
+
+def test_nothing_is_not_given_the_interval_of_nothing(tmp_path: Path) -> None:
+    told = volume_measure(prediction(tmp_path), "ICH", CLOT.map_array(np.zeros_like), "Haematoma")
+    assert (told.value, told.low, told.high, told.interval) == (0.0, None, None, "")
+    assert "missed" in told.reason
 
 
 def test_a_damaged_law_is_refused_by_name(tmp_path: Path) -> None:

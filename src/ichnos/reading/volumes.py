@@ -19,6 +19,7 @@ from ichnos.reading.record import Measure
 from ichnos.volume import Volume, volume_ml
 
 VOLUME_LAW = "volumes.json"
+_NOTHING = "none was found, at half the operating point neither; how much of it can be missed has not been measured"
 
 
 class Errors(LawPart):
@@ -59,7 +60,10 @@ def load_volume_law(folder: Path) -> VolumeLaw | None:
 
 
 def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str) -> Measure:
-    """Return the volume of a mask with the interval of the model's law; without one, with the band of other operating points."""
+    """Return the volume of a mask with the interval of the model's law; without one, with the band of other operating points.
+
+    Nothing that stays nothing at half the operating point has no interval: "0 to 0" would say that nothing can have been missed.
+    """
     value = volume_ml(mask)
     law = load_volume_law(prediction.model.folder)
     interval = law.interval_ml(target, value) if law is not None else None
@@ -68,8 +72,11 @@ def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str
         told = f"held the true volume in {law.level:.0%} of {law.targets[target].patients} {law.cohort}"
     else:
         low, high, told = _threshold_band(prediction, target, value)
+    name = f"{target.lower()}_volume"
+    if value == high == 0:
+        return Measure(name=name, label=label, value=0.0, unit="mL", reason=_NOTHING)
     return Measure(
-        name=f"{target.lower()}_volume",
+        name=name,
         label=label,
         value=round(value, 3),
         unit="mL",
