@@ -2,7 +2,7 @@
 
 A run that was stopped goes on where it was; OUT/gates.json and OUT/gates.md hold the tables.
 
-python tools/gates.py --heads FOLDER_OF_LABEL_MAPS --patients 200 --workers 2 -o build/gates
+python tools/gates.py --heads FOLDER_OF_LABEL_MAPS --patients 200 --workers 2 -o build/gates [--note]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ichnos.inference.place import Placement, placement_of
 from ichnos.learning.defaults import HELD_OUT
 from ichnos.learning.gates import CLOTS_ML, SHIFTS_HU, Reader, blood_ml, deviation_percent, dice, reader_of, shifted, with_clot
 from ichnos.learning.simulated import scanned
-from ichnos.models import default_model, load_model
+from ichnos.models import Model, default_model, load_model, note_validation
 from ichnos.reading.masks import Masks, consistent_masks
 from ichnos.reading.site import site_measure
 from ichnos.reading.volumes import load_volume_law
@@ -295,6 +295,25 @@ def _gate_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
+def note(model: Model, tables: dict[str, list[dict[str, Any]]]) -> None:
+    """Write what was found into the cards: that of the refinement tells what is read, the first network's what is read without it."""
+    found = {
+        f"median Dice, {row['target']} ({row['scans']} simulated scans)": row["median Dice"] for row in tables["accuracy"] if row["scans"]
+    }
+    false_blood = tables["gates"][0]
+    found[f"{false_blood['gate']} ({false_blood['scans']} scans)"] = false_blood["value"]
+    refinement = model.refinement()
+    if refinement is None:
+        note_validation(model, found)
+        return
+    without = {
+        f"median Dice without the refinement, {row['target']} ({row['scans']} simulated scans)": row["median Dice without"]
+        for row in tables["worth of the refinement"]
+    }
+    note_validation(refinement, found)
+    note_validation(model, without)
+
+
 def _rounded(value: Any) -> float:
     return round(float(value), 2)
 
@@ -321,6 +340,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each worker")
     parser.add_argument("-o", "--out", type=Path, default=Path("build/gates"))
     parser.add_argument("--cache", type=Path, default=Path("build/heads"))
+    parser.add_argument("--note", action="store_true", help="write what was found into the model's cards")
     given = parser.parse_args()
     heads = tuple(sorted(given.heads.glob("*.nii*")))[-HELD_OUT:] if given.heads else ()
     model = load_model(given.model) if given.model else default_model()
@@ -336,6 +356,8 @@ def main() -> int:
     (given.out / "gates.json").write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")
     (given.out / "gates.md").write_text(markdown(tables), encoding="utf-8")
     print(markdown(tables))
+    if given.note:
+        note(model, tables)
     return 1 if done.failures else 0
 
 

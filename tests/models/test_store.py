@@ -10,7 +10,17 @@ import torch
 
 from ichnos import networks
 from ichnos.errors import IchnosError, InputRefused, UsageError
-from ichnos.models import Manifest, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, read_manifest, save_model
+from ichnos.models import (
+    Manifest,
+    NetworkSpec,
+    Preprocessing,
+    Provenance,
+    TargetSpec,
+    load_model,
+    note_validation,
+    read_manifest,
+    save_model,
+)
 
 NETWORK = NetworkSpec(
     name="unet",
@@ -51,6 +61,17 @@ def test_a_model_comes_back_with_the_same_output(tmp_path: Path) -> None:
     x = torch.randn(1, 2, 16, 16, 16)
     assert torch.equal(load_model(tmp_path / "m").network()(x), network(x))
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["CARD.md", "model.json", "model.safetensors"]
+
+
+def test_how_a_model_was_checked_can_be_noted_later_and_its_weights_stay(tmp_path: Path) -> None:
+    model = load_model(made_model(tmp_path / "m"))
+    weights = (model.folder / "model.safetensors").read_bytes()
+    noted = note_validation(model, {"median Dice, brain (7 scans)": 0.25})
+    again = load_model(tmp_path / "m")
+    assert again.manifest == noted.manifest != model.manifest
+    assert again.manifest.provenance.validation == {"median Dice, brain (7 scans)": 0.25}
+    assert "- median Dice, brain (7 scans): 0.25" in (tmp_path / "m" / "CARD.md").read_text()
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == weights
 
 
 def test_the_card_says_what_the_model_is_for_and_never_saw(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from ichnos import networks
 from ichnos.errors import IchnosError, InputRefused, UsageError
+from ichnos.files import atomic_file
 from ichnos.models.card import card_text
 from ichnos.models.manifest import Manifest
 
@@ -79,7 +80,7 @@ def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Mo
         save_tensors(network, str(partial / WEIGHTS))
         (partial / WEIGHTS).chmod(0o644)  # the library writes for the owner's eyes only
         complete = manifest.model_copy(update={"weights_sha256": sha256(partial / WEIGHTS)})
-        (partial / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (partial / MANIFEST).write_text(_json(complete), encoding="utf-8")
         (partial / CARD).write_text(card_text(complete), encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
@@ -90,6 +91,20 @@ def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Mo
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Model(folder, complete)
+
+
+def note_validation(model: Model, found: dict[str, float]) -> Model:
+    """Write into model.json and the card how a model was checked, instead of what stood there; its weights stay as they are."""
+    told = model.manifest.provenance.model_copy(update={"validation": found})
+    manifest = model.manifest.model_copy(update={"provenance": told})
+    for name, text in ((MANIFEST, _json(manifest)), (CARD, card_text(manifest))):
+        with atomic_file(model.folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return Model(model.folder, manifest)
+
+
+def _json(manifest: Manifest) -> str:
+    return manifest.model_dump_json(indent=2) + "\n"
 
 
 def load_model(folder: str | Path) -> Model:
