@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ichnos import networks
-from ichnos.inference import Predictor, input_channels
+from ichnos.inference import Predictor, backends, input_channels
 from ichnos.models import Manifest, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model
 from ichnos.models.manifest import Manifest as StoredManifest
 from ichnos.scan import Scan
@@ -56,15 +56,16 @@ def turned(network: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
-def test_the_order_of_axes_does_not_change_the_answer(dim: int, backend: Any, tmp_path: Path) -> None:
+def test_the_order_of_axes_does_not_change_the_answer(dim: int, backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino")
+        monkeypatch.setattr(backends, "_precision", lambda core: "f32")  # what is asked here must not drown in the rounding of bf16
     ours, theirs = manifest(dim=dim), manifest(dim=dim, axes="zyx")
     save_model(tmp_path / "ours", weights(ours), ours)
     save_model(tmp_path / "theirs", turned(weights(theirs)), theirs)
     a, b = (Predictor(load_model(tmp_path / name), backend=backend, threads=1)(scan()) for name in ("ours", "theirs"))
     assert a.probabilities.std() > 0.01
-    assert np.abs(a.probabilities - b.probabilities).max() < (1e-5 if backend == "torch" else 0.02)
+    assert np.abs(a.probabilities - b.probabilities).max() < 1e-5
 
 
 def test_softmax_leaves_the_background_out(tmp_path: Path) -> None:
