@@ -178,7 +178,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         for key in ("scanner", "thickness_mm")
     }
     ways = {"worth of the refinement": _refinement_rows(rows), "ways to the tract": _tract_rows(rows), "sites": _site_rows(rows)}
-    return {"accuracy": accuracy, **ways, **by, "gates": _gate_rows(rows)}
+    return {"accuracy": accuracy, **ways, **by, "gates": _gate_rows(rows), "what is missed": _missed_rows(rows)}
 
 
 def _refinement_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -241,7 +241,7 @@ def _accuracy(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "scans": len(there),
         "median Dice": _shown(np.median(overlaps)),
         "mean Dice": _shown(np.mean(overlaps)),
-        "median |volume error| mL": round(float(np.median(np.abs(errors))), 2),
+        "median absolute volume error mL": round(float(np.median(np.abs(errors))), 2),
         "mean volume error mL": round(float(np.mean(errors)), 2),
         "true volume within the interval": f"{sum(told)} of {len(told)}" if told else "no interval",
     }
@@ -292,6 +292,31 @@ def _gate_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                         "scans": len(found),
                     }
                 )
+    return out
+
+
+def _missed_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return how often what is there was not found, and what is not there was; a target is there from 0.5 mL."""
+    ich, ivh, phe, pale = ([row["targets"][name] for row in rows] for name in SHOWN)
+    bled = [row["targets"]["ich"] for row in rows if row["bled"]]
+    clean = [row["blood_ml"] for row in rows if not row["bled"]]
+    counted: dict[str, list[bool]] = {
+        "bled, no haematoma found": [t["ml"] == 0 for t in bled],
+        "bled, Dice of the haematoma below 0.7": [t["dice"] < 0.7 for t in bled],
+        "never bled, any blood found": [ml > 0 for ml in clean],
+        "ventricular blood, none found": [t["ml"] == 0 for t in ivh if t["true_ml"] >= 0.5],
+        "no ventricular blood, 0.5 mL or more found": [t["ml"] >= 0.5 for t in ivh if t["true_ml"] < 0.5],
+        "no leukoaraiosis, 0.5 mL or more found": [t["ml"] >= 0.5 for t in pale if t["true_ml"] < 0.5],
+    }
+    for ml in CLOTS_ML:
+        pasted = [row["clots"][f"{ml:g}"] for row in rows if "clots" in row]
+        counted[f"pasted clot of {ml:g} mL, not told as a haematoma"] = [clot["ich"] == 0 for clot in pasted]
+        counted[f"pasted clot of {ml:g} mL, not told as any blood"] = [clot["blood"] == 0 for clot in pasted]
+    out = [{"what": what, "patients": f"{sum(hit)} of {len(hit)}"} for what, hit in counted.items() if hit]
+    for what, found, least in (("haematomas", ich, 60.0), ("oedema", phe, 30.0)):
+        errors = [t["ml"] - t["true_ml"] for t in found if t["true_ml"] >= least]
+        if errors:
+            out.append({"what": f"{what} from {least:g} mL: mean volume error {np.mean(errors):.1f} mL", "patients": str(len(errors))})
     return out
 
 
