@@ -1,4 +1,6 @@
-"""What `benchmarks/transfer.py` measures of one patient whose truth is known, in stages that each take a minute or less."""
+"""What `benchmarks/transfer.py` measures of one patient whose truth is known, in stages that each take a
+minute or less.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,11 @@ def measure_rigid(pair: Pair, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"thickness_ct_mm": ct.spacing_mm[2], "thickness_flair_mm": max(flair.spacing_mm)}
     with _Clock(row, "rigid"):
         rigid = register(ct, flair)
-    row.update(errors(rigid, true_transform(pair.home, pair.patient_id, "flair"), pair.true("brain", "dseg"), "rigid"))
+    row.update(
+        errors(
+            rigid, true_transform(pair.home, pair.patient_id, "flair"), pair.true("brain", "dseg"), "rigid"
+        )
+    )
     with _Clock(row, "verdict"):
         row.update(_verdict("right", ct, flair, rigid))
     write_transform(rigid.transform, folder / f"{pair.patient_id}_rigid.h5")
@@ -70,7 +76,14 @@ def measure_deformable(pair: Pair, folder: Path) -> dict[str, Any]:
     ct, flair, rigid = pair.exam("ct"), pair.exam("flair"), pair.found("rigid")
     with _Clock(row, "deformable"):
         bent = register(ct, flair, kind="deformable", start=rigid, exclude=pair.blood())
-    row.update(errors(bent, true_transform(pair.home, pair.patient_id, "flair"), pair.true("brain", "dseg"), "deformable"))
+    row.update(
+        errors(
+            bent,
+            true_transform(pair.home, pair.patient_id, "flair"),
+            pair.true("brain", "dseg"),
+            "deformable",
+        )
+    )
     write_transform(bent.transform, folder / f"{pair.patient_id}_deformable.h5")
     return row
 
@@ -93,11 +106,16 @@ def measure_leukoaraiosis(pair: Pair, folder: Path) -> dict[str, Any]:
     """Carry the true FLAIR mask by each transform, and what our own segmenter finds by the rigid one."""
     ct, flair, blood = pair.exam("ct"), pair.exam("flair"), pair.blood()
     lesions, on_ct = pair.true("leukoaraiosis", "mask", "flair"), pair.true("leukoaraiosis", "mask")
-    maps = {"truth": true_transform(pair.home, pair.patient_id, "flair"), **{n: pair.found(n) for n in ("rigid", "deformable")}}
+    maps = {
+        "truth": true_transform(pair.home, pair.patient_id, "flair"),
+        **{n: pair.found(n) for n in ("rigid", "deformable")},
+    }
     row: dict[str, Any] = {"la_ml": volume_ml(on_ct)}
     there = (~maps["rigid"]).pull_share(blood, flair)
     with _Clock(row, "wmh"):
-        own = white.hyperintensities_of(flair, exclude=there.with_array(there.array > 0.3) if there.array.any() else None)
+        own = white.hyperintensities_of(
+            flair, exclude=there.with_array(there.array > 0.3) if there.array.any() else None
+        )
     row["own_la_flair_dice"] = dice(own.mask.array, lesions.array > 0)
     given = white.given_hyperintensities(lesions, flair)
 
@@ -108,7 +126,9 @@ def measure_leukoaraiosis(pair: Pair, folder: Path) -> dict[str, Any]:
     for name, transform in maps.items():
         row[f"{name}_la_dice"] = carried(given, transform)
     row["own_la_dice"] = carried(own, maps["rigid"])
-    row["nearest_la_dice"] = dice(maps["truth"].pull(lesions, ct, interpolation="nearest").array > 0, on_ct.array > 0)
+    row["nearest_la_dice"] = dice(
+        maps["truth"].pull(lesions, ct, interpolation="nearest").array > 0, on_ct.array > 0
+    )
     return row
 
 
@@ -127,7 +147,10 @@ def measure_tract(pair: Pair, folder: Path) -> dict[str, Any]:
     with _Clock(row, "tract"):
         both = track(dwi, table, exclude=there.with_array(there.array > 0.3))
     true = pair.true("tract", "dseg").array
-    masks = {s: density_on_ct(t, exam_from_ct=found.transform, ct=ct).array >= TRACT_DENSITY for s, t in both.tracts.items()}
+    masks = {
+        s: density_on_ct(t, exam_from_ct=found.transform, ct=ct).array >= TRACT_DENSITY
+        for s, t in both.tracts.items()
+    }
     for code, side in enumerate(("left", "right"), 1):
         row[f"tract_{side}_dice"] = dice(masks[side], true == code)
         row[f"tract_{side}_swapped"] = dice(masks[side], true == 3 - code) > row[f"tract_{side}_dice"]
@@ -140,7 +163,9 @@ def measure_tract(pair: Pair, folder: Path) -> dict[str, Any]:
 
 
 def errors(found: Registration, truth: Transform, brain: Volume, name: str) -> dict[str, Any]:
-    """Return target registration errors over the brain (mm), and the overlap of the true ventricles with themselves as carried over."""
+    """Return target registration errors over the brain (mm), and the overlap of the true ventricles with
+    themselves as carried over.
+    """
     points = brain.world(np.argwhere(brain.array > 0)[::499])
     error = np.linalg.norm(found.transform.map(points) - truth.map(points), axis=1)
     ventricles = brain.with_array((brain.array == 2).astype(np.float32))
@@ -179,7 +204,9 @@ def _verdict(name: str, ct: Volume, partner: Volume, found: Registration) -> dic
 
 
 def measure_followup(pair: Pair, folder: Path) -> dict[str, Any]:
-    """Compare the growth mask with the truth: blood at follow-up, where there was none, in the skull's own frame."""
+    """Compare the growth mask with the truth: blood at follow-up, where there was none, in the skull's own
+    frame.
+    """
     ct, followup = pair.exam("ct"), pair.exam("followup")
     before, after = pair.true("haematoma", "dseg"), pair.true("haematoma", "dseg", "followup")
     true_later = pair.true("expansion", "dseg")
@@ -192,7 +219,9 @@ def measure_followup(pair: Pair, folder: Path) -> dict[str, Any]:
     later = np.isin(found.followup_blood.array, (1, 2))
     return row | {
         "growth_error_ml": float(volume_ml(found.growth) - np.count_nonzero(true_new) * ct.voxel_ml),
-        "growth_dice": dice(found.growth.array, true_new) if np.count_nonzero(true_new) * ct.voxel_ml > 1 else None,
+        "growth_dice": dice(found.growth.array, true_new)
+        if np.count_nonzero(true_new) * ct.voxel_ml > 1
+        else None,
         "followup_dice": dice(later, np.isin(true_later.array, (1, 2))),
     }
 
@@ -215,7 +244,9 @@ def true_transform(home: Path, patient_id: str, exam: str) -> Transform:
 
 
 def derivative(home: Path, patient_id: str, label: str, kind: bids.Kind, exam: Any = "ct") -> Volume:
-    return nifti.load(bids.derivative_path(home, patient_id, pipeline="truth", label=label, kind=kind, exam=exam))
+    return nifti.load(
+        bids.derivative_path(home, patient_id, pipeline="truth", label=label, kind=kind, exam=exam)
+    )
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,4 +1,5 @@
-"""Opening a head CT against SimpleITK's reader, scanning a folder against pydicom, and the memory that opening takes.
+"""Opening a head CT against SimpleITK's reader, scanning a folder against pydicom, and the memory that
+opening takes.
 
 python benchmarks/dicom.py
 """
@@ -19,7 +20,9 @@ SLICES, SIZE = 40, 512
 FILES = 5000
 
 
-def best_of_pairs(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> tuple[float, float]:
+def best_of_pairs(
+    ours: Callable[[], object], theirs: Callable[[], object], rounds: int
+) -> tuple[float, float]:
     """Return the shortest time of each, in seconds, taken in turns so that both see the same machine."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
@@ -30,15 +33,23 @@ def best_of_pairs(ours: Callable[[], object], theirs: Callable[[], object], roun
     return min(times[0]), min(times[1])
 
 
-def write_head(folder: Path, *, slices: int, size: int, steps_mm: float = 4.0, seed: str = "benchmark") -> None:
+def write_head(
+    folder: Path, *, slices: int, size: int, steps_mm: float = 4.0, seed: str = "benchmark"
+) -> None:
     """Write a noisy round head as a DICOM series."""
     from ichnos.formats.dicom import Plane, SeriesHeader, stack_affines, write_series
 
     rng = np.random.default_rng(0)
-    affines = stack_affines(centre_mm=(0, 0, 0), shape=(size, size), pixel_mm=230 / size, steps_mm=[steps_mm] * (slices - 1))
+    affines = stack_affines(
+        centre_mm=(0, 0, 0), shape=(size, size), pixel_mm=230 / size, steps_mm=[steps_mm] * (slices - 1)
+    )
     y, x = np.mgrid[:size, :size] / size - 0.5
     head = np.where(np.hypot(x, y) < 0.4, 35.0, -1000.0)
-    write_series([Plane(head + rng.normal(0, 5, head.shape), a) for a in affines], folder, header=SeriesHeader(seed=seed))
+    write_series(
+        [Plane(head + rng.normal(0, 5, head.shape), a) for a in affines],
+        folder,
+        header=SeriesHeader(seed=seed),
+    )
 
 
 def write_packed(folder: Path, out: Path) -> None:
@@ -53,7 +64,9 @@ def write_packed(folder: Path, out: Path) -> None:
 
 
 def load_rows(folder: Path) -> list[dict[str, object]]:
-    """Time `open_scan` against SimpleITK's ImageSeriesReader on the same files, folder listing included in both."""
+    """Time `open_scan` against SimpleITK's ImageSeriesReader on the same files, folder listing included in
+    both.
+    """
     import SimpleITK as sitk
 
     from ichnos.formats import open_scan
@@ -126,10 +139,20 @@ print(tracemalloc.get_traced_memory()[1] / (scan.hu.size * 4))
 
 
 def memory_row(folder: Path, small: Path, what: str) -> dict[str, object]:
-    """Measure the most memory allocated at once while a scan is opened, as a multiple of the scan in float32."""
-    done = subprocess.run([sys.executable, "-c", _MEMORY, str(folder), str(small)], capture_output=True, text=True, check=True)
+    """Measure the most memory allocated at once while a scan is opened, as a multiple of the scan in
+    float32.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _MEMORY, str(folder), str(small)], capture_output=True, text=True, check=True
+    )
     value = float(done.stdout)
-    return {"name": f"peak memory of opening {what}", "value": value, "unit": "float32 volumes", "ratio": value, "bound": 3.0}
+    return {
+        "name": f"peak memory of opening {what}",
+        "value": value,
+        "unit": "float32 volumes",
+        "ratio": value,
+        "bound": 3.0,
+    }
 
 
 def main() -> list[dict[str, object]]:
@@ -147,4 +170,9 @@ def main() -> list[dict[str, object]]:
 
 if __name__ == "__main__":
     for row in main():
-        print("  ".join(f"{key}: {value:.3f}" if isinstance(value, float) else f"{key}: {value}" for key, value in row.items()))
+        print(
+            "  ".join(
+                f"{key}: {value:.3f}" if isinstance(value, float) else f"{key}: {value}"
+                for key, value in row.items()
+            )
+        )

@@ -1,4 +1,5 @@
-"""Evidence: surface metrics against surface-distance, DeLong against its pairwise twin, and the full pack of 500 cases.
+"""Evidence: surface metrics against surface-distance, DeLong against its pairwise twin, and the full pack of
+500 cases.
 
 python benchmarks/evidence.py [surfaces delong pack]
 """
@@ -25,7 +26,11 @@ SHAPE = (512, 512, 32)
 
 def main(parts: tuple[str, ...] = ("surfaces", "delong", "pack")) -> list[dict[str, Any]]:
     """Run the named parts; every ratio is of two things in this run."""
-    makers: dict[str, Callable[[], list[dict[str, Any]]]] = {"surfaces": surfaces, "delong": delong, "pack": pack}
+    makers: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "surfaces": surfaces,
+        "delong": delong,
+        "pack": pack,
+    }
     return [row for part in parts for row in makers[part]()]
 
 
@@ -39,18 +44,27 @@ def _best_s(call: Callable[[], Any], repeats: int = 5) -> float:
 
 
 def _masks() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Make pairs of masks as they come from NIfTI files (x fastest): a bleed, scattered white-matter lesions, a brain."""
+    """Make pairs of masks as they come from NIfTI files (x fastest): a bleed, scattered white-matter
+    lesions, a brain.
+    """
     from scipy.ndimage import gaussian_filter
 
     x, y, z = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
 
     def ball(cx: int, cy: int, radius_mm: float) -> np.ndarray:
-        square = ((x - cx) * SPACING_MM[0]) ** 2 + ((y - cy) * SPACING_MM[1]) ** 2 + ((z - 16) * SPACING_MM[2]) ** 2
+        square = (
+            ((x - cx) * SPACING_MM[0]) ** 2
+            + ((y - cy) * SPACING_MM[1]) ** 2
+            + ((z - 16) * SPACING_MM[2]) ** 2
+        )
         return np.asfortranarray(square <= radius_mm**2)
 
     field = gaussian_filter(np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32), (5, 5, 1))
     level = field.std()
-    scattered = np.asfortranarray(field > 2.5 * level), np.asfortranarray(np.roll(field, 2, axis=0) > 2.4 * level)
+    scattered = (
+        np.asfortranarray(field > 2.5 * level),
+        np.asfortranarray(np.roll(field, 2, axis=0) > 2.4 * level),
+    )
     return {
         "bleed of 65 mL": (ball(300, 250, 25), ball(304, 246, 26)),
         "scattered lesions": scattered,
@@ -62,7 +76,7 @@ def surfaces() -> list[dict[str, Any]]:
     """Time HD95 and NSD of masks of 512 x 512 x 32 voxels, one thread each."""
     import surface_distance as reference
 
-    from ichnos.evidence.surfaces import distances_between
+    from ichnos.evidence.metrics.surfaces import distances_between
 
     rows = []
     for name, (truth, guess) in _masks().items():
@@ -75,19 +89,30 @@ def surfaces() -> list[dict[str, Any]]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = reference.compute_surface_distances(a, b, SPACING_MM)
-            return reference.compute_robust_hausdorff(found, 95), reference.compute_surface_dice_at_tolerance(found, 2.0)
+            return reference.compute_robust_hausdorff(found, 95), reference.compute_surface_dice_at_tolerance(
+                found, 2.0
+            )
 
         ours()
         fast, slow = _best_s(ours), _best_s(theirs, 3)
         (hd95, nsd), (hd95_reference, nsd_reference) = ours(), theirs()
         same = f"HD95 {hd95:.2f}/{hd95_reference:.2f} mm, NSD {nsd:.4f}/{nsd_reference:.4f}"
-        rows.append({"name": f"surfaces: {name}", "value": fast, "unit": "s", "against": slow, "ratio": slow / fast, "note": same})
+        rows.append(
+            {
+                "name": f"surfaces: {name}",
+                "value": fast,
+                "unit": "s",
+                "against": slow,
+                "ratio": slow / fast,
+                "note": same,
+            }
+        )
     return rows
 
 
 def delong() -> list[dict[str, Any]]:
     """Time the area with its error on many cases, and against the pairwise twin on 5,000 of each class."""
-    from ichnos.evidence.discrimination import _slow_auc, auc
+    from ichnos.evidence.metrics.discrimination import _slow_auc, auc
 
     rng = np.random.default_rng(0)
 
@@ -99,28 +124,46 @@ def delong() -> list[dict[str, Any]]:
     fast, slow = _best_s(lambda: auc(*middle), 20), _best_s(lambda: _slow_auc(*middle), 3)
     return [
         {"name": "DeLong, 100,000 cases", "value": _best_s(lambda: auc(*large)), "unit": "s"},
-        {"name": "DeLong, 5,000 cases", "value": fast, "unit": "s", "against": slow, "ratio": slow / fast, "note": "pairwise twin"},
+        {
+            "name": "DeLong, 5,000 cases",
+            "value": fast,
+            "unit": "s",
+            "against": slow,
+            "ratio": slow / fast,
+            "note": "pairwise twin",
+        },
     ]
 
 
 def pack() -> list[dict[str, Any]]:
-    """Time the full pack with two workers on 500 cases of 512 x 512 x 32, and its memory at 60 and 500 cases."""
+    """Time the full pack with two workers on 500 cases of 512 x 512 x 32, and its memory at 60 and 500
+    cases.
+    """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for patients in (60, 500):
             root = Path(folder) / str(patients)
             _cohort(root, patients)
             command = [sys.executable, "-c", _MEASURED, str(root)]
-            seconds, main_mib, worker_mib = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-3:]
+            seconds, main_mib, worker_mib = subprocess.run(
+                command, check=True, capture_output=True, text=True
+            ).stdout.split()[-3:]
             memory = f"{float(main_mib):.0f} MiB, each worker {float(worker_mib):.0f} MiB at most"
-            rows.append({"name": f"evidence pack, {patients} cases, 2 workers", "value": float(seconds), "unit": "s", "note": memory})
+            rows.append(
+                {
+                    "name": f"evidence pack, {patients} cases, 2 workers",
+                    "value": float(seconds),
+                    "unit": "s",
+                    "note": memory,
+                }
+            )
     return rows
 
 
 _MEASURED = """
 import resource, sys, time
 from pathlib import Path
-from ichnos.evidence.pack import evaluate
+from ichnos.evidence.pack.pack import evaluate
 from ichnos.formats import bids
 if __name__ == "__main__":
     root = Path(sys.argv[1])
@@ -132,7 +175,9 @@ if __name__ == "__main__":
 
 
 def _cohort(root: Path, patients: int) -> None:
-    """Write a cohort of full-size masks. Twelve different pairs serve all patients as links: reading and measuring is per patient."""
+    """Write a cohort of full-size masks. Twelve different pairs serve all patients as links: reading and
+    measuring is per patient.
+    """
     from ichnos.cohort import Patient
     from ichnos.formats import bids, nifti
     from ichnos.volume import Volume
@@ -152,30 +197,43 @@ def _cohort(root: Path, patients: int) -> None:
         }
         people.append(Patient(name, f"C{i % 4}", "test", facts=facts))
         for place, made in (
-            (bids.derivative_path(root / "cohort", name, pipeline="truth", label="haematoma", kind="dseg"), truth),
+            (
+                bids.derivative_path(root / "cohort", name, pipeline="truth", label="haematoma", kind="dseg"),
+                truth,
+            ),
             (bids.exam_path(root / "cohort", name, "ct"), ct),
         ):
             place.parent.mkdir(parents=True, exist_ok=True)
             place.hardlink_to(made)
-        lines.append([name, f"{np.clip(rng.normal(0.2 + 0.2 * grows, 0.1), 0.01, 0.99):.4f}", f"../pool/{guess.name}"])
+        lines.append(
+            [name, f"{np.clip(rng.normal(0.2 + 0.2 * grows, 0.1), 0.01, 0.99):.4f}", f"../pool/{guess.name}"]
+        )
     bids.write_cohort(people, root / "cohort", name="benchmark")
     (root / "predictions").mkdir()
     with (root / "predictions" / "predictions.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([["patient", "expansion_probability", "mask_haematoma"], *lines])
 
 
-def _pool(root: Path, rng: np.random.Generator, save: Callable[..., None], volume: Callable[..., Any]) -> list[tuple[Path, Path, Path]]:
+def _pool(
+    root: Path, rng: np.random.Generator, save: Callable[..., None], volume: Callable[..., Any]
+) -> list[tuple[Path, Path, Path]]:
     (root / "pool").mkdir(parents=True)
     affine = np.diag([*SPACING_MM, 1.0])
     x, y, z = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
     made = []
     for i in range(12):
         at, radius_mm = rng.uniform((180, 180, 10), (330, 330, 22)), rng.uniform(10, 30)
-        square = ((x - at[0]) * SPACING_MM[0]) ** 2 + ((y - at[1]) * SPACING_MM[1]) ** 2 + ((z - at[2]) * SPACING_MM[2]) ** 2
+        square = (
+            ((x - at[0]) * SPACING_MM[0]) ** 2
+            + ((y - at[1]) * SPACING_MM[1]) ** 2
+            + ((z - at[2]) * SPACING_MM[2]) ** 2
+        )
         truth = np.select([square <= radius_mm**2, square <= (radius_mm + 5) ** 2], [1, 3]).astype(np.uint8)
         ct = np.select([truth == 1, truth == 3], [60, 20], 32) + rng.normal(0, 4, SHAPE)
         paths = tuple(root / "pool" / f"{i}_{kind}.nii.gz" for kind in ("truth", "guess", "ct"))
-        for path, array in zip(paths, (truth, np.roll(truth, int(rng.integers(1, 6)), axis=0), ct.astype(np.int16)), strict=True):
+        for path, array in zip(
+            paths, (truth, np.roll(truth, int(rng.integers(1, 6)), axis=0), ct.astype(np.int16)), strict=True
+        ):
             save(volume(array, affine), path)
         made.append(paths)
     return made

@@ -1,7 +1,8 @@
-"""Networks on a CPU: U-Mamba against its plain twin, in torch, ONNX Runtime and OpenVINO (fp32 and bf16); one thread.
+"""Networks on a CPU: U-Mamba against its plain twin, in torch, ONNX Runtime and OpenVINO (fp32 and bf16); one
+thread.
 
-Seconds are processor time of one forward pass (or training step) on one patch, which a busy machine disturbs less than the clock does;
-memory is the growth of the resident set, each network in a process of its own.
+Seconds are processor time of one forward pass (or training step) on one patch, which a busy machine disturbs
+less than the clock does; memory is the growth of the resident set, each network in a process of its own.
 python benchmarks/networks.py
 """
 
@@ -49,7 +50,9 @@ def inputs_of(case: str) -> tuple[torch.Tensor, ...]:
 
 
 def timed(run: Callable[[], Any], enough_s: float = 6.0) -> tuple[float, Any]:
-    """Best of at most three runs, fewer once they took `enough_s` together; and what the last one returned."""
+    """Best of at most three runs, fewer once they took `enough_s` together; and what the last one
+    returned.
+    """
     times: list[float] = []
     while len(times) < 3 and sum(times) < enough_s:
         start = time.process_time()
@@ -59,7 +62,9 @@ def timed(run: Callable[[], Any], enough_s: float = 6.0) -> tuple[float, Any]:
 
 
 def in_torch(case: str) -> dict[str, float]:
-    """Seconds and MiB of inference and of a training step; run in a process of its own, so that its peak memory is its own."""
+    """Seconds and MiB of inference and of a training step; run in a process of its own, so that its peak
+    memory is its own.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
     name, arguments, _ = CASES[case]
@@ -74,7 +79,13 @@ def in_torch(case: str) -> dict[str, float]:
 
 
 def isolated(case: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, __file__, case], check=True, capture_output=True, text=True, cwd=Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, __file__, case],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
     result: dict[str, float] = json.loads(done.stdout)
     return result
 
@@ -102,7 +113,9 @@ def in_engines(case: str) -> list[tuple[str, float, float]]:
         took, (output, *_) = timed(partial(session.run, None, feed))
         results.append(("ONNX Runtime fp32", took, _worst(output, expected, spread)))
         for precision in ("f32", "bf16"):
-            emulated = precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            emulated = precision == "bf16" and "BF16" not in openvino.Core().get_property(
+                "CPU", "OPTIMIZATION_CAPABILITIES"
+            )
             run = partial(compile_openvino(path, precision=precision, threads=1), arrays)
             took, outputs = timed(run, 0.1 if emulated else 6.0)
             engine = f"OpenVINO {precision}" + (" (no such units here: emulated)" if emulated else "")
@@ -115,7 +128,9 @@ def _worst(output: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], spread:
 
 
 def main() -> list[dict[str, object]]:
-    """Rows: network, engine, seconds, ratio to the plain twin, speed-up over torch, MiB, worst difference to torch."""
+    """Rows: network, engine, seconds, ratio to the plain twin, speed-up over torch, MiB, worst difference
+    to torch.
+    """
     torch.set_num_threads(1)
     measured = {case: isolated(case) for case in CASES}
     twin = measured[next(iter(CASES))]
@@ -130,7 +145,13 @@ def main() -> list[dict[str, object]]:
             rows.append(row)
         for engine, took, worst in in_engines(case):
             rows.append(
-                {"name": case, "engine": engine, "seconds": took, "speed-up over torch": own["infer_s"] / took, "difference / range": worst}
+                {
+                    "name": case,
+                    "engine": engine,
+                    "seconds": took,
+                    "speed-up over torch": own["infer_s"] / took,
+                    "difference / range": worst,
+                }
             )
     return rows
 

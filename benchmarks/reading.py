@@ -1,10 +1,12 @@
-"""`ichnos read` on a 512 x 512 x 32 scan, from process start to files written, beside nnU-Net v2's predictor on the same scan.
+"""`ichnos read` on a 512 x 512 x 32 scan, from process start to files written, beside nnU-Net v2's predictor
+on the same scan.
 
 python benchmarks/reading.py [--model DIR] [--tiles N | --whole] [--scans N] [--threads N]
 
-nnU-Net's plans come from its own planner for this scan's shape and spacing; its weights are random, which changes no time. Its networks are
-timed on N tiles (1 unless told) and the time multiplied by the number of tiles that its predictor would cut (x 8 or x 4 with mirroring);
-`--whole` runs all of them. Reading, resampling and writing are not counted for nnU-Net: it is the network's time alone.
+nnU-Net's plans come from its own planner for this scan's shape and spacing; its weights are random, which
+changes no time. Its networks are timed on N tiles (1 unless told) and the time multiplied by the number of
+tiles that its predictor would cut (x 8 or x 4 with mirroring); `--whole` runs all of them. Reading,
+resampling and writing are not counted for nnU-Net: it is the network's time alone.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ def default_or_random(folder: Path) -> Path:
     import torch
 
     from ichnos import networks
-    from ichnos.learning.defaults import default_settings
+    from ichnos.learning.virtual.default_model import default_settings
     from ichnos.models import Manifest, Provenance, save_model
     from ichnos.models.store import DEFAULT, MANIFEST, SHIPPED
 
@@ -63,7 +65,9 @@ def default_or_random(folder: Path) -> Path:
     bias = [p for p in network.parameters() if p.shape == (len(how.targets),)][-1]
     with torch.no_grad():
         bias += torch.tensor([6.0 if target.name == "brain" else -2.0 for target in how.targets])
-    provenance = Provenance(code_version="0", command="none", seeds=(), steps=0, data={}, hardware="none", trained="2026-01-01")
+    provenance = Provenance(
+        code_version="0", command="none", seeds=(), steps=0, data={}, hardware="none", trained="2026-01-01"
+    )
     manifest = Manifest(
         name="random",
         version="0",
@@ -94,11 +98,13 @@ def whole_command(scan: Path, model: Path, out: Path, threads: int) -> tuple[flo
 
 
 def further_scans(scan: Path, model: Path, out: Path, threads: int, count: int) -> tuple[float, float]:
-    """Read one scan several times in this process; return seconds of the last, and MiB that memory grew from the second to the last."""
+    """Read one scan several times in this process; return seconds of the last, and MiB that memory grew
+    from the second to the last.
+    """
     import psutil
 
+    from ichnos.api import Engine, read_with
     from ichnos.formats import open_scan
-    from ichnos.report import Engine, read_with
 
     predictor = Engine(model=str(model), threads=threads).predictor()
     resident = []
@@ -109,7 +115,8 @@ def further_scans(scan: Path, model: Path, out: Path, threads: int, count: int) 
     return time.perf_counter() - started, resident[-1] - resident[1]
 
 
-# ---- nnU-Net ------------------------------------------------------------------------------------------------------------
+# ---- nnU-Net
+# ------------------------------------------------------------------------------------------
 
 
 def nnunet_plans(folder: Path) -> dict[str, Any]:
@@ -131,7 +138,15 @@ def nnunet_plans(folder: Path) -> dict[str, Any]:
     labels = {"background": 0, "ICH": 1, "IVH": 2, "PHE": 3}
     dataset = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 20, "file_ending": ".nii.gz"}
     (raw / "dataset.json").write_text(json.dumps(dataset))
-    hu = {"max": 100.0, "mean": 50.0, "median": 50.0, "min": 0.0, "percentile_00_5": 5.0, "percentile_99_5": 90.0, "std": 15.0}
+    hu = {
+        "max": 100.0,
+        "mean": 50.0,
+        "median": 50.0,
+        "min": 0.0,
+        "percentile_00_5": 5.0,
+        "percentile_99_5": 90.0,
+        "std": 15.0,
+    }
     fingerprint = {
         "spacings": [list(SPACING_MM[::-1])] * 20,
         "shapes_after_crop": [list(SHAPE[::-1])] * 20,
@@ -145,7 +160,9 @@ def nnunet_plans(folder: Path) -> dict[str, Any]:
 
 
 def write_scan_header(file: Path) -> None:
-    """Write a tiny image: the planner wants files to be there, and reads one to find out who can read them."""
+    """Write a tiny image: the planner wants files to be there, and reads one to find out who can read
+    them.
+    """
     from ichnos.formats import nifti
     from ichnos.volume import Volume
 
@@ -153,7 +170,9 @@ def write_scan_header(file: Path) -> None:
 
 
 def nnunet_seconds(plans: dict[str, Any], configuration: str, tiles: int | None) -> tuple[float, int, int]:
-    """Return seconds per tile, the number of tiles of the scan, and how many were timed (all where `tiles` is None)."""
+    """Return seconds per tile, the number of tiles of the scan, and how many were timed (all where `tiles`
+    is None).
+    """
     import torch
     from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -162,7 +181,13 @@ def nnunet_seconds(plans: dict[str, Any], configuration: str, tiles: int | None)
     patch = chosen["patch_size"]
     how = chosen["architecture"]
     network = get_network_from_plans(
-        how["network_class_name"], how["arch_kwargs"], how["_kw_requires_import"], 1, CLASSES, allow_init=False, deep_supervision=False
+        how["network_class_name"],
+        how["arch_kwargs"],
+        how["_kw_requires_import"],
+        1,
+        CLASSES,
+        allow_init=False,
+        deep_supervision=False,
     ).eval()
     image = SHAPE[::-1] if len(patch) == 3 else SHAPE[1::-1]
     steps = compute_steps_for_sliding_window(tuple(image), tuple(patch), 0.5)
@@ -192,7 +217,9 @@ def nnunet_rows(ours: float, tiles: int | None, threads: int) -> list[dict[str, 
             patch = "x".join(str(n) for n in plans["configurations"][configuration]["patch_size"])
             for mirroring in (True, False):
                 passes = count * (mirrors if mirroring else 1)
-                how = f"{passes} passes of {patch}, " + ("all timed" if timed == passes else f"from {timed} timed at {each:.2f} s")
+                how = f"{passes} passes of {patch}, " + (
+                    "all timed" if timed == passes else f"from {timed} timed at {each:.2f} s"
+                )
                 rows.append(
                     {
                         "name": f"nnU-Net {configuration}, mirroring {'on' if mirroring else 'off'}",
@@ -220,14 +247,37 @@ def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
         scan = folder / "scan.nii.gz"
         write_scan(scan)
         model = given.model or default_or_random(folder / "model")
-        whole_command(scan, model, folder / "warm", given.threads)  # fills the cache of compiled graphs, as a first use does
+        whole_command(
+            scan, model, folder / "warm", given.threads
+        )  # fills the cache of compiled graphs, as a first use does
         ours, peak = whole_command(scan, model, folder / "timed", given.threads)
         further, grown = further_scans(scan, model, folder / "more", given.threads, given.scans)
     how = f"{model.name}, {given.threads} thread(s)"
     rows: list[dict[str, object]] = [
-        {"name": "process start to files written", "value": ours, "unit": "s", "ratio": None, "must reach": "<= 15", "how": how},
-        {"name": "peak memory", "value": peak, "unit": "GiB", "ratio": None, "must reach": "<= 3", "how": "resident set"},
-        {"name": "each further scan", "value": further, "unit": "s", "ratio": further / ours, "must reach": "<= 10", "how": "one process"},
+        {
+            "name": "process start to files written",
+            "value": ours,
+            "unit": "s",
+            "ratio": None,
+            "must reach": "<= 15",
+            "how": how,
+        },
+        {
+            "name": "peak memory",
+            "value": peak,
+            "unit": "GiB",
+            "ratio": None,
+            "must reach": "<= 3",
+            "how": "resident set",
+        },
+        {
+            "name": "each further scan",
+            "value": further,
+            "unit": "s",
+            "ratio": further / ours,
+            "must reach": "<= 10",
+            "how": "one process",
+        },
         {
             "name": f"memory from scan 2 to {given.scans}",
             "value": grown,

@@ -1,4 +1,5 @@
-"""Run every benchmark of this folder, or those named, and print one table each: two things in one run, and their ratio.
+"""Run every benchmark of this folder, or those named, and print one table each: two things in one run, and
+their ratio.
 
 python benchmarks/run.py [dicom networks …]
 """
@@ -19,7 +20,10 @@ def table(rows: list[Mapping[str, object]]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [columns, *[[_cell(row.get(column)) for column in columns] for row in rows]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells)
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    )
 
 
 def _cell(value: object) -> str:
@@ -31,7 +35,9 @@ def _cell(value: object) -> str:
 def main(names: list[str]) -> int:
     """Run the named benchmarks, all without a name; a failure is printed and does not stop the rest."""
     sys.path.insert(0, str(HERE))
-    available = sorted(path.stem for path in HERE.glob("*.py") if path.stem != "run" and not path.stem.startswith("_"))
+    available = sorted(
+        path.stem for path in HERE.glob("*.py") if path.stem != "run" and not path.stem.startswith("_")
+    )
     unknown = sorted(set(names) - set(available))
     if unknown:
         print(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(available)}", file=sys.stderr)

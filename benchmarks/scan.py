@@ -1,4 +1,5 @@
-"""Selective scan: ours against the sequential twin and the naive indexed loop, in time and in memory; one thread, float32.
+"""Selective scan: ours against the sequential twin and the naive indexed loop, in time and in memory; one
+thread, float32.
 
 python benchmarks/scan.py
 """
@@ -19,7 +20,9 @@ BATCH, CHANNELS, STATES = 1, 64, 16
 
 
 def naive_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Scanned:
-    """Index every step out of a (b, d, l, n) tensor, as reference implementations do; its backward is quadratic in l."""
+    """Index every step out of a (b, d, l, n) tensor, as reference implementations do; its backward is
+    quadratic in l.
+    """
     decay = torch.exp(torch.einsum("bdl,dn->bdln", delta, A))
     increment = torch.einsum("bdl,bnl,bdl->bdln", delta, B, u)
     h, outputs = u.new_zeros(u.shape[0], *A.shape), []
@@ -37,7 +40,9 @@ def made_inputs(length: int) -> list[Tensor]:
     return [u, F.softplus(delta - 3), A, B, C]
 
 
-def milliseconds(form: Callable[..., Scanned], inputs: list[Tensor], *, backward: bool, repeats: int) -> float:
+def milliseconds(
+    form: Callable[..., Scanned], inputs: list[Tensor], *, backward: bool, repeats: int
+) -> float:
     """Best of several runs."""
     best = float("inf")
     for _ in range(repeats):
@@ -79,24 +84,57 @@ def main() -> list[dict[str, object]]:
         both = milliseconds(chunked_scan, inputs, backward=True, repeats=5)
         bare = {"unit": "ms", "length": length}
         rows.append({"name": "forward, chunked", "value": ours, **bare, "ratio": None, "must reach": ""})
-        rows.append({"name": "forward, sequential twin", "value": twin, **bare, "ratio": twin / ours, "must reach": ">= 5 x ours"})
         rows.append(
-            {"name": "forward + backward, chunked", "value": both, **bare, "ratio": both / ours, "must reach": "<= 5 x its forward"}
+            {
+                "name": "forward, sequential twin",
+                "value": twin,
+                **bare,
+                "ratio": twin / ours,
+                "must reach": ">= 5 x ours",
+            }
+        )
+        rows.append(
+            {
+                "name": "forward + backward, chunked",
+                "value": both,
+                **bare,
+                "ratio": both / ours,
+                "must reach": "<= 5 x its forward",
+            }
         )
         if length == 4096:
             slow = milliseconds(naive_scan, inputs, backward=True, repeats=1)
             rows.append(
-                {"name": "forward + backward, naive loop", "value": slow, **bare, "ratio": slow / both, "must reach": ">= 100 x ours"}
+                {
+                    "name": "forward + backward, naive loop",
+                    "value": slow,
+                    **bare,
+                    "ratio": slow / both,
+                    "must reach": ">= 100 x ours",
+                }
             )
         kept = kept_megabytes(chunked_scan, inputs)
         full = BATCH * CHANNELS * STATES * length * 4 / 2**20
         steps = Chunking.of(length, BATCH * CHANNELS * STATES, "cpu").steps
         starts = full / steps
         rows.append(
-            {"name": "kept for backward", "value": kept, "unit": "MiB", "length": length, "ratio": full / kept, "must reach": "< (b,d,l,n)"}
+            {
+                "name": "kept for backward",
+                "value": kept,
+                "unit": "MiB",
+                "length": length,
+                "ratio": full / kept,
+                "must reach": "< (b,d,l,n)",
+            }
         )
         rows.append(
-            {"name": f"of which chunk starts, B D N L / {steps}", "value": starts, "unit": "MiB", "length": length, "ratio": full / starts}
+            {
+                "name": f"of which chunk starts, B D N L / {steps}",
+                "value": starts,
+                "unit": "MiB",
+                "length": length,
+                "ratio": full / starts,
+            }
         )
     return rows
 

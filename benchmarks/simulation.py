@@ -1,4 +1,6 @@
-"""How long a simulated exam takes, against the limits that were set; one thread unless a row says otherwise."""
+"""How long a simulated exam takes, against the limits that were set; one thread unless a row says
+otherwise.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,14 @@ import numpy as np
 import torch
 
 from ichnos.anatomy import bundles
-from ichnos.simulation.cohort import Making, write_patient
-from ichnos.simulation.ct import simulate_ct
-from ichnos.simulation.mni_head import mni_head
-from ichnos.simulation.presets import Subject
-from ichnos.simulation.scanners import SCANNERS, CtProtocol
+from ichnos.simulation.cohort.design import Subject
+from ichnos.simulation.cohort.write import Making, write_patient
+from ichnos.simulation.crops import CropDrawer, Recipe
+from ichnos.simulation.exams.ct import simulate_ct
+from ichnos.simulation.exams.scanners import SCANNERS, CtProtocol
+from ichnos.simulation.exams.truth import BASELINE_MASKS, masks_on_grid
+from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.simulate import Wishes, simulate_patient
-from ichnos.simulation.targets import BASELINE_MASKS, masks_on_grid
-from ichnos.simulation.training import CropDrawer, Recipe
 
 EVERY = ("ct", "followup", "flair", "t1", "diffusion")
 
@@ -42,7 +44,9 @@ def main() -> list[dict[str, object]]:
     def row(name: str, call: Callable[[], object], limit_s: float | None, repeats: int = 2) -> None:
         wall, own = timed(call, repeats)
         ratio = wall / limit_s if limit_s else None
-        rows.append({"name": name, "value": wall, "unit": "s", "processor_s": own, "limit_s": limit_s, "ratio": ratio})
+        rows.append(
+            {"name": name, "value": wall, "unit": "s", "processor_s": own, "limit_s": limit_s, "ratio": ratio}
+        )
 
     began = time.perf_counter()
     head = mni_head()  # grown from nothing, as on the first call ever
@@ -54,10 +58,22 @@ def main() -> list[dict[str, object]]:
     scanner = SCANNERS["siemens"]
     protocol = CtProtocol(scanner, scanner.brain, pose_deg=(-12, 2, 3))
     exam = simulate_ct(patient, protocol, generator=torch.Generator().manual_seed(1))
-    grid = {"affine": exam.volume.affine, "shape": exam.volume.shape, "patient_from_exam": exam.patient_from_exam}
+    grid = {
+        "affine": exam.volume.affine,
+        "shape": exam.volume.shape,
+        "patient_from_exam": exam.patient_from_exam,
+    }
     shape = "x".join(map(str, exam.volume.shape))
-    row(f"CT {shape} of a patient", lambda: simulate_ct(patient, protocol, generator=torch.Generator().manual_seed(1)), 1.5)
-    row("its truth on the CT grid", lambda: masks_on_grid(patient, BASELINE_MASKS, **grid, thickness_mm=5.0), None)
+    row(
+        f"CT {shape} of a patient",
+        lambda: simulate_ct(patient, protocol, generator=torch.Generator().manual_seed(1)),
+        1.5,
+    )
+    row(
+        "its truth on the CT grid",
+        lambda: masks_on_grid(patient, BASELINE_MASKS, **grid, thickness_mm=5.0),
+        None,
+    )
 
     def ct_only() -> None:
         made = simulate_patient(12, head, Wishes(followup=False))
@@ -71,7 +87,15 @@ def main() -> list[dict[str, object]]:
             write_patient(subject, Path(folder), making=Making())
 
     row("full paired patient on disk, oracle map included", paired, 30.0, repeats=1)
-    rows.append({"name": "peak memory so far", "value": _peak_gb(), "unit": "GB", "limit_s": None, "ratio": _peak_gb() / 3.0})
+    rows.append(
+        {
+            "name": "peak memory so far",
+            "value": _peak_gb(),
+            "unit": "GB",
+            "limit_s": None,
+            "ratio": _peak_gb() / 3.0,
+        }
+    )
     return rows + _crops()
 
 
@@ -99,9 +123,27 @@ def _crops() -> list[dict[str, object]]:
         ended = time.perf_counter()
         rate = recipe.crops_per_patient / (ended - began)
         name = f"training crops 96^3 at {spacing:g} mm, {recipe.crops_per_patient} per patient, 2 threads"
-        rows.append({"name": name, "value": rate, "unit": "1/s", "processor_s": None, "limit_s": None, "ratio": 1 / rate})
+        rows.append(
+            {
+                "name": name,
+                "value": rate,
+                "unit": "1/s",
+                "processor_s": None,
+                "limit_s": None,
+                "ratio": 1 / rate,
+            }
+        )
         alone = recipe.crops_per_patient / (ended - ready)
-        rows.append({"name": "  the crops alone", "value": alone, "unit": "1/s", "processor_s": None, "limit_s": None, "ratio": 1 / alone})
+        rows.append(
+            {
+                "name": "  the crops alone",
+                "value": alone,
+                "unit": "1/s",
+                "processor_s": None,
+                "limit_s": None,
+                "ratio": 1 / alone,
+            }
+        )
     torch.set_num_threads(1)
     return rows
 

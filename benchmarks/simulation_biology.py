@@ -1,4 +1,5 @@
-"""What a virtual patient costs, and how close its law is to the published cohorts and to what it draws in voxels.
+"""What a virtual patient costs, and how close its law is to the published cohorts and to what it draws in
+voxels.
 
 python benchmarks/simulation_biology.py
 """
@@ -12,8 +13,8 @@ import time
 import torch
 
 from ichnos.anatomy import tract
-from ichnos.simulation import law, oracle
-from ichnos.simulation.mni_head import mni_head
+from ichnos.simulation.disease import law, oracle
+from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.patient import Tissue, VirtualPatient
 from ichnos.simulation.simulate import Wishes, simulate_patient
 
@@ -24,10 +25,24 @@ def main() -> list[dict[str, object]]:
     torch.set_num_threads(1)
     rows = _fast_law()
     rows.append(_row("head grown around MNI152, first time", *_timed(mni_head), "s"))
-    rows.append(_row("tract atlas, both sides, first time", *_timed(lambda: [tract.atlas(side) for side in tract.SIDES]), "s"))
+    rows.append(
+        _row(
+            "tract atlas, both sides, first time",
+            *_timed(lambda: [tract.atlas(side) for side in tract.SIDES]),
+            "s",
+        )
+    )
     rows += _voxels()
     rows += [_midline(ml) for ml in (30.0, 60.0)]
-    rows.append(_row("peak memory of this process", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, None, "GiB", "<= 3"))
+    rows.append(
+        _row(
+            "peak memory of this process",
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            None,
+            "GiB",
+            "<= 3",
+        )
+    )
     return rows
 
 
@@ -38,13 +53,27 @@ def _fast_law() -> list[dict[str, object]]:
     seconds = time.process_time() - started
     many = law.draw(100_000, torch.Generator().manual_seed(1))
     low, middle, high = torch.quantile(many.ich_ml, torch.tensor([0.25, 0.5, 0.75])).tolist()
-    later_low, later, later_high = torch.quantile(many.followup_ich_ml, torch.tensor([0.25, 0.5, 0.75])).tolist()
+    later_low, later, later_high = torch.quantile(
+        many.followup_ich_ml, torch.tensor([0.25, 0.5, 0.75])
+    ).tolist()
     return [
         _row("2,000 image-free patients with oracle", seconds, None, "s CPU"),
         _row("oracle AUC, 2,000 patients", oracle.auc(risk, draws.expanded), None, "", "0.80-0.92"),
-        _row("prevalence of expansion, 2,000 patients", 100 * float(draws.expanded.float().mean()), None, "%", "20 +- 3"),
+        _row(
+            "prevalence of expansion, 2,000 patients",
+            100 * float(draws.expanded.float().mean()),
+            None,
+            "%",
+            "20 +- 3",
+        ),
         _row("median baseline volume, 2,000 patients", float(draws.ich_ml.median()), None, "mL", "20 +- 3"),
-        _row("prevalence, 100,000 patients", 100 * float(many.expanded.float().mean()), None, "%", "19.8-21.8 (yu2025)"),
+        _row(
+            "prevalence, 100,000 patients",
+            100 * float(many.expanded.float().mean()),
+            None,
+            "%",
+            "19.8-21.8 (yu2025)",
+        ),
         _row("baseline volume, median", middle, None, "mL", "20.4"),
         _row("baseline volume, IQR", high - low, None, "mL", "21.9"),
         _row("follow-up volume, median", later, None, "mL", "22.7"),
@@ -82,7 +111,9 @@ def _voxels() -> list[dict[str, object]]:
 def _midline(ich_ml: float) -> dict[str, object]:
     """Measure how far a clot in the putamen moves the midline; in patients some 3 to 6 mm at 30 to 60 mL."""
     wishes = Wishes(site="putamen", side="left", ich_ml=ich_ml, followup=False)
-    shifts = [simulate_patient(seed, mni_head(), wishes).truth.midline_shift_mm for seed in range(1, PATIENTS + 1)]
+    shifts = [
+        simulate_patient(seed, mni_head(), wishes).truth.midline_shift_mm for seed in range(1, PATIENTS + 1)
+    ]
     return _row(f"midline shift, putamen {ich_ml:g} mL, median", statistics.median(shifts), None, "mm")
 
 

@@ -1,7 +1,9 @@
-"""A training step of our loop and of nnU-Net's own trainer: the same network, patch and batch, on one thread, one after the other.
+"""A training step of our loop and of nnU-Net's own trainer: the same network, patch and batch, on one thread,
+one after the other.
 
-Seconds are processor time per step (data, augmentation, network, loss, optimiser), which a busy machine disturbs less than the clock does;
-memory is the peak of a process of its own. python benchmarks/training.py [FOLDER]; a folder that is given is kept and gone on with.
+Seconds are processor time per step (data, augmentation, network, loss, optimiser), which a busy machine
+disturbs less than the clock does; memory is the peak of a process of its own. python benchmarks/training.py
+[FOLDER]; a folder that is given is kept and gone on with.
 """
 
 from __future__ import annotations
@@ -20,15 +22,24 @@ import torch
 
 from ichnos.cohort import Patient
 from ichnos.formats import bids
-from ichnos.learning.cases import PIPELINES
-from ichnos.learning.nnunet import NnunetPlan, export, job_of, network_spec, preprocessing_of, run_child
-from ichnos.learning.targets import target_specs
-from ichnos.learning.training import Means
+from ichnos.learning.nnunet.engine import (
+    NnunetPlan,
+    export,
+    job_of,
+    network_spec,
+    preprocessing_of,
+    run_child,
+)
+from ichnos.learning.segmentation.cases import PIPELINES
+from ichnos.learning.segmentation.target_files import target_specs
+from ichnos.learning.segmentation.training import Means
 from ichnos.volume import Volume
 from run import table
 
 PATCH, BATCH, WIDTH, STEPS = (64, 64, 64), 2, 16, 5
-PLAN = NnunetPlan(target_specs("ICH"), width=WIDTH, batch=BATCH, patch=",".join(map(str, PATCH)), epochs=1, iterations=STEPS)
+PLAN = NnunetPlan(
+    target_specs("ICH"), width=WIDTH, batch=BATCH, patch=",".join(map(str, PATCH)), epochs=1, iterations=STEPS
+)
 
 
 def write_cohort(root: Path) -> None:
@@ -43,8 +54,17 @@ def write_cohort(root: Path) -> None:
         hu[clot] = 65
         affine = np.diag([2.0, 2.0, 2.0, 1.0])
         patient = Patient(f"{number}", "A", split)  # type: ignore[arg-type]
-        bids.write_exam(root, patient.id, "ct", Volume((hu + rng.normal(0, 4, hu.shape)).astype(np.int16), affine))
-        bids.write_derivative(root, patient.id, Volume(clot.astype(np.uint8), affine), pipeline="manual", label="ICH", kind="mask")
+        bids.write_exam(
+            root, patient.id, "ct", Volume((hu + rng.normal(0, 4, hu.shape)).astype(np.int16), affine)
+        )
+        bids.write_derivative(
+            root,
+            patient.id,
+            Volume(clot.astype(np.uint8), affine),
+            pipeline="manual",
+            label="ICH",
+            kind="mask",
+        )
         people.append(patient)
     bids.write_cohort(people, root, name="round heads")
 
@@ -55,7 +75,7 @@ def peak_mib() -> float:
 
 def by_nnunet(home: Path) -> dict[str, float]:
     """nnU-Net's trainer as it trains: its loader and augmentation, its step."""
-    from ichnos.learning import nnunet_child
+    from ichnos.learning.nnunet import child as nnunet_child
 
     nnunet_child.adapter.prepare()
     job = json.loads((home / "train.json").read_text())
@@ -73,10 +93,10 @@ def by_nnunet(home: Path) -> dict[str, float]:
 
 def by_ichnos(home: Path, precision: str) -> dict[str, float]:
     """Our loop with nnU-Net's planned network, its patch, batch and deep supervision."""
-    from ichnos.learning.augmentation import Augmentation
-    from ichnos.learning.cases import Grid, prepare
-    from ichnos.learning.cohort_batches import CohortBatches
-    from ichnos.learning.segmentation import Settings, train
+    from ichnos.learning.segmentation.augmentation import Augmentation
+    from ichnos.learning.segmentation.batches import CohortBatches
+    from ichnos.learning.segmentation.cases import Grid, prepare
+    from ichnos.learning.segmentation.loop import Settings, train
     from ichnos.models import NetworkSpec
 
     folder = home / "nnUNet_preprocessed" / "Dataset001_Cohort"
@@ -84,12 +104,22 @@ def by_ichnos(home: Path, precision: str) -> dict[str, float]:
     how = preprocessing_of(plans, PLAN.configuration)
     spec, _ = network_spec(plans, PLAN, classes=1)
     spec = NetworkSpec(name=spec.name, arguments=spec.arguments | {"deep_supervision": True})
-    cases = prepare(bids.read_cohort(home / "cohort").of_split("train"), Grid(("ICH",), how.spacing_mm), home / "cases")
+    cases = prepare(
+        bids.read_cohort(home / "cohort").of_split("train"), Grid(("ICH",), how.spacing_mm), home / "cases"
+    )
     batches = CohortBatches(cases, ("ICH",), how, size=BATCH, augmentation=Augmentation())
-    settings = Settings(network=spec, preprocessing=how, targets=PLAN.targets, steps=STEPS, precision=precision)  # type: ignore[arg-type]
+    settings = Settings(
+        network=spec, preprocessing=how, targets=PLAN.targets, steps=STEPS, precision=precision
+    )  # type: ignore[arg-type]
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        train(settings, batches, Path(folder), checkpoint_every_s=1e9, report=lambda progress: times.append(time.process_time()))
+        train(
+            settings,
+            batches,
+            Path(folder),
+            checkpoint_every_s=1e9,
+            report=lambda progress: times.append(time.process_time()),
+        )
     return {"seconds": float(np.median(np.diff(times))), "MiB": peak_mib()}
 
 
@@ -134,8 +164,14 @@ def main(home: Path) -> list[dict[str, object]]:
     theirs = found["nnunet"]
     rows: list[dict[str, object]] = []
     for engine, own in found.items():
-        row: dict[str, object] = {"name": f"{engine}, batch {BATCH} of {' x '.join(map(str, PATCH))}", "seconds": own["seconds"]}
-        row |= {"steps per second": 1 / own["seconds"], "x nnU-Net's speed": theirs["seconds"] / own["seconds"]}
+        row: dict[str, object] = {
+            "name": f"{engine}, batch {BATCH} of {' x '.join(map(str, PATCH))}",
+            "seconds": own["seconds"],
+        }
+        row |= {
+            "steps per second": 1 / own["seconds"],
+            "x nnU-Net's speed": theirs["seconds"] / own["seconds"],
+        }
         rows.append(row | {"MiB": own["MiB"], "x nnU-Net's memory": own["MiB"] / theirs["MiB"]})
     return rows
 

@@ -1,10 +1,11 @@
-"""Transfer on simulated pairs whose truth is known: accuracy, verdicts on pairs that were broken on purpose, time.
+"""Transfer on simulated pairs whose truth is known: accuracy, verdicts on pairs that were broken on purpose,
+time.
 
     python benchmarks/transfer.py [--patients 40] [--minutes M] [--cohort FOLDER] [--heads FOLDER]
 
-A folder of label maps (--heads) makes patients of different anatomy; without one all are variations of the MNI head. Each patient is made
-when its turn comes and measured in stages: the run may be cut at any moment, and goes on with the next stage; after `--minutes` none is
-begun. `--rows` prints the table of what is there.
+A folder of label maps (--heads) makes patients of different anatomy; without one all are variations of the
+MNI head. Each patient is made when its turn comes and measured in stages: the run may be cut at any moment,
+and goes on with the next stage; after `--minutes` none is begun. `--rows` prints the table of what is there.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from ichnos.cohort import Patient
 from ichnos.formats import bids
 from ichnos.runs import Ledger, Summary, apply
 from ichnos.runs.staging import move_into
-from ichnos.simulation.cohort import Making, protocol_of, write_patient
-from ichnos.simulation.presets import Subject, free_design, subjects
+from ichnos.simulation.cohort.design import Subject, free_design, subjects
+from ichnos.simulation.cohort.write import Making, protocol_of, write_patient
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VERSION = {"version": 6}  # of what a row says; another one wants another folder
@@ -59,13 +60,28 @@ def main(
     if len(everyone) < 2:
         raise SystemExit("two patients at least are needed: a wrong pairing takes the next one's exam")
     making = None if cohort else Making(anatomy=str(heads) if heads else None, oracle_samples=0)
-    steps = [Step(p, everyone[(k + 1) % len(everyone)], stage) for k, p in enumerate(everyone[:patients]) for stage in STAGES]
+    steps = [
+        Step(p, everyone[(k + 1) % len(everyone)], stage)
+        for k, p in enumerate(everyone[:patients])
+        for stage in STAGES
+    ]
     out = root / "derivatives" / "benchtransfer"
-    run = partial(apply, partial(measured, root=root, out=out, making=making), out=out, settings=VERSION, name="benchmark", progress=False)
+    run = partial(
+        apply,
+        partial(measured, root=root, out=out, making=making),
+        out=out,
+        settings=VERSION,
+        name="benchmark",
+        progress=False,
+    )
     stop, known = time.monotonic() + 60 * minutes, Ledger(out, "benchmark").finished()
     for step in steps:
         if step.id not in known and time.monotonic() < stop:
-            print(f"patient {1 + everyone.index(step.patient)} of {patients}, {_told(step, run([step]))}", file=sys.stderr, flush=True)
+            print(
+                f"patient {1 + everyone.index(step.patient)} of {patients}, {_told(step, run([step]))}",
+                file=sys.stderr,
+                flush=True,
+            )
     ledger = Ledger(out, "benchmark")
     finished = ledger.finished()  # read, not claimed: the table can be seen while another process measures
     rows = _joined([{"id": step.id, **finished[step.id]["row"]} for step in steps if step.id in finished])
@@ -78,7 +94,10 @@ def main(
 
 
 def _told(step: Step, done: Summary) -> str:
-    return f"{step.stage}: {f'failed, {done.failures[0].why}' if done.failures else 'done'} in {done.seconds:.0f} s"
+    return (
+        f"{step.stage}: {f'failed, {done.failures[0].why}' if done.failures else 'done'} in"
+        f" {done.seconds:.0f} s"
+    )
 
 
 def _joined(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -92,8 +111,12 @@ def _joined(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _subjects(patients: int) -> list[Subject]:
     """Return who is made: always the same of so many, five centres, one in five without a haematoma."""
-    made = subjects(free_design(patients=patients, centres=list("ABCDE"), exams=list(EXAMS), haematoma_share=0.8), seed=11)
-    return [replace(s, exams=(*s.exams, "diffusion")) if k % TRACT_EVERY == 0 else s for k, s in enumerate(made)]
+    made = subjects(
+        free_design(patients=patients, centres=list("ABCDE"), exams=list(EXAMS), haematoma_share=0.8), seed=11
+    )
+    return [
+        replace(s, exams=(*s.exams, "diffusion")) if k % TRACT_EVERY == 0 else s for k, s in enumerate(made)
+    ]
 
 
 def _there(root: Path) -> list[Patient]:
@@ -123,7 +146,8 @@ def _make(subject: Subject, root: Path, making: Making) -> None:
     waiting.rename(root / bids.subject(subject.id))
 
 
-# ---- the table ------------------------------------------------------------------------------------------------------
+# ---- the table
+# ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -169,7 +193,9 @@ LOADS_ML = (1.0, 3.0, 8.0, 1000.0)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Sum the patients up; Dice of leukoaraiosis only over those with at least 1 mL on the CT, and by load as well."""
+    """Sum the patients up; Dice of leukoaraiosis only over those with at least 1 mL on the CT, and by load
+    as well.
+    """
     out: list[dict[str, Any]] = [{"name": "pairs", "value": len(rows), "unit": ""}]
     seen = [row for row in rows if row.get("la_ml", 0) >= LOADS_ML[0]]
     out += [_summed(line.name, seen if "_la_" in line.name else rows, line) for line in _LINES]
@@ -181,18 +207,33 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     still = [row for row in rows if not row["restless"]]
     for who, part in (("head lay still in the CT", still), ("head moved in the CT", moved)):
         out += [_summed(f"{line.name}, {who}", part, line) for line in _LINES[:2]]
-    growth = [{"error": abs(row["growth_error_ml"])} for row in rows if row.get("growth_error_ml") is not None]
+    growth = [
+        {"error": abs(row["growth_error_ml"])} for row in rows if row.get("growth_error_ml") is not None
+    ]
     out.append(_summed("growth |error|", growth, Line("error", "mL", "at most 1.5")))
-    sides = [row[f"tract_{side}_swapped"] for row in rows for side in ("left", "right") if f"tract_{side}_swapped" in row]
+    sides = [
+        row[f"tract_{side}_swapped"]
+        for row in rows
+        for side in ("left", "right")
+        if f"tract_{side}_swapped" in row
+    ]
     out.append({"name": "tracts swapped", "value": sum(sides), "n": len(sides), "unit": "", "wanted": "0"})
     return out + _verdicts(rows)
 
 
 def _summed(name: str, rows: Sequence[Mapping[str, Any]], line: Line) -> dict[str, Any]:
-    values = [row[line.name] for row in rows if row.get(line.name) is not None and np.isfinite(row[line.name])]
+    values = [
+        row[line.name] for row in rows if row.get(line.name) is not None and np.isfinite(row[line.name])
+    ]
     how = "95th percentile" if line.sum_up is _p95 else "median"
     value = float(line.sum_up(values)) if values else None
-    return {"name": f"{name}, {how}", "value": value, "n": len(values), "unit": line.unit, "wanted": line.wanted}
+    return {
+        "name": f"{name}, {how}",
+        "value": value,
+        "n": len(values),
+        "unit": line.unit,
+        "wanted": line.wanted,
+    }
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -219,9 +260,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--patients", type=int, default=40)
     parser.add_argument("--cohort", type=Path)
-    parser.add_argument("--heads", type=Path, help="folder of label maps; default: ../shared/data/heads where it is there")
+    parser.add_argument(
+        "--heads", type=Path, help="folder of label maps; default: ../shared/data/heads where it is there"
+    )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing new after so many")
-    parser.add_argument("--rows", action="store_true", help="measure nothing; print the table of what has been measured")
+    parser.add_argument(
+        "--rows", action="store_true", help="measure nothing; print the table of what has been measured"
+    )
     given = parser.parse_args()
     beside = REPOSITORY.parent / "shared" / "data" / "heads"
     from run import table as drawn

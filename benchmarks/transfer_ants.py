@@ -1,11 +1,13 @@
-"""Our deformable step beside ANTs SyN, on the same heads from the same rigid start: accuracy, time, and their ratio.
+"""Our deformable step beside ANTs SyN, on the same heads from the same rigid start: accuracy, time, and their
+ratio.
 
     python -m venv build/ants && build/ants/bin/pip install antspyx
     python benchmarks/transfer_ants.py [--ants build/ants] [--patients 4]
 
-ANTs stays in an environment of its own and is borrowed from there; without it our own step is measured alone. It takes patients that
-`benchmarks/transfer.py` has made. Their FLAIR shows the head as the CT does, so that a deformable step can only add error; hence each
-FLAIR is also bent by a smooth displacement of up to 4 mm, which is to be found again.
+ANTs stays in an environment of its own and is borrowed from there; without it our own step is measured alone.
+It takes patients that `benchmarks/transfer.py` has made. Their FLAIR shows the head as the CT does, so that a
+deformable step can only add error; hence each FLAIR is also bent by a smooth displacement of up to 4 mm,
+which is to be found again.
 """
 
 from __future__ import annotations
@@ -32,10 +34,14 @@ BEND_MM, WIDTH_MM = 4.0, 25.0
 STEPS = ("rigid", "greedy", "ants")
 
 
-def main(patients: int = 2, ants: Path = REPOSITORY / "build" / "ants", cohort: Path | None = None) -> list[dict[str, Any]]:
+def main(
+    patients: int = 2, ants: Path = REPOSITORY / "build" / "ants", cohort: Path | None = None
+) -> list[dict[str, Any]]:
     """Return a row per patient, bending and back end, and their medians."""
     os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
-    sys.path += [str(folder) for folder in ants.glob("lib/python*/site-packages")]  # last: everything else is our own
+    sys.path += [
+        str(folder) for folder in ants.glob("lib/python*/site-packages")
+    ]  # last: everything else is our own
     steps = STEPS if importlib.util.find_spec("ants") else STEPS[:2]
     root = cohort or REPOSITORY / "build" / "bench-transfer"
     ids = sorted(folder.name.removeprefix("sub-") for folder in root.glob("sub-*"))[:patients]
@@ -63,7 +69,9 @@ def _compared(root: Path, patient_id: str, steps: Sequence[str], *, bent: bool) 
         found = start
         if name != "rigid":
             excluded = blood.with_array(blood.array > 0)
-            found = register(ct, flair, kind="deformable", start=start.transform, exclude=excluded, backend=name)
+            found = register(
+                ct, flair, kind="deformable", start=start.transform, exclude=excluded, backend=name
+            )
         told = errors(found, truth, brain, "x")
         row = {"patient": patient_id, "bent": bent, "step": name}
         row |= {key.removeprefix("x_"): value for key, value in told.items()}
@@ -76,7 +84,9 @@ def smooth_displacement(grid: Volume, rng: np.random.Generator) -> Displacement:
     coarse = grid.grid_with_spacing(6.0)
     noise = rng.normal(size=(*coarse.shape, 3))
     field = ndimage.gaussian_filter(noise, (WIDTH_MM / 6, WIDTH_MM / 6, WIDTH_MM / 6, 0))
-    return Displacement(Volume((field * BEND_MM / np.linalg.norm(field, axis=-1).max()).astype(np.float32), coarse.affine))
+    return Displacement(
+        Volume((field * BEND_MM / np.linalg.norm(field, axis=-1).max()).astype(np.float32), coarse.affine)
+    )
 
 
 def _summary(rows: list[dict[str, Any]], steps: Sequence[str]) -> list[dict[str, Any]]:
@@ -85,12 +95,19 @@ def _summary(rows: list[dict[str, Any]], steps: Sequence[str]) -> list[dict[str,
     for bent in (False, True):
         for step in steps:
             part = [row for row in rows if (row["bent"], row["step"]) == (bent, step)]
-            medians = {key: float(np.median([row[key] for row in part])) for key in numbers if part[0][key] is not None}
+            medians = {
+                key: float(np.median([row[key] for row in part]))
+                for key in numbers
+                if part[0][key] is not None
+            }
             out.append({"patient": "median", "bent": bent, "step": step, **medians})
     if "ants" not in steps:
         return out
     seconds = {step: sum(row["cpu_s"] for row in rows if row["step"] == step) for step in ("greedy", "ants")}
-    return [*out, {"patient": "ratio", "step": "greedy to ants", "cpu_s": seconds["greedy"] / seconds["ants"]}]
+    return [
+        *out,
+        {"patient": "ratio", "step": "greedy to ants", "cpu_s": seconds["greedy"] / seconds["ants"]},
+    ]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What thick slices leave of a true FLAIR mask on the CT when the transform is the true one: no registration can do better.
+"""What thick slices leave of a true FLAIR mask on the CT when the transform is the true one: no registration
+can do better.
 
     python benchmarks/transfer_slices.py [--heads FOLDER] [--seeds 701 702 …]
 
-Even seeds take a label map as their head where a folder of them is given or lies in ../shared/data/heads; odd ones take the MNI head.
+Even seeds take a label map as their head where a folder of them is given or lies in ../shared/data/heads; odd
+ones take the MNI head.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ import numpy as np
 import torch
 
 from ichnos.registration import Transform
-from ichnos.simulation.ct import CtExam, simulate_ct
-from ichnos.simulation.label_heads import head_files, labelled_head
-from ichnos.simulation.mni_head import mni_head
-from ichnos.simulation.mri import MriExam, draw_mri_protocol, simulate_mri
-from ichnos.simulation.scanners import centre, draw_protocol
+from ichnos.simulation.exams.ct import CtExam, simulate_ct
+from ichnos.simulation.exams.mri import MriExam, draw_mri_protocol, simulate_mri
+from ichnos.simulation.exams.scanners import centre, draw_protocol
+from ichnos.simulation.exams.truth import masks_on_grid
+from ichnos.simulation.heads.from_labels import head_files, labelled_head
+from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.simulate import Wishes, simulate_patient
-from ichnos.simulation.targets import masks_on_grid
 from ichnos.transfer.flair import given_hyperintensities, leukoaraiosis_on_ct
 from ichnos.volume import Volume, volume_ml
 
@@ -43,16 +45,26 @@ def main(heads: Path | None = None, seeds: Sequence[int] = SEEDS) -> list[dict[s
 
 
 def _row(seed: int, heads: Path | None) -> dict[str, Any]:
-    head = mni_head() if seed % 2 or heads is None else labelled_head(head_files(heads)[seed % len(head_files(heads))])
+    head = (
+        mni_head()
+        if seed % 2 or heads is None
+        else labelled_head(head_files(heads)[seed % len(head_files(heads))])
+    )
     patient = simulate_patient(seed, head, Wishes(followup=False))
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     ct = simulate_ct(patient, draw_protocol(centre("ABCDE"[seed % 5]), rng=rng), generator=generator)
     flair = simulate_mri(patient, draw_mri_protocol("flair", rng=rng), generator=generator)
 
     def truth(exam: CtExam | MriExam) -> Volume:
-        grid = {"affine": exam.volume.affine, "shape": exam.volume.shape, "patient_from_exam": exam.patient_from_exam}
+        grid = {
+            "affine": exam.volume.affine,
+            "shape": exam.volume.shape,
+            "patient_from_exam": exam.patient_from_exam,
+        }
         grid["motion"] = exam.motion if isinstance(exam, CtExam) else None
-        return masks_on_grid(patient, ("leukoaraiosis",), thickness_mm=exam.protocol.thickness_mm, **grid)["leukoaraiosis"]
+        return masks_on_grid(patient, ("leukoaraiosis",), thickness_mm=exam.protocol.thickness_mm, **grid)[
+            "leukoaraiosis"
+        ]
 
     flair_from_ct = Transform.of(~flair.patient_from_exam @ ct.patient_from_exam)
     drawn, wanted = truth(flair), truth(ct)

@@ -1,9 +1,10 @@
-"""Hyperintensities and tracts in the space of their own MRI, against the truth of simulated patients; robustness of the segmenter.
+"""Hyperintensities and tracts in the space of their own MRI, against the truth of simulated patients;
+robustness of the segmenter.
 
     python benchmarks/transfer_targets.py [--patients N] [--anatomy FOLDER]
 
-Each patient is simulated in memory. Without a folder of label maps every patient comes from the MNI head, from which the atlas also comes:
-figures for tracts are then kinder than those on other heads.
+Each patient is simulated in memory. Without a folder of label maps every patient comes from the MNI head,
+from which the atlas also comes: figures for tracts are then kinder than those on other heads.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ichnos.simulation.diffusion import draw_diffusion_protocol, simulate_diffusion
-from ichnos.simulation.label_heads import head_files, labelled_head
-from ichnos.simulation.mni_head import mni_head
-from ichnos.simulation.mri import draw_mri_protocol, simulate_mri
+from ichnos.simulation.exams.diffusion import draw_diffusion_protocol, simulate_diffusion
+from ichnos.simulation.exams.mri import draw_mri_protocol, simulate_mri
+from ichnos.simulation.exams.truth import masks_on_grid
+from ichnos.simulation.heads.from_labels import head_files, labelled_head
+from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.patient import VirtualPatient
 from ichnos.simulation.simulate import Wishes, simulate_patient
-from ichnos.simulation.targets import masks_on_grid
 from ichnos.transfer.flair import hyperintensities_of
 from ichnos.transfer.gradients import fsl_gradients
 from ichnos.transfer.tractography import track
@@ -40,14 +41,24 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 def patient_of(seed: int, anatomy: Path | None) -> VirtualPatient:
     """Simulate a patient with fibres."""
-    head = mni_head() if anatomy is None else labelled_head(head_files(anatomy)[seed % len(head_files(anatomy))])
+    head = (
+        mni_head() if anatomy is None else labelled_head(head_files(anatomy)[seed % len(head_files(anatomy))])
+    )
     return simulate_patient(seed, head, Wishes(fibres=True, followup=False))
 
 
 def flair_row(patient: VirtualPatient, seed: int) -> dict[str, float]:
     """Segment one FLAIR plainly, with the blood known, with another look, and with its skull taken off."""
-    made = simulate_mri(patient, draw_mri_protocol("flair", rng=np.random.default_rng(seed)), generator=torch.Generator().manual_seed(seed))
-    grid = {"affine": made.volume.affine, "shape": made.volume.shape, "patient_from_exam": made.patient_from_exam}
+    made = simulate_mri(
+        patient,
+        draw_mri_protocol("flair", rng=np.random.default_rng(seed)),
+        generator=torch.Generator().manual_seed(seed),
+    )
+    grid = {
+        "affine": made.volume.affine,
+        "shape": made.volume.shape,
+        "patient_from_exam": made.patient_from_exam,
+    }
     names = ("leukoaraiosis", "ich", "ivh", "phe", "brain")
     truth = masks_on_grid(patient, names, thickness_mm=made.protocol.thickness_mm, **grid)
     lesions = truth["leukoaraiosis"].array > 0
@@ -55,11 +66,16 @@ def flair_row(patient: VirtualPatient, seed: int) -> dict[str, float]:
     start = time.perf_counter()
     plain = hyperintensities_of(made.volume.astype(np.float32), threads=2)
     seconds = time.perf_counter() - start
-    told = hyperintensities_of(made.volume.astype(np.float32), exclude=made.volume.with_array(bled), threads=2)
-    stripped = made.volume.with_array(np.where(truth["brain"].array > 0, made.volume.array, 0).astype(np.float32))
+    told = hyperintensities_of(
+        made.volume.astype(np.float32), exclude=made.volume.with_array(bled), threads=2
+    )
+    stripped = made.volume.with_array(
+        np.where(truth["brain"].array > 0, made.volume.array, 0).astype(np.float32)
+    )
     rng = np.random.default_rng(seed + 1)
     other = made.volume.with_array(
-        0.001 * (np.maximum(made.volume.array, 0) ** 0.8 + rng.normal(0, 1, made.volume.shape)).astype(np.float32)
+        0.001
+        * (np.maximum(made.volume.array, 0) ** 0.8 + rng.normal(0, 1, made.volume.shape)).astype(np.float32)
     )
     return {
         "WMH Dice, exam alone": dice(plain.mask.array, lesions),
@@ -74,7 +90,9 @@ def flair_row(patient: VirtualPatient, seed: int) -> dict[str, float]:
 def tract_row(patient: VirtualPatient, seed: int) -> dict[str, float]:
     """Track both sides of one diffusion exam."""
     made = simulate_diffusion(
-        patient, draw_diffusion_protocol(rng=np.random.default_rng(seed)), generator=torch.Generator().manual_seed(seed)
+        patient,
+        draw_diffusion_protocol(rng=np.random.default_rng(seed)),
+        generator=torch.Generator().manual_seed(seed),
     )
     fine = Volume(np.empty(made.volume.shape, np.uint8), made.volume.affine).grid_with_spacing(1.0)
     grid = {"affine": fine.affine, "shape": fine.shape, "patient_from_exam": made.patient_from_exam}
@@ -107,13 +125,23 @@ def main(patients: int = 3, anatomy: Path | None = None) -> list[dict[str, Any]]
     rows = []
     for name, found in values.items():
         unit = name.rsplit(", ", 1)[1] if name.endswith((" mL", " s")) else ""
-        rows.append({"name": name, "value": float(np.nanmedian(found)), "unit": unit, "least": min(found), "most": max(found)})
+        rows.append(
+            {
+                "name": name,
+                "value": float(np.nanmedian(found)),
+                "unit": unit,
+                "least": min(found),
+                "most": max(found),
+            }
+        )
         print(f"{name:40s} median {np.nanmedian(found):7.2f}   {min(found):7.2f} … {max(found):7.2f}")
     return rows
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--patients", type=int, default=3)
     parser.add_argument("--anatomy", type=Path, default=None)
     asked = parser.parse_args()

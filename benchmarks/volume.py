@@ -1,4 +1,6 @@
-"""Resampling a head CT: ichnos against scipy on the same voxels, and the round trip of a mask through a SEG."""
+"""Resampling a head CT: ichnos against scipy on the same voxels, and the round trip of a mask through a
+SEG.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ SHAPE = (512, 512, 32)
 
 def main() -> list[dict[str, object]]:
     """Return one row per task: seconds of both, their ratio, the greatest difference."""
-    scan = Volume(np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), np.diag([0.45, 0.45, 5.0, 1.0]))
+    scan = Volume(
+        np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), np.diag([0.45, 0.45, 5.0, 1.0])
+    )
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
     even = scan.grid_with_spacing(1.0)
@@ -32,11 +36,19 @@ def _row(name: str, scan: Volume, grid: Volume, order: int) -> dict[str, object]
     matrix = np.linalg.inv(scan.affine) @ grid.affine
     ours_s, ours = _best(lambda: scan.on_grid(grid, interpolation="linear" if order else "nearest").array)
     scipy_s, theirs = _best(
-        lambda: ndimage.affine_transform(scan.array, matrix[:3, :3], matrix[:3, 3], grid.shape, order=order, mode="constant")
+        lambda: ndimage.affine_transform(
+            scan.array, matrix[:3, :3], matrix[:3, 3], grid.shape, order=order, mode="constant"
+        )
     )
     inside = (slice(8, -8),) * 3  # at the rim the two treat the half voxel beyond the last centre differently
     same = np.isclose(ours[inside], theirs[inside], atol=1e-4).mean()
-    return {"name": name, "ichnos_s": ours_s, "scipy_s": scipy_s, "ratio": scipy_s / ours_s, "equal_share": float(same)}
+    return {
+        "name": name,
+        "ichnos_s": ours_s,
+        "scipy_s": scipy_s,
+        "ratio": scipy_s / ours_s,
+        "equal_share": float(same),
+    }
 
 
 def _best(function: Callable[[], np.ndarray], times: int = 3) -> tuple[float, np.ndarray]:

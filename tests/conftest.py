@@ -1,4 +1,6 @@
-"""What every test shares: one thread for torch (small tensors run ten times slower on two busy threads) and the shared data, if present."""
+"""What every test shares: one thread for torch (small tensors run ten times slower on two busy threads)
+and the shared data, if present.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`make demo`: simulate one patient as a tilted DICOM series, read it, and print what was found beside what is true."""
+"""`make demo`: simulate one patient as a tilted DICOM series, read it, and print what was found beside
+what is true.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,11 @@ import torch
 from ichnos.cli.main import run
 from ichnos.models.store import DEFAULT, MANIFEST, SHIPPED
 from ichnos.reading import Record
-from ichnos.simulation.ct import CtExam, simulate_ct
-from ichnos.simulation.dicom_export import export_ct
-from ichnos.simulation.mni_head import mni_head
+from ichnos.simulation.exams.ct import CtExam, simulate_ct
+from ichnos.simulation.exams.dicom_export import export_ct
+from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
+from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.patient import VirtualPatient
-from ichnos.simulation.scanners import CENTRES, draw_protocol
 from ichnos.simulation.simulate import Wishes, simulate_patient
 
 OUT = Path(__file__).resolve().parents[1] / "demo-out"
@@ -27,12 +29,18 @@ TILT_DEG = 15.0
 
 
 def simulated() -> tuple[VirtualPatient, CtExam]:
-    """Make a patient of 71 years with a haematoma of 25 mL in the left putamen, and the CT of a tilted gantry."""
-    wishes = Wishes(site="putamen", side="left", ich_ml=25.0, leukoaraiosis_ml=14.0, age_years=71.0, followup=False)
+    """Make a patient of 71 years with a haematoma of 25 mL in the left putamen, and the CT of a tilted
+    gantry.
+    """
+    wishes = Wishes(
+        site="putamen", side="left", ich_ml=25.0, leukoaraiosis_ml=14.0, age_years=71.0, followup=False
+    )
     patient = simulate_patient(SEED, mni_head(OUT / "cache"), wishes)
     drawn = draw_protocol(CENTRES["A"], rng=np.random.default_rng(SEED), still=True)
     protocol = replace(drawn, metal=False, offset_hu=0.0, tilt_deg=TILT_DEG)
-    return patient, simulate_ct(patient, protocol, generator=torch.Generator().manual_seed(SEED), sheared=True)
+    return patient, simulate_ct(
+        patient, protocol, generator=torch.Generator().manual_seed(SEED), sheared=True
+    )
 
 
 def beside_the_truth(record: Record, patient: VirtualPatient) -> list[tuple[str, str, str]]:
@@ -70,7 +78,11 @@ def main() -> int:
     series = export_ct(made, OUT, patient_id="demo", exam="ct", latent=patient.latent)[0].parent
     if not (SHIPPED / DEFAULT / MANIFEST).is_file():
         print(f"the series: {series}")
-        print("no default weights are installed, so nothing can read it: `make weights` trains them. What the scan is:", flush=True)
+        print(
+            "no default weights are installed, so nothing can read it: `make weights` trains them. What the"
+            " scan is:",
+            flush=True,
+        )
         return run(["inspect", str(series), "--montage", str(OUT / "slices.png")])
     code = run(["read", str(series), "-o", str(OUT / "reading")])
     for file in sorted((OUT / "reading").glob("*/reading.json")):

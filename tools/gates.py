@@ -24,29 +24,49 @@ import torch
 
 from ichnos.anatomy.tract import SIDES, population
 from ichnos.inference import Prediction, Predictor
-from ichnos.inference.place import Placement, placement_of
-from ichnos.learning.defaults import HELD_OUT
-from ichnos.learning.gates import CLOTS_ML, SHIFTS_HU, Reader, blood_ml, deviation_percent, dice, reader_of, shifted, with_clot
-from ichnos.learning.simulated import scanned
+from ichnos.inference.coordinates import Placement, placement_of
+from ichnos.learning.virtual.batches import scanned
+from ichnos.learning.virtual.default_model import HELD_OUT
+from ichnos.learning.virtual.stress import (
+    CLOTS_ML,
+    SHIFTS_HU,
+    Reader,
+    blood_ml,
+    deviation_percent,
+    dice,
+    reader_of,
+    shifted,
+    with_clot,
+)
 from ichnos.models import Model, default_model, load_model, note_validation
 from ichnos.reading.masks import Masks, consistent_masks
 from ichnos.reading.site import site_measure
 from ichnos.reading.volumes import load_volume_law
 from ichnos.runs import Numbered, apply
 from ichnos.scan import Scan
-from ichnos.simulation.heads import SourceHead
-from ichnos.simulation.label_heads import labelled_head
-from ichnos.simulation.mni_head import mni_head
+from ichnos.simulation.exams.scanners import CENTRES, CtProtocol, draw_protocol
+from ichnos.simulation.heads.from_labels import labelled_head
+from ichnos.simulation.heads.from_mni import mni_head
+from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import VirtualPatient
-from ichnos.simulation.scanners import CENTRES, CtProtocol, draw_protocol
 from ichnos.simulation.simulate import Wishes, simulate_patient
 from ichnos.volume import Volume, volume_ml
 
-SHOWN = {"ich": "ICH", "ivh": "IVH", "phe": "PHE", "leukoaraiosis": "leukoaraiosis"}  # whose volumes are told, by the names that masks bear
+SHOWN = {
+    "ich": "ICH",
+    "ivh": "IVH",
+    "phe": "PHE",
+    "leukoaraiosis": "leukoaraiosis",
+}  # whose volumes are told, by the names that masks bear
 TARGETS = ("ich", "ivh", "phe", "leukoaraiosis", "tract_left", "tract_right", "brain", "ventricles")
 THICKNESS_MM = (1.0, 2.5, 5.0, 6.0)
 TILTS_DEG = (-15.0, 15.0)
-SITES_READ = {"putamen": "basal ganglia", "caudate": "basal ganglia", "lobar": "lobe", "pons": "brainstem"}  # others by their own names
+SITES_READ = {
+    "putamen": "basal ganglia",
+    "caudate": "basal ganglia",
+    "lobar": "lobe",
+    "pons": "brainstem",
+}  # others by their own names
 ATLAS_SHARE = 0.4  # of a population's tracts, where the atlas alone decides
 Predict = Callable[[Scan], Prediction]
 SEED = 770_000  # far from every seed of a training
@@ -66,7 +86,11 @@ class Trial:
         return simulate_patient(SEED + number, self._head(number), wishes)
 
     def _head(self, number: int) -> SourceHead:
-        return labelled_head(self.heads[number % len(self.heads)], self.cache) if self.heads else mni_head(self.cache)
+        return (
+            labelled_head(self.heads[number % len(self.heads)], self.cache)
+            if self.heads
+            else mni_head(self.cache)
+        )
 
 
 @kept_once
@@ -98,11 +122,16 @@ def tried(case: Numbered, folder: Path, *, trial: Trial, model: Path, threads: i
         "blood_ml": blood_ml(masks),
         "targets": {name: compared(name, masks, truth[name], prediction) for name in TARGETS},
         "tracts": tract_ways(prediction, place, truth),
-        "site": (patient.latent.site, site_measure(place, masks.ich).value if masks.ich.array.any() else None),
+        "site": (
+            patient.latent.site,
+            site_measure(place, masks.ich).value if masks.ich.array.any() else None,
+        ),
     }
     if prediction.refined is not None:
         first = consistent_masks(replace(prediction, refined=None), place)
-        row["first"] = {name: dice(getattr(first, name), truth[name]) for name in TARGETS} | {"blood_ml": blood_ml(first)}
+        row["first"] = {name: dice(getattr(first, name), truth[name]) for name in TARGETS} | {
+            "blood_ml": blood_ml(first)
+        }
     read = reader_of(predict)
     if not patient.latent.has_haematoma:
         row["clots"] = clots(scan, truth, read, rng)
@@ -117,25 +146,46 @@ def compared(name: str, masks: Masks, truth: Volume, prediction: Prediction) -> 
     law = load_volume_law(prediction.model.folder)
     interval = law.interval_ml(SHOWN[name], volume_ml(found)) if law is not None and name in SHOWN else None
     held = None if interval is None else bool(interval[0] <= true_ml <= interval[1])
-    return {"dice": dice(found, truth), "ml": volume_ml(found), "true_ml": true_ml, "interval_ml": interval, "held": held}
+    return {
+        "dice": dice(found, truth),
+        "ml": volume_ml(found),
+        "true_ml": true_ml,
+        "interval_ml": interval,
+        "held": held,
+    }
 
 
-def tract_ways(prediction: Prediction, place: Placement | None, truth: dict[str, Any]) -> list[dict[str, float]]:
-    """Return the overlap of each tract by each way to it: looked up in the atlas alone, drawn by the first network alone."""
+def tract_ways(
+    prediction: Prediction, place: Placement | None, truth: dict[str, Any]
+) -> list[dict[str, float]]:
+    """Return the overlap of each tract by each way to it: looked up in the atlas alone, drawn by the first
+    network alone.
+    """
     if place is None:
         return []
     return [
         {
-            "atlas": dice(place.looked_up(population(side)).map_array(lambda a: a > ATLAS_SHARE), truth[f"tract_{side}"]),
-            "drawn": dice(replace(prediction, refined=None).mask(f"tract_{side}").reoriented("RAS"), truth[f"tract_{side}"]),
+            "atlas": dice(
+                place.looked_up(population(side)).map_array(lambda a: a > ATLAS_SHARE), truth[f"tract_{side}"]
+            ),
+            "drawn": dice(
+                replace(prediction, refined=None).mask(f"tract_{side}").reoriented("RAS"),
+                truth[f"tract_{side}"],
+            ),
         }
         for side in SIDES
     ]
 
 
-def clots(scan: Scan, truth: dict[str, Any], read: Reader, rng: np.random.Generator) -> dict[str, dict[str, float]]:
-    """Paste clots into a head without blood, one at a time; return the overlap of the haematoma, and of blood of both kinds."""
-    tissue = truth["brain"].with_array(np.asarray(truth["brain"].array) > np.asarray(truth["ventricles"].array))
+def clots(
+    scan: Scan, truth: dict[str, Any], read: Reader, rng: np.random.Generator
+) -> dict[str, dict[str, float]]:
+    """Paste clots into a head without blood, one at a time; return the overlap of the haematoma, and of
+    blood of both kinds.
+    """
+    tissue = truth["brain"].with_array(
+        np.asarray(truth["brain"].array) > np.asarray(truth["ventricles"].array)
+    )
     out = {}
     for ml in CLOTS_ML:
         pasted, mask = with_clot(scan, tissue, ml=ml, rng=rng)
@@ -153,7 +203,9 @@ def gates(patient: VirtualPatient, protocol: CtProtocol, scan: Scan, read: Reade
     def rescanned(**changes: float) -> Callable[[], Scan]:
         return lambda: scanned(patient, replace(still, **changes), 1, TARGETS)[0]
 
-    thick = _volumes({t: rescanned(thickness_mm=t, step_mm=t, noise_hu=3.5 * (5 / t) ** 0.5) for t in THICKNESS_MM}, read)
+    thick = _volumes(
+        {t: rescanned(thickness_mm=t, step_mm=t, noise_hu=3.5 * (5 / t) ** 0.5) for t in THICKNESS_MM}, read
+    )
     tilts = _volumes({t: rescanned(tilt_deg=t) for t in (0.0, *TILTS_DEG)}, read)
     return {"offsets": offsets, "thickness": thick, "tilts": tilts}
 
@@ -177,17 +229,32 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         ]
         for key in ("scanner", "thickness_mm")
     }
-    ways = {"worth of the refinement": _refinement_rows(rows), "ways to the tract": _tract_rows(rows), "sites": _site_rows(rows)}
-    return {"accuracy": accuracy, **ways, **by, "gates": _gate_rows(rows), "what is missed": _missed_rows(rows)}
+    ways = {
+        "worth of the refinement": _refinement_rows(rows),
+        "ways to the tract": _tract_rows(rows),
+        "sites": _site_rows(rows),
+    }
+    return {
+        "accuracy": accuracy,
+        **ways,
+        **by,
+        "gates": _gate_rows(rows),
+        "what is missed": _missed_rows(rows),
+    }
 
 
 def _refinement_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the overlap with and without the refinement, in the same scans; without it the rules of density draw the borders."""
+    """Return the overlap with and without the refinement, in the same scans; without it the rules of
+    density draw the borders.
+    """
     out = []
     for name in TARGETS:
         there = [row for row in rows if "first" in row and row["targets"][name]["true_ml"] >= 0.5]
         if there:
-            before, after = ([row["first"][name] for row in there], [row["targets"][name]["dice"] for row in there])
+            before, after = (
+                [row["first"][name] for row in there],
+                [row["targets"][name]["dice"] for row in there],
+            )
             told = {
                 f"{what.__name__} Dice {how}": _shown(what(d))
                 for what in (np.median, np.mean)
@@ -207,7 +274,12 @@ def _tract_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         "what is read": shipped,
     }
     return [
-        {"way": way, "tracts": len(found), "median Dice": _shown(np.median(found)), "mean Dice": _shown(np.mean(found))}
+        {
+            "way": way,
+            "tracts": len(found),
+            "median Dice": _shown(np.median(found)),
+            "mean Dice": _shown(np.mean(found)),
+        }
         for way, found in ways.items()
         if found
     ]
@@ -221,7 +293,9 @@ def _site_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         wanted = SITES_READ.get(site, site)
         others = sorted({name for name in read if not name.endswith(wanted)})
         right = sum(name.endswith(wanted) for name in read)
-        out.append({"began in": site, "found": len(read), "named rightly": right, "else named": ", ".join(others)})
+        out.append(
+            {"began in": site, "found": len(read), "named rightly": right, "else named": ", ".join(others)}
+        )
     return out
 
 
@@ -264,15 +338,28 @@ def _gate_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     out = []
     if clean:
         out.append(
-            {"gate": "false blood, 95th percentile, mL", "aim": "<= 0.5", "value": _rounded(np.percentile(clean, 95)), "scans": len(clean)}
+            {
+                "gate": "false blood, 95th percentile, mL",
+                "aim": "<= 0.5",
+                "value": _rounded(np.percentile(clean, 95)),
+                "scans": len(clean),
+            }
         )
     pasted = [row["clots"] for row in rows if "clots" in row]
     for ml, aim in zip(CLOTS_ML, (0.5, 0.75, 0.85, 0.9), strict=True):
-        for kind, told, wanted in (("ich", "median Dice", f">= {aim}"), ("blood", "median Dice as blood of either kind", "")):
+        for kind, told, wanted in (
+            ("ich", "median Dice", f">= {aim}"),
+            ("blood", "median Dice as blood of either kind", ""),
+        ):
             found = [c[f"{ml:g}"][kind] for c in pasted]
             if found:
                 out.append(
-                    {"gate": f"pasted clot of {ml:g} mL, {told}", "aim": wanted, "value": _rounded(np.median(found)), "scans": len(found)}
+                    {
+                        "gate": f"pasted clot of {ml:g} mL, {told}",
+                        "aim": wanted,
+                        "value": _rounded(np.median(found)),
+                        "scans": len(found),
+                    }
                 )
     changed = [row["gates"] for row in rows if "gates" in row]
     for key, reference, what in (
@@ -281,7 +368,9 @@ def _gate_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ("tilts", 0.0, "tilt of 15 degrees"),
     ):
         for name in ("ich", "ventricles"):
-            found = [deviation_percent({float(k): v for k, v in g[key][name].items()}, reference) for g in changed]
+            found = [
+                deviation_percent({float(k): v for k, v in g[key][name].items()}, reference) for g in changed
+            ]
             found = [value for value in found if value == value]
             if found:
                 out.append(
@@ -296,7 +385,9 @@ def _gate_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _missed_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return how often what is there was not found, and what is not there was; a target is there from 0.5 mL."""
+    """Return how often what is there was not found, and what is not there was; a target is there from 0.5
+    mL.
+    """
     ich, ivh, phe, pale = ([row["targets"][name] for row in rows] for name in SHOWN)
     bled = [row["targets"]["ich"] for row in rows if row["bled"]]
     clean = [row["blood_ml"] for row in rows if not row["bled"]]
@@ -316,14 +407,23 @@ def _missed_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for what, found, least in (("haematomas", ich, 60.0), ("oedema", phe, 30.0)):
         errors = [t["ml"] - t["true_ml"] for t in found if t["true_ml"] >= least]
         if errors:
-            out.append({"what": f"{what} from {least:g} mL: mean volume error {np.mean(errors):.1f} mL", "patients": str(len(errors))})
+            out.append(
+                {
+                    "what": f"{what} from {least:g} mL: mean volume error {np.mean(errors):.1f} mL",
+                    "patients": str(len(errors)),
+                }
+            )
     return out
 
 
 def note(model: Model, tables: dict[str, list[dict[str, Any]]]) -> None:
-    """Write what was found into the cards: that of the refinement tells what is read, the first network's what is read without it."""
+    """Write what was found into the cards: that of the refinement tells what is read, the first network's
+    what is read without it.
+    """
     found = {
-        f"median Dice, {row['target']} ({row['scans']} simulated scans)": row["median Dice"] for row in tables["accuracy"] if row["scans"]
+        f"median Dice, {row['target']} ({row['scans']} simulated scans)": row["median Dice"]
+        for row in tables["accuracy"]
+        if row["scans"]
     }
     false_blood = tables["gates"][0]
     found[f"{false_blood['gate']} ({false_blood['scans']} scans)"] = false_blood["value"]
@@ -332,7 +432,9 @@ def note(model: Model, tables: dict[str, list[dict[str, Any]]]) -> None:
         note_validation(model, found)
         return
     without = {
-        f"median Dice without the refinement, {row['target']} ({row['scans']} simulated scans)": row["median Dice without"]
+        f"median Dice without the refinement, {row['target']} ({row['scans']} simulated scans)": row[
+            "median Dice without"
+        ]
         for row in tables["worth of the refinement"]
     }
     note_validation(refinement, found)
@@ -349,7 +451,11 @@ def markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
     for title, rows in tables.items():
         if rows:
             columns = list(rows[0])
-            lines = [columns, ["---"] * len(columns), *[[str(row.get(c, "")) for c in columns] for row in rows]]
+            lines = [
+                columns,
+                ["---"] * len(columns),
+                *[[str(row.get(c, "")) for c in columns] for row in rows],
+            ]
             parts.append(f"**{title}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     return "\n\n".join(parts) + "\n"
 
@@ -357,10 +463,17 @@ def markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
 def main() -> int:
     """Read the patients that are not in the ledger yet, then write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--heads", type=Path, help="folder of label maps, of which the last four were never trained on")
+    parser.add_argument(
+        "--heads", type=Path, help="folder of label maps, of which the last four were never trained on"
+    )
     parser.add_argument("--model", type=Path, help="a model folder; the default model without it")
     parser.add_argument("--patients", type=int, default=60)
-    parser.add_argument("--gates", type=int, default=18, help="patients who, if they bled, are shifted, thickened and tilted too")
+    parser.add_argument(
+        "--gates",
+        type=int,
+        default=18,
+        help="patients who, if they bled, are shifted, thickened and tilted too",
+    )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each worker")
     parser.add_argument("-o", "--out", type=Path, default=Path("build/gates"))
@@ -373,7 +486,15 @@ def main() -> int:
     task = partial(tried, trial=trial, model=model.folder, threads=max(1, given.threads // given.workers))
     settings = {"model": model.all_weights(), "heads": [head.name for head in heads], "gates": given.gates}
     cases = [Numbered(number) for number in range(given.patients)]
-    done = apply(task, cases, out=given.out, settings=settings, name="gates", workers=given.workers, progress=sys.stderr.isatty())
+    done = apply(
+        task,
+        cases,
+        out=given.out,
+        settings=settings,
+        name="gates",
+        workers=given.workers,
+        progress=sys.stderr.isatty(),
+    )
     for failure in done.failures:
         print(f"patient {failure.id} failed: {failure.why}", file=sys.stderr)
     rows = list(done.rows)

@@ -1,4 +1,5 @@
-"""Draw docs/img/virtual-patient.png: one virtual patient's CT, follow-up and FLAIR, without and with the truth.
+"""Draw docs/img/virtual-patient.png: one virtual patient's CT, follow-up and FLAIR, without and with the
+truth.
 
 python tools/readme_picture.py [SEED]
 """
@@ -13,16 +14,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ichnos.simulation.check_page import axial, windowed
-from ichnos.simulation.ct import simulate_ct
-from ichnos.simulation.mni_head import mni_head
-from ichnos.simulation.mri import MriProtocol, simulate_mri
-from ichnos.simulation.scanners import CENTRES, draw_protocol
+from ichnos.simulation.check.page import axial, windowed
+from ichnos.simulation.exams.ct import simulate_ct
+from ichnos.simulation.exams.mri import MriProtocol, simulate_mri
+from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
+from ichnos.simulation.exams.truth import masks_on_grid
+from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.simulate import Wishes, simulate_patient
-from ichnos.simulation.targets import masks_on_grid
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "img" / "virtual-patient.png"
-COLOURS = {"phe": (70, 150, 255), "leukoaraiosis": (250, 200, 60), "tract_left": (90, 220, 120), "tract_right": (90, 220, 120)}
+COLOURS = {
+    "phe": (70, 150, 255),
+    "leukoaraiosis": (250, 200, 60),
+    "tract_left": (90, 220, 120),
+    "tract_right": (90, 220, 120),
+}
 COLOURS |= {"ivh": (240, 120, 220), "ich": (235, 60, 60)}
 SIDE = 360
 
@@ -38,22 +44,36 @@ def panel(grey: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
 
 def main(seed: int) -> None:
     """Make the patient, scan it three times, and write the picture."""
-    patient = simulate_patient(seed, mni_head(), Wishes(site="putamen", side="left", ich_ml=28.0, leukoaraiosis_ml=18.0, age_years=71.0))
+    patient = simulate_patient(
+        seed,
+        mni_head(),
+        Wishes(site="putamen", side="left", ich_ml=28.0, leukoaraiosis_ml=18.0, age_years=71.0),
+    )
     rng, columns = np.random.default_rng(seed), []
     for exam in ("ct", "followup", "flair"):
         generator = torch.Generator().manual_seed(seed)
         if exam == "flair":
-            made = simulate_mri(patient, MriProtocol("flair", pose_deg=(-12.0, 1.0, 2.0)), generator=generator)
+            made = simulate_mri(
+                patient, MriProtocol("flair", pose_deg=(-12.0, 1.0, 2.0)), generator=generator
+            )
             thickness = made.protocol.thickness_mm
         else:
             protocol = replace(draw_protocol(CENTRES["A"], rng=rng, still=True), metal=False, offset_hu=0.0)
             made = simulate_ct(patient, protocol, generator=generator, followup=exam == "followup")
             thickness = protocol.thickness_mm
         names = ("ich_followup", "ivh_followup", "phe_followup") if exam == "followup" else tuple(COLOURS)
-        grid = {"affine": made.volume.affine, "shape": made.volume.shape, "patient_from_exam": made.patient_from_exam}
+        grid = {
+            "affine": made.volume.affine,
+            "shape": made.volume.shape,
+            "patient_from_exam": made.patient_from_exam,
+        }
         masks = masks_on_grid(patient, names, **grid, thickness_mm=thickness)
         k = int(masks[names[0] if exam == "followup" else "ich"].array.sum((0, 1)).argmax())
-        grey = windowed(axial(made.volume, k), 520, 260) if exam == "flair" else windowed(axial(made.volume, k), 80, 40)
+        grey = (
+            windowed(axial(made.volume, k), 520, 260)
+            if exam == "flair"
+            else windowed(axial(made.volume, k), 80, 40)
+        )
         shown = {name.removesuffix("_followup"): axial(mask, k) > 0 for name, mask in masks.items()}
         columns.append(np.vstack([panel(grey, {}), panel(grey, shown)]))
     OUT.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,13 @@ def main(page: str, height: str = "1500") -> None:
     """Take the picture."""
     OUT.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as profile:
-        command = [printer(), *FLAGS.split(), f"--user-data-dir={profile}", f"--window-size=1120,{height}", f"--screenshot={OUT}"]
+        command = [
+            printer(),
+            *FLAGS.split(),
+            f"--user-data-dir={profile}",
+            f"--window-size=1120,{height}",
+            f"--screenshot={OUT}",
+        ]
         subprocess.run([*command, Path(page).resolve().as_uri()], check=True, capture_output=True)
     print(OUT)
 

@@ -1,6 +1,8 @@
-"""Fit the growth law that ships: simulate patients, measure them as reading does, check by cross-validation, write law and card.
+"""Fit the growth law that ships: simulate patients, measure them as reading does, check by cross-validation,
+write law and card.
 
-python tools/train_expansion.py --patients 500          (goes on where it was stopped; a core makes about thirty patients a minute)
+python tools/train_expansion.py --patients 500          (goes on where it was stopped; a core makes about
+thirty patients a minute)
 """
 
 from __future__ import annotations
@@ -15,11 +17,19 @@ import numpy as np
 import torch
 
 from ichnos.files import atomic_file
-from ichnos.learning.cards import growth_card
-from ichnos.learning.growth import GrowthCase, case_of, case_row, cross_validation, fit_growth_law, redrawn, simulated_case
+from ichnos.learning.fit.cards import growth_card
+from ichnos.learning.fit.growth import (
+    GrowthCase,
+    case_of,
+    case_row,
+    cross_validation,
+    fit_growth_law,
+    redrawn,
+    simulated_case,
+)
 from ichnos.reading.growth import LAW_FILE, growth_law_text
 from ichnos.runs import Numbered, apply
-from ichnos.simulation.mni_head import mni_head
+from ichnos.simulation.heads.from_mni import mni_head
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src" / "ichnos" / "models" / "weights" / "expansion"
 FOLDS = 5  # of the cross-validation
@@ -44,9 +54,20 @@ def main() -> None:
     given = parser.parse_args()
     seeds = [Numbered(20_000 + n) for n in range(given.patients)]
     task = partial(measure, cache=given.work / "heads")
-    done = apply(task, seeds, out=given.work, settings={"version": 1}, name="measure", workers=given.workers, progress=sys.stderr.isatty())
+    done = apply(
+        task,
+        seeds,
+        out=given.work,
+        settings={"version": 1},
+        name="measure",
+        workers=given.workers,
+        progress=sys.stderr.isatty(),
+    )
     cases = [case_of(row) for row in done.rows if row["seen"]]
-    print(f"{len(cases)} patients measured, {sum(c.expanded for c in cases):.0f} expanded; {len(done.failures)} failed")
+    print(
+        f"{len(cases)} patients measured, {sum(c.expanded for c in cases):.0f} expanded; {len(done.failures)}"
+        " failed"
+    )
     write(cases, given.out, command=f"python tools/train_expansion.py --patients {given.patients}")
 
 
@@ -54,14 +75,25 @@ def write(cases: list[GrowthCase], out: Path, *, command: str) -> None:
     """Check by cross-validation, fit on all, and write expansion.json with its card."""
     futures = [future for case in cases for future in redrawn(case, int(case.id), FUTURES)]
     origin = (
-        "simulated patients (MNI head, five simulated centres, 1 to 7 mm slices), measured on the true masks of their baseline CT, "
-        f"each with {FUTURES} futures drawn from the simulation's law"
+        "simulated patients (MNI head, five simulated centres, 1 to 7 mm slices), measured on the true masks"
+        f" of their baseline CT, each with {FUTURES} futures drawn from the simulation's law"
     )
-    law = fit_growth_law(futures, cohort=f"{len(cases)} {origin}", simulated=True, command=command, rng=np.random.default_rng(0))
+    law = fit_growth_law(
+        futures,
+        cohort=f"{len(cases)} {origin}",
+        simulated=True,
+        command=command,
+        rng=np.random.default_rng(0),
+    )
     found = {
         **cross_validation(futures, folds=FOLDS, rng=np.random.default_rng(0)),
-        **named("image_only", cross_validation(futures, folds=FOLDS, clinical=False, rng=np.random.default_rng(0))),
-        **named("one_future_each", cross_validation(futures, judged=cases, folds=FOLDS, rng=np.random.default_rng(0))),
+        **named(
+            "image_only", cross_validation(futures, folds=FOLDS, clinical=False, rng=np.random.default_rng(0))
+        ),
+        **named(
+            "one_future_each",
+            cross_validation(futures, judged=cases, folds=FOLDS, rng=np.random.default_rng(0)),
+        ),
     }
     law = law.model_copy(update={"validation": found})
     out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""Fit the laws of a model's measures on simulated scans: volumes against the true ones, Fazekas grades against those of the maps.
+"""Fit the laws of a model's measures on simulated scans: volumes against the true ones, Fazekas grades
+against those of the maps.
 
 python tools/train_laws.py --heads FOLDER_OF_LABEL_MAPS --patients 68          (goes on where it was stopped)
 """
@@ -18,19 +19,19 @@ import torch
 
 from ichnos.files import atomic_file
 from ichnos.inference import Predictor
-from ichnos.learning.defaults import HELD_OUT
-from ichnos.learning.fazekas import fit_ordinal, left_out
-from ichnos.learning.simulated import scanned
-from ichnos.learning.volumes import fit_volume_law
+from ichnos.learning.fit.fazekas import fit_ordinal, left_out
+from ichnos.learning.fit.volume import fit_volume_law
+from ichnos.learning.virtual.batches import scanned
+from ichnos.learning.virtual.default_model import HELD_OUT
 from ichnos.models import default_model, load_model
 from ichnos.reading import read
 from ichnos.reading.fazekas import FAZEKAS_LAW, FazekasLaw
 from ichnos.reading.record import Record
 from ichnos.reading.volumes import VOLUME_LAW, VolumeLaw
 from ichnos.runs import Numbered, apply
-from ichnos.simulation.label_heads import labelled_head
-from ichnos.simulation.mni_head import mni_head
-from ichnos.simulation.scanners import CENTRES, draw_protocol
+from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
+from ichnos.simulation.heads.from_labels import labelled_head
+from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.simulate import Wishes, simulate_patient
 from ichnos.volume import volume_ml
 
@@ -47,14 +48,18 @@ def reader(model: Path) -> Predictor:
     return Predictor(load_model(model), threads=1)
 
 
-def measured(case: Numbered, folder: Path, *, model: Path, heads: tuple[Path, ...], cache: Path) -> dict[str, Any]:
+def measured(
+    case: Numbered, folder: Path, *, model: Path, heads: tuple[Path, ...], cache: Path
+) -> dict[str, Any]:
     """Return a patient's volumes, measured and true, and true grades; BLEEDING of the patients bleed."""
     del folder
     torch.set_num_threads(1)
     rng = np.random.default_rng([SEED, case.number])
     wanted_ml = float(np.exp(rng.uniform(*np.log(LEUKOARAIOSIS_ML))))
     head = labelled_head(heads[case.number % len(heads)], cache) if heads else mni_head(cache)
-    wishes = Wishes(spacing_mm=1.5, haematoma_probability=BLEEDING, leukoaraiosis_ml=wanted_ml, followup=False)
+    wishes = Wishes(
+        spacing_mm=1.5, haematoma_probability=BLEEDING, leukoaraiosis_ml=wanted_ml, followup=False
+    )
     patient = simulate_patient(SEED + case.number, head, wishes)
     protocol = draw_protocol(CENTRES[sorted(CENTRES)[case.number % len(CENTRES)]], rng=rng)
     scan, truth = scanned(patient, protocol, case.number, [target.lower() for target in TARGETS])
@@ -71,31 +76,50 @@ def measured(case: Numbered, folder: Path, *, model: Path, heads: tuple[Path, ..
 
 def _value(record: Record, name: str) -> float:
     """Return a measure of any finding; 0 where it was not made because nothing was found."""
-    return next((float(m.value) for f in record.findings for m in f.measures if m.name == name and m.value is not None), 0.0)
+    return next(
+        (
+            float(m.value)
+            for f in record.findings
+            for m in f.measures
+            if m.name == name and m.value is not None
+        ),
+        0.0,
+    )
 
 
 def fazekas_law(rows: list[dict[str, Any]]) -> FazekasLaw:
     """Fit the grades of either place, and say how often they are right in patients left out."""
     laws, told = {}, []
     for place in PLACES:
-        volumes, grades = [float(row[f"{place}_ml"]) for row in rows], [int(row[f"{place}_grade"]) for row in rows]
+        volumes, grades = (
+            [float(row[f"{place}_ml"]) for row in rows],
+            [int(row[f"{place}_grade"]) for row in rows],
+        )
         laws[place] = fit_ordinal(volumes, grades)
         right, near = left_out(volumes, grades)
         told.append(f"{place} {100 * right:.0f} % right and {100 * near:.0f} % within one grade")
-    cohort = f"{len(rows)} simulated patients, grades of the maps they were made from; in those left out: {', '.join(told)}"
+    cohort = (
+        f"{len(rows)} simulated patients, grades of the maps they were made from; in those left out:"
+        f" {', '.join(told)}"
+    )
     return FazekasLaw(cohort=cohort, periventricular=laws["periventricular"], deep=laws["deep"])
 
 
 def volume_law(rows: list[dict[str, Any]]) -> VolumeLaw:
     """Fit the intervals of the volumes."""
-    pairs = {target: [(float(row[f"{target}_ml"]), float(row[f"{target}_true_ml"])) for row in rows] for target in TARGETS}
+    pairs = {
+        target: [(float(row[f"{target}_ml"]), float(row[f"{target}_true_ml"])) for row in rows]
+        for target in TARGETS
+    }
     return fit_volume_law(pairs, cohort="simulated patients in whom it was found")
 
 
 def main() -> None:
     """Simulate, read, fit, and write volumes.json and fazekas.json beside the model's weights."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--heads", type=Path, default=None, help="folder of label maps; the last four are left to the gates")
+    parser.add_argument(
+        "--heads", type=Path, default=None, help="folder of label maps; the last four are left to the gates"
+    )
     parser.add_argument("--patients", type=int, default=68)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--model", type=Path, default=None)
@@ -107,7 +131,15 @@ def main() -> None:
     task = partial(measured, model=model.folder, heads=heads, cache=given.cache)
     settings = {"model": model.all_weights(), "heads": [head.name for head in heads]}
     cases = [Numbered(number) for number in range(given.patients)]
-    done = apply(task, cases, out=given.work, settings=settings, name="read", workers=given.workers, progress=sys.stderr.isatty())
+    done = apply(
+        task,
+        cases,
+        out=given.work,
+        settings=settings,
+        name="read",
+        workers=given.workers,
+        progress=sys.stderr.isatty(),
+    )
     rows = [row for row in done.rows if row["status"] != "could not look"]
     for name, law in ((FAZEKAS_LAW, fazekas_law(rows)), (VOLUME_LAW, volume_law(list(done.rows)))):
         with atomic_file(model.folder / name) as file:

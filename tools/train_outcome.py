@@ -1,4 +1,5 @@
-"""Fit the outcome model that ships: a trial drawn from the law, with tract injuries measured on patients simulated in voxels.
+"""Fit the outcome model that ships: a trial drawn from the law, with tract injuries measured on patients
+simulated in voxels.
 
 python tools/train_outcome.py --anatomies 300 --patients 3000          (goes on where it was stopped)
 """
@@ -16,11 +17,17 @@ from typing import Any
 import torch
 
 from ichnos.files import atomic_file
-from ichnos.learning.cards import outcome_card
-from ichnos.learning.outcome import Anatomy, fit_outcome_model, simulated_anatomy, simulated_trial, validation
-from ichnos.reading.prognosis import OUTCOME_FILE
+from ichnos.learning.fit.cards import outcome_card
+from ichnos.learning.fit.outcome import (
+    Anatomy,
+    fit_outcome_model,
+    simulated_anatomy,
+    simulated_trial,
+    validation,
+)
+from ichnos.prognosis.outcome import OUTCOME_FILE
 from ichnos.runs import Numbered, apply
-from ichnos.simulation.mni_head import mni_head
+from ichnos.simulation.heads.from_mni import mni_head
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src" / "ichnos" / "models" / "weights" / "outcome"
 HELD_OUT = 0.25  # share of the patients that are only checked on
@@ -44,7 +51,15 @@ def main() -> None:
     given = parser.parse_args()
     seeds = [Numbered(40_000 + n) for n in range(given.anatomies)]
     task = partial(measure, cache=given.work / "heads")
-    done = apply(task, seeds, out=given.work, settings={"version": 2}, name="measure", workers=given.workers, progress=sys.stderr.isatty())
+    done = apply(
+        task,
+        seeds,
+        out=given.work,
+        settings={"version": 2},
+        name="measure",
+        workers=given.workers,
+        progress=sys.stderr.isatty(),
+    )
     anatomies = [Anatomy(**{name: row[name] for name in Anatomy.__dataclass_fields__}) for row in done.rows]
     print(f"{len(anatomies)} anatomies measured; {len(done.failures)} failed")
     write(anatomies, given.patients, given.out)
@@ -54,8 +69,9 @@ def write(anatomies: list[Anatomy], patients: int, out: Path) -> None:
     """Fit on one trial, check on another, and write outcome.json with its card."""
     cases, others = (simulated_trial(patients, anatomies, seed=seed) for seed in (1, 2))
     cohort = (
-        f"{len(cases)} patients of a trial of surgery, drawn from the simulation's law; tract injury, load and midline shift measured on "
-        f"{len(anatomies)} patients simulated in voxels (MNI head) and given to the most similar ones"
+        f"{len(cases)} patients of a trial of surgery, drawn from the simulation's law; tract injury, load"
+        f" and midline shift measured on {len(anatomies)} patients simulated in voxels (MNI head) and given"
+        " to the most similar ones"
     )
     command = f"python tools/train_outcome.py --anatomies {len(anatomies)} --patients {patients}"
     model = fit_outcome_model(cases, cohort=cohort, simulated=True, randomised=True, command=command)

@@ -1,4 +1,5 @@
-"""Draw docs/img/transfer-*.jpg: one virtual patient's contact sheets, as `ichnos transfer` makes them, and what is found on its FLAIR.
+"""Draw docs/img/transfer-*.jpg: one virtual patient's contact sheets, as `ichnos transfer` makes them, and
+what is found on its FLAIR.
 
 python tools/transfer_pictures.py [FOLDER]
 
@@ -26,7 +27,9 @@ COLUMNS = 6
 
 def main(folder: Path) -> int:
     """Simulate, draw the FLAIR, transfer, shrink the sheets."""
-    made = run(["simulate", str(folder), "--patients", "1", "--seed", "5", "--exams", "ct,followup,flair,diffusion"])
+    made = run(
+        ["simulate", str(folder), "--patients", "1", "--seed", "5", "--exams", "ct,followup,flair,diffusion"]
+    )
     drawn = folder / "flair.png"
     if not drawn.is_file():
         _flair(folder).save(drawn)
@@ -39,15 +42,22 @@ def main(folder: Path) -> int:
 
 
 def _save(picture: Image.Image, name: str) -> None:
-    small = picture.convert("RGB").resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
+    small = picture.convert("RGB").resize(
+        (WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS
+    )
     small.save(ROOT / "docs" / "img" / f"transfer-{name}.jpg", quality=80)
 
 
 def _flair(folder: Path) -> Image.Image:
-    """Draw up to six slices of the FLAIR, and below them what our segmenter finds (red), the truth (green) and both (yellow)."""
+    """Draw up to six slices of the FLAIR, and below them what our segmenter finds (red), the truth (green)
+    and both (yellow).
+    """
     flair = nifti.load(bids.exam_path(folder, "001", "flair")).reoriented("RAS")
     place = {"pipeline": "truth", "label": "leukoaraiosis", "kind": "mask", "exam": "flair"}
-    truth = nifti.load(bids.derivative_path(folder, "001", **place)).on_grid(flair, interpolation="nearest").array > 0  # type: ignore[arg-type]
+    truth = (
+        nifti.load(bids.derivative_path(folder, "001", **place)).on_grid(flair, interpolation="nearest").array
+        > 0
+    )  # type: ignore[arg-type]
     found = hyperintensities_of(flair).mask.array
     area = (truth | found).sum(axis=(0, 1))
     fullest = [int(k) for k in np.argsort(area)[-COLUMNS:] if area[k] > 0]
@@ -61,7 +71,9 @@ def _column(flair: Volume, truth: np.ndarray, found: np.ndarray, k: int) -> np.n
     painted[found[:, :, k]] = (1, 0.2, 0.2)
     painted[truth[:, :, k]] = (0.2, 0.8, 0.2)
     painted[found[:, :, k] & truth[:, :, k]] = (1, 0.85, 0.2)
-    upright = [np.rot90(tile[::-1]) for tile in (plain, painted)]  # the patient's left is on the right, as on the contact sheets
+    upright = [
+        np.rot90(tile[::-1]) for tile in (plain, painted)
+    ]  # the patient's left is on the right, as on the contact sheets
     return (np.concatenate(upright, axis=0) * 255).astype(np.uint8)
 
 

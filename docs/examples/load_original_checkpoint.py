@@ -1,10 +1,13 @@
-"""Load a checkpoint of the original U-Mamba or diffusion U-KAN, run it on this machine's CPU, and save it as safetensors.
+"""Load a checkpoint of the original U-Mamba or diffusion U-KAN, run it on this machine's CPU, and save it as
+safetensors.
 
     python docs/examples/load_original_checkpoint.py checkpoint_final.pth -o weights.safetensors
 
-A checkpoint of nnU-Net's or U-Mamba's trainer holds its plans and needs nothing more. For bare weights of a U-Net, say what they lack:
+A checkpoint of nnU-Net's or U-Mamba's trainer holds its plans and needs nothing more. For bare weights of a
+U-Net, say what they lack:
 
-    python docs/examples/load_original_checkpoint.py weights.pth --arguments '{"strides": [1, 2, 2, 2], "input_size": [48, 48]}'
+    python docs/examples/load_original_checkpoint.py weights.pth --arguments '{"strides": [1, 2, 2, 2],
+    "input_size": [48, 48]}'
 """
 
 from __future__ import annotations

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ichnos.api import read
     from ichnos.formats import open_scan as open
-    from ichnos.report import read
     from ichnos.scan import Scan
     from ichnos.volume import Volume
 
 # Name -> (module, attribute). Loaded on first use, so that `import ichnos` stays light.
 _LAZY = {
     "open": ("ichnos.formats", "open_scan"),
-    "read": ("ichnos.report", "read"),
+    "read": ("ichnos.api", "read"),
     "Scan": ("ichnos.scan", "Scan"),
     "Volume": ("ichnos.volume", "Volume"),
 }

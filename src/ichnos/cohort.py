@@ -23,13 +23,17 @@ class Patient:
     centre: str = ""
     split: Split = ""
     exams: Mapping[Exam, Path] = field(default_factory=dict)
-    targets: Mapping[str, Path] = field(default_factory=dict)  # "haematoma", "leukoaraiosis", "tract", "expansion" -> file on the CT grid
+    targets: Mapping[str, Path] = field(
+        default_factory=dict
+    )  # "haematoma", "leukoaraiosis", "tract", "expansion" -> file on the CT grid
     facts: Mapping[str, Fact] = field(default_factory=dict)  # age_years, sex, onset_to_ct_h, …
 
     def exam(self, name: Exam) -> Path:
         """Return the file of one exam, or refuse with what the patient has."""
         if name not in self.exams:
-            raise InputRefused(f"patient {self.id} has no {name} exam; there is {', '.join(self.exams) or 'none'}")
+            raise InputRefused(
+                f"patient {self.id} has no {name} exam; there is {', '.join(self.exams) or 'none'}"
+            )
         return self.exams[name]
 
 
@@ -44,7 +48,10 @@ class Cohort:
         seen: set[str] = set()
         double = sorted({p.id for p in self.patients if p.id in seen or seen.add(p.id)})  # type: ignore[func-returns-value]
         if double:
-            raise InputRefused(f"the cohort holds {len(double)} patient(s) more than once: {', '.join(double[:5])}; give each its own id")
+            raise InputRefused(
+                f"the cohort holds {len(double)} patient(s) more than once: {', '.join(double[:5])}; give"
+                " each its own id"
+            )
 
     def __iter__(self) -> Iterator[Patient]:
         return iter(self.patients)

@@ -1,6 +1,7 @@
 """Errors that people read: what was given, what was expected, what to do.
 
-The exit code of the command line follows from the class: 2 for an input that cannot be used, 3 for wrong usage, 1 for a bug of ours.
+The exit code of the command line follows from the class: 2 for an input that cannot be used, 3 for wrong
+usage, 1 for a bug of ours.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ class InputRefused(IchnosError):
 
 
 class UsageError(IchnosError):
-    """The call itself is wrong: an option that does not exist, two that contradict each other, an output that holds something else."""
+    """The call itself is wrong: an option that does not exist, two that contradict each other, an output
+    that holds something else.
+    """
 
     exit_code = 3
 
@@ -38,11 +41,14 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     'json'
     >>> require("no_such_module", extra="learning", purpose="training")
     Traceback (most recent call last):
-    ichnos.errors.MissingExtra: training needs no_such_module, which is not installed: pip install "ichnos[learning]"
+    ichnos.errors.MissingExtra: training needs no_such_module, which is not installed: pip install
+    "ichnos[learning]"
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and not (module == error.name or module.startswith(error.name + ".")):
             raise
-        raise MissingExtra(f'{purpose} needs {module}, which is not installed: pip install "ichnos[{extra}]"') from None
+        raise MissingExtra(
+            f'{purpose} needs {module}, which is not installed: pip install "ichnos[{extra}]"'
+        ) from None

@@ -23,8 +23,12 @@ class Acquisition:
     kernel: str | None = None
     tube_kv: float | None = None
     slice_thickness_mm: float | None = None
-    slice_step_mm: tuple[float, ...] = ()  # distinct distances between neighbouring slices, along their normal
-    tilt_deg: float = 0.0  # angle between the slice normal and the direction of table travel; sign: + tips the top of the normal forward
+    slice_step_mm: tuple[
+        float, ...
+    ] = ()  # distinct distances between neighbouring slices, along their normal
+    # angle between the slice normal and the direction of table travel; sign: + tips the top of the normal
+    # forward
+    tilt_deg: float = 0.0
     contrast_agent: str | None = None
     date: str | None = None  # YYYYMMDD
     series_description: str | None = None
@@ -41,18 +45,24 @@ FACTS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, eq=False)
 class SourceSlice:
-    """One source image: where its pixels lie, and which file holds it. Only `formats/dicom` makes and reads these."""
+    """One source image: where its pixels lie, and which file holds it. Only `formats/dicom` makes and
+    reads these.
+    """
 
     path: Path
     frame: int  # 0 for a single-frame file
     sop_instance_uid: str
-    affine: Floats  # (4, 4): (column, row, 0) -> RAS mm of the pixel's centre; third column is the unit normal
+    affine: (
+        Floats  # (4, 4): (column, row, 0) -> RAS mm of the pixel's centre; third column is the unit normal
+    )
     shape: tuple[int, int]  # (columns, rows)
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Where a scan came from: the identity to give back in SEG and SR, and the slices as they were acquired."""
+    """Where a scan came from: the identity to give back in SEG and SR, and the slices as they were
+    acquired.
+    """
 
     path: Path  # file, folder or archive that was opened
     study_uid: str | None = None
@@ -75,7 +85,9 @@ class Scan:
         return replace(self, quality=verdict)
 
     def told(self, facts: Mapping[str, float]) -> Scan:
-        """Return the same scan with what is known besides it, checked by `known_facts`; it overrules what the files tell."""
+        """Return the same scan with what is known besides it, checked by `known_facts`; it overrules what
+        the files tell.
+        """
         return replace(self, facts={**self.facts, **facts})
 
     @property
@@ -100,6 +112,8 @@ def known_facts(facts: Mapping[str, object], *, where: str) -> dict[str, float]:
         except ValueError:
             value = float("nan")
         if not low <= value <= high:
-            raise InputRefused(f"{where}: {name} is {told!r}; it must be a number from {low:g} to {high:g}, or n/a")
+            raise InputRefused(
+                f"{where}: {name} is {told!r}; it must be a number from {low:g} to {high:g}, or n/a"
+            )
         found[name] = value
     return found

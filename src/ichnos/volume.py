@@ -56,7 +56,8 @@ def checked_affine(affine: npt.ArrayLike) -> Floats:
         raise InputRefused(f"the affine has shape {matrix.shape}; a 4 x 4 matrix is expected")
     if not np.isfinite(matrix).all() or not np.allclose(matrix[3], (0, 0, 0, 1)):
         raise InputRefused(
-            "the affine holds values that are not finite, or its last row is not (0, 0, 0, 1): the image has no usable position"
+            "the affine holds values that are not finite, or its last row is not (0, 0, 0, 1): the image has"
+            " no usable position"
         )
     scale = np.prod(np.linalg.norm(matrix[:3, :3], axis=0))
     if scale == 0 or abs(np.linalg.det(matrix[:3, :3])) < 1e-6 * scale:
@@ -79,10 +80,14 @@ class Volume:
 
     def __post_init__(self) -> None:
         if self.array.ndim not in (3, 4):
-            raise InputRefused(f"the image has {self.array.ndim} axes; three (x, y, z) or four (x, y, z, channel) are expected")
+            raise InputRefused(
+                f"the image has {self.array.ndim} axes; three (x, y, z) or four (x, y, z, channel) are"
+                " expected"
+            )
         object.__setattr__(self, "affine", checked_affine(self.affine))
 
-    # ---- what it is -------------------------------------------------------------------------------------------------
+    # ---- what it is
+    # -------------------------------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -110,7 +115,9 @@ class Volume:
 
     @property
     def is_orthogonal(self) -> bool:
-        """Say whether the axes stand at right angles, to 0.05 degrees; SimpleITK and NIfTI's qform know no others."""
+        """Say whether the axes stand at right angles, to 0.05 degrees; SimpleITK and NIfTI's qform know no
+        others.
+        """
         direction = self.affine[:3, :3] / np.array(self.spacing_mm)
         return bool(np.abs(direction.T @ direction - np.eye(3)).max() < 1e-3)
 
@@ -134,7 +141,8 @@ class Volume:
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
         return bool(np.abs(self.world(corners) - other.world(corners)).max() <= tolerance_mm)
 
-    # ---- new values from it -----------------------------------------------------------------------------------------
+    # ---- new values from it
+    # -----------------------------------------------------------------------------------------
 
     def with_array(self, array: Array) -> Volume:
         """Return another image on the same grid."""
@@ -147,7 +155,8 @@ class Volume:
         return Volume(self.array.astype(dtype, copy=False), self.affine)
 
     def reoriented(self, orientation: str = "RAS") -> Volume:
-        """Return the same image with its axes in another of the 48 orders; no voxel value changes, no interpolation.
+        """Return the same image with its axes in another of the 48 orders; no voxel value changes, no
+        interpolation.
 
         >>> v = Volume(np.arange(24).reshape(2, 3, 4), np.eye(4))
         >>> w = v.reoriented("LPS")
@@ -158,54 +167,87 @@ class Volume:
 
         codes = tuple(orientation.upper())
         if len(codes) != 3 or {_AXIS_OF.get(code) for code in codes} != {0, 1, 2}:
-            raise InputRefused(f"orientation {orientation!r} is not one of the 48: give one letter each of L/R, P/A and I/S, as 'RAS'")
-        change = orientations.ornt_transform(orientations.io_orientation(self.affine), orientations.axcodes2ornt(codes))
-        return Volume(orientations.apply_orientation(self.array, change), self.affine @ orientations.inv_ornt_aff(change, self.shape))
+            raise InputRefused(
+                f"orientation {orientation!r} is not one of the 48: give one letter each of L/R, P/A and I/S,"
+                " as 'RAS'"
+            )
+        change = orientations.ornt_transform(
+            orientations.io_orientation(self.affine), orientations.axcodes2ornt(codes)
+        )
+        return Volume(
+            orientations.apply_orientation(self.array, change),
+            self.affine @ orientations.inv_ornt_aff(change, self.shape),
+        )
 
     def on_grid(self, grid: Volume, *, interpolation: Interpolation = "linear", fill: float = 0.0) -> Volume:
-        """Resample onto the voxel centres of another image; outside the own field of view the value is `fill`."""
+        """Resample onto the voxel centres of another image; outside the own field of view the value is
+        `fill`.
+        """
         if interpolation not in _SPLINE_ORDER:
-            raise UsageError(f"interpolation {interpolation!r} is unknown; there is {', '.join(_SPLINE_ORDER)}")
+            raise UsageError(
+                f"interpolation {interpolation!r} is unknown; there is {', '.join(_SPLINE_ORDER)}"
+            )
         matrix = np.linalg.inv(self.affine) @ grid.affine
-        return Volume(_sample(self.array, matrix, grid.shape, _SPLINE_ORDER[interpolation], fill), grid.affine)
+        return Volume(
+            _sample(self.array, matrix, grid.shape, _SPLINE_ORDER[interpolation], fill), grid.affine
+        )
 
     def labels_on_grid(self, grid: Volume) -> Volume:
-        """Resample a label map: the label with the greatest linear weight wins, so that no label is invented between two others.
+        """Resample a label map: the label with the greatest linear weight wins, so that no label is invented
+        between two others.
 
-        A tie goes to the label rather than to the background, and to the smaller label. Parts thinner than a voxel of the new
-        grid may still be lost; resample `array == label` as a probability where they matter.
+        A tie goes to the label rather than to the background, and to the smaller label. Parts thinner than a
+        voxel of the new grid may still be lost; resample `array == label` as a probability where they matter.
         """
         if self.array.ndim == 4:
-            parts = [self.with_array(self.array[..., c]).labels_on_grid(grid).array for c in range(self.array.shape[3])]
+            parts = [
+                self.with_array(self.array[..., c]).labels_on_grid(grid).array
+                for c in range(self.array.shape[3])
+            ]
             return Volume(np.stack(parts, axis=-1), grid.affine)
         matrix = np.linalg.inv(self.affine) @ grid.affine
         out = np.zeros(grid.shape, self.array.dtype)
-        best = _sample((self.array == 0).astype(np.float32), matrix, grid.shape, 1, 1.0)  # outside lies background
+        best = _sample(
+            (self.array == 0).astype(np.float32), matrix, grid.shape, 1, 1.0
+        )  # outside lies background
         for label in (label for label in np.unique(self.array) if label != 0):
             weight = _sample((self.array == label).astype(np.float32), matrix, grid.shape, 1, 0.0)
             wins = (weight > best + _TIE) | ((weight >= best - _TIE) & (out == 0) & (weight > 0))
             out[wins], best[wins] = label, weight[wins]
         return Volume(out, grid.affine)
 
-    def resampled(self, spacing_mm: float | Sequence[float], *, interpolation: Interpolation = "linear", fill: float = 0.0) -> Volume:
+    def resampled(
+        self,
+        spacing_mm: float | Sequence[float],
+        *,
+        interpolation: Interpolation = "linear",
+        fill: float = 0.0,
+    ) -> Volume:
         """Resample to another voxel size over the same field of view, axes kept."""
         return self.on_grid(self.grid_with_spacing(spacing_mm), interpolation=interpolation, fill=fill)
 
     def grid_with_spacing(self, spacing_mm: float | Sequence[float]) -> Volume:
-        """Return an empty grid (one byte per voxel, zero) of another voxel size that covers the same field of view."""
+        """Return an empty grid (one byte per voxel, zero) of another voxel size that covers the same field
+        of view.
+        """
         new = np.broadcast_to(np.asarray(spacing_mm, np.float64), 3)
         if not (np.isfinite(new).all() and (new > 0).all()):
-            raise InputRefused(f"a voxel size of {tuple(new)} mm is not possible; every side must be positive")
+            raise InputRefused(
+                f"a voxel size of {tuple(new)} mm is not possible; every side must be positive"
+            )
         old = np.array(self.spacing_mm)
         shape = np.maximum(1, np.round(np.array(self.shape) * old / new).astype(int))
         affine = np.array(self.affine)
         affine[:3, :3] = self.affine[:3, :3] * (new / old)
-        first = (np.array(self.shape) - 1) / 2 - (shape - 1) / 2 * new / old  # keep the middle of the field of view
+        first = (np.array(self.shape) - 1) / 2 - (
+            shape - 1
+        ) / 2 * new / old  # keep the middle of the field of view
         affine[:3, 3] = self.world(first)
         return Volume(np.broadcast_to(np.uint8(0), tuple(int(n) for n in shape)), affine)
 
     def orthogonal_grid(self) -> Volume:
-        """Return an empty grid with right angles around a sheared one: x kept, z along the slice normal, no voxel left outside.
+        """Return an empty grid with right angles around a sheared one: x kept, z along the slice normal, no
+        voxel left outside.
 
         >>> tilted = np.array([[1, 0, 0, 0], [0, 1, 2, 0], [0, 0, 5, 0], [0, 0, 0, 1.0]])
         >>> grid = Volume(np.zeros((4, 4, 3)), tilted).orthogonal_grid()
@@ -233,7 +275,10 @@ class Volume:
     def padded(self, before: Sequence[int], after: Sequence[int], *, fill: float = 0.0) -> Volume:
         """Add voxels on both sides of each axis."""
         if min(*before, *after) < 0:
-            raise UsageError(f"cannot pad by {tuple(before)} and {tuple(after)} voxels; the numbers must not be negative, use cropped")
+            raise UsageError(
+                f"cannot pad by {tuple(before)} and {tuple(after)} voxels; the numbers must not be negative,"
+                " use cropped"
+            )
         widths = [*zip(before, after, strict=True), *[(0, 0)] * (self.array.ndim - 3)]
         affine = np.array(self.affine)
         affine[:3, 3] = self.world(-np.asarray(before))
@@ -242,13 +287,16 @@ class Volume:
     def pasted(self, part: Volume) -> Volume:
         """Return a copy in which a crop of this grid has been put back in its place."""
         start = np.round(self.index(part.world((0, 0, 0)))).astype(int)
-        box = Box(tuple(int(s) for s in start), tuple(int(s + n) for s, n in zip(start, part.shape, strict=True)))
+        box = Box(
+            tuple(int(s) for s in start), tuple(int(s + n) for s, n in zip(start, part.shape, strict=True))
+        )
         fits = all(0 <= a and b <= n for a, b, n in zip(box.start, box.stop, self.shape, strict=True))
         if not fits or not self.cropped(box).same_grid(part, tolerance_mm=1e-2):
             raise InputRefused("the part is not a crop of this grid; resample it with on_grid first")
         if not np.can_cast(part.array.dtype, self.array.dtype, "same_kind"):
             raise InputRefused(
-                f"a part of {part.array.dtype} values does not fit into an image of {self.array.dtype} values; convert one of them"
+                f"a part of {part.array.dtype} values does not fit into an image of {self.array.dtype}"
+                " values; convert one of them"
             )
         array = self.array.copy()
         array[box.slices] = part.array
@@ -258,7 +306,8 @@ class Volume:
         """Return `function(array)` on the same grid."""
         return self.with_array(function(self.array))
 
-    # ---- bridges ----------------------------------------------------------------------------------------------------
+    # ---- bridges
+    # ----------------------------------------------------------------------------------------------------
 
     @classmethod
     def from_nibabel(cls, image: Any) -> Volume:
@@ -273,7 +322,9 @@ class Volume:
         return cls(array, image.affine)
 
     def to_nibabel(self) -> Any:
-        """Return a nibabel NIfTI image that shares this array's memory where NIfTI has its type; others become 8 or 32 bits."""
+        """Return a nibabel NIfTI image that shares this array's memory where NIfTI has its type; others
+        become 8 or 32 bits.
+        """
         import nibabel
 
         image = nibabel.Nifti1Image(_storable(self.array), None)
@@ -287,12 +338,17 @@ class Volume:
 
     @classmethod
     def from_sitk(cls, image: Any) -> Volume:
-        """Take a three-dimensional SimpleITK image (LPS) as a read-only view of its memory, which the view keeps alive.
+        """Take a three-dimensional SimpleITK image (LPS) as a read-only view of its memory, which the view
+        keeps alive.
 
-        Do not change the image in place afterwards (`image *= 2`): the view would point at memory that is gone.
+        Do not change the image in place afterwards (`image *= 2`): the view would point at memory that is
+        gone.
         """
         if image.GetDimension() != 3:
-            raise InputRefused(f"the SimpleITK image has {image.GetDimension()} dimensions; three are expected, take one frame of it")
+            raise InputRefused(
+                f"the SimpleITK image has {image.GetDimension()} dimensions; three are expected, take one"
+                " frame of it"
+            )
         view = np.asarray(_SitkMemory(image))  # (z, y, x[, c])
         axes = (2, 1, 0, 3)[: view.ndim]
         affine = np.eye(4)
@@ -307,19 +363,26 @@ class Volume:
         lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ self.affine
         direction = lps[:3, :3] / np.array(self.spacing_mm)
         if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-4:
-            raise InputRefused("the grid is sheared and SimpleITK knows only right angles; resample it onto an orthogonal grid first")
+            raise InputRefused(
+                "the grid is sheared and SimpleITK knows only right angles; resample it onto an orthogonal"
+                " grid first"
+            )
         array = self.array.astype(np.uint8) if self.array.dtype == bool else self.array
         axes = (2, 1, 0, 3)[: array.ndim]
         image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(axes)), isVector=array.ndim == 4)
         image.SetSpacing(self.spacing_mm)
         image.SetOrigin([float(v) for v in lps[:3, 3]])
-        left, _, right = np.linalg.svd(direction)  # the nearest exactly orthonormal matrix: ITK checks to 1e-6
+        left, _, right = np.linalg.svd(
+            direction
+        )  # the nearest exactly orthonormal matrix: ITK checks to 1e-6
         image.SetDirection([float(v) for v in (left @ right).ravel()])
         return image
 
 
 class _SitkMemory:
-    """A SimpleITK image as a source of numpy memory. SimpleITK's own view does not keep its image alive, and then crashes."""
+    """A SimpleITK image as a source of numpy memory. SimpleITK's own view does not keep its image alive,
+    and then crashes.
+    """
 
     def __init__(self, image: Any, *, writeable: bool = False) -> None:
         import SimpleITK as sitk
@@ -377,7 +440,12 @@ def centroid_mm(mask: Volume) -> Floats:
     return mask.world(index.mean(axis=0)) if len(index) else np.full(3, np.nan)
 
 
-def sphere(*, radius_mm: float, spacing_mm: float | Sequence[float] = 0.5, centre_mm: Sequence[float] = (0.0, 0.0, 0.0)) -> Volume:
+def sphere(
+    *,
+    radius_mm: float,
+    spacing_mm: float | Sequence[float] = 0.5,
+    centre_mm: Sequence[float] = (0.0, 0.0, 0.0),
+) -> Volume:
     """Make a mask of a ball, for examples and tests."""
     step = np.broadcast_to(np.asarray(spacing_mm, np.float64), 3)
     half = np.ceil(radius_mm / step).astype(int) + 1
@@ -398,30 +466,45 @@ def _storable(array: Array) -> Array:
     if kind in "iu" and size == 8:
         low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
         if low < -(2**31) or high >= 2**31:
-            raise InputRefused(f"integers from {low} to {high} do not fit the 32 bits of a NIfTI file; use smaller labels")
+            raise InputRefused(
+                f"integers from {low} to {high} do not fit the 32 bits of a NIfTI file; use smaller labels"
+            )
         return array.astype(np.int32)
     return array
 
 
 def _sample(array: Array, matrix: Floats, shape: tuple[int, int, int], order: int, fill: float) -> Array:
-    """Pull `array` through index_in = matrix @ index_out; `fill` begins half a voxel before the first centre and after the last."""
+    """Pull `array` through index_in = matrix @ index_out; `fill` begins half a voxel before the first
+    centre and after the last.
+    """
     if array.ndim == 4:
-        return np.stack([_sample(array[..., c], matrix, shape, order, fill) for c in range(array.shape[3])], axis=-1)
+        return np.stack(
+            [_sample(array[..., c], matrix, shape, order, fill) for c in range(array.shape[3])], axis=-1
+        )
     if array.dtype.kind not in "biuf":
-        raise InputRefused(f"an image of {array.dtype} values cannot be resampled; numbers or booleans are expected")
+        raise InputRefused(
+            f"an image of {array.dtype} values cannot be resampled; numbers or booleans are expected"
+        )
     is_mask = array.dtype.kind == "b"
     source = array.view(np.uint8) if is_mask else array.astype(array.dtype.newbyteorder("="), copy=False)
     if source.dtype == np.float16 or (order > 0 and source.dtype.kind != "f"):
         source = source.astype(np.float32)
-    out = _sample_cubic(source, matrix, shape, fill) if order == 3 else _sample_itk(source, matrix, shape, order, fill)
+    out = (
+        _sample_cubic(source, matrix, shape, fill)
+        if order == 3
+        else _sample_itk(source, matrix, shape, order, fill)
+    )
     return out.astype(bool) if is_mask and order == 0 else out
 
 
 def _sample_itk(source: Array, matrix: Floats, shape: tuple[int, int, int], order: int, fill: float) -> Array:
-    """Sample with SimpleITK in voxel indices: the same values as scipy's affine_transform, several times as fast."""
+    """Sample with SimpleITK in voxel indices: the same values as scipy's affine_transform, several times
+    as fast.
+    """
     import SimpleITK as sitk
 
-    # ITK's first axis is the one that runs fastest in memory, which is x or z; taking it as it lies saves a copy.
+    # ITK's first axis is the one that runs fastest in memory, which is x or z; taking it as it lies saves a
+    # copy.
     axes = [0, 1, 2] if source.flags.f_contiguous else [2, 1, 0]
     image = sitk.GetImageFromArray(source.T if axes[0] == 0 else source)
     transform = sitk.AffineTransform(3)
@@ -439,7 +522,9 @@ def _sample_itk(source: Array, matrix: Floats, shape: tuple[int, int, int], orde
 def _sample_cubic(source: Array, matrix: Floats, shape: tuple[int, int, int], fill: float) -> Array:
     from scipy import ndimage
 
-    out: Array = ndimage.affine_transform(source, matrix[:3, :3], matrix[:3, 3], shape, order=3, mode="nearest")
+    out: Array = ndimage.affine_transform(
+        source, matrix[:3, :3], matrix[:3, 3], shape, order=3, mode="nearest"
+    )
     steps = [np.arange(n).reshape([-1 if a == axis else 1 for a in range(3)]) for axis, n in enumerate(shape)]
     for row, n in zip(matrix[:3], source.shape, strict=True):
         at = row[0] * steps[0] + row[1] * steps[1] + row[2] * steps[2] + row[3]

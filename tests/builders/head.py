@@ -1,4 +1,6 @@
-"""A made head in HU: scalp, skull, brain with ventricles, sinuses, neck; an ellipsoid each, so that every size is known."""
+"""A made head in HU: scalp, skull, brain with ventricles, sinuses, neck; an ellipsoid each, so that every
+size is known.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def head_hu(
     metal: bool = False,
     air_noise: bool = True,
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Return HU as a function of RAS mm; the head's middle is the origin. `bleed_mm` is the radius of a clot of 65 HU."""
+    """Return HU as a function of RAS mm; the head's middle is the origin. `bleed_mm` is the radius of a
+    clot of 65 HU.
+    """
     rng = np.random.default_rng(7)
 
     def hu_at(mm: np.ndarray) -> np.ndarray:

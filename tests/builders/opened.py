@@ -11,7 +11,9 @@ from ichnos.formats.dicom import open_dicom
 from ichnos.scan import Scan
 
 
-def open_built(folder: Path, quirks: Quirks | None = None, hu_at: Field | None = None, name: str = "series") -> Scan:
+def open_built(
+    folder: Path, quirks: Quirks | None = None, hu_at: Field | None = None, name: str = "series"
+) -> Scan:
     """Build a series, a ball unless told otherwise, in a folder of this name, and open it."""
     build_series(hu_at or ball(30, (-10, 5, 0)), folder / name, quirks or Quirks())
     return open_dicom(folder / name)

@@ -1,4 +1,6 @@
-"""A head painted from the MNI template: CT, T1-like and FLAIR-like images of one anatomy, in any pose, on any grid."""
+"""A head painted from the MNI template: CT, T1-like and FLAIR-like images of one anatomy, in any pose, on
+any grid.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ VALUES: dict[Look, tuple[float, ...]] = {
 
 @lru_cache(maxsize=1)
 def anatomy() -> Volume:
-    """Return tissue codes (index into VALUES) at 2 mm: brain, fluid, skull that is thicker on one side, scalp, air."""
+    """Return tissue codes (index into VALUES) at 2 mm: brain, fluid, skull that is thicker on one side,
+    scalp, air.
+    """
     brain = mni.brain_mask().padded((20, 20, 20), (20, 20, 20)).resampled(2.0)
     gm, wm = (mni.template(name).on_grid(brain).array for name in ("gm", "wm"))
     inside = mni.brain_mask().astype(np.float32).on_grid(brain).array > 0.5
@@ -54,7 +58,9 @@ def painted(look: Look, *, seed: int = 0, tissue: Volume | None = None, noise: f
     return tissue.with_array((image if look == "ct" else np.abs(image)).astype(np.float32))
 
 
-def posed(image: Volume, rotation_deg: tuple[float, float, float], shift_mm: tuple[float, float, float]) -> tuple[Volume, Affine]:
+def posed(
+    image: Volume, rotation_deg: tuple[float, float, float], shift_mm: tuple[float, float, float]
+) -> tuple[Volume, Affine]:
     """Turn and shift an image by its header; return it with the map from the old to the new millimetres."""
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_euler("xyz", rotation_deg, degrees=True).as_matrix()

@@ -24,7 +24,15 @@ def model() -> Model:
         network=NetworkSpec(name="unet"),
         preprocessing=Preprocessing(spacing_mm=(2, 2, 2), windows_hu=((-1000, 1000),), patch=(48, 48, 48)),
         targets=tuple(TargetSpec(name=name) for name in TARGETS),
-        provenance=Provenance(code_version="0", command="none", seeds=(0,), steps=0, data={}, hardware="none", trained="2026-01-01"),
+        provenance=Provenance(
+            code_version="0",
+            command="none",
+            seeds=(0,),
+            steps=0,
+            data={},
+            hardware="none",
+            trained="2026-01-01",
+        ),
     )
     return Model(Path("nowhere"), manifest)
 
@@ -43,20 +51,28 @@ def rule(tile: np.ndarray) -> np.ndarray:
     steep = [8 * (1 - np.abs(hu - (low + high) / 2) / ((high - low) / 2)) for low, high in bands.values()]
     by_name = dict(zip(bands, steep, strict=True))
     by_name["brain"] = np.where((hu > 0) & (hu < 100), 8.0, -8.0)
-    by_name["tract_left"] = np.maximum(by_name["tract_left"], 8 * (1 - np.abs(hu - 57)))  # goes on under the clot
+    by_name["tract_left"] = np.maximum(
+        by_name["tract_left"], 8 * (1 - np.abs(hu - 57))
+    )  # goes on under the clot
     by_name["IVH"] = np.full_like(hu, -8)
     return np.stack([by_name[name].clip(-8, 8) for name in TARGETS], axis=1).astype(np.float32)
 
 
 def head(*, clot: bool = True, orientation: str = "RAS") -> Scan:
-    """Make a brain of 30 HU with ventricles, a tract on each side, white-matter disease, and a clot with oedema through the left tract."""
+    """Make a brain of 30 HU with ventricles, a tract on each side, white-matter disease, and a clot with
+    oedema through the left tract.
+    """
     shape, spacing = (100, 100, 60), np.array([2.0, 2.0, 2.0])
-    x, y, z = (np.indices(shape) - np.array(shape)[:, None, None, None] / 2 + 0.5) * spacing[:, None, None, None]
+    x, y, z = (np.indices(shape) - np.array(shape)[:, None, None, None] / 2 + 0.5) * spacing[
+        :, None, None, None
+    ]
     hu = np.full(shape, -1000.0)
     radius = np.sqrt((x / 80) ** 2 + (y / 90) ** 2 + (z / 55) ** 2)
     hu[radius < 1] = 1200
     hu[radius < 0.92] = 29.5
-    hu[np.abs(x) + np.abs(y) < 20] = np.where((np.abs(z) < 12) & (radius < 0.9), 8.5, hu)[np.abs(x) + np.abs(y) < 20]
+    hu[np.abs(x) + np.abs(y) < 20] = np.where((np.abs(z) < 12) & (radius < 0.9), 8.5, hu)[
+        np.abs(x) + np.abs(y) < 20
+    ]
     hu[(np.abs(x + 34) < 7) & (np.abs(y) < 7) & (np.abs(z) < 40)] = 33.5
     hu[(np.abs(x - 34) < 7) & (np.abs(y) < 7) & (np.abs(z) < 40)] = 37.5
     hu[(np.abs(x - 10) < 6) & (np.abs(y - 40) < 6) & (np.abs(z) < 8)] = 20

@@ -20,16 +20,29 @@ from ichnos.formats.dicom.write import Plane, SeriesHeader, series_datasets, sta
 
 Field = Callable[[np.ndarray], np.ndarray]  # RAS mm (..., 3) -> HU (...)
 
-# How four vendors fill the same attributes. The sign of GantryDetectorTilt for one and the same geometry differs among them.
+# How four vendors fill the same attributes. The sign of GantryDetectorTilt for one and the same geometry
+# differs among them.
 VENDORS: dict[str, dict[str, Any]] = {
-    "ge": {"manufacturer": "GE MEDICAL SYSTEMS", "kernel": "STANDARD", "signed": True, "bits_stored": 16, "intercept": -1024.0},
+    "ge": {
+        "manufacturer": "GE MEDICAL SYSTEMS",
+        "kernel": "STANDARD",
+        "signed": True,
+        "bits_stored": 16,
+        "intercept": -1024.0,
+    },
     "siemens": {
         "manufacturer": "SIEMENS",
         "kernel": "H31s",
         "image_type": ("ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SEQ"),
     },
     "philips": {"manufacturer": "Philips", "kernel": "UB"},
-    "canon": {"manufacturer": "TOSHIBA", "kernel": "FC21", "signed": True, "bits_stored": 13, "intercept": 0.0},
+    "canon": {
+        "manufacturer": "TOSHIBA",
+        "kernel": "FC21",
+        "signed": True,
+        "bits_stored": 13,
+        "intercept": 0.0,
+    },
 }
 _TILT_SIGN = {"ge": 1.0, "siemens": -1.0, "philips": 1.0, "canon": -1.0}
 
@@ -93,9 +106,17 @@ def planes_of(hu_at: Field, affines: Sequence[np.ndarray], shape: tuple[int, int
     return [Plane(hu_at((index @ affine.T)[..., :3]), affine) for affine in affines]
 
 
-def ball(radius_mm: float, centre_mm: Sequence[float] = (0.0, 0.0, 0.0), *, inside_hu: float = 60.0, outside_hu: float = -1000.0) -> Field:
+def ball(
+    radius_mm: float,
+    centre_mm: Sequence[float] = (0.0, 0.0, 0.0),
+    *,
+    inside_hu: float = 60.0,
+    outside_hu: float = -1000.0,
+) -> Field:
     """A ball, for tests of place and size."""
-    return lambda mm: np.where(((mm - np.asarray(centre_mm)) ** 2).sum(axis=-1) <= radius_mm**2, inside_hu, outside_hu)
+    return lambda mm: np.where(
+        ((mm - np.asarray(centre_mm)) ** 2).sum(axis=-1) <= radius_mm**2, inside_hu, outside_hu
+    )
 
 
 def header_of(quirks: Quirks) -> SeriesHeader:
@@ -104,7 +125,9 @@ def header_of(quirks: Quirks) -> SeriesHeader:
     return replace(SeriesHeader(), **{"tilt_deg": tag, **VENDORS[quirks.vendor], **quirks.header})
 
 
-def build_series(hu_at: Field, folder: Path, quirks: Quirks | None = None, centre_mm: Sequence[float] = (0.0, 0.0, 0.0)) -> list[Path]:
+def build_series(
+    hu_at: Field, folder: Path, quirks: Quirks | None = None, centre_mm: Sequence[float] = (0.0, 0.0, 0.0)
+) -> list[Path]:
     """Write a series with its quirks into a folder (made if need be); return the files."""
     quirks = quirks or Quirks()
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,10 +153,16 @@ def datasets_of(hu_at: Field, quirks: Quirks, centre_mm: Sequence[float] = (0.0,
     planes = planes_of(_padded(hu_at, quirks, centre_mm), affines_of(quirks, centre_mm), quirks.shape)
     datasets = series_datasets(planes, header=header)
     for again in range(1, quirks.repeated):
-        more = series_datasets([Plane(p.hu + 1000, p.affine) for p in planes], header=replace(header, seed=f"{header.seed}+{again}"))
+        more = series_datasets(
+            [Plane(p.hu + 1000, p.affine) for p in planes],
+            header=replace(header, seed=f"{header.seed}+{again}"),
+        )
         for data in more:
             data.AcquisitionNumber, data.SeriesInstanceUID = again + 1, header.series_uid
-            data.StudyInstanceUID, data.FrameOfReferenceUID = datasets[0].StudyInstanceUID, datasets[0].FrameOfReferenceUID
+            data.StudyInstanceUID, data.FrameOfReferenceUID = (
+                datasets[0].StudyInstanceUID,
+                datasets[0].FrameOfReferenceUID,
+            )
         datasets += more
     order = np.arange(len(datasets))
     if quirks.order == "head first":
@@ -179,7 +208,8 @@ def _decorate(data: Any, quirks: Quirks) -> None:
             setattr(data, keyword, value)
 
 
-# ---- how the file is written ------------------------------------------------------------------------------------------
+# ---- how the file is written
+# ------------------------------------------------------------------------------------------
 
 
 def encoded(data: Any, quirks: Quirks) -> bytes:
@@ -209,7 +239,10 @@ def _compress(data: Any, syntax: Any, quirks: Quirks) -> None:
     kind = "<i2" if data.PixelRepresentation else "<u2"
     pixels = np.frombuffer(data.PixelData, kind).reshape(frames, data.Rows, data.Columns)
     if quirks.pixel_representation_wrong:
-        streams = [_stream(frame.astype("<u2") & np.uint16((1 << data.BitsStored) - 1), syntax, data.BitsStored) for frame in pixels]
+        streams = [
+            _stream(frame.astype("<u2") & np.uint16((1 << data.BitsStored) - 1), syntax, data.BitsStored)
+            for frame in pixels
+        ]
         data.PixelRepresentation = 1
     else:
         streams = [_stream(frame, syntax, data.BitsStored) for frame in pixels]
@@ -240,7 +273,9 @@ def _stream(frame: np.ndarray, syntax: Any, bits_stored: int) -> bytes:
 
 
 def _jpeg_lossless(data: Any, syntax: Any) -> None:
-    """Replace the pixels by GDCM's lossless JPEG stream (one frame), by way of a file, as its bindings want it."""
+    """Replace the pixels by GDCM's lossless JPEG stream (one frame), by way of a file, as its bindings
+    want it.
+    """
     import gdcm
 
     with tempfile.TemporaryDirectory() as folder:
@@ -250,7 +285,11 @@ def _jpeg_lossless(data: Any, syntax: Any) -> None:
         reader.SetFileName(plain)
         assert reader.Read()
         change = gdcm.ImageChangeTransferSyntax()
-        kind = gdcm.TransferSyntax.JPEGLosslessProcess14_1 if syntax == uid.JPEGLosslessSV1 else gdcm.TransferSyntax.JPEGLosslessProcess14
+        kind = (
+            gdcm.TransferSyntax.JPEGLosslessProcess14_1
+            if syntax == uid.JPEGLosslessSV1
+            else gdcm.TransferSyntax.JPEGLosslessProcess14
+        )
         change.SetTransferSyntax(gdcm.TransferSyntax(kind))
         change.SetInput(reader.GetImage())
         assert change.Change()
@@ -297,7 +336,9 @@ def _frame_groups(single: Any, number: int) -> Any:
     groups = Dataset()
     groups.PlanePositionSequence = DicomSequence([_pick(single, "ImagePositionPatient")])
     groups.PlaneOrientationSequence = DicomSequence([_pick(single, "ImageOrientationPatient")])
-    groups.PixelValueTransformationSequence = DicomSequence([_pick(single, "RescaleSlope", "RescaleIntercept", "RescaleType")])
+    groups.PixelValueTransformationSequence = DicomSequence(
+        [_pick(single, "RescaleSlope", "RescaleIntercept", "RescaleType")]
+    )
     content = Dataset()
     content.InStackPositionNumber, content.StackID = number, "1"
     groups.FrameContentSequence = DicomSequence([content])

@@ -1,4 +1,6 @@
-"""A small virtual patient made of ellipsoids, for tests of the exams: quick to make, and every place in it is known."""
+"""A small virtual patient made of ellipsoids, for tests of the exams: quick to make, and every place in it
+is known.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ BLOOD_HU = 65.0
 
 
 def small_patient(*, followup: bool = True, fibres: bool = True, bleeds: bool = True) -> VirtualPatient:
-    """Make a head: skull, cortex shell, white matter, two ventricles, a bleed on the left that grows, fibres running upward."""
+    """Make a head: skull, cortex shell, white matter, two ventricles, a bleed on the left that grows,
+    fibres running upward.
+    """
     affine = np.diag([SIDE_MM, SIDE_MM, SIDE_MM, 1.0])
     affine[:3, 3] = -SIDE_MM * (np.array(SHAPE) - 1) / 2
     axes = [torch.arange(n, dtype=torch.float32) * SIDE_MM + float(affine[a, 3]) for a, n in enumerate(SHAPE)]
@@ -48,7 +52,9 @@ def small_patient(*, followup: bool = True, fibres: bool = True, bleeds: bool = 
     ich, oedema = bleed(15.0)
     later, oedema_later = bleed(20.0)
     leuko = ((ball((22, -30, 25), (1, 1, 1)) < 9) & white).to(torch.float32)
-    tract = torch.stack([((((x - 24 * s) ** 2 + (y + 12) ** 2).sqrt() < 5) & white).to(torch.float32) for s in (-1, 1)])
+    tract = torch.stack(
+        [((((x - 24 * s) ** 2 + (y + 12) ** 2).sqrt() < 5) & white).to(torch.float32) for s in (-1, 1)]
+    )
     density = torch.full(SHAPE, BLOOD_HU) * (ball(BLEED_MM, (1, 1, 1)) < 28) if bleeds else zero
     return VirtualPatient(
         affine=affine,

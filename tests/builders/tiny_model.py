@@ -1,4 +1,6 @@
-"""A model folder with random weights: quick to run, and of no use but to see that files come and go as they should."""
+"""A model folder with random weights: quick to run, and of no use but to see that files come and go as
+they should.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +40,14 @@ def tiny_model(folder: Path) -> Model:
         network=NETWORK,
         preprocessing=Preprocessing(spacing_mm=(6, 6, 6), windows_hu=((-100, 100),), patch=(32, 32, 32)),
         targets=tuple(TargetSpec(name=name) for name in TARGETS),
-        provenance=Provenance(code_version="0", command="none", seeds=(3,), steps=0, data={}, hardware="none", trained="2026-01-01"),
+        provenance=Provenance(
+            code_version="0",
+            command="none",
+            seeds=(3,),
+            steps=0,
+            data={},
+            hardware="none",
+            trained="2026-01-01",
+        ),
     )
     return save_model(folder, network, manifest)

@@ -1,4 +1,6 @@
-"""A small cohort that can be learnt in seconds: round heads with a bright clot on one side, a dim tract on each, dark lesions."""
+"""A small cohort that can be learnt in seconds: round heads with a bright clot on one side, a dim tract on
+each, dark lesions.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def write_trainable_cohort(
     without_tract: Sequence[int] = (),
     targets: bool = True,
 ) -> Cohort:
-    """Write one patient per split, with haematoma and tract drawn; `without_tract` are patients whose tract is not known."""
+    """Write one patient per split, with haematoma and tract drawn; `without_tract` are patients whose
+    tract is not known.
+    """
     people = []
     for number, split in enumerate(splits):
         patient = Patient(f"{number:02d}", "AB"[number % 2], split)

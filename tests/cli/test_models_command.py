@@ -1,4 +1,6 @@
-"""`ichnos models`: list, show, verify, export to other programs, import from nnU-Net's and U-Mamba's result folders."""
+"""`ichnos models`: list, show, verify, export to other programs, import from nnU-Net's and U-Mamba's
+result folders.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("models") / "tiny").folder
 
 
-def result_folder(root: Path, *, architecture: dict[str, Any] | None, weights: dict[str, torch.Tensor], **dataset: Any) -> Path:
+def result_folder(
+    root: Path, *, architecture: dict[str, Any] | None, weights: dict[str, torch.Tensor], **dataset: Any
+) -> Path:
     """Write what nnU-Net leaves of a training."""
     folder = root / "nnUNetTrainer__nnUNetPlans__3d_fullres"
     (folder / "fold_0").mkdir(parents=True)
-    configuration: dict[str, Any] = {"spacing": [5.0, 4.0, 4.0], "patch_size": [8, 16, 16], "normalization_schemes": ["CTNormalization"]}
+    configuration: dict[str, Any] = {
+        "spacing": [5.0, 4.0, 4.0],
+        "patch_size": [8, 16, 16],
+        "normalization_schemes": ["CTNormalization"],
+    }
     if architecture is None:
         configuration |= {"UNet_class_name": "UMambaBot", "pool_op_kernel_sizes": UNET["strides"]}
     else:
@@ -66,7 +74,9 @@ def made_scan() -> Scan:
     return Scan(Volume(hu, np.diag([4.0, 4.0, 5.0, 1.0])))
 
 
-def test_listing_verifying_and_showing(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_listing_verifying_and_showing(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["models", "list", str(model)]) == 0
     assert "tiny 1: brain" in capsys.readouterr().out
     assert run(["models", "verify", str(model)]) == 0
@@ -82,7 +92,20 @@ def test_listing_verifying_and_showing(model: Path, tmp_path: Path, capsys: pyte
 
 def test_exported_graphs_and_bundles_give_the_networks_own_output(model: Path, tmp_path: Path) -> None:
     onnxruntime, monai = pytest.importorskip("onnxruntime"), pytest.importorskip("monai.bundle")
-    assert run(["models", "export", str(model), "--onnx", str(tmp_path / "m.onnx"), "--monai", str(tmp_path / "bundle")]) == 0
+    assert (
+        run(
+            [
+                "models",
+                "export",
+                str(model),
+                "--onnx",
+                str(tmp_path / "m.onnx"),
+                "--monai",
+                str(tmp_path / "bundle"),
+            ]
+        )
+        == 0
+    )
     tile = np.random.default_rng(0).normal(0, 1, (1, 1, 32, 32, 32)).astype(np.float32)
     with torch.inference_mode():
         ours = load_model(model).network()(torch.from_numpy(tile)).numpy()
@@ -97,9 +120,9 @@ def test_exported_graphs_and_bundles_give_the_networks_own_output(model: Path, t
         bundled = config.get_parsed_content("network")(torch.from_numpy(tile)).numpy()
     assert np.abs(bundled - ours).max() < 1e-4
     assert (
-        json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())["network_data_format"]["inputs"]["image"][
-            "num_channels"
-        ]
+        json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())["network_data_format"][
+            "inputs"
+        ]["image"]["num_channels"]
         == 1
     )
     assert run(["models", "export", str(model), "--monai", str(tmp_path / "bundle")]) == 3
@@ -125,8 +148,16 @@ def test_a_result_folder_becomes_a_model_that_reads(kind: str, tmp_path: Path) -
             "nonlin_kwargs": {"inplace": True},
         }
         name = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
-        architecture = {"network_class_name": name, "arch_kwargs": arch, "_kw_requires_import": ["conv_op", "norm_op", "nonlin"]}
-        planned = {"network_class_name": name, "arch_kwargs": arch, "requires_import": architecture["_kw_requires_import"]}
+        architecture = {
+            "network_class_name": name,
+            "arch_kwargs": arch,
+            "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
+        }
+        planned = {
+            "network_class_name": name,
+            "arch_kwargs": arch,
+            "requires_import": architecture["_kw_requires_import"],
+        }
         network = networks.build("planned", input_channels=1, num_classes=3, dim=3, **planned)
         weights = {key.removeprefix("network."): value for key, value in network.state_dict().items()}
         folder = result_folder(tmp_path, architecture=architecture, weights=weights)

@@ -1,4 +1,6 @@
-"""`ichnos read`: every kind of place, refusals as results, the same bytes twice, and a run that is killed and goes on."""
+"""`ichnos read`: every kind of place, refusals as results, the same bytes twice, and a run that is killed
+and goes on.
+"""
 
 from __future__ import annotations
 
@@ -59,18 +61,30 @@ def hashes(out: Path) -> dict[str, str]:
 
 def nifti_head(file: Path, seed: int = 0) -> Path:
     """Save a small made head; another seed, another clot."""
-    grid = Volume(np.zeros((48, 60, 34), np.float32), np.array([[4.0, 0, 0, -94], [0, 4, 0, -118], [0, 0, 5, -80], [0, 0, 0, 1]]))
+    grid = Volume(
+        np.zeros((48, 60, 34), np.float32),
+        np.array([[4.0, 0, 0, -94], [0, 4, 0, -118], [0, 0, 5, -80], [0, 0, 0, 1]]),
+    )
     mm = grid.world(np.indices(grid.shape).transpose(1, 2, 3, 0))
     nifti.save(grid.with_array(head_hu(bleed_mm=10 + seed)(mm).astype(np.int16)), file)
     return file
 
 
-def test_a_dicom_study_gives_every_file_and_the_same_bytes_again(series: Path, model: Path, tmp_path: Path) -> None:
+def test_a_dicom_study_gives_every_file_and_the_same_bytes_again(
+    series: Path, model: Path, tmp_path: Path
+) -> None:
     for name in ("a", "b"):
         assert run(["read", str(series), "-o", str(tmp_path / name), "--model", str(model), "--json"]) == 0
     (folder,) = [p for p in (tmp_path / "a").iterdir() if p.is_dir() and p.name != ".ichnos"]
     names = {p.name for p in folder.iterdir()}
-    assert {"reading.json", "report.html", "segmentation.dcm", "measurements.dcm", "ICH.nii.gz", "tract_left.nii.gz"} <= names
+    assert {
+        "reading.json",
+        "report.html",
+        "segmentation.dcm",
+        "measurements.dcm",
+        "ICH.nii.gz",
+        "tract_left.nii.gz",
+    } <= names
     assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
     record = json.loads((folder / "reading.json").read_text())
     assert record["status"] == "read"
@@ -84,12 +98,19 @@ def test_a_dicom_study_gives_every_file_and_the_same_bytes_again(series: Path, m
     assert any(sentence == record["findings"][0]["sentence"] for sentence in told.comments)
 
 
-def test_from_python_a_path_a_scan_and_a_nibabel_image_are_read_alike(series: Path, model: Path, tmp_path: Path) -> None:
+def test_from_python_a_path_a_scan_and_a_nibabel_image_are_read_alike(
+    series: Path, model: Path, tmp_path: Path
+) -> None:
     scan = open_scan(series)
-    readings = [ichnos.read(given, model=model, only=["haematoma"]) for given in (series, scan, scan.volume.to_nibabel())]
+    readings = [
+        ichnos.read(given, model=model, only=["haematoma"])
+        for given in (series, scan, scan.volume.to_nibabel())
+    ]
     volumes = [r.record.finding("haematoma").measure("ich_volume").value for r in readings]
     assert volumes[0] == volumes[1] == volumes[2]
-    assert {r.record.provenance.input_sha256 for r in readings} == {readings[0].record.provenance.input_sha256}  # type: ignore[union-attr]
+    assert {r.record.provenance.input_sha256 for r in readings} == {
+        readings[0].record.provenance.input_sha256
+    }  # type: ignore[union-attr]
     saved = readings[2].save(tmp_path / "saved")
     assert (saved / "report.html").is_file()
     assert not list(saved.glob("*.dcm")), "a nibabel image has no DICOM series to belong to"
@@ -123,7 +144,22 @@ def test_a_folder_of_mixed_scans_reads_the_good_and_says_why_not_the_bad(
 
 def test_only_what_was_asked_is_read(model: Path, tmp_path: Path) -> None:
     file = nifti_head(tmp_path / "x.nii.gz")
-    assert run(["read", str(file), "-o", str(tmp_path / "o"), "--model", str(model), "--only", "tract,haematoma", "--json"]) == 0
+    assert (
+        run(
+            [
+                "read",
+                str(file),
+                "-o",
+                str(tmp_path / "o"),
+                "--model",
+                str(model),
+                "--only",
+                "tract,haematoma",
+                "--json",
+            ]
+        )
+        == 0
+    )
     record = json.loads((tmp_path / "o" / "x" / "reading.json").read_text())
     assert [finding["target"] for finding in record["findings"]] == ["haematoma", "tract"]
     assert run(["read", str(file), "-o", str(tmp_path / "o2"), "--model", str(model), "--only", "liver"]) == 3
@@ -148,7 +184,10 @@ def test_what_is_known_besides_the_scan_reaches_the_reading_and_decides_it(
     facts.write_text("id\tage_years\tonset_to_ct_h\tgcs\nx\t71\t2.5\tn/a\n")
     arguments = ["read", str(file), "-o", str(out), "--model", str(model), "--json", "--facts", str(facts)]
     assert run(arguments) == 0
-    assert json.loads((out / "x" / "reading.json").read_text())["facts"] == {"age_years": 71.0, "onset_to_ct_h": 2.5}
+    assert json.loads((out / "x" / "reading.json").read_text())["facts"] == {
+        "age_years": 71.0,
+        "onset_to_ct_h": 2.5,
+    }
     for table_text, code, word in (
         ("id\tgcs\nx\t3\n", 3, "settings"),  # other facts, another reading: not into the same folder
         ("id\tgcs\ny\t9\n", 3, "none of the scans"),
@@ -172,11 +211,32 @@ def test_a_cohort_tells_facts_of_its_patients(model: Path, tmp_path: Path) -> No
     bids.write_cohort([Patient("01", facts=told)], root, name="made")
     for session in ("baseline", "followup"):
         nifti_head(root / "sub-01" / f"ses-{session}" / "ct" / f"sub-01_ses-{session}_ct.nii.gz")
-    assert run(["read", str(root), "-o", str(tmp_path / "out"), "--model", str(model), "--only", "tract", "--json"]) == 0
-    facts = {s: json.loads((tmp_path / "out" / f"sub-01_ses-{s}" / "reading.json").read_text())["facts"] for s in ("baseline", "followup")}
+    assert (
+        run(
+            [
+                "read",
+                str(root),
+                "-o",
+                str(tmp_path / "out"),
+                "--model",
+                str(model),
+                "--only",
+                "tract",
+                "--json",
+            ]
+        )
+        == 0
+    )
+    facts = {
+        s: json.loads((tmp_path / "out" / f"sub-01_ses-{s}" / "reading.json").read_text())["facts"]
+        for s in ("baseline", "followup")
+    }
     assert facts == {"baseline": {"age_years": 80.0, "onset_to_ct_h": 4.0}, "followup": {"age_years": 80.0}}
     bids.write_cohort([Patient("01", facts=told | {"gcs": "awake"})], tmp_path / "odd", name="made")
-    assert run(["read", str(tmp_path / "odd"), "-o", str(tmp_path / "none"), "--model", str(model), "--json"]) == 2
+    assert (
+        run(["read", str(tmp_path / "odd"), "-o", str(tmp_path / "none"), "--model", str(model), "--json"])
+        == 2
+    )
     assert not (tmp_path / "none").exists()
 
 
@@ -192,12 +252,17 @@ def test_facts_given_in_python_are_used_and_checked(model: Path, tmp_path: Path)
         ichnos.read(file, model=model, facts={"gcs": 99})
 
 
-def test_a_second_file_of_the_same_name_is_never_shown_the_first_ones_reading(model: Path, tmp_path: Path) -> None:
+def test_a_second_file_of_the_same_name_is_never_shown_the_first_ones_reading(
+    model: Path, tmp_path: Path
+) -> None:
     one, other = nifti_head(tmp_path / "a" / "ct.nii.gz"), nifti_head(tmp_path / "b" / "ct.nii.gz", seed=4)
     arguments = ["-o", str(tmp_path / "out"), "--model", str(model), "--json"]
     assert run(["read", str(one), *arguments]) == 0
     assert run(["read", str(other), *arguments]) == 3
-    assert run(["read", str(one), str(other), "-o", str(tmp_path / "both"), "--model", str(model), "--json"]) == 0
+    assert (
+        run(["read", str(one), str(other), "-o", str(tmp_path / "both"), "--model", str(model), "--json"])
+        == 0
+    )
     assert len({row["id"] for row in table(tmp_path / "both")}) == 2
 
 
@@ -229,7 +294,9 @@ def started(arguments: list[str]) -> subprocess.Popen[bytes]:
     """Start the command in a process group of its own."""
     code = "from ichnos.cli import main; main()"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", code, "read", *arguments], env=environment, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "read", *arguments], env=environment, start_new_session=True
+    )
 
 
 def test_a_killed_run_goes_on_and_nothing_is_lost_or_doubled(model: Path, tmp_path: Path) -> None:
@@ -248,7 +315,9 @@ def test_a_killed_run_goes_on_and_nothing_is_lost_or_doubled(model: Path, tmp_pa
     assert run(["read", *arguments, "-o", str(out), "--workers", "2"]) == 0
     assert run(["read", *arguments, "-o", str(tmp_path / "whole")]) == 0
     assert hashes(out) == hashes(tmp_path / "whole")
-    events = [json.loads(line) for line in (out / ".ichnos" / "read" / "ledger.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line) for line in (out / ".ichnos" / "read" / "ledger.jsonl").read_text().splitlines()
+    ]
     assert sorted(e["id"] for e in events if e["event"] == "finished") == [f"s{k}" for k in range(5)]
 
 
@@ -258,8 +327,22 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(model: Path, tmp_pa
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); from ichnos.cli import main; main()"
     )
-    arguments = ["read", str(file), "-o", str(out), "--model", str(model), "--json", "--backend", "torch", "--threads", "1"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    arguments = [
+        "read",
+        str(file),
+        "-o",
+        str(out),
+        "--model",
+        str(model),
+        "--json",
+        "--backend",
+        "torch",
+        "--threads",
+        "1",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2, done.stderr
     (row,) = json.loads(done.stdout)["scans"]
     assert row["status"] == "failed"

@@ -1,4 +1,6 @@
-"""Makes a small cohort with truth, and predictions that err in known ways, for tests and for looking at the pack."""
+"""Makes a small cohort with truth, and predictions that err in known ways, for tests and for looking at
+the pack.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ichnos.cohort import Patient
-from ichnos.evidence.ledger import TrainingImage, write_training
+from ichnos.evidence.leakage import TrainingImage, write_training
 from ichnos.formats import bids, nifti
 from ichnos.volume import Volume
 
@@ -34,7 +36,9 @@ def make(
     shape: tuple[int, int, int] = (64, 64, 12),
     shift: int = 1,
 ) -> Made:
-    """Make a cohort in three centres, two in five validation; the predicted bleed is shifted by `shift` voxels and a little small."""
+    """Make a cohort in three centres, two in five validation; the predicted bleed is shifted by `shift`
+    voxels and a little small.
+    """
     rng = np.random.default_rng(seed)
     cohort, predictions = root / "cohort", root / "predictions"
     ids = tuple(f"P{i:04d}" for i in range(patients))
@@ -44,13 +48,17 @@ def make(
         facts, row = _facts(rng)
         row |= {"patient": name, "split": split, "model_hash": "ab" * 32}
         if masks and split == "test":
-            row |= _write_masks(cohort, predictions, name, rng, shape=shape, shift=shift, ml=float(facts["ich_ml"]))
+            row |= _write_masks(
+                cohort, predictions, name, rng, shape=shape, shift=shift, ml=float(facts["ich_ml"])
+            )
         people.append(Patient(name, CENTRES[i % len(CENTRES)], split, facts=facts))
         rows.append(row)
     bids.write_cohort(people, cohort, name="made")
     write_predictions(predictions, rows)
     synthetic = TrainingImage("S1", sources=("T1",))
-    write_training([*(TrainingImage(f"T{i}", f"T{i}") for i in range(20)), synthetic], predictions / "training.csv")
+    write_training(
+        [*(TrainingImage(f"T{i}", f"T{i}") for i in range(20)), synthetic], predictions / "training.csv"
+    )
     return Made(cohort, predictions, ids)
 
 
@@ -87,17 +95,28 @@ def _facts(rng: np.random.Generator) -> tuple[dict[str, float | str], dict[str, 
         "fazekas_deep": fazekas,
     }
     predicted = {
-        "expansion_probability": float(np.round(1 / (1 + np.exp(-1.5 * np.log(risk / (1 - risk)) - rng.normal(0, 0.6))), 5)),
+        "expansion_probability": float(
+            np.round(1 / (1 + np.exp(-1.5 * np.log(risk / (1 - risk)) - rng.normal(0, 0.6))), 5)
+        ),
         "fazekas_deep": int(np.clip(fazekas + rng.integers(-1, 2), 0, 3)),
     }
     return facts, predicted
 
 
 def _write_masks(
-    cohort: Path, predictions: Path, name: str, rng: np.random.Generator, *, shape: tuple[int, int, int], shift: int, ml: float
+    cohort: Path,
+    predictions: Path,
+    name: str,
+    rng: np.random.Generator,
+    *,
+    shape: tuple[int, int, int],
+    shift: int,
+    ml: float,
 ) -> dict[str, object]:
     affine = np.diag([2.0, 2.0, 5.0, 1.0])
-    grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1) * np.array([2.0, 2.0, 5.0])
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1) * np.array(
+        [2.0, 2.0, 5.0]
+    )
     middle = np.array(shape) * [1.0, 1.0, 2.5] + rng.uniform(-12, 12, 3) * [1, 1, 0.3]
     radius = (3000 * min(ml, 60) / (4 * np.pi)) ** (1 / 3)
     distance = np.linalg.norm(grid - middle, axis=-1)
@@ -106,14 +125,23 @@ def _write_masks(
     guess = np.roll(truth, shift, axis=0)
     guess[(distance > radius - 1.0) & (guess == 1) & (rng.random(shape) < 0.3)] = 0
     brain = np.linalg.norm((grid - np.array(shape) * [1.0, 1.0, 2.5]) / [60, 60, 40], axis=-1) < 1
-    hu = np.where(brain, 32.0, -900.0) + np.where(truth == 1, 30.0, 0) + np.where(truth == 3, -12.0, 0) + rng.normal(0, 3, shape)
+    hu = (
+        np.where(brain, 32.0, -900.0)
+        + np.where(truth == 1, 30.0, 0)
+        + np.where(truth == 3, -12.0, 0)
+        + rng.normal(0, 3, shape)
+    )
     bids.write_exam(cohort, name, "ct", Volume(hu.astype(np.int16), affine))
-    bids.write_derivative(cohort, name, Volume(truth, affine), pipeline="truth", label="haematoma", kind="dseg")
+    bids.write_derivative(
+        cohort, name, Volume(truth, affine), pipeline="truth", label="haematoma", kind="dseg"
+    )
     tract = np.zeros(shape, np.uint8)
     tract[20:23, 30:33, 1:-1], tract[42:45, 30:33, 1:-1] = 1, 2
     bids.write_derivative(cohort, name, Volume(tract, affine), pipeline="truth", label="tract", kind="dseg")
     followup = (distance <= radius * 1.15).astype(np.uint8)
-    bids.write_derivative(cohort, name, Volume(followup, affine), pipeline="truth", label="expansion", kind="dseg")
+    bids.write_derivative(
+        cohort, name, Volume(followup, affine), pipeline="truth", label="expansion", kind="dseg"
+    )
     files: dict[str, object] = {}
     for target, array in (
         ("haematoma", guess),

@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
 from ichnos.errors import InputRefused
-from ichnos.evidence.agreement import (
+from ichnos.evidence.metrics.agreement import (
     VolumeCalibrator,
     bland_altman,
     concordance,
@@ -22,7 +22,8 @@ from ichnos.evidence.agreement import (
     weighted_kappa,
 )
 
-# Bland & Altman 1986, Lancet 327:307, Table 1: peak flow by the large and the mini Wright meter, first measurement of each.
+# Bland & Altman 1986, Lancet 327:307, Table 1: peak flow by the large and the mini Wright meter, first
+# measurement of each.
 LARGE = [494, 395, 516, 434, 476, 557, 413, 442, 650, 433, 417, 656, 267, 478, 178, 423, 427]
 MINI = [512, 430, 520, 428, 500, 600, 364, 380, 658, 445, 432, 626, 260, 477, 259, 350, 451]
 # Shrout & Fleiss 1979, Psychol Bull 86:420, Table 2: six targets, four judges.
@@ -34,11 +35,17 @@ def test_bland_and_altmans_own_example() -> None:
     assert found.bias.value == pytest.approx(-2.1, abs=0.05)
     assert found.sd == pytest.approx(38.8, abs=0.05)
     assert (found.bias.low, found.bias.high) == pytest.approx((-22.0, 17.8), abs=0.1)
-    assert (found.lower.value, found.upper.value) == pytest.approx((-79.7, 75.5), abs=1.7)  # the paper uses 2 SD, we 1.96
+    assert (found.lower.value, found.upper.value) == pytest.approx(
+        (-79.7, 75.5), abs=1.7
+    )  # the paper uses 2 SD, we 1.96
     assert found.lower.value == pytest.approx(-2.1176 - 1.959964 * 38.7651, abs=0.01)
     half = found.upper.high - found.upper.value
-    assert half == pytest.approx(2.12 * 16.3, rel=0.05)  # the paper's standard error of a limit is sqrt(3 s2 / n) = 16.3
-    assert found.slope.value == pytest.approx(stats.linregress((np.array(LARGE) + MINI) / 2, np.array(LARGE) - MINI).slope)
+    assert half == pytest.approx(
+        2.12 * 16.3, rel=0.05
+    )  # the paper's standard error of a limit is sqrt(3 s2 / n) = 16.3
+    assert found.slope.value == pytest.approx(
+        stats.linregress((np.array(LARGE) + MINI) / 2, np.array(LARGE) - MINI).slope
+    )
     assert pearson(LARGE, MINI).value == pytest.approx(0.94, abs=0.005)  # as the paper says
 
 
@@ -72,7 +79,9 @@ def test_concordance_is_its_definition(seed: int, shift: float, scale: float) ->
     x = rng.normal(size=40)
     y = shift + scale * x + rng.normal(0, 0.5, 40)
     found = concordance(x, y)
-    assert found.value == pytest.approx(1 - np.mean((x - y) ** 2) / (x.var() + y.var() + (x.mean() - y.mean()) ** 2))
+    assert found.value == pytest.approx(
+        1 - np.mean((x - y) ** 2) / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
+    )
     assert found.low <= found.value <= found.high
     assert abs(found.value) <= abs(pearson(x, y).value) + 1e-12
 
@@ -107,7 +116,9 @@ def _slow_slope(x: list[float], y: list[float]) -> float:
                 slopes.append(slope)
     slopes.sort()
     shift, n = sum(s < -1 for s in slopes), len(slopes)
-    return slopes[(n - 1) // 2 + shift] if n % 2 else (slopes[n // 2 - 1 + shift] + slopes[n // 2 + shift]) / 2
+    return (
+        slopes[(n - 1) // 2 + shift] if n % 2 else (slopes[n // 2 - 1 + shift] + slopes[n // 2 + shift]) / 2
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -152,7 +163,10 @@ def test_a_calibrator_is_frozen_and_mends_concordance_on_other_cases() -> None:
     truth = rng.gamma(2, 8, 200)
     predicted = 0.55 * truth + 1 + rng.normal(0, 1, 200)
     calibrator = fit_volume_calibrator(predicted[:100], truth[:100], fitted_on="validation")
-    raw, mended = concordance(predicted[100:], truth[100:]), concordance(calibrator(predicted[100:]), truth[100:])
+    raw, mended = (
+        concordance(predicted[100:], truth[100:]),
+        concordance(calibrator(predicted[100:]), truth[100:]),
+    )
     assert mended.low > raw.high
     assert (calibrator([0.0]) >= 0).all()
     assert VolumeCalibrator(**calibrator.as_dict()) == calibrator

@@ -1,4 +1,6 @@
-"""Calibration, recalibration, decision curves and conformal sets against scikit-learn, simulation and hand counts."""
+"""Calibration, recalibration, decision curves and conformal sets against scikit-learn, simulation and hand
+counts.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
 from ichnos.errors import InputRefused
-from ichnos.evidence.calibration import calibration, decision_curve, logit
-from ichnos.evidence.recalibration import conformal_rates, fit_conformal, fit_recalibrator, label_sets
+from ichnos.evidence.metrics.calibration import calibration, decision_curve, logit
+from ichnos.evidence.metrics.recalibration import conformal_rates, fit_conformal, fit_recalibrator, label_sets
 
 
 def _cases(n: int, *, slope: float = 1.0, shift: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +74,9 @@ def test_platt_isotonic_and_temperature_are_those_of_their_authors() -> None:
     theirs = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(score, events)
     elsewhere = np.linspace(-9, 9, 101)
     assert isotonic(elsewhere) == pytest.approx(theirs.predict(elsewhere))
-    temperature = fit_recalibrator(*_cases(20_000, slope=0.5, seed=4), method="temperature", fitted_on="validation")
+    temperature = fit_recalibrator(
+        *_cases(20_000, slope=0.5, seed=4), method="temperature", fitted_on="validation"
+    )
     assert temperature.knots[0] == pytest.approx(2.0, abs=0.1)  # a model twice too loud is cooled by two
 
 
@@ -112,7 +116,9 @@ def test_net_benefit_is_counted_by_hand() -> None:
 def test_conformal_sets_keep_their_promise_in_each_class() -> None:
     covered, abstained = [], []
     for seed in range(150):
-        events, p = _cases(300, slope=0.4, seed=seed)  # badly calibrated on purpose: the promise must hold all the same
+        events, p = _cases(
+            300, slope=0.4, seed=seed
+        )  # badly calibrated on purpose: the promise must hold all the same
         others = _cases(400, slope=0.4, seed=10_000 + seed)
         found = conformal_rates(fit_conformal(events, p, coverage=0.9), *others)
         covered.append((found.coverage_events.value, found.coverage_others.value))
@@ -126,6 +132,10 @@ def test_conformal_thresholds_are_the_corrected_quantiles() -> None:
     p, events = rng.random(60), np.arange(60) < 25
     found = fit_conformal(events, p, coverage=0.8)
     level = np.ceil((25 + 1) * 0.8) / 25
-    assert found.least_probability_of_event == pytest.approx(1 - np.quantile(1 - p[events], level, method="inverted_cdf"))
+    assert found.least_probability_of_event == pytest.approx(
+        1 - np.quantile(1 - p[events], level, method="inverted_cdf")
+    )
     few = fit_conformal([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.8], coverage=0.9)
-    assert label_sets(few, [0.01, 0.99]).abstain.all()  # four cases can promise nothing, so everything stays possible
+    assert label_sets(
+        few, [0.01, 0.99]
+    ).abstain.all()  # four cases can promise nothing, so everything stays possible

@@ -1,4 +1,6 @@
-"""Do the 95 % intervals hold the truth in 95 % of studies? Counted over many made studies; the standard error of 2,000 is 0.5 %."""
+"""Do the 95 % intervals hold the truth in 95 % of studies? Counted over many made studies; the standard
+error of 2,000 is 0.5 %.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,18 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
-from ichnos.evidence.agreement import bland_altman, concordance, intraclass, passing_bablok, pearson, spearman
-from ichnos.evidence.calibration import calibration
-from ichnos.evidence.discrimination import auc, compare_paired, precision_recall_auc
-from ichnos.evidence.intervals import mean_interval, proportion
-from ichnos.evidence.pooling import random_effects
+from ichnos.evidence.metrics.agreement import (
+    bland_altman,
+    concordance,
+    intraclass,
+    passing_bablok,
+    pearson,
+    spearman,
+)
+from ichnos.evidence.metrics.calibration import calibration
+from ichnos.evidence.metrics.discrimination import auc, compare_paired, precision_recall_auc
+from ichnos.evidence.metrics.intervals import mean_interval, proportion
+from ichnos.evidence.metrics.pooling import random_effects
 
 Draw = Callable[[np.random.Generator], tuple[float, float]]
 
@@ -45,7 +54,11 @@ CCC_TRUTH = 2 * 0.9 * 64 / (64 + 0.81 * 64 + 9 + (20 - 20) ** 2)
 AUC_TRUTH = float(stats.norm.cdf(1.2 / np.sqrt(2)))
 
 
-@pytest.mark.parametrize(("draw", "truth"), [(_auc, AUC_TRUTH), (_ccc, CCC_TRUTH), (_dice, 0.8)], ids=["auc", "concordance", "mean_dice"])
+@pytest.mark.parametrize(
+    ("draw", "truth"),
+    [(_auc, AUC_TRUTH), (_ccc, CCC_TRUTH), (_dice, 0.8)],
+    ids=["auc", "concordance", "mean_dice"],
+)
 def test_the_main_intervals_hold_the_truth(draw: Draw, truth: float) -> None:
     assert _coverage(draw, truth, 4000) == pytest.approx(0.95, abs=0.015)
 
@@ -57,7 +70,9 @@ def test_the_area_of_weak_and_strong_models_too(apart: float) -> None:
 
 
 def test_skewed_dice_with_few_cases_is_where_the_interval_begins_to_fail() -> None:
-    covered = _coverage(lambda rng: (lambda e: (e.low, e.high))(mean_interval(rng.beta(6, 0.8, 12))), 6 / 6.8, 4000)
+    covered = _coverage(
+        lambda rng: (lambda e: (e.low, e.high))(mean_interval(rng.beta(6, 0.8, 12))), 6 / 6.8, 4000
+    )
     assert 0.87 < covered < 0.95  # stated in docs/evidence.md: below some 30 cases the interval is too short
 
 
@@ -122,7 +137,9 @@ def test_pooled_centres_hold_the_mean_and_the_next_centre() -> None:
         mean.append(found.pooled.low <= 0.5 <= found.pooled.high)
         following.append(found.prediction_low <= 0.5 + rng.normal(0, 0.3) <= found.prediction_high)
     assert np.mean(mean) == pytest.approx(0.95, abs=0.02)
-    assert 0.87 < np.mean(following) < 0.95  # eight centres know their own spread badly; docs/evidence.md says so
+    assert (
+        0.87 < np.mean(following) < 0.95
+    )  # eight centres know their own spread badly; docs/evidence.md says so
 
 
 def _slope(rng: np.random.Generator) -> tuple[float, float]:

@@ -13,10 +13,25 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from ichnos.errors import InputRefused
-from ichnos.evidence import discrimination
-from ichnos.evidence.discrimination import auc, auc_bootstrap, compare_paired, compare_unpaired, holm, precision_recall_auc, roc_curve
-from ichnos.evidence.intervals import bootstrap, mean_interval, proportion
-from ichnos.evidence.thresholds import OperatingPoint, at_prevalence, predictive_values, rates, sensitivity_point, youden_point
+from ichnos.evidence.metrics import discrimination
+from ichnos.evidence.metrics.discrimination import (
+    auc,
+    auc_bootstrap,
+    compare_paired,
+    compare_unpaired,
+    holm,
+    precision_recall_auc,
+    roc_curve,
+)
+from ichnos.evidence.metrics.intervals import bootstrap, mean_interval, proportion
+from ichnos.evidence.metrics.thresholds import (
+    OperatingPoint,
+    at_prevalence,
+    predictive_values,
+    rates,
+    sensitivity_point,
+    youden_point,
+)
 
 # Hanley & McNeil 1982, Radiology 143:29, Table 1: CT ratings 1 to 5 of 58 normal and 51 abnormal patients.
 NORMAL, ABNORMAL = [33, 6, 6, 11, 2], [3, 2, 2, 11, 33]
@@ -70,7 +85,10 @@ def _jackknife_se(events: np.ndarray, first: np.ndarray, second: np.ndarray) -> 
     left = []
     for i in range(events.size):
         keep = np.arange(events.size) != i
-        left.append(metrics.roc_auc_score(events[keep], first[keep]) - metrics.roc_auc_score(events[keep], second[keep]))
+        left.append(
+            metrics.roc_auc_score(events[keep], first[keep])
+            - metrics.roc_auc_score(events[keep], second[keep])
+        )
     return float(np.sqrt((events.size - 1) / events.size * np.sum((left - np.mean(left)) ** 2)))
 
 
@@ -146,7 +164,12 @@ def test_rates_at_a_point_chosen_elsewhere() -> None:
     score = np.array([0.1, 0.2, 0.3, 0.6, 0.4, 0.7, 0.8, 0.5, 0.9, 0.2])
     found = rates(events, score, OperatingPoint(0.4, "given", "beforehand"))
     tn, fp, fn, tp = metrics.confusion_matrix(events, score >= 0.4).ravel()
-    assert (found.true_negative, found.false_positive, found.false_negative, found.true_positive) == (tn, fp, fn, tp)
+    assert (found.true_negative, found.false_positive, found.false_negative, found.true_positive) == (
+        tn,
+        fp,
+        fn,
+        tp,
+    )
     assert found.sensitivity.value == pytest.approx(metrics.recall_score(events, score >= 0.4))
     assert found.ppv.value == pytest.approx(metrics.precision_score(events, score >= 0.4))
     assert youden_point(events, score, chosen_on="validation").threshold in score
@@ -155,7 +178,8 @@ def test_rates_at_a_point_chosen_elsewhere() -> None:
 
 
 def test_published_predictive_values_follow_from_the_rates() -> None:
-    # Yu 2025, 1:2: external 1 has sensitivity .661, specificity .771, prevalence .218, and prints PPV .446, NPV .890
+    # Yu 2025, 1:2: external 1 has sensitivity .661, specificity .771, prevalence .218, and prints PPV .446,
+    # NPV .890
     ppv, npv = predictive_values(sensitivity=0.661, specificity=0.771, prevalence=0.218)
     assert (ppv, npv) == pytest.approx((0.446, 0.890), abs=0.002)
 

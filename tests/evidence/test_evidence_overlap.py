@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
 
 from ichnos.errors import InputRefused
-from ichnos.evidence.flags import iou_of_dice
-from ichnos.evidence.overlap import cl_dice, growth_dice, lesion_detection, overlap, volume_error_ml
+from ichnos.evidence.metrics.overlap import cl_dice, growth_dice, lesion_detection, overlap, volume_error_ml
+from ichnos.evidence.pack.flags import iou_of_dice
 from ichnos.volume import Volume, sphere
 
 AFFINE = np.diag([0.5, 0.5, 5.0, 1.0])
@@ -67,15 +67,27 @@ def test_both_policies_for_empty_masks() -> None:
 
 def test_growth_is_a_set_difference_not_a_signed_one() -> None:
     baseline, followup, guess = (np.zeros((30, 10, 4)) for _ in range(3))
-    baseline[5:15], followup[8:20], guess[5:18] = 1, 1, 1  # part of the clot has gone on the left, it grew on the right
+    baseline[5:15], followup[8:20], guess[5:18] = (
+        1,
+        1,
+        1,
+    )  # part of the clot has gone on the left, it grew on the right
     new, predicted = 5, 3
     expected = 2 * 3 / (new + predicted)
-    volumes = {"baseline": _volume(baseline), "truth_followup": _volume(followup), "predicted_followup": _volume(guess)}
+    volumes = {
+        "baseline": _volume(baseline),
+        "truth_followup": _volume(followup),
+        "predicted_followup": _volume(guess),
+    }
     assert growth_dice(**volumes) == pytest.approx(expected)
     signed = np.abs(followup - baseline) > 0, np.abs(guess - baseline) > 0
     inflated_or_not = 2 * (signed[0] & signed[1]).sum() / (signed[0].sum() + signed[1].sum())
     assert inflated_or_not != pytest.approx(expected)
-    assert np.isnan(growth_dice(baseline=_volume(baseline), truth_followup=_volume(baseline), predicted_followup=_volume(baseline)))
+    assert np.isnan(
+        growth_dice(
+            baseline=_volume(baseline), truth_followup=_volume(baseline), predicted_followup=_volume(baseline)
+        )
+    )
 
 
 def test_centre_line_dice_of_a_tube() -> None:
@@ -88,7 +100,9 @@ def test_centre_line_dice_of_a_tube() -> None:
     assert found == pytest.approx(2 * 0.5 / 1.5, abs=0.06)  # precision 1, recall one half
     thick = np.zeros_like(tube)
     thick[3:12, 3:12, 2:38] = 1
-    assert cl_dice(_volume(tube, np.eye(4)), _volume(thick, np.eye(4))) > 0.85  # thicker, but along the same line
+    assert (
+        cl_dice(_volume(tube, np.eye(4)), _volume(thick, np.eye(4))) > 0.85
+    )  # thicker, but along the same line
     assert overlap(_volume(tube, np.eye(4)), _volume(thick, np.eye(4))).dice < 0.5
     assert np.isnan(cl_dice(_volume(tube, np.eye(4)), _volume(np.zeros_like(tube), np.eye(4))))
 
@@ -103,7 +117,9 @@ def test_lesions_are_counted_in_their_bins() -> None:
     guess[40, 40, 2] = 1  # touches the last with 1 of 12
     guess[50:52, 50, 2] = 1  # false, 2 mL
     affine = np.diag([10.0, 10.0, 10.0, 1.0])
-    found = {(c.from_ml, c.to_ml): c for c in lesion_detection(_volume(truth, affine), _volume(guess, affine))}
+    found = {
+        (c.from_ml, c.to_ml): c for c in lesion_detection(_volume(truth, affine), _volume(guess, affine))
+    }
     assert (found[1, 5].truth, found[1, 5].found, found[1, 5].predicted, found[1, 5].false) == (2, 0, 2, 1)
     assert (found[5, 30].truth, found[5, 30].found) == (1, 1)
     assert (found[30, float("inf")].truth, found[30, float("inf")].found) == (1, 1)

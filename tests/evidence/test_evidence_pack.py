@@ -17,9 +17,9 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from ichnos.cli.main import run
 from ichnos.cohort import Cohort
 from ichnos.errors import InputRefused, UsageError
-from ichnos.evidence.ledger import TrainingImage, write_training
-from ichnos.evidence.pack import Pack, evaluate
-from ichnos.evidence.plan import EvidencePlan, RegressionPlan
+from ichnos.evidence.leakage import TrainingImage, write_training
+from ichnos.evidence.pack.pack import Pack, evaluate
+from ichnos.evidence.pack.plan import EvidencePlan, RegressionPlan
 from ichnos.formats import bids, nifti
 from ichnos.volume import Volume
 
@@ -33,9 +33,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, Pack]:
     root = tmp_path_factory.mktemp("whole")
     made = make(root, patients=45)
     plan = QUICK.model_copy(
-        update={"gallery": 1, "regressions": (RegressionPlan(kind="linear", formula="ich_followup_ml ~ ich_ml + age_years"),)}
+        update={
+            "gallery": 1,
+            "regressions": (RegressionPlan(kind="linear", formula="ich_followup_ml ~ ich_ml + age_years"),),
+        }
     )
-    return made, evaluate(made.predictions, [bids.read_cohort(made.cohort)], root / "out", plan=plan, progress=False)
+    return made, evaluate(
+        made.predictions, [bids.read_cohort(made.cohort)], root / "out", plan=plan, progress=False
+    )
 
 
 @pytest.fixture
@@ -46,7 +51,13 @@ def facts_only(tmp_path: Path) -> Made:
 
 def _run(made: Made, **changes: object) -> Pack:
     plan = QUICK.model_copy(update=changes)
-    return evaluate(made.predictions, [bids.read_cohort(made.cohort)], made.cohort.parent / "out", plan=plan, progress=False)
+    return evaluate(
+        made.predictions,
+        [bids.read_cohort(made.cohort)],
+        made.cohort.parent / "out",
+        plan=plan,
+        progress=False,
+    )
 
 
 def _numbers(pack: Pack) -> dict[str, object]:
@@ -56,7 +67,16 @@ def _numbers(pack: Pack) -> dict[str, object]:
 def test_the_pack_holds_everything(whole: tuple[Made, Pack]) -> None:
     _, pack = whole
     names = {path.name for path in pack.out.rglob("*") if path.is_file()}
-    for expected in ("report.html", "methods.md", "cases.csv", "plan.json", "tripod_ai.csv", "claim.tex", "patients.md", "flow.csv"):
+    for expected in (
+        "report.html",
+        "methods.md",
+        "cases.csv",
+        "plan.json",
+        "tripod_ai.csv",
+        "claim.tex",
+        "patients.md",
+        "flow.csv",
+    ):
         assert expected in names
     for stem in (
         "roc_expansion",
@@ -87,13 +107,19 @@ def test_printed_numbers_are_those_of_the_cases(whole: tuple[Made, Pack]) -> Non
     dice = [float(row["haematoma ICH.dice"]) for row in cases]
     numbers = _numbers(pack)
     assert numbers["haematoma_ich"]["dice"]["value"] == pytest.approx(np.mean(dice))
-    errors = [float(row["haematoma ICH.prediction_ml"]) - float(row["haematoma ICH.truth_ml"]) for row in cases]
+    errors = [
+        float(row["haematoma ICH.prediction_ml"]) - float(row["haematoma ICH.truth_ml"]) for row in cases
+    ]
     assert numbers["haematoma_ich"]["volume_error_ml"]["value"] == pytest.approx(np.mean(errors))
     truth = nifti.load(bids.read_cohort(made.cohort).patients[0].targets["haematoma"])
     assert float(cases[0]["haematoma ICH.truth_ml"]) == pytest.approx((truth.array == 1).sum() * 0.02)
     assert 0.6 < numbers["expansion_ich"]["growth_dice"]["value"] < 1
-    assert numbers["tract_left"]["cl_dice"]["value"] == pytest.approx(1.0)  # shifted by one of three voxels: the line still lies inside
-    assert numbers["haematoma_ivh"]["dice"]["value"] is None  # no one bled into the ventricles: undefined, not zero and not one
+    assert numbers["tract_left"]["cl_dice"]["value"] == pytest.approx(
+        1.0
+    )  # shifted by one of three voxels: the line still lies inside
+    assert (
+        numbers["haematoma_ivh"]["dice"]["value"] is None
+    )  # no one bled into the ventricles: undefined, not zero and not one
     table = (pack.out / "tables" / "overlap_haematoma_ivh.md").read_text(encoding="utf-8")
     assert "All, empty masks scored" in table
 
@@ -109,7 +135,9 @@ def test_discrimination_and_calibration_are_those_of_scikit_learn(facts_only: Ma
     assert numbers["calibration"]["as predicted"]["brier"] == pytest.approx(brier_score_loss(events, score))
     assert numbers["calibration"]["as predicted"]["slope"]["value"] < 1  # made too loud
     mended = numbers["calibration"]["Platt, fitted on validation"]
-    assert abs(mended["slope"]["value"] - 1) < abs(numbers["calibration"]["as predicted"]["slope"]["value"] - 1)
+    assert abs(mended["slope"]["value"] - 1) < abs(
+        numbers["calibration"]["as predicted"]["slope"]["value"] - 1
+    )
     assert numbers["rates"]["point"]["chosen_on"] == "validation"
     assert (facts_only.cohort.parent / "out" / "figures" / "forest_auc_expansion.png").is_file()
 
@@ -124,7 +152,15 @@ def test_checklists_say_what_the_run_knows_and_leave_the_rest(whole: tuple[Made,
 
 def test_methods_name_what_was_done(whole: tuple[Made, Pack]) -> None:
     text = (whole[1].out / "methods.md").read_text(encoding="utf-8")
-    for said in ("DeLong", "Bland-Altman", "Passing-Bablok", "27 patients of 3 centres", "> 33 % or > 6 mL", "clDice", "linear model"):
+    for said in (
+        "DeLong",
+        "Bland-Altman",
+        "Passing-Bablok",
+        "27 patients of 3 centres",
+        "> 33 % or > 6 mL",
+        "clDice",
+        "linear model",
+    ):
         assert said in text
 
 
@@ -198,10 +234,15 @@ def test_unknown_scores_are_left_out_and_counted(facts_only: Made) -> None:
     rows = read_rows(facts_only.predictions)
     write_predictions(
         facts_only.predictions,
-        [{**r, "expansion_probability": "nan" if i < 10 else r["expansion_probability"]} for i, r in enumerate(rows)],
+        [
+            {**r, "expansion_probability": "nan" if i < 10 else r["expansion_probability"]}
+            for i, r in enumerate(rows)
+        ],
     )
     pack = _run(facts_only)
-    assert _numbers(pack)["expansion"]["auc"]["n"] == 144 - 6  # six of the first ten patients are test patients
+    assert (
+        _numbers(pack)["expansion"]["auc"]["n"] == 144 - 6
+    )  # six of the first ten patients are test patients
     assert "6 patients are left out" in pack.page.read_text(encoding="utf-8")
 
 
@@ -224,12 +265,16 @@ def test_a_cohort_without_centres_is_one_group_and_flagged(facts_only: Made) -> 
     import dataclasses
 
     nowhere = Cohort(tuple(dataclasses.replace(p, centre="") for p in cohort), cohort.root)
-    pack = evaluate(facts_only.predictions, [nowhere], facts_only.cohort.parent / "out", plan=QUICK, progress=False)
+    pack = evaluate(
+        facts_only.predictions, [nowhere], facts_only.cohort.parent / "out", plan=QUICK, progress=False
+    )
     assert "no_centre" in {flag.name for flag in pack.flags}
     assert not (pack.out / "tables" / "auc_centres_expansion.csv").exists()
 
 
-def test_a_mask_on_another_grid_fails_alone_and_the_exit_code_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mask_on_another_grid_fails_alone_and_the_exit_code_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = make(tmp_path, patients=10)
     wrong = nifti.load(made.predictions / "masks" / "P0000_haematoma.nii.gz")
     nifti.save(Volume(wrong.array[1:], wrong.affine), made.predictions / "masks" / "P0000_haematoma.nii.gz")
@@ -247,14 +292,29 @@ def test_the_command_refuses_with_sentences(tmp_path: Path, capsys: pytest.Captu
     assert run(["evaluate", str(tmp_path / "none"), str(tmp_path), "-o", str(tmp_path / "out")]) == 3
     assert "is not a folder" in capsys.readouterr().err
     made = make(tmp_path, patients=5, masks=False)
-    assert run(["evaluate", str(made.predictions), str(made.cohort), "-o", str(tmp_path / "out"), "--expansion", "9ml"]) == 3
+    assert (
+        run(
+            [
+                "evaluate",
+                str(made.predictions),
+                str(made.cohort),
+                "-o",
+                str(tmp_path / "out"),
+                "--expansion",
+                "9ml",
+            ]
+        )
+        == 3
+    )
     assert "choose one of" in capsys.readouterr().err
 
 
 def test_two_models_stand_side_by_side(tmp_path: Path) -> None:
     first, second = make(tmp_path / "a", patients=30, shift=1), make(tmp_path / "b", patients=30, shift=3)
     held = [bids.read_cohort(first.cohort)]
-    pack = evaluate(first.predictions, held, tmp_path / "out", plan=ONE_TARGET, against=second.predictions, progress=False)
+    pack = evaluate(
+        first.predictions, held, tmp_path / "out", plan=ONE_TARGET, against=second.predictions, progress=False
+    )
     with (pack.out / "tables" / "models_masks.csv").open(newline="") as stream:
         rows = {row["Measure"]: row for row in csv.DictReader(stream)}
     assert float(rows["haematoma ICH: Dice"]["First minus second low"]) > 0
@@ -267,5 +327,5 @@ def test_claims_that_cannot_be_true_are_flagged(facts_only: Made) -> None:
 
 
 def test_evidence_needs_no_torch() -> None:
-    code = "import sys, ichnos.evidence.pack; sys.exit('torch' in sys.modules)"
+    code = "import sys, ichnos.evidence.pack.pack; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

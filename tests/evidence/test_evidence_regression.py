@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from statsmodels.stats.meta_analysis import combine_effects
 
 from ichnos.errors import InputRefused
-from ichnos.evidence.pooling import fit_imputed, impute, random_effects, rubin
-from ichnos.evidence.regression import fit, proportional_odds_test
+from ichnos.evidence.metrics.pooling import fit_imputed, impute, random_effects, rubin
+from ichnos.evidence.metrics.regression import fit, proportional_odds_test
 
 # Colditz et al. 1994, JAMA 271:698: BCG against tuberculosis; (cases, others) vaccinated, then control.
 BCG = np.array(
@@ -45,7 +45,12 @@ def _trial(n: int, seed: int = 0) -> pd.DataFrame:
 
 def test_an_odds_ratio_is_that_of_the_two_by_two_table() -> None:
     a, b, c, d = 30, 20, 15, 45
-    table = pd.DataFrame({"x": np.repeat([1.0, 1.0, 0.0, 0.0], [a, b, c, d]), "y": np.repeat([1.0, 0.0, 1.0, 0.0], [a, b, c, d])})
+    table = pd.DataFrame(
+        {
+            "x": np.repeat([1.0, 1.0, 0.0, 0.0], [a, b, c, d]),
+            "y": np.repeat([1.0, 0.0, 1.0, 0.0], [a, b, c, d]),
+        }
+    )
     found = fit("logistic", "y ~ x", table).effect("x")
     woolf = np.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
     assert found.estimate.value == pytest.approx(a * d / (b * c), rel=1e-5)
@@ -60,7 +65,11 @@ def test_a_logistic_model_with_interaction_is_that_of_scikit_learn() -> None:
     theirs = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000).fit(design, table.poor)
     names = ["injury", "surgery", "injury:surgery", "age_years"]
     assert [found.effect(n).coefficient for n in names] == pytest.approx(theirs.coef_[0], abs=2e-3)
-    assert found.effect("injury:surgery").estimate.low < np.exp(-0.8) < found.effect("injury:surgery").estimate.high
+    assert (
+        found.effect("injury:surgery").estimate.low
+        < np.exp(-0.8)
+        < found.effect("injury:surgery").estimate.high
+    )
     assert found.n == 800
     assert found.warnings == ()
 
@@ -69,7 +78,9 @@ def test_a_linear_model_is_that_of_scipy() -> None:
     table = _trial(100)
     found = fit("linear", "motor ~ age_years", table).effect("age_years")
     theirs = stats.linregress(table.age_years, table.motor)
-    assert (found.coefficient, found.se, found.p) == pytest.approx((theirs.slope, theirs.stderr, theirs.pvalue))
+    assert (found.coefficient, found.se, found.p) == pytest.approx(
+        (theirs.slope, theirs.stderr, theirs.pvalue)
+    )
     half = stats.t.ppf(0.975, 98) * theirs.stderr
     assert found.estimate.high == pytest.approx(theirs.slope + half)
 
@@ -78,7 +89,9 @@ def test_a_cox_model_is_that_of_lifelines() -> None:
     lifelines = pytest.importorskip("lifelines")
     table = _trial(300)
     found = fit("cox", "death ~ injury + surgery + age_years", table, time="months")
-    theirs = lifelines.CoxPHFitter().fit(table[["injury", "surgery", "age_years", "death", "months"]], "months", "death")
+    theirs = lifelines.CoxPHFitter().fit(
+        table[["injury", "surgery", "age_years", "death", "months"]], "months", "death"
+    )
     for name in ("injury", "surgery", "age_years"):
         assert found.effect(name).coefficient == pytest.approx(theirs.params_[name], abs=1e-4)
         assert found.effect(name).se == pytest.approx(theirs.standard_errors_[name], rel=1e-3)
@@ -104,7 +117,10 @@ def test_brants_test_has_its_size_and_sees_unequal_odds() -> None:
         p.append(proportional_odds_test("g ~ x", pd.DataFrame({"g": grades.astype(float), "x": x})).p)
     assert np.mean(np.array(p) < 0.05) == pytest.approx(0.05, abs=0.035)
     x = rng.normal(size=1500)
-    low, high = rng.random(1500) < 1 / (1 + np.exp(-(1 + 1.8 * x))), rng.random(1500) < 1 / (1 + np.exp(-(-1 + 0.1 * x)))
+    low, high = (
+        rng.random(1500) < 1 / (1 + np.exp(-(1 + 1.8 * x))),
+        rng.random(1500) < 1 / (1 + np.exp(-(-1 + 0.1 * x))),
+    )
     unequal = pd.DataFrame({"g": (low.astype(int) + (low & high)).astype(float), "x": x})
     found = proportional_odds_test("g ~ x", unequal)
     assert (found.p < 1e-4, found.freedom) == (True, 1)
@@ -121,7 +137,9 @@ def test_dersimonian_and_laird_on_the_bcg_trials() -> None:
     assert (found.i2, found.q) == pytest.approx((0.9212, 152.233), abs=1e-3)
     theirs = combine_effects(log_ratio, variance, method_re="dl", use_t=True)
     assert found.pooled.value == pytest.approx(theirs.mean_effect_re)
-    assert found.pooled.high - found.pooled.low == pytest.approx(2 * stats.t.ppf(0.975, 12) * theirs.sd_eff_w_re_hksj, rel=1e-6)
+    assert found.pooled.high - found.pooled.low == pytest.approx(
+        2 * stats.t.ppf(0.975, 12) * theirs.sd_eff_w_re_hksj, rel=1e-6
+    )
     assert found.prediction_low < found.pooled.low < found.pooled.high < found.prediction_high
 
 
@@ -146,10 +164,14 @@ def test_imputation_recovers_what_dropping_rows_biases() -> None:
     x = rng.normal(size=1500)
     y = 1.0 * x + rng.normal(size=1500)
     holes = rng.random(1500) < 1 / (1 + np.exp(-2 * y))  # x is missing where y is large
-    table = pd.DataFrame({"x": np.where(holes, np.nan, x), "y": y, "sex": rng.integers(0, 2, 1500).astype(float)})
+    table = pd.DataFrame(
+        {"x": np.where(holes, np.nan, x), "y": y, "sex": rng.integers(0, 2, 1500).astype(float)}
+    )
     table.loc[:20, "sex"] = np.nan
     complete = fit("linear", "y ~ x", table)
-    pooled = fit_imputed(lambda t: fit("linear", "y ~ x", t), impute(table, ["x", "y", "sex"], imputations=8, rng=rng))
+    pooled = fit_imputed(
+        lambda t: fit("linear", "y ~ x", t), impute(table, ["x", "y", "sex"], imputations=8, rng=rng)
+    )
     assert complete.dropped == holes.sum()
     assert complete.effect("x").coefficient < 0.85
     assert pooled.effect("x").coefficient == pytest.approx(1.0, abs=0.08)
@@ -176,7 +198,10 @@ def test_models_that_cannot_be_fitted_say_why() -> None:
         fit("linear", "motor ~ injury", table).effect("age")
     separated = fit("logistic", "poor ~ mark", table.assign(mark=table.poor + 0.0))
     assert any("separated" in w for w in separated.warnings)
-    assert any("per term" in w for w in fit("logistic", "poor ~ injury * surgery + age_years", table.head(25)).warnings)
+    assert any(
+        "per term" in w
+        for w in fit("logistic", "poor ~ injury * surgery + age_years", table.head(25)).warnings
+    )
 
 
 def test_a_model_that_the_rows_do_not_determine_is_refused() -> None:

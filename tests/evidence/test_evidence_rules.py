@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from ichnos.clinical.scores import DEFINITIONS, HepPoints, ScoreColumns, bat, brain, comparators, hep
 from ichnos.errors import InputRefused, UsageError
-from ichnos.evidence.expansion import DEFINITIONS, HepPoints, ScoreColumns, bat, brain, comparators, hep
-from ichnos.evidence.flags import check_centres, check_events, check_pair, check_prevalence, iou_of_dice
-from ichnos.evidence.intervals import Estimate
-from ichnos.evidence.ledger import Evaluated, TrainingImage, check_leakage, read_training, write_training
-from ichnos.evidence.plan import EvidencePlan, load_plan
-from ichnos.evidence.summary import by_centre, column, compare_models, over_centres, summarise
+from ichnos.evidence.leakage import Evaluated, TrainingImage, check_leakage, read_training, write_training
+from ichnos.evidence.metrics.intervals import Estimate
+from ichnos.evidence.metrics.summary import by_centre, column, compare_models, over_centres, summarise
+from ichnos.evidence.pack.flags import check_centres, check_events, check_pair, check_prevalence, iou_of_dice
+from ichnos.evidence.pack.plan import EvidencePlan, load_plan
 from ichnos.evidence.tables import Table, shown
 
 PATIENTS = pd.DataFrame(
@@ -50,7 +50,9 @@ def test_bat_and_brain_by_hand() -> None:
     #       volume + recurrent + anticoagulation + ventricles + hours
     assert brain(PATIENTS)[:5].tolist() == [0 + 5, 0 + 6 + 4, 5 + 2 + 3, 5 + 2 + 2, 7 + 4 + 6 + 2 + 0]
     assert np.isnan(brain(PATIENTS)[5])
-    worst = pd.DataFrame({"ich_ml": [50.0], "onset_to_ct_h": [0.5], "recurrent_ich": [1], "anticoagulation": [1], "ivh": [1]})
+    worst = pd.DataFrame(
+        {"ich_ml": [50.0], "onset_to_ct_h": [0.5], "recurrent_ich": [1], "anticoagulation": [1], "ivh": [1]}
+    )
     assert brain(worst)[0] == 24  # the published maximum
 
 
@@ -76,7 +78,10 @@ EVALUATED = [Evaluated("A", split="test", model_hash="m"), Evaluated("B", split=
 
 
 def test_a_clean_ledger_is_proven() -> None:
-    found = check_leakage(EVALUATED, [TrainingImage("i1", "C"), TrainingImage("s1", sources=("C", "D")), TrainingImage("i2", "D")])
+    found = check_leakage(
+        EVALUATED,
+        [TrainingImage("i1", "C"), TrainingImage("s1", sources=("C", "D")), TrainingImage("i2", "D")],
+    )
     assert (found.proven, found.training_patients, found.synthetic_images) == (True, 2, 1)
     assert not check_leakage(EVALUATED, None).proven
 
@@ -99,14 +104,19 @@ def test_a_clean_ledger_is_proven() -> None:
         ([Evaluated("A"), Evaluated("A")], None, "more than once"),
     ],
 )
-def test_every_kind_of_leak_is_refused_by_name(evaluated: list[Evaluated], training: list[TrainingImage] | None, why: str) -> None:
+def test_every_kind_of_leak_is_refused_by_name(
+    evaluated: list[Evaluated], training: list[TrainingImage] | None, why: str
+) -> None:
     with pytest.raises(InputRefused, match=why):
         check_leakage(evaluated, training)
 
 
 def test_a_training_list_survives_its_file(tmp_path: object) -> None:
     path = tmp_path / "training.csv"  # type: ignore[operator]
-    images = (TrainingImage("i", "C", "Brno", "train", (), "ab"), TrainingImage("s", "", "", "validation", ("C", "D")))
+    images = (
+        TrainingImage("i", "C", "Brno", "train", (), "ab"),
+        TrainingImage("s", "", "", "validation", ("C", "D")),
+    )
     write_training(images, path)
     assert read_training(path) == images
     path.write_text("image,patient\n")
@@ -146,7 +156,12 @@ def test_few_events_and_shifted_prevalence_are_flagged() -> None:
 
 def test_summaries_count_what_is_undefined_and_pool_centres() -> None:
     found = summarise([0.5, 0.7, np.nan, 0.9])
-    assert (found.mean.value, found.median, found.undefined, found.mean.n) == (pytest.approx(0.7), pytest.approx(0.7), 1, 3)
+    assert (found.mean.value, found.median, found.undefined, found.mean.n) == (
+        pytest.approx(0.7),
+        pytest.approx(0.7),
+        1,
+        3,
+    )
     assert summarise([np.nan]).mean.n == 0
     rng = np.random.default_rng(0)
     values, where = rng.normal(0.8, 0.05, 90), np.repeat(["a", "b", "c"], 30)
@@ -161,7 +176,10 @@ def test_summaries_count_what_is_undefined_and_pool_centres() -> None:
 def test_two_models_are_compared_by_wilcoxon_with_holm() -> None:
     rng = np.random.default_rng(1)
     first = rng.normal(0.8, 0.05, 60)
-    models = {"dice": first, "nsd": first}, {"dice": first - 0.03 + rng.normal(0, 0.02, 60), "nsd": first + rng.normal(0, 0.02, 60)}
+    models = (
+        {"dice": first, "nsd": first},
+        {"dice": first - 0.03 + rng.normal(0, 0.02, 60), "nsd": first + rng.normal(0, 0.02, 60)},
+    )
     found = {d.measure: d for d in compare_models(*models, rng=rng)}
     assert found["dice"].p == pytest.approx(stats.wilcoxon(models[0]["dice"], models[1]["dice"]).pvalue)
     assert found["dice"].p_holm == pytest.approx(min(1, 2 * found["dice"].p))
@@ -182,7 +200,11 @@ def test_missing_measures_are_nan() -> None:
 
 def test_one_table_three_ways() -> None:
     table = Table(
-        "t", "Dice & more_50%", ("", "Dice", "n"), (("All", Estimate(0.8123, 0.75, 0.86, 9), 9), ("b", float("nan"), None)), "a < b"
+        "t",
+        "Dice & more_50%",
+        ("", "Dice", "n"),
+        (("All", Estimate(0.8123, 0.75, 0.86, 9), 9), ("b", float("nan"), None)),
+        "a < b",
     )
     assert table.csv().splitlines() == [",Dice,Dice low,Dice high,n", "All,0.8123,0.75,0.86,9", "b,,,,"]
     assert "| All | 0.812 (0.750–0.860) | 9 |" in table.markdown()

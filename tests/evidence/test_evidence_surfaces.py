@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from ichnos.errors import InputRefused
-from ichnos.evidence import surfaces
-from ichnos.evidence.surfaces import distances_between, surface_distances, union_box
+from ichnos.evidence.metrics import surfaces
+from ichnos.evidence.metrics.surfaces import distances_between, surface_distances, union_box
 from ichnos.volume import Volume, sphere
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.5, 0.5, 5.0), (0.8, 0.4, 2.5)]
@@ -48,14 +48,18 @@ def test_the_faces_of_a_box_have_the_area_of_its_faces(spacing: tuple[float, flo
 def test_the_surface_of_a_ball_is_that_of_geometry(spacing: tuple[float, float, float]) -> None:
     ball = sphere(radius_mm=15, spacing_mm=spacing)
     area = surface_distances(ball, ball).truth_area_mm2
-    assert area.sum() == pytest.approx(4 * np.pi * 15**2, rel=0.10)  # polygons through edge middles overshoot a smooth ball a little
+    assert area.sum() == pytest.approx(
+        4 * np.pi * 15**2, rel=0.10
+    )  # polygons through edge middles overshoot a smooth ball a little
 
 
 def test_concentric_balls_are_apart_by_the_difference_of_their_radii() -> None:
     grid = sphere(radius_mm=16, spacing_mm=0.5)
     small = sphere(radius_mm=12, spacing_mm=0.5).on_grid(grid, interpolation="nearest")
     found = surface_distances(grid, small)
-    assert found.assd_mm() == pytest.approx(4.0, abs=0.3)  # cells are half a voxel from the voxels on either side
+    assert found.assd_mm() == pytest.approx(
+        4.0, abs=0.3
+    )  # cells are half a voxel from the voxels on either side
     assert found.hausdorff_mm(95) == pytest.approx(4.0, abs=0.4)
     assert found.normalised_surface_distance(3.0) == 0.0
     assert found.normalised_surface_distance(4.6) == 1.0
@@ -68,7 +72,10 @@ def test_agrees_with_surface_distance(spacing: tuple[float, float, float], order
     reference = pytest.importorskip("surface_distance")
     rng = np.random.default_rng(3)
     smooth = ndimage.gaussian_filter(rng.standard_normal((40, 36, 20)), 2.5)
-    truth, guess = smooth > 0.8 * smooth.std(), ndimage.shift(smooth, (1, -2, 0), mode="nearest") > 0.7 * smooth.std()
+    truth, guess = (
+        smooth > 0.8 * smooth.std(),
+        ndimage.shift(smooth, (1, -2, 0), mode="nearest") > 0.7 * smooth.std(),
+    )
     truth, guess = np.array(truth, order=order), np.array(guess, order=order)
     theirs = reference.compute_surface_distances(truth, guess, spacing)
     ours = distances_between(truth, guess, spacing)
@@ -89,13 +96,17 @@ def test_agrees_with_surface_distance(spacing: tuple[float, float, float], order
 def test_flat_cells_have_the_areas_of_surface_distance(spacing: tuple[float, float, float]) -> None:
     tables = pytest.importorskip("surface_distance.lookup_tables")
     theirs = np.array(tables.create_table_neighbour_code_to_surface_area(spacing))
-    mirrored = [int(f"{code:08b}"[::-1], 2) for code in range(256)]  # they number a cell's corners from the other end
+    mirrored = [
+        int(f"{code:08b}"[::-1], 2) for code in range(256)
+    ]  # they number a cell's corners from the other end
     ours, theirs = surfaces._cell_areas(spacing), theirs[mirrored]
     filled = np.array([code.bit_count() for code in range(256)])
     assert (ours[1:-1] > 0).all()
     assert ours[[0, 255]] == pytest.approx([0, 0])
     assert ours[filled <= 2] == pytest.approx(theirs[filled <= 2])  # all of them flat
-    assert np.isclose(ours, theirs).sum() == 116  # every flat one; where a polygon is bent they add triangles, we take the vector area
+    assert (
+        np.isclose(ours, theirs).sum() == 116
+    )  # every flat one; where a polygon is bent they add triangles, we take the vector area
     plane = [0b00001111, 0b11110000, 0b00110011, 0b01010101]
     assert ours[plane] == pytest.approx(theirs[plane])
 
@@ -106,7 +117,10 @@ def test_the_fast_kernel_is_its_twin(seed: int, spacing: tuple[float, float, flo
     rng = np.random.default_rng(seed)
     shape = tuple(rng.integers(1, 7, 3))
     truth, guess = rng.random(shape) < density, rng.random(shape) < density
-    fast, slow = distances_between(truth, guess, spacing), surfaces._slow_surface_distances(truth, guess, spacing)
+    fast, slow = (
+        distances_between(truth, guess, spacing),
+        surfaces._slow_surface_distances(truth, guess, spacing),
+    )
     assert fast.truth_to_prediction_mm == pytest.approx(slow.truth_to_prediction_mm)
     assert fast.prediction_to_truth_mm == pytest.approx(slow.prediction_to_truth_mm)
     assert fast.truth_area_mm2 == pytest.approx(slow.truth_area_mm2)
@@ -115,7 +129,10 @@ def test_the_fast_kernel_is_its_twin(seed: int, spacing: tuple[float, float, flo
 def test_far_masks_take_the_tree_and_are_still_right() -> None:
     truth, guess = np.zeros((80, 12, 12), bool), np.zeros((80, 12, 12), bool)
     truth[3:6, 4:7, 4:7], guess[70:75, 3:8, 3:8] = True, True
-    fast, slow = distances_between(truth, guess, (1.0, 1.0, 2.0)), surfaces._slow_surface_distances(truth, guess, (1.0, 1.0, 2.0))
+    fast, slow = (
+        distances_between(truth, guess, (1.0, 1.0, 2.0)),
+        surfaces._slow_surface_distances(truth, guess, (1.0, 1.0, 2.0)),
+    )
     assert fast.truth_to_prediction_mm.min() > 60
     assert fast.truth_to_prediction_mm == pytest.approx(slow.truth_to_prediction_mm)
     assert fast.hausdorff_mm() == pytest.approx(slow.hausdorff_mm())
@@ -144,7 +161,9 @@ def test_empty_masks_are_undefined_not_zero() -> None:
     nothing, something = np.zeros((5, 5, 5), bool), np.ones((5, 5, 5), bool)
     neither = distances_between(nothing, nothing, (1, 1, 1))
     one = distances_between(something, nothing, (1, 1, 1))
-    assert np.isnan([neither.assd_mm(), neither.hausdorff_mm(), neither.normalised_surface_distance(1.0)]).all()
+    assert np.isnan(
+        [neither.assd_mm(), neither.hausdorff_mm(), neither.normalised_surface_distance(1.0)]
+    ).all()
     assert np.isnan([one.assd_mm(), one.hausdorff_mm()]).all()
     assert one.normalised_surface_distance(1.0) == 0.0
     assert union_box(nothing) == ((0, 0, 0), (0, 0, 0))

@@ -25,7 +25,10 @@ DIRECTIONS = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.0]])
 
 def image(frames: int = 0, seed: int = 0) -> Volume:
     shape = (6, 5, 4, frames) if frames else (6, 5, 4)
-    return Volume(np.random.default_rng(seed).integers(-1000, 900, shape).astype(np.int16), np.diag([2.0, 2.0, 5.0, 1.0]))
+    return Volume(
+        np.random.default_rng(seed).integers(-1000, 900, shape).astype(np.int16),
+        np.diag([2.0, 2.0, 5.0, 1.0]),
+    )
 
 
 @pytest.fixture
@@ -33,8 +36,15 @@ def root(tmp_path: Path) -> Path:
     """Make a cohort of two, with every exam, truth and predictions."""
     root = tmp_path / "cohort"
     patients = [
-        Patient("A1", "north", "train", facts={"age_years": 71.0, "sex": "F", "onset_to_ct_h": 1.75, "note": None}),
-        Patient("B2", "south", "test", facts={"age_years": 64.0, "sex": "M", "onset_to_ct_h": None, "note": "a\tb"}),
+        Patient(
+            "A1", "north", "train", facts={"age_years": 71.0, "sex": "F", "onset_to_ct_h": 1.75, "note": None}
+        ),
+        Patient(
+            "B2",
+            "south",
+            "test",
+            facts={"age_years": 64.0, "sex": "M", "onset_to_ct_h": None, "note": "a\tb"},
+        ),
     ]
     bids.write_cohort(patients, root, name="two", columns={"age_years": {"Units": "year"}})
     for seed, patient in enumerate(patients):
@@ -43,7 +53,15 @@ def root(tmp_path: Path) -> Path:
             if exam == "diffusion":
                 bids.write_gradients(path, np.array([0.0, 1000, 1000, 1000]), DIRECTIONS)
         mask = image(seed=seed).map_array(lambda a: a > 500)
-        bids.write_derivative(root, patient.id, mask, pipeline="truth", label="haematoma", kind="dseg", sidecar={"labels": {"ICH": 1}})
+        bids.write_derivative(
+            root,
+            patient.id,
+            mask,
+            pipeline="truth",
+            label="haematoma",
+            kind="dseg",
+            sidecar={"labels": {"ICH": 1}},
+        )
     bids.write_pipeline(root, "truth")
     return root
 
@@ -51,7 +69,14 @@ def root(tmp_path: Path) -> Path:
 def test_a_cohort_comes_back_as_it_went(root: Path) -> None:
     cohort = bids.read_cohort(root)
     a, b = cohort
-    assert (a.id, a.centre, a.split, b.id, b.centre, b.split) == ("A1", "north", "train", "B2", "south", "test")
+    assert (a.id, a.centre, a.split, b.id, b.centre, b.split) == (
+        "A1",
+        "north",
+        "train",
+        "B2",
+        "south",
+        "test",
+    )
     assert a.facts == {"age_years": 71.0, "sex": "F", "onset_to_ct_h": 1.75, "note": None}
     assert b.facts == {"age_years": 64.0, "sex": "M", "onset_to_ct_h": None, "note": "a b"}
     assert tuple(a.exams) == EXAMS
@@ -84,9 +109,13 @@ def test_places_are_those_of_the_layout() -> None:
 
 def test_manual_targets_come_before_made_ones_and_predictions_must_be_named(root: Path) -> None:
     mask = image().map_array(lambda a: a > 0)
-    predicted = bids.write_derivative(root, "A1", mask, pipeline="prediction", label="leukoaraiosis", kind="probseg")
+    predicted = bids.write_derivative(
+        root, "A1", mask, pipeline="prediction", label="leukoaraiosis", kind="probseg"
+    )
     assert "leukoaraiosis" not in bids.read_cohort(root).patients[0].targets
-    assert bids.read_cohort(root, pipelines=["prediction"]).patients[0].targets == {"leukoaraiosis": predicted}
+    assert bids.read_cohort(root, pipelines=["prediction"]).patients[0].targets == {
+        "leukoaraiosis": predicted
+    }
     manual = bids.write_derivative(root, "A1", mask, pipeline="manual", label="haematoma", kind="mask")
     assert bids.read_cohort(root).patients[0].targets["haematoma"] == manual
 
@@ -111,20 +140,56 @@ def test_any_fact_survives_the_table(tmp_path: Path, facts: dict[str, str | floa
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no description": (lambda r: (r / "dataset_description.json").unlink(), "error: dataset_description.json: is missing"),
-    "a broken description": (lambda r: (r / "dataset_description.json").write_text("{"), "error: dataset_description.json: is not JSON"),
+    "no description": (
+        lambda r: (r / "dataset_description.json").unlink(),
+        "error: dataset_description.json: is missing",
+    ),
+    "a broken description": (
+        lambda r: (r / "dataset_description.json").write_text("{"),
+        "error: dataset_description.json: is not JSON",
+    ),
     "no ignore file": (lambda r: (r / ".bidsignore").unlink(), "warning: .bidsignore"),
     "no table": (lambda r: (r / "participants.tsv").unlink(), "error: participants.tsv"),
-    "a patient without a row": (lambda r: shutil.copytree(r / "sub-A1", r / "sub-C3"), "error: sub-C3: has no row"),
-    "a row without a folder": (lambda r: shutil.rmtree(r / "sub-B2"), "error: sub-B2: is in participants.tsv and has no folder"),
-    "an odd name": (lambda r: (r / "sub-A1/ses-baseline/ct/scan.nii.gz").write_bytes(b"x"), "warning: sub-A1/ses-baseline/ct/scan.nii.gz"),
-    "an empty file": (lambda r: bids.exam_path(r, "A1", "ct").write_bytes(b""), "sub-A1_ses-baseline_ct.nii.gz: .*empty"),
-    "a lost sidecar": (lambda r: bids.exam_path(r, "A1", "ct").with_name("sub-A1_ses-baseline_ct.json").unlink(), "has no JSON file"),
-    "a lost gradient table": (lambda r: next(r.rglob("sub-A1*.bvec")).unlink(), "error: .*dwi.nii.gz: .*no .*bvec"),
-    "a short gradient table": (lambda r: next(r.rglob("sub-A1*.bval")).write_text("0 1000"), "do not belong together"),
-    "long directions": (lambda r: bids.write_gradients(bids.exam_path(r, "A1", "diffusion"), np.full(4, 1e3), 2 * DIRECTIONS), "length 1"),
-    "two frames of CT": (lambda r: nifti.save(image(2), bids.exam_path(r, "A1", "ct")), "error: .*_ct.nii.gz: has 2 frames"),
-    "a target elsewhere": (lambda r: nifti.save(image().padded((1, 0, 0), (0, 0, 0)), next(r.rglob("sub-A1*dseg.nii.gz"))), "grid"),
+    "a patient without a row": (
+        lambda r: shutil.copytree(r / "sub-A1", r / "sub-C3"),
+        "error: sub-C3: has no row",
+    ),
+    "a row without a folder": (
+        lambda r: shutil.rmtree(r / "sub-B2"),
+        "error: sub-B2: is in participants.tsv and has no folder",
+    ),
+    "an odd name": (
+        lambda r: (r / "sub-A1/ses-baseline/ct/scan.nii.gz").write_bytes(b"x"),
+        "warning: sub-A1/ses-baseline/ct/scan.nii.gz",
+    ),
+    "an empty file": (
+        lambda r: bids.exam_path(r, "A1", "ct").write_bytes(b""),
+        "sub-A1_ses-baseline_ct.nii.gz: .*empty",
+    ),
+    "a lost sidecar": (
+        lambda r: bids.exam_path(r, "A1", "ct").with_name("sub-A1_ses-baseline_ct.json").unlink(),
+        "has no JSON file",
+    ),
+    "a lost gradient table": (
+        lambda r: next(r.rglob("sub-A1*.bvec")).unlink(),
+        "error: .*dwi.nii.gz: .*no .*bvec",
+    ),
+    "a short gradient table": (
+        lambda r: next(r.rglob("sub-A1*.bval")).write_text("0 1000"),
+        "do not belong together",
+    ),
+    "long directions": (
+        lambda r: bids.write_gradients(bids.exam_path(r, "A1", "diffusion"), np.full(4, 1e3), 2 * DIRECTIONS),
+        "length 1",
+    ),
+    "two frames of CT": (
+        lambda r: nifti.save(image(2), bids.exam_path(r, "A1", "ct")),
+        "error: .*_ct.nii.gz: has 2 frames",
+    ),
+    "a target elsewhere": (
+        lambda r: nifti.save(image().padded((1, 0, 0), (0, 0, 0)), next(r.rglob("sub-A1*dseg.nii.gz"))),
+        "grid",
+    ),
     "an undescribed pipeline": (
         lambda r: (r / "derivatives/other").mkdir(),
         "error: derivatives/other/.*json: is missing",
@@ -183,7 +248,9 @@ def test_a_cohort_of_others_is_read(root: Path) -> None:
     assert (a.centre, a.split, a.facts, b.facts) == ("", "", {"age": 71.0}, {"age": None})
 
 
-def test_inspect_tells_what_a_cohort_holds_and_what_is_wrong(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_tells_what_a_cohort_holds_and_what_is_wrong(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["inspect", str(root)]) == 0
     assert "cohort of 2 patients, centres north, south" in capsys.readouterr().out
     next(root.glob("sub-A1/ses-baseline/ct/*.nii.gz")).write_bytes(b"")

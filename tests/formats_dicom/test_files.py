@@ -1,4 +1,6 @@
-"""What users point at: folders with junk, archives, directories of a disc; and what must be refused in one sentence."""
+"""What users point at: folders with junk, archives, directories of a disc; and what must be refused in one
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def test_dicomdir_names_its_files(study: Path, tmp_path: Path) -> None:
         disc.add(file)
     disc.write(tmp_path / "disc")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # pydicom leaves its temporary folder to the garbage collector
+        warnings.simplefilter(
+            "ignore", ResourceWarning
+        )  # pydicom leaves its temporary folder to the garbage collector
         del disc
         gc.collect()
     (tmp_path / "disc" / "VIEWER.EXE").write_bytes(b"MZ" + bytes(500))
@@ -115,7 +119,9 @@ def test_junk_is_counted_and_does_not_matter(study: Path) -> None:
     ],
     ids=["empty folder", "text", "empty file", "garbage", "nothing"],
 )
-def test_one_sentence_and_exit_code_2(make: object, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_sentence_and_exit_code_2(
+    make: object, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = tmp_path / "given.dcm"
     make(place)  # type: ignore[operator]
     assert run(["inspect", str(place)]) == 2
@@ -135,7 +141,9 @@ def test_no_permission_is_not_silence(study: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_file_that_may_not_be_read_stops_the_reading(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As above, for those who run tests as root: a slice that cannot be opened must not be left out in silence."""
+    """As above, for those who run tests as root: a slice that cannot be opened must not be left out in
+    silence.
+    """
     hidden, really_open = sorted(study.iterdir())[3], Path.open
 
     def guarded(path: Path, *arguments: object, **options: object) -> object:
@@ -177,7 +185,8 @@ def test_damaged_files_are_refused_or_read_but_never_break(study: Path, data: st
     assert len(sentence.splitlines()) <= 1
 
 
-# ---- many studies -----------------------------------------------------------------------------------------------------
+# ---- many studies
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -195,9 +204,17 @@ def archive_of_studies(tmp_path: Path) -> Path:
             "sex": "M",
         }
         quirks = Quirks(
-            shape=(64, 64), pixel_mm=4.0, steps_mm=(5.0,) * (29 if k else 3), header=header, tags={"ContrastBolusAgent": "for Smith"}
+            shape=(64, 64),
+            pixel_mm=4.0,
+            steps_mm=(5.0,) * (29 if k else 3),
+            header=header,
+            tags={"ContrastBolusAgent": "for Smith"},
         )
-        build_series(head_hu(), place / "mixed", Quirks(**{**quirks.__dict__, "header": {**header, "series_number": k + 1}}))
+        build_series(
+            head_hu(),
+            place / "mixed",
+            Quirks(**{**quirks.__dict__, "header": {**header, "series_number": k + 1}}),
+        )
     return place
 
 
@@ -209,9 +226,13 @@ def test_studies_are_told_apart(archive_of_studies: Path) -> None:
     assert all("SECRET" not in study.id and study.uid not in study.id for study in studies)
 
 
-def test_convert_writes_each_study_once_and_nobody_can_be_recognised(archive_of_studies: Path, tmp_path: Path) -> None:
+def test_convert_writes_each_study_once_and_nobody_can_be_recognised(
+    archive_of_studies: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    assert run(["convert", str(archive_of_studies), "-o", str(out), "--json"]) == 2, "one of the three studies was refused"
+    assert run(["convert", str(archive_of_studies), "-o", str(out), "--json"]) == 2, (
+        "one of the three studies was refused"
+    )
     images = sorted(out.glob("*_ct.nii.gz"))
     assert len(images) == 2
     assert all(image.with_name(image.name.replace(".nii.gz", ".json")).exists() for image in images)

@@ -1,4 +1,6 @@
-"""Where voxels lie: orientations, tilt, uneven steps, and masks there and back, against a ball whose place and size are known."""
+"""Where voxels lie: orientations, tilt, uneven steps, and masks there and back, against a ball whose place
+and size are known.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from ichnos.formats.dicom.geometry import layout_of, source_layout
 from ichnos.scan import Scan, Source, SourceSlice
 from ichnos.volume import Volume, centroid_mm, volume_ml
 
-ORIENTATIONS = ["".join(p) for axes in itertools.permutations(("LR", "PA", "SI")) for p in itertools.product(*axes)]
+ORIENTATIONS = [
+    "".join(p) for axes in itertools.permutations(("LR", "PA", "SI")) for p in itertools.product(*axes)
+]
 EVEN, UNEVEN = (5.0,) * 13, (4.0,) * 7 + (7.0,) * 5
 CENTRE_MM, RADIUS_MM = (-6.0, 4.0, 3.0), 20.0  # to the patient's left
 
@@ -32,7 +36,9 @@ def scan_of(quirks: Quirks) -> Scan:
     layout = layout_of(affines, quirks.shape)
     stack = np.stack([p.hu for p in planes_of(ball(RADIUS_MM, CENTRE_MM), affines, quirks.shape)])
     slices = tuple(SourceSlice(Path("made"), k, str(k), a, quirks.shape) for k, a in enumerate(affines))
-    return Scan(Volume(layout.spread(stack, fill=-1000), layout.affine), source=Source(Path("made"), slices=slices))
+    return Scan(
+        Volume(layout.spread(stack, fill=-1000), layout.affine), source=Source(Path("made"), slices=slices)
+    )
 
 
 def _towards_head(normal: np.ndarray) -> np.ndarray:
@@ -41,7 +47,9 @@ def _towards_head(normal: np.ndarray) -> np.ndarray:
 
 
 def by_frames(scan: Scan, frames: np.ndarray) -> tuple[float, np.ndarray]:
-    """Measure a mask on the source slices as a reader of the SEG would: pixel area times the slices' own spacing."""
+    """Measure a mask on the source slices as a reader of the SEG would: pixel area times the slices' own
+    spacing.
+    """
     assert scan.source is not None
     positions = np.array([s.affine[:3, 3] for s in scan.source.slices])
     depth = positions @ scan.source.slices[0].affine[:3, 2]
@@ -68,7 +76,11 @@ def test_ball_keeps_place_and_size_in_every_orientation_tilt_and_step(orientatio
         voxel = np.array([1.0, 1.0, min(steps)])
         where = f"{orientation}, tilt {tilt}, steps {sorted(set(steps))}"
         assert volume_ml(mask) == pytest.approx(frames_ml, rel=0.005), where
-        apart = np.abs(scan.volume.affine[:3, :3].T / np.array(scan.volume.spacing_mm)[:, None] @ (centroid_mm(mask) - frames_centre))
+        apart = np.abs(
+            scan.volume.affine[:3, :3].T
+            / np.array(scan.volume.spacing_mm)[:, None]
+            @ (centroid_mm(mask) - frames_centre)
+        )
         assert (apart <= 0.5 * voxel).all(), where
         true_ml = 4 / 3 * np.pi * RADIUS_MM**3 / 1000
         assert volume_ml(mask) == pytest.approx(true_ml, rel=0.03), where
@@ -84,7 +96,9 @@ def test_ball_keeps_place_and_size_in_every_orientation_tilt_and_step(orientatio
     tilt=st.floats(-28, 28),
     oblique=st.floats(-40, 40),
 )
-def test_masks_drawn_on_slices_come_back_to_the_same_pixels(unit_mm: float, units: list[int], tilt: float, oblique: float) -> None:
+def test_masks_drawn_on_slices_come_back_to_the_same_pixels(
+    unit_mm: float, units: list[int], tilt: float, oblique: float
+) -> None:
     steps = [unit_mm * n for n in units]
     scan = scan_of(Quirks(tilt_deg=tilt, oblique_deg=oblique, steps_mm=tuple(steps), shape=(12, 9)))
     drawn = np.random.default_rng(0).integers(0, 4, (len(steps) + 1, 9, 12)).astype(np.uint8)
@@ -117,12 +131,16 @@ def test_uneven_steps_keep_every_value_and_weigh_it_by_its_slab() -> None:
     layout = layout_of(stack, (2, 2))
     values = np.arange(5, dtype=np.int16)[:, None, None] * np.ones((5, 2, 2), np.int16)
     line = layout.spread(values, fill=-1)[0, 0]
-    assert [int((line == k).sum()) * layout.grid.spacing_mm[2] for k in range(5)] == pytest.approx([4.0, 4.0, 5.5, 7.0, 7.0])
+    assert [int((line == k).sum()) * layout.grid.spacing_mm[2] for k in range(5)] == pytest.approx(
+        [4.0, 4.0, 5.5, 7.0, 7.0]
+    )
 
 
 def test_mask_from_another_grid_is_resampled_first() -> None:
     scan = scan_of(Quirks(tilt_deg=15, steps_mm=EVEN, shape=(64, 64)))
-    coarse = scan.volume.map_array(lambda hu: hu > -400).astype(np.uint8).resampled(1.5, interpolation="nearest")
+    coarse = (
+        scan.volume.map_array(lambda hu: hu > -400).astype(np.uint8).resampled(1.5, interpolation="nearest")
+    )
     ml, centre = by_frames(scan, mask_on_source(scan, coarse))
     assert ml == pytest.approx(4 / 3 * np.pi * RADIUS_MM**3 / 1000, rel=0.05)
     assert np.abs(centre - CENTRE_MM).max() < 0.8
@@ -143,7 +161,8 @@ def test_what_has_no_stack_is_refused() -> None:
         mask_from_source(scan, np.zeros((13, 8, 8)))
 
 
-# ---- the same through files -------------------------------------------------------------------------------------------
+# ---- the same through files
+# -------------------------------------------------------------------------------------------
 
 THROUGH_FILES = {
     "plain": Quirks(),
@@ -171,7 +190,9 @@ def test_series_from_files_lies_where_it_was_made(name: str, tmp_path: Path) -> 
     build_series(ball(RADIUS_MM, CENTRE_MM), tmp_path / "series", quirks)
     scan = open_scan(tmp_path / "series")
     mask = scan.volume.map_array(lambda hu: hu > -400)
-    assert set(np.unique(scan.hu)) == {-1000, 60}, "no value is mixed, and of several images at a position the first acquisition is kept"
+    assert set(np.unique(scan.hu)) == {-1000, 60}, (
+        "no value is mixed, and of several images at a position the first acquisition is kept"
+    )
     assert np.abs(centroid_mm(mask) - CENTRE_MM).max() < 0.6
     frames_ml, _ = by_frames(scan, mask_on_source(scan, mask))
     assert volume_ml(mask) == pytest.approx(frames_ml, rel=0.005)
@@ -183,6 +204,10 @@ def test_series_from_files_lies_where_it_was_made(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("tilt", [-25.0, 10.0, 25.0])
 @pytest.mark.parametrize("vendor", ["ge", "siemens", "philips", "canon"])
-def test_tilt_is_told_by_positions_whatever_the_vendor_writes(tilt: float, vendor: str, tmp_path: Path) -> None:
-    build_series(ball(10), tmp_path / "s", Quirks(tilt_deg=tilt, vendor=vendor, steps_mm=(5.0,) * 9, shape=(40, 40)))
+def test_tilt_is_told_by_positions_whatever_the_vendor_writes(
+    tilt: float, vendor: str, tmp_path: Path
+) -> None:
+    build_series(
+        ball(10), tmp_path / "s", Quirks(tilt_deg=tilt, vendor=vendor, steps_mm=(5.0,) * 9, shape=(40, 40))
+    )
     assert open_scan(tmp_path / "s").acquisition.tilt_deg == pytest.approx(tilt, abs=0.01)

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from builders.head import head_hu
 from builders.series import Quirks, build_series
 from ichnos.formats import inspect, open_scan
-from ichnos.quality import judge
+from ichnos.quality.judge import judge
 from ichnos.volume import Volume
 
 PLACES = {
@@ -31,7 +31,11 @@ def dcm2niix(folder: Path, out: Path) -> Volume:
     if not program.exists():
         pytest.skip("dcm2niix is not installed")
     out.mkdir()
-    subprocess.run([str(program), "-b", "n", "-z", "n", "-f", "out", "-o", str(out), str(folder)], check=True, capture_output=True)
+    subprocess.run(
+        [str(program), "-b", "n", "-z", "n", "-f", "out", "-o", str(out), str(folder)],
+        check=True,
+        capture_output=True,
+    )
     (written,) = out.glob("out*.nii")
     return Volume.from_nibabel(nibabel.load(written))
 
@@ -62,7 +66,13 @@ def test_real_study_of_a_phantom(shared: Path) -> None:
     assert [series.description for series in found.series if series.usable] == ["STD BRAIN 5MM"]
     assert found.series[0].steps_mm == (5.0,)
     assert any("a localizer" in reason for series in found.series for reason in series.reasons)
-    assert sum("a secondary capture or other object, not a CT image (cannot be picked)" in s.reasons for s in found.series) == 4
+    assert (
+        sum(
+            "a secondary capture or other object, not a CT image (cannot be picked)" in s.reasons
+            for s in found.series
+        )
+        == 4
+    )
     scan = open_scan(study)
     assert scan.volume.shape == (512, 512, 28)
     assert scan.volume.orientation == "LPS"
@@ -73,7 +83,9 @@ def test_real_study_of_a_phantom(shared: Path) -> None:
 
 
 def test_real_study_as_dcm2niix_sees_it(shared: Path, tmp_path: Path) -> None:
-    theirs = dcm2niix(shared / "data" / "head_phantom_series" / "S21570" / "S2010", tmp_path / "out").reoriented("RAS")
+    theirs = dcm2niix(
+        shared / "data" / "head_phantom_series" / "S21570" / "S2010", tmp_path / "out"
+    ).reoriented("RAS")
     ours = open_scan(shared / "data" / "head_phantom_series").volume.reoriented("RAS")
     assert ours.same_grid(theirs, tolerance_mm=1e-3)
     assert (ours.array == theirs.array).all()

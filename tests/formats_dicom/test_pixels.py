@@ -77,7 +77,9 @@ def test_each_slice_has_its_own_slope_and_intercept(tmp_path: Path) -> None:
 
 
 def test_fractions_of_hu_make_floats(tmp_path: Path) -> None:
-    hu = opened(ball(8, inside_hu=40.25), tmp_path, header={"slope": 0.25, "intercept": -1024.0, "bits_stored": 15})
+    hu = opened(
+        ball(8, inside_hu=40.25), tmp_path, header={"slope": 0.25, "intercept": -1024.0, "bits_stored": 15}
+    )
     assert hu.dtype == np.float32
     assert set(np.unique(hu)) == {-1000.0, 40.25}
 
@@ -147,7 +149,8 @@ def test_real_head_slice_with_wrong_sign_in_jpeg_2000() -> None:
     assert np.rad2deg(np.arccos(normal[2])) == pytest.approx(22.0, abs=0.01)
 
 
-# ---- damage -----------------------------------------------------------------------------------------------------------
+# ---- damage
+# ------------------------------------------------------------------------------------------
 
 
 def test_cut_off_pixels_are_refused(tmp_path: Path) -> None:

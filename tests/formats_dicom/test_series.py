@@ -22,10 +22,20 @@ from ichnos.formats.dicom import SeriesHeader, SeriesSummary
 SMALL: dict[str, Any] = {"shape": (32, 32), "pixel_mm": 7.0}
 
 
-def series(folder: Path, number: int, description: str, *, header: dict[str, Any] | None = None, **quirks: Any) -> str:
+def series(
+    folder: Path, number: int, description: str, *, header: dict[str, Any] | None = None, **quirks: Any
+) -> str:
     """Write one small series of a study; return its UID."""
-    told = {"series_number": number, "description": description, "study_seed": "one study", "seed": f"series {number}", **(header or {})}
-    build_series(ball(80, inside_hu=35), folder, Quirks(**{**SMALL, "steps_mm": (5.0,) * 21, **quirks, "header": told}))
+    told = {
+        "series_number": number,
+        "description": description,
+        "study_seed": "one study",
+        "seed": f"series {number}",
+        **(header or {}),
+    }
+    build_series(
+        ball(80, inside_hu=35), folder, Quirks(**{**SMALL, "steps_mm": (5.0,) * 21, **quirks, "header": told})
+    )
     return SeriesHeader(seed=told["seed"], series_number=number).series_uid
 
 
@@ -34,12 +44,25 @@ def hospital(tmp_path: Path) -> dict[str, str]:
     """Write what a hospital sends for one head CT: six series of mixed kind and junk beside them."""
     place = tmp_path / "study"
     uids = {
-        "localizer": series(place, 1, "Topogram", steps_mm=(5.0,), header={"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, axes="PIR"),
+        "localizer": series(
+            place,
+            1,
+            "Topogram",
+            steps_mm=(5.0,),
+            header={"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")},
+            axes="PIR",
+        ),
         "head": series(place / "a", 2, "HEAD 5.0 H31s"),
         "bone": series(place / "a" / "b", 3, "HEAD 5.0 H60s", header={"kernel": "H60s"}),
-        "angiography": series(place, 4, "CTA HEAD", steps_mm=(1.0,) * 120, tags={"ContrastBolusAgent": "IOMERON 400"}),
-        "mip": series(place, 5, "CTA MIP THICK", header={"image_type": ("DERIVED", "SECONDARY", "AXIAL", "MIP")}),
-        "dose": series(place, 999, "Dose Report", steps_mm=(5.0,), tags={"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}),
+        "angiography": series(
+            place, 4, "CTA HEAD", steps_mm=(1.0,) * 120, tags={"ContrastBolusAgent": "IOMERON 400"}
+        ),
+        "mip": series(
+            place, 5, "CTA MIP THICK", header={"image_type": ("DERIVED", "SECONDARY", "AXIAL", "MIP")}
+        ),
+        "dose": series(
+            place, 999, "Dose Report", steps_mm=(5.0,), tags={"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}
+        ),
     }
     (place / "README.txt").write_text("viewer")
     (place / "autorun").write_bytes(b"MZ" + bytes(300))
@@ -92,7 +115,10 @@ def best(folder: Path) -> SeriesSummary:
         ({"description": "BRAIN WITHOUT"}, {"description": "BRAIN POST"}),
         ({"description": "HEAD"}, {"description": "CHEST", "header": {"body_part": "CHEST"}}),
         ({"description": "HEAD"}, {"description": "HEAD COR", "axes": "LIA"}),
-        ({"description": "HEAD"}, {"description": "HEAD", "header": {"image_type": ("DERIVED", "SECONDARY", "AXIAL")}}),
+        (
+            {"description": "HEAD"},
+            {"description": "HEAD", "header": {"image_type": ("DERIVED", "SECONDARY", "AXIAL")}},
+        ),
         ({"description": "HEAD"}, {"description": "HEAD", "missing": (7, 8)}),
         ({"description": "HEAD"}, {"description": "HEAD", "steps_mm": (5.0,) * 9}),
         ({"description": "HEAD"}, {"description": "HEAD THIN", "steps_mm": (0.8,) * 140}),
@@ -104,7 +130,9 @@ def best(folder: Path) -> SeriesSummary:
     ],
     ids=lambda kind: " ".join(f"{v}" for v in kind.values())[:40],
 )
-def test_what_serves_better_is_preferred_whichever_comes_first(better: dict[str, Any], worse: dict[str, Any], tmp_path: Path) -> None:
+def test_what_serves_better_is_preferred_whichever_comes_first(
+    better: dict[str, Any], worse: dict[str, Any], tmp_path: Path
+) -> None:
     for first, second, name in ((3, 4, "a"), (4, 3, "b")):
         wanted = series(tmp_path / name / "x", first, **better)
         series(tmp_path / name / "y", second, **worse)
@@ -161,7 +189,9 @@ def test_one_slice_stands_for_its_series(tmp_path: Path) -> None:
         ({"tags": {"PixelSpacing": None}}, "no place in the patient"),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_the_reason(quirks: dict[str, Any], why: str, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_refused_with_the_reason(
+    quirks: dict[str, Any], why: str, tmp_path: Path
+) -> None:
     series(tmp_path, 2, "HEAD", **quirks)
     with pytest.raises(InputRefused, match=why):
         open_scan(tmp_path)
@@ -187,11 +217,14 @@ def test_a_report_beside_the_images_is_listed(tmp_path: Path) -> None:
         open_scan(tmp_path, series="1.2.9")
 
 
-# ---- the command ------------------------------------------------------------------------------------------------------
+# ---- the command
+# ------------------------------------------------------------------------------------------
 
 
 def head_series(folder: Path, **quirks: Any) -> None:
-    build_series(head_hu(), folder, Quirks(**{"shape": (128, 128), "pixel_mm": 2.0, "steps_mm": (5.0,) * 29, **quirks}))
+    build_series(
+        head_hu(), folder, Quirks(**{"shape": (128, 128), "pixel_mm": 2.0, "steps_mm": (5.0,) * 29, **quirks})
+    )
 
 
 def test_inspect_tells_series_pick_and_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,7 +244,9 @@ def test_inspect_tells_series_pick_and_verdict(tmp_path: Path, capsys: pytest.Ca
     assert "may it be read? pass" in shown
 
 
-def test_inspect_leaves_with_2_where_nothing_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_leaves_with_2_where_nothing_can_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     series(tmp_path / "few", 2, "HEAD", steps_mm=(5.0,) * 3)
     assert run(["inspect", str(tmp_path / "few"), "--json", "--montage", str(tmp_path / "row.png")]) == 2
     out, err = capsys.readouterr()
@@ -256,7 +291,9 @@ def test_nifti_is_inspected_too(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("HEAD MIP", False, False),
     ],
 )
-def test_descriptions_as_hospitals_write_them(description: str, usable: bool, contrast: bool, tmp_path: Path) -> None:
+def test_descriptions_as_hospitals_write_them(
+    description: str, usable: bool, contrast: bool, tmp_path: Path
+) -> None:
     series(tmp_path, 2, description, shape=(8, 8), steps_mm=(5.0,) * 9)
     found = best(tmp_path)
     assert found.usable == usable
@@ -266,7 +303,10 @@ def test_descriptions_as_hospitals_write_them(description: str, usable: bool, co
 def test_a_scan_repeated_after_motion_is_not_mixed_with_the_first(tmp_path: Path) -> None:
     """The second acquisition lies 2.2 mm further up, so that no position is shared."""
     series(tmp_path, 2, "HEAD", steps_mm=(5.0,) * 29, tags={"AcquisitionNumber": 1})
-    again = Quirks(**{**SMALL, "steps_mm": (5.0,) * 25}, header={"series_number": 2, "seed": "series 2", "study_seed": "one study"})
+    again = Quirks(
+        **{**SMALL, "steps_mm": (5.0,) * 25},
+        header={"series_number": 2, "seed": "series 2", "study_seed": "one study"},
+    )
     for k, data in enumerate(datasets_of(ball(80, inside_hu=35), again, (0, 0, 2.2))):
         data.AcquisitionNumber, data.SOPInstanceUID = 2, f"1.2.3.{k}"
         data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
@@ -276,7 +316,9 @@ def test_a_scan_repeated_after_motion_is_not_mixed_with_the_first(tmp_path: Path
 
 
 def test_an_acquisition_for_each_rotation_is_one_scan(tmp_path: Path) -> None:
-    """Some scanners count an acquisition for every few slices, and the base is cut thinner than the vertex."""
+    """Some scanners count an acquisition for every few slices, and the base is cut thinner than the
+    vertex.
+    """
     quirks = Quirks(**SMALL, steps_mm=(4.0,) * 11 + (7.0,) * 12)
     for k, data in enumerate(datasets_of(ball(80, inside_hu=35), quirks)):
         data.AcquisitionNumber = k // 4
@@ -285,7 +327,9 @@ def test_an_acquisition_for_each_rotation_is_one_scan(tmp_path: Path) -> None:
     assert best(tmp_path).steps_mm == (4.0, 7.0)
 
 
-def test_a_full_disk_leaves_no_half_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_leaves_no_half_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     head_series(tmp_path / "s")
 
     def full(image: object, target: Path, **options: object) -> None:

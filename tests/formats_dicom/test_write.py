@@ -17,7 +17,9 @@ SHAPE = (60, 52)
 
 
 def test_a_volume_cut_written_and_opened_holds_the_same_ball(tmp_path: Path) -> None:
-    ball = sphere(radius_mm=15, spacing_mm=1.0, centre_mm=(8, -5, 3)).map_array(lambda inside: np.where(inside, 60.0, -1000.0))
+    ball = sphere(radius_mm=15, spacing_mm=1.0, centre_mm=(8, -5, 3)).map_array(
+        lambda inside: np.where(inside, 60.0, -1000.0)
+    )
     stack = stack_affines(centre_mm=(0, 0, 0), shape=SHAPE, pixel_mm=1.0, steps_mm=[2.0] * 25, tilt_deg=18)
     planes = cut(ball, stack, shape=SHAPE, thickness_mm=2.0)
     files = write_series(planes, tmp_path / "series", header=SeriesHeader(tilt_deg=18))
@@ -32,7 +34,12 @@ def test_a_volume_cut_written_and_opened_holds_the_same_ball(tmp_path: Path) -> 
 def test_thick_slices_are_means_over_their_thickness() -> None:
     layers = np.zeros((4, 4, 10), np.float32)
     layers[..., 5:] = 100.0  # from z = 4.5 mm up
-    (plane,) = cut(Volume(layers, np.eye(4)), [np.eye(4) + np.pad([[4.0]], ((2, 1), (3, 0)))], shape=(3, 3), thickness_mm=4.0)
+    (plane,) = cut(
+        Volume(layers, np.eye(4)),
+        [np.eye(4) + np.pad([[4.0]], ((2, 1), (3, 0)))],
+        shape=(3, 3),
+        thickness_mm=4.0,
+    )
     assert plane.hu == pytest.approx(np.full((3, 3), 37.5), abs=0.5)  # 2 to 6 mm: 1.5 of 4 mm lie above 4.5
 
 

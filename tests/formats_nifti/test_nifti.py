@@ -1,4 +1,6 @@
-"""NIfTI: everything that is a head CT comes in placed rightly, everything else is refused with its reason; what goes out is whole."""
+"""NIfTI: everything that is a head CT comes in placed rightly, everything else is refused with its reason;
+what goes out is whole.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,10 @@ NOT_CT = {
     "constant": (np.full((9, 9, 9), -5, np.int16), "same value"),
     "no bone": (_ct(high=150), "no bone"),
     "far too bright": (_ct(500), "no tissue"),
-    "one NaN": (np.where(np.indices(head().shape).sum(axis=0) == 0, np.nan, _ct()).astype(np.float32), "1 voxels are not finite"),
+    "one NaN": (
+        np.where(np.indices(head().shape).sum(axis=0) == 0, np.nan, _ct()).astype(np.float32),
+        "1 voxels are not finite",
+    ),
     "one infinite": (np.where(_ct() > 800, np.inf, _ct()).astype(np.float32), "not finite"),
     "complex": (_ct().astype(np.complex64), "complex"),
 }
@@ -222,7 +227,9 @@ def test_a_mask_is_stored_in_bytes_and_read_by_others(tmp_path: Path) -> None:
         nifti.save(head().with_array(head().array.astype(np.int64) * 2**40), tmp_path / "huge.nii")
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nifti.save(head(), tmp_path / "scan.nii.gz")
     before = (tmp_path / "scan.nii.gz").read_bytes()
 
@@ -237,11 +244,24 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 
 
 def test_the_sidecar_tells_how_the_scan_was_made_and_not_of_whom(tmp_path: Path) -> None:
-    made = Acquisition(manufacturer="M", kernel="H31s", tube_kv=120.0, slice_step_mm=(4.0, 7.0), tilt_deg=12.0, date="20240317")
+    made = Acquisition(
+        manufacturer="M",
+        kernel="H31s",
+        tube_kv=120.0,
+        slice_step_mm=(4.0, 7.0),
+        tilt_deg=12.0,
+        date="20240317",
+    )
     nifti.save(head(), tmp_path / "scan.nii.gz")
     nifti.write_sidecar(tmp_path / "scan.nii.gz", nifti.sidecar_of(made))
     read = nifti.open_nifti(tmp_path / "scan.nii.gz").acquisition
-    assert (read.manufacturer, read.kernel, read.tube_kv, read.slice_step_mm, read.tilt_deg) == ("M", "H31s", 120.0, (4.0, 7.0), 12.0)
+    assert (read.manufacturer, read.kernel, read.tube_kv, read.slice_step_mm, read.tilt_deg) == (
+        "M",
+        "H31s",
+        120.0,
+        (4.0, 7.0),
+        12.0,
+    )
     assert "20240317" not in (tmp_path / "scan.json").read_text()
     (tmp_path / "scan.json").write_text("{")
     with pytest.raises(InputRefused, match="not JSON"):

@@ -33,12 +33,16 @@ def cohort(tmp_path: Path) -> Cohort:
     for seed, patient_id in enumerate(splits):
         bids.write_exam(root, patient_id, "ct", image(seed))
         if patient_id not in ("B2", "C1"):
-            bids.write_derivative(root, patient_id, labels(seed), pipeline="manual", label="haematoma", kind="dseg")
+            bids.write_derivative(
+                root, patient_id, labels(seed), pipeline="manual", label="haematoma", kind="dseg"
+            )
     return bids.read_cohort(root)
 
 
 def test_a_cohort_goes_out_and_comes_back(cohort: Cohort, tmp_path: Path) -> None:
-    folder = nnunet.export_cohort(cohort, nnunet.dataset_folder(tmp_path, 501, "Haematoma"), "haematoma", LABELS)
+    folder = nnunet.export_cohort(
+        cohort, nnunet.dataset_folder(tmp_path, 501, "Haematoma"), "haematoma", LABELS
+    )
     assert sorted(p.name for p in (folder / "imagesTr").iterdir()) == [f"A{k}_0000.nii.gz" for k in (1, 2, 3)]
     assert sorted(p.name for p in (folder / "labelsTr").iterdir()) == [f"A{k}.nii.gz" for k in (1, 2, 3)]
     assert sorted(p.name for p in (folder / "imagesTs").iterdir()) == ["B1_0000.nii.gz", "B2_0000.nii.gz"]
@@ -50,9 +54,18 @@ def test_a_cohort_goes_out_and_comes_back(cohort: Cohort, tmp_path: Path) -> Non
         "file_ending": ".nii.gz",
     }
     back = nnunet.read_dataset(folder, "haematoma")
-    assert {p.id: p.split for p in back} == {"A1": "train", "A2": "train", "A3": "validation", "B1": "test", "B2": "test"}
+    assert {p.id: p.split for p in back} == {
+        "A1": "train",
+        "A2": "train",
+        "A3": "validation",
+        "B1": "test",
+        "B2": "test",
+    }
     for patient in back:
-        assert np.array_equal(nifti.load(patient.exam("ct")).array, image(list(["A1", "A2", "A3", "B1", "B2"]).index(patient.id)).array)
+        assert np.array_equal(
+            nifti.load(patient.exam("ct")).array,
+            image(list(["A1", "A2", "A3", "B1", "B2"]).index(patient.id)).array,
+        )
     assert np.array_equal(nifti.load(back.patients[0].targets["haematoma"]).array, labels(0).array)
     assert "haematoma" not in back.patients[4].targets
 
@@ -64,7 +77,9 @@ def test_no_patient_is_on_both_sides(cohort: Cohort, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_nnunet_itself_accepts_the_dataset(cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nnunet_itself_accepts_the_dataset(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("nnunetv2")
     folder = nnunet.export_cohort(cohort, tmp_path / "Dataset501_Haematoma", "haematoma", LABELS)
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):

@@ -1,4 +1,6 @@
-"""48 orientations x tilt x steps: a ball keeps its place and size, by two ways that share no code, and left stays left."""
+"""48 orientations x tilt x steps: a ball keeps its place and size, by two ways that share no code, and
+left stays left.
+"""
 
 from __future__ import annotations
 
@@ -56,10 +58,14 @@ def by_seg_frames(path: Path) -> tuple[float, np.ndarray]:
     mass, moment, pixels = 0.0, np.zeros(3), seg.pixel_array
     for k, frame in enumerate(order):
         rows, columns = np.nonzero(pixels[frame])
-        points = place[frame] + np.outer(columns * column_mm, cosines[0]) + np.outer(rows * row_mm, cosines[1])
+        points = (
+            place[frame] + np.outer(columns * column_mm, cosines[0]) + np.outer(rows * row_mm, cosines[1])
+        )
         weight = row_mm * column_mm * slab[k]
         mass += weight * len(rows)
-        moment += weight * points.sum(axis=0) + weight * len(rows) * normal * (edges[k : k + 2].mean() - depth[k])
+        moment += weight * points.sum(axis=0) + weight * len(rows) * normal * (
+            edges[k : k + 2].mean() - depth[k]
+        )
     return mass / 1000, moment / mass * (-1, -1, 1)
 
 
@@ -78,14 +84,18 @@ def check(scan: Scan, path: Path) -> None:
     voxel_mm = np.abs(scan.volume.affine[:3, :3]).sum(axis=1)
     assert mask_ml == pytest.approx(seg_ml, rel=0.005)
     assert (np.abs(mask_centre - seg_centre) <= 0.5 * voxel_mm).all()
-    assert mask_ml == pytest.approx(truth_ml, rel=0.03)  # slices 4 to 10 mm apart cannot give a ball more exactly than this
+    assert mask_ml == pytest.approx(
+        truth_ml, rel=0.03
+    )  # slices 4 to 10 mm apart cannot give a ball more exactly than this
     assert (np.abs(mask_centre - CENTRE) <= 0.5 * np.maximum(voxel_mm, 5.0)).all()
     assert mask_centre[0] < 0, "left has become right"
     assert seg_centre[0] < 0, "left has become right in the SEG"
 
 
 @pytest.mark.parametrize(("axes", "tilt_deg", "steps"), COVERING)
-def test_a_ball_keeps_its_place_and_size(axes: str, tilt_deg: float, steps: str, opened: Opened, tmp_path: Path) -> None:
+def test_a_ball_keeps_its_place_and_size(
+    axes: str, tilt_deg: float, steps: str, opened: Opened, tmp_path: Path
+) -> None:
     quirks = Quirks(axes=axes, tilt_deg=tilt_deg, steps_mm=STEPS[steps], shape=(64, 72), pixel_mm=1.0)
     check(opened(quirks, ball(RADIUS, CENTRE)), tmp_path / "seg.dcm")
 

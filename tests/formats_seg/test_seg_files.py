@@ -1,4 +1,6 @@
-"""SEG as a file: standard, complete, repeatable, under another identity, and refused where it does not belong."""
+"""SEG as a file: standard, complete, repeatable, under another identity, and refused where it does not
+belong.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,13 @@ TRACES = {
     "AdmittingDiagnosesDescription": "Trace diagnosis",
     "ClinicalTrialSubjectID": "TRACE-TRIAL",
 }
-WHO = {"patient_name": "Secret^Person", "patient_id": "HOSP-4711", "birth_date": "19501224", "date": "20240317", "time": "081530"}
+WHO = {
+    "patient_name": "Secret^Person",
+    "patient_id": "HOSP-4711",
+    "birth_date": "19501224",
+    "date": "20240317",
+    "time": "081530",
+}
 
 
 @pytest.fixture
@@ -51,7 +59,12 @@ def masks_of(scan: Scan) -> dict[str, Volume]:
     clot = scan.volume.map_array(lambda hu: hu > 0)
     left = np.zeros(clot.shape, bool)
     left[clot.shape[0] // 2 :] = clot.array[clot.shape[0] // 2 :]
-    return {"ICH": clot, "IVH": clot.map_array(np.zeros_like), "tract_left": clot.with_array(left), "tract_right": clot.with_array(~left)}
+    return {
+        "ICH": clot,
+        "IVH": clot.map_array(np.zeros_like),
+        "tract_left": clot.with_array(left),
+        "tract_right": clot.with_array(~left),
+    }
 
 
 @pytest.mark.parametrize(
@@ -73,12 +86,16 @@ def test_every_segment_comes_back_from_every_slice(quirks: Quirks, opened: Opene
     assert list(back) == list(masks)
     for name, mask in masks.items():
         # On a tilted stack some voxels of the grid lie on no source slice, so nothing can be stored there.
-        seen = read_seg(write_seg(scan, {"brain": mask.map_array(np.ones_like)}, tmp_path / "all.dcm").path, scan)["brain"].array
+        seen = read_seg(
+            write_seg(scan, {"brain": mask.map_array(np.ones_like)}, tmp_path / "all.dcm").path, scan
+        )["brain"].array
         assert np.array_equal(back[name].array, mask.array & seen), name
         assert back[name].same_grid(scan.volume)
     seg = segread(tmp_path / "seg.dcm")
     assert scan.source is not None
-    assert seg.NumberOfFrames == len(masks) * len(scan.source.slices)  # empty frames too: OHIF and others count on them
+    assert seg.NumberOfFrames == len(masks) * len(
+        scan.source.slices
+    )  # empty frames too: OHIF and others count on them
     assert written.segment_numbers == {name: k for k, name in enumerate(masks, start=1)}
     assert dciodvfy_errors(tmp_path / "seg.dcm") == []
 
@@ -92,7 +109,11 @@ def test_the_codes_say_what_and_which_side(opened: Opened, tmp_path: Path) -> No
     assert blood.SegmentedPropertyTypeCodeSequence[0].CodeValue == "50960005"
     assert blood.AnatomicRegionSequence[0].CodeValue == "12738006"
     assert items["IVH"].AnatomicRegionSequence[0].CodeValue == "66720007"
-    sides = {n: items[n].SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence[0] for n in items if "tract" in n}
+    sides = {
+        n: items[n].SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence[0]
+        for n in items
+        if "tract" in n
+    }
     assert (sides["tract_left"].CodeMeaning, sides["tract_right"].CodeMeaning) == ("Left", "Right")
     assert items["tract_left"].SegmentedPropertyTypeCodeSequence[0].CodingSchemeDesignator == "99ICHNOS"
     assert {item.CodingSchemeDesignator for item in seg.CodingSchemeIdentificationSequence} >= {"99ICHNOS"}
@@ -108,7 +129,9 @@ def test_highdicom_finds_the_same_ball_by_itself(opened: Opened, tmp_path: Path)
     volume = seg.get_volume(segment_numbers=[1], combine_segments=True)
     index = np.argwhere(volume.array)
     lps = index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
-    assert np.allclose(lps.mean(axis=0) * (-1, -1, 1), mask.world(np.argwhere(mask.array)).mean(axis=0), atol=1e-3)
+    assert np.allclose(
+        lps.mean(axis=0) * (-1, -1, 1), mask.world(np.argwhere(mask.array)).mean(axis=0), atol=1e-3
+    )
     assert np.abs(np.linalg.det(volume.affine)) == pytest.approx(mask.voxel_ml * 1000, rel=1e-4)
 
 
@@ -155,7 +178,9 @@ def test_another_identity_leaves_no_trace_of_the_first(opened: Opened, tmp_path:
     seg = pydicom.dcmread(tmp_path / "seg.dcm")
     assert (seg.PatientID, seg.PatientIdentityRemoved, seg.StudyDate) == ("P01", "YES", "20240101")
     assert seg.StudyInstanceUID == alias.uid(scan.source.study_uid) == written.study_uid
-    assert np.array_equal(read_seg(tmp_path / "seg.dcm", scan, alias=alias)["ICH"].array, masks_of(scan)["ICH"].array)
+    assert np.array_equal(
+        read_seg(tmp_path / "seg.dcm", scan, alias=alias)["ICH"].array, masks_of(scan)["ICH"].array
+    )
     assert dciodvfy_errors(tmp_path / "seg.dcm") == []
     with pytest.raises(InputRefused, match="was drawn on series"):
         read_seg(tmp_path / "seg.dcm", scan)
@@ -229,7 +254,9 @@ def test_a_real_scanner_study_has_a_seg(shared: Path, tmp_path: Path) -> None:
 
 @given(st.integers(0, 10**6), st.binary(min_size=1, max_size=6), st.booleans())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_damaged_seg_is_read_or_refused(damaged: tuple[Scan, Path], at: int, junk: bytes, cut: bool) -> None:
+def test_a_damaged_seg_is_read_or_refused(
+    damaged: tuple[Scan, Path], at: int, junk: bytes, cut: bool
+) -> None:
     scan, seg = damaged
     content = bytearray(seg.read_bytes())
     at %= len(content)

@@ -25,8 +25,16 @@ Opened = Callable[..., Scan]
 REPORT = Report(
     groups=(
         Group("ICH", "ICH", (Quantity("ich_volume", "Intracerebral haematoma", 31.25, "mL", 28.5, 35.0),)),
-        Group("tract_left", "tract_left", (Quantity("tract_left_overlap_share", "Share of the left tract in blood", 0.125),)),
-        Group("expansion", None, (Quantity("expansion_probability", "Probability of expansion", 0.375, "", 0.25, 0.5),)),
+        Group(
+            "tract_left",
+            "tract_left",
+            (Quantity("tract_left_overlap_share", "Share of the left tract in blood", 0.125),),
+        ),
+        Group(
+            "expansion",
+            None,
+            (Quantity("expansion_probability", "Probability of expansion", 0.375, "", 0.25, 0.5),),
+        ),
         Group(
             "leukoaraiosis",
             None,
@@ -55,7 +63,9 @@ def seg_of(scan: Scan, folder: Path, alias: Alias | None = None):  # type: ignor
 
 def expected(report: Report) -> Report:
     """HU is written as UCUM has it."""
-    groups = [Group(g.name, g.segment, tuple(_ucum(q) for q in g.quantities), g.grades) for g in report.groups]
+    groups = [
+        Group(g.name, g.segment, tuple(_ucum(q) for q in g.quantities), g.grades) for g in report.groups
+    ]
     return Report(tuple(groups), report.comments)
 
 
@@ -65,7 +75,9 @@ def _ucum(q: Quantity) -> Quantity:
 
 def test_what_was_written_is_read(scan: Scan, tmp_path: Path) -> None:
     path = write_sr(scan, REPORT, tmp_path / "sr.dcm", seg=seg_of(scan, tmp_path))
-    assert read_sr(path) == expected(REPORT)  # every number here is a sum of few powers of two, so equality is exact
+    assert read_sr(path) == expected(
+        REPORT
+    )  # every number here is a sum of few powers of two, so equality is exact
     assert dciodvfy_errors(path) == []
 
 
@@ -96,7 +108,9 @@ def test_it_says_research_use_only_and_belongs_to_the_study(scan: Scan, tmp_path
         for series in study.ReferencedSeriesSequence
         for item in series.ReferencedSOPSequence
     }
-    assert referred == {s.sop_instance_uid for s in scan.source.slices} | {seg_of(scan, tmp_path).sop_instance_uid}
+    assert referred == {s.sop_instance_uid for s in scan.source.slices} | {
+        seg_of(scan, tmp_path).sop_instance_uid
+    }
 
 
 def test_same_bytes_and_another_identity(scan: Scan, tmp_path: Path) -> None:

@@ -18,12 +18,18 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the contract of a folder's pyproject.toml on the folder's own src."""
     code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
     environment = {**os.environ, "PYTHONPATH": str(folder / "src")}
-    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    shutil.copytree(REPOSITORY / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.npz", "*.safetensors"))
+    shutil.copytree(
+        REPOSITORY / "src",
+        tmp_path / "src",
+        ignore=shutil.ignore_patterns("__pycache__", "*.npz", "*.safetensors"),
+    )
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
     return tmp_path
 
@@ -36,7 +42,12 @@ def test_no_import_goes_against_the_arrows() -> None:
 
 @pytest.mark.parametrize(
     ("lower", "upper"),
-    [("volume", "formats.nifti"), ("formats/nifti", "cli.main"), ("evidence/overlap", "learning"), ("errors", "runs")],
+    [
+        ("volume", "formats.nifti"),
+        ("formats/nifti", "cli.main"),
+        ("evidence/overlap", "learning"),
+        ("errors", "runs"),
+    ],
 )
 def test_an_import_against_an_arrow_is_found(copy: Path, lower: str, upper: str) -> None:
     module = copy / "src" / "ichnos" / f"{lower}.py"
@@ -49,8 +60,12 @@ def test_an_import_against_an_arrow_is_found(copy: Path, lower: str, upper: str)
 def test_every_room_has_its_place_in_the_contract() -> None:
     import tomllib
 
-    contract = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
-    placed = {name.strip().removeprefix("ichnos.") for layer in contract["layers"] for name in layer.split("|")}
+    contract = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ][0]
+    placed = {
+        name.strip().removeprefix("ichnos.") for layer in contract["layers"] for name in layer.split("|")
+    }
     package = REPOSITORY / "src" / "ichnos"
     rooms = {path.stem for path in package.glob("*.py") if path.stem not in ("__init__", "__main__")}
     rooms |= {path.parent.name for path in package.glob("*/__init__.py")}
@@ -60,11 +75,15 @@ def test_every_room_has_its_place_in_the_contract() -> None:
 def test_the_core_is_light() -> None:
     """`import ichnos` needs neither torch nor half a second of processor time."""
     code = (
-        "import time; began = time.process_time(); import ichnos; spent = time.process_time() - began\n"
-        "import sys; print(spent, [m for m in ('torch', 'pydicom', 'nibabel', 'scipy', 'SimpleITK') if m in sys.modules])"
+        "import time; began = time.process_time(); import ichnos; spent = time.process_time() - began\nimport"
+        " sys; print(spent, [m for m in ('torch', 'pydicom', 'nibabel', 'scipy', 'SimpleITK') if m in"
+        " sys.modules])"
     )
     spent, loaded = min(
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split(" ", 1) for _ in range(3)
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split(
+            " ", 1
+        )
+        for _ in range(3)
     )
     assert loaded.strip() == "[]"
     assert float(spent) < 0.5

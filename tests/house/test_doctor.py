@@ -21,17 +21,26 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_ENGINES", {})
 
 
-def test_a_healthy_installation_leaves_with_0(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_healthy_installation_leaves_with_0(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     quick(monkeypatch)
     assert run(["doctor", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["healthy"] is True
-    assert [c["name"] for c in told["checks"]] == ["geometry", "NIfTI", "DICOM codecs", "DICOM SEG on tilted slices"]
+    assert [c["name"] for c in told["checks"]] == [
+        "geometry",
+        "NIfTI",
+        "DICOM codecs",
+        "DICOM SEG on tilted slices",
+    ]
     assert all(c["passed"] for c in told["checks"])
     assert next(p for p in told["parts"] if p["name"] == "core")["found"]["numpy"] == np.__version__
 
 
-def test_the_page_for_people_names_every_extra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_for_people_names_every_extra(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     quick(monkeypatch)
     assert run(["doctor"]) == 0
     told = capsys.readouterr().out
@@ -46,10 +55,14 @@ def test_every_extra_of_the_package_is_explained() -> None:
     assert extras == set(doctor.EXTRAS)
 
 
-def test_what_is_missing_is_named_with_its_remedy(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_named_with_its_remedy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     quick(monkeypatch)
     real = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda library: None if library in ("dipy", "nnunetv2") else real(library))
+    monkeypatch.setattr(
+        doctor, "_version", lambda library: None if library in ("dipy", "nnunetv2") else real(library)
+    )
     assert run(["doctor"]) == 0  # an extra that is not there is no fault
     told = capsys.readouterr().out
     assert 'without dipy: pip install "ichnos[diffusion]"' in told
@@ -59,10 +72,16 @@ def test_what_is_missing_is_named_with_its_remedy(capsys: pytest.CaptureFixture[
     assert "BROKEN, without pydicom" in capsys.readouterr().out
 
 
-def test_a_broken_part_is_found_and_leaves_with_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_part_is_found_and_leaves_with_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     quick(monkeypatch)
     right: Callable[..., Volume] = Volume.reoriented
-    monkeypatch.setattr(Volume, "reoriented", lambda self, code="RAS": Volume(right(self, code).array[::-1], right(self, code).affine))
+    monkeypatch.setattr(
+        Volume,
+        "reoriented",
+        lambda self, code="RAS": Volume(right(self, code).array[::-1], right(self, code).affine),
+    )
     assert run(["doctor"]) == 1
     told = capsys.readouterr().out
     assert "FAILED geometry" in told

@@ -20,7 +20,9 @@ def test_weights_keep_constants_and_centre(n: int, step_in: float, step_out: flo
     n_out = max(1, int(np.ceil(n * step_in / step_out)))
     weights = axis_weights(n, step_in, n_out, step_out)
     assert np.allclose(weights.sum(axis=1), 1, atol=1e-5)
-    assert np.allclose(weights, weights[::-1, ::-1], atol=1e-5), "a symmetric grid must have symmetric weights: otherwise left is not left"
+    assert np.allclose(weights, weights[::-1, ::-1], atol=1e-5), (
+        "a symmetric grid must have symmetric weights: otherwise left is not left"
+    )
 
 
 def test_a_ball_keeps_its_place_and_volume_through_the_grid_and_back() -> None:
@@ -37,7 +39,9 @@ def test_a_ball_keeps_its_place_and_volume_through_the_grid_and_back() -> None:
 
 
 def test_slabs_join_without_a_seam() -> None:
-    scan = Volume(np.random.default_rng(0).normal(size=(40, 40, 20)).astype(np.float32), np.diag([1.0, 1.0, 4.0, 1.0]))
+    scan = Volume(
+        np.random.default_rng(0).normal(size=(40, 40, 20)).astype(np.float32), np.diag([1.0, 1.0, 4.0, 1.0])
+    )
     grid = reading_grid(scan, Box((0, 0, 0), (40, 40, 20)), (2.0, 2.0, 2.0))
     field = grid.pull(scan.array)
     whole = grid.push(field, slice(0, 20))
@@ -82,7 +86,9 @@ def test_head_box_is_filled_up_from_the_scan_as_far_as_it_reaches() -> None:
     head = (x - 60) ** 2 + (y - 80) ** 2 + ((z - 20) * 2) ** 2 <= 35**2
     scan = Volume(np.where(head, 40.0, -1000.0).astype(np.float32), np.diag([2.0, 2.0, 4.0, 1.0]))
     tight, wide = head_box(scan), head_box(scan, least_mm=(200.0, 200.0, 200.0))
-    assert [b - a for a, b in zip(wide.start, wide.stop, strict=True)] == [100, 100, 40], "the scan is 160 mm high"
+    assert [b - a for a, b in zip(wide.start, wide.stop, strict=True)] == [100, 100, 40], (
+        "the scan is 160 mm high"
+    )
     assert (wide.start[0] + wide.stop[0]) // 2 == (tight.start[0] + tight.stop[0]) // 2
     assert wide.stop[1] == 120, "the head lies near the scan's end: the box grows to the other side"
     assert all(w <= t for w, t in zip(wide.start, tight.start, strict=True))

@@ -13,7 +13,17 @@ from ichnos import networks
 from ichnos.errors import InputRefused
 from ichnos.inference import Predictor
 from ichnos.inference.refine import calibrated, region_of, second_look, slices_of
-from ichnos.models import LOGIT_UNIT, Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, load_model, save_model
+from ichnos.models import (
+    LOGIT_UNIT,
+    Manifest,
+    Model,
+    NetworkSpec,
+    Preprocessing,
+    Provenance,
+    TargetSpec,
+    load_model,
+    save_model,
+)
 from ichnos.models.store import REFINEMENT, WEIGHTS
 from ichnos.scan import Scan
 from ichnos.volume import Box, Volume
@@ -24,7 +34,9 @@ SHAPE = {"features_per_stage": [4, 8], "strides": [1, 2], "kernel_sizes": 3}
 
 
 def provenance() -> Provenance:
-    return Provenance(code_version="0", command="none", seeds=(0,), steps=0, data={}, hardware="none", trained="2026-01-01")
+    return Provenance(
+        code_version="0", command="none", seeds=(0,), steps=0, data={}, hardware="none", trained="2026-01-01"
+    )
 
 
 def scan(thickness_mm: float = 5.0) -> Scan:
@@ -40,7 +52,14 @@ def saved(folder: Path, *, with_refinement: bool = True, bias: float = 0.0) -> M
     torch.manual_seed(0)
     first = NetworkSpec(
         name="unet",
-        arguments={"input_channels": 2, "num_classes": 3, "dim": 3, "n_conv_per_stage": 1, "n_conv_per_stage_decoder": 1, **SHAPE},
+        arguments={
+            "input_channels": 2,
+            "num_classes": 3,
+            "dim": 3,
+            "n_conv_per_stage": 1,
+            "n_conv_per_stage_decoder": 1,
+            **SHAPE,
+        },
     )
     told = Manifest(
         name="first",
@@ -54,7 +73,14 @@ def saved(folder: Path, *, with_refinement: bool = True, bias: float = 0.0) -> M
     model = save_model(folder, networks.build(first.name, **first.arguments), told)
     if with_refinement:
         spec = NetworkSpec(
-            name="refiner", arguments={"input_channels": 7, "num_classes": 3, "first_logits": 2, "logit_unit": LOGIT_UNIT, **SHAPE}
+            name="refiner",
+            arguments={
+                "input_channels": 7,
+                "num_classes": 3,
+                "first_logits": 2,
+                "logit_unit": LOGIT_UNIT,
+                **SHAPE,
+            },
         )
         network = networks.build(spec.name, **spec.arguments)
         torch.nn.init.constant_(network.body.decoder.seg_layers[-1].bias, bias)  # type: ignore[union-attr,index,arg-type]
@@ -72,7 +98,9 @@ def saved(folder: Path, *, with_refinement: bool = True, bias: float = 0.0) -> M
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
-def test_a_refinement_that_has_learnt_nothing_changes_nothing_but_the_operating_point(tmp_path: Path, backend: str) -> None:
+def test_a_refinement_that_has_learnt_nothing_changes_nothing_but_the_operating_point(
+    tmp_path: Path, backend: str
+) -> None:
     model = saved(tmp_path / "m")
     plain = Predictor(model, backend=backend, threads=1, refine=False)(scan())  # type: ignore[arg-type]
     both = Predictor(model, backend=backend, threads=1)(scan())  # type: ignore[arg-type]
@@ -81,7 +109,9 @@ def test_a_refinement_that_has_learnt_nothing_changes_nothing_but_the_operating_
     assert (plain.threshold("ICH"), both.threshold("ICH")) == (0.5, 0.4)
     assert (plain.probabilities == both.probabilities).all()
     assert both.refined is not None
-    look = second_look(plain, NAMES, (3.0, 3.0, 3.0))  # logits, not probabilities, are brought to the finer grid
+    look = second_look(
+        plain, NAMES, (3.0, 3.0, 3.0)
+    )  # logits, not probabilities, are brought to the finer grid
     inside = (slice(None), *region_of(look.logits, NAMES).slices)
     found, said = both.refined.probabilities[inside], expit(look.logits[inside])
     assert min(channel.std() for channel in said) > 0.01
@@ -111,7 +141,10 @@ def test_only_where_brain_is_possible_there_is_anything_to_refine() -> None:
 
 def test_the_scanners_zero_does_not_matter() -> None:
     rng = np.random.default_rng(0)
-    hu, logits = rng.normal(31, 4, (20, 20, 10)).astype(np.float32), np.full((3, 20, 20, 10), -5.0, np.float32)
+    hu, logits = (
+        rng.normal(31, 4, (20, 20, 10)).astype(np.float32),
+        np.full((3, 20, 20, 10), -5.0, np.float32),
+    )
     logits[0], hu[:6] = 5.0, 65.0
     logits[2, :6] = 5.0  # a clot is no tissue to calibrate with
     found = calibrated(hu, logits, NAMES)
@@ -120,7 +153,9 @@ def test_the_scanners_zero_does_not_matter() -> None:
     assert (calibrated(hu, -np.abs(logits), NAMES) == hu).all()
 
 
-@pytest.mark.parametrize(("step_mm", "wanted_mm"), [(0.625, 3.125), (1.0, 3.0), (2.5, 2.5), (5.0, 5.0), (8.0, 8.0)])
+@pytest.mark.parametrize(
+    ("step_mm", "wanted_mm"), [(0.625, 3.125), (1.0, 3.0), (2.5, 2.5), (5.0, 5.0), (8.0, 8.0)]
+)
 def test_slices_are_averaged_whole_and_never_divided(step_mm: float, wanted_mm: float) -> None:
     volume = Volume(np.zeros((4, 4, 4), np.int16), np.diag([0.5, 0.5, step_mm, 1.0]))
     assert slices_of(volume, (1.5, 1.5, 3.0)) == pytest.approx((1.5, 1.5, wanted_mm))

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from ichnos.learning.growth import GrowthCase
-from ichnos.learning.outcome import OutcomeCase
+from ichnos.learning.fit.growth import GrowthCase
+from ichnos.learning.fit.outcome import OutcomeCase
+from ichnos.prognosis.outcome import GRADES, OutcomeInputs
 from ichnos.reading.growth import GrowthInputs
-from ichnos.reading.prognosis import GRADES, OutcomeInputs
 
-EFFECT = {"no risk": -3.8, "PHE infiltration": -2.3, "haematoma infiltration": -0.7, "complete interruption": 0.0}
-OPERATED = {"no risk": 0.0, "PHE infiltration": 0.0, "haematoma infiltration": -2.1, "complete interruption": 0.0}
+EFFECT = {
+    "no risk": -3.8,
+    "PHE infiltration": -2.3,
+    "haematoma infiltration": -0.7,
+    "complete interruption": 0.0,
+}
+OPERATED = {
+    "no risk": 0.0,
+    "PHE infiltration": 0.0,
+    "haematoma infiltration": -2.1,
+    "complete interruption": 0.0,
+}
 
 
 def growth_cases(n: int, *, seed: int = 0, slope: float = 1.4) -> list[GrowthCase]:
@@ -50,7 +60,15 @@ def outcome_cases(n: int, *, seed: int = 0) -> list[OutcomeCase]:
         grade = GRADES[int(rng.integers(4))]
         arm = "surgery" if rng.random() < 0.5 else "medical"
         age, gcs = float(rng.uniform(40, 85)), float(rng.integers(6, 16))
-        inputs = OutcomeInputs(grade, float(rng.uniform(5, 60)), float(2 * (rng.random() < 0.4)), float(rng.uniform(0, 30)), 0.5, age, gcs)
+        inputs = OutcomeInputs(
+            grade,
+            float(rng.uniform(5, 60)),
+            float(2 * (rng.random() < 0.4)),
+            float(rng.uniform(0, 30)),
+            0.5,
+            age,
+            gcs,
+        )
         inputs = OutcomeInputs(**{**inputs.__dict__, "blood_load_ml": float(rng.uniform(0, 2))})
         effect = EFFECT[grade] + OPERATED[grade] * (arm == "surgery")
         motor = 8 + effect + 0.2 * (age - 65) / 10 + rng.normal()

@@ -1,4 +1,6 @@
-"""Classifiers of expansion: they learn what can be learnt, go on to the same numbers, balance as their arm says, and refuse leakage."""
+"""Classifiers of expansion: they learn what can be learnt, go on to the same numbers, balance as their arm
+says, and refuse leakage.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,31 @@ import pytest
 import torch
 
 from ichnos.errors import InputRefused, UsageError
-from ichnos.evidence.discrimination import auc
-from ichnos.learning.classification import Recipe, check_examples, our_recipe, published_recipe, train_classifier, train_ensemble
-from ichnos.learning.ensembles import load_classifier, save_classifier
-from ichnos.learning.optimise import Course, optimise
-from ichnos.learning.rois import Example, published_slices, region
+from ichnos.evidence.metrics.discrimination import auc
+from ichnos.learning.expansion.classifier import (
+    Recipe,
+    check_examples,
+    our_recipe,
+    published_recipe,
+    train_classifier,
+    train_ensemble,
+)
+from ichnos.learning.expansion.crops import Example, published_slices, region
+from ichnos.learning.expansion.ensemble import load_classifier, save_classifier
+from ichnos.learning.loop.optimise import Course, optimise
 from ichnos.models import NetworkSpec
 from ichnos.volume import Volume
 
 TINY = NetworkSpec(
-    name="vit", arguments={"image_size": [16, 16], "patch_size": 8, "input_channels": 2, "width": 16, "depth": 1, "heads": 2}
+    name="vit",
+    arguments={
+        "image_size": [16, 16],
+        "patch_size": 8,
+        "input_channels": 2,
+        "width": 16,
+        "depth": 1,
+        "heads": 2,
+    },
 )
 
 
@@ -46,7 +63,9 @@ def test_an_ensemble_tells_new_patients_apart_and_is_calibrated_to_the_true_prev
     risk = classifier(new)
     truth = {e.patient: e.outcome for e in new}
     assert auc([truth[p] for p in risk], list(risk.values())).value > 0.85
-    assert np.mean(list(risk.values())) == pytest.approx(0.3, abs=0.12)  # balanced in training, yet not overstated
+    assert np.mean(list(risk.values())) == pytest.approx(
+        0.3, abs=0.12
+    )  # balanced in training, yet not overstated
     assert len(classifier.out_of_fold) == 60
     assert (tmp_path / "classifier.json").is_file()
 
@@ -60,7 +79,9 @@ def test_an_ensemble_becomes_a_model_that_says_the_same(tmp_path, capsys) -> Non
     some = [replace(e, features=(float(k), math.nan if k % 3 else 1.0)) for k, e in enumerate(examples(24))]
     trained = train_ensemble(some, how, tmp_path / "work", folds=2)
     folder = tmp_path / "model"
-    model = save_classifier(trained, how, folder, data={"cohort": "0" * 64}, validation={"auc": 0.7}, command="a test")
+    model = save_classifier(
+        trained, how, folder, data={"cohort": "0" * 64}, validation={"auc": 0.7}, command="a test"
+    )
     again = load_classifier(folder)
     assert again(some) == pytest.approx(trained(some), abs=1e-6)
     assert {file.name for file in folder.iterdir()} == {"model.safetensors", "model.json", "CARD.md"}
@@ -151,7 +172,9 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path) -> None: 
 
 def bleed(radius_mm: float) -> tuple[Volume, Volume, Volume]:
     affine = np.diag([1.0, 1.0, 5.0, 1.0])
-    at = np.stack(np.meshgrid(np.arange(80) - 40.0, np.arange(80) - 40.0, 5.0 * (np.arange(16) - 8), indexing="ij"))
+    at = np.stack(
+        np.meshgrid(np.arange(80) - 40.0, np.arange(80) - 40.0, 5.0 * (np.arange(16) - 8), indexing="ij")
+    )
     mask = Volume((at**2).sum(0) <= radius_mm**2, affine)
     return mask.with_array(np.where(mask.array, 65.0, 30.0)), mask, mask.map_array(np.zeros_like)
 

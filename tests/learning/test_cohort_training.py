@@ -1,4 +1,6 @@
-"""From a cohort on disk to a Model that reads a scan; and every way in which a cohort cannot be learnt from, by name."""
+"""From a cohort on disk to a Model that reads a scan; and every way in which a cohort cannot be learnt
+from, by name.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,23 @@ from builders.trainable_cohort import head, write_trainable_cohort
 from ichnos.cli.main import run
 from ichnos.cohort import Cohort
 from ichnos.errors import IchnosError, InputRefused, UsageError
-from ichnos.evidence.overlap import overlap
+from ichnos.evidence.metrics.overlap import overlap
 from ichnos.formats import bids
 from ichnos.inference import Predictor, input_channels
-from ichnos.learning.augmentation import OFF, Augmentation, network_input
-from ichnos.learning.cases import Case, Grid, prepare
-from ichnos.learning.cohort_batches import CohortBatches
-from ichnos.learning.segmentation import Batch
-from ichnos.learning.starting import network_alike, weights_from
-from ichnos.learning.targets import target_file, target_specs
-from ichnos.learning.training import Means, Plan, simulated_batches, steps_within, train_on_cohort
-from ichnos.learning.validation import Validator, history
+from ichnos.learning.segmentation.augmentation import OFF, Augmentation, network_input
+from ichnos.learning.segmentation.batches import CohortBatches
+from ichnos.learning.segmentation.cases import Case, Grid, prepare
+from ichnos.learning.segmentation.fine_tuning import network_alike, weights_from
+from ichnos.learning.segmentation.loop import Batch
+from ichnos.learning.segmentation.target_files import target_file, target_specs
+from ichnos.learning.segmentation.training import (
+    Means,
+    Plan,
+    simulated_batches,
+    steps_within,
+    train_on_cohort,
+)
+from ichnos.learning.segmentation.validation import Validator, history
 from ichnos.models import Preprocessing, load_model
 from ichnos.scan import Scan
 
@@ -52,20 +60,35 @@ def test_a_network_learns_from_a_cohort_and_reads_a_scan_it_never_saw(tmp_path: 
     cohort = write_trainable_cohort(tmp_path / "cohort", without_tract=(0,))
     steps: list[int] = []
     means = Means(report=lambda progress: steps.append(progress.step))
-    model = train_on_cohort(cohort, tmp_path / "model", replace(PLAN, steps=100, validations=2), work=tmp_path / "work", means=means)
+    model = train_on_cohort(
+        cohort,
+        tmp_path / "model",
+        replace(PLAN, steps=100, validations=2),
+        work=tmp_path / "work",
+        means=means,
+    )
     assert steps == list(range(1, 101))
     assert model.manifest.provenance.validation["dice_ICH"] > 0.6
     ct, blood, tract = head(4)  # the patient of the split test
     prediction = Predictor(load_model(tmp_path / "model"), backend="torch")(Scan(ct.reoriented("LPS")))
     assert overlap(blood.reoriented("LPS"), prediction.mask("ICH")).dice > 0.6
-    either = sum(prediction.probability(f"tract_{side}").reoriented("RAS").array for side in ("left", "right"))
+    either = sum(
+        prediction.probability(f"tract_{side}").reoriented("RAS").array for side in ("left", "right")
+    )
     assert either[tract.array > 0].mean() > either[tract.array == 0].mean() + 0.2
     found = history(tmp_path / "work")
     assert [row.step for row in found] == [50, 100]
     assert found[-1].patients == 1
     assert (tmp_path / "work" / "worst" / "step-000100.png").read_bytes().startswith(b"\x89PNG")
-    listed = list(csv.DictReader((tmp_path / "work" / "training.csv").read_text(encoding="utf-8").splitlines()))
-    assert [(row["patient"], row["split"]) for row in listed] == [("00", "train"), ("01", "train"), ("02", "train"), ("03", "validation")]
+    listed = list(
+        csv.DictReader((tmp_path / "work" / "training.csv").read_text(encoding="utf-8").splitlines())
+    )
+    assert [(row["patient"], row["split"]) for row in listed] == [
+        ("00", "train"),
+        ("01", "train"),
+        ("02", "train"),
+        ("03", "validation"),
+    ]
 
 
 def test_a_mirror_exchanges_the_sides(tmp_path: Path) -> None:
@@ -88,14 +111,22 @@ def test_augmentation_keeps_image_and_truth_together_and_depends_on_the_number_a
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train",))
     cases = prepare(cohort, Grid(("ICH",), (4.0, 4.0, 4.0)), tmp_path / "cases")
     how = Preprocessing(spacing_mm=(4, 4, 4), windows_hu=((0, 80),), patch=(16, 16, 16))
-    turned = CohortBatches(cases, ("ICH",), how, size=4, augmentation=replace(OFF, turned_share=1.0, turn_deg=30.0, zoom=0.2))
+    turned = CohortBatches(
+        cases, ("ICH",), how, size=4, augmentation=replace(OFF, turned_share=1.0, turn_deg=30.0, zoom=0.2)
+    )
     batch, again = turned(3), turned(3)
     assert torch.equal(batch.image, again.image)
     assert not torch.equal(batch.image, turned(4).image)
     clot, rest = batch.truth[:, :1] > 0.9, batch.truth[:, :1] == 0
     assert batch.image[clot].mean() > 0.4, "where the turned truth says clot, the turned image is bright"
     assert batch.image[rest & (batch.image > -0.9)].mean() < 0.2
-    rough = CohortBatches(cases, ("ICH",), how, size=4, augmentation=replace(Augmentation(), turned_share=0.0, mirrored_share=0.0))(3)
+    rough = CohortBatches(
+        cases,
+        ("ICH",),
+        how,
+        size=4,
+        augmentation=replace(Augmentation(), turned_share=0.0, mirrored_share=0.0),
+    )(3)
     still = CohortBatches(cases, ("ICH",), how, size=4, augmentation=OFF)
     assert set(rough.truth.unique().tolist()) <= {0.0, 1.0}
     assert rough.image.shape == still(3).image.shape
@@ -105,9 +136,13 @@ def test_what_the_network_sees_in_training_is_what_it_sees_in_reading() -> None:
     hu = torch.linspace(-1200, 3000, 60).reshape(1, 3, 4, 5)
     for how in (
         Preprocessing(spacing_mm=(1, 1, 1), windows_hu=((0, 80), (-1000, 1000)), patch=(4, 4, 4)),
-        Preprocessing(spacing_mm=(1, 1, 1), windows_hu=((-10, 90),), patch=(4, 4, 4), z_score=((40.0, 20.0),)),
+        Preprocessing(
+            spacing_mm=(1, 1, 1), windows_hu=((-10, 90),), patch=(4, 4, 4), z_score=((40.0, 20.0),)
+        ),
     ):
-        assert network_input(hu, how)[0].numpy() == pytest.approx(input_channels(hu[0].numpy(), how), abs=1e-6)
+        assert network_input(hu, how)[0].numpy() == pytest.approx(
+            input_channels(hu[0].numpy(), how), abs=1e-6
+        )
 
 
 def test_a_killed_training_goes_on_to_the_same_model(tmp_path: Path) -> None:
@@ -122,7 +157,9 @@ def test_a_killed_training_goes_on_to_the_same_model(tmp_path: Path) -> None:
 
     whole = train_on_cohort(cohort, tmp_path / "whole", PLAN, work=tmp_path / "a")
     with pytest.raises(Killed):
-        train_on_cohort(cohort, tmp_path / "cut", PLAN, work=tmp_path / "b", means=Means(report=kill, workers=2))
+        train_on_cohort(
+            cohort, tmp_path / "cut", PLAN, work=tmp_path / "b", means=Means(report=kill, workers=2)
+        )
     assert not (tmp_path / "cut").exists()
     assert torch.load(tmp_path / "b" / "checkpoint.pt", weights_only=True)["step"] == 2
     resumed = train_on_cohort(cohort, tmp_path / "cut", PLAN, work=tmp_path / "b", means=Means(workers=2))
@@ -135,7 +172,17 @@ def test_a_process_that_is_killed_leaves_a_training_that_goes_on(tmp_path: Path)
     write_trainable_cohort(tmp_path / "cohort", ("train", "train", "validation"))
     script = "import sys; from ichnos.cli.main import run; sys.exit(run(sys.argv[1:]))"
     command = [sys.executable, "-c", script, "train", "ICH", str(tmp_path / "cohort"), "--spacing", "4,4,4"]
-    command += ["--patch", "16,16,16", "--steps", "60", "--set", "width=4", "--set", "validations=20", "--quiet"]
+    command += [
+        "--patch",
+        "16,16,16",
+        "--steps",
+        "60",
+        "--set",
+        "width=4",
+        "--set",
+        "validations=20",
+        "--quiet",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, "-o", str(tmp_path / "whole")], env=environment, check=False)
     assert done.returncode == 0
@@ -146,13 +193,20 @@ def test_a_process_that_is_killed_leaves_a_training_that_goes_on(tmp_path: Path)
     child.kill()
     assert child.wait() == -signal.SIGKILL, "it was killed before its end"
     assert not (tmp_path / "cut").exists()
-    assert subprocess.run([*command, "-o", str(tmp_path / "cut")], env=environment, check=False).returncode == 0
+    assert (
+        subprocess.run([*command, "-o", str(tmp_path / "cut")], env=environment, check=False).returncode == 0
+    )
     sums = [load_model(tmp_path / name).manifest.weights_sha256 for name in ("whole", "cut")]
     assert sums[0] == sums[1]
 
 
 def test_another_cohort_does_not_go_on_with_a_training(tmp_path: Path) -> None:
-    train_on_cohort(write_trainable_cohort(tmp_path / "one", ("train", "validation")), tmp_path / "m", PLAN, work=tmp_path / "w")
+    train_on_cohort(
+        write_trainable_cohort(tmp_path / "one", ("train", "validation")),
+        tmp_path / "m",
+        PLAN,
+        work=tmp_path / "w",
+    )
     other = write_trainable_cohort(tmp_path / "two", ("train", "train", "validation"))
     with pytest.raises(UsageError, match="other settings or other data"):
         train_on_cohort(other, tmp_path / "m", PLAN, work=tmp_path / "w")
@@ -175,7 +229,12 @@ def test_without_patients_on_both_sides_nothing_is_learnt(splits: Any, says: str
 def test_a_target_that_nobody_has_is_named(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
     with pytest.raises(InputRefused, match="no patient of the split 'train' has the target leukoaraiosis"):
-        train_on_cohort(cohort, tmp_path / "m", replace(PLAN, targets=target_specs("ICH,leukoaraiosis")), work=tmp_path / "w")
+        train_on_cohort(
+            cohort,
+            tmp_path / "m",
+            replace(PLAN, targets=target_specs("ICH,leukoaraiosis")),
+            work=tmp_path / "w",
+        )
 
 
 def test_the_same_scan_in_two_splits_is_leakage(tmp_path: Path) -> None:
@@ -186,7 +245,9 @@ def test_the_same_scan_in_two_splits_is_leakage(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match=r"sub-00 \(train\) and sub-02 \(test\) have the same CT file"):
         train_on_cohort(bids.read_cohort(root), tmp_path / "m", PLAN, work=tmp_path / "w")
     bids.write_exam(root, "02", "ct", head(2)[0])
-    bids.write_exam(root, "01", "ct", ct.with_array(ct.array.astype(np.int32).astype(np.int16)), sidecar={"KVP": 100})
+    bids.write_exam(
+        root, "01", "ct", ct.with_array(ct.array.astype(np.int32).astype(np.int16)), sidecar={"KVP": 100}
+    )
     path = bids.exam_path(root, "01", "ct")
     path.write_bytes(path.read_bytes() + b"")  # the file may differ while its voxels do not
     with pytest.raises(InputRefused, match=r"leakage: sub-00 \(train\) and sub-01 \(validation\)"):
@@ -200,7 +261,9 @@ def test_one_person_under_two_names_is_leakage(tmp_path: Path) -> None:
         train_on_cohort(named, tmp_path / "m", PLAN, work=tmp_path / "w")
 
 
-def test_a_full_disk_is_named_and_the_last_checkpoint_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named_and_the_last_checkpoint_survives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
     save, calls = torch.save, []
 
@@ -217,7 +280,10 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_survives(tmp_path: Path, m
     monkeypatch.undo()
     assert torch.load(tmp_path / "w" / "checkpoint.pt", weights_only=True)["step"] == 2
     assert not list((tmp_path / "w").glob("*.partial"))
-    assert train_on_cohort(cohort, tmp_path / "m", PLAN, work=tmp_path / "w").manifest.provenance.steps in (2, 4)
+    assert train_on_cohort(cohort, tmp_path / "m", PLAN, work=tmp_path / "w").manifest.provenance.steps in (
+        2,
+        4,
+    )
 
 
 def test_it_stops_when_validation_gets_no_better(tmp_path: Path) -> None:
@@ -242,8 +308,12 @@ def test_a_target_is_taken_from_the_pipelines_that_were_asked_for(tmp_path: Path
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
     patient = cohort.patients[0]
     clot = head(0)[1]
-    truth = bids.write_derivative(tmp_path / "cohort", patient.id, clot, pipeline="truth", label="haematoma", kind="dseg")
-    alone = bids.write_derivative(tmp_path / "cohort", patient.id, clot, pipeline="manual", label="ICH", kind="mask")
+    truth = bids.write_derivative(
+        tmp_path / "cohort", patient.id, clot, pipeline="truth", label="haematoma", kind="dseg"
+    )
+    alone = bids.write_derivative(
+        tmp_path / "cohort", patient.id, clot, pipeline="manual", label="ICH", kind="mask"
+    )
     assert target_file(cohort, patient, "ICH", ("truth",)) == (truth, (1,))
     assert target_file(cohort, patient, "ICH", ("manual", "truth")) == (alone, ())
     assert target_file(cohort, patient, "leukoaraiosis", ("manual", "truth")) is None
@@ -254,9 +324,16 @@ def test_a_target_is_taken_from_the_pipelines_that_were_asked_for(tmp_path: Path
 def test_slices_and_every_network(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
     plan = replace(PLAN, steps=1, validations=1, targets=target_specs("ICH"))
-    for network, patch in (("unet", (16, 16, 1)), ("umamba_bot", (16, 16, 16)), ("umamba_enc", (16, 16, 1)), ("unetr", (16, 16, 16))):
+    for network, patch in (
+        ("unet", (16, 16, 1)),
+        ("umamba_bot", (16, 16, 16)),
+        ("umamba_enc", (16, 16, 1)),
+        ("unetr", (16, 16, 16)),
+    ):
         name = f"{network}{patch[2]}"
-        plan = replace(plan, network=network, patch=patch, precision="bf16", cl_dice_weight=0.5, rim_weight=0.5)
+        plan = replace(
+            plan, network=network, patch=patch, precision="bf16", cl_dice_weight=0.5, rim_weight=0.5
+        )
         model = train_on_cohort(cohort, tmp_path / name, plan, work=tmp_path / f"{name}.work")
         prediction = Predictor(model, backend="torch")(Scan(head(1)[0]))
         assert prediction.mask("ICH").shape == head(1)[0].shape
@@ -264,8 +341,34 @@ def test_slices_and_every_network(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
-    call = ["train", "ICH", str(tmp_path / "cohort"), "-o", str(tmp_path / "m"), "--spacing", "4,4,4", "--patch", "16,16,16", "--json"]
-    assert run([*call, "--steps", "2", "--set", "width=4", "--set", "validations=1", "--set", "deep_supervision=false"]) == 0
+    call = [
+        "train",
+        "ICH",
+        str(tmp_path / "cohort"),
+        "-o",
+        str(tmp_path / "m"),
+        "--spacing",
+        "4,4,4",
+        "--patch",
+        "16,16,16",
+        "--json",
+    ]
+    assert (
+        run(
+            [
+                *call,
+                "--steps",
+                "2",
+                "--set",
+                "width=4",
+                "--set",
+                "validations=1",
+                "--set",
+                "deep_supervision=false",
+            ]
+        )
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)
     assert told["steps"] == 2
     assert load_model(tmp_path / "m").manifest.network.arguments["features_per_stage"][0] == 4
@@ -285,9 +388,22 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert says in capsys.readouterr().err
 
 
-def test_steps_follow_from_minutes_and_stay_for_the_next_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_steps_follow_from_minutes_and_stay_for_the_next_call(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
-    call = ["train", "ICH", str(tmp_path / "cohort"), "-o", str(tmp_path / "m"), "--spacing", "4,4,4", "--patch", "16,16,16", "--json"]
+    call = [
+        "train",
+        "ICH",
+        str(tmp_path / "cohort"),
+        "-o",
+        str(tmp_path / "m"),
+        "--spacing",
+        "4,4,4",
+        "--patch",
+        "16,16,16",
+        "--json",
+    ]
     assert run([*call, "--minutes", "0.05", "--set", "width=4"]) == 0
     first = torch.load(tmp_path / "m.training" / "checkpoint.pt", weights_only=True)
     assert run([*call, "--minutes", "0.01", "--set", "width=4"]) == 0
@@ -296,7 +412,9 @@ def test_steps_follow_from_minutes_and_stay_for_the_next_call(tmp_path: Path, ca
     assert again["step"] >= first["step"] > 0
 
 
-def test_validations_that_take_too_long_look_at_fewer_patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validations_that_take_too_long_look_at_fewer_patients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", *["validation"] * 7))
     looked: list[str] = []
     logits = Validator.logits
@@ -309,7 +427,9 @@ def test_validations_that_take_too_long_look_at_fewer_patients(tmp_path: Path, m
     monkeypatch.setattr(Validator, "logits", slowly)
     plan = steps_within(cohort, PLAN, work=tmp_path / "w", means=Means(), seconds=12.0)
     assert len(looked) == 1, "one patient tells how long they take"
-    assert 1 <= plan.validate_on <= 2, "two rounds in a quarter of twelve seconds, with 0.6 s and more for each"
+    assert 1 <= plan.validate_on <= 2, (
+        "two rounds in a quarter of twelve seconds, with 0.6 s and more for each"
+    )
     assert plan.validations * plan.validate_on <= 4, "and no more rounds than that"
     model = train_on_cohort(cohort, tmp_path / "m", replace(plan, steps=2), work=tmp_path / "w")
     assert f"checked on {plan.validate_on} others" in model.manifest.limits[0]
@@ -322,7 +442,9 @@ def test_simulated_batches_bring_the_targets_in_their_order(tmp_path: Path) -> N
     source = simulated_batches(plan, Means(cache=tmp_path))
     assert [t.name for t in source.batch_at.targets] == ["brain", "tract_left", "tract_right", "ICH"]
     truth = torch.arange(4.0).reshape(1, 4, 1, 1, 1)
-    chosen = replace(source, batch_at=lambda number: Batch(torch.zeros(1, 1, 1, 1, 1), truth + number, torch.ones(1, 4)))(10)
+    chosen = replace(
+        source, batch_at=lambda number: Batch(torch.zeros(1, 1, 1, 1, 1), truth + number, torch.ones(1, 4))
+    )(10)
     assert chosen.truth.flatten().tolist() == [11.0, 12.0, 13.0]
     for refused in (replace(plan, patch=(16, 16, 1)), replace(plan, spacing_mm=(1.0, 1.0, 5.0))):
         with pytest.raises(UsageError, match="one voxel size of 2 to 6 mm"):
@@ -340,37 +462,73 @@ def test_simulated_patients_are_mixed_in(tmp_path: Path) -> None:
 
 def test_a_training_begins_where_another_network_ended(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", without_tract=())
-    first = train_on_cohort(cohort, tmp_path / "first", replace(PLAN, steps=60, validations=1), work=tmp_path / "one")
-    plan = Plan(target_specs("tract,ICH"), batch=2, steps=1, validations=1).begun_from(str(tmp_path / "first"))
+    first = train_on_cohort(
+        cohort, tmp_path / "first", replace(PLAN, steps=60, validations=1), work=tmp_path / "one"
+    )
+    plan = Plan(target_specs("tract,ICH"), batch=2, steps=1, validations=1).begun_from(
+        str(tmp_path / "first")
+    )
     assert (plan.patch, plan.spacing_mm, plan.windows_hu) == (PLAN.patch, PLAN.spacing_mm, PLAN.windows_hu)
-    second = train_on_cohort(cohort, tmp_path / "second", replace(plan, learning_rate=1e-9), work=tmp_path / "two")
+    second = train_on_cohort(
+        cohort, tmp_path / "second", replace(plan, learning_rate=1e-9), work=tmp_path / "two"
+    )
     assert second.manifest.provenance.parents == (first.manifest.weights_sha256,)
     scan = Scan(head(4)[0].reoriented("LPS"))
     before, after = (Predictor(load_model(m.folder), backend="torch")(scan) for m in (first, second))
     for name in ("ICH", "tract_left", "tract_right"):
-        assert np.abs(before.probability(name).array - after.probability(name).array).max() < 1e-3, f"{name} is asked in another place now"
+        assert np.abs(before.probability(name).array - after.probability(name).array).max() < 1e-3, (
+            f"{name} is asked in another place now"
+        )
     new = Plan(target_specs("ventricles,ICH")).begun_from(str(tmp_path / "first"))
     spec = network_alike(first, new.targets, deep_supervision=False)
     weights = weights_from(first, spec, new.targets, seed=3)
     old = first.network().state_dict()
     answer = [name for name in old if weights[name].shape != old[name].shape]
     assert answer
-    assert all(torch.equal(weights[name][1], old[name][0]) for name in answer), "ICH is the second of the new targets, the first of the old"
-    assert not any(torch.equal(weights[name][0], old[name][0]) for name in answer if old[name].dim() > 1), "ventricles are new"
-    other = Plan(target_specs("tract,ICH"), batch=2, steps=1, validations=1).begun_from(str(tmp_path / "second"))
+    assert all(torch.equal(weights[name][1], old[name][0]) for name in answer), (
+        "ICH is the second of the new targets, the first of the old"
+    )
+    assert not any(torch.equal(weights[name][0], old[name][0]) for name in answer if old[name].dim() > 1), (
+        "ventricles are new"
+    )
+    other = Plan(target_specs("tract,ICH"), batch=2, steps=1, validations=1).begun_from(
+        str(tmp_path / "second")
+    )
     with pytest.raises(UsageError, match="other settings or other data"):
         train_on_cohort(cohort, tmp_path / "third", replace(other, learning_rate=1e-9), work=tmp_path / "two")
 
 
 def test_nnunet_cannot_begin_with_other_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_trainable_cohort(tmp_path / "cohort")
-    assert run(["train", "haematoma", str(tmp_path / "cohort"), "-o", str(tmp_path / "m"), "--engine", "nnunet", "--from", "default"]) == 3
+    assert (
+        run(
+            [
+                "train",
+                "haematoma",
+                str(tmp_path / "cohort"),
+                "-o",
+                str(tmp_path / "m"),
+                "--engine",
+                "nnunet",
+                "--from",
+                "default",
+            ]
+        )
+        == 3
+    )
     assert "leave out --from" in capsys.readouterr().err
 
 
 def test_a_network_of_slices_or_an_imported_one_is_nothing_to_begin_from(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", without_tract=())
-    flat = replace(PLAN, targets=target_specs("ICH"), spacing_mm=(4.0, 4.0, 5.0), patch=(16, 16, 1), steps=1, validations=1)
+    flat = replace(
+        PLAN,
+        targets=target_specs("ICH"),
+        spacing_mm=(4.0, 4.0, 5.0),
+        patch=(16, 16, 1),
+        steps=1,
+        validations=1,
+    )
     train_on_cohort(cohort, tmp_path / "flat", flat, work=tmp_path / "work")
     with pytest.raises(InputRefused, match="this one was imported or sees slices"):
         PLAN.begun_from(str(tmp_path / "flat"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ichnos.errors import InputRefused
-from ichnos.learning.expansion import (
+from ichnos.learning.expansion.forecast import (
     ROI_SHAPE,
     ROI_SPACING_MM,
     Pair,
@@ -22,7 +22,12 @@ from ichnos.learning.expansion import (
 from ichnos.networks import build
 from ichnos.reading.expansion import signed_distance_mm
 
-MM = np.stack(np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(ROI_SHAPE, ROI_SPACING_MM, strict=True)], indexing="ij"))
+MM = np.stack(
+    np.meshgrid(
+        *[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(ROI_SHAPE, ROI_SPACING_MM, strict=True)],
+        indexing="ij",
+    )
+)
 
 
 def pair(name: str, *, grow_mm: float = 5.0, shift_mm: float = 0.0, radius_mm: float = 13.0) -> Pair:
@@ -60,7 +65,7 @@ def test_the_smoothness_term_reaches_the_gradient_and_nothing_new_appears_by_war
     with torch.no_grad():
         network.move.bias[:] = 0.3  # type: ignore[index,union-attr]
     network.zero_grad()
-    from ichnos.learning import expansion
+    from ichnos.learning.expansion import forecast as expansion
 
     before, expansion._SMOOTHNESS = expansion._SMOOTHNESS, 100.0
     try:
@@ -74,7 +79,9 @@ def test_growth_is_compared_as_a_set() -> None:
     p = pair("a", grow_mm=4, shift_mm=6)
     perfect = score(p, p.later)
     assert (perfect.growth_dice, perfect.lesion_dice, perfect.volume_error_ml) == (1.0, 1.0, 0.0)
-    shrunk = (np.linalg.norm(MM, axis=0) <= 8).astype(np.float32)  # a signed difference would have rewarded what is missing
+    shrunk = (np.linalg.norm(MM, axis=0) <= 8).astype(
+        np.float32
+    )  # a signed difference would have rewarded what is missing
     assert score(p, shrunk).growth_dice == 0
     assert np.isnan(score(pair("b", grow_mm=0), p.later).growth_dice)
     even = uniform_dilation(p, float(p.later.sum() / p.blood.sum()))

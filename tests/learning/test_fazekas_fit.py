@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ichnos.errors import InputRefused
-from ichnos.learning.fazekas import fit_ordinal, left_out
+from ichnos.learning.fit.fazekas import fit_ordinal, left_out
 from ichnos.reading.fazekas import OrdinalLaw
 
 TRUE = OrdinalLaw(slope=2.0, cuts=(1.0, 3.0, 5.0))

@@ -1,4 +1,6 @@
-"""The growth law: what it must find in made patients, what it must refuse, and that all it says comes from one distribution."""
+"""The growth law: what it must find in made patients, what it must refuse, and that all it says comes from
+one distribution.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,33 @@ import numpy as np
 import pytest
 from made_cases import growth_cases
 
+from ichnos.clinical.scores import DEFINITIONS
 from ichnos.errors import InputRefused
-from ichnos.evidence.expansion import DEFINITIONS
-from ichnos.learning.cards import growth_card
-from ichnos.learning.growth import GrowthCase, case_of, case_row, cross_validation, fit_growth_law, validation
-from ichnos.reading.growth import LAW_FILE, GrowthForecast, GrowthLaw, growth_inputs, growth_law_text, load_growth_law
+from ichnos.learning.fit.cards import growth_card
+from ichnos.learning.fit.growth import (
+    GrowthCase,
+    case_of,
+    case_row,
+    cross_validation,
+    fit_growth_law,
+    validation,
+)
+from ichnos.reading.growth import (
+    LAW_FILE,
+    GrowthForecast,
+    GrowthLaw,
+    growth_inputs,
+    growth_law_text,
+    load_growth_law,
+)
 from ichnos.volume import Volume, sphere
 
 
 @pytest.fixture(scope="module")
 def law() -> GrowthLaw:
-    return fit_growth_law(growth_cases(400), cohort="made", simulated=True, refits=4, rng=np.random.default_rng(0))
+    return fit_growth_law(
+        growth_cases(400), cohort="made", simulated=True, refits=4, rng=np.random.default_rng(0)
+    )
 
 
 def test_the_fit_finds_what_decides_growth(law: GrowthLaw) -> None:
@@ -56,7 +74,11 @@ def test_the_probability_is_the_share_of_drawn_volumes() -> None:
     f = GrowthForecast(25.0, 0.3, -0.5, 0.6, 0.02, 0.05, stable_sd_ml=0.5)
     rng = np.random.default_rng(0)
     n = 200_000
-    share = np.where(rng.random(n) < 0.3, np.exp(-0.5 + 0.6 * rng.normal(size=n)), 0.02 + np.hypot(0.05, 0.5 / 25) * rng.normal(size=n))
+    share = np.where(
+        rng.random(n) < 0.3,
+        np.exp(-0.5 + 0.6 * rng.normal(size=n)),
+        0.02 + np.hypot(0.05, 0.5 / 25) * rng.normal(size=n),
+    )
     drawn = 25 * (1 + share)
     assert f.probability(DEFINITIONS["33%-or-6ml"]) == pytest.approx(np.mean(drawn - 25 > 6), abs=0.005)
     assert f.quantile_ml(0.9) == pytest.approx(np.quantile(drawn, 0.9), rel=0.01)
@@ -80,12 +102,19 @@ def test_unknown_clinical_facts_fall_back_to_the_image(law: GrowthLaw) -> None:
 def test_the_network_channel_becomes_a_variant_of_its_own() -> None:
     rng = np.random.default_rng(3)
     cases = [
-        replace(c, inputs=replace(c.inputs, forecast_ml=float((c.followup_ml + c.inputs.ivh_ml) * np.exp(0.1 * rng.normal()))))
+        replace(
+            c,
+            inputs=replace(
+                c.inputs, forecast_ml=float((c.followup_ml + c.inputs.ivh_ml) * np.exp(0.1 * rng.normal()))
+            ),
+        )
         for c in growth_cases(200, seed=3)
     ]
     law = fit_growth_law(cases, cohort="made", simulated=True, refits=0, rng=rng)
     assert "image+network" in [v.name for v in law.variants]
-    assert validation([law] * len(cases), cases)["auc"] > 0.95  # the forecast all but gives the follow-up away
+    assert (
+        validation([law] * len(cases), cases)["auc"] > 0.95
+    )  # the forecast all but gives the follow-up away
     assert law.probability_interval(cases[0].inputs, DEFINITIONS["6ml"]) is None
 
 
@@ -105,7 +134,9 @@ def test_the_file_gives_the_same_forecast_and_a_damaged_one_is_named(law: Growth
     (tmp_path / LAW_FILE).write_text(growth_law_text(law), encoding="utf-8")
     again = load_growth_law(tmp_path)
     inputs = growth_cases(1, seed=7)[0].inputs
-    assert again.forecast(inputs).quantile_ml(0.5) == pytest.approx(law.forecast(inputs).quantile_ml(0.5), rel=1e-3)
+    assert again.forecast(inputs).quantile_ml(0.5) == pytest.approx(
+        law.forecast(inputs).quantile_ml(0.5), rel=1e-3
+    )
     assert "simulated patients only" in growth_card(again)
     (tmp_path / LAW_FILE).write_text('{"format": "ichnos-growth-1"}', encoding="utf-8")
     with pytest.raises(InputRefused, match="cannot be used"):

@@ -13,11 +13,18 @@ from builders.trainable_cohort import head, write_trainable_cohort
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import nifti
 from ichnos.inference import Predictor
-from ichnos.learning.cases import PIPELINES
-from ichnos.learning.nnunet import NnunetPlan, export, job_of, network_spec, preprocessing_of, train_nnunet
-from ichnos.learning.nnunet_child import _fit
-from ichnos.learning.targets import target_specs
-from ichnos.learning.training import Means
+from ichnos.learning.nnunet.child import _fit
+from ichnos.learning.nnunet.engine import (
+    NnunetPlan,
+    export,
+    job_of,
+    network_spec,
+    preprocessing_of,
+    train_nnunet,
+)
+from ichnos.learning.segmentation.cases import PIPELINES
+from ichnos.learning.segmentation.target_files import target_specs
+from ichnos.learning.segmentation.training import Means
 from ichnos.scan import Scan
 
 pytest.importorskip("nnunetv2")
@@ -25,7 +32,9 @@ pytest.importorskip("nnunetv2")
 PLANS: dict[str, Any] = {
     "transpose_forward": [0, 1, 2],
     "original_median_spacing_after_transp": [5.0, 0.45, 0.5],
-    "foreground_intensity_properties_per_channel": {"0": {"mean": 60.0, "std": 12.0, "percentile_00_5": 20.0, "percentile_99_5": 95.0}},
+    "foreground_intensity_properties_per_channel": {
+        "0": {"mean": 60.0, "std": 12.0, "percentile_00_5": 20.0, "percentile_99_5": 95.0}
+    },
     "configurations": {
         "2d": {"spacing": [0.45, 0.5], "patch_size": [320, 256], "architecture": {"arch_kwargs": {"dim": 2}}},
         "3d_fullres": {
@@ -56,7 +65,12 @@ def test_what_nnunet_decided_is_written_in_our_terms() -> None:
 
 def test_its_networks_and_ours_are_rebuilt_by_name() -> None:
     spec, prefix = network_spec(PLANS, NnunetPlan(()), classes=3)
-    assert (spec.name, prefix, spec.arguments["dim"], spec.arguments["num_classes"]) == ("planned", "network.", 3, 3)
+    assert (spec.name, prefix, spec.arguments["dim"], spec.arguments["num_classes"]) == (
+        "planned",
+        "network.",
+        3,
+        3,
+    )
     spec, prefix = network_spec(PLANS, NnunetPlan((), network="umamba_bot", configuration="2d"), classes=2)
     assert (spec.name, prefix, spec.arguments["dim"]) == ("umamba_bot", "", 2)
     with pytest.raises(UsageError, match="no network called 'vit'"):
@@ -64,7 +78,12 @@ def test_its_networks_and_ours_are_rebuilt_by_name() -> None:
 
 
 def test_another_patch_gets_the_topology_that_nnunet_derives_from_it() -> None:
-    planned = {"features_per_stage": [32, 64], "n_stages": 2, "n_conv_per_stage": [2, 2], "n_conv_per_stage_decoder": [2]}
+    planned = {
+        "features_per_stage": [32, 64],
+        "n_stages": 2,
+        "n_conv_per_stage": [2, 2],
+        "n_conv_per_stage_decoder": [2],
+    }
     chosen = {
         "spacing": [5.0, 0.45, 0.5],
         "patch_size": [16, 320, 256],
@@ -75,7 +94,13 @@ def test_another_patch_gets_the_topology_that_nnunet_derives_from_it() -> None:
     assert chosen["spacing"] == [5.0, 1.5, 1.5]
     assert chosen["patch_size"] == [16, 96, 96], "90 cannot be halved often enough, so nnU-Net rounds it up"
     fitted = chosen["architecture"]["arch_kwargs"]  # type: ignore[index]
-    assert fitted["n_stages"] == len(fitted["strides"]) == len(fitted["kernel_sizes"]) == len(fitted["features_per_stage"]) == 5
+    assert (
+        fitted["n_stages"]
+        == len(fitted["strides"])
+        == len(fitted["kernel_sizes"])
+        == len(fitted["features_per_stage"])
+        == 5
+    )
     assert np.prod(fitted["strides"], axis=0).tolist() == [4, 16, 16]
     assert fitted["kernel_sizes"][0] == [1, 3, 3], "across thick slices it does not reach"
     assert fitted["n_conv_per_stage_decoder"] == [2] * 4
@@ -84,10 +109,15 @@ def test_another_patch_gets_the_topology_that_nnunet_derives_from_it() -> None:
 
 
 def test_targets_apart_become_labels_and_targets_that_overlap_become_regions(tmp_path: Path) -> None:
-    cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "train", "validation", "test"), without_tract=(1,))
+    cohort = write_trainable_cohort(
+        tmp_path / "cohort", ("train", "train", "validation", "test"), without_tract=(1,)
+    )
     apart = export(cohort, NnunetPlan(target_specs("ICH,tract")), tmp_path / "apart", PIPELINES)
     assert apart["labels"] == {"ICH": [1], "tract_left": [2], "tract_right": [3]}
-    assert apart["patients"] == ["00", "02"], "whom a target is not known of is left out, and so is the test split"
+    assert apart["patients"] == [
+        "00",
+        "02",
+    ], "whom a target is not known of is left out, and so is the test split"
     raw = tmp_path / "apart" / "nnUNet_raw" / "Dataset001_Cohort"
     assert json.loads((raw / "splits_final.json").read_text()) == [{"train": ["00"], "val": ["02"]}]
     drawn = nifti.load(raw / "labelsTr" / "00.nii.gz")
@@ -99,8 +129,12 @@ def test_targets_apart_become_labels_and_targets_that_overlap_become_regions(tmp
     both = tract.with_array(np.where(blood.array > 0, 1, tract.array))
     for number in ("00", "02"):
         nifti.save(both, cohort.patients[int(number)].targets["tract"])
-    crossing = export(cohort, NnunetPlan(target_specs("ICH,tract_left,tract_right")), tmp_path / "crossing", PIPELINES)
-    described = json.loads((tmp_path / "crossing" / "nnUNet_raw" / "Dataset001_Cohort" / "dataset.json").read_text())
+    crossing = export(
+        cohort, NnunetPlan(target_specs("ICH,tract_left,tract_right")), tmp_path / "crossing", PIPELINES
+    )
+    described = json.loads(
+        (tmp_path / "crossing" / "nnUNet_raw" / "Dataset001_Cohort" / "dataset.json").read_text()
+    )
     shared = set(crossing["labels"]["ICH"]) & set(crossing["labels"]["tract_left"])
     assert len(shared) == 1
     assert described["regions_class_order"] == [1, 2, 3]
@@ -109,12 +143,24 @@ def test_targets_apart_become_labels_and_targets_that_overlap_become_regions(tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("network", "configuration"), [("plain", "3d_fullres"), ("umamba_bot", "3d_fullres"), ("resenc_m", "2d")])
-def test_nnunet_trains_and_our_inference_reads_as_its_predictor_does(network: str, configuration: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("network", "configuration"), [("plain", "3d_fullres"), ("umamba_bot", "3d_fullres"), ("resenc_m", "2d")]
+)
+def test_nnunet_trains_and_our_inference_reads_as_its_predictor_does(
+    network: str, configuration: str, tmp_path: Path
+) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "train", "validation"))
     patch = "16,16,16" if configuration == "3d_fullres" else "32,32,1"
     plan = NnunetPlan(
-        target_specs("ICH,tract"), network, configuration, epochs=1, iterations=3, width=4, batch=2, patch=patch, mirrored=False
+        target_specs("ICH,tract"),
+        network,
+        configuration,
+        epochs=1,
+        iterations=3,
+        width=4,
+        batch=2,
+        patch=patch,
+        mirrored=False,
     )
     model = train_nnunet(cohort, tmp_path / "model", plan, work=tmp_path / "work")
     assert model.manifest.activation == "softmax"
@@ -137,19 +183,20 @@ def _their_probabilities(work: Path, array: np.ndarray, spacing_mm: tuple[float,
     script = work / "ask.py"
     np.save(work / "scan.npy", array.transpose(2, 1, 0)[None].astype(np.float32))
     script.write_text(
-        "import json, sys, warnings; warnings.simplefilter('ignore')\n"
-        "import numpy as np, torch; torch.set_num_threads(1)\n"
-        "from ichnos.networks.nnunet import prepare; prepare()\n"
-        "from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor\n"
-        "work = sys.argv[1]\n"
-        "p = nnUNetPredictor(use_mirroring=False, device=torch.device('cpu'), allow_tqdm=False)\n"
-        "p.initialize_from_trained_model_folder(json.load(open(work + '/trained.json'))['output'], (0,), 'checkpoint_final.pth')\n"
-        "_, q = p.predict_single_npy_array(np.load(work + '/scan.npy'), {'spacing': json.loads(sys.argv[2])}, None, None, True)\n"
-        "np.save(work + '/theirs.npy', q)\n"
+        "import json, sys, warnings; warnings.simplefilter('ignore')\nimport numpy as np, torch;"
+        " torch.set_num_threads(1)\nfrom ichnos.networks.nnunet import prepare; prepare()\nfrom"
+        " nnunetv2.inference.predict_from_raw_data import nnUNetPredictor\nwork = sys.argv[1]\np ="
+        " nnUNetPredictor(use_mirroring=False, device=torch.device('cpu'),"
+        " allow_tqdm=False)\np.initialize_from_trained_model_folder(json.load(open(work +"
+        " '/trained.json'))['output'], (0,), 'checkpoint_final.pth')\n_, q ="
+        " p.predict_single_npy_array(np.load(work + '/scan.npy'), {'spacing': json.loads(sys.argv[2])}, None,"
+        " None, True)\nnp.save(work + '/theirs.npy', q)\n"
     )
     folders = {name: str(work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     environment = {**os.environ, **folders, "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
     spacing = json.dumps(list(spacing_mm[::-1]))
-    done = subprocess.run([sys.executable, str(script), str(work), spacing], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(script), str(work), spacing], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return np.asarray(np.load(work / "theirs.npy"), np.float32)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from ichnos.learning.operating import operating_points
-from ichnos.learning.segmentation import Batch
+from ichnos.learning.segmentation.loop import Batch
+from ichnos.learning.segmentation.operating_points import operating_points
 from ichnos.models import TargetSpec
 
-TARGETS = (TargetSpec(name="ICH"), TargetSpec(name="PHE"), TargetSpec(name="never"), TargetSpec(name="mni_x", kind="coordinate"))
+TARGETS = (
+    TargetSpec(name="ICH"),
+    TargetSpec(name="PHE"),
+    TargetSpec(name="never"),
+    TargetSpec(name="mni_x", kind="coordinate"),
+)
 
 
 class Fixed(torch.nn.Module):
@@ -25,7 +30,9 @@ class Fixed(torch.nn.Module):
 def batch_at(step: int) -> Batch:
     probability = torch.linspace(0.01, 0.99, 64).view(1, 1, 4, 4, 4)
     image = torch.logit(probability).repeat(1, 4, 1, 1, 1)
-    truth = torch.cat([(probability > 0.31).float(), (probability > 0.72).float(), 0 * probability, 0 * probability], dim=1)
+    truth = torch.cat(
+        [(probability > 0.31).float(), (probability > 0.72).float(), 0 * probability, 0 * probability], dim=1
+    )
     return Batch(image, truth, torch.ones(1, 4))
 
 

@@ -9,10 +9,10 @@ import pytest
 from made_cases import EFFECT, outcome_cases
 
 from ichnos.errors import InputRefused
-from ichnos.learning.cards import outcome_card
-from ichnos.learning.outcome import Anatomy, fit_outcome_model, simulated_trial, validation
+from ichnos.learning.fit.cards import outcome_card
+from ichnos.learning.fit.outcome import Anatomy, fit_outcome_model, simulated_trial, validation
+from ichnos.prognosis.outcome import OUTCOME_FILE, OutcomeInputs, OutcomeModel, load_outcome_model
 from ichnos.reading.outcome import read_outcome
-from ichnos.reading.prognosis import OUTCOME_FILE, OutcomeInputs, OutcomeModel, load_outcome_model
 from ichnos.reading.record import Finding, Measure
 
 USUAL = OutcomeInputs("haematoma infiltration", 30.0, 0.0, 5.0, 1.0, 65.0, 12.0)
@@ -56,11 +56,23 @@ def test_cohorts_that_cannot_be_fitted_are_refused() -> None:
     with pytest.raises(InputRefused, match="12 patients have all"):
         fit_outcome_model(cases[:12], cohort="", simulated=True, randomised=True)
     with pytest.raises(InputRefused, match="cannot be told apart"):
-        fit_outcome_model([replace(c, arm="medical") for c in cases], cohort="", simulated=True, randomised=True)
+        fit_outcome_model(
+            [replace(c, arm="medical") for c in cases], cohort="", simulated=True, randomised=True
+        )
     with pytest.raises(InputRefused, match="no patient has mRS 6"):
-        fit_outcome_model([replace(c, mrs_365d=min(c.mrs_365d, 5)) for c in cases], cohort="", simulated=True, randomised=True)
+        fit_outcome_model(
+            [replace(c, mrs_365d=min(c.mrs_365d, 5)) for c in cases],
+            cohort="",
+            simulated=True,
+            randomised=True,
+        )
     with pytest.raises(InputRefused, match="graded tract"):
-        fit_outcome_model([replace(c, inputs=replace(c.inputs, injury=None)) for c in cases], cohort="", simulated=True, randomised=True)
+        fit_outcome_model(
+            [replace(c, inputs=replace(c.inputs, injury=None)) for c in cases],
+            cohort="",
+            simulated=True,
+            randomised=True,
+        )
 
 
 def test_the_file_comes_back(model: OutcomeModel, tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -76,12 +88,22 @@ def _findings(injury: str = "haematoma infiltration") -> list[Finding]:
     def ml(name: str, value: float) -> Measure:
         return Measure(name=name, label=name, value=value, unit="mL", reason="made")
 
-    tract = [Measure(name=f"injury_{s}", label="", value=v, reason="made") for s, v in (("left", injury), ("right", "no risk"))]
+    tract = [
+        Measure(name=f"injury_{s}", label="", value=v, reason="made")
+        for s, v in (("left", injury), ("right", "no risk"))
+    ]
     loads = [ml("blood_load_left", 1.2), ml("blood_load_right", 0.0)]
     return [
-        Finding(target="haematoma", status="read", sentence="", measures=(ml("ich_volume", 30.0), ml("ivh_volume", 0.0))),
+        Finding(
+            target="haematoma",
+            status="read",
+            sentence="",
+            measures=(ml("ich_volume", 30.0), ml("ivh_volume", 0.0)),
+        ),
         Finding(target="tract", status="read", sentence="", measures=(*tract, *loads)),
-        Finding(target="leukoaraiosis", status="read", sentence="", measures=(ml("leukoaraiosis_volume", 4.0),)),
+        Finding(
+            target="leukoaraiosis", status="read", sentence="", measures=(ml("leukoaraiosis_volume", 4.0),)
+        ),
     ]
 
 
@@ -107,14 +129,21 @@ def test_a_reading_says_who_would_gain_and_withholds_what_it_cannot_say(model: O
 
 
 def test_a_simulated_trial_carries_the_effects_that_its_law_was_given() -> None:
-    grades = (("no risk", 0.0), ("PHE infiltration", 0.0), ("haematoma infiltration", 0.8), ("complete interruption", 2.0))
+    grades = (
+        ("no risk", 0.0),
+        ("PHE infiltration", 0.0),
+        ("haematoma infiltration", 0.8),
+        ("complete interruption", 2.0),
+    )
     sites = ("putamen", "thalamus", "lobar", "cerebellum", "pons", "caudate")
     rng = np.random.default_rng(0)
     anatomies = [
         Anatomy(site, float(rng.uniform(3, 70)), grade, load * float(rng.uniform(0.5, 1.5)), 2.0)  # type: ignore[arg-type]
         for site in sites
         for grade, load in grades
-        for _ in range(8)  # of all volumes, so that a patient finds anatomies of every grade among the nearest
+        for _ in range(
+            8
+        )  # of all volumes, so that a patient finds anatomies of every grade among the nearest
     ]
     cases = simulated_trial(1500, anatomies, seed=1)
     assert {c.arm for c in cases} == {"medical", "surgery"}

@@ -1,4 +1,6 @@
-"""The refinement learns from a pool of scans: batches are pure functions of their number, a mirrored patch has its sides exchanged."""
+"""The refinement learns from a pool of scans: batches are pure functions of their number, a mirrored patch
+has its sides exchanged.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ import torch
 
 from ichnos import networks
 from ichnos.errors import InputRefused
-from ichnos.learning.defaults import default_settings
-from ichnos.learning.losses import multi_target_loss
-from ichnos.learning.refinement import HOW, NAMES, PoolBatches, looks, train_refinement
+from ichnos.learning.loop.losses import multi_target_loss
+from ichnos.learning.virtual.default_model import default_settings
+from ichnos.learning.virtual.refinement import HOW, NAMES, PoolBatches, looks, train_refinement
 from ichnos.models import Manifest, Model, Provenance, default_model, load_model, save_model
 from ichnos.models.store import REFINEMENT
 from ichnos.runs import Numbered
@@ -21,7 +23,9 @@ SHAPE = (88, 100, 18)
 
 
 def made_pool(folder: Path, scans: int) -> Path:
-    """Write scans in which the first network draws everything a voxel too wide, and each tract where it is."""
+    """Write scans in which the first network draws everything a voxel too wide, and each tract where it
+    is.
+    """
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(scans):
@@ -35,7 +39,13 @@ def made_pool(folder: Path, scans: int) -> Path:
         logits[0] = np.where(truth[0] > 0, 60, -60)
         hu = np.where(truth[0] > 0, 34, -1000) + 30 * (truth[NAMES.index("ICH")] > 0)
         shares = np.stack([truth[NAMES.index(f"tract_{side}")] for side in ("left", "right")])
-        np.savez(folder / f"{number // 2:04d}_{number % 2}.npz", hu=hu.astype(np.int16), lg=logits, sh=shares, truth=truth)
+        np.savez(
+            folder / f"{number // 2:04d}_{number % 2}.npz",
+            hu=hu.astype(np.int16),
+            lg=logits,
+            sh=shares,
+            truth=truth,
+        )
     return folder
 
 
@@ -48,7 +58,15 @@ def first_model(folder: Path) -> Model:
         network=settings.network,
         preprocessing=settings.preprocessing,
         targets=settings.targets,
-        provenance=Provenance(code_version="0", command="none", seeds=(0,), steps=0, data={}, hardware="none", trained="2026-01-01"),
+        provenance=Provenance(
+            code_version="0",
+            command="none",
+            seeds=(0,),
+            steps=0,
+            data={},
+            hardware="none",
+            trained="2026-01-01",
+        ),
     )
     return save_model(folder, networks.build(settings.network.name, **settings.network.arguments), manifest)
 
@@ -75,11 +93,18 @@ def test_batches_are_pure_and_a_mirrored_patch_keeps_left_left(tmp_path: Path) -
 
 def test_a_refinement_is_learnt_goes_on_and_lies_beside_the_weights(tmp_path: Path) -> None:
     model, pool = first_model(tmp_path / "m"), made_pool(tmp_path / "pool", 8)
-    made = train_refinement(model, pool, heads=(), work=tmp_path / "work", steps=6, seconds=1e9, command="test")
+    made = train_refinement(
+        model, pool, heads=(), work=tmp_path / "work", steps=6, seconds=1e9, command="test"
+    )
     batch = PoolBatches(tuple(sorted(pool.glob("*.npz"))))(3)
-    before = networks.build(made.manifest.network.name, **made.manifest.network.arguments)  # learnt nothing: the first network's own words
+    before = networks.build(
+        made.manifest.network.name, **made.manifest.network.arguments
+    )  # learnt nothing: the first network's own words
     with torch.inference_mode():
-        loss = [float(multi_target_loss(network(batch.image), batch.truth, batch.known)) for network in (before, made.network())]
+        loss = [
+            float(multi_target_loss(network(batch.image), batch.truth, batch.known))
+            for network in (before, made.network())
+        ]
     assert loss[1] < 0.99 * loss[0]
     assert made.folder == model.folder / REFINEMENT
     found = load_model(model.folder).refinement()
@@ -94,7 +119,12 @@ def test_a_refinement_is_learnt_goes_on_and_lies_beside_the_weights(tmp_path: Pa
 def test_a_pool_of_few_scans_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match="too few"):
         train_refinement(
-            first_model(tmp_path / "m"), made_pool(tmp_path / "pool", 4), heads=(), work=tmp_path / "work", steps=1, seconds=1.0
+            first_model(tmp_path / "m"),
+            made_pool(tmp_path / "pool", 4),
+            heads=(),
+            work=tmp_path / "work",
+            steps=1,
+            seconds=1.0,
         )
 
 

@@ -1,4 +1,6 @@
-"""The training loop learns, goes on after a kill to the same numbers, and stops with a name when the loss is not finite."""
+"""The training loop learns, goes on after a kill to the same numbers, and stops with a name when the loss
+is not finite.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ import pytest
 import torch
 
 from ichnos.errors import InputRefused, UsageError
-from ichnos.learning.losses import dice_and_cross_entropy
-from ichnos.learning.segmentation import Batch, Settings, train
+from ichnos.learning.loop.losses import dice_and_cross_entropy
+from ichnos.learning.segmentation.loop import Batch, Settings, train
 from ichnos.models import NetworkSpec, Preprocessing, TargetSpec
 
 SETTINGS = Settings(
@@ -37,7 +39,12 @@ SETTINGS = Settings(
 def batch_at(step: int) -> Batch:
     """Bright voxels are the target; the second target is never known and full of nonsense."""
     generator = torch.Generator().manual_seed(step)
-    image = (torch.rand(2, 1, 2, 2, 2, generator=generator) * 2 - 1).repeat_interleave(4, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
+    image = (
+        (torch.rand(2, 1, 2, 2, 2, generator=generator) * 2 - 1)
+        .repeat_interleave(4, 2)
+        .repeat_interleave(4, 3)
+        .repeat_interleave(4, 4)
+    )
     truth = torch.cat([(image > 0.3).float(), torch.rand(2, 1, 8, 8, 8, generator=generator)], dim=1)
     return Batch(image, truth, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
 

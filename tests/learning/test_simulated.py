@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ichnos.learning.defaults import TARGETS, default_settings
-from ichnos.learning.simulated import MASKS_OF, Look, Population, Schedule, SimulatedBatches, looks_at
+from ichnos.learning.virtual.batches import MASKS_OF, Look, Population, Schedule, SimulatedBatches, looks_at
+from ichnos.learning.virtual.default_model import TARGETS, default_settings
 
 WINDOWS = default_settings(steps=1).preprocessing.windows_hu
 NAMES = [target.name for target in TARGETS]

@@ -1,4 +1,6 @@
-"""Images that were made: learnt, drawn, measured against held-out patients, kept in a ledger; copies are noticed."""
+"""Images that were made: learnt, drawn, measured against held-out patients, kept in a ledger; copies are
+noticed.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ import pytest
 import torch
 
 from ichnos.errors import InputRefused, UsageError
-from ichnos.evidence.ledger import Evaluated, check_leakage
-from ichnos.learning.synthesis import (
+from ichnos.evidence.leakage import Evaluated, check_leakage
+from ichnos.learning.expansion.slice_generator import (
     Picture,
     RandomFeatures,
     contact_sheet,
@@ -36,7 +38,9 @@ def pictures(n: int, *, seed: int = 0, prefix: str = "p", bright: float = 0.6) -
         mask = np.zeros((16, 16), np.float32)
         y, x = rng.integers(3, 9, 2)
         mask[y : y + 5, x : x + 5] = 1
-        image = np.clip(-0.4 + (bright + 0.4) * mask + rng.normal(0, 0.05, mask.shape), -1, 1).astype(np.float32)
+        image = np.clip(-0.4 + (bright + 0.4) * mask + rng.normal(0, 0.05, mask.shape), -1, 1).astype(
+            np.float32
+        )
         made.append(Picture(f"{prefix}{k}", image, mask, float(k % 2), f"{prefix}{k}"))
     return made
 
@@ -70,7 +74,10 @@ def test_the_published_generator_sees_expanded_haematomas_alone(tmp_path) -> Non
 
 def test_distances_tell_the_same_law_from_another() -> None:
     features = RandomFeatures()
-    a, b, c = (features([p.image for p in pictures(120, seed=k, bright=v)]) for k, v in ((0, 0.6), (1, 0.6), (2, 0.1)))
+    a, b, c = (
+        features([p.image for p in pictures(120, seed=k, bright=v)])
+        for k, v in ((0, 0.6), (1, 0.6), (2, 0.1))
+    )
     assert frechet_distance(a, b) < 0.3 * frechet_distance(a, c)
     assert abs(kernel_distance(a, b)) < 0.1 * kernel_distance(a, c)
     assert torch.equal(RandomFeatures().kernels[0], features.kernels[0])
@@ -89,7 +96,9 @@ def test_copies_are_noticed_and_new_images_are_not_accused() -> None:
 
 
 def test_every_image_has_a_line_in_the_ledger_and_its_sources_may_not_be_tested(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    made = [Picture(f"made-{k}", p.image, p.mask, 1.0, sources=("p1", "p3")) for k, p in enumerate(pictures(3))]
+    made = [
+        Picture(f"made-{k}", p.image, p.mask, 1.0, sources=("p1", "p3")) for k, p in enumerate(pictures(3))
+    ]
     lines = ledger_of(made)
     assert [line.image for line in lines] == ["made-0", "made-1", "made-2"]
     assert len({line.sha256 for line in lines}) == 3
@@ -101,10 +110,13 @@ def test_every_image_has_a_line_in_the_ledger_and_its_sources_may_not_be_tested(
 
 def test_the_command_writes_images_ledger_sheet_and_report(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
     from ichnos.cli.main import run
-    from ichnos.evidence.ledger import read_training
+    from ichnos.evidence.leakage import read_training
 
     two = np.ones((2, 2), np.float32)
-    wide = [Picture(p.name, np.kron(p.image, two), np.kron(p.mask, two), p.outcome, p.patient) for p in pictures(8)]
+    wide = [
+        Picture(p.name, np.kron(p.image, two), np.kron(p.mask, two), p.outcome, p.patient)
+        for p in pictures(8)
+    ]
     command = importlib.import_module("ichnos.cli.synthesize")
     monkeypatch.setattr(command, "_pictures", lambda cohort, size: (wide[:6], wide[6:]))
     bids = importlib.import_module("ichnos.formats.bids")
@@ -120,6 +132,8 @@ def test_the_command_writes_images_ledger_sheet_and_report(monkeypatch: pytest.M
     network, plan = load_generator(out / "model")
     assert run(["models", "verify", str(out / "model")]) == 0
     drawn = list(draw_pictures(network, plan, 3, learnt_from=wide[:6], seed=plan.seed))
-    assert np.array_equal(drawn[0].image, np.load(out / "images" / f"{drawn[0].name}.npy")), "the Model draws what the command drew"
+    assert np.array_equal(drawn[0].image, np.load(out / "images" / f"{drawn[0].name}.npy")), (
+        "the Model draws what the command drew"
+    )
     assert load_model(out / "model").manifest.provenance.steps == 2
     assert run(["synthesize", str(tmp_path), "-o", str(out), "--kind", "other"]) == 3

@@ -1,4 +1,6 @@
-"""Several processes train one network: all end with the same weights, the leader alone writes, a fault of one stops all."""
+"""Several processes train one network: all end with the same weights, the leader alone writes, a fault of
+one stops all.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ import torch, torch.distributed as dist
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from learning.test_segmentation import SETTINGS, batch_at
-from ichnos.learning.segmentation import Batch, train
-from ichnos.learning.team import Team
+from ichnos.learning.segmentation.loop import Batch, train
+from ichnos.learning.loop.team import Team
 
 mode, out = sys.argv[3], Path(sys.argv[1])
 dist.init_process_group("gloo")
@@ -48,7 +50,12 @@ def together(out: Path, mode: str) -> None:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     tests = str(Path(__file__).resolve().parents[1])
-    environment = os.environ | {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-c", SCRIPT, str(out), tests, mode]
     children = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
     assert [child.wait(timeout=280) for child in children] == [0, 0]
@@ -56,15 +63,19 @@ def together(out: Path, mode: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    from ichnos.learning.segmentation import train
+    from ichnos.learning.segmentation.loop import train
     from learning.test_segmentation import SETTINGS, batch_at
 
     together(tmp_path / "same", "same")
     together(tmp_path / "apart", "apart")
-    first, second = (torch.load(tmp_path / "same" / f"rank-{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = (
+        torch.load(tmp_path / "same" / f"rank-{rank}.pt", weights_only=True) for rank in range(2)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
     alone = train(SETTINGS.model_copy(update={"steps": 6}), batch_at, tmp_path / "alone").state_dict()
-    assert all(torch.allclose(first[name], alone[name], atol=1e-5) for name in first), "two equal batches have the gradient of one"
+    assert all(torch.allclose(first[name], alone[name], atol=1e-5) for name in first), (
+        "two equal batches have the gradient of one"
+    )
     left, right = (torch.load(tmp_path / "apart" / f"rank-{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert any(not torch.allclose(left[name], first[name], atol=1e-5) for name in left)

@@ -42,9 +42,19 @@ def made_manifest() -> Manifest:
         version="1",
         limits=("It was never trained.",),
         network=NETWORK,
-        preprocessing=Preprocessing(spacing_mm=(4, 4, 4), windows_hu=((0, 80), (-1000, 1000)), patch=(16, 16, 16)),
+        preprocessing=Preprocessing(
+            spacing_mm=(4, 4, 4), windows_hu=((0, 80), (-1000, 1000)), patch=(16, 16, 16)
+        ),
         targets=(TargetSpec(name="brain"),),
-        provenance=Provenance(code_version="0", command="none", seeds=(0,), steps=0, data={}, hardware="none", trained="2026-01-01"),
+        provenance=Provenance(
+            code_version="0",
+            command="none",
+            seeds=(0,),
+            steps=0,
+            data={},
+            hardware="none",
+            trained="2026-01-01",
+        ),
     )
 
 
@@ -60,7 +70,11 @@ def test_a_model_comes_back_with_the_same_output(tmp_path: Path) -> None:
     save_model(tmp_path / "m", network, made_manifest())
     x = torch.randn(1, 2, 16, 16, 16)
     assert torch.equal(load_model(tmp_path / "m").network()(x), network(x))
-    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["CARD.md", "model.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [
+        "CARD.md",
+        "model.json",
+        "model.safetensors",
+    ]
 
 
 def test_how_a_model_was_checked_can_be_noted_later_and_its_weights_stay(tmp_path: Path) -> None:
@@ -113,14 +127,18 @@ def test_no_model_is_a_sentence(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
-def test_a_full_disk_is_named_and_the_model_before_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named_and_the_model_before_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = read_manifest(made_model(tmp_path / "m")).weights_sha256
 
     def full(*args: object, **more: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_model", full)
-    with pytest.raises(IchnosError, match=r"No space left on device.*the model that was there before is kept"):
+    with pytest.raises(
+        IchnosError, match=r"No space left on device.*the model that was there before is kept"
+    ):
         made_model(tmp_path / "m")
     assert load_model(tmp_path / "m").manifest.weights_sha256 == first
     assert [path.name for path in tmp_path.iterdir()] == ["m"], "nothing half-written stays"

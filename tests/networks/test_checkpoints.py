@@ -1,4 +1,6 @@
-"""Checkpoints of the originals load without running their code, rebuild the network they came from, and say so when they do not fit."""
+"""Checkpoints of the originals load without running their code, rebuild the network they came from, and
+say so when they do not fit.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +34,23 @@ def with_aliases(state: dict[str, Tensor]) -> dict[str, Tensor]:
         for part, index in ((".conv.", 0), (".norm.", 1)):
             if f"conv1{part}" in key or f"conv2{part}" in key:
                 repeated[key.replace(part, f".all_modules.{index}.")] = value
-    return repeated | {f"decoder.{key}": value for key, value in repeated.items() if key.startswith("encoder.")}
+    return repeated | {
+        f"decoder.{key}": value for key, value in repeated.items() if key.startswith("encoder.")
+    }
 
 
 def nnunet_checkpoint(network: nn.Module, path: Path, *, modern: bool) -> Path:
     """Write what nnU-Net's trainer writes: weights, logs with numpy numbers, and the plans."""
     strides = TOPOLOGY["strides"]
     configuration: dict[str, Any] = {"patch_size": [8, 16, 16]}
-    configuration |= {"architecture": {"arch_kwargs": {"strides": strides}}} if modern else {"pool_op_kernel_sizes": strides}
-    plans = {"configurations": {"3d_fullres": configuration, "3d_cascade_fullres": {"inherits_from": "3d_fullres"}}}
+    configuration |= (
+        {"architecture": {"arch_kwargs": {"strides": strides}}}
+        if modern
+        else {"pool_op_kernel_sizes": strides}
+    )
+    plans = {
+        "configurations": {"3d_fullres": configuration, "3d_cascade_fullres": {"inherits_from": "3d_fullres"}}
+    }
     content = {
         "network_weights": with_aliases(network.state_dict()),
         "optimizer_state": {"state": {}, "param_groups": [{"lr": 0.01}]},
@@ -81,18 +91,22 @@ def test_published_state_dicts_load(shared: Path, name: str) -> None:
     loaded = load_checkpoint(path, arguments={**told, "deep_supervision": True})
     with torch.no_grad():
         outputs = loaded.network.double()(stored["input"].double())
-    assert max(float((o - e).abs().max()) for o, e in zip(outputs, stored["outputs_fp64"], strict=True)) < 1e-8
+    assert (
+        max(float((o - e).abs().max()) for o, e in zip(outputs, stored["outputs_fp64"], strict=True)) < 1e-8
+    )
 
 
 def test_published_diffusion_ukan_loads_without_being_told(shared: Path) -> None:
     path = shared / "parity" / "ukan_hybrid_small.pt"
     stored = torch.load(path, weights_only=True)
     loaded = load_checkpoint(path)
-    assert {k: loaded.arguments[k] for k in ("T", "ch", "ch_mult", "num_res_blocks", "embed_dims", "tdim")} == {
-        k: v for k, v in stored["config"].items() if k not in ("attn", "dropout")
-    }
+    assert {
+        k: loaded.arguments[k] for k in ("T", "ch", "ch_mult", "num_res_blocks", "embed_dims", "tdim")
+    } == {k: v for k, v in stored["config"].items() if k not in ("attn", "dropout")}
     with torch.no_grad():
-        assert (loaded.network.double()(stored["input"].double(), stored["t"]) - stored["output_fp64"]).abs().max() < 1e-8
+        assert (
+            loaded.network.double()(stored["input"].double(), stored["t"]) - stored["output_fp64"]
+        ).abs().max() < 1e-8
 
 
 def test_prefixes_of_parallel_training_are_taken_off(tmp_path: Path) -> None:
@@ -113,17 +127,30 @@ def test_prefixes_of_parallel_training_are_taken_off(tmp_path: Path) -> None:
 
 
 def test_weights_without_plans_ask_for_strides(tmp_path: Path) -> None:
-    torch.save(build("umamba_bot", input_channels=1, num_classes=2, **TOPOLOGY).state_dict(), tmp_path / "weights.pth")
+    torch.save(
+        build("umamba_bot", input_channels=1, num_classes=2, **TOPOLOGY).state_dict(),
+        tmp_path / "weights.pth",
+    )
     with pytest.raises(UsageError, match="no plans, which would give"):
         load_checkpoint(tmp_path / "weights.pth")
-    assert load_checkpoint(tmp_path / "weights.pth", arguments={"strides": TOPOLOGY["strides"]}).name == "umamba_bot"
+    assert (
+        load_checkpoint(tmp_path / "weights.pth", arguments={"strides": TOPOLOGY["strides"]}).name
+        == "umamba_bot"
+    )
 
 
 def test_other_shapes_are_named(tmp_path: Path) -> None:
-    torch.save(build("umamba_bot", input_channels=1, num_classes=2, **TOPOLOGY).state_dict(), tmp_path / "weights.pth")
+    torch.save(
+        build("umamba_bot", input_channels=1, num_classes=2, **TOPOLOGY).state_dict(),
+        tmp_path / "weights.pth",
+    )
     wrong = {"strides": TOPOLOGY["strides"], "num_classes": 5}
     with pytest.raises(
-        InputRefused, match=r"0 names missing, 0 unknown, 4 of another shape \(decoder.seg_layers.0.weight is \(2, 8, 1, 1, 1\)"
+        InputRefused,
+        match=(
+            r"0 names missing, 0 unknown, 4 of another shape \(decoder.seg_layers.0.weight is \(2, 8, 1,"
+            r" 1, 1\)"
+        ),
     ):
         load_checkpoint(tmp_path / "weights.pth", arguments=wrong)
 

@@ -21,7 +21,9 @@ def example() -> Any:
     return runpy.run_path(str(EXAMPLE))["main"]
 
 
-def test_published_weights_run_and_are_saved(example: Any, tmp_path: Path, shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_published_weights_run_and_are_saved(
+    example: Any, tmp_path: Path, shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stored = shared / "parity" / "umamba_enc_2d_odd.pt"
     config = torch.load(stored, weights_only=True)["config"]
     told = json.dumps({"strides": config["strides"], "input_size": config["shape"][2:]})
@@ -31,13 +33,17 @@ def test_published_weights_run_and_are_saved(example: Any, tmp_path: Path, share
 
 
 def test_made_weights_run(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    network = build("umamba_bot", input_channels=1, num_classes=2, dim=2, features_per_stage=[4, 8], strides=[1, 2])
+    network = build(
+        "umamba_bot", input_channels=1, num_classes=2, dim=2, features_per_stage=[4, 8], strides=[1, 2]
+    )
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     assert example([str(tmp_path / "weights.pth"), "--arguments", '{"strides": [1, 2]}']) == 0
     assert "umamba_bot: (1, 1, 64, 64) -> (1, 2, 64, 64)" in capsys.readouterr().out
 
 
-def test_a_file_that_is_no_checkpoint_is_explained(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_checkpoint_is_explained(
+    example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "x.pth").write_text("hello")
     assert example([str(tmp_path / "x.pth")]) == 2
     assert "x.pth" in capsys.readouterr().err

@@ -16,15 +16,27 @@ from ichnos.networks.export import compile_openvino, export_onnx
 from ichnos.networks.scan_export import exportable_scan
 from ichnos.networks.selective_scan import sequential_scan
 
-TOPOLOGY: dict[str, Any] = {"input_channels": 1, "num_classes": 2, "features_per_stage": [8, 16], "strides": [1, 2], "n_conv_per_stage": 1}
+TOPOLOGY: dict[str, Any] = {
+    "input_channels": 1,
+    "num_classes": 2,
+    "features_per_stage": [8, 16],
+    "strides": [1, 2],
+    "n_conv_per_stage": 1,
+}
 CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "unet": (TOPOLOGY | {"dim": 2}, (1, 1, 16, 16)),
     "umamba_bot": (TOPOLOGY, (1, 1, 8, 8, 8)),
     "umamba_enc": (TOPOLOGY | {"dim": 2, "input_size": [64, 64]}, (1, 1, 64, 64)),
-    "diffusion_ukan": ({"T": 50, "ch": 32, "ch_mult": [1], "num_res_blocks": 1, "embed_dims": [32, 64, 96]}, (1, 3, 16, 16)),
+    "diffusion_ukan": (
+        {"T": 50, "ch": 32, "ch_mult": [1], "num_res_blocks": 1, "embed_dims": [32, 64, 96]},
+        (1, 3, 16, 16),
+    ),
     "calibrated_ensemble": (
         {
-            "member": {"name": "vit", "arguments": {"image_size": [8, 8], "patch_size": 8, "width": 8, "depth": 1, "heads": 2}},
+            "member": {
+                "name": "vit",
+                "arguments": {"image_size": [8, 8], "patch_size": 8, "width": 8, "depth": 1, "heads": 2},
+            },
             "members": 2,
         },
         (1, 3, 8, 8),
@@ -49,7 +61,14 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         (1, 1, 8, 8, 8),
     ),
     "unetr": (
-        {"input_channels": 1, "num_classes": 2, "input_size": [16, 16, 16], "features": 8, "width": 24, "heads": 2},
+        {
+            "input_channels": 1,
+            "num_classes": 2,
+            "input_size": [16, 16, 16],
+            "features": 8,
+            "width": 24,
+            "heads": 2,
+        },
         (1, 1, 16, 16, 16),
     ),
     "refiner": (
@@ -76,7 +95,9 @@ def in_onnx_runtime(path: Path, inputs: tuple[Tensor, ...]) -> np.ndarray[Any, A
 
 
 def test_every_network_is_covered() -> None:
-    assert names() == sorted([*CASES, "affine_warp"])  # the warp gives a transform, and is used in its own study only
+    assert names() == sorted(
+        [*CASES, "affine_warp"]
+    )  # the warp gives a transform, and is used in its own study only
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
@@ -96,7 +117,10 @@ def test_engines_agree_with_torch(tmp_path: Path, name: str) -> None:
     assert spread > 0.01
     assert np.abs(in_onnx_runtime(path, inputs) - expected).max() < 1e-3 * spread
     pytest.importorskip("openvino")
-    exact, coarse = (compile_openvino(path, precision=p, threads=1)([v.numpy() for v in inputs])[0] for p in ("f32", "bf16"))
+    exact, coarse = (
+        compile_openvino(path, precision=p, threads=1)([v.numpy() for v in inputs])[0]
+        for p in ("f32", "bf16")
+    )
     assert np.abs(exact - expected).max() < 1e-3 * spread
     assert np.isfinite(coarse).all()
     direct = compile_openvino(network, inputs, threads=1)([v.numpy() for v in inputs])[0]

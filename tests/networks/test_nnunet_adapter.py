@@ -51,12 +51,25 @@ def _quiet() -> Iterator[None]:
 def test_plans_build_our_network(name: str) -> None:
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-    plans = {"configurations": {"3d_fullres": CONFIGURATION, "3d_cascade_fullres": {"inherits_from": "3d_fullres"}}}
-    changed = nnunet.with_network(plans, name, mamba_residual=True) if name != "unet" else nnunet.with_network(plans, name)
-    assert plans["configurations"]["3d_fullres"]["architecture"]["network_class_name"].endswith("PlainConvUNet")
+    plans = {
+        "configurations": {"3d_fullres": CONFIGURATION, "3d_cascade_fullres": {"inherits_from": "3d_fullres"}}
+    }
+    changed = (
+        nnunet.with_network(plans, name, mamba_residual=True)
+        if name != "unet"
+        else nnunet.with_network(plans, name)
+    )
+    assert plans["configurations"]["3d_fullres"]["architecture"]["network_class_name"].endswith(
+        "PlainConvUNet"
+    )
     architecture = json.loads(json.dumps(changed))["configurations"]["3d_fullres"]["architecture"]
     network = get_network_from_plans(
-        architecture["network_class_name"], architecture["arch_kwargs"], architecture["_kw_requires_import"], 1, 2, deep_supervision=True
+        architecture["network_class_name"],
+        architecture["arch_kwargs"],
+        architecture["_kw_requires_import"],
+        1,
+        2,
+        deep_supervision=True,
     )
     outputs = network(torch.zeros(1, 1, 8, 16, 16))
     assert [tuple(o.shape) for o in outputs] == [(1, 2, 8, 16, 16), (1, 2, 8, 8, 8)]
@@ -65,7 +78,9 @@ def test_plans_build_our_network(name: str) -> None:
     assert network.compute_conv_feature_map_size((8, 16, 16)) > 0
 
 
-@pytest.mark.parametrize("trainer", ["nnUNetTrainerUMambaEnc", "nnUNetTrainerUMambaBot", "nnUNetTrainerIchnosUNet"])
+@pytest.mark.parametrize(
+    "trainer", ["nnUNetTrainerUMambaEnc", "nnUNetTrainerUMambaBot", "nnUNetTrainerIchnosUNet"]
+)
 def test_trainers_are_found_by_name_and_build(trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
@@ -99,7 +114,12 @@ def write_dataset(folder: Path) -> None:
             image = sitk.GetImageFromArray(array.astype(np.float32 if part == "imagesTr" else np.uint8))
             image.SetSpacing((1.0, 1.0, 4.0))
             sitk.WriteImage(image, str(folder / part / f"{name}.nii.gz"))
-    description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "ball": 1}, "numTraining": 6, "file_ending": ".nii.gz"}
+    description = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "ball": 1},
+        "numTraining": 6,
+        "file_ending": ".nii.gz",
+    }
     (folder / "dataset.json").write_text(json.dumps(description))
 
 
@@ -111,7 +131,11 @@ def test_nnunet_plans_trains_and_predicts(name: str, tmp_path: Path, monkeypatch
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
     write_dataset(tmp_path / "nnUNet_raw" / "Dataset001_Ball")
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+        extract_fingerprints,
+        plan_experiments,
+        preprocess,
+    )
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 

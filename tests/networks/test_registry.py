@@ -13,12 +13,25 @@ from ichnos.errors import UsageError
 from ichnos.networks import build, names
 from ichnos.networks.finite import NotFinite, finite_layers, require_finite
 
-TOPOLOGY: dict[str, Any] = {"input_channels": 1, "num_classes": 2, "dim": 2, "features_per_stage": [4, 8], "strides": [1, 2]}
+TOPOLOGY: dict[str, Any] = {
+    "input_channels": 1,
+    "num_classes": 2,
+    "dim": 2,
+    "features_per_stage": [4, 8],
+    "strides": [1, 2],
+}
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "unet": TOPOLOGY,
     "umamba_bot": TOPOLOGY,
     "umamba_enc": TOPOLOGY | {"input_size": [16, 16]},
-    "diffusion_ukan": {"T": 5, "ch": 32, "ch_mult": [1], "num_res_blocks": 1, "embed_dims": [32, 32, 32], "tdim": 16},
+    "diffusion_ukan": {
+        "T": 5,
+        "ch": 32,
+        "ch_mult": [1],
+        "num_res_blocks": 1,
+        "embed_dims": [32, 32, 32],
+        "tdim": 16,
+    },
     "planned": {
         "input_channels": 1,
         "num_classes": 2,
@@ -37,12 +50,22 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "vit": {"image_size": [16, 16], "patch_size": [8, 8], "width": 24, "depth": 1, "heads": 3},
     "calibrated_ensemble": {
-        "member": {"name": "vit", "arguments": {"image_size": [16, 16], "patch_size": [8, 8], "width": 24, "depth": 1, "heads": 3}},
+        "member": {
+            "name": "vit",
+            "arguments": {"image_size": [16, 16], "patch_size": [8, 8], "width": 24, "depth": 1, "heads": 3},
+        },
         "members": 2,
         "features": 3,
     },
     "affine_warp": {"input_channels": 2, "features_per_stage": [4, 8]},
-    "unetr": {"input_channels": 1, "num_classes": 2, "input_size": [16, 16, 16], "features": 4, "width": 24, "heads": 2},
+    "unetr": {
+        "input_channels": 1,
+        "num_classes": 2,
+        "input_size": [16, 16, 16],
+        "features": 4,
+        "width": 24,
+        "heads": 2,
+    },
     "refiner": {
         "input_channels": 5,
         "num_classes": 2,
@@ -66,11 +89,16 @@ def test_arguments_survive_json_and_rebuild_the_same_network(name: str) -> None:
     first = build(name, **ARGUMENTS[name])
     second = build(name, **json.loads(json.dumps(ARGUMENTS[name])))
     second.load_state_dict(first.state_dict())
-    assert {k: v.shape for k, v in first.state_dict().items()} == {k: v.shape for k, v in second.state_dict().items()}
+    assert {k: v.shape for k, v in first.state_dict().items()} == {
+        k: v.shape for k, v in second.state_dict().items()
+    }
 
 
 def test_wrong_calls_are_named() -> None:
-    with pytest.raises(UsageError, match="no network called 'resnet'; there are affine_warp, calibrated_ensemble, diffusion_ukan"):
+    with pytest.raises(
+        UsageError,
+        match="no network called 'resnet'; there are affine_warp, calibrated_ensemble, diffusion_ukan",
+    ):
         build("resnet")
     with pytest.raises(UsageError, match=r"unknown here: \['width'\], missing: \['strides'\]"):
         build("unet", input_channels=1, num_classes=2, features_per_stage=[4, 8], width=3)
@@ -82,7 +110,10 @@ def test_the_layer_that_makes_a_nan_is_named() -> None:
         assert network(torch.zeros(1, 1, 8, 8)).isfinite().all()
     with torch.no_grad():
         network.encoder.stages[1][0].conv2.weight[0] = float("inf")
-    with finite_layers(network), pytest.raises(NotFinite, match=r"the output of encoder.stages.1.0.conv2 \(Conv2d\) holds"):
+    with (
+        finite_layers(network),
+        pytest.raises(NotFinite, match=r"the output of encoder.stages.1.0.conv2 \(Conv2d\) holds"),
+    ):
         network(torch.ones(1, 1, 8, 8))
     assert not any(module._forward_hooks for module in network.modules())
 

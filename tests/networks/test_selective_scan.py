@@ -1,4 +1,6 @@
-"""The fast scan equals the sequential one and the published one, forward and backward, in every combination of its options."""
+"""The fast scan equals the sequential one and the published one, forward and backward, in every
+combination of its options.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ Inputs = dict[str, Tensor]
 
 
 def made_inputs(
-    b: int, d: int, n: int, length: int, *, groups: int | None = None, seed: int = 0, dtype: torch.dtype = torch.float64
+    b: int,
+    d: int,
+    n: int,
+    length: int,
+    *,
+    groups: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
 ) -> Inputs:
     g = torch.Generator().manual_seed(seed)
 
@@ -27,18 +36,28 @@ def made_inputs(
         return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
 
     state = (b, n, length) if groups is None else (b, groups, n, length)
-    inputs = {"u": draw(b, d, length), "delta": draw(b, d, length), "A": -torch.exp(draw(d, n)), "B": draw(*state), "C": draw(*state)}
+    inputs = {
+        "u": draw(b, d, length),
+        "delta": draw(b, d, length),
+        "A": -torch.exp(draw(d, n)),
+        "B": draw(*state),
+        "C": draw(*state),
+    }
     return inputs | {"D": draw(d), "z": draw(b, d, length), "delta_bias": draw(d)}
 
 
-def gradients(form: Any, inputs: Inputs, grad_out: Tensor, grad_last: Tensor | None = None, **options: Any) -> tuple[Scanned, Inputs]:
+def gradients(
+    form: Any, inputs: Inputs, grad_out: Tensor, grad_last: Tensor | None = None, **options: Any
+) -> tuple[Scanned, Inputs]:
     leaves = {k: v.detach().clone().requires_grad_() for k, v in inputs.items()}
     result = form(**leaves, **options)
     loss = (result.output * grad_out).sum()
     if grad_last is not None:
         loss = loss + (result.last_state * grad_last).sum()
     loss.backward()
-    return Scanned(*(r.detach() for r in result)), {k: v.grad for k, v in leaves.items() if v.grad is not None}
+    return Scanned(*(r.detach() for r in result)), {
+        k: v.grad for k, v in leaves.items() if v.grad is not None
+    }
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -50,7 +69,9 @@ def relative(a: Tensor, b: Tensor) -> float:
 def test_output_is_the_published_one(shared: Path, name: str, form: Any) -> None:
     stored = torch.load(shared / "parity" / f"{name}.pt", weights_only=True)
     with torch.no_grad():
-        result = form(**{k: v.double() for k, v in stored["inputs"].items()}, delta_softplus=stored["delta_softplus"])
+        result = form(
+            **{k: v.double() for k, v in stored["inputs"].items()}, delta_softplus=stored["delta_softplus"]
+        )
     assert (result.output - stored["output_fp64"]).abs().max() < 1e-8
     assert (result.last_state - stored["last_state_fp64"]).abs().max() < 1e-8
 
@@ -58,7 +79,9 @@ def test_output_is_the_published_one(shared: Path, name: str, form: Any) -> None
 @pytest.mark.parametrize("name", ["scan_basic", "scan_hard_decay"])
 def test_gradients_are_the_published_ones_in_float32(shared: Path, name: str) -> None:
     stored = torch.load(shared / "parity" / f"{name}.pt", weights_only=True)
-    _, grads = gradients(chunked_scan, stored["inputs"], stored["grad_out"], delta_softplus=stored["delta_softplus"])
+    _, grads = gradients(
+        chunked_scan, stored["inputs"], stored["grad_out"], delta_softplus=stored["delta_softplus"]
+    )
     errors = {k: relative(grads[k], g) for k, g in stored["grads"].items()}
     assert max(errors.values()) < 1e-5, errors
 
@@ -68,7 +91,9 @@ def test_gradients_are_the_published_ones_in_float32(shared: Path, name: str) ->
 def test_chunked_equals_sequential(length: int, groups: int | None) -> None:
     inputs = made_inputs(2, 4, 3, length, groups=groups)
     g = torch.Generator().manual_seed(1)
-    grad_out, grad_last = (torch.randn(s, generator=g, dtype=torch.float64) for s in ((2, 4, length), (2, 4, 3)))
+    grad_out, grad_last = (
+        torch.randn(s, generator=g, dtype=torch.float64) for s in ((2, 4, length), (2, 4, 3))
+    )
     expected, expected_grads = gradients(sequential_scan, inputs, grad_out, grad_last, delta_softplus=True)
     result, grads = gradients(chunked_scan, inputs, grad_out, grad_last, delta_softplus=True)
     assert relative(result.output, expected.output) < 1e-12
@@ -109,7 +134,9 @@ def test_gradient_agrees_with_finite_differences() -> None:
     inputs = made_inputs(1, 2, 2, 9, groups=2)
     order = list(inputs)
     leaves = [inputs[k].requires_grad_() for k in order]
-    assert torch.autograd.gradcheck(lambda *a: tuple(chunked_scan(**dict(zip(order, a, strict=True)), delta_softplus=True)), leaves)
+    assert torch.autograd.gradcheck(
+        lambda *a: tuple(chunked_scan(**dict(zip(order, a, strict=True)), delta_softplus=True)), leaves
+    )
 
 
 def test_no_gradient_is_asked_of_constants() -> None:
@@ -175,10 +202,15 @@ def test_fast_form_is_fast() -> None:
     assert seconds(chunked_scan) * 3 < seconds(sequential_scan)
 
 
-@pytest.mark.skipif(not (torch.cuda.is_available() and scan.mamba_ssm_available()), reason="needs CUDA and mamba-ssm")
+@pytest.mark.skipif(
+    not (torch.cuda.is_available() and scan.mamba_ssm_available()), reason="needs CUDA and mamba-ssm"
+)
 def test_mamba_ssm_kernel_agrees() -> None:
     inputs = {k: v.cuda() for k, v in made_inputs(2, 8, 16, 500, dtype=torch.float32).items()}
-    ours, theirs = chunked_scan(**inputs, delta_softplus=True), scan.mamba_ssm_scan(**inputs, delta_softplus=True)
+    ours, theirs = (
+        chunked_scan(**inputs, delta_softplus=True),
+        scan.mamba_ssm_scan(**inputs, delta_softplus=True),
+    )
     assert relative(theirs.output, ours.output) < 1e-4
     assert relative(theirs.last_state, ours.last_state) < 1e-4
 

@@ -40,7 +40,8 @@ def sine(x: Tensor, t: Tensor) -> Tensor:
     return 0.5 * torch.sin(x) + 0.01 * t.reshape(-1, 1, 1, 1)
 
 
-# --- Kolmogorov-Arnold layer --------------------------------------------------------------------------------------------------------------
+# --- Kolmogorov-Arnold layer
+# ------------------------------------------------------------------------------------------
 
 
 def test_kan_is_the_published_one(shared: Path) -> None:
@@ -84,7 +85,8 @@ def test_a_grid_update_needs_points() -> None:
         KANLinear(2, 3).update_grid(torch.zeros(4, 2))
 
 
-# --- diffusion U-KAN ----------------------------------------------------------------------------------------------------------------------
+# --- diffusion U-KAN
+# ------------------------------------------------------------------------------------------
 
 
 def test_ukan_is_the_published_one(shared: Path) -> None:
@@ -96,9 +98,15 @@ def test_ukan_is_the_published_one(shared: Path) -> None:
     published_loss(output).backward()
     assert (output.detach() - stored["output"]).abs().max() < 2e-5
     assert relative(x.grad, stored["input_grad"]) < 1e-5
-    norms = {key: (float(p.grad.norm()), stored["grad_norms"][key]) for key, p in network.named_parameters() if p.grad is not None}
+    norms = {
+        key: (float(p.grad.norm()), stored["grad_norms"][key])
+        for key, p in network.named_parameters()
+        if p.grad is not None
+    }
     assert all(ours == pytest.approx(theirs, rel=1e-5, abs=1e-7) for ours, theirs in norms.values())
-    assert [key for key, value in stored["grad_norms"].items() if key not in norms] == ["time_embedding.timembedding.0.weight"]
+    assert [key for key, value in stored["grad_norms"].items() if key not in norms] == [
+        "time_embedding.timembedding.0.weight"
+    ]
     with torch.no_grad():
         exact = network.double()(stored["input"].double(), stored["t"])
     assert (exact - stored["output_fp64"]).abs().max() < 1e-8
@@ -109,7 +117,9 @@ def test_initial_moments_and_size_are_the_published_ones(shared: Path) -> None:
     torch.manual_seed(0)
     state = DiffusionUKAN().state_dict()
     assert set(state) == set(stats)
-    assert sum(v.numel() for k, v in state.items() if not k.endswith("grid")) == pytest.approx(26.9e6, rel=2e-3)
+    assert sum(v.numel() for k, v in state.items() if not k.endswith("grid")) == pytest.approx(
+        26.9e6, rel=2e-3
+    )
     for key, value in state.items():
         mean, std, largest = (float(v) for v in stats[key])
         sampling = std / value.numel() ** 0.5
@@ -165,7 +175,9 @@ def test_ukan_trains() -> None:
     x0 = torch.ones(8, 1, 8, 8) * torch.tensor([1.0, -1.0]).repeat(4).reshape(-1, 1, 1, 1)
     losses = []
     for _ in range(40):
-        loss = diffusion.loss_map(network, x0, torch.randint(0, 20, (8,)), torch.randn_like(x0), schedule).mean()
+        loss = diffusion.loss_map(
+            network, x0, torch.randint(0, 20, (8,)), torch.randn_like(x0), schedule
+        ).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -173,7 +185,8 @@ def test_ukan_trains() -> None:
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
-# --- diffusion ----------------------------------------------------------------------------------------------------------------------------
+# --- diffusion
+# ------------------------------------------------------------------------------------------
 
 
 def test_diffusion_is_the_published_one(shared: Path) -> None:
@@ -208,7 +221,9 @@ def test_learning_rate_is_the_published_trace(shared: Path) -> None:
         assert max(abs(a - float(b)) for a, b in zip(ours, rates, strict=True)) < 1e-15
 
 
-@pytest.mark.parametrize("schedule", [diffusion.linear_schedule(1000), diffusion.cosine_schedule(1000)], ids=["linear", "cosine"])
+@pytest.mark.parametrize(
+    "schedule", [diffusion.linear_schedule(1000), diffusion.cosine_schedule(1000)], ids=["linear", "cosine"]
+)
 def test_schedules_end_in_noise(schedule: diffusion.Schedule) -> None:
     assert bool((schedule.alphas_bar.diff() < 0).all())
     assert float(schedule.alphas_bar[0]) > 0.999
@@ -228,7 +243,9 @@ def perfect(x0: Tensor, schedule: diffusion.Schedule, prediction: diffusion.Pred
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 @pytest.mark.parametrize("steps", [1, 4, 50])
-def test_samplers_return_to_the_image_that_a_perfect_denoiser_knows(prediction: diffusion.Prediction, steps: int) -> None:
+def test_samplers_return_to_the_image_that_a_perfect_denoiser_knows(
+    prediction: diffusion.Prediction, steps: int
+) -> None:
     g = torch.Generator().manual_seed(0)
     schedule = diffusion.cosine_schedule(100)
     x0 = torch.rand(2, 1, 4, 4, generator=g, dtype=torch.float64) * 1.8 - 0.9
@@ -237,16 +254,22 @@ def test_samplers_return_to_the_image_that_a_perfect_denoiser_knows(prediction: 
     few = diffusion.sample_ddim(model, start, schedule, steps=steps, prediction=prediction)
     assert (few - x0).abs().max() < 1e-6
     noises = diffusion.standard_normal(start, generator=g)
-    assert (diffusion.sample_ddpm(model, start, schedule, noises=noises, prediction=prediction) - x0).abs().max() < 0.05
+    assert (
+        diffusion.sample_ddpm(model, start, schedule, noises=noises, prediction=prediction) - x0
+    ).abs().max() < 0.05
 
 
 def test_few_steps_approach_many() -> None:
-    """Data that are standard normal have the exact denoiser eps = noise_t x; DDIM then carries x_T to itself."""
+    """Data that are standard normal have the exact denoiser eps = noise_t x; DDIM then carries x_T to
+    itself.
+    """
     schedule = diffusion.linear_schedule()
     x = torch.tensor([-0.8, -0.2, 0.5]).double().reshape(1, 1, 1, 3)
     errors = []
     for steps in (10, 100, 1000):
-        out = diffusion.sample_ddim(lambda x, t: diffusion.at_step(schedule.noise, t, x) * x, x, schedule, steps=steps, clip=False)
+        out = diffusion.sample_ddim(
+            lambda x, t: diffusion.at_step(schedule.noise, t, x) * x, x, schedule, steps=steps, clip=False
+        )
         errors.append(float((out - x).abs().max()))
     assert errors[2] < errors[1] < errors[0]
     assert errors[2] < 0.01
@@ -256,13 +279,18 @@ def test_few_steps_approach_many() -> None:
 
 def test_guidance_interpolates_and_exaggerates() -> None:
     x, t = torch.ones(1, 1, 2, 2), torch.tensor([0])
-    guided = {s: diffusion.guided(lambda x, t: 3 * x, lambda x, t: x, s)(x, t)[0, 0, 0, 0].item() for s in (0.0, 1.0, 2.0)}
+    guided = {
+        s: diffusion.guided(lambda x, t: 3 * x, lambda x, t: x, s)(x, t)[0, 0, 0, 0].item()
+        for s in (0.0, 1.0, 2.0)
+    }
     assert guided == {0.0: 1.0, 1.0: 3.0, 2.0: 5.0}
 
 
 def test_conditions_are_dropped_at_the_asked_rate() -> None:
     g = torch.Generator().manual_seed(0)
-    assert float(diffusion.kept_conditions(20_000, 0.1, generator=g).float().mean()) == pytest.approx(0.9, abs=0.01)
+    assert float(diffusion.kept_conditions(20_000, 0.1, generator=g).float().mean()) == pytest.approx(
+        0.9, abs=0.01
+    )
 
 
 def test_average_follows_slowly() -> None:

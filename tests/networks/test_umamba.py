@@ -1,4 +1,6 @@
-"""Mamba, U-Mamba and its plain twin: published outputs, names and rules, at the stored configurations and beyond them."""
+"""Mamba, U-Mamba and its plain twin: published outputs, names and rules, at the stored configurations and
+beyond them.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,13 @@ def published(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def published_loss(outputs: list[Tensor]) -> Tensor:
-    """The loss whose gradients are stored: mean of output times standard normal numbers of seed 5000, 5001, ..."""
-    noise = [torch.from_numpy(np.random.default_rng(5000 + j).standard_normal(tuple(o.shape))) for j, o in enumerate(outputs)]
+    """The loss whose gradients are stored: mean of output times standard normal numbers of seed 5000,
+    5001, ...
+    """
+    noise = [
+        torch.from_numpy(np.random.default_rng(5000 + j).standard_normal(tuple(o.shape)))
+        for j, o in enumerate(outputs)
+    ]
     return torch.stack([(o * g.to(o.dtype)).mean() for o, g in zip(outputs, noise, strict=True)]).sum()
 
 
@@ -63,12 +70,16 @@ def test_umamba_is_the_published_one(shared: Path, name: str) -> None:
     assert [key for key, _ in network.named_parameters()] == stored["param_order"]
     with torch.no_grad():
         outputs = network.double()(stored["input"].double())
-    assert [(o - e).abs().max() < 1e-8 for o, e in zip(outputs, stored["outputs_fp64"], strict=True)] == [True] * len(outputs)
+    assert [(o - e).abs().max() < 1e-8 for o, e in zip(outputs, stored["outputs_fp64"], strict=True)] == [
+        True
+    ] * len(outputs)
 
 
 @pytest.mark.parametrize("name", ["umamba_bot_3d", "umamba_enc_2d_odd"])
 def test_gradients_are_the_published_ones(shared: Path, name: str) -> None:
-    """The stored gradients are float32, and off by up to 3e-3 themselves: ours in float64, which is exact, differs from them by as much."""
+    """The stored gradients are float32, and off by up to 3e-3 themselves: ours in float64, which is exact,
+    differs from them by as much.
+    """
     network, stored = published(shared / "parity" / f"{name}.pt")
     image = stored["input"].double().requires_grad_()
     loss = published_loss(network.double()(image))
@@ -76,7 +87,10 @@ def test_gradients_are_the_published_ones(shared: Path, name: str) -> None:
     assert float(loss.detach()) == pytest.approx(stored["loss"], abs=4e-6)
     assert relative(image.grad, stored["input_grad"]) < 5e-3
     largest = max(stored["grad_norms"].values())
-    errors = {key: abs(float(p.grad.norm()) - stored["grad_norms"][key]) / largest for key, p in network.named_parameters()}
+    errors = {
+        key: abs(float(p.grad.norm()) - stored["grad_norms"][key]) / largest
+        for key, p in network.named_parameters()
+    }
     assert max(errors.values()) < 5e-4, errors
 
 
@@ -84,7 +98,9 @@ def test_gradients_are_the_published_ones(shared: Path, name: str) -> None:
 def test_gradients_are_exact(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     size = (8,) * dim
-    network = UMambaEnc(1, 2, input_size=size, dim=dim, features_per_stage=[4, 8], strides=[1, 2], deep_supervision=True).double()
+    network = UMambaEnc(
+        1, 2, input_size=size, dim=dim, features_per_stage=[4, 8], strides=[1, 2], deep_supervision=True
+    ).double()
     image = torch.randn(1, 1, *size, dtype=torch.float64, requires_grad=True)
     wanted = [image, *network.parameters()]
     ours = torch.autograd.grad(published_loss(network(image)), wanted)
@@ -109,18 +125,27 @@ def test_deeper_half_has_single_blocks(stages: int, encoder: list[int], decoder:
     assert [len(stage) for stage in network.encoder.stages] == encoder
     assert [len(stage) for stage in network.decoder.stages] == decoder
     assert len(network.encoder.stem) == 2
-    assert sum(isinstance(m, IdentityBlock) for m in network.modules()) == sum(encoder) + sum(decoder) + 2 - stages - (stages - 1) - 1
+    assert (
+        sum(isinstance(m, IdentityBlock) for m in network.modules())
+        == sum(encoder) + sum(decoder) + 2 - stages - (stages - 1) - 1
+    )
 
 
-@pytest.mark.parametrize(("stages", "with_mamba"), [(2, [1]), (3, [0, 2]), (4, [1, 3]), (5, [0, 2, 4]), (6, [1, 3, 5])])
+@pytest.mark.parametrize(
+    ("stages", "with_mamba"), [(2, [1]), (3, [0, 2]), (4, [1, 3]), (5, [0, 2, 4]), (6, [1, 3, 5])]
+)
 def test_two_dimensional_encoder_mixes_every_other_stage(stages: int, with_mamba: list[int]) -> None:
     strides = [1] + [2] * (stages - 1)
     network = UMambaEnc(1, 2, input_size=(64, 64), dim=2, features_per_stage=[4] * stages, strides=strides)
-    assert [s for s, layer in enumerate(network.encoder.mamba_layers) if isinstance(layer, MambaLayer)] == with_mamba
+    assert [
+        s for s, layer in enumerate(network.encoder.mamba_layers) if isinstance(layer, MambaLayer)
+    ] == with_mamba
 
 
 def test_three_dimensional_encoder_mixes_every_stage() -> None:
-    network = UMambaEnc(1, 2, input_size=(8, 16, 16), features_per_stage=[4, 8, 16], strides=[1, 2, [1, 2, 2]])
+    network = UMambaEnc(
+        1, 2, input_size=(8, 16, 16), features_per_stage=[4, 8, 16], strides=[1, 2, [1, 2, 2]]
+    )
     assert all(isinstance(layer, MambaLayer) for layer in network.encoder.mamba_layers)
     assert network(torch.zeros(1, 1, 8, 16, 16)).shape == (1, 2, 8, 16, 16)
 
@@ -143,7 +168,10 @@ def test_last_decoder_stage_has_its_skip_in_3d_and_on_request() -> None:
 
 def test_twins_differ_by_the_mamba_layers_alone() -> None:
     plain = set(ResidualUNet(1, 2, **TWO_D, full_resolution_skip=False).state_dict())
-    bot, enc = UMambaBot(1, 2, **TWO_D).state_dict(), UMambaEnc(1, 2, input_size=(16, 16), **TWO_D).state_dict()
+    bot, enc = (
+        UMambaBot(1, 2, **TWO_D).state_dict(),
+        UMambaEnc(1, 2, input_size=(16, 16), **TWO_D).state_dict(),
+    )
     assert plain < set(bot)
     assert {k for k in bot if ".norm." in k or ".mamba." in k} >= set(bot) - plain
     assert all("mamba_layers" in k for k in set(enc) - plain)
@@ -194,7 +222,9 @@ def test_initial_values_are_the_published_ones() -> None:
     steps = torch.nn.functional.softplus(mamba.dt_proj.bias.detach())
     assert 1e-3 <= float(steps.min()) < 2e-3
     assert 0.05 < float(steps.max()) <= 0.1
-    assert float(steps.log().mean()) == pytest.approx((torch.tensor(1e-3).log() + torch.tensor(0.1).log()).item() / 2, rel=0.05)
+    assert float(steps.log().mean()) == pytest.approx(
+        (torch.tensor(1e-3).log() + torch.tensor(0.1).log()).item() / 2, rel=0.05
+    )
     assert torch.allclose(mamba.A_log[0].exp(), torch.arange(1.0, 17.0))
     assert float(mamba.dt_proj.weight.detach().abs().max()) <= 16**-0.5
 
@@ -203,9 +233,16 @@ def test_initial_values_are_the_published_ones() -> None:
 @pytest.mark.parametrize("kind", ["bot", "enc"])
 def test_two_hundred_mixed_precision_steps_stay_finite(dtype: torch.dtype, kind: str) -> None:
     torch.manual_seed(0)
-    size, topology = (8, 8), {"dim": 2, "features_per_stage": [8, 16], "strides": [1, 2], "n_conv_per_stage": 1}
-    network: nn.Module = UMambaBot(1, 2, **topology) if kind == "bot" else UMambaEnc(1, 2, input_size=size, **topology)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5)
+    size, topology = (
+        (8, 8),
+        {"dim": 2, "features_per_stage": [8, 16], "strides": [1, 2], "n_conv_per_stage": 1},
+    )
+    network: nn.Module = (
+        UMambaBot(1, 2, **topology) if kind == "bot" else UMambaEnc(1, 2, input_size=size, **topology)
+    )
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5
+    )
     scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16)
     losses = []
     for _ in range(200):
@@ -256,7 +293,9 @@ def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_feature_map_count_is_what_the_convolutions_produce() -> None:
-    network = ResidualUNet(1, 3, features_per_stage=[4, 8, 16], strides=[1, 2, [1, 2, 2]], deep_supervision=True)
+    network = ResidualUNet(
+        1, 3, features_per_stage=[4, 8, 16], strides=[1, 2, [1, 2, 2]], deep_supervision=True
+    )
     counted = []
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
@@ -265,7 +304,8 @@ def test_feature_map_count_is_what_the_convolutions_produce() -> None:
         network(torch.zeros(1, 1, 8, 16, 16))
     upsampled = [f * v for f, v in ((8, 8 * 16 * 16 // 8), (4, 8 * 16 * 16))]
     before = [f * v for f, v in ((8, 8 * 16 * 16 // 32), (4, 8 * 16 * 16 // 8))]
-    # the 1x1 convolution of a decoder stage runs before upsampling here; the count is of maps after it, as the planner means it
+    # the 1x1 convolution of a decoder stage runs before upsampling here; the count is of maps after it, as
+    # the planner means it
     assert network.compute_conv_feature_map_size((8, 16, 16)) == sum(counted) + sum(upsampled) - sum(before)
 
 
@@ -282,7 +322,13 @@ def test_upsampling_before_or_after_the_convolution_is_the_same() -> None:
 def test_every_depth_builds_and_trains(dim: int, stages: int) -> None:
     size = (16,) * dim
     network = UMambaEnc(
-        1, 2, input_size=size, dim=dim, features_per_stage=[4] * stages, strides=[1] + [2] * (stages - 1), mamba_residual=True
+        1,
+        2,
+        input_size=size,
+        dim=dim,
+        features_per_stage=[4] * stages,
+        strides=[1] + [2] * (stages - 1),
+        mamba_residual=True,
     )
     network(torch.randn(1, 1, *size)).square().mean().backward()
     assert all(p.grad is not None for key, p in network.named_parameters() if "seg_layers" not in key)

@@ -1,4 +1,6 @@
-"""The vision transformer: shapes, clinical tokens, attention, and standard weights under two naming schemes."""
+"""The vision transformer: shapes, clinical tokens, attention, and standard weights under two naming
+schemes.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,10 @@ def as_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("scheme", ["timm", "torchvision"])
 def test_standard_weights_load(scheme: str) -> None:
     torch.manual_seed(0)
-    source, target = VisionTransformer(7, (32, 32), 8, **TINY).eval(), VisionTransformer(2, (32, 32), 8, clinical_features=1, **TINY).eval()
+    source, target = (
+        VisionTransformer(7, (32, 32), 8, **TINY).eval(),
+        VisionTransformer(2, (32, 32), 8, clinical_features=1, **TINY).eval(),
+    )
     state = source.state_dict()
     kept = load_vit_weights(target, state if scheme == "timm" else as_torchvision(state))
     assert {k.split(".")[0] for k in kept} == {"head", "clinical"}
@@ -126,5 +131,6 @@ def test_weights_are_fitted_to_other_grids_channels_and_to_depth() -> None:
 def test_weights_of_another_depth_are_refused() -> None:
     with pytest.raises(InputRefused, match=r"do not fit the transformer: 12 parameters missing"):
         load_vit_weights(
-            VisionTransformer(2, (16, 16), 8, width=24, depth=3, heads=3), VisionTransformer(2, (16, 16), 8, **TINY).state_dict()
+            VisionTransformer(2, (16, 16), 8, width=24, depth=3, heads=3),
+            VisionTransformer(2, (16, 16), 8, **TINY).state_dict(),
         )

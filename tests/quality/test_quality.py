@@ -10,7 +10,7 @@ import pytest
 from builders.head import INNER_ML, head_hu
 from builders.series import Quirks, affines_of, planes_of
 from ichnos.formats.dicom.geometry import layout_of
-from ichnos.quality import judge
+from ichnos.quality.judge import judge
 from ichnos.scan import Acquisition, Scan, Source, SourceSlice
 from ichnos.verdict import Reason
 from ichnos.volume import Volume
@@ -18,13 +18,17 @@ from ichnos.volume import Volume
 PIXEL_MM = 2.0
 
 
-def scan_of(hu_at: Any = None, *, centre_mm: Any = (0, 0, 0), acquisition: Acquisition | None = None, **quirks: Any) -> Scan:
+def scan_of(
+    hu_at: Any = None, *, centre_mm: Any = (0, 0, 0), acquisition: Acquisition | None = None, **quirks: Any
+) -> Scan:
     """Lay a made head out as a scan, with its source slices."""
     told = Quirks(**{"shape": (128, 128), "pixel_mm": PIXEL_MM, "steps_mm": (5.0,) * 29, **quirks})
     affines = affines_of(told, centre_mm)
     layout = layout_of(affines, told.shape)
     stack = np.stack([p.hu for p in planes_of(hu_at or head_hu(), affines, told.shape)]).astype(np.float32)
-    source = Source(__file__, slices=tuple(SourceSlice(__file__, k, str(k), a, told.shape) for k, a in enumerate(affines)))  # type: ignore[arg-type]
+    source = Source(
+        __file__, slices=tuple(SourceSlice(__file__, k, str(k), a, told.shape) for k, a in enumerate(affines))
+    )  # type: ignore[arg-type]
     return Scan(Volume(layout.spread(stack, fill=-1000), layout.affine), acquisition or Acquisition(), source)
 
 
@@ -76,7 +80,12 @@ def test_a_craniotomy_does_not_make_a_head_unreadable(gap_mm: float) -> None:
     def opened(points_mm: Any) -> Any:
         hu = np.array(whole(points_mm))
         points = np.asarray(points_mm)
-        flap = (points[..., 0] > 0) & (np.abs(points[..., 1]) < gap_mm / 2) & (np.abs(points[..., 2]) < 30) & (hu > 100)
+        flap = (
+            (points[..., 0] > 0)
+            & (np.abs(points[..., 1]) < gap_mm / 2)
+            & (np.abs(points[..., 2]) < 30)
+            & (hu > 100)
+        )
         hu[flap] = 40.0
         return hu
 
@@ -87,10 +96,16 @@ def test_a_craniotomy_does_not_make_a_head_unreadable(gap_mm: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("agent", "description", "level"), [(None, "HEAD", "pass"), ("X", "HEAD", "refuse"), ("X", "HEAD WITHOUT", "warn")]
+    ("agent", "description", "level"),
+    [(None, "HEAD", "pass"), ("X", "HEAD", "refuse"), ("X", "HEAD WITHOUT", "warn")],
 )
 def test_contrast(agent: str | None, description: str, level: str) -> None:
-    assert reason(scan_of(acquisition=Acquisition(contrast_agent=agent, series_description=description)), "contrast").level == level
+    assert (
+        reason(
+            scan_of(acquisition=Acquisition(contrast_agent=agent, series_description=description)), "contrast"
+        ).level
+        == level
+    )
 
 
 def test_another_modality_is_refused() -> None:
@@ -109,7 +124,9 @@ def test_missing_vertex_is_measured(cut_mm: float, level: str) -> None:
 
 @pytest.mark.parametrize(("bottom_mm", "level"), [(-75, "pass"), (-20, "warn"), (10, "refuse")])
 def test_missing_base_is_measured(bottom_mm: float, level: str) -> None:
-    """The vertex is at +66 mm and the head's inner height taken as 112 mm: a stack from -20 mm up lacks 26 mm."""
+    """The vertex is at +66 mm and the head's inner height taken as 112 mm: a stack from -20 mm up lacks 26
+    mm.
+    """
     found = reason(scan_of(centre_mm=(0, 0, bottom_mm + 75)), "base_missing")
     assert found.level == level
     if level != "pass":
@@ -122,7 +139,9 @@ def test_slice_step(step: float, level: str) -> None:
     assert (found.level, found.value) == (level, pytest.approx(step))
 
 
-@pytest.mark.parametrize(("missing", "gap_mm", "level"), [((), 0, "pass"), ((14,), 5, "warn"), ((14, 15, 16), 15, "refuse")])
+@pytest.mark.parametrize(
+    ("missing", "gap_mm", "level"), [((), 0, "pass"), ((14,), 5, "warn"), ((14, 15, 16), 15, "refuse")]
+)
 def test_missing_slices_are_gaps(missing: tuple[int, ...], gap_mm: float, level: str) -> None:
     found = reason(scan_of(missing=missing), "gaps")
     assert (found.level, found.value) == (level, pytest.approx(gap_mm))
@@ -130,16 +149,25 @@ def test_missing_slices_are_gaps(missing: tuple[int, ...], gap_mm: float, level:
 
 
 def test_slices_thinner_than_their_step_leave_gaps() -> None:
-    assert reason(scan_of(acquisition=Acquisition(slice_thickness_mm=3.0)), "gaps").value == pytest.approx(2.0)
+    assert reason(scan_of(acquisition=Acquisition(slice_thickness_mm=3.0)), "gaps").value == pytest.approx(
+        2.0
+    )
 
 
-WRONG_HU = {0: set(), -40: {"brain_hu"}, 1024: {"head", "brain_hu", "field_of_view"}, -1024: {"air_hu", "head", "brain_hu", "bone_hu"}}
+WRONG_HU = {
+    0: set(),
+    -40: {"brain_hu"},
+    1024: {"head", "brain_hu", "field_of_view"},
+    -1024: {"air_hu", "head", "brain_hu", "bone_hu"},
+}
 
 
 @pytest.mark.parametrize("offset_hu", WRONG_HU)
 def test_wrong_hu_are_refused(offset_hu: float) -> None:
     """As after a rescaling that was forgotten (+1024) or done twice (-1024)."""
-    assert {r.name for r in judge(scan_of(head_hu(offset_hu=offset_hu))).at("refuse")} == WRONG_HU[int(offset_hu)]
+    assert {r.name for r in judge(scan_of(head_hu(offset_hu=offset_hu))).at("refuse")} == WRONG_HU[
+        int(offset_hu)
+    ]
 
 
 def test_field_of_view_that_cuts_the_head() -> None:

@@ -21,13 +21,19 @@ STEP = (3.0, 3.0, 5.0)
 
 
 def sampled(
-    hu_at: Callable[[np.ndarray], np.ndarray], *, shape: tuple[int, int, int] = (72, 84, 32), centre_mm: Any = (0, 0, 0), **more: Any
+    hu_at: Callable[[np.ndarray], np.ndarray],
+    *,
+    shape: tuple[int, int, int] = (72, 84, 32),
+    centre_mm: Any = (0, 0, 0),
+    **more: Any,
 ) -> Scan:
     """Lay a field of HU out as a scan."""
     affine = np.diag([*STEP, 1.0])
     affine[:3, 3] = np.array(centre_mm) - (np.array(shape) - 1) / 2 * STEP
     grid = Volume(np.zeros(shape, np.float32), affine)
-    return Scan(grid.with_array(hu_at(grid.world(np.indices(shape).transpose(1, 2, 3, 0))).astype(np.float32)), **more)
+    return Scan(
+        grid.with_array(hu_at(grid.world(np.indices(shape).transpose(1, 2, 3, 0))).astype(np.float32)), **more
+    )
 
 
 def chest(mm: np.ndarray) -> np.ndarray:
@@ -92,7 +98,9 @@ def test_blood_that_is_not_as_dense_as_blood_is_warned_of() -> None:
     assert result.scan is not None
     hu = result.scan.volume.reoriented("RAS")
     assert not any("HU on average" in warning for warning in warnings_of(hu, result.masks))
-    assert any("HU on average" in warning for warning in warnings_of(hu.map_array(lambda a: a - 60), result.masks))
+    assert any(
+        "HU on average" in warning for warning in warnings_of(hu.map_array(lambda a: a - 60), result.masks)
+    )
 
 
 def test_a_network_that_finds_no_brain_reads_nothing() -> None:
@@ -111,4 +119,6 @@ def test_memory_is_bounded_by_slabs_and_not_by_the_number_of_targets() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert brain.array.any()
-    assert peak < 2.5 * brain.array.size, "one byte per voxel for the mask, and slabs; a map of probabilities alone takes four"
+    assert peak < 2.5 * brain.array.size, (
+        "one byte per voxel for the mask, and slabs; a map of probabilities alone takes four"
+    )

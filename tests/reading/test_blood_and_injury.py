@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ichnos.clinical.injury import tract_injury
 from ichnos.reading.blood import abc2_ml, density_signs, sphericity
-from ichnos.reading.injury import tract_injury
 from ichnos.reading.record import Measure
 from ichnos.volume import Volume, sphere
 
@@ -39,12 +39,17 @@ def test_a_dark_hole_inside_is_a_black_hole_and_a_dark_half_is_a_blend() -> None
     rng = np.random.default_rng(0)
     even = mask.with_array((65 + rng.normal(0, 3, mask.shape)).astype(np.float32))
     x, y, z = np.indices(mask.shape) - np.array(mask.shape)[:, None, None, None] // 2
-    hole = even.with_array(np.where((x + 2) ** 2 + y**2 + z**2 < 7**2, even.array - 35, even.array).astype(np.float32))
+    hole = even.with_array(
+        np.where((x + 2) ** 2 + y**2 + z**2 < 7**2, even.array - 35, even.array).astype(np.float32)
+    )
     half = even.with_array(np.where(x > 4, even.array - 25, even.array).astype(np.float32))
     assert (density_signs(even, mask).black_hole, density_signs(even, mask).blend) == (False, False)
     assert (density_signs(hole, mask).black_hole, density_signs(hole, mask).blend) == (True, False)
     assert (density_signs(half, mask).black_hole, density_signs(half, mask).blend) == (False, True)
-    assert all(isinstance(sign, bool) for sign in (density_signs(half, mask).blend, density_signs(hole, mask).black_hole))
+    assert all(
+        isinstance(sign, bool)
+        for sign in (density_signs(half, mask).blend, density_signs(hole, mask).black_hole)
+    )
 
 
 def test_signs_of_a_tiny_clot_are_undefined_and_not_absent() -> None:

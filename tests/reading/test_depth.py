@@ -1,4 +1,6 @@
-"""Site, midline, level of the tract and Fazekas grades, on made positions and volumes whose answers are known."""
+"""Site, midline, level of the tract and Fazekas grades, on made positions and volumes whose answers are
+known.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import pytest
 
 from builders.readable_head import reading
 from ichnos.anatomy import regions
-from ichnos.inference.place import Placement
+from ichnos.inference.coordinates import Placement
 from ichnos.reading.blood import density_signs
 from ichnos.reading.fazekas import FazekasLaw, OrdinalLaw, fazekas_measures
 from ichnos.reading.site import midline_shift_mm, site_measure, station_measure
@@ -59,7 +61,9 @@ def shares_of(clot: Volume) -> dict[str, float]:
     return {str(name): float(np.mean(names == name)) for name in np.unique(names)}
 
 
-def test_a_large_clot_that_holds_a_deep_nucleus_is_named_after_it_and_not_after_the_lobe_that_holds_most_of_it() -> None:
+def test_a_large_clot_that_holds_a_deep_nucleus_is_named_after_it_and_not_after_the_lobe_that_holds_most_of_it() -> (
+    None
+):
     clot = clot_at((-34.0, 10.0, 12.0), radius_mm=24.0)
     shares = shares_of(clot)
     found = site_measure(place_of(straight()), clot)
@@ -75,14 +79,18 @@ def test_a_clot_of_a_lobe_that_only_reaches_a_nucleus_is_named_after_the_lobe() 
 
 
 def test_without_positions_site_and_level_are_withheld_and_say_why() -> None:
-    for measure in (site_measure(None, clot_at((0, 0, 0))), station_measure(None, "left", clot_at((0, 0, 0)))):
+    for measure in (
+        site_measure(None, clot_at((0, 0, 0))),
+        station_measure(None, "left", clot_at((0, 0, 0))),
+    ):
         assert measure.value is None
         assert "atlas" in measure.reason
     assert station_measure(None, "left", None).reason == "no blood meets this tract"
 
 
 @pytest.mark.parametrize(
-    ("z_mm", "level"), [(30.0, "corona radiata"), (8.0, "posterior limb of the internal capsule"), (-12.0, "cerebral peduncle")]
+    ("z_mm", "level"),
+    [(30.0, "corona radiata"), (8.0, "posterior limb of the internal capsule"), (-12.0, "cerebral peduncle")],
 )
 def test_the_level_of_the_tract_follows_from_its_height(z_mm: float, level: str) -> None:
     assert station_measure(place_of(straight()), "left", clot_at((-22.0, -16.0, z_mm), 4.0)).value == level
@@ -115,7 +123,11 @@ def test_swirl_is_a_part_as_dark_as_brain() -> None:
 
 
 def test_fazekas_grades_need_a_law_and_then_come_with_their_probabilities() -> None:
-    law = FazekasLaw(cohort="made patients", periventricular=OrdinalLaw(slope=3, cuts=(1, 4, 7)), deep=OrdinalLaw(slope=3, cuts=(2, 5, 8)))
+    law = FazekasLaw(
+        cohort="made patients",
+        periventricular=OrdinalLaw(slope=3, cuts=(1, 4, 7)),
+        deep=OrdinalLaw(slope=3, cuts=(2, 5, 8)),
+    )
     periventricular, deep = fazekas_measures(law, {"periventricular": 20.0, "deep": 0.0})
     assert (periventricular.value, deep.value) == ("3", "0")
     assert "made patients" in periventricular.reason

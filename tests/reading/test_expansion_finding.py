@@ -1,4 +1,6 @@
-"""The finding "expansion": probability, band and mask say the same, and what cannot be forecast is withheld with its reason."""
+"""The finding "expansion": probability, band and mask say the same, and what cannot be forecast is
+withheld with its reason.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def scene(*, bleeds: bool = True) -> tuple[Masks, Volume]:
     none, ventricles = BRAIN.map_array(np.zeros_like), ball(-4, 6)
     ich = ball(22, 14) if bleeds else none
     masks = Masks(ich, none, none, none, BRAIN, ventricles, none, none, frozenset({"ICH", "brain"}))
-    hu = BRAIN.with_array(np.where(ich.array, 60.0, 30.0) + np.random.default_rng(0).normal(0, 2, BRAIN.shape))
+    hu = BRAIN.with_array(
+        np.where(ich.array, 60.0, 30.0) + np.random.default_rng(0).normal(0, 2, BRAIN.shape)
+    )
     return masks, hu
 
 
@@ -48,7 +52,14 @@ def law(*, highest_ml: float = 100.0, growing: float = 1.0) -> GrowthLaw:
         refits=(parameters.model_copy(update={"growing": (growing + 0.5, *[0.0] * n)}),),
     )
     return GrowthLaw(
-        cohort="made", patients=100, expanded=30, simulated=True, code_version="0", command="", fitted="2026-01-01", variants=(wide,)
+        cohort="made",
+        patients=100,
+        expanded=30,
+        simulated=True,
+        code_version="0",
+        command="",
+        fitted="2026-01-01",
+        variants=(wide,),
     )
 
 

@@ -1,4 +1,6 @@
-"""What is drawn as blood, oedema or brain is held against the scan's own density, clot by clot and at its border."""
+"""What is drawn as blood, oedema or brain is held against the scan's own density, clot by clot and at its
+border.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def test_only_what_has_the_density_of_blood_stays() -> None:
     brain = Volume(np.ones(hu.shape, bool), np.eye(4))
     kept = like_blood(Volume(mask, np.eye(4)), Volume(hu, np.eye(4)), brain, least_hu=6.0)
     assert sorted(set(np.asarray(hu)[np.asarray(kept.array)].tolist())) == [45, 62]
-    nothing = like_blood(Volume(np.zeros(hu.shape, bool), np.eye(4)), Volume(hu, np.eye(4)), brain, least_hu=6.0)
+    nothing = like_blood(
+        Volume(np.zeros(hu.shape, bool), np.eye(4)), Volume(hu, np.eye(4)), brain, least_hu=6.0
+    )
     assert not nothing.array.any()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.inference.place import calmed
+from ichnos.inference.coordinates import calmed
 from ichnos.reading.masks import _tract
 from ichnos.volume import Volume
 
@@ -38,8 +38,12 @@ def test_a_tract_is_where_atlas_and_drawing_agree_and_the_atlas_alone_where_noth
     place: Any = SimpleNamespace(looked_up=lambda atlas: volume(0.9, 0.8, 0.5, 0.0))
 
     def prediction(*names: str) -> Any:
-        model = SimpleNamespace(manifest=SimpleNamespace(targets=[SimpleNamespace(name=name) for name in names]))
-        return SimpleNamespace(model=model, probability={"tract_left": volume(0.9, 0.0, 0.5, 0.8)}.__getitem__)
+        model = SimpleNamespace(
+            manifest=SimpleNamespace(targets=[SimpleNamespace(name=name) for name in names])
+        )
+        return SimpleNamespace(
+            model=model, probability={"tract_left": volume(0.9, 0.0, 0.5, 0.8)}.__getitem__
+        )
 
     both = _tract("left", place, prediction("brain", "tract_left", "tract_right"))
     assert both.array.ravel().tolist() == [True, False, True, False]

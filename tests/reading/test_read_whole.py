@@ -1,4 +1,6 @@
-"""A whole reading of a made head, by a network that is replaced by a rule, so that every number has a known answer."""
+"""A whole reading of a made head, by a network that is replaced by a rule, so that every number has a
+known answer.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def test_volumes_side_and_injury_are_those_of_the_made_head() -> None:
     assert tract.measure("injury_left").value == "complete interruption"
     assert tract.measure("injury_right").value == "no risk"
     assert "right side of the body" in tract.sentence
-    assert record.finding("leukoaraiosis").measure("leukoaraiosis_volume").value == pytest.approx(1.2**2 * 1.6, rel=0.35)
+    assert record.finding("leukoaraiosis").measure("leukoaraiosis_volume").value == pytest.approx(
+        1.2**2 * 1.6, rel=0.35
+    )
 
 
 def test_masks_do_not_overlap_and_add_up() -> None:
@@ -69,6 +73,8 @@ def test_saved_masks_lie_on_the_inputs_own_grid_and_bytes_repeat(tmp_path: Path)
     saved = nifti.load(tmp_path / "a" / "ICH.nii.gz")
     assert saved.orientation == "LPS"
     assert saved.same_grid(result.scan.volume)
-    assert volume_ml(saved) == pytest.approx(result.record.finding("haematoma").measure("ich_volume").value, abs=0.001)
+    assert volume_ml(saved) == pytest.approx(
+        result.record.finding("haematoma").measure("ich_volume").value, abs=0.001
+    )
     for file in sorted((tmp_path / "a").iterdir()):
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name

@@ -1,4 +1,6 @@
-"""A volume's interval: from the model's law where it has one, from other operating points where it has none."""
+"""A volume's interval: from the model's law where it has one, from other operating points where it has
+none.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from ichnos.errors import InputRefused
-from ichnos.learning.volumes import fit_volume_law
+from ichnos.learning.fit.volume import fit_volume_law
 from ichnos.reading.volumes import VOLUME_LAW, Errors, VolumeLaw, load_volume_law, volume_measure
 from ichnos.volume import Volume
 
@@ -27,7 +29,9 @@ def prediction(folder: Path) -> Any:
 
 
 def test_the_law_beside_the_weights_gives_the_interval(tmp_path: Path) -> None:
-    law = VolumeLaw(cohort="simulated patients", level=0.8, targets={"ICH": Errors(low=-0.3, high=0.2, patients=41)})
+    law = VolumeLaw(
+        cohort="simulated patients", level=0.8, targets={"ICH": Errors(low=-0.3, high=0.2, patients=41)}
+    )
     (tmp_path / VOLUME_LAW).write_text(law.model_dump_json(), encoding="utf-8")
     told = volume_measure(prediction(tmp_path), "ICH", CLOT, "Haematoma")
     assert (told.value, told.unit) == (10.0, "mL")
@@ -35,7 +39,9 @@ def test_the_law_beside_the_weights_gives_the_interval(tmp_path: Path) -> None:
     assert told.interval == "held the true volume in 80% of 41 simulated patients"
     above = law.model_copy(update={"targets": {"ICH": Errors(low=0.1, high=0.2, patients=41)}})
     (tmp_path / VOLUME_LAW).write_text(above.model_dump_json(), encoding="utf-8")
-    assert volume_measure(prediction(tmp_path), "ICH", CLOT, "Haematoma").low == 10.0, "what was measured lies in its own interval"
+    assert volume_measure(prediction(tmp_path), "ICH", CLOT, "Haematoma").low == 10.0, (
+        "what was measured lies in its own interval"
+    )
 
 
 def test_without_a_law_or_without_blood_the_thresholds_give_a_band(tmp_path: Path) -> None:
@@ -43,7 +49,10 @@ def test_without_a_law_or_without_blood_the_thresholds_give_a_band(tmp_path: Pat
     assert (told.low, told.high) == (7.5, 15.0)
     assert "probability 0.70 and 0.20" in told.interval
     (tmp_path / VOLUME_LAW).write_text(
-        VolumeLaw(cohort="x", level=0.8, targets={"ICH": Errors(low=-1, high=1, patients=20)}).model_dump_json(), encoding="utf-8"
+        VolumeLaw(
+            cohort="x", level=0.8, targets={"ICH": Errors(low=-1, high=1, patients=20)}
+        ).model_dump_json(),
+        encoding="utf-8",
     )
     none = CLOT.map_array(np.zeros_like)
     possible = prediction(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from builders.painted import anatomy, brain_points, painted, posed, ventricles
-from ichnos.anatomy.placement import place, template_as_ct
+from ichnos.anatomy.ct_to_mni import place, template_as_ct
 from ichnos.errors import InputRefused
 from ichnos.registration import Displacement, Registration, Transform, register
 from ichnos.registration.contrast import View
@@ -33,7 +33,11 @@ def _up(low: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("rotation", "shift", "look", "low"),
-    [((28, -8, 12), (10, -20, 30), "flair", 0), ((-20, 15, -25), (0, 5, -10), "t1", 0), ((12, 0, 5), (4, 0, 9), "flair", 12)],
+    [
+        ((28, -8, 12), (10, -20, 30), "flair", 0),
+        ((-20, 15, -25), (0, 5, -10), "t1", 0),
+        ((12, 0, 5), (4, 0, 9), "flair", 12),
+    ],
     ids=["steep flair", "turned t1", "ct without its lower third"],
 )
 def test_rigid_finds_the_pose_on_thick_slices(rotation: tuple, shift: tuple, look: str, low: int) -> None:
@@ -47,7 +51,11 @@ def test_rigid_finds_the_pose_on_thick_slices(rotation: tuple, shift: tuple, loo
 
 def test_a_haematoma_does_not_pull_the_heads_apart() -> None:
     ct = painted("ct")
-    ball = sphere(radius_mm=22, spacing_mm=2.0, centre_mm=(28, -5, 10)).on_grid(ct, interpolation="nearest").array
+    ball = (
+        sphere(radius_mm=22, spacing_mm=2.0, centre_mm=(28, -5, 10))
+        .on_grid(ct, interpolation="nearest")
+        .array
+    )
     bleeding = ct.with_array(np.where(ball, 62.0, ct.array).astype(np.float32))
     mri, truth = posed(painted("flair", seed=1), (10, -5, 8), (5, 5, 5))
     assert error_mm(register(bleeding, mri), truth) < 1.5
@@ -63,8 +71,12 @@ def test_brain_extracted_mri_registers() -> None:
 @pytest.mark.slow
 def test_deformable_follows_the_ventricles() -> None:
     tissue = anatomy()
-    out = tissue.world(np.indices(tissue.shape).transpose(1, 2, 3, 0)) - ventricles().world(np.argwhere(ventricles().array).mean(axis=0))
-    field = -0.3 * out * np.exp(-(out**2).sum(axis=-1, keepdims=True) / (2 * 25.0**2))  # their ventricles are larger than ours
+    out = tissue.world(np.indices(tissue.shape).transpose(1, 2, 3, 0)) - ventricles().world(
+        np.argwhere(ventricles().array).mean(axis=0)
+    )
+    field = (
+        -0.3 * out * np.exp(-(out**2).sum(axis=-1, keepdims=True) / (2 * 25.0**2))
+    )  # their ventricles are larger than ours
     truth = Transform.of(Displacement(Volume(field.astype(np.float32), tissue.affine)))
     warped = (~truth).pull(tissue, tissue, interpolation="nearest")
     theirs = (~truth).pull(ventricles(), tissue, interpolation="nearest").array > 0
@@ -111,7 +123,10 @@ def test_a_ct_finds_its_place_in_mni_space() -> None:
     ("image", "cause"),
     [
         (Volume(np.zeros((40, 40, 20), np.float32), np.diag([5.0, 5, 8, 1])), "nothing to register"),
-        (Volume(np.ones((40, 40, 2), np.float32) * np.arange(40)[:, None, None], np.diag([5.0, 5, 8, 1])), "three slices"),
+        (
+            Volume(np.ones((40, 40, 2), np.float32) * np.arange(40)[:, None, None], np.diag([5.0, 5, 8, 1])),
+            "three slices",
+        ),
         (Volume(np.full((40, 40, 20), np.nan, np.float32), np.diag([5.0, 5, 8, 1])), "not finite"),
         (Volume(np.ones((20, 20, 20, 5), np.float32), np.diag([8.0, 8, 8, 1])), "three-dimensional"),
     ],

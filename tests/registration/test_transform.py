@@ -27,7 +27,9 @@ def wavy(amplitude_mm: float = 3.0) -> Transform:
     return Transform.of(Displacement(Volume(field.astype(np.float32), affine)))
 
 
-@pytest.mark.parametrize("transform", [IDENTITY, turned(), wavy(), turned() @ wavy(), wavy() @ turned() @ wavy(1.0)])
+@pytest.mark.parametrize(
+    "transform", [IDENTITY, turned(), wavy(), turned() @ wavy(), wavy() @ turned() @ wavy(1.0)]
+)
 def test_inverse_takes_points_back(transform: Transform) -> None:
     back = (~transform @ transform).map(POINTS)
     assert np.abs(back - POINTS).max() < 0.05
@@ -41,7 +43,9 @@ def test_product_applies_the_right_one_first() -> None:
 
 def test_pull_brings_a_ball_to_where_the_inverse_maps_its_centre() -> None:
     ball = sphere(radius_mm=8, spacing_mm=1.0, centre_mm=(10, 5, -4)).astype(np.float32)
-    grid = Volume(np.zeros((60, 60, 60)), np.array([[1.0, 0, 0, -30], [0, 1, 0, -30], [0, 0, 1, -30], [0, 0, 0, 1]]))
+    grid = Volume(
+        np.zeros((60, 60, 60)), np.array([[1.0, 0, 0, -30], [0, 1, 0, -30], [0, 0, 1, -30], [0, 0, 0, 1]])
+    )
     for transform in (turned(), wavy(), turned() @ wavy()):
         pulled = transform.pull(ball, grid)
         expected = (~transform).map(np.array([10.0, 5, -4]))
@@ -52,12 +56,16 @@ def test_affine_pull_and_warped_pull_agree() -> None:
     ball = sphere(radius_mm=8, spacing_mm=1.5).astype(np.float32)
     grid = ball.padded((4, 4, 4), (4, 4, 4))
     still = Transform.of(Displacement(Volume(np.zeros((3, 3, 3, 3), np.float32), np.diag([20.0, 20, 20, 1]))))
-    np.testing.assert_allclose((turned() @ still).pull(ball, grid).array, turned().pull(ball, grid).array, atol=1e-4)
+    np.testing.assert_allclose(
+        (turned() @ still).pull(ball, grid).array, turned().pull(ball, grid).array, atol=1e-4
+    )
 
 
 def test_labels_neither_mix_nor_lose_volume() -> None:
     ball = sphere(radius_mm=12, spacing_mm=1.0)
-    labels = ball.with_array(np.where(ball.array, np.where(ball.array.cumsum(0) > 12, 7, 3), 0).astype(np.uint8))
+    labels = ball.with_array(
+        np.where(ball.array, np.where(ball.array.cumsum(0) > 12, 7, 3), 0).astype(np.uint8)
+    )
     grid = ball.padded((6, 6, 6), (6, 6, 6))
     moved = (turned() @ wavy(1.0)).pull_labels(labels, grid.with_array(np.zeros(grid.shape, np.uint8)))
     assert set(np.unique(moved.array)) == {0, 3, 7}
@@ -118,9 +126,14 @@ def test_a_field_that_is_not_one_is_refused() -> None:
         Displacement(Volume(np.full((4, 4, 4, 3), np.nan), np.eye(4)))
 
 
-def test_a_share_is_looked_for_only_where_the_mask_reaches_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_is_looked_for_only_where_the_mask_reaches_and_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     mask = sphere(radius_mm=7, spacing_mm=1.5, centre_mm=(12.0, -9.0, 6.0)).astype(np.float32)
-    grid = Volume(np.zeros((60, 64, 14), np.uint8), np.array([[1.0, 0, 0, -30], [0, 1, 0.3, -35], [0, -0.1, 5.0, -33], [0, 0, 0, 1]]))
+    grid = Volume(
+        np.zeros((60, 64, 14), np.uint8),
+        np.array([[1.0, 0, 0, -30], [0, 1, 0.3, -35], [0, -0.1, 5.0, -33], [0, 0, 0, 1]]),
+    )
     u = Volume(np.full((4, 4, 4, 3), 3.0, np.float32), np.diag([25.0, 25, 25, 1]))
     moved = Transform.of(Affine(np.diag([-1.0, 1.1, 1, 1])), Displacement(u))
     share = moved.pull_share(mask, grid)

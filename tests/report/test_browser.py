@@ -1,4 +1,6 @@
-"""The report in a headless browser: the viewer draws, its toggles change the picture, and nothing is asked of any network."""
+"""The report in a headless browser: the viewer draws, its toggles change the picture, and nothing is asked
+of any network.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ def page() -> str:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_the_viewer_draws_its_toggles_work_and_nothing_is_asked_of_the_network(page: str, tmp_path: Path) -> None:
+def test_the_viewer_draws_its_toggles_work_and_nothing_is_asked_of_the_network(
+    page: str, tmp_path: Path
+) -> None:
     file = tmp_path / "report.html"
     before, end, after = page.rpartition("</body>")  # the last one: the viewer's code holds the word too
     file.write_text(before + PROBE + end + after, encoding="utf-8")

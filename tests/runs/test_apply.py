@@ -35,7 +35,9 @@ def out(tmp_path: Path) -> Path:
 
 
 def run(items: list[Thing], out: Path, **options: Any) -> Summary:
-    return apply(work, items, **{"out": out, "settings": {"a": 1}, "name": "work", "progress": False, **options})
+    return apply(
+        work, items, **{"out": out, "settings": {"a": 1}, "name": "work", "progress": False, **options}
+    )
 
 
 def check_whole(out: Path, ids: list[str]) -> None:
@@ -66,7 +68,10 @@ def test_everybody_is_done_once(out: Path, workers: int) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_failure_never_stops_the_rest_and_is_told_by_name(out: Path, workers: int) -> None:
     summary = run(things(6, t01="refused", t03="broken"), out, workers=workers)
-    assert {(f.id, f.kind) for f in summary.failures} == {("t01", "InputRefused"), ("t03", "ZeroDivisionError")}
+    assert {(f.id, f.kind) for f in summary.failures} == {
+        ("t01", "InputRefused"),
+        ("t03", "ZeroDivisionError"),
+    }
     check_whole(out, ["t00", "t02", "t04", "t05"])
     failed = {r["id"]: r for r in Ledger(out, "work").records() if r["event"] == "failed"}
     assert failed["t01"]["why"] == "t01 is not a head CT"
@@ -92,9 +97,15 @@ def test_a_worker_that_dies_is_replaced_and_its_patient_named(out: Path) -> None
 def test_a_killed_run_goes_on_without_loss_or_doubling(out: Path, workers: int) -> None:
     ledger = Ledger(out, "work")
     for _ in range(3):  # each time killed a little later, wherever it happens to be
-        program = subprocess.Popen([sys.executable, str(TESTS / "builders" / "run_tasks.py"), str(out), "12", str(workers)])
+        program = subprocess.Popen(
+            [sys.executable, str(TESTS / "builders" / "run_tasks.py"), str(out), "12", str(workers)]
+        )
         before = len(ledger.finished())
-        wait_until(lambda before=before, program=program: len(ledger.finished()) >= before + 2 or program.poll() is not None)
+        wait_until(
+            lambda before=before, program=program: (
+                len(ledger.finished()) >= before + 2 or program.poll() is not None
+            )
+        )
         helpers = psutil.Process(program.pid).children(recursive=True) if program.poll() is None else []
         program.send_signal(signal.SIGKILL)
         program.wait()
@@ -119,7 +130,10 @@ def ready_notes(out: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in (out / ".ichnos" / "work" / "ready").glob("*/item.json")]
 
 
-@pytest.mark.parametrize("moment", ["before the move", "half moved", "moved, not yet in the ledger", "in the ledger, not yet settled"])
+@pytest.mark.parametrize(
+    "moment",
+    ["before the move", "half moved", "moved, not yet in the ledger", "in the ledger, not yet settled"],
+)
 def test_a_kill_at_the_worst_moment_is_made_good(out: Path, moment: str) -> None:
     ledger = Ledger(out, "work")
     ledger.open({"a": 1})
@@ -181,7 +195,9 @@ def test_wrong_calls_are_told_at_once(out: Path) -> None:
     with pytest.raises(UsageError, match="scheduler"):
         run(things(1), out, workers=2, scheduler="tcp://localhost:1")
     with pytest.raises(UsageError, match="cannot be sent"):
-        apply(lambda item, folder: {}, things(2), out=out, settings={}, name="lambda", workers=2, progress=False)
+        apply(
+            lambda item, folder: {}, things(2), out=out, settings={}, name="lambda", workers=2, progress=False
+        )
 
 
 def test_a_full_disk_is_a_failure_with_a_name(out: Path) -> None:
@@ -200,7 +216,9 @@ def add(item: Thing, folder: Path, *, amount: int) -> dict[str, Any]:
 
 
 def test_a_partial_function_reaches_the_workers(out: Path) -> None:
-    summary = apply(partial(add, amount=10), things(3), out=out, settings={}, name="add", workers=3, progress=False)
+    summary = apply(
+        partial(add, amount=10), things(3), out=out, settings={}, name="add", workers=3, progress=False
+    )
     assert [row["sum"] for row in summary.rows] == [13, 13, 13]
 
 
@@ -212,13 +230,18 @@ def test_workers_share_the_cores(out: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_table_has_the_same_bytes_however_often_the_run_was_cut(out: Path, tmp_path: Path) -> None:
     items = things(4)
-    whole = apply(partial(add, amount=1), items, out=tmp_path / "whole", settings={}, name="add", progress=False)
+    whole = apply(
+        partial(add, amount=1), items, out=tmp_path / "whole", settings={}, name="add", progress=False
+    )
     apply(partial(add, amount=1), items[:2], out=out, settings={}, name="add", progress=False)
     cut = apply(partial(add, amount=1), items, out=out, settings={}, name="add", progress=False)
     whole.save_table(tmp_path / "a.csv")
     cut.save_table(tmp_path / "b.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-    assert list(csv.reader((tmp_path / "a.csv").read_text().splitlines()))[:2] == [["id", "sum"], ["t00", "4"]]
+    assert list(csv.reader((tmp_path / "a.csv").read_text().splitlines()))[:2] == [
+        ["id", "sum"],
+        ["t00", "4"],
+    ]
 
 
 def test_the_bar_tells_how_far_it_is(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,11 +255,13 @@ def test_the_bar_tells_how_far_it_is(out: Path, capsys: pytest.CaptureFixture[st
 def test_a_script_without_a_guard_gets_a_sentence_and_no_hang(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
-        "from builders.run_tasks import things, work\nfrom ichnos.runs import apply\n"
-        f"apply(work, things(2), out={str(tmp_path / 'out')!r}, settings={{}}, name='work', workers=2, progress=False)\n"
+        f"import sys; sys.path.insert(0, {str(TESTS)!r})\nfrom builders.run_tasks import things, work\nfrom"
+        f" ichnos.runs import apply\napply(work, things(2), out={str(tmp_path / 'out')!r}, settings={{}},"
+        " name='work', workers=2, progress=False)\n"
     )
-    told = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
+    told = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
+    )
     assert told.returncode != 0
     assert '__name__ == "__main__"' in told.stderr
 
@@ -256,7 +281,9 @@ def test_the_hash_of_settings_is_that_of_their_content(content: dict[str, Any]) 
 
 
 def test_what_is_not_plain_data_is_a_failure_of_that_patient(out: Path) -> None:
-    summary = apply(lambda item, folder: {"thing": object()}, things(1), out=out, settings={}, name="odd", progress=False)
+    summary = apply(
+        lambda item, folder: {"thing": object()}, things(1), out=out, settings={}, name="odd", progress=False
+    )
     assert "not plain data" in summary.failures[0].why
     with pytest.raises(TypeError, match="not plain data"):
         settings_hash({"thing": object()})

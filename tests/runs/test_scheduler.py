@@ -42,10 +42,27 @@ class Cluster:
         self.workers = [self.add_worker(), self.add_worker()]
 
     def add_worker(self) -> subprocess.Popen[bytes]:
-        return self._start("dask_worker", "--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--death-timeout", "30")
+        return self._start(
+            "dask_worker",
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--no-dashboard",
+            "--host",
+            "127.0.0.1",
+            "--death-timeout",
+            "30",
+        )
 
     def _start(self, program: str, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", f"distributed.cli.{program}", "--scheduler-file", str(self.file), *options]
+        command = [
+            sys.executable,
+            "-m",
+            f"distributed.cli.{program}",
+            "--scheduler-file",
+            str(self.file),
+            *options,
+        ]
         with (self.folder / "log.txt").open("ab") as log:
             return subprocess.Popen(command, env=self.environment, cwd=self.folder, stdout=log, stderr=log)
 
@@ -70,7 +87,9 @@ def test_patients_are_shared_and_a_lost_worker_costs_nobody(cluster: Cluster, ou
     summary = apply(work, items, out=out, settings={}, name="work", scheduler=cluster.address, progress=False)
     assert [(f.id, f.why) for f in summary.failures] == [("t03", "t03 is not a head CT")]
     assert [row["id"] for row in summary.rows] == [f"t{k:02d}" for k in range(12) if k != 3]
-    assert sum(process.poll() is not None for process in cluster.workers) == 1, "one worker should have been killed"
+    assert sum(process.poll() is not None for process in cluster.workers) == 1, (
+        "one worker should have been killed"
+    )
     finished = [r["id"] for r in Ledger(out, "work").records() if r["event"] == "finished"]
     assert len(finished) == len(set(finished)) == 11
     for row in summary.rows:
@@ -83,12 +102,22 @@ def test_patients_are_shared_and_a_lost_worker_costs_nobody(cluster: Cluster, ou
 def test_a_scheduler_that_is_not_there_is_named(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ichnos.runs.workers.NO_SCHEDULER_PATIENCE_S", 1.0)
     with pytest.raises(InputRefused, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:9"):
-        apply(work, [Thing("a")], out=out, settings={}, name="work", scheduler="tcp://127.0.0.1:9", progress=False)
+        apply(
+            work,
+            [Thing("a")],
+            out=out,
+            settings={},
+            name="work",
+            scheduler="tcp://127.0.0.1:9",
+            progress=False,
+        )
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 @pytest.mark.timeout(240)
-def test_a_scheduler_without_workers_is_not_waited_for_for_ever(cluster: Cluster, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_without_workers_is_not_waited_for_for_ever(
+    cluster: Cluster, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ichnos.runs.workers
 
     monkeypatch.setattr(ichnos.runs.workers, "NO_WORKER_PATIENCE_S", 2.0)
@@ -96,4 +125,6 @@ def test_a_scheduler_without_workers_is_not_waited_for_for_ever(cluster: Cluster
         process.kill()
         process.wait()
     with pytest.raises(InputRefused, match="has no workers"):
-        apply(work, [Thing("a")], out=out, settings={}, name="work", scheduler=cluster.address, progress=False)
+        apply(
+            work, [Thing("a")], out=out, settings={}, name="work", scheduler=cluster.address, progress=False
+        )

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from ichnos.simulation.heads import SourceHead
-from ichnos.simulation.mni_head import mni_head
+from ichnos.simulation.heads.from_mni import mni_head
+from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import VirtualPatient
 from ichnos.simulation.simulate import Wishes, simulate_patient
 
@@ -18,7 +18,9 @@ BROKEN_THROUGH = 17  # a seed whose law draws 9 mL of intraventricular blood
 
 @pytest.fixture(scope="session")
 def head() -> SourceHead:
-    """Return the MNI head: grown once and then kept under build/; where the code that grows heads has changed, it is grown anew."""
+    """Return the MNI head: grown once and then kept under build/; where the code that grows heads has
+    changed, it is grown anew.
+    """
     return mni_head(Path(__file__).resolve().parents[2] / "build" / "heads")
 
 
@@ -28,5 +30,13 @@ def bled(head: SourceHead) -> VirtualPatient:
     return simulate_patient(
         BROKEN_THROUGH,
         head,
-        Wishes(site="putamen", side="left", ich_ml=30.0, old_infarct_probability=1.0, leukoaraiosis_ml=15.0, mni=True, fibres=True),
+        Wishes(
+            site="putamen",
+            side="left",
+            ich_ml=30.0,
+            old_infarct_probability=1.0,
+            leukoaraiosis_ml=15.0,
+            mni=True,
+            fibres=True,
+        ),
     )

@@ -10,8 +10,8 @@ import torch
 
 from ichnos.anatomy import mni
 from ichnos.errors import InputRefused
-from ichnos.simulation import label_heads
-from ichnos.simulation.heads import SourceHead, lookup
+from ichnos.simulation.heads import from_labels as label_heads
+from ichnos.simulation.heads.source import SourceHead, lookup
 from ichnos.simulation.patient import Tissue
 from ichnos.simulation.simulate import Wishes, simulate_patient
 from ichnos.volume import Volume
@@ -66,14 +66,18 @@ def test_a_head_finds_its_place_in_mni_space(made: SourceHead) -> None:
     """A head that is the template shifted by (7, -5, 12) mm comes back to it, and upright."""
     inside = made.codes[::2, ::2, ::2] == Tissue.WHITE
     index = inside.nonzero().double()
-    world = index @ torch.from_numpy(made.feature_affine[:3, :3]).T + torch.from_numpy(made.feature_affine[:3, 3])
+    world = index @ torch.from_numpy(made.feature_affine[:3, :3]).T + torch.from_numpy(
+        made.feature_affine[:3, 3]
+    )
     error = made.mni_mm.double().permute(1, 2, 3, 0)[inside] - world
     assert float(error.norm(dim=1).median()) < 2.0
     assert np.allclose(made.affine[:3, :3], np.eye(3), atol=0.03)
 
 
 def test_left_stays_left_on_a_label_head(made: SourceHead) -> None:
-    patient = simulate_patient(3, made, Wishes(site="thalamus", side="left", ich_ml=8.0, spacing_mm=2.0, followup=False))
+    patient = simulate_patient(
+        3, made, Wishes(site="thalamus", side="left", ich_ml=8.0, spacing_mm=2.0, followup=False)
+    )
     assert patient.latent.source == "made"
     assert patient.world((patient.ich > 0.5).nonzero().numpy())[:, 0].mean() < -3
     assert patient.truth.ich_ml == pytest.approx(8.0, rel=0.03)
@@ -86,9 +90,13 @@ def test_an_unknown_label_is_named(labels: Volume) -> None:
         label_heads.head_from_labels("odd", Volume(odd, labels.affine))
 
 
-def test_wrong_voxels_missing_ventricles_and_empty_folders_are_refused(labels: Volume, tmp_path: Path) -> None:
+def test_wrong_voxels_missing_ventricles_and_empty_folders_are_refused(
+    labels: Volume, tmp_path: Path
+) -> None:
     with pytest.raises(InputRefused, match=r"2\.00"):
-        label_heads.head_from_labels("coarse", Volume(labels.array[::2, ::2, ::2], labels.affine @ np.diag([2, 2, 2, 1.0])))
+        label_heads.head_from_labels(
+            "coarse", Volume(labels.array[::2, ::2, ::2], labels.affine @ np.diag([2, 2, 2, 1.0]))
+        )
     dry = np.where(np.isin(labels.array, (4, 43)), 24, labels.array)
     with pytest.raises(InputRefused, match="no ventricles"):
         label_heads.head_from_labels("dry", Volume(dry, labels.affine))

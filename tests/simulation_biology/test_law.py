@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ichnos.simulation import law, oracle
+from ichnos.simulation.disease import law, oracle
 from ichnos.simulation.patient import SITES
 
 torch.set_num_threads(1)
@@ -57,7 +57,9 @@ def test_the_closed_form_agrees_with_drawing_again_and_again() -> None:
     draws = law.draw(6, torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(4)
     for index in range(6):
-        one = law.Draws(**{name: getattr(draws, name)[index : index + 1] for name in law.Draws.__dataclass_fields__})
+        one = law.Draws(
+            **{name: getattr(draws, name)[index : index + 1] for name in law.Draws.__dataclass_fields__}
+        )
         later = oracle.resampled_followup_ml(one, 40_000, generator)
         sampled = float((later - one.ich_ml > law.expansion_limit_ml(one.ich_ml)).float().mean())
         assert float(oracle.expansion_probability(one)) == pytest.approx(sampled, abs=0.012)

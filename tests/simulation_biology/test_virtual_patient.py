@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from ichnos.simulation import law, oracle
-from ichnos.simulation.heads import SourceHead
+from ichnos.simulation.disease import law, oracle
+from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import BRAIN_TISSUES, SITES, Tissue, VirtualPatient
 from ichnos.simulation.simulate import Wishes, simulate_patient
 
@@ -93,7 +93,9 @@ def test_oedema_surrounds_blood_and_avoids_ventricles(bled: VirtualPatient) -> N
     distance = ndimage.distance_transform_edt((bled.ich <= 0.5).numpy())
     assert np.quantile(distance[target.numpy()], 0.95) < 16
     rim = (
-        ndimage.binary_dilation((bled.ich > 0.5).numpy(), iterations=2) & (bled.ich < 0.01).numpy() & (bled.tissue == Tissue.WHITE).numpy()
+        ndimage.binary_dilation((bled.ich > 0.5).numpy(), iterations=2)
+        & (bled.ich < 0.01).numpy()
+        & (bled.tissue == Tissue.WHITE).numpy()
     )
     assert bled.oedema.numpy()[rim].mean() > 0.5
     assert float(bled.oedema[_among(bled, (Tissue.VENTRICLE, Tissue.CSF, Tissue.BONE))].max()) == 0
@@ -104,21 +106,36 @@ def test_the_follow_up_holds_the_baseline_in_the_same_tissue(head: SourceHead) -
     assert patient.ich_followup is not None
     before, after = patient.ich > 0.5, patient.ich_followup > 0.5
     if patient.truth.followup_ich_ml > 0.98 * patient.truth.ich_ml:
-        grown = ndimage.binary_dilation(after.numpy(), iterations=2)  # the greater mass effect shifts it a little
+        grown = ndimage.binary_dilation(
+            after.numpy(), iterations=2
+        )  # the greater mass effect shifts it a little
         assert grown[before.numpy()].mean() > 0.97
     assert patient.truth.followup_ich_ml > 0.8 * patient.truth.ich_ml
 
 
 def test_mass_effect_displaces_tissue_and_midline(head: SourceHead) -> None:
-    wishes = Wishes(site="putamen", side="left", ich_ml=60.0, variation=0.0, age_years=55.0, followup=False, spacing_mm=2.0, mni=True)
+    wishes = Wishes(
+        site="putamen",
+        side="left",
+        ich_ml=60.0,
+        variation=0.0,
+        age_years=55.0,
+        followup=False,
+        spacing_mm=2.0,
+        mni=True,
+    )
     with_blood = simulate_patient(5, head, wishes)
     without = simulate_patient(5, head, Wishes(**{**wishes.__dict__, "haematoma_probability": 0.0}))
     assert with_blood.mni_mm is not None
     assert without.mni_mm is not None
     assert with_blood.truth.midline_shift_mm > 1.5
     assert without.truth.midline_shift_mm == 0.0
-    shift = (without.mni_mm - with_blood.mni_mm)[0]  # where tissue at a place comes from: pushed right means from further left
-    midline = (without.mni_mm[0].abs() < 4) & (without.mni_mm[1].abs() < 20) & ((without.mni_mm[2] - 12).abs() < 12)
+    shift = (without.mni_mm - with_blood.mni_mm)[
+        0
+    ]  # where tissue at a place comes from: pushed right means from further left
+    midline = (
+        (without.mni_mm[0].abs() < 4) & (without.mni_mm[1].abs() < 20) & ((without.mni_mm[2] - 12).abs() < 12)
+    )
     assert float(shift[midline].mean()) > 0.5
     room = [float((p.tissue == Tissue.VENTRICLE).sum()) * p.voxel_ml for p in (with_blood, without)]
     assert room[0] < 0.95 * room[1]
@@ -149,10 +166,16 @@ def test_the_tract_passes_capsule_and_peduncle_in_the_patient(bled: VirtualPatie
         assert 5 < volume_ml < 22
 
 
-def test_leukoaraiosis_lies_in_white_matter_around_the_ventricles_and_grades_follow_its_volume(head: SourceHead) -> None:
+def test_leukoaraiosis_lies_in_white_matter_around_the_ventricles_and_grades_follow_its_volume(
+    head: SourceHead,
+) -> None:
     grades = []
     for volume_ml in (0.0, 4.0, 50.0):
-        patient = simulate_patient(30, head, Wishes(haematoma_probability=0.0, leukoaraiosis_ml=volume_ml, spacing_mm=2.0, age_years=70))
+        patient = simulate_patient(
+            30,
+            head,
+            Wishes(haematoma_probability=0.0, leukoaraiosis_ml=volume_ml, spacing_mm=2.0, age_years=70),
+        )
         mask = patient.leukoaraiosis >= 0.5
         assert float(mask.sum()) * patient.voxel_ml == pytest.approx(volume_ml, rel=0.05, abs=0.01)
         assert bool((patient.tissue[mask] == Tissue.WHITE).all())
@@ -168,14 +191,18 @@ def test_age_widens_ventricles_and_sulci(head: SourceHead) -> None:
     rooms = []
     for age in (30.0, 85.0):
         patient = simulate_patient(31, head, Wishes(haematoma_probability=0.0, age_years=age, spacing_mm=2.0))
-        rooms.append([float((patient.tissue == t).sum()) * patient.voxel_ml for t in (Tissue.VENTRICLE, Tissue.CSF)])
+        rooms.append(
+            [float((patient.tissue == t).sum()) * patient.voxel_ml for t in (Tissue.VENTRICLE, Tissue.CSF)]
+        )
     assert rooms[1][0] > 1.5 * rooms[0][0]
     assert rooms[1][1] > 1.1 * rooms[0][1]
 
 
 @pytest.mark.parametrize("site", SITES)
 def test_every_site_bleeds_where_its_name_says(head: SourceHead, site: str) -> None:
-    patient = simulate_patient(50, head, Wishes(site=site, side="right", ich_ml=6.0, spacing_mm=2.0, followup=False, mni=True))
+    patient = simulate_patient(
+        50, head, Wishes(site=site, side="right", ich_ml=6.0, spacing_mm=2.0, followup=False, mni=True)
+    )
     assert patient.mni_mm is not None
     x, y, z = (float(patient.mni_mm[i][patient.ich > 0.5].mean()) for i in range(3))
     assert patient.truth.ich_ml == pytest.approx(6.0, rel=0.03)
@@ -202,7 +229,9 @@ def test_fibres_are_unit_vectors_in_white_matter(bled: VirtualPatient) -> None:
 
 
 def test_growth_probability_is_certain_in_the_clot_and_zero_far_away(head: SourceHead) -> None:
-    patient = simulate_patient(60, head, Wishes(site="lobar", side="left", ich_ml=15.0, spacing_mm=2.0, oracle_samples=6))
+    patient = simulate_patient(
+        60, head, Wishes(site="lobar", side="left", ich_ml=15.0, spacing_mm=2.0, oracle_samples=6)
+    )
     chance = patient.growth_probability
     assert chance is not None
     distance = ndimage.distance_transform_edt((patient.ich <= 0.5).numpy())

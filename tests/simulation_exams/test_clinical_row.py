@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from builders.small_patient import small_patient
-from ichnos.simulation.clinical import COLUMNS, INJURY_GRADES, ClinicalState, clinical_row, injury_grade, state_of
+from ichnos.simulation.disease.clinical_row import (
+    COLUMNS,
+    INJURY_GRADES,
+    ClinicalState,
+    clinical_row,
+    injury_grade,
+    state_of,
+)
 
 STATE = ClinicalState(
     age_years=65,
@@ -43,7 +50,9 @@ def test_motor_score_follows_the_injury_of_the_tract() -> None:
     by_grade = {grade: rows(replace(STATE, injury=grade), seed=i) for i, grade in enumerate(INJURY_GRADES)}
     worst = mean(by_grade["complete interruption"], "nihss_motor_180d", "medical")
     assert mean(by_grade["no risk"], "nihss_motor_180d", "medical") - worst == pytest.approx(-3.77, abs=0.5)
-    assert mean(by_grade["PHE infiltration"], "nihss_motor_180d", "medical") - worst == pytest.approx(-2.3, abs=0.5)
+    assert mean(by_grade["PHE infiltration"], "nihss_motor_180d", "medical") - worst == pytest.approx(
+        -2.3, abs=0.5
+    )
 
 
 def test_surgery_helps_where_the_haematoma_infiltrates_and_not_elsewhere() -> None:
@@ -59,7 +68,9 @@ def test_outcome_is_worse_with_age_volume_and_leukoaraiosis() -> None:
     for change in ({"age_years": 85}, {"followup_ich_ml": 60}, {"leukoaraiosis_ml": 40}):
         assert mean(rows(replace(STATE, **change)), "mrs_90d") > base + 0.3
     no_bleed = replace(STATE, site="", ich_ml=0, followup_ich_ml=0, midline_shift_mm=0, injury="no risk")
-    assert mean(rows(replace(no_bleed, leukoaraiosis_ml=40)), "mrs_90d") > mean(rows(no_bleed), "mrs_90d") + 0.2
+    assert (
+        mean(rows(replace(no_bleed, leukoaraiosis_ml=40)), "mrs_90d") > mean(rows(no_bleed), "mrs_90d") + 0.2
+    )
 
 
 def test_risk_factors_go_with_leukoaraiosis_at_the_same_age() -> None:
@@ -78,7 +89,12 @@ def test_the_dead_stay_dead_and_have_no_motor_score() -> None:
 def test_scores_stay_in_their_ranges() -> None:
     rng = np.random.default_rng(1)
     for _ in range(300):
-        state = replace(STATE, ich_ml=float(rng.uniform(1, 120)), ivh_ml=float(rng.uniform(0, 40)), infarct_ml=float(rng.uniform(0, 80)))
+        state = replace(
+            STATE,
+            ich_ml=float(rng.uniform(1, 120)),
+            ivh_ml=float(rng.uniform(0, 40)),
+            infarct_ml=float(rng.uniform(0, 80)),
+        )
         row = clinical_row(state, trial=False, rng=rng)
         assert 3 <= row["gcs"] <= 15
         assert 0 <= row["nihss_motor"] <= row["nihss"] <= 42
@@ -87,7 +103,9 @@ def test_scores_stay_in_their_ranges() -> None:
 
 def test_injury_is_graded_from_the_maps() -> None:
     patient = small_patient()
-    assert injury_grade(patient) == "haematoma infiltration"  # the bleed at (-28, 5) reaches the tract at (-24, -12)
+    assert (
+        injury_grade(patient) == "haematoma infiltration"
+    )  # the bleed at (-28, 5) reaches the tract at (-24, -12)
     assert injury_grade(small_patient(bleeds=False)) == "no risk"
     everywhere = replace(patient, ich=(patient.tract[0] > 0).float())
     assert injury_grade(everywhere) == "complete interruption"

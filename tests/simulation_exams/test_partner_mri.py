@@ -8,10 +8,15 @@ import torch
 
 from builders.small_patient import small_patient
 from ichnos.errors import InputRefused
-from ichnos.simulation.diffusion import DiffusionProtocol, fsl_vectors, gradient_table, simulate_diffusion
-from ichnos.simulation.mri import MriExam, MriProtocol, draw_mri_protocol, rician, simulate_mri
+from ichnos.simulation.exams.diffusion import (
+    DiffusionProtocol,
+    fsl_vectors,
+    gradient_table,
+    simulate_diffusion,
+)
+from ichnos.simulation.exams.mri import MriExam, MriProtocol, draw_mri_protocol, rician, simulate_mri
+from ichnos.simulation.exams.truth import masks_on_grid
 from ichnos.simulation.patient import VirtualPatient
-from ichnos.simulation.targets import masks_on_grid
 from ichnos.volume import Volume
 
 
@@ -34,12 +39,18 @@ def imaged(patient: VirtualPatient, protocol: MriProtocol) -> tuple[MriExam, dic
 
 
 @pytest.mark.parametrize("thickness", [4.5, 1.5])
-def test_flair_shows_disease_and_oedema_bright_and_fluid_dark(patient: VirtualPatient, thickness: float) -> None:
-    protocol = MriProtocol("flair", thickness_mm=thickness, pose_deg=(6, -3, 5), shift_mm=(5, -3, 8), angle_deg=-8.0, bias=0.05)
+def test_flair_shows_disease_and_oedema_bright_and_fluid_dark(
+    patient: VirtualPatient, thickness: float
+) -> None:
+    protocol = MriProtocol(
+        "flair", thickness_mm=thickness, pose_deg=(6, -3, 5), shift_mm=(5, -3, 8), angle_deg=-8.0, bias=0.05
+    )
     exam, masks = imaged(patient, protocol)
     signal = exam.volume.array.astype(float)
     lesions = {name: np.median(signal[mask.array > 0]) for name, mask in masks.items()}
-    clean = (masks["brain"].array > 0) & ~np.any([masks[n].array > 0 for n in ("leukoaraiosis", "ventricles", "phe", "ich")], axis=0)
+    clean = (masks["brain"].array > 0) & ~np.any(
+        [masks[n].array > 0 for n in ("leukoaraiosis", "ventricles", "phe", "ich")], axis=0
+    )
     white = np.median(signal[clean])
     assert lesions["leukoaraiosis"] > 1.3 * white
     assert lesions["phe"] > 1.2 * white
@@ -47,18 +58,25 @@ def test_flair_shows_disease_and_oedema_bright_and_fluid_dark(patient: VirtualPa
 
 
 def test_t1_shows_white_above_grey_above_fluid(patient: VirtualPatient) -> None:
-    exam, masks = imaged(patient, MriProtocol("t1", pixel_mm=1.5, thickness_mm=1.5, gap_mm=0.0, bias=0.0, noise=1.0))
+    exam, masks = imaged(
+        patient, MriProtocol("t1", pixel_mm=1.5, thickness_mm=1.5, gap_mm=0.0, bias=0.0, noise=1.0)
+    )
     signal = exam.volume.array.astype(float)
-    where = exam.patient_from_exam.map(exam.volume.world(np.stack(np.meshgrid(*map(np.arange, exam.volume.shape), indexing="ij"), -1)))
+    where = exam.patient_from_exam.map(
+        exam.volume.world(np.stack(np.meshgrid(*map(np.arange, exam.volume.shape), indexing="ij"), -1))
+    )
     white = np.median(signal[np.linalg.norm(where - (30, 35, 0), axis=-1) < 6])
-    cortex = np.median(signal[(np.abs(where[..., 0]) < 5) & (np.abs(where[..., 2]) < 5) & (np.abs(where[..., 1] - 75) < 2)])
+    cortex = np.median(
+        signal[(np.abs(where[..., 0]) < 5) & (np.abs(where[..., 2]) < 5) & (np.abs(where[..., 1] - 75) < 2)]
+    )
     assert white > 1.2 * cortex > 1.2 * np.median(signal[masks["ventricles"].array > 0])
 
 
 def test_bias_field_and_noise_change_the_image_as_asked(patient: VirtualPatient) -> None:
     base = {"contrast": "t1", "pixel_mm": 2.0, "thickness_mm": 4.0, "gap_mm": 0.0}
     clean, biased, noisy = (
-        imaged(patient, MriProtocol(**base, bias=b, noise=n))[0].volume.array.astype(float) for b, n in ((0, 0), (0.3, 0), (0, 6))
+        imaged(patient, MriProtocol(**base, bias=b, noise=n))[0].volume.array.astype(float)
+        for b, n in ((0, 0), (0.3, 0), (0, 6))
     )
     inside = clean > 200
     ratio = biased[inside] / clean[inside]
@@ -90,9 +108,13 @@ def test_fibres_run_where_the_gradient_table_says(patient: VirtualPatient) -> No
         along[:, 0] *= -1
     world = along @ axes.T  # back from FSL's convention
     b = exam.b_values / 1000
-    centre = np.round(exam.volume.index((~exam.patient_from_exam).map(np.array([25.0, 35.0, 0.0])))).astype(int)
+    centre = np.round(exam.volume.index((~exam.patient_from_exam).map(np.array([25.0, 35.0, 0.0])))).astype(
+        int
+    )
     signal = exam.volume.array[tuple(centre)].astype(float)
-    design = -b[:, None] * np.stack([world[:, i] * world[:, j] * (1 if i == j else 2) for i in range(3) for j in range(i, 3)], axis=1)
+    design = -b[:, None] * np.stack(
+        [world[:, i] * world[:, j] * (1 if i == j else 2) for i in range(3) for j in range(i, 3)], axis=1
+    )
     fit = np.linalg.lstsq(np.c_[design, np.ones(len(b))], np.log(np.maximum(signal, 1)), rcond=None)[0]
     tensor = np.zeros((3, 3))
     tensor[np.triu_indices(3)] = fit[:6]
@@ -104,7 +126,9 @@ def test_fibres_run_where_the_gradient_table_says(patient: VirtualPatient) -> No
 
 
 def test_diffusion_has_its_shells_and_refuses_a_patient_without_fibres(patient: VirtualPatient) -> None:
-    protocol = DiffusionProtocol(b_values=(1000, 2000), directions=30, unweighted=3, voxel_mm=6.0, distortion_mm=3.0)
+    protocol = DiffusionProtocol(
+        b_values=(1000, 2000), directions=30, unweighted=3, voxel_mm=6.0, distortion_mm=3.0
+    )
     exam = simulate_diffusion(patient, protocol, generator=torch.Generator().manual_seed(1))
     assert exam.volume.array.shape[3] == 63
     assert np.unique(exam.b_values, return_counts=True)[1].tolist() == [3, 30, 30]

@@ -17,12 +17,12 @@ import torch
 from builders.small_patient import small_patient
 from ichnos.cli.main import run
 from ichnos.formats import bids, bids_check, nifti, open_scan
-from ichnos.quality import judge
-from ichnos.simulation.ct import simulate_ct
-from ichnos.simulation.dicom_export import export_ct
-from ichnos.simulation.head_store import kept
-from ichnos.simulation.heads import SourceHead
-from ichnos.simulation.scanners import SCANNERS, CtProtocol
+from ichnos.quality.judge import judge
+from ichnos.simulation.exams.ct import simulate_ct
+from ichnos.simulation.exams.dicom_export import export_ct
+from ichnos.simulation.exams.scanners import SCANNERS, CtProtocol
+from ichnos.simulation.heads.source import SourceHead
+from ichnos.simulation.heads.store import kept
 from ichnos.volume import volume_ml
 
 COARSE = ["--exams", "ct", "--voxel-mm", "3", "--json"]
@@ -32,7 +32,9 @@ def started(arguments: list[str], cache: Path) -> subprocess.Popen[bytes]:
     """Start the command in a process group of its own."""
     environment = os.environ | {"XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1"}
     code = "from ichnos.cli import main; main()"
-    return subprocess.Popen([sys.executable, "-c", code, "simulate", *arguments], env=environment, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "simulate", *arguments], env=environment, start_new_session=True
+    )
 
 
 def written(root: Path, pattern: str) -> list[Path]:
@@ -74,14 +76,19 @@ def test_patients_of_other_heads_end_to_end(shared: Path, tmp_path: Path) -> Non
     rows = bids.read_participants(out / "derivatives" / "truth")
     assert all(str(row["source"]).startswith("training_seg") for row in rows)
     for row in rows:
-        brain = nifti.load(bids.derivative_path(out, row["participant_id"], pipeline="truth", label="brain", kind="dseg"))
+        brain = nifti.load(
+            bids.derivative_path(out, row["participant_id"], pipeline="truth", label="brain", kind="dseg")
+        )
         assert 1000 < volume_ml(brain) < 1800
 
 
 def test_a_tilted_gantry_writes_a_sheared_series_that_is_read_back_straight(tmp_path: Path) -> None:
     patient, scanner = small_patient(), SCANNERS["siemens"]
     protocol = CtProtocol(scanner, scanner.brain, pose_deg=(-12, 2, 3), tilt_deg=-14.0)
-    made, straight = (simulate_ct(patient, protocol, generator=torch.Generator().manual_seed(1), sheared=s) for s in (True, False))
+    made, straight = (
+        simulate_ct(patient, protocol, generator=torch.Generator().manual_seed(1), sheared=s)
+        for s in (True, False)
+    )
     x, y, step = (made.volume.affine[:3, axis] for axis in range(3))
     assert np.allclose(step[:2], 0)
     assert abs(np.cross(x, y) @ step) / np.linalg.norm(np.cross(x, y)) == pytest.approx(protocol.step_mm)
@@ -100,7 +107,9 @@ def test_a_kept_head_is_the_head_and_damage_or_a_closed_folder_is_no_error(tmp_p
     def make() -> SourceHead:
         calls.append(1)
         codes = torch.arange(27, dtype=torch.uint8).reshape(3, 3, 3)
-        return SourceHead("small", codes, np.eye(4), torch.ones(2, 2, 2, 2), 2 * np.eye(4), torch.zeros(3, 2, 2, 2))
+        return SourceHead(
+            "small", codes, np.eye(4), torch.ones(2, 2, 2, 2), 2 * np.eye(4), torch.zeros(3, 2, 2, 2)
+        )
 
     first, again = (kept(tmp_path, "small", b"1", make) for _ in range(2))
     assert len(calls) == 1

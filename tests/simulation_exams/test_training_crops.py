@@ -1,4 +1,6 @@
-"""Crops for training: right shapes, targets that lie on what the image shows, sides that follow a mirror, no trip to the host."""
+"""Crops for training: right shapes, targets that lie on what the image shows, sides that follow a mirror,
+no trip to the host.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from builders.small_patient import BLOOD_HU, small_patient
 from ichnos.errors import UsageError
+from ichnos.simulation.crops import Crop, CropDrawer, Recipe, batches
 from ichnos.simulation.patient import VirtualPatient
-from ichnos.simulation.training import Crop, CropDrawer, Recipe, batches
 
-RECIPE = Recipe(spacing_mm=2.0, side=64, noise_hu=(0.5, 0.6), offset_hu=0.0, thickness_mm=(2.0,), mirrored_share=0.0, foreground_share=1.0)
+RECIPE = Recipe(
+    spacing_mm=2.0,
+    side=64,
+    noise_hu=(0.5, 0.6),
+    offset_hu=0.0,
+    thickness_mm=(2.0,),
+    mirrored_share=0.0,
+    foreground_share=1.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +34,9 @@ def patient() -> VirtualPatient:
 
 
 def drawn(patient: VirtualPatient, recipe: Recipe, *, seed: int = 0) -> Crop:
-    return CropDrawer(patient, recipe, generator=torch.Generator().manual_seed(seed)).draw(rng=np.random.default_rng(seed))
+    return CropDrawer(patient, recipe, generator=torch.Generator().manual_seed(seed)).draw(
+        rng=np.random.default_rng(seed)
+    )
 
 
 def target(crop: Crop, name: str) -> torch.Tensor:
@@ -56,7 +68,9 @@ def test_thick_slices_blur_along_one_axis_and_keep_the_place(patient: VirtualPat
 def test_a_mirrored_crop_exchanges_the_sides(patient: VirtualPatient) -> None:
     for share, left_first in ((0.0, True), (1.0, True)):
         crop = drawn(patient, replace(RECIPE, side=96, foreground_share=0.0, mirrored_share=share), seed=2)
-        left, right = (target(crop, f"tract_{side}").nonzero().float().mean(0)[0] for side in ("left", "right"))
+        left, right = (
+            target(crop, f"tract_{side}").nonzero().float().mean(0)[0] for side in ("left", "right")
+        )
         assert bool(left < right) is left_first
         bleed = target(crop, "ich").nonzero().float().mean(0)[0]
         assert bool(bleed < 48) is (share == 0.0)
@@ -84,7 +98,9 @@ def test_crops_of_one_millimetre_and_batches_have_their_shapes(patient: VirtualP
 
 def test_offset_and_range_stay_within_the_recipe(patient: VirtualPatient) -> None:
     shifted = [
-        drawn(patient, replace(RECIPE, offset_hu=8.0), seed=s).hu.median() - drawn(patient, RECIPE, seed=s).hu.median() for s in range(4)
+        drawn(patient, replace(RECIPE, offset_hu=8.0), seed=s).hu.median()
+        - drawn(patient, RECIPE, seed=s).hu.median()
+        for s in range(4)
     ]
     assert max(abs(float(v)) for v in shifted) <= 8.5
     assert len({round(float(v), 1) for v in shifted}) > 1
@@ -97,7 +113,9 @@ class _NoHost(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.__name__
-        assert not name.startswith(("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh")), name
+        assert not name.startswith(
+            ("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh")
+        ), name
         return function(*args, **(kwargs or {}))
 
 

@@ -15,11 +15,11 @@ from ichnos.cli.main import run
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nifti, open_scan
 from ichnos.runs import Summary
-from ichnos.simulation import cohort as cohort_module
-from ichnos.simulation.check import measure, prevalence
-from ichnos.simulation.check_page import write_sheet
-from ichnos.simulation.cohort import Making, simulate_cohort
-from ichnos.simulation.presets import PRESETS, Group, Subject, free_design, preset, subjects
+from ichnos.simulation.check.measure import measure, prevalence
+from ichnos.simulation.check.page import write_sheet
+from ichnos.simulation.cohort import write as cohort_module
+from ichnos.simulation.cohort.design import PRESETS, Group, Subject, free_design, preset, subjects
+from ichnos.simulation.cohort.write import Making, simulate_cohort
 from ichnos.volume import Affine, centroid_mm, volume_ml
 
 
@@ -27,7 +27,11 @@ from ichnos.volume import Affine, centroid_mm, volume_ml
 def quick() -> pytest.MonkeyPatch:
     """Make every patient the small one: what is tested here is what is done with patients."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(cohort_module, "make_subject", lambda subject, making, cache=None: small_patient(bleeds=subject.has_haematoma))
+    patch.setattr(
+        cohort_module,
+        "make_subject",
+        lambda subject, making, cache=None: small_patient(bleeds=subject.has_haematoma),
+    )
     yield patch
     patch.undo()
 
@@ -77,17 +81,25 @@ def test_volumes_of_the_masks_are_those_of_the_table(made: tuple[Path, Summary])
     for row in bids.read_participants(out / "derivatives" / "truth"):
         who = row["participant_id"]
         for exam, ending in (("ct", "ml"), ("followup", "followup_ml")):
-            blood = nifti.load(bids.derivative_path(out, who, pipeline="truth", label="haematoma", kind="dseg", exam=exam))
+            blood = nifti.load(
+                bids.derivative_path(out, who, pipeline="truth", label="haematoma", kind="dseg", exam=exam)
+            )
             for label, name in enumerate(("ich", "ivh", "phe"), 1):
-                assert volume_ml(blood.with_array(blood.array == label)) == pytest.approx(float(row[f"{name}_{ending}"]), abs=6e-4)
-        flair = nifti.load(bids.derivative_path(out, who, pipeline="truth", label="leukoaraiosis", kind="mask", exam="flair"))
+                assert volume_ml(blood.with_array(blood.array == label)) == pytest.approx(
+                    float(row[f"{name}_{ending}"]), abs=6e-4
+                )
+        flair = nifti.load(
+            bids.derivative_path(out, who, pipeline="truth", label="leukoaraiosis", kind="mask", exam="flair")
+        )
         assert volume_ml(flair) == pytest.approx(float(row["leukoaraiosis_flair_ml"]), abs=6e-4)
 
 
 def test_left_is_label_one_and_lies_left_in_every_exam(made: tuple[Path, Summary]) -> None:
     out, _ = made
     for exam in ("ct", "diffusion"):
-        tract = nifti.load(bids.derivative_path(out, "001", pipeline="truth", label="tract", kind="dseg", exam=exam))
+        tract = nifti.load(
+            bids.derivative_path(out, "001", pipeline="truth", label="tract", kind="dseg", exam=exam)
+        )
         left, right = (centroid_mm(tract.with_array(tract.array == label)) for label in (1, 2))
         assert left[0] < right[0] - 30
 
@@ -95,11 +107,19 @@ def test_left_is_label_one_and_lies_left_in_every_exam(made: tuple[Path, Summary
 def test_transforms_bring_the_exams_together(made: tuple[Path, Summary]) -> None:
     out, _ = made
     folder = out / "derivatives" / "truth" / "sub-001"
-    on_ct = centroid_mm(nifti.load(bids.derivative_path(out, "001", pipeline="truth", label="leukoaraiosis", kind="mask")))
-    flair = nifti.load(bids.derivative_path(out, "001", pipeline="truth", label="leukoaraiosis", kind="mask", exam="flair"))
+    on_ct = centroid_mm(
+        nifti.load(bids.derivative_path(out, "001", pipeline="truth", label="leukoaraiosis", kind="mask"))
+    )
+    flair = nifti.load(
+        bids.derivative_path(out, "001", pipeline="truth", label="leukoaraiosis", kind="mask", exam="flair")
+    )
     ct_from_flair = Affine(np.loadtxt(folder / "sub-001_from-flair_to-ct_xfm.txt"))
     assert np.linalg.norm(ct_from_flair.map(centroid_mm(flair)) - on_ct) < 1.5
-    assert {p.name.split("_")[1] for p in folder.glob("*_xfm.txt")} == {"from-followup", "from-flair", "from-diffusion"}
+    assert {p.name.split("_")[1] for p in folder.glob("*_xfm.txt")} == {
+        "from-followup",
+        "from-flair",
+        "from-diffusion",
+    }
 
 
 def test_dicom_series_is_the_same_scan(made: tuple[Path, Summary]) -> None:
@@ -107,13 +127,17 @@ def test_dicom_series_is_the_same_scan(made: tuple[Path, Summary]) -> None:
     scan = open_scan(out / "dicom" / "sub-001" / "ct")
     image = nifti.load(bids.exam_path(out, "001", "ct"))
     same = scan.volume.on_grid(image, interpolation="linear", fill=-1000.0).array
-    tilted = abs(scan.acquisition.tilt_deg) > 0.5  # then the series is sheared, its slices elsewhere than the NIfTI's
+    tilted = (
+        abs(scan.acquisition.tilt_deg) > 0.5
+    )  # then the series is sheared, its slices elsewhere than the NIfTI's
     assert tilted or scan.volume.shape == image.shape
     inside = np.s_[100:400, 100:400, 4:-4]
     soft = (image.array[inside] > 0) & (image.array[inside] < 80)
     difference = np.asarray(same)[inside][soft] - image.array[inside][soft]
     assert np.abs(np.median(difference)) < (2.0 if tilted else 0.5)
-    assert np.corrcoef(np.asarray(same)[inside].ravel(), image.array[inside].ravel())[0, 1] > (0.85 if tilted else 0.999)
+    assert np.corrcoef(np.asarray(same)[inside].ravel(), image.array[inside].ravel())[0, 1] > (
+        0.85 if tilted else 0.999
+    )
     assert scan.acquisition.manufacturer in {"SIEMENS", "GE MEDICAL SYSTEMS"}
     assert scan.facts or scan.acquisition.slice_thickness_mm
 
@@ -141,7 +165,9 @@ def test_same_seed_same_bytes_and_a_failed_patient_is_made_by_the_next_call(
     assert hashes(out) == hashes(first)
 
 
-def test_other_settings_or_a_foreign_folder_are_refused_and_nothing_is_overwritten(made: tuple[Path, Summary], tmp_path: Path) -> None:
+def test_other_settings_or_a_foreign_folder_are_refused_and_nothing_is_overwritten(
+    made: tuple[Path, Summary], tmp_path: Path
+) -> None:
     out, _ = made
     before = hashes(out)
     design = free_design(patients=2, centres=["A", "C"], exams=["ct", "followup", "flair", "diffusion"])
@@ -173,7 +199,9 @@ def test_realism_sheet_shows_slices_and_figures_against_the_published(made: tupl
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_every_preset_finishes_and_validates_with_real_patients(name: str, tmp_path: Path) -> None:
     design = preset(name, scale=0.0001 if name != "demo" else 0.3)  # one patient of each group
-    summary = simulate_cohort(design, tmp_path / "out", seed=1, making=Making(voxel_mm=2.0, oracle_samples=4), progress=False)
+    summary = simulate_cohort(
+        design, tmp_path / "out", seed=1, making=Making(voxel_mm=2.0, oracle_samples=4), progress=False
+    )
     assert not summary.failures
     cohort = bids.read_cohort(tmp_path / "out")
     assert len(cohort) == len(design.groups)
@@ -183,12 +211,19 @@ def test_every_preset_finishes_and_validates_with_real_patients(name: str, tmp_p
     assert "<svg" in write_sheet(tmp_path / "out").read_text()
 
 
-# ---- designs ----------------------------------------------------------------------------------------------------------------------------
+# ---- designs
+# ------------------------------------------------------------------------------------------
 
 
 def test_presets_have_the_published_sizes_and_shares() -> None:
     sizes = {name: sum(g.patients for g in design.groups) for name, design in PRESETS.items()}
-    assert sizes == {"demo": 3, "yu2025": 1103 + 513 + 404, "ryu2025": 482 + 390 + 867 + 100, "murray2024": 599, "abramova2024": 30}
+    assert sizes == {
+        "demo": 3,
+        "yu2025": 1103 + 513 + 404,
+        "ryu2025": 482 + 390 + 867 + 100,
+        "murray2024": 599,
+        "abramova2024": 30,
+    }
     yu = subjects(preset("yu2025"), seed=1)
     for centre, split, share in (("D", "external", 0.218), ("E", "external", 0.200)):
         here = [s for s in yu if s.centre == centre and s.split == split]

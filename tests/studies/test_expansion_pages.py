@@ -1,4 +1,6 @@
-"""The two studies of expansion on made patients: every stage runs, every cell says something, and the numbers are those put in."""
+"""The two studies of expansion on made patients: every stage runs, every cell says something, and the
+numbers are those put in.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +12,26 @@ import pytest
 
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
-from ichnos.evidence.intervals import Estimate
+from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.inference import Predictor
-from ichnos.learning.classification import our_recipe
-from ichnos.learning.ensembles import load_classifier
-from ichnos.learning.expansion import ROI_SHAPE, ROI_SPACING_MM, Pair, forecast_map, load_forecaster
-from ichnos.learning.synthesis import Picture, load_generator
+from ichnos.learning.expansion.classifier import our_recipe
+from ichnos.learning.expansion.ensemble import load_classifier
+from ichnos.learning.expansion.forecast import ROI_SHAPE, ROI_SPACING_MM, Pair, forecast_map, load_forecaster
+from ichnos.learning.expansion.slice_generator import Picture, load_generator
 from ichnos.models import load_model
 from ichnos.reading.growth import GrowthInputs
-from ichnos.studies import abramova2024, yu2025
-from ichnos.studies.expanding import People, Person, _asked, classified
+from ichnos.studies.abramova2024 import study as abramova2024
 from ichnos.studies.page import Effort, StudyPage, write_page
+from ichnos.studies.yu2025 import study as yu2025
+from ichnos.studies.yu2025.expansion import People, Person, _asked, classified
 
 SMOKE = Effort(smoke=True)
-MM = np.stack(np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(ROI_SHAPE, ROI_SPACING_MM, strict=True)], indexing="ij"))
+MM = np.stack(
+    np.meshgrid(
+        *[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(ROI_SHAPE, ROI_SPACING_MM, strict=True)],
+        indexing="ij",
+    )
+)
 
 
 def made_pair(patient: Patient) -> Pair:
@@ -40,7 +48,9 @@ def column(page: StudyPage, table: str, row: str, name: str) -> object:
     return line[found.columns.index(name)]
 
 
-def test_abramova_leaves_patients_out_and_fills_its_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_abramova_leaves_patients_out_and_fills_its_page(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(abramova2024, "pair_of", lambda cohort, patient: made_pair(patient))
     cohort = Cohort(tuple(Patient(str(k)) for k in range(4)))
     page = abramova2024.run(cohort, tmp_path, SMOKE)
@@ -70,16 +80,32 @@ def test_abramova_leaves_patients_out_and_fills_its_page(monkeypatch: pytest.Mon
 def person(k: int, centre: str, rng: np.random.Generator) -> Person:
     outcome = float(k % 2)
     image = np.clip(rng.normal(-0.3 + 0.5 * outcome, 0.2, (32, 32)), -1, 1).astype(np.float32)
-    slices = tuple(Picture(f"{centre}{k}-{j}", image, (image > 0).astype(np.float32), outcome, f"{centre}{k}") for j in range(3))
+    slices = tuple(
+        Picture(f"{centre}{k}-{j}", image, (image > 0).astype(np.float32), outcome, f"{centre}{k}")
+        for j in range(3)
+    )
     region = np.repeat(np.resize(image, (1, 48, 48, 24)), 4, axis=0).astype(np.float32)
     inputs = GrowthInputs(20.0 + k, 0.0, 0.7, 0.8, 60.0, 12.0, 14.0, 9.0, 0.1, 0.0, outcome, 0.0, 3.0, 0.0)
     facts = {"onset_to_ct_h": 3.0, "anticoagulation": 0.0}
-    return Person(f"{centre}{k}", centre, outcome, slices, region, inputs, 30.0 + k, 0.0, facts, oracle=0.2 + 0.6 * outcome)
+    return Person(
+        f"{centre}{k}",
+        centre,
+        outcome,
+        slices,
+        region,
+        inputs,
+        30.0 + k,
+        0.0,
+        facts,
+        oracle=0.2 + 0.6 * outcome,
+    )
 
 
 def test_yu_asks_every_arm_and_says_what_it_cannot_say(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    people = People(tuple(person(k, "A", rng) for k in range(8)), tuple(person(k, c, rng) for c in "DE" for k in range(6)))
+    people = People(
+        tuple(person(k, "A", rng) for k in range(8)), tuple(person(k, c, rng) for c in "DE" for k in range(6))
+    )
     found = classified(people, tmp_path, SMOKE)
     arms = {"as is", "synthesis 1:2", "oversample 1:2", "weight 1:2", "focal 1:2"}
     assert {f"published, {arm}" for arm in arms} | {"ours, as is"} <= set(found.risk)
@@ -88,12 +114,23 @@ def test_yu_asks_every_arm_and_says_what_it_cannot_say(tmp_path: Path) -> None:
     areas = yu2025._auc_table(people, found.risk)
     oracle = next(r for r in areas.rows if r[0] == "oracle")
     assert oracle[areas.columns.index("AUC, D")].value == 1.0  # type: ignore[union-attr]
-    assert all(cell is not None for table in (areas, yu2025._reach_table(people, found.risk)) for row in table.rows for cell in row)
-    assert {row[0].split(",")[0] for row in yu2025._calibration_table(people, found.risk).rows} >= {"published", "ours"}  # type: ignore[union-attr]
+    assert all(
+        cell is not None
+        for table in (areas, yu2025._reach_table(people, found.risk))
+        for row in table.rows
+        for cell in row
+    )
+    assert {row[0].split(",")[0] for row in yu2025._calibration_table(people, found.risk).rows} >= {
+        "published",
+        "ours",
+    }  # type: ignore[union-attr]
     pictures = yu2025._curves(people, found.risk)
     assert [picture.name for picture in pictures] == ["roc-D", "roc-E"]
     assert pictures[0].png[:4] == b"\x89PNG"
-    assert {row[0] for row in yu2025._point_table(people, found.risk).rows} >= {"published, as is, D", "ours, as is, E"}
+    assert {row[0] for row in yu2025._point_table(people, found.risk).rows} >= {
+        "published, as is, D",
+        "ours, as is, E",
+    }
     ledgers = list((tmp_path / "classifiers" / "generators").glob("*.csv"))
     assert ledgers
     assert "A" in ledgers[0].read_text(encoding="utf-8")
@@ -107,7 +144,9 @@ def test_yu_asks_every_arm_and_says_what_it_cannot_say(tmp_path: Path) -> None:
 
 def test_one_class_alone_is_said_in_words_and_stops_nothing(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    people = People(tuple(person(2 * k, "A", rng) for k in range(4)), tuple(person(2 * k, "D", rng) for k in range(3)))
+    people = People(
+        tuple(person(2 * k, "A", rng) for k in range(4)), tuple(person(2 * k, "D", rng) for k in range(3))
+    )
     recipe = our_recipe(steps=1, features=16)
     told = _asked(people, "ours, as is", recipe, tmp_path, SMOKE, 2, None, published=False)
     assert told == "0 patients expanded; 2 folds need at least 4 of each class"
@@ -120,7 +159,10 @@ def test_one_class_alone_is_said_in_words_and_stops_nothing(tmp_path: Path) -> N
 
 
 def test_outlines_are_compared_with_the_twin() -> None:
-    rows = [{"U-Mamba dice": 0.9 + k / 100, "plain twin dice": 0.85 + k / 100, "U-Mamba iou": 0.8} for k in range(5)]
+    rows = [
+        {"U-Mamba dice": 0.9 + k / 100, "plain twin dice": 0.85 + k / 100, "U-Mamba iou": 0.8}
+        for k in range(5)
+    ]
     table = yu2025._outline_table(rows, {yu2025.NNUNET_ROW: "it was not asked for"})
     line = next(r for r in table.rows if r[0] == "U-Mamba")
     gap = line[table.columns.index("Dice minus twin")]

@@ -1,4 +1,6 @@
-"""From rows of readings to the page: the statistics find what was put in, and every cell that they cannot fill says why."""
+"""From rows of readings to the page: the statistics find what was put in, and every cell that they cannot
+fill says why.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,14 @@ import pytest
 from builders.trainable_cohort import BRAIN_HU, TRACT_HU, head, write_trainable_cohort
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
-from ichnos.evidence.intervals import Estimate
+from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.tables import Cell
 from ichnos.formats import bids
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance
-from ichnos.studies import murray2024, ryu2025
+from ichnos.studies.murray2024 import study as murray2024
 from ichnos.studies.page import Effort, StudyPage
-from ichnos.studies.segmenting import Labels, effect_of, with_validation
+from ichnos.studies.ryu2025 import study as ryu2025
+from ichnos.studies.shared import Labels, effect_of, with_validation
 
 
 def made_models(names: Any) -> dict[str, Model]:
@@ -29,7 +32,9 @@ def made_models(names: Any) -> dict[str, Model]:
         network=NetworkSpec(name="unet"),
         preprocessing=Preprocessing(spacing_mm=(1, 1, 1), windows_hu=((0, 80),), patch=(8, 8, 8)),
         targets=(),
-        provenance=Provenance(code_version="0", command="", seeds=(0,), steps=1, data={}, hardware="", trained="2026-01-01"),
+        provenance=Provenance(
+            code_version="0", command="", seeds=(0,), steps=1, data={}, hardware="", trained="2026-01-01"
+        ),
     )
     return {name: Model(Path("nowhere"), manifest) for name in names}
 
@@ -46,7 +51,9 @@ def value(cell: Cell) -> float:
 
 
 def trial(patients: int) -> tuple[list[dict[str, Any]], Cohort]:
-    """Outcomes drawn with -4 points for an untouched tract; one way to grade is right, another wrong at random."""
+    """Outcomes drawn with -4 points for an untouched tract; one way to grade is right, another wrong at
+    random.
+    """
     rng = np.random.default_rng(0)
     rows, people = [], []
     for number in range(patients):
@@ -64,7 +71,12 @@ def trial(patients: int) -> tuple[list[dict[str, Any]], Cohort]:
         for way, told in (("pairs", grade), ("truth", grade), ("affine", guess), ("thread", grade)):
             row |= {f"{way}_grade": told, f"{way}_load_ml": told + 0.1, f"{way}_weighted_load_ml": told + 0.2}
         rows.append(row)
-        facts = {"arm": "surgery" if surgery else "medical", "age_years": age, "nihss_motor_180d": motor, "mrs_365d": float(mrs)}
+        facts = {
+            "arm": "surgery" if surgery else "medical",
+            "age_years": age,
+            "nihss_motor_180d": motor,
+            "mrs_365d": float(mrs),
+        }
         people.append(Patient(row["id"], "D", "external", facts=facts))
     return rows, Cohort(tuple(people))
 
@@ -78,7 +90,9 @@ def test_the_trial_finds_the_effects_that_were_drawn(tmp_path: Path, monkeypatch
     ways = murray2024.WAYS
     motor = cells(page, "outcome", "motor NIHSS at 180 days: no risk")
     assert abs(value(motor[ways["pairs"]]) + 4) < 0.8
-    assert value(motor[ways["pairs"]]) == value(motor["limit"]), "who grades as the truth does finds what the truth finds"
+    assert value(motor[ways["pairs"]]) == value(motor["limit"]), (
+        "who grades as the truth does finds what the truth finds"
+    )
     assert value(motor[ways["affine"]]) > -1.5, "grades at random tell nothing"
     surgery = cells(page, "outcome", "motor NIHSS: surgery")
     assert abs(value(surgery[ways["pairs"]]) + 2) < 0.8
@@ -86,8 +100,14 @@ def test_the_trial_finds_the_effects_that_were_drawn(tmp_path: Path, monkeypatch
     kappa = cells(page, "injury", "weighted kappa")
     assert value(kappa[ways["pairs"]]) == 1.0
     assert abs(value(kappa[ways["affine"]])) < 0.25
-    assert cells(page, "injury", "weighted kappa")[ways["deformable"]] == "the first grades holds 0 value(s); at least 2 are needed"
-    assert cells(page, "murray2024", "Dice, both")[ways["pairs"]] == "no patient with such a side and a tract to compare with"
+    assert (
+        cells(page, "injury", "weighted kappa")[ways["deformable"]]
+        == "the first grades holds 0 value(s); at least 2 are needed"
+    )
+    assert (
+        cells(page, "murray2024", "Dice, both")[ways["pairs"]]
+        == "no patient with such a side and a tract to compare with"
+    )
     assert "3 pair(s) were refused" in page.design[0]
 
 
@@ -98,23 +118,50 @@ def test_volumes_are_compared_calibrated_and_grouped(tmp_path: Path, monkeypatch
     for number in range(90):
         split, mri = ("validation" if number < 20 else "external"), float(rng.gamma(1.5, 6))
         known = number < 60  # the others have a CT alone
-        row: dict[str, Any] = {"id": f"{number:02d}", "split": split, "centre": "B", "vendor": "GE" if number % 2 else "SIEMENS"}
-        row |= {"slices_ml": 0.5 * mri + 1, "volume_ml": mri + rng.normal(0, 0.3), "threshold_ml": float(rng.gamma(1.5, 6))}
+        row: dict[str, Any] = {
+            "id": f"{number:02d}",
+            "split": split,
+            "centre": "B",
+            "vendor": "GE" if number % 2 else "SIEMENS",
+        }
+        row |= {
+            "slices_ml": 0.5 * mri + 1,
+            "volume_ml": mri + rng.normal(0, 0.3),
+            "threshold_ml": float(rng.gamma(1.5, 6)),
+        }
         row |= {"registered_ml": mri if known else None, "true_ml": mri, "label_dice": 0.8 if known else None}
         row |= {f"{way}_dice": 0.6 if known else None for way in ryu2025.WAYS}
         rows.append(row)
         age = 60 + 8 * np.log1p(mri) + rng.normal(0, 3)
-        facts = {"age_years": age, "fazekas_periventricular": float(min(3, mri // 6)), "fazekas_deep": float(min(3, mri // 8))}
+        facts = {
+            "age_years": age,
+            "fazekas_periventricular": float(min(3, mri // 6)),
+            "fazekas_deep": float(min(3, mri // 8)),
+        }
         facts |= {name: float(rng.integers(2)) for name in ryu2025.RISK[1:]} | {
             "nihss": 4.0 + number % 5,
             "infarct_ml": float(5 * (number % 4)),
         }
         people.append(Patient(row["id"], "B", split, facts=facts | {"mrs_90d": float(rng.integers(7))}))  # type: ignore[arg-type]
-    flair = {row["id"]: {"leukoaraiosis_flair_ml": row["true_ml"]} for row in rows if row["registered_ml"] is not None}
+    flair = {
+        row["id"]: {"leukoaraiosis_flair_ml": row["true_ml"]}
+        for row in rows
+        if row["registered_ml"] is not None
+    }
     monkeypatch.setattr(ryu2025, "truth_rows", lambda cohort: {})
-    page = ryu2025.page(rows, Labels(Cohort(tuple(people)), ("transfer",), flair, 0), made_models(ryu2025.PLANS), 18.0, tmp_path, Effort())
+    page = ryu2025.page(
+        rows,
+        Labels(Cohort(tuple(people)), ("transfer",), flair, 0),
+        made_models(ryu2025.PLANS),
+        18.0,
+        tmp_path,
+        Effort(),
+    )
     ways = ryu2025.WAYS
-    plain, calibrated = (cells(page, "ryu2025", f"CCC, {kind}")[ways["slices"]] for kind in ("volume against MRI", "calibrated"))
+    plain, calibrated = (
+        cells(page, "ryu2025", f"CCC, {kind}")[ways["slices"]]
+        for kind in ("volume against MRI", "calibrated")
+    )
     assert value(plain) < 0.8
     assert value(calibrated) > 0.999, "half the volume and 1 mL too much is a line"
     assert value(cells(page, "ryu2025", "r, volume against MRI")[ways["slices"]]) > 0.999
@@ -150,9 +197,13 @@ class Echo:
 def test_the_reader_of_tracts_measures_each_way_against_the_label(tmp_path: Path, monkeypatch: Any) -> None:
     cohort = write_trainable_cohort(tmp_path, ("train", "test"))
     _, blood, tract = head(1)  # on the left
-    sides = {f"tract_{side}": tract.with_array(tract.array == k) for k, side in enumerate(("left", "right"), 1)}
+    sides = {
+        f"tract_{side}": tract.with_array(tract.array == k) for k, side in enumerate(("left", "right"), 1)
+    }
     monkeypatch.setattr(murray2024, "predictor", lambda folder, device: Echo(sides))
-    shifted = {side: sides[f"tract_{side}"].map_array(lambda a: np.roll(a, 1, axis=1)) for side in ("left", "right")}
+    shifted = {
+        side: sides[f"tract_{side}"].map_array(lambda a: np.roll(a, 1, axis=1)) for side in ("left", "right")
+    }
     monkeypatch.setattr(murray2024, "place", lambda ct, **how: None)
     monkeypatch.setattr(murray2024, "carried", lambda ct, placed: shifted)
     reader = murray2024.Reader(Labels(cohort, ("manual",), {}, 0), {"pairs": "a", "thread": "b"}, "cpu")
@@ -160,8 +211,12 @@ def test_the_reader_of_tracts_measures_each_way_against_the_label(tmp_path: Path
     assert row["pairs_left_dice"] == row["thread_right_dice"] == 1.0
     assert 0.3 < row["affine_left_dice"] < 1.0
     assert row["side"] == "left"
-    assert "label_left_dice" not in row, "without the simulation's truth the label has nothing to be compared with"
-    reached = murray2024.worst_injury({"left": sides["tract_left"].with_array(blood.array > 0), "right": sides["tract_right"]}, blood, None)
+    assert "label_left_dice" not in row, (
+        "without the simulation's truth the label has nothing to be compared with"
+    )
+    reached = murray2024.worst_injury(
+        {"left": sides["tract_left"].with_array(blood.array > 0), "right": sides["tract_right"]}, blood, None
+    )
     assert murray2024.GRADES[reached["grade"]] == "complete interruption"
     assert murray2024.worst_injury({"left": None, "right": sides["tract_right"]}, blood, None) == {}
     assert murray2024.GRADES[row["pairs_grade"]] == "no risk", "the drawn tract leaves the clot out"
@@ -174,11 +229,15 @@ def test_the_reader_of_leukoaraiosis_measures_each_way(tmp_path: Path, monkeypat
     for number in ("00", "01"):
         _, _, own = head(int(number))
         drawn = own.with_array((own.array > 0).astype(np.uint8))
-        bids.write_derivative(tmp_path, number, drawn, pipeline="transfer", label="leukoaraiosis", kind="mask")
+        bids.write_derivative(
+            tmp_path, number, drawn, pipeline="transfer", label="leukoaraiosis", kind="mask"
+        )
 
     class Everywhere:
         def share_on(self, atlas: Any, grid: Any) -> Any:
-            return grid.with_array((np.asarray(grid.array) > -50).astype(np.float32) * (np.asarray(grid.array) < 200))
+            return grid.with_array(
+                (np.asarray(grid.array) > -50).astype(np.float32) * (np.asarray(grid.array) < 200)
+            )
 
     monkeypatch.setattr(ryu2025, "place", lambda ct, kind: Everywhere())
     monkeypatch.setattr(ryu2025, "predictor", lambda folder, device: Echo({"leukoaraiosis": lesions}))
@@ -193,7 +252,9 @@ def test_the_reader_of_leukoaraiosis_measures_each_way(tmp_path: Path, monkeypat
 
 
 def test_an_effect_that_few_patients_do_not_determine_is_said_without_the_formula() -> None:
-    table = pd.DataFrame({"y": [0.0, 1, 2, 0, 1, 2, 0, 1], "x": [0.0, 1, 2, 0, 1, 2, 0, 1]})  # x orders y without an exception
+    table = pd.DataFrame(
+        {"y": [0.0, 1, 2, 0, 1, 2, 0, 1], "x": [0.0, 1, 2, 0, 1, 2, 0, 1]}
+    )  # x orders y without an exception
     with pytest.raises(InputRefused, match="8 patients do not determine it: too few, or too alike"):
         effect_of("ordinal", "y ~ x", table, "x", of="patients")
     with pytest.raises(InputRefused, match="2 patients do not determine it"):

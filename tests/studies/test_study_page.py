@@ -1,4 +1,6 @@
-"""The page of a study says the paper's number, ours, and in words why a number is missing; nothing on it comes from elsewhere."""
+"""The page of a study says the paper's number, ours, and in words why a number is missing; nothing on it
+comes from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ichnos.cli.main import run
-from ichnos.evidence.agreement import concordance
-from ichnos.evidence.intervals import Estimate
+from ichnos.evidence.metrics.agreement import concordance
+from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.tables import Cell
 from ichnos.studies.page import Image, StudyPage, cell, comparison, write_page
 
@@ -22,11 +24,25 @@ PIXEL = bytes.fromhex(
 
 
 def page(**changes: Cell) -> StudyPage:
-    row: dict[str, Cell] = {"measure": "Dice", "paper": 0.527, "ours": Estimate(0.61, 0.5, 0.7, 12), "limit": "the cohort holds no truth"}
-    table = comparison("agreement", "Agreement & <overlap>", [row | changes, {"measure": "r", "paper": 0.953}])
+    row: dict[str, Cell] = {
+        "measure": "Dice",
+        "paper": 0.527,
+        "ours": Estimate(0.61, 0.5, 0.7, 12),
+        "limit": "the cohort holds no truth",
+    }
+    table = comparison(
+        "agreement", "Agreement & <overlap>", [row | changes, {"measure": "r", "paper": 0.953}]
+    )
     picture = Image("worst", "The worst case", PIXEL)
     return StudyPage(
-        "ryu2025", "A study", "Ryu 2025", ("One paragraph.",), (table,), (picture,), ("Virtual patients.",), {"smoke": 1, "seed": 3}
+        "ryu2025",
+        "A study",
+        "Ryu 2025",
+        ("One paragraph.",),
+        (table,),
+        (picture,),
+        ("Virtual patients.",),
+        {"smoke": 1, "seed": 3},
     )
 
 
@@ -63,8 +79,14 @@ def test_a_cell_that_says_nothing_is_refused(nothing: Cell) -> None:
 
 
 def test_a_number_that_cannot_be_computed_becomes_the_reason() -> None:
-    assert cell(lambda: concordance([1.0, 2.0], [1.0, 2.0])) == "the first measurement holds 2 value(s); at least 3 are needed"
-    assert cell(lambda: concordance([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])) == "undefined from 3 case(s): the data do not determine it"
+    assert (
+        cell(lambda: concordance([1.0, 2.0], [1.0, 2.0]))
+        == "the first measurement holds 2 value(s); at least 3 are needed"
+    )
+    assert (
+        cell(lambda: concordance([1.0, 1.0, 1.0], [1.0, 1.0, 1.0]))
+        == "undefined from 3 case(s): the data do not determine it"
+    )
     assert cell(lambda: 0.5) == 0.5
 
 

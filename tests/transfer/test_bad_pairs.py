@@ -1,4 +1,6 @@
-"""Pairs that cannot be right: each is refused by name or judged to fail, and nothing is written where training would look for it."""
+"""Pairs that cannot be right: each is refused by name or judged to fail, and nothing is written where
+training would look for it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ def _flair() -> Volume:
 def _cohort(root: Path, exam: str, partner: Volume, *, ct: Volume | None = None) -> Path:
     """Write one patient whose masks are all drawn, so that only the pair can be at fault."""
     ball = sphere(radius_mm=9, spacing_mm=1.0, centre_mm=(-26, -8, 28))
-    for name, image, label, kind in (("ct", ct or _ct(), "haematoma", "dseg"), (exam, partner, "leukoaraiosis", "mask")):
+    for name, image, label, kind in (
+        ("ct", ct or _ct(), "haematoma", "dseg"),
+        (exam, partner, "leukoaraiosis", "mask"),
+    ):
         bids.write_exam(root, "1", name, image)  # type: ignore[arg-type]
         grid = image if image.array.ndim == 3 else image.with_array(image.array[..., 0])
         drawn = ball.on_grid(grid, interpolation="nearest")
@@ -43,7 +48,9 @@ def _cohort(root: Path, exam: str, partner: Volume, *, ct: Volume | None = None)
 def _told(root: Path, target: str, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
     run(["transfer", str(root), "--targets", target, "--json"])
     told: dict[str, object] = json.loads(capsys.readouterr().out)
-    assert not list((root / "derivatives" / "transfer").rglob("sub-*/**/*.nii.gz")), "a bad pair was written as if it were good"
+    assert not list((root / "derivatives" / "transfer").rglob("sub-*/**/*.nii.gz")), (
+        "a bad pair was written as if it were good"
+    )
     return told
 
 
@@ -55,8 +62,12 @@ def _refused(root: Path, target: str, capsys: pytest.CaptureFixture[str]) -> str
 def test_mri_of_another_patient_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = anatomy()
     x, y, z = np.moveaxis(own.world(np.indices(own.shape).transpose(1, 2, 3, 0)), -1, 0)
-    field = np.stack([0.06 * x + 5 * np.sin(z / 25), 5 * np.cos(x / 30 + z / 40) - 0.05 * y, 5 * np.sin(y / 24)], axis=-1)
-    other = Transform.of(Displacement(Volume(field.astype(np.float32), own.affine))).pull(own, own, interpolation="nearest")
+    field = np.stack(
+        [0.06 * x + 5 * np.sin(z / 25), 5 * np.cos(x / 30 + z / 40) - 0.05 * y, 5 * np.sin(y / 24)], axis=-1
+    )
+    other = Transform.of(Displacement(Volume(field.astype(np.float32), own.affine))).pull(
+        own, own, interpolation="nearest"
+    )
     flair = painted("flair", seed=1, tissue=other).resampled((2.0, 2.0, 4.0))
     told = _told(_cohort(tmp_path, "flair", flair), "leukoaraiosis", capsys)
     (row,) = told["pairs"]  # type: ignore[misc]
@@ -77,7 +88,9 @@ def test_swapped_exams_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_follow_up_that_is_an_mri_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "does not look like a CT" in _refused(_cohort(tmp_path, "followup", _flair().astype(np.int16)), "expansion", capsys)
+    assert "does not look like a CT" in _refused(
+        _cohort(tmp_path, "followup", _flair().astype(np.int16)), "expansion", capsys
+    )
 
 
 def test_diffusion_without_its_table_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,4 +117,6 @@ def test_masks_of_a_sheared_ct_meet_it_and_come_back(tmp_path: Path) -> None:
     written = nifti.load(bids.derivative_path(root, "1", pipeline="manual", label="haematoma", kind="dseg"))
     back = on_file_grid(drawn, tilted, "dseg")
     assert back.same_grid(tilted)
-    assert 2 * float((back.array & written.array).sum()) / float(back.array.sum() + written.array.sum()) > 0.85
+    assert (
+        2 * float((back.array & written.array).sum()) / float(back.array.sum() + written.array.sum()) > 0.85
+    )

@@ -1,4 +1,6 @@
-"""Pairs judged on a painted head: the right one passes, broken ones fail with a cause, and a person has the last word."""
+"""Pairs judged on a painted head: the right one passes, broken ones fail with a cause, and a person has
+the last word.
+"""
 
 from __future__ import annotations
 
@@ -72,8 +74,12 @@ def test_a_broken_pair_fails_with_a_cause(pair: tuple[Volume, Volume, Transform]
 def test_brain_of_a_ct_is_the_inside_of_the_skull(seam_mm: int) -> None:
     ct = painted("ct")
     y, z = (ct.world(np.indices(ct.shape).transpose(1, 2, 3, 0))[..., axis] for axis in (1, 2))
-    seam = (np.abs(y + 10 - z / 3) < seam_mm / 2) & (anatomy().array == 2)  # a suture, or bone too thin to be seen, from top to base
-    found = brain_of_ct(view(ct.with_array(np.where(seam, 40, ct.array).astype(np.float32)), spacing_mm=2.0, contrast="ct"))
+    seam = (np.abs(y + 10 - z / 3) < seam_mm / 2) & (
+        anatomy().array == 2
+    )  # a suture, or bone too thin to be seen, from top to base
+    found = brain_of_ct(
+        view(ct.with_array(np.where(seam, 40, ct.array).astype(np.float32)), spacing_mm=2.0, contrast="ct")
+    )
     inside = np.isin(anatomy().array, (3, 4, 5))
     expected = anatomy().with_array(inside.astype(np.uint8)).on_grid(found, interpolation="nearest").array > 0
     both = 2 * (expected & found.array).sum() / (expected.sum() + found.array.sum())
@@ -97,7 +103,13 @@ def test_marked_points_that_do_not_meet_are_a_cause(tmp_path: Path) -> None:
     good = PairNumbers(0.2, 0.1, 0.3, 1.2, 0.97, 1.0, 1.0, 0.7, 1.4)
     table = tmp_path / "derivatives" / "manual" / "sub-1" / "sub-1_landmarks.tsv"
     table.parent.mkdir(parents=True)
-    lines = ["exam\tname\tx\ty\tz", "ct\tpineal\t0\t-30\t2", "ct\tseptum\t0\t10\t12", "flair\tpineal\t5\t-30\t2", "flair\tother\t0\t0\t0"]
+    lines = [
+        "exam\tname\tx\ty\tz",
+        "ct\tpineal\t0\t-30\t2",
+        "ct\tseptum\t0\t10\t12",
+        "flair\tpineal\t5\t-30\t2",
+        "flair\tother\t0\t0\t0",
+    ]
     table.write_text("\n".join(lines) + "\n")
     marks = find_landmarks(tmp_path, "1", ("truth", "manual"))
     right = np.eye(4)
@@ -157,16 +169,25 @@ def _cohort(root: Path) -> None:
     ct = painted("ct", noise=5.0).resampled((1.5, 1.5, 5.0), fill=-1000.0)
     later, truth = posed(painted("ct", seed=2, noise=5.0), (5, 3, -4), (3, 4, -5))
     small = sphere(radius_mm=12, spacing_mm=1.0, centre_mm=(25, -5, 10))
-    large = Volume((big := sphere(radius_mm=16, spacing_mm=1.0, centre_mm=(25, -5, 10))).array, truth.matrix @ big.affine)
-    masks = {"ct": small.on_grid(ct, interpolation="nearest"), "followup": large.on_grid(later, interpolation="nearest")}
+    large = Volume(
+        (big := sphere(radius_mm=16, spacing_mm=1.0, centre_mm=(25, -5, 10))).array, truth.matrix @ big.affine
+    )
+    masks = {
+        "ct": small.on_grid(ct, interpolation="nearest"),
+        "followup": large.on_grid(later, interpolation="nearest"),
+    }
     for who in ("1", "2"):
         for exam, image in (("ct", ct), ("followup", later)):
             blood = image.with_array(np.where(masks[exam].array, 62, image.array).astype(np.int16))
             cut = Volume(blood.array[:, :, :2], blood.affine) if who == "2" and exam == "followup" else blood
             bids.write_exam(root, who, exam, cut)  # type: ignore[arg-type]
             drawn = Volume(masks[exam].array[:, :, : cut.shape[2]].astype(np.uint8), cut.affine)
-            bids.write_derivative(root, who, drawn, pipeline="manual", label="haematoma", kind="dseg", exam=exam)  # type: ignore[arg-type]
-    (root / "participants.tsv").write_text("participant_id\tcentre\tsplit\tct_to_followup_h\nsub-1\tA\ttrain\t24\nsub-2\tA\ttrain\t24\n")
+            bids.write_derivative(
+                root, who, drawn, pipeline="manual", label="haematoma", kind="dseg", exam=exam
+            )  # type: ignore[arg-type]
+    (root / "participants.tsv").write_text(
+        "participant_id\tcentre\tsplit\tct_to_followup_h\nsub-1\tA\ttrain\t24\nsub-2\tA\ttrain\t24\n"
+    )
 
 
 def test_a_cohort_end_to_end_with_one_bad_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

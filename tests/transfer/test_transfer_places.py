@@ -21,13 +21,19 @@ def _cohort(root: Path) -> Path:
     drawn = Volume(ball.array, truth.matrix @ ball.affine).on_grid(flair, interpolation="nearest")
     for who in ("1", "2"):
         bids.write_exam(root, who, "ct", ct.astype(np.int16))
-        bids.write_exam(root, who, "flair", flair if who == "1" else flair.with_array(np.zeros_like(flair.array)))
-        bids.write_derivative(root, who, drawn, pipeline="manual", label="leukoaraiosis", kind="mask", exam="flair")
+        bids.write_exam(
+            root, who, "flair", flair if who == "1" else flair.with_array(np.zeros_like(flair.array))
+        )
+        bids.write_derivative(
+            root, who, drawn, pipeline="manual", label="leukoaraiosis", kind="mask", exam="flair"
+        )
     (root / "participants.tsv").write_text("participant_id\tcentre\tsplit\nsub-1\tA\ttrain\nsub-2\tA\ttest\n")
     return root
 
 
-def _transferred(root: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[dict[str, object], np.ndarray]:
+def _transferred(
+    root: Path, capsys: pytest.CaptureFixture[str], *options: str
+) -> tuple[dict[str, object], np.ndarray]:
     code = run(["transfer", str(root), "--targets", "leukoaraiosis", "--json", *options])
     told = json.loads(capsys.readouterr().out)
     assert code == 2  # the second patient's FLAIR is empty
@@ -37,11 +43,15 @@ def _transferred(root: Path, capsys: pytest.CaptureFixture[str], *options: str) 
     return told["pairs"][0], nifti.load(target).array
 
 
-def test_a_drawn_mask_comes_onto_the_ct_and_an_empty_exam_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_drawn_mask_comes_onto_the_ct_and_an_empty_exam_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     row, mask = _transferred(_cohort(tmp_path), capsys)
     assert row["verdict"] == "pass", row["causes"]
     expected = sphere(radius_mm=9, spacing_mm=1.0, centre_mm=(-26, -8, 28))
-    true = expected.on_grid(nifti.load(bids.exam_path(tmp_path, "1", "ct")), interpolation="nearest").array > 0
+    true = (
+        expected.on_grid(nifti.load(bids.exam_path(tmp_path, "1", "ct")), interpolation="nearest").array > 0
+    )
     assert 2 * float((true & (mask > 0)).sum()) / float(true.sum() + (mask > 0).sum()) > 0.8
     assert (tmp_path / "derivatives/transfer/sheets/1-leukoaraiosis.png").is_file()
 

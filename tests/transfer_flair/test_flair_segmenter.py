@@ -12,8 +12,13 @@ from ichnos.anatomy import mni
 from ichnos.errors import InputRefused, MissingExtra
 from ichnos.registration.contrast import view
 from ichnos.registration.transform import IDENTITY, Transform
-from ichnos.transfer.flair import given_hyperintensities, hyperintensities_of, leukoaraiosis_on_ct, lst_ai_hyperintensities
-from ichnos.transfer.placing import _affine, _fixed, painted_template, place_template
+from ichnos.transfer.flair import (
+    given_hyperintensities,
+    hyperintensities_of,
+    leukoaraiosis_on_ct,
+    lst_ai_hyperintensities,
+)
+from ichnos.transfer.mri_to_mni import _affine, _fixed, painted_template, place_template
 from ichnos.transfer.wmh import segment_hyperintensities
 from ichnos.volume import Affine, Volume, volume_ml
 
@@ -35,15 +40,22 @@ def truth() -> Volume:
     return Transform().pull_share(fine, fine.grid_with_spacing((1.5, 1.5, 4.0)))
 
 
-def painted(truth: Volume, *, seed: int = 0, bias: float = 0.15, noise: float = 0.04, scale: float = 300.0) -> Volume:
+def painted(
+    truth: Volume, *, seed: int = 0, bias: float = 0.15, noise: float = 0.04, scale: float = 300.0
+) -> Volume:
     rng = np.random.default_rng(seed)
-    wm, gm, brain = (m.on_grid(truth).array for m in (mni.template("wm"), mni.template("gm"), mni.brain_mask().astype(np.float32)))
+    wm, gm, brain = (
+        m.on_grid(truth).array
+        for m in (mni.template("wm"), mni.template("gm"), mni.brain_mask().astype(np.float32))
+    )
     image = wm + 1.2 * gm + 0.2 * np.clip(brain - wm - gm, 0, 1)
     image = image * (1 - truth.array) + 1.7 * truth.array
     x = np.linspace(-1, 1, truth.shape[0])[:, None, None]
     y = np.linspace(-1, 1, truth.shape[1])[None, :, None]
     image = image * np.exp(bias * (x + 0.7 * y**2))
-    return truth.with_array((scale * np.hypot(image + noise * rng.normal(size=image.shape), noise)).astype(np.float32))
+    return truth.with_array(
+        (scale * np.hypot(image + noise * rng.normal(size=image.shape), noise)).astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize(("scale", "bias"), [(1.0, 0.0), (4000.0, 0.2)])
@@ -59,7 +71,9 @@ def test_a_brain_without_lesions_stays_nearly_empty(truth: Volume) -> None:
 
 
 def test_a_one_sided_bright_mass_is_left_out(truth: Volume) -> None:
-    x, y, z = np.moveaxis(truth.world(np.stack(np.meshgrid(*map(np.arange, truth.shape), indexing="ij"), axis=-1)), -1, 0)
+    x, y, z = np.moveaxis(
+        truth.world(np.stack(np.meshgrid(*map(np.arange, truth.shape), indexing="ij"), axis=-1)), -1, 0
+    )
     oedema = (x - 30) ** 2 + (y - 0) ** 2 + (z - 25) ** 2 < 15**2
     flair = painted(truth.with_array(np.maximum(truth.array, oedema)))
     plain = segment_hyperintensities(flair, flair_from_mni=IDENTITY)
@@ -72,7 +86,9 @@ def test_a_lesion_that_runs_into_what_is_excluded_stays_and_the_bright_rim_of_it
     at = truth.world(np.stack(np.meshgrid(*map(np.arange, truth.shape), indexing="ij"), axis=-1))
     distance = np.linalg.norm(at - (32, 14, 22), axis=-1)  # beside the frontal horn's cap, larger than it
     flair = painted(truth.with_array(np.maximum(truth.array, distance < 19.5)))
-    found = segment_hyperintensities(flair, flair_from_mni=IDENTITY, exclude=truth.with_array(distance < 18)).mask.array
+    found = segment_hyperintensities(
+        flair, flair_from_mni=IDENTITY, exclude=truth.with_array(distance < 18)
+    ).mask.array
     cap = (truth.array >= 0.5) & (distance > 20) & (np.linalg.norm(at - (14, 30, 12), axis=-1) < 16)
     assert (found & cap).sum() > 0.6 * cap.sum()
     assert not (found & (distance < 17.9)).any()
@@ -81,9 +97,13 @@ def test_a_lesion_that_runs_into_what_is_excluded_stays_and_the_bright_rim_of_it
 
 
 def test_infarcts_that_reach_the_cortex_are_left_out_on_both_sides(truth: Volume) -> None:
-    at = np.abs(truth.world(np.stack(np.meshgrid(*map(np.arange, truth.shape), indexing="ij"), axis=-1)) - (0, 20, 62))
+    at = np.abs(
+        truth.world(np.stack(np.meshgrid(*map(np.arange, truth.shape), indexing="ij"), axis=-1)) - (0, 20, 62)
+    )
     infarct = (at[..., 0] < 26) & (at[..., 1] < 18) & (at[..., 2] < 12)  # of both anterior cerebral arteries
-    found = segment_hyperintensities(painted(truth.with_array(np.maximum(truth.array, infarct))), flair_from_mni=IDENTITY).mask.array
+    found = segment_hyperintensities(
+        painted(truth.with_array(np.maximum(truth.array, infarct))), flair_from_mni=IDENTITY
+    ).mask.array
     assert (found & infarct).sum() < 0.05 * infarct.sum()
     elsewhere = (truth.array >= 0.5) & ~infarct
     assert dice(found & ~infarct, elsewhere) > 0.7
@@ -91,9 +111,14 @@ def test_infarcts_that_reach_the_cortex_are_left_out_on_both_sides(truth: Volume
 
 def test_the_same_exam_is_placed_the_same_twice() -> None:
     moving = view(painted_template("flair", stripped=True), spacing_mm=2.0, contrast="mri")
-    moved = Volume(moving.image.array, np.array([[1, 0, 0, 3], [0, 1, 0, -2], [0, 0, 1, 4], [0, 0, 0, 1.0]]) @ moving.image.affine)
+    moved = Volume(
+        moving.image.array,
+        np.array([[1, 0, 0, 3], [0, 1, 0, -2], [0, 0, 1, 4], [0, 0, 0, 1.0]]) @ moving.image.affine,
+    )
     fixed = _fixed("flair", stripped=True, inner=True)
-    one, two = (_affine(fixed, replace(moving, image=moved), IDENTITY, rigid=True, threads=1) for _ in range(2))
+    one, two = (
+        _affine(fixed, replace(moving, image=moved), IDENTITY, rigid=True, threads=1) for _ in range(2)
+    )
     points = np.array([[0.0, 0, 0], [40, -30, 20], [-50, 10, 40]])
     assert np.array_equal(one.map(points), two.map(points))
 

@@ -14,11 +14,16 @@ from ichnos.volume import Affine, Volume, volume_ml
 
 @pytest.fixture(scope="module")
 def scene() -> tuple[Volume, Volume, Volume, Transform]:
-    """Return a FLAIR of 5 mm, its true mask, the true mask on a CT of 5 mm that lies otherwise, and the map from CT to FLAIR."""
+    """Return a FLAIR of 5 mm, its true mask, the true mask on a CT of 5 mm that lies otherwise, and the
+    map from CT to FLAIR.
+    """
     side = np.arange(-36.0, 36.0)
     x, y, z = np.meshgrid(side, side, side, indexing="ij")
     blobs = [((-14, 4, 2), (5, 13, 4)), ((13, -6, 7), (4, 9, 6)), ((2, 18, -9), (7, 4, 3))]
-    inside = [sum(((p - c) / r) ** 2 for p, c, r in zip((x, y, z), centre, radii, strict=True)) < 1 for centre, radii in blobs]
+    inside = [
+        sum(((p - c) / r) ** 2 for p, c, r in zip((x, y, z), centre, radii, strict=True)) < 1
+        for centre, radii in blobs
+    ]
     affine = np.eye(4)
     affine[:3, 3] = -36.0
     fine = Volume(np.any(inside, axis=0).astype(np.float32), affine)
@@ -37,17 +42,23 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
 
 
-def test_a_hard_mask_reaches_the_ct_better_than_by_neighbours(scene: tuple[Volume, Volume, Volume, Transform]) -> None:
+def test_a_hard_mask_reaches_the_ct_better_than_by_neighbours(
+    scene: tuple[Volume, Volume, Volume, Transform],
+) -> None:
     flair, mask, truth, flair_from_ct = scene
     nearest = flair_from_ct.pull(mask.astype(np.uint8), truth, interpolation="nearest").array > 0
     between = flair_from_ct.pull_share(mask.astype(np.float32), truth).array >= 0.5
-    found = leukoaraiosis_on_ct(given_hyperintensities(mask.astype(np.uint8), flair), flair_from_ct=flair_from_ct, ct=truth)
+    found = leukoaraiosis_on_ct(
+        given_hyperintensities(mask.astype(np.uint8), flair), flair_from_ct=flair_from_ct, ct=truth
+    )
     assert dice(found.mask.array, truth.array) > dice(between, truth.array) + 0.02
     assert dice(found.mask.array, truth.array) > dice(nearest, truth.array) + 0.03
     assert volume_ml(found.share) == pytest.approx(2.35, rel=0.1)  # the three ellipsoids
 
 
-def test_softening_keeps_the_mask_and_thin_slices_stay_as_they_are(scene: tuple[Volume, Volume, Volume, Transform]) -> None:
+def test_softening_keeps_the_mask_and_thin_slices_stay_as_they_are(
+    scene: tuple[Volume, Volume, Volume, Transform],
+) -> None:
     flair, mask, _, _ = scene
     soft = softened(mask, flair)
     assert np.array_equal(soft.array >= 0.5, mask.array)
@@ -55,7 +66,9 @@ def test_softening_keeps_the_mask_and_thin_slices_stay_as_they_are(scene: tuple[
     thin = Volume(flair.array, np.diag([1.0, 1, 1, 1]))
     assert set(np.unique(softened(mask.with_array(mask.array), thin).array)) == {0.0, 1.0}
     assert between_slices(thin) is thin
-    flat = flair.with_array(np.full(flair.shape, 100.0, np.float32))  # a brightness that does not bear the mask out
+    flat = flair.with_array(
+        np.full(flair.shape, 100.0, np.float32)
+    )  # a brightness that does not bear the mask out
     assert set(np.unique(softened(mask, flat).array)) == {0.0, 1.0}
 
 

@@ -9,7 +9,15 @@ import pytest
 
 from ichnos.errors import InputRefused
 from ichnos.transfer.fibres import fod_from_peaks, one_shell
-from ichnos.transfer.gradients import GradientTable, check_gradients, fit_tensor, fsl_gradients, image_axes, read_fsl_gradients, readings
+from ichnos.transfer.gradients import (
+    GradientTable,
+    check_gradients,
+    fit_tensor,
+    fsl_gradients,
+    image_axes,
+    read_fsl_gradients,
+    readings,
+)
 from ichnos.volume import Volume
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, 2.0, 0, -30], [0, 0, 2.5, -20], [0, 0, 0, 1]])
@@ -27,9 +35,14 @@ def table(directions: int = 30) -> GradientTable:
 
 
 def phantom(true: GradientTable) -> tuple[Volume, np.ndarray, np.ndarray]:
-    """Return a series with four thin oblique bundles in plain tissue, the brain's mask, and where they are expected: 15 degrees off."""
+    """Return a series with four thin oblique bundles in plain tissue, the brain's mask, and where they are
+    expected: 15 degrees off.
+    """
     shape = (32, 32, 26)
-    world = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) @ AFFINE[:3, :3].T + AFFINE[:3, 3]
+    world = (
+        np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) @ AFFINE[:3, :3].T
+        + AFFINE[:3, 3]
+    )
     signal = np.broadcast_to(np.exp(-true.b_values * 0.8e-3), (*shape, len(true))).copy()
     expected = np.zeros((*shape, 3))
     for along, through in zip(BUNDLES, ((-12, 8, 0), (10, -6, 5), (-5, -14, -2), (6, 10, -4)), strict=True):
@@ -37,7 +50,9 @@ def phantom(true: GradientTable) -> tuple[Volume, np.ndarray, np.ndarray]:
         away = np.linalg.norm(way - (way @ along)[..., None] * along, axis=-1)
         cosine = true.directions @ along
         aside = np.cross(along, (0.3, -0.5, 0.8))
-        expected[away < 5] = np.cos(np.radians(15)) * along + np.sin(np.radians(15)) * aside / np.linalg.norm(aside)
+        expected[away < 5] = np.cos(np.radians(15)) * along + np.sin(np.radians(15)) * aside / np.linalg.norm(
+            aside
+        )
         signal[away < 5] = np.exp(-true.b_values * 1e-3 * (0.3 + 1.4 * cosine**2))
     noisy = 1000 * signal + np.random.default_rng(0).normal(0, 10, signal.shape)
     return Volume(noisy.astype(np.float32), AFFINE), np.ones(shape, bool), expected
@@ -110,7 +125,10 @@ def test_fsl_files_come_back_in_world_axes(tmp_path: Path) -> None:
 
 
 def test_the_fullest_shell_is_taken() -> None:
-    two = GradientTable(np.r_[0, np.full(6, 700.0), np.full(12, 2000.0)], np.r_[np.zeros((1, 3)), np.eye(3)[np.arange(18) % 3]])
+    two = GradientTable(
+        np.r_[0, np.full(6, 700.0), np.full(12, 2000.0)],
+        np.r_[np.zeros((1, 3)), np.eye(3)[np.arange(18) % 3]],
+    )
     assert one_shell(two).tolist() == [True] + [False] * 6 + [True] * 12
 
 

@@ -15,7 +15,9 @@ from ichnos.volume import Volume
 
 
 def peaks(shape: tuple[int, int, int] = (6, 5, 4)) -> Volume:
-    """Return one peak per voxel, upward and 0.5 long, two empty ones as NaN; half of the voxels have none (NaN)."""
+    """Return one peak per voxel, upward and 0.5 long, two empty ones as NaN; half of the voxels have none
+    (NaN).
+    """
     array = np.full((*shape, 9), np.nan, np.float32)
     array[:3, ..., :3] = (0, 0, 0.5)
     return Volume(array, np.diag([-2.0, 2, 2, 1]))  # x runs to the left, as scanners write it

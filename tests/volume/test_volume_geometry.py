@@ -39,7 +39,8 @@ def oblique(shape: tuple[int, ...] = (5, 6, 7), seed: int = 0) -> Volume:
     return Volume(np.random.default_rng(seed).normal(size=shape).astype(np.float32), affine)
 
 
-# ---- 48 orientations ------------------------------------------------------------------------------------------------
+# ---- 48 orientations
+# ------------------------------------------------------------------------------------------------
 
 
 def test_there_are_48_orientations() -> None:
@@ -84,11 +85,13 @@ def test_an_impossible_orientation_is_refused(wrong: str) -> None:
         oblique().reoriented(wrong)
 
 
-# ---- affine algebra -------------------------------------------------------------------------------------------------
+# ---- affine algebra
+# -------------------------------------------------------------------------------------------------
 
 matrices = st.builds(
     lambda a, b, c, scale, shift: (
-        turned(a, 0) @ turned(b, 1) @ turned(c, 2) @ np.diag([*scale, 1.0]) + np.pad(np.array(shift)[:, None], ((0, 1), (3, 0)))
+        turned(a, 0) @ turned(b, 1) @ turned(c, 2) @ np.diag([*scale, 1.0])
+        + np.pad(np.array(shift)[:, None], ((0, 1), (3, 0)))
     ),
     *[st.floats(-180, 180)] * 3,
     st.tuples(*[st.floats(0.2, 8)] * 3),
@@ -116,10 +119,17 @@ def test_world_and_index_undo_each_other(affine: np.ndarray) -> None:
 
 
 values = st.sampled_from([0.0, 1.0, -1.0, 2.5, 1e-9, 1e12, float("nan"), float("inf")])
-four_by_four = hnp.arrays(np.float64, (3, 4), elements=values).map(lambda rows: np.vstack([rows, [0, 0, 0, 1]]))
+four_by_four = hnp.arrays(np.float64, (3, 4), elements=values).map(
+    lambda rows: np.vstack([rows, [0, 0, 0, 1]])
+)
 
 
-@given(st.one_of(four_by_four, hnp.arrays(np.float64, hnp.array_shapes(min_dims=0, max_dims=3, max_side=5), elements=values)))
+@given(
+    st.one_of(
+        four_by_four,
+        hnp.arrays(np.float64, hnp.array_shapes(min_dims=0, max_dims=3, max_side=5), elements=values),
+    )
+)
 @settings(max_examples=100, deadline=None)
 def test_any_array_is_an_affine_or_is_refused(array: np.ndarray) -> None:
     try:
@@ -137,7 +147,8 @@ def test_a_value_cannot_be_changed_by_accident() -> None:
         volume.affine[0, 0] = 2
 
 
-# ---- resampling -----------------------------------------------------------------------------------------------------
+# ---- resampling
+# ------------------------------------------------------------------------------------------
 
 
 def field(volume: Volume) -> np.ndarray:
@@ -166,7 +177,9 @@ def test_fast_and_slow_sampling_agree(interpolation: str, spline: int, order: st
     affine[:3, 3] += source.centre_mm - Affine(affine).map(np.array([4.5, 5.0, 2.5]))
     grid = Volume(np.zeros((10, 11, 6)), affine)
     matrix = np.linalg.inv(source.affine) @ grid.affine
-    slow = ndimage.affine_transform(source.array, matrix[:3, :3], matrix[:3, 3], grid.shape, order=spline, mode="nearest")
+    slow = ndimage.affine_transform(
+        source.array, matrix[:3, :3], matrix[:3, 3], grid.shape, order=spline, mode="nearest"
+    )
     at = np.moveaxis(Affine(matrix).map(np.moveaxis(np.indices(grid.shape), 0, -1)), -1, 0)
     outside = np.any([(a < -0.5) | (a > n - 0.5) for a, n in zip(at, source.shape, strict=True)], axis=0)
     assert 0.02 < outside.mean() < 0.98
@@ -210,7 +223,9 @@ def test_an_unknown_interpolation_is_wrong_usage() -> None:
 def test_labels_are_never_invented() -> None:
     labels = np.zeros((20, 20, 20), np.uint8)
     labels[4:10], labels[10:16] = 1, 3  # a mean of 1 and 3 would be 2
-    got = Volume(labels, np.eye(4)).labels_on_grid(Volume(np.zeros((31, 31, 31)), turned(12, 2) @ np.diag([0.6, 0.6, 0.6, 1])))
+    got = Volume(labels, np.eye(4)).labels_on_grid(
+        Volume(np.zeros((31, 31, 31)), turned(12, 2) @ np.diag([0.6, 0.6, 0.6, 1]))
+    )
     assert set(np.unique(got.array)) == {0, 1, 3}
     assert got.array.dtype == np.uint8
 
@@ -235,13 +250,17 @@ def test_several_labels_split_a_tie_in_favour_of_the_smaller_one() -> None:
 
 @given(st.tuples(*[st.integers(1, 9)] * 3), st.tuples(*[st.floats(0.3, 5)] * 3))
 @settings(max_examples=40, deadline=None)
-def test_another_voxel_size_keeps_the_middle(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> None:
+def test_another_voxel_size_keeps_the_middle(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> None:
     volume = Volume(np.zeros(shape, np.uint8), oblique().affine)
     grid = volume.grid_with_spacing(spacing)
     assert np.allclose(grid.centre_mm, volume.centre_mm, atol=1e-6)
     assert np.allclose(grid.spacing_mm, spacing)
     extent = np.array(volume.shape) * volume.spacing_mm
-    assert (np.abs(np.array(grid.shape) * spacing - extent) <= np.maximum(spacing, extent) / 2 + np.array(spacing)).all()
+    assert (
+        np.abs(np.array(grid.shape) * spacing - extent) <= np.maximum(spacing, extent) / 2 + np.array(spacing)
+    ).all()
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), (1.0, 0.0, 1.0)])
@@ -265,7 +284,8 @@ def test_a_sheared_grid_gets_right_angles_around_it() -> None:
     assert volume_ml(mass) == pytest.approx(volume_ml(sheared), rel=0.05)
 
 
-# ---- crop, pad, paste -----------------------------------------------------------------------------------------------
+# ---- crop, pad, paste
+# -----------------------------------------------------------------------------------------------
 
 boxes = st.tuples(*[st.tuples(st.integers(0, 4), st.integers(1, 5)) for _ in range(3)])
 
@@ -291,7 +311,9 @@ def test_padding_is_undone_by_cropping(before: tuple[int, ...], after: tuple[int
     back = padded.cropped(Box(before, tuple(b + n for b, n in zip(before, volume.shape, strict=True))))
     assert np.array_equal(back.array, volume.array)
     assert back.same_grid(volume)
-    assert float(padded.array.sum()) == pytest.approx(float(volume.array.sum()) - (padded.array.size - volume.array.size), abs=1e-3)
+    assert float(padded.array.sum()) == pytest.approx(
+        float(volume.array.sum()) - (padded.array.size - volume.array.size), abs=1e-3
+    )
 
 
 def test_a_part_from_elsewhere_is_refused() -> None:
@@ -317,7 +339,8 @@ def test_the_box_around_a_mask_holds_it_with_its_margin() -> None:
         box_around(volume.map_array(np.zeros_like))
 
 
-# ---- bridges --------------------------------------------------------------------------------------------------------
+# ---- bridges
+# ------------------------------------------------------------------------------------------
 
 
 def test_nibabel_shares_memory_both_ways() -> None:
@@ -380,7 +403,8 @@ def test_simpleitk_cannot_hold_a_sheared_grid() -> None:
         Volume(np.zeros((3, 3, 3)), affine).to_sitk()
 
 
-# ---- measures -------------------------------------------------------------------------------------------------------
+# ---- measures
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientation", ["RAS", "LPI", "ASR", "IRP"])

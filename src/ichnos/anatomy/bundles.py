@@ -1,7 +1,8 @@
 """Orientations of the large white-matter bundles in MNI152 space, drawn from anatomical knowledge.
 
-Three slots per voxel, so that tractography meets the crossings it meets in people: projection fibres (corticospinal tract and corona
-radiata) run up and down, callosal fibres sideways through them, association fibres from front to back.
+Three slots per voxel, so that tractography meets the crossings it meets in people: projection fibres
+(corticospinal tract and corona radiata) run up and down, callosal fibres sideways through them, association
+fibres from front to back.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def bundles() -> Bundles:
     codes = structures.array[::STEP, ::STEP, ::STEP]
     affine = structures.affine @ np.diag([STEP, STEP, STEP, 1.0])
     xyz = mni.coordinates(Volume(codes, affine))
-    white = ndimage.gaussian_filter(np.isin(codes, (mni.WHITE, mni.BRAINSTEM, mni.CEREBELLAR_WHITE)).astype(np.float32), 0.6)
+    white = ndimage.gaussian_filter(
+        np.isin(codes, (mni.WHITE, mni.BRAINSTEM, mni.CEREBELLAR_WHITE)).astype(np.float32), 0.6
+    )
     parts = [_projection(xyz), _callosal(xyz), _association(xyz)]
     orientation = np.stack([direction for direction, _ in parts])
     weight = np.stack([share for _, share in parts]) * white
@@ -58,7 +61,9 @@ def _unit(x: Field, y: Field, z: Field) -> Field:
 
 
 def _projection(xyz: Field) -> tuple[Field, Field]:
-    """Return the fan of the corona radiata above the capsule, and the corticospinal tract itself where it runs."""
+    """Return the fan of the corona radiata above the capsule, and the corticospinal tract itself where it
+    runs.
+    """
     x, y, z = xyz
     a, sign = np.abs(x), np.sign(x)
     capsule_x, capsule_y = 23.0, -8.0 + 0.55 * np.clip(y + 8, -30, 30)
@@ -82,12 +87,16 @@ def _projection(xyz: Field) -> tuple[Field, Field]:
 
 
 def _callosal(xyz: Field) -> tuple[Field, Field]:
-    """Return arcs from hemisphere to hemisphere: level in the midline, turning up (or down behind) into the gyri."""
+    """Return arcs from hemisphere to hemisphere: level in the midline, turning up (or down behind) into
+    the gyri.
+    """
     x, y, z = xyz
     a, sign = np.abs(x), np.sign(x)
     roof = np.interp(y, [-75, -45, -20, 10, 32, 45], [10, 16, 28, 26, 12, 2])
     rise = np.clip((a - 12) / 26, 0, 1.6) * np.sign(z - roof + 6)
-    forward = np.where(y > 30, np.clip((a - 6) / 16, 0, 2.2), np.where(y < -42, -np.clip((a - 8) / 16, 0, 2.2), 0.0))
+    forward = np.where(
+        y > 30, np.clip((a - 6) / 16, 0, 2.2), np.where(y < -42, -np.clip((a - 8) / 16, 0, 2.2), 0.0)
+    )
     direction = _unit(1.0 + 0 * x, sign * forward, sign * rise)
     near = np.exp(-(((z - roof - 0.35 * np.clip(a - 12, 0, 60)) / 13) ** 2))
     midline = (a < 14) & (np.abs(z - roof) < 9) & (y > -48) & (y < 38)

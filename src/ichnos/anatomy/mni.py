@@ -1,6 +1,8 @@
-"""MNI152 space (2009a, asymmetric nonlinear, 1 mm): the template's maps and the deep structures named in them.
+"""MNI152 space (2009a, asymmetric nonlinear, 1 mm): the template's maps and the deep structures named in
+them.
 
-The maps are those of nilearn's wheel; they are read straight from its files, because importing `nilearn.datasets` takes seconds.
+The maps are those of nilearn's wheel; they are read straight from its files, because importing
+`nilearn.datasets` takes seconds.
 """
 
 from __future__ import annotations
@@ -22,11 +24,23 @@ Map = Literal["t1", "gm", "wm"]
 Mask = npt.NDArray[np.bool_]
 
 # Structure codes of `structures()`.
-CSF, VENTRICLE, CORTEX, WHITE, THALAMUS, CAUDATE, PUTAMEN, PALLIDUM, HIPPOCAMPUS, BRAINSTEM, CEREBELLAR_CORTEX, CEREBELLAR_WHITE = range(
-    1, 13
-)
+(
+    CSF,
+    VENTRICLE,
+    CORTEX,
+    WHITE,
+    THALAMUS,
+    CAUDATE,
+    PUTAMEN,
+    PALLIDUM,
+    HIPPOCAMPUS,
+    BRAINSTEM,
+    CEREBELLAR_CORTEX,
+    CEREBELLAR_WHITE,
+) = range(1, 13)
 
-# Deep grey matter: (structure, centre, half axes, degrees by which the long axis turns outward in the axial plane), right side, MNI mm.
+# Deep grey matter: (structure, centre, half axes, degrees by which the long axis turns outward in the axial
+# plane), right side, MNI mm.
 NUCLEI: tuple[tuple[int, tuple[float, float, float], tuple[float, float, float], float], ...] = (
     (THALAMUS, (11.5, -19.0, 8.0), (7.5, 14.5, 9.5), 24.0),
     (CAUDATE, (12.5, 12.0, 6.5), (6.5, 12.0, 12.0), 12.0),
@@ -47,14 +61,19 @@ def template(name: Map) -> Volume:
     """
     import nibabel
 
-    image = Volume.from_nibabel(nibabel.load(_folder() / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"))
+    image = Volume.from_nibabel(
+        nibabel.load(_folder() / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+    )
     return image.map_array(lambda array: array.astype(np.float32) / (1 if name == "t1" else 255.0))
 
 
 def _folder() -> Path:
     found = importlib.util.find_spec("nilearn")
     if found is None or not found.submodule_search_locations:
-        raise MissingExtra('MNI anatomy needs the maps that nilearn ships, and it is not installed: pip install "ichnos[simulation]"')
+        raise MissingExtra(
+            "MNI anatomy needs the maps that nilearn ships, and it is not installed: pip install"
+            ' "ichnos[simulation]"'
+        )
     return Path(found.submodule_search_locations[0]) / "datasets" / "data"
 
 
@@ -63,13 +82,20 @@ def brain_mask() -> Volume:
     """Return the inside of the pia, ventricles included (the template's T1 is zero outside)."""
     t1 = template("t1")
     bright = t1.array > 20
-    labels, _ = ndimage.label(~bright)  # holes are what the corner's background does not reach; quicker than `binary_fill_holes`
+    labels, _ = ndimage.label(
+        ~bright
+    )  # holes are what the corner's background does not reach; quicker than `binary_fill_holes`
     return t1.with_array(labels != labels[0, 0, 0])
 
 
 def coordinates(grid: Volume) -> npt.NDArray[np.float32]:
-    """Return the position of each voxel centre, (3, x, y, z) in mm, of a grid whose axes are those of space."""
-    steps = [np.arange(n, dtype=np.float32) * grid.affine[i, i] + grid.affine[i, 3] for i, n in enumerate(grid.shape)]
+    """Return the position of each voxel centre, (3, x, y, z) in mm, of a grid whose axes are those of
+    space.
+    """
+    steps = [
+        np.arange(n, dtype=np.float32) * grid.affine[i, i] + grid.affine[i, 3]
+        for i, n in enumerate(grid.shape)
+    ]
     return np.stack(np.broadcast_arrays(*np.ix_(*steps))).astype(np.float32)
 
 
@@ -90,9 +116,13 @@ def structures() -> Volume:
 
 
 def tentorium_mm(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return the height of the tentorium: highest in the midline in front, sloping down to both sides and to the back."""
+    """Return the height of the tentorium: highest in the midline in front, sloping down to both sides and
+    to the back.
+    """
     slope = np.interp(y, [-60, -40], [0.30, 0.50])
-    height: npt.NDArray[np.float32] = (-3.0 - slope * np.abs(x) - 0.25 * np.clip(-60 - y, 0, None)).astype(np.float32)
+    height: npt.NDArray[np.float32] = (-3.0 - slope * np.abs(x) - 0.25 * np.clip(-60 - y, 0, None)).astype(
+        np.float32
+    )
     return height
 
 
@@ -102,7 +132,9 @@ def in_hindbrain(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: npt.
 
 
 def in_brainstem(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> Mask:
-    """Return a curved tube: midbrain with its peduncles at z = -6, pons with its belly at -30, medulla below -45."""
+    """Return a curved tube: midbrain with its peduncles at z = -6, pons with its belly at -30, medulla
+    below -45.
+    """
     level = [-72, -60, -50, -42, -34, -26, -20, -14, -8, -4]
     heights = z[:1, :1]  # the same on every axial plane
     middle = np.interp(heights, level, [-44, -41, -38, -33, -28.5, -26, -25, -24, -23, -24])
@@ -113,13 +145,18 @@ def in_brainstem(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: npt.
 
 
 def _name_nuclei(
-    out: npt.NDArray[np.uint8], gm: npt.NDArray[np.float32], wm: npt.NDArray[np.float32], xyz: tuple[npt.NDArray[np.float32], ...]
+    out: npt.NDArray[np.uint8],
+    gm: npt.NDArray[np.float32],
+    wm: npt.NDArray[np.float32],
+    xyz: tuple[npt.NDArray[np.float32], ...],
 ) -> None:
     best = np.full(out.shape, 1.15, np.float32)
     for code, centre, half, turn in NUCLEI:
         for sign in (-1, 1):
             box = _box_around((sign * centre[0], centre[1], centre[2]), 1.2 * max(half), xyz)
-            _name_nucleus(out[box], best[box], gm[box], wm[box], [axis[box] for axis in xyz], (code, centre, half, turn))
+            _name_nucleus(
+                out[box], best[box], gm[box], wm[box], [axis[box] for axis in xyz], (code, centre, half, turn)
+            )
 
 
 def _box_around(
@@ -127,7 +164,9 @@ def _box_around(
 ) -> tuple[slice, slice, slice]:
     """Return the part of the template's grid within `reach_mm` of a point on every axis."""
     first = [float(axis[0, 0, 0]) for axis in xyz]
-    x, y, z = (slice(int(c - reach_mm - f), int(c + reach_mm - f) + 2) for c, f in zip(centre, first, strict=True))
+    x, y, z = (
+        slice(int(c - reach_mm - f), int(c + reach_mm - f) + 2) for c, f in zip(centre, first, strict=True)
+    )
     return x, y, z
 
 
@@ -144,17 +183,28 @@ def _name_nucleus(
     code, centre, half, turn = nucleus
     c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
     dx, dy, dz = np.abs(x) - centre[0], y - centre[1], z - centre[2]
-    radius = np.sqrt(((c * dx + s * dy) / half[0]) ** 2 + ((-s * dx + c * dy) / half[1]) ** 2 + (dz / half[2]) ** 2)
+    radius = np.sqrt(
+        ((c * dx + s * dy) / half[0]) ** 2 + ((-s * dx + c * dy) / half[1]) ** 2 + (dz / half[2]) ** 2
+    )
     tissue = wm < 0.93 if code in (PALLIDUM, THALAMUS) else gm > 0.42
     take = (radius < best) & tissue & (gm + wm > 0.5) & (out != BRAINSTEM) & (out != CEREBELLAR_CORTEX)
     out[take], best[take] = code, radius[take]
 
 
 def _ventricles(csf: Mask, xyz: tuple[npt.NDArray[np.float32], ...]) -> Mask:
-    """Return lateral, third and fourth ventricles: cerebrospinal fluid inside hand-drawn hulls, each away from sulci and cisterns."""
+    """Return lateral, third and fourth ventricles: cerebrospinal fluid inside hand-drawn hulls, each away
+    from sulci and cisterns.
+    """
     x, y, z = xyz
     a = np.abs(x)
-    body = (a < 28) & (y > -50) & (y < 34) & (z > -4 + 0.1 * np.clip(-y, 0, None)) & (z < 29) & (a < 12 + 0.4 * np.clip(28 - z, 0, None))
+    body = (
+        (a < 28)
+        & (y > -50)
+        & (y < 34)
+        & (z > -4 + 0.1 * np.clip(-y, 0, None))
+        & (z < 29)
+        & (a < 12 + 0.4 * np.clip(28 - z, 0, None))
+    )
     body &= ~((a < 6) & (y < -20) & (z < 10)) & ~((y < -36) & (a < 9))
     atrium = (a > 12) & (a < 37) & (y > -75) & (y < -28) & (z > -8) & (z < 26)
     temporal = (a > 24) & (a < 42) & (y > -42) & (y < -6) & (z > -26) & (z < -2) & (a > 27 - 0.1 * (y + 40))

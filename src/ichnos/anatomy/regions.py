@@ -1,4 +1,6 @@
-"""Named regions in MNI152 space: the stations of the corticospinal tract, white matter by depth, lobes and deep sites."""
+"""Named regions in MNI152 space: the stations of the corticospinal tract, white matter by depth, lobes and
+deep sites.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,14 @@ from ichnos.volume import Volume
 Mask = npt.NDArray[np.bool_]
 Side = Literal["left", "right"]
 
-STATIONS: tuple[str, ...] = ("cortex", "corona_radiata", "plic", "peduncle", "pons", "medulla")  # from the top of the tract down
+STATIONS: tuple[str, ...] = (
+    "cortex",
+    "corona_radiata",
+    "plic",
+    "peduncle",
+    "pons",
+    "medulla",
+)  # from the top of the tract down
 WHITE_MATTER: tuple[str, ...] = ("periventricular", "deep_white")
 LOBES: tuple[str, ...] = ("frontal", "parietal", "occipital", "temporal", "insula", "cerebellum")
 DEEP: tuple[str, ...] = ("thalamus", "caudate", "putamen", "pallidum", "brainstem")
@@ -55,15 +64,20 @@ def station_of_height(z_mm: float) -> str:
 
 
 def sites_at(mni_mm: npt.NDArray[np.float32], *, reach_mm: float = 6.0) -> npt.NDArray[np.str_]:
-    """Name the place of points (n, 3) as clinicians name a haematoma's site; by geometry alone, so that no template is needed.
+    """Name the place of points (n, 3) as clinicians name a haematoma's site; by geometry alone, so that no
+    template is needed.
 
-    The nuclei reach some mm beyond their edge, since the capsules around them count as theirs. "" is nowhere in the brain's rough shape.
+    The nuclei reach some mm beyond their edge, since the capsules around them count as theirs. "" is nowhere
+    in the brain's rough shape.
 
     >>> sites_at(np.array([[-27, 2, 2], [12, -19, 8], [0, -28, -30], [25, -65, -35], [-35, 40, 25]], np.float32)).tolist()
     ['basal ganglia', 'thalamus', 'brainstem', 'cerebellum', 'frontal lobe']
     """
     x, y, z = np.asarray(mni_mm, np.float32).T[:, None, None, :]
-    away = {code: np.full(x.shape, np.inf, np.float32) for code in (mni.THALAMUS, mni.CAUDATE, mni.PUTAMEN, mni.PALLIDUM)}
+    away = {
+        code: np.full(x.shape, np.inf, np.float32)
+        for code in (mni.THALAMUS, mni.CAUDATE, mni.PUTAMEN, mni.PALLIDUM)
+    }
     for code, (cx, cy, cz), half, turn in mni.NUCLEI:
         if code in away:
             c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
@@ -73,7 +87,10 @@ def sites_at(mni_mm: npt.NDArray[np.float32], *, reach_mm: float = 6.0) -> npt.N
             away[code] = np.minimum(away[code], radius)
     ganglia = np.minimum(np.minimum(away[mni.CAUDATE], away[mni.PUTAMEN]), away[mni.PALLIDUM])
     white = np.full(x.shape, mni.WHITE, np.uint8)
-    lobes = {f"{name} lobe": _lobe(name, np.stack([x, y, z]), white) for name in ("temporal", "occipital", "parietal", "frontal")}
+    lobes = {
+        f"{name} lobe": _lobe(name, np.stack([x, y, z]), white)
+        for name in ("temporal", "occipital", "parietal", "frontal")
+    }
     conditions = [
         mni.in_brainstem(x, y, z),
         mni.in_hindbrain(x, y, z),
@@ -104,7 +121,9 @@ def _region(name: str) -> Volume:
 
 
 def _station(name: str, xyz: npt.NDArray[np.float32]) -> Mask:
-    """Return the part of a generous tract (1.8 half thicknesses) that lies in the station's range of heights."""
+    """Return the part of a generous tract (1.8 half thicknesses) that lies in the station's range of
+    heights.
+    """
     names = list(STATIONS)
     lowest = [*_LOWEST_MM.values(), -80.0][names.index(name)]
     highest = [90.0, *_LOWEST_MM.values()][names.index(name)]
@@ -114,7 +133,9 @@ def _station(name: str, xyz: npt.NDArray[np.float32]) -> Mask:
 
 
 def _capsule(xyz: npt.NDArray[np.float32], codes: npt.NDArray[np.uint8]) -> Mask:
-    """Return the posterior limb of the internal capsule: white matter between thalamus and lentiform nucleus, behind the genu."""
+    """Return the posterior limb of the internal capsule: white matter between thalamus and lentiform
+    nucleus, behind the genu.
+    """
     x, y, z = xyz
     a = np.abs(x)
     middle = np.interp(y, [-26, -18, -10, -2], [27.0, 23.5, 19.5, 15.5]) + 0.12 * (z - 6)

@@ -1,8 +1,10 @@
-"""The corticospinal tract as an own geometric atlas in MNI152 space: from the motor cortex to the pyramid, left and right.
+"""The corticospinal tract as an own geometric atlas in MNI152 space: from the motor cortex to the pyramid,
+left and right.
 
-Five courses (leg, trunk, arm, hand, face) are drawn as smooth curves through landmarks; the sheet between them is the tract. In the
-internal capsule the order is somatotopic (face in front, leg behind), in the peduncle it turns (face medial, leg lateral), in the
-pyramid all fibres are bundled. The probability map is what a population of randomly varied sheets covers.
+Five courses (leg, trunk, arm, hand, face) are drawn as smooth curves through landmarks; the sheet between
+them is the tract. In the internal capsule the order is somatotopic (face in front, leg behind), in the
+peduncle it turns (face medial, leg lateral), in the pyramid all fibres are bundled. The probability map is
+what a population of randomly varied sheets covers.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ _COURSES: dict[str, tuple[tuple[float, float, float], ...]] = {
     "hand": ((37, -22, 56), (35.5, -22, 51), (32.5, -22, 44), (29.5, -21.5, 37), (26.8, -21, 28)),
     "face": ((53, -6, 35), (47, -8.5, 35), (40, -12.5, 34), (32.5, -17, 31), (27.2, -19.5, 26.5)),
 }
-# Below, all courses share a stem: centre, the vector from its middle to the leg's edge (the face's edge is opposite), half thickness.
+# Below, all courses share a stem: centre, the vector from its middle to the leg's edge (the face's edge is
+# opposite), half thickness.
 _STEM: tuple[tuple[tuple[float, float, float], tuple[float, float], float], ...] = (
     ((25.6, -20.3, 20.0), (0.9, -2.9), 3.0),
     ((24.4, -18.8, 13.0), (1.5, -3.0), 2.7),
@@ -50,7 +53,13 @@ _STEM: tuple[tuple[tuple[float, float, float], tuple[float, float], float], ...]
     ((4.5, -32.0, -51.0), (0.8, 0.0), 2.3),
     ((4.0, -36.0, -58.0), (0.7, 0.0), 2.1),
 )
-_CORTICAL_RADIUS_MM = (3.6, 3.4, 3.2, 3.1, 3.0)  # half thickness of the sheet at the five landmarks of a course
+_CORTICAL_RADIUS_MM = (
+    3.6,
+    3.4,
+    3.2,
+    3.1,
+    3.0,
+)  # half thickness of the sheet at the five landmarks of a course
 _POSITIONS = (-1.0, -0.55, -0.15, 0.35, 1.0)  # leg .. face along the sheet; the hand's part is the widest
 PEOPLE = 48  # varied tracts in a population
 _STORED = Path(__file__).with_name("tract_population.npz")
@@ -62,8 +71,10 @@ class TractAtlas:
     """One side's corticospinal tract in MNI152 space, on the template's 1 mm grid."""
 
     side: Side
-    radius: Volume  # distance to the sheet's middle in units of its half thickness: <= 1 inside, 9 far away; float32
-    orientation: Volume  # (x, y, z, 3) unit tangent, pointing down, RAS axes; zero farther than 4 half thicknesses; float32
+    # distance to the sheet's middle in units of its half thickness: <= 1 inside, 9 far away; float32
+    radius: Volume
+    # (x, y, z, 3) unit tangent, pointing down, RAS axes; zero farther than 4 half thicknesses; float32
+    orientation: Volume
 
     @cached_property
     def probability(self) -> Volume:
@@ -73,9 +84,11 @@ class TractAtlas:
 
 @lru_cache(maxsize=2)
 def population(side: Side) -> Volume:
-    """Return the share of a population of varied tracts that covers each voxel of the template's 1 mm grid, float32.
+    """Return the share of a population of varied tracts that covers each voxel of the template's 1 mm grid,
+    float32.
 
-    The same as `atlas(side).probability`, which takes seconds to compute: read from the file that `tools/tract_population.py` wrote.
+    The same as `atlas(side).probability`, which takes seconds to compute: read from the file that
+    `tools/tract_population.py` wrote.
     """
     with np.load(_STORED, allow_pickle=False) as stored:
         share = np.zeros(tuple(stored["shape"]), np.float32)
@@ -128,7 +141,9 @@ def atlas(side: Side) -> TractAtlas:
 def _normalised_distance(
     grid: Volume, fibres: Floats
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], tuple[npt.NDArray[np.int64], ...]]:
-    """Return distance over half thickness on the grid, the nearest fibre point of each near voxel, and these voxels."""
+    """Return distance over half thickness on the grid, the nearest fibre point of each near voxel, and
+    these voxels.
+    """
     points = fibres.reshape(-1, 4)
     near = np.zeros(grid.shape, bool)
     near[tuple(np.round(grid.index(points[:, :3])).astype(int).T)] = True
@@ -144,15 +159,22 @@ def _normalised_distance(
 
 @lru_cache(maxsize=1)
 def _forbidden() -> mni.Mask:
-    """Return where no corticospinal fibre can run: fluid and nuclei; cortex only away from its junction with white matter."""
+    """Return where no corticospinal fibre can run: fluid and nuclei; cortex only away from its junction
+    with white matter.
+    """
     codes = mni.structures().array
-    fluid: mni.Mask = np.isin(codes, (0, mni.CSF, mni.VENTRICLE, mni.PUTAMEN, mni.PALLIDUM, mni.THALAMUS, mni.CAUDATE, mni.HIPPOCAMPUS))
+    fluid: mni.Mask = np.isin(
+        codes,
+        (0, mni.CSF, mni.VENTRICLE, mni.PUTAMEN, mni.PALLIDUM, mni.THALAMUS, mni.CAUDATE, mni.HIPPOCAMPUS),
+    )
     deep_cortex = (codes == mni.CORTEX) & ~ndimage.binary_dilation(codes == mni.WHITE, iterations=2)
     forbidden: mni.Mask = fluid | deep_cortex
     return forbidden
 
 
-def _population(radius: npt.NDArray[np.float32], *, people: int = PEOPLE, shift_mm: float = 1.6) -> npt.NDArray[np.float32]:
+def _population(
+    radius: npt.NDArray[np.float32], *, people: int = PEOPLE, shift_mm: float = 1.6
+) -> npt.NDArray[np.float32]:
     """Return how many of a population of shifted and thickened tracts cover each voxel."""
     rng = np.random.default_rng(20240806)
     box = ndimage.find_objects((radius < 6).astype(np.uint8))[0]

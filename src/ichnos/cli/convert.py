@@ -1,4 +1,6 @@
-"""`ichnos convert PATH -o OUT`: the head CT of every study as NIfTI, with a JSON sidecar, without the patient's identity."""
+"""`ichnos convert PATH -o OUT`: the head CT of every study as NIfTI, with a JSON sidecar, without the
+patient's identity.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def convert(
     path: Annotated[Path, typer.Argument(help="folder or zip with any number of studies, or one NIfTI file")],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for the results; run again to go on")],
     workers: Annotated[int, typer.Option(help="processes on this machine")] = 1,
-    scheduler: Annotated[str | None, typer.Option(help="address of a dask scheduler, such as tcp://host:8786")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="address of a dask scheduler, such as tcp://host:8786")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Convert each study's head CT to NIfTI; a study without one is reported and does not stop the rest."""
@@ -45,7 +49,14 @@ def convert(
             items = [*studies_in(path, progress=progress)]
     settings = {"ichnos": __version__, "as": "nifti"}
     summary = apply(
-        convert_one, items, out=out, settings=settings, name="convert", workers=workers, scheduler=scheduler, progress=not as_json
+        convert_one,
+        items,
+        out=out,
+        settings=settings,
+        name="convert",
+        workers=workers,
+        scheduler=scheduler,
+        progress=not as_json,
     )
     summary.save_table(out / "convert.tsv")
     _tell(summary, out, as_json=as_json)
@@ -75,7 +86,7 @@ class _NiftiFile:
 def convert_one(item: Study | _NiftiFile, folder: Path) -> Mapping[str, Any]:
     """Write one study's head CT and its sidecar into a folder; return its row."""
     from ichnos.formats import nifti
-    from ichnos.quality import judge
+    from ichnos.quality.judge import judge
 
     try:
         scan = item.open()
@@ -87,11 +98,19 @@ def convert_one(item: Study | _NiftiFile, folder: Path) -> Mapping[str, Any]:
     nifti.write_sidecar(file, sidecar_without_identity(scan))
     x_mm, y_mm, z_mm = scan.volume.spacing_mm
     level = scan.quality.level if scan.quality is not None else ""
-    return {"file": file.name, "quality": level, "x_mm": round(x_mm, 4), "y_mm": round(y_mm, 4), "z_mm": round(z_mm, 4)}
+    return {
+        "file": file.name,
+        "quality": level,
+        "x_mm": round(x_mm, 4),
+        "y_mm": round(y_mm, 4),
+        "z_mm": round(z_mm, 4),
+    }
 
 
 def sidecar_without_identity(scan: Scan) -> dict[str, Any]:
-    """Return how a scan was made and how good it is, without names, numbers, dates and free text that could tell who it is."""
+    """Return how a scan was made and how good it is, without names, numbers, dates and free text that
+    could tell who it is.
+    """
     from ichnos import __version__
     from ichnos.cli.inspect import verdict_as_plain
     from ichnos.formats import nifti
@@ -113,14 +132,35 @@ def sidecar_without_identity(scan: Scan) -> dict[str, Any]:
 def _tell(summary: Summary, out: Path, *, as_json: bool) -> None:
     failures = [{"id": failure.id, "why": failure.why} for failure in summary.failures]
     if as_json:
-        typer.echo(json.dumps({"out": str(out), "rows": list(summary.rows), "done_now": summary.done_now, "failures": failures}, indent=2))
+        typer.echo(
+            json.dumps(
+                {
+                    "out": str(out),
+                    "rows": list(summary.rows),
+                    "done_now": summary.done_now,
+                    "failures": failures,
+                },
+                indent=2,
+            )
+        )
         return
-    typer.echo(f"{len(summary)} head CTs in {out}, {summary.done_now} of them converted now in {summary.seconds:.0f} s")
+    typer.echo(
+        f"{len(summary)} head CTs in {out}, {summary.done_now} of them converted now in"
+        f" {summary.seconds:.0f} s"
+    )
     for failure in failures:
         typer.echo(f"  {failure['id']}: {failure['why']}", err=True)
 
 
 def _exit_code(summary: Summary) -> int:
-    """Return 0 if all went well, 2 if inputs were refused or the disk would not have them, 1 if anything else failed."""
+    """Return 0 if all went well, 2 if inputs were refused or the disk would not have them, 1 if anything
+    else failed.
+    """
     kinds = {failure.kind for failure in summary.failures}
-    return 0 if not kinds else 2 if kinds <= {"InputRefused", "OSError", "PermissionError", "FileNotFoundError"} else 1
+    return (
+        0
+        if not kinds
+        else 2
+        if kinds <= {"InputRefused", "OSError", "PermissionError", "FileNotFoundError"}
+        else 1
+    )

@@ -55,7 +55,9 @@ class Part:
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False) -> int:
-    """Say what is installed, what an extra would add, and test this installation. Leaves with 1 if a test fails."""
+    """Say what is installed, what an extra would add, and test this installation. Leaves with 1 if a test
+    fails.
+    """
     from rich.console import Console
 
     from ichnos.cli.selftest import run_checks
@@ -79,14 +81,21 @@ def installed_parts() -> list[Part]:
         part = extra.group(1) if extra else "core"
         if name is not None and part in wanted and name.group(1) != "ichnos":
             wanted[part].append(name.group(1))
-    wanted["nnunet"].append("nnunetv2")  # installed without its own requirements, so that no extra can list it
+    wanted["nnunet"].append(
+        "nnunetv2"
+    )  # installed without its own requirements, so that no extra can list it
     return [_part(name, libraries) for name, libraries in wanted.items()]
 
 
 def _part(name: str, libraries: list[str]) -> Part:
     versions = {library: _version(library) for library in libraries}
     found = {library: version for library, version in versions.items() if version is not None}
-    return Part(name, EXTRAS.get(name, "files in and out, geometry, quality"), found, tuple(sorted(set(libraries) - set(found))))
+    return Part(
+        name,
+        EXTRAS.get(name, "files in and out, geometry, quality"),
+        found,
+        tuple(sorted(set(libraries) - set(found))),
+    )
 
 
 def _version(library: str) -> str | None:
@@ -97,7 +106,12 @@ def _version(library: str) -> str | None:
 
 
 def _machine() -> dict[str, str]:
-    return {"python": platform.python_version(), "system": platform.platform(), "cores": str(os.cpu_count()), "interpreter": sys.executable}
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": str(os.cpu_count()),
+        "interpreter": sys.executable,
+    }
 
 
 def _plain(parts: list[Part], checks: list[Check]) -> dict[str, Any]:
@@ -114,7 +128,9 @@ def _plain(parts: list[Part], checks: list[Check]) -> dict[str, Any]:
 def _show(console: Console, parts: list[Part], checks: list[Check]) -> None:
     machine = _machine()
     console.print(
-        f"ichnos {_version('ichnos')} on Python {machine['python']}, {machine['cores']} cores, {machine['system']}\n", markup=False
+        f"ichnos {_version('ichnos')} on Python {machine['python']}, {machine['cores']} cores,"
+        f" {machine['system']}\n",
+        markup=False,
     )
     for part in parts:
         console.print(f"{part.name:13} {_state(part)}; {part.adds}", markup=False)
@@ -122,7 +138,10 @@ def _show(console: Console, parts: list[Part], checks: list[Check]) -> None:
         console.print(f"{name}: {'found' if shutil.which(name) else 'not found'}; {use}", markup=False)
     console.print()
     for check in checks:
-        console.print(f"{'ok    ' if check.passed else 'FAILED'} {check.name} ({check.seconds:.1f} s): {check.text}", markup=False)
+        console.print(
+            f"{'ok    ' if check.passed else 'FAILED'} {check.name} ({check.seconds:.1f} s): {check.text}",
+            markup=False,
+        )
 
 
 def _state(part: Part) -> str:

@@ -1,4 +1,6 @@
-"""What is known of a patient besides the scan: a table that the user gives, checked before anything is read."""
+"""What is known of a patient besides the scan: a table that the user gives, checked before anything is
+read.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,23 @@ from ichnos.scan import FACTS, known_facts
 
 
 def read_facts(table: Path) -> dict[str, dict[str, float]]:
-    """Read a tab-separated table: a column `id`, then any of the columns of FACTS; empty and n/a mean unknown."""
+    """Read a tab-separated table: a column `id`, then any of the columns of FACTS; empty and n/a mean
+    unknown.
+    """
     if not table.is_file():
-        raise UsageError(f"{table} does not exist; give a tab-separated table with a column id and any of {', '.join(FACTS)}")
+        raise UsageError(
+            f"{table} does not exist; give a tab-separated table with a column id and any of"
+            f" {', '.join(FACTS)}"
+        )
     with table.open(newline="", encoding="utf-8-sig") as stream:
         lines = csv.DictReader(stream, delimiter="\t")
         columns = list(lines.fieldnames or [])
         rows = list(lines)
     if "id" not in columns or set(columns) - {"id", *FACTS}:
         given = ", ".join(columns) or "no columns"
-        raise UsageError(f"{table} has {given}; it needs a column id and may have {', '.join(FACTS)}, no others")
+        raise UsageError(
+            f"{table} has {given}; it needs a column id and may have {', '.join(FACTS)}, no others"
+        )
     ids = [str(row["id"]) for row in rows]
     if twice := sorted({name for name in ids if ids.count(name) > 1}):
         raise InputRefused(f"{table} tells of {twice[0]} twice; give one line for each scan")

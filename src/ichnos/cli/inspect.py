@@ -26,13 +26,15 @@ _BAR_FROM_FILES = 500
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="file, folder, zip or DICOMDIR; a NIfTI file; or a cohort")],
-    series: Annotated[str | None, typer.Option(help="judge this SeriesInstanceUID instead of the best one")] = None,
+    series: Annotated[
+        str | None, typer.Option(help="judge this SeriesInstanceUID instead of the best one")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
     montage: Annotated[Path | None, typer.Option(help="write a row of slices to this PNG file")] = None,
 ) -> int:
     """List the series, name the head CT, say whether it may be read."""
     from ichnos.formats import inspect as list_series
-    from ichnos.quality import judge
+    from ichnos.quality.judge import judge
 
     if montage is not None and montage.suffix.lower() != ".png":
         raise UsageError(f"--montage writes PNG; give a file that ends in .png, not {montage.name}")
@@ -48,7 +50,11 @@ def inspect(
         refusal = str(error)
     chosen = scan.source.series_uid if scan is not None and scan.source is not None else None
     if as_json:
-        typer.echo(json.dumps(_as_plain(found, chosen or (found.pick if scan else None), scan, verdict, refusal), indent=2))
+        typer.echo(
+            json.dumps(
+                _as_plain(found, chosen or (found.pick if scan else None), scan, verdict, refusal), indent=2
+            )
+        )
     else:
         _show(found, chosen or found.pick, verdict)
     if montage is not None and scan is not None:
@@ -74,11 +80,16 @@ def _inspect_cohort(root: Path, *, as_json: bool) -> int:
     except InputRefused:
         facts, broken = {}, True
     if as_json:
-        typer.echo(json.dumps({"path": str(root), "cohort": facts, "findings": [asdict(f) for f in findings]}, indent=2))
+        typer.echo(
+            json.dumps(
+                {"path": str(root), "cohort": facts, "findings": [asdict(f) for f in findings]}, indent=2
+            )
+        )
         return 2 if broken else 0
     if facts:
         typer.echo(
-            f"cohort of {len(cohort)} patients, centres {', '.join(cohort.centres)}; " + ", ".join(f"{n} {e}" for e, n in exams.items())
+            f"cohort of {len(cohort)} patients, centres {', '.join(cohort.centres)}; "
+            + ", ".join(f"{n} {e}" for e, n in exams.items())
         )
     for finding in findings:
         typer.echo(str(finding))
@@ -107,7 +118,9 @@ def file_bar(*, show: bool) -> Iterator[Callable[[int, int], None]]:
         yield advance
 
 
-def _as_plain(found: Inspection, pick: str | None, scan: Scan | None, verdict: Verdict | None, refusal: str | None) -> dict[str, Any]:
+def _as_plain(
+    found: Inspection, pick: str | None, scan: Scan | None, verdict: Verdict | None, refusal: str | None
+) -> dict[str, Any]:
     return {
         "path": str(found.path),
         "patients": found.patients,
@@ -134,7 +147,8 @@ def verdict_as_plain(verdict: Verdict) -> dict[str, Any]:
     return {"level": verdict.level, "reasons": rows}
 
 
-# ---- for the terminal -------------------------------------------------------------------------------------------------
+# ---- for the terminal
+# -------------------------------------------------------------------------------------------------
 
 
 def _show(found: Inspection, pick: str | None, verdict: Verdict | None) -> None:
@@ -156,7 +170,8 @@ def _show(found: Inspection, pick: str | None, verdict: Verdict | None) -> None:
             series.description or "(none)",
             str(series.images),
             f"{series.shape[0]}×{series.shape[1]}",
-            ", ".join(f"{step:g}" for step in series.steps_mm[:3]) + ("…" if len(series.steps_mm) > 3 else ""),
+            ", ".join(f"{step:g}" for step in series.steps_mm[:3])
+            + ("…" if len(series.steps_mm) > 3 else ""),
             f"{series.tilt_deg:+.1f}°" if abs(series.tilt_deg) >= 0.05 else "",
             series.kernel,
             f"{series.score:g}" if series.usable else "–",
@@ -164,9 +179,14 @@ def _show(found: Inspection, pick: str | None, verdict: Verdict | None) -> None:
     console.print(table)
     console.print()
     for series in found.series:
-        typer.echo(f"  {series.number if series.number is not None else '?'} {series.description or '(none)'}: {_why(series)}")
+        typer.echo(
+            f"  {series.number if series.number is not None else '?'} {series.description or '(none)'}:"
+            f" {_why(series)}"
+        )
     if found.skipped:
-        typer.echo("  left aside: " + ", ".join(f"{count} {why}" for why, count in sorted(found.skipped.items())))
+        typer.echo(
+            "  left aside: " + ", ".join(f"{count} {why}" for why, count in sorted(found.skipped.items()))
+        )
     if found.patients > 1 or found.studies > 1:
         typer.echo(f"  {found.patients} patient(s), {found.studies} studies")
     if verdict is not None:
@@ -191,11 +211,14 @@ def _show_verdict(verdict: Verdict) -> None:
         typer.echo(f"  {reason.level:6} {reason.name}: {reason.text}{number}")
 
 
-# ---- a row of slices ----------------------------------------------------------------------------------------------------
+# ---- a row of slices
+# ------------------------------------------------------------------------------------------
 
 
 def save_row(volume: Volume, path: Path, *, count: int = 8) -> None:
-    """Write slices from feet to head as one PNG row: brain window, the patient's right at left, front on top."""
+    """Write slices from feet to head as one PNG row: brain window, the patient's right at left, front on
+    top.
+    """
     import numpy as np
     from PIL import Image
 

@@ -11,7 +11,8 @@ import typer
 
 from ichnos.errors import IchnosError
 
-# Verb -> one line of help, in the order of a working day. `ichnos VERB` is the function `VERB` in ichnos/cli/VERB.py;
+# Verb -> one line of help, in the order of a working day. `ichnos VERB` is the function `VERB` in
+# ichnos/cli/VERB.py;
 # these modules import heavy libraries only inside their functions, so that `ichnos --help` is quick.
 VERBS: dict[str, str] = {
     "inspect": "list the series of a folder, name the head CT, say whether it may be read",
@@ -27,10 +28,15 @@ VERBS: dict[str, str] = {
     "doctor": "say what is installed, what an extra would add, and test this installation",
 }
 
-# typer carries a click of its own, whose base error it does not export; its public BadParameter descends from it.
-_CallError = cast(type[Exception], next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"))
+# typer carries a click of its own, whose base error it does not export; its public BadParameter descends from
+# it.
+_CallError = cast(
+    type[Exception], next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+)
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.callback()
@@ -48,7 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run a verb; return 0 fine, 2 refused input, 3 bad usage, 130 interrupted. A bug of ours is let through, and Python leaves with 1."""
+    """Run a verb; return 0 fine, 2 refused input, 3 bad usage, 130 interrupted. A bug of ours is let
+    through, and Python leaves with 1.
+    """
     try:
         result: Any = app(arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0

@@ -1,4 +1,6 @@
-"""`ichnos models list|show|verify|export|import`: which models are here, whether their files are sound, and their way out and in."""
+"""`ichnos models list|show|verify|export|import`: which models are here, whether their files are sound,
+and their way out and in.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,24 @@ _ACTIONS = ("list", "show", "verify", "export", "import")
 
 def models(
     action: Annotated[str, typer.Argument(help="list, show, verify, export or import")] = "list",
-    folders: Annotated[list[Path] | None, typer.Argument(help="model folders (import: a result folder); the shipped ones without")] = None,
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(help="model folders (import: a result folder); the shipped ones without"),
+    ] = None,
     onnx: Annotated[Path | None, typer.Option(help="export: write this .onnx file")] = None,
-    monai: Annotated[Path | None, typer.Option(help="export: write a MONAI bundle into this new folder")] = None,
+    monai: Annotated[
+        Path | None, typer.Option(help="export: write a MONAI bundle into this new folder")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="import: the new model folder")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="import: their label = our target, such as hematoma=ICH")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="import: their label = our target, such as hematoma=ICH")
+    ] = None,
     fold: Annotated[str, typer.Option(help="import: which fold")] = "0",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> int:
-    """List models, show a card, verify files against their hashes, export to ONNX or MONAI, import from nnU-Net or U-Mamba."""
+    """List models, show a card, verify files against their hashes, export to ONNX or MONAI, import from
+    nnU-Net or U-Mamba.
+    """
     if action not in _ACTIONS:
         raise UsageError(f"there is no action {action!r}; give one of {', '.join(_ACTIONS)}")
     if action in ("list", "verify"):
@@ -48,7 +59,11 @@ def _listed(folders: list[Path], *, verify: bool, as_json: bool) -> int:
         typer.echo("no model came with this installation: `make weights` trains one in a checkout")
     for row in rows if not as_json else ():
         checked = ", files as they should be" if verify else ""
-        told = f"{row['name']} {row['version']}: {', '.join(row['targets'])} ({row['steps']} steps{checked})" if not row["problem"] else ""
+        told = (
+            f"{row['name']} {row['version']}: {', '.join(row['targets'])} ({row['steps']} steps{checked})"
+            if not row["problem"]
+            else ""
+        )
         typer.echo(told or row["problem"])
     return 2 if any(row["problem"] for row in rows) else 0
 
@@ -66,9 +81,21 @@ def _row(path: Path, *, verify: bool) -> dict[str, Any]:
                     model.network()
     except InputRefused as error:
         return row | {"problem": str(error)}
-    told = {"name": manifest.name, "version": manifest.version, "targets": [target.name for target in manifest.targets]}
+    told = {
+        "name": manifest.name,
+        "version": manifest.version,
+        "targets": [target.name for target in manifest.targets],
+    }
     refined_by = refinement.manifest.weights_sha256 if refinement else ""
-    return row | told | {"steps": manifest.provenance.steps, "sha256": manifest.weights_sha256, "refinement_sha256": refined_by}
+    return (
+        row
+        | told
+        | {
+            "steps": manifest.provenance.steps,
+            "sha256": manifest.weights_sha256,
+            "refinement_sha256": refined_by,
+        }
+    )
 
 
 def _one(folders: list[Path] | None, *, default: bool) -> Model:
@@ -105,10 +132,12 @@ def _exported(model: Model, onnx: Path | None, monai: Path | None) -> int:
 
 
 def _imported(folders: list[Path] | None, out: Path | None, labels: list[str], fold: str) -> int:
-    from ichnos.learning.foreign import import_result_folder
+    from ichnos.learning.nnunet.results import import_result_folder
 
     if not folders or len(folders) != 1 or out is None:
-        raise UsageError("give one result folder and a new model folder: ichnos models import RESULTS -o MODEL")
+        raise UsageError(
+            "give one result folder and a new model folder: ichnos models import RESULTS -o MODEL"
+        )
     pairs = [text.split("=", 1) for text in labels]
     if any(len(pair) != 2 for pair in pairs):
         raise UsageError("--label is written as theirs=ours, such as --label hematoma=ICH")

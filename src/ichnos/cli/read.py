@@ -1,4 +1,6 @@
-"""`ichnos read PATH… -o OUT`: one scan or a thousand; masks, measures, DICOM SEG and SR, a report each, and one table over all."""
+"""`ichnos read PATH… -o OUT`: one scan or a thousand; masks, measures, DICOM SEG and SR, a report each,
+and one table over all.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ import typer
 from ichnos.errors import UsageError
 
 if TYPE_CHECKING:
+    from ichnos.api import Engine
     from ichnos.cli.scans import ScanItem
-    from ichnos.report import Engine
     from ichnos.runs import Summary
 
 TABLE = "summary.csv"
@@ -23,19 +25,28 @@ _EXPECTED = {"InputRefused", "OSError", "PermissionError", "FileNotFoundError", 
 
 
 def read(
-    paths: Annotated[list[Path], typer.Argument(help="DICOM files, folders, zips; NIfTI files or folders of them; cohorts")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="DICOM files, folders, zips; NIfTI files or folders of them; cohorts")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for the results; run again to go on")],
     only: Annotated[str, typer.Option(help="any of haematoma,leukoaraiosis,tract,expansion,outcome")] = "",
     facts: Annotated[
-        Path | None, typer.Option(help="table (tab-separated) with id and any of age_years, onset_to_ct_h, anticoagulation, gcs")
+        Path | None,
+        typer.Option(
+            help="table (tab-separated) with id and any of age_years, onset_to_ct_h, anticoagulation, gcs"
+        ),
     ] = None,
     model: Annotated[Path | None, typer.Option(help="model folder instead of the default one")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="threads per process; all cores without it")] = None,
     backend: Annotated[str, typer.Option(help="auto, openvino or torch")] = "auto",
-    pdf: Annotated[bool, typer.Option("--pdf", help="write report.pdf too (needs Chromium or WeasyPrint)")] = False,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="write report.pdf too (needs Chromium or WeasyPrint)")
+    ] = False,
     workers: Annotated[int, typer.Option(help="processes on this machine")] = 1,
-    scheduler: Annotated[str | None, typer.Option(help="address of a dask scheduler, such as tcp://host:8786")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="address of a dask scheduler, such as tcp://host:8786")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Read head CTs; a scan that cannot be read is reported with the reason and does not stop the rest."""
@@ -49,14 +60,25 @@ def read(
         raise UsageError(f"{out} is a file; give a folder for the results")
     targets = chosen_targets([part.strip() for part in only.split(",") if part.strip()]) if only else TARGETS
     engine = _engine(model, device, threads, backend, workers)
-    weights = engine.open_model().all_weights()  # a damaged or missing model stops everything before it begins
+    weights = (
+        engine.open_model().all_weights()
+    )  # a damaged or missing model stops everything before it begins
     if pdf:
         printer()  # likewise
     told_of = read_facts(facts) if facts is not None else {}
     items = with_facts(find_scans(paths, progress=not as_json), told_of)
     settings = _settings(engine, weights, targets, items, pdf=pdf)
     task = partial(read_one, engine=engine, only=targets, pdf=pdf)
-    summary = apply(task, items, out=out, settings=settings, name="read", workers=workers, scheduler=scheduler, progress=not as_json)
+    summary = apply(
+        task,
+        items,
+        out=out,
+        settings=settings,
+        name="read",
+        workers=workers,
+        scheduler=scheduler,
+        progress=not as_json,
+    )
     _refuse_another_input(summary, items, out)
     told = _with_failures(summary, items)
     told.save_table(out / TABLE)
@@ -65,8 +87,8 @@ def read(
 
 
 def _engine(model: Path | None, device: str, threads: int | None, backend: str, workers: int) -> Engine:
+    from ichnos.api import Engine
     from ichnos.inference import backend_name
-    from ichnos.report import Engine
 
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads were asked for; give 1 or more")
@@ -78,7 +100,9 @@ def _engine(model: Path | None, device: str, threads: int | None, backend: str, 
     return Engine(model=folder, backend=chosen, device=device, threads=threads, cache=str(cache))
 
 
-def _settings(engine: Engine, weights: str, targets: tuple[str, ...], items: list[ScanItem], *, pdf: bool) -> dict[str, Any]:
+def _settings(
+    engine: Engine, weights: str, targets: tuple[str, ...], items: list[ScanItem], *, pdf: bool
+) -> dict[str, Any]:
     """Return all that decides a result besides the scan."""
     from ichnos import __version__
 
@@ -93,11 +117,13 @@ def _settings(engine: Engine, weights: str, targets: tuple[str, ...], items: lis
     }
 
 
-def read_one(item: ScanItem, folder: Path, *, engine: Engine, only: tuple[str, ...], pdf: bool) -> dict[str, Any]:
+def read_one(
+    item: ScanItem, folder: Path, *, engine: Engine, only: tuple[str, ...], pdf: bool
+) -> dict[str, Any]:
     """Read one scan into a folder of its own; return its row. A refused scan is a result too: it says why."""
+    from ichnos.api import read_with, with_report
     from ichnos.errors import InputRefused
     from ichnos.reading import refused
-    from ichnos.report import read_with, with_report
     from ichnos.report.pdf import write_pdf
 
     try:
@@ -111,12 +137,19 @@ def read_one(item: ScanItem, folder: Path, *, engine: Engine, only: tuple[str, .
 
 
 def _row(item: ScanItem, record: Any) -> dict[str, Any]:
-    row: dict[str, Any] = {"input": item.given, "status": record.status, "reason": record.refusal, "warnings": "; ".join(record.warnings)}
+    row: dict[str, Any] = {
+        "input": item.given,
+        "status": record.status,
+        "reason": record.refusal,
+        "warnings": "; ".join(record.warnings),
+    }
     for finding in record.findings:
         row[finding.target] = finding.status
         for measure in finding.measures:
             unit = {"[hnsf'U]": "HU", "%": "percent"}.get(measure.unit, measure.unit)
-            row[f"{measure.name}_{unit}" if unit else measure.name] = "n/a" if measure.value is None else measure.value
+            row[f"{measure.name}_{unit}" if unit else measure.name] = (
+                "n/a" if measure.value is None else measure.value
+            )
     return row
 
 
@@ -127,8 +160,8 @@ def _refuse_another_input(summary: Summary, items: list[ScanItem], out: Path) ->
     if other:
         first = other[0]
         raise UsageError(
-            f"{out} already holds a reading named {first['id']} of another input ({first['input']}, not {given[first['id']]}); "
-            "give another output folder"
+            f"{out} already holds a reading named {first['id']} of another input ({first['input']}, not"
+            f" {given[first['id']]}); give another output folder"
         )
 
 
@@ -136,16 +169,24 @@ def _with_failures(summary: Summary, items: list[ScanItem]) -> Summary:
     """Return the summary with a row for every scan, in the order of the scans: those that failed too."""
     failed = {f.id: {"status": "failed", "reason": f.why} for f in summary.failures}
     done = {row["id"]: row for row in summary.rows}
-    rows = [done.get(item.id) or {"id": item.id, "input": item.given, **failed.get(item.id, {})} for item in items]
+    rows = [
+        done.get(item.id) or {"id": item.id, "input": item.given, **failed.get(item.id, {})} for item in items
+    ]
     return replace(summary, rows=tuple(rows))
 
 
-# ---- what the user sees -------------------------------------------------------------------------------------------------
+# ---- what the user sees
+# -------------------------------------------------------------------------------------------------
 
 
 def _tell(summary: Summary, out: Path, *, as_json: bool) -> None:
     if as_json:
-        told = {"out": str(out), "table": str(out / TABLE), "scans": list(summary.rows), "done_now": summary.done_now}
+        told = {
+            "out": str(out),
+            "table": str(out / TABLE),
+            "scans": list(summary.rows),
+            "done_now": summary.done_now,
+        }
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
     elif len(summary.rows) == 1 and summary.rows[0]["status"] != "failed":
         _show_one(out / str(summary.rows[0]["id"]))
@@ -170,18 +211,30 @@ def _show_table(summary: Summary, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = {"ich_volume_mL": "ICH mL", "ivh_volume_mL": "IVH mL", "phe_volume_mL": "PHE mL", "leukoaraiosis_volume_mL": "LA mL"}
+    columns = {
+        "ich_volume_mL": "ICH mL",
+        "ivh_volume_mL": "IVH mL",
+        "phe_volume_mL": "PHE mL",
+        "leukoaraiosis_volume_mL": "LA mL",
+    }
     table = Table("scan", "status", *columns.values(), "why not, or warnings")
     for row in summary.rows:
         numbers = [f"{row[c]:.1f}" if isinstance(row.get(c), int | float) else "" for c in columns]
-        table.add_row(str(row["id"]), str(row["status"]), *numbers, str(row.get("reason") or row.get("warnings") or ""))
+        table.add_row(
+            str(row["id"]), str(row["status"]), *numbers, str(row.get("reason") or row.get("warnings") or "")
+        )
     Console().print(table)
     count = sum(row["status"] == "read" for row in summary.rows)
-    typer.echo(f"{count} of {len(summary.rows)} scans read, {summary.done_now} of them now in {summary.seconds:.0f} s: {out / TABLE}")
+    typer.echo(
+        f"{count} of {len(summary.rows)} scans read, {summary.done_now} of them now in {summary.seconds:.0f}"
+        f" s: {out / TABLE}"
+    )
 
 
 def _exit_code(summary: Summary) -> int:
-    """Return 0 if every scan was read, 2 if some were refused or the disk would not have them, 1 if anything else failed."""
+    """Return 0 if every scan was read, 2 if some were refused or the disk would not have them, 1 if
+    anything else failed.
+    """
     kinds = {failure.kind for failure in summary.failures}
     if kinds - _EXPECTED:
         return 1

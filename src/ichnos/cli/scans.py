@@ -22,14 +22,18 @@ _LASTING = ("age_years", "anticoagulation")  # facts that hold for the follow-up
 
 @dataclass(frozen=True)
 class ScanItem:
-    """One scan of a run: a NIfTI file, a study's head CT, or a place that holds neither (its reading is a refusal)."""
+    """One scan of a run: a NIfTI file, a study's head CT, or a place that holds neither (its reading is a
+    refusal).
+    """
 
     id: str  # the name of its folder
     given: str  # where it was found, as the user named it
     place: Path
     study: Study | None = None
     refusal: str = ""
-    facts: Mapping[str, float] = field(default_factory=dict)  # told besides the scan; they overrule what its headers say
+    facts: Mapping[str, float] = field(
+        default_factory=dict
+    )  # told besides the scan; they overrule what its headers say
 
     def open(self) -> Scan:
         """Open the scan, or refuse with the reason."""
@@ -42,13 +46,20 @@ class ScanItem:
 
 
 def find_scans(paths: list[Path], *, progress: bool) -> list[ScanItem]:
-    """List every scan in the given places; a place that does not exist is refused at once, being a slip of the keyboard."""
+    """List every scan in the given places; a place that does not exist is refused at once, being a slip of
+    the keyboard.
+    """
     for path in paths:
         if not path.exists():
-            raise InputRefused(f"{path} does not exist; give a DICOM file, folder or zip, a NIfTI file, or a cohort")
+            raise InputRefused(
+                f"{path} does not exist; give a DICOM file, folder or zip, a NIfTI file, or a cohort"
+            )
     items = list({item.given: item for path in paths for item in _items(path, progress=progress)}.values())
     names = Counter(item.id for item in items)
-    return [item if names[item.id] == 1 else replace(item, id=f"{item.id}-{_digest(item.given)}") for item in items]
+    return [
+        item if names[item.id] == 1 else replace(item, id=f"{item.id}-{_digest(item.given)}")
+        for item in items
+    ]
 
 
 def with_facts(items: list[ScanItem], told: Mapping[str, Mapping[str, float]]) -> list[ScanItem]:
@@ -68,7 +79,11 @@ def _items(path: Path, *, progress: bool) -> Iterator[ScanItem]:
     elif path.is_dir() and bids.is_cohort(path):
         yield from _of_cohort(path)
     else:
-        files = sorted(file for file in path.rglob("*") if nifti.is_nifti(file) and file.is_file()) if path.is_dir() else []
+        files = (
+            sorted(file for file in path.rglob("*") if nifti.is_nifti(file) and file.is_file())
+            if path.is_dir()
+            else []
+        )
         yield from map(_of_file, files)
         yield from _of_dicom(path, progress=progress, alone=not files)
 
@@ -86,7 +101,9 @@ def _of_cohort(root: Path) -> Iterator[ScanItem]:
             if exam in patient.exams:
                 place = patient.exams[exam]
                 told = facts if exam == "ct" else {name: facts[name] for name in _LASTING if name in facts}
-                yield ScanItem(f"{bids.subject(patient.id)}_ses-{bids.PLACES[exam][0]}", str(place), place, facts=told)
+                yield ScanItem(
+                    f"{bids.subject(patient.id)}_ses-{bids.PLACES[exam][0]}", str(place), place, facts=told
+                )
 
 
 def _of_dicom(path: Path, *, progress: bool, alone: bool) -> Iterator[ScanItem]:

@@ -1,4 +1,6 @@
-"""Checks that `ichnos doctor` runs on this very installation. Each returns what it saw, in words, or raises."""
+"""Checks that `ichnos doctor` runs on this very installation. Each returns what it saw, in words, or
+raises.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from ichnos.volume import Volume, centroid_mm, sphere, volume_ml
 
 _ENGINE_LIMIT_S = 180
 _ORIENTATIONS = ("RAS", "LPS", "ASR", "IPL")
-# Transfer syntaxes that hospitals send: name -> UID. Those that something installed can write are written and read back.
+# Transfer syntaxes that hospitals send: name -> UID. Those that something installed can write are written and
+# read back.
 _CODECS = {
     "RLE": "1.2.840.10008.1.2.5",
     "JPEG lossless": "1.2.840.10008.1.2.4.70",
@@ -38,7 +41,9 @@ class Check:
 
 
 def run_checks(engines: tuple[str, ...], started: Callable[[str], None]) -> list[Check]:
-    """Run every check; engines ("torch", "openvino") run in a process of their own, so that a crash there is only a finding."""
+    """Run every check; engines ("torch", "openvino") run in a process of their own, so that a crash there
+    is only a finding.
+    """
     checks: dict[str, Callable[[], str]] = {
         "geometry": geometry,
         "NIfTI": nifti_round_trip,
@@ -54,7 +59,9 @@ def _timed(name: str, check: Callable[[], str], started: Callable[[str], None]) 
     began = time.perf_counter()
     try:
         passed, text = True, check()
-    except Exception as error:  # a broken library may raise anything; that is what the doctor is asked to find
+    except (
+        Exception
+    ) as error:  # a broken library may raise anything; that is what the doctor is asked to find
         passed, text = False, f"{type(error).__name__}: {error}"
     return Check(name, passed, text, time.perf_counter() - began)
 
@@ -71,8 +78,13 @@ def geometry() -> str:
     centre_mm = centroid_mm(ball)
     for orientation in _ORIENTATIONS:
         turned = ball.reoriented(orientation)
-        _expect(np.allclose(centroid_mm(turned), centre_mm), f"the ball moved when its axes became {orientation}")
-        _expect(np.array_equal(turned.reoriented("RAS").array, ball.array), f"the ball changed by way of {orientation}")
+        _expect(
+            np.allclose(centroid_mm(turned), centre_mm), f"the ball moved when its axes became {orientation}"
+        )
+        _expect(
+            np.array_equal(turned.reoriented("RAS").array, ball.array),
+            f"the ball changed by way of {orientation}",
+        )
     fine = ball.labels_on_grid(ball.grid_with_spacing(0.5))
     change = abs(volume_ml(fine) / volume_ml(ball) - 1)
     _expect(change < 0.02, f"the ball's volume changed by {change:.1%} when it was resampled")
@@ -87,16 +99,26 @@ def nifti_round_trip() -> str:
         head = _head()
         nifti.save(head, Path(folder) / "scan.nii.gz")
         back = nifti.open_nifti(Path(folder) / "scan.nii.gz").volume
-    _expect(np.array_equal(back.array, head.array) and back.same_grid(head), "the image did not come back as it was written")
+    _expect(
+        np.array_equal(back.array, head.array) and back.same_grid(head),
+        "the image did not come back as it was written",
+    )
     return "comes back as it was written"
 
 
 def codecs() -> str:
     """Decode what hospitals send."""
     from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.pixels.encoders.base import JPEG2000LosslessEncoder, JPEGLSLosslessEncoder, RLELosslessEncoder
+    from pydicom.pixels.encoders.base import (
+        JPEG2000LosslessEncoder,
+        JPEGLSLosslessEncoder,
+        RLELosslessEncoder,
+    )
 
-    encoders = {str(encoder.UID): encoder for encoder in (RLELosslessEncoder, JPEGLSLosslessEncoder, JPEG2000LosslessEncoder)}
+    encoders = {
+        str(encoder.UID): encoder
+        for encoder in (RLELosslessEncoder, JPEGLSLosslessEncoder, JPEG2000LosslessEncoder)
+    }
     read, only_found, missing = [], [], []
     for name, uid in _CODECS.items():
         if not get_decoder(uid).is_available:
@@ -119,7 +141,12 @@ def _decodes(uid: str) -> bool:
     image = Dataset()
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.Rows, image.Columns, image.SamplesPerPixel, image.PhotometricInterpretation = 32, 48, 1, "MONOCHROME2"
+    image.Rows, image.Columns, image.SamplesPerPixel, image.PhotometricInterpretation = (
+        32,
+        48,
+        1,
+        "MONOCHROME2",
+    )
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
     image.SOPInstanceUID, image.PixelData = "2.25.1", pixels.tobytes()
     image.compress(uid, generate_instance_uid=False)
@@ -140,7 +167,9 @@ def seg_round_trip() -> str:
         clot = scan.volume.map_array(lambda hu: (hu > 50) & (hu < 80))
         back = read_seg(write_seg(scan, {"ICH": clot}, Path(folder) / "seg.dcm").path, scan)["ICH"]
     _expect(bool(clot.array.any()), "the made clot is not in the scan")
-    _expect(np.array_equal(back.array, clot.array), "the mask did not come back from the SEG as it was written")
+    _expect(
+        np.array_equal(back.array, clot.array), "the mask did not come back from the SEG as it was written"
+    )
     _expect(bool(centroid_mm(back)[0] < 0), "left has become right")
     return f"mask of {volume_ml(clot):.1f} mL came back voxel for voxel, left is left"
 
@@ -158,14 +187,19 @@ def _head() -> Volume:
     return grid.with_array(hu.astype(np.int16))
 
 
-# ---- engines, each in a process of its own --------------------------------------------------------------------------
+# ---- engines, each in a process of its own
+# --------------------------------------------------------------------------
 
 
 def _apart(engine: str) -> str:
     code = f"from ichnos.cli import selftest; print(selftest.{engine}_works())"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=_ENGINE_LIMIT_S, check=False)
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=_ENGINE_LIMIT_S, check=False
+    )
     if told.returncode < 0:
-        raise RuntimeError(f"its process was ended by signal {-told.returncode}; this build does not fit this machine")
+        raise RuntimeError(
+            f"its process was ended by signal {-told.returncode}; this build does not fit this machine"
+        )
     last = (told.stderr.strip().splitlines() or ["it says nothing"])[-1]
     _expect(told.returncode == 0, last)
     return told.stdout.strip().splitlines()[-1]
@@ -177,10 +211,22 @@ def torch_works() -> str:
     from scipy import ndimage
 
     rng = np.random.default_rng(0)
-    image, kernel = rng.normal(size=(8, 9, 10)).astype(np.float32), rng.normal(size=(3, 3, 3)).astype(np.float32)
-    got = torch.nn.functional.conv3d(torch.from_numpy(image)[None, None], torch.from_numpy(kernel)[None, None], padding=1)[0, 0]
-    _expect(bool(np.allclose(got.numpy(), ndimage.correlate(image, kernel, mode="constant"), atol=1e-4)), "torch convolves wrongly")
-    cards = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    image, kernel = (
+        rng.normal(size=(8, 9, 10)).astype(np.float32),
+        rng.normal(size=(3, 3, 3)).astype(np.float32),
+    )
+    got = torch.nn.functional.conv3d(
+        torch.from_numpy(image)[None, None], torch.from_numpy(kernel)[None, None], padding=1
+    )[0, 0]
+    _expect(
+        bool(np.allclose(got.numpy(), ndimage.correlate(image, kernel, mode="constant"), atol=1e-4)),
+        "torch convolves wrongly",
+    )
+    cards = (
+        [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
+    )
     return f"torch {torch.__version__} computes rightly on the CPU; GPU: {', '.join(cards) or 'none'}"
 
 
@@ -194,5 +240,10 @@ def openvino_works() -> str:
     model = ov.Model([ov.opset13.matmul(given, ov.opset13.constant(weights), False, False)], [given])
     compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     image = rng.normal(size=(4, 5)).astype(np.float32)
-    _expect(bool(np.allclose(compiled([image])[0], image @ weights, atol=1e-4)), "OpenVINO multiplies wrongly")
-    return f"OpenVINO {ov.__version__.split('-')[0]} computes rightly on {', '.join(ov.Core().available_devices)}"
+    _expect(
+        bool(np.allclose(compiled([image])[0], image @ weights, atol=1e-4)), "OpenVINO multiplies wrongly"
+    )
+    return (
+        f"OpenVINO {ov.__version__.split('-')[0]} computes rightly on"
+        f" {', '.join(ov.Core().available_devices)}"
+    )

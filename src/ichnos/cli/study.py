@@ -23,16 +23,35 @@ _FEW = 0.1  # scale up to which a study on processors is kept short
 
 def study(
     name: Annotated[str, typer.Argument(help="murray2024, ryu2025, abramova2024 or yu2025")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the page, the models and what a later call takes up again")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", help="folder for the page, the models and what a later call takes up again"
+        ),
+    ],
     cohort: Annotated[Path | None, typer.Option(help="folder of your own cohort")] = None,
-    simulate: Annotated[float | None, typer.Option(help="make a virtual cohort instead, of this share of the paper's patients")] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="every stage at its smallest, on a few virtual patients")] = False,
+    simulate: Annotated[
+        float | None,
+        typer.Option(help="make a virtual cohort instead, of this share of the paper's patients"),
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="every stage at its smallest, on a few virtual patients")
+    ] = False,
     minutes: Annotated[
         float | None,
-        typer.Option(help="of training, for each network; 10, or 3 to 10 where few patients are simulated and there is no GPU"),
+        typer.Option(
+            help=(
+                "of training, for each network; 10, or 3 to 10 where few patients are simulated and there is"
+                " no GPU"
+            )
+        ),
     ] = None,
-    with_nnunet: Annotated[bool, typer.Option("--with-nnunet", help="train nnU-Net itself too, as one more arm (extra nnunet)")] = False,
-    voxel_mm: Annotated[float, typer.Option(help="finest grid of simulated anatomy; 2 or 3 for quick looks")] = 1.0,
+    with_nnunet: Annotated[
+        bool, typer.Option("--with-nnunet", help="train nnU-Net itself too, as one more arm (extra nnunet)")
+    ] = False,
+    voxel_mm: Annotated[
+        float, typer.Option(help="finest grid of simulated anatomy; 2 or 3 for quick looks")
+    ] = 1.0,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps")] = "cpu",
     workers: Annotated[int, typer.Option(help="processes for simulating and transferring")] = 1,
     seed: Annotated[int, typer.Option(help="of the virtual cohort and the trainings")] = 1,
@@ -47,7 +66,9 @@ def study(
     for module, extra in (("torch", "learning"), ("pandas", "evidence"), ("jinja2", "evidence")):
         require(module, extra=extra, purpose="ichnos study")
     if (cohort is not None) + (simulate is not None) + smoke != 1:
-        raise UsageError("give one of --cohort DIR, --simulate SCALE and --smoke: whose patients the study is about")
+        raise UsageError(
+            "give one of --cohort DIR, --simulate SCALE and --smoke: whose patients the study is about"
+        )
     if with_nnunet:
         require("nnunetv2", extra="nnunet", purpose="ichnos study --with-nnunet")
     small = simulate is not None and simulate <= _FEW and device == "cpu"
@@ -77,7 +98,9 @@ def study(
 
 
 class _Spent:
-    """Minutes of all calls of one study; noted at each stage, so that a call that is killed counts up to its last one."""
+    """Minutes of all calls of one study; noted at each stage, so that a call that is killed counts up to
+    its last one.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file, self.began = file, time.monotonic()
@@ -100,14 +123,16 @@ def _teller(spent: Callable[[], float], *, silent: bool) -> Callable[[str], None
     return lambda sentence: console.print(f"{spent():5.1f} min  {sentence}", markup=False, style="dim")
 
 
-def _patients(chosen: Study, name: str, given: Path | None, out: Path, effort: Effort, voxel_mm: float) -> Cohort:
+def _patients(
+    chosen: Study, name: str, given: Path | None, out: Path, effort: Effort, voxel_mm: float
+) -> Cohort:
     """Return the user's cohort, or make a virtual one in OUT/cohort; an unfinished one is completed."""
     from ichnos.formats.bids import read_cohort
 
     if given is not None:
         return read_cohort(given)
-    from ichnos.simulation.cohort import Making, check_made, simulate_cohort
-    from ichnos.simulation.presets import preset
+    from ichnos.simulation.cohort.design import preset
+    from ichnos.simulation.cohort.write import Making, check_made, simulate_cohort
 
     design = chosen.SMOKE if effort.smoke else preset(name, scale=effort.scale or 1.0, fewest=chosen.FEWEST)
     making = Making(voxel_mm=3.0, oracle_samples=4) if effort.smoke else Making(voxel_mm=voxel_mm)

@@ -1,4 +1,6 @@
-"""`ichnos train TARGET COHORT -o MODEL`: a network that reads a target from CT, by our own loop or by nnU-Net."""
+"""`ichnos train TARGET COHORT -o MODEL`: a network that reads a target from CT, by our own loop or by
+nnU-Net.
+"""
 
 from __future__ import annotations
 
@@ -17,48 +19,77 @@ from ichnos.errors import UsageError
 
 if TYPE_CHECKING:
     from ichnos.cohort import Cohort
-    from ichnos.learning.nnunet import NnunetPlan
-    from ichnos.learning.segmentation import Progress
-    from ichnos.learning.team import Team
-    from ichnos.learning.training import Means, Plan
+    from ichnos.learning.loop.team import Team
+    from ichnos.learning.nnunet.engine import NnunetPlan
+    from ichnos.learning.segmentation.loop import Progress
+    from ichnos.learning.segmentation.training import Means, Plan
     from ichnos.models import Model, TargetSpec
 
 P = TypeVar("P", "Plan", "NnunetPlan")
 
 
 def train(
-    target: Annotated[str, typer.Argument(help="comma list of haematoma (ICH, IVH, PHE), leukoaraiosis, tract, brain, ventricles")],
-    cohort: Annotated[Path, typer.Argument(help="folder of the cohort; its column split says who trains and who validates")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="comma list of haematoma (ICH, IVH, PHE), leukoaraiosis, tract, brain, ventricles"
+        ),
+    ],
+    cohort: Annotated[
+        Path, typer.Argument(help="folder of the cohort; its column split says who trains and who validates")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder of the Model")],
     engine: Annotated[str, typer.Option(help="ichnos or nnunet")] = "ichnos",
-    network: Annotated[str, typer.Option(help="unet, umamba_bot, umamba_enc; nnunet also plain, resenc_m, resenc_l")] = "",
+    network: Annotated[
+        str, typer.Option(help="unet, umamba_bot, umamba_enc; nnunet also plain, resenc_m, resenc_l")
+    ] = "",
     begin: Annotated[
-        str, typer.Option("--from", help="begin with a Model's network, weights, spacing and patch: its folder, or default")
+        str,
+        typer.Option(
+            "--from", help="begin with a Model's network, weights, spacing and patch: its folder, or default"
+        ),
     ] = "",
     minutes: Annotated[float | None, typer.Option(help="take as many steps as fit into this time")] = None,
-    steps: Annotated[int | None, typer.Option(help="take this many steps (2000 unless --minutes is given)")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="take this many steps (2000 unless --minutes is given)")
+    ] = None,
     spacing: Annotated[str, typer.Option(help="voxel size that the network sees: x,y,z in mm")] = "2,2,2",
-    patch: Annotated[str, typer.Option(help="voxels of a patch: x,y,z; z of 1 asks for a network of slices")] = "64,64,64",
-    simulated_share: Annotated[float, typer.Option(help="share of batches from patients simulated meanwhile")] = 0.0,
+    patch: Annotated[
+        str, typer.Option(help="voxels of a patch: x,y,z; z of 1 asks for a network of slices")
+    ] = "64,64,64",
+    simulated_share: Annotated[
+        float, typer.Option(help="share of batches from patients simulated meanwhile")
+    ] = 0.0,
     anatomy: Annotated[Path | None, typer.Option(help="folder of label maps for simulated patients")] = None,
-    pipelines: Annotated[str, typer.Option(help="where under derivatives/ targets are looked for")] = "manual,transfer,truth",
-    more: Annotated[list[str] | None, typer.Option("--set", help="other fields of the plan: batch=4, patience=5")] = None,
+    pipelines: Annotated[
+        str, typer.Option(help="where under derivatives/ targets are looked for")
+    ] = "manual,transfer,truth",
+    more: Annotated[
+        list[str] | None, typer.Option("--set", help="other fields of the plan: batch=4, patience=5")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps")] = "cpu",
     workers: Annotated[int, typer.Option(help="threads that make batches ahead")] = 0,
     seed: Annotated[int, typer.Option(help="same seed, same numbers")] = 0,
-    work: Annotated[Path | None, typer.Option(help="prepared patients, checkpoints, pictures (beside the Model unless given)")] = None,
-    tensorboard: Annotated[Path | None, typer.Option(help="also log for TensorBoard into this folder")] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="prepared patients, checkpoints, pictures (beside the Model unless given)"),
+    ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="also log for TensorBoard into this folder")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> int:
-    """Train on a cohort; run the same command again to go on. `torchrun --no-python ichnos train …` trains with several processes."""
+    """Train on a cohort; run the same command again to go on. `torchrun --no-python ichnos train …` trains
+    with several processes.
+    """
     from ichnos.errors import require
     from ichnos.formats.bids import read_cohort
 
     for module, extra in (("torch", "learning"), ("safetensors", "learning"), ("matplotlib", "evidence")):
         require(module, extra=extra, purpose="ichnos train")
-    from ichnos.learning.targets import target_specs
-    from ichnos.learning.training import Means, Plan
+    from ichnos.learning.segmentation.target_files import target_specs
+    from ichnos.learning.segmentation.training import Means, Plan
 
     if minutes is not None and steps is not None:
         raise UsageError("give --minutes or --steps, not both: either one decides how long to train")
@@ -67,14 +98,31 @@ def train(
     means = Means(device, workers, pipelines=_list(pipelines), cache=_cache(), command=_command())
     if engine == "nnunet":
         if begin:
-            raise UsageError("nnU-Net plans its own network, so it cannot begin with the weights of another: leave out --from")
+            raise UsageError(
+                "nnU-Net plans its own network, so it cannot begin with the weights of another: leave out"
+                " --from"
+            )
         if minutes is not None or steps is not None:
-            raise UsageError("nnU-Net counts in epochs: give --set epochs=50 --set iterations=250 instead of --minutes or --steps")
-        return _told(_by_nnunet(people, out, specs, network, seed, more, home, means, quiet=quiet), home, as_json=as_json)
+            raise UsageError(
+                "nnU-Net counts in epochs: give --set epochs=50 --set iterations=250 instead of --minutes or"
+                " --steps"
+            )
+        return _told(
+            _by_nnunet(people, out, specs, network, seed, more, home, means, quiet=quiet),
+            home,
+            as_json=as_json,
+        )
     if engine != "ichnos":
         raise UsageError(f"there is no engine {engine!r}; give ichnos or nnunet")
     sides = {"spacing_mm": _three(spacing, float, "--spacing"), "patch": _three(patch, int, "--patch")}
-    plan = Plan(specs, network=network or "unet", steps=steps or 2000, simulated_share=simulated_share, seed=seed, **sides)  # type: ignore[arg-type]
+    plan = Plan(
+        specs,
+        network=network or "unet",
+        steps=steps or 2000,
+        simulated_share=simulated_share,
+        seed=seed,
+        **sides,
+    )  # type: ignore[arg-type]
     plan = _changed(plan.begun_from(begin) if begin else plan, more)
     with _team() as team:
         heads = tuple(sorted(anatomy.glob("*.nii.gz"))) if anatomy else ()
@@ -95,16 +143,22 @@ def _by_nnunet(
     *,
     quiet: bool,
 ) -> Model:
-    from ichnos.learning.nnunet import NnunetPlan, train_nnunet
+    from ichnos.learning.nnunet.engine import NnunetPlan, train_nnunet
 
     plan = _changed(NnunetPlan(specs, network=network or "plain", seed=seed), more)
     return train_nnunet(people, out, plan, work=home, means=means, quiet=quiet)
 
 
 def _changed(plan: P, more: list[str] | None) -> P:
-    """Return a plan with fields set as NAME=VALUE says; a number or a word, of the type that the field has."""
+    """Return a plan with fields set as NAME=VALUE says; a number or a word, of the type that the field
+    has.
+    """
     changes: dict[str, Any] = {}
-    plain = {f.name: getattr(plan, f.name) for f in fields(plan) if isinstance(getattr(plan, f.name), (bool, int, float, str))}
+    plain = {
+        f.name: getattr(plan, f.name)
+        for f in fields(plan)
+        if isinstance(getattr(plan, f.name), (bool, int, float, str))
+    }
     for given in more or []:
         name, _, text = given.partition("=")
         if name not in plain:
@@ -118,9 +172,17 @@ def _changed(plan: P, more: list[str] | None) -> P:
 
 
 def _trained(
-    people: Cohort, out: Path, plan: Plan, home: Path, means: Means, minutes: float | None, tensorboard: Path | None, *, quiet: bool
+    people: Cohort,
+    out: Path,
+    plan: Plan,
+    home: Path,
+    means: Means,
+    minutes: float | None,
+    tensorboard: Path | None,
+    *,
+    quiet: bool,
 ) -> Model:
-    from ichnos.learning.training import steps_within, train_on_cohort
+    from ichnos.learning.segmentation.training import steps_within, train_on_cohort
 
     with _shown(quiet) as (prepared, follow):
         means = replace(means, prepared=prepared)
@@ -141,12 +203,16 @@ def _three(text: str, kind: type, option: str) -> tuple[float, ...]:
     except ValueError:
         values = ()
     if len(values) != 3 or min(values) <= 0:
-        raise UsageError(f"{option} {text!r} is not understood; give three positive numbers, as {option} 2,2,2")
+        raise UsageError(
+            f"{option} {text!r} is not understood; give three positive numbers, as {option} 2,2,2"
+        )
     return values
 
 
 def _command() -> str:
-    return " ".join(["ichnos", *(os.path.basename(part) if os.path.isabs(part) else part for part in sys.argv[1:])])
+    return " ".join(
+        ["ichnos", *(os.path.basename(part) if os.path.isabs(part) else part for part in sys.argv[1:])]
+    )
 
 
 def _cache() -> Path:
@@ -157,7 +223,7 @@ def _cache() -> Path:
 @contextmanager
 def _team() -> Iterator[Team]:
     """Join the processes that torchrun has started, if it has."""
-    from ichnos.learning.team import ALONE, Team
+    from ichnos.learning.loop.team import ALONE, Team
 
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -182,7 +248,12 @@ def _shown(quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[Progr
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[told]}"),
+    )
     console = Console(stderr=True)
     with Bar(*columns, console=console, disable=quiet) as bar:
         line = bar.add_task("preparing", total=None, told="")
@@ -228,10 +299,17 @@ def _logged(folder: Path | None, follow: Callable[[Progress], None]) -> Iterator
 def _told(model: Model, home: Path, *, as_json: bool) -> int:
     provenance = model.manifest.provenance
     if as_json:
-        told = {"model": str(model.folder), "steps": provenance.steps, "validation": provenance.validation, "work": str(home)}
+        told = {
+            "model": str(model.folder),
+            "steps": provenance.steps,
+            "validation": provenance.validation,
+            "work": str(home),
+        }
         typer.echo(json.dumps(told, indent=2))
         return 0
     found = ", ".join(f"{name} {value:.3f}" for name, value in provenance.validation.items())
-    typer.echo(f"{model.folder}: best at step {provenance.steps}; validation: {found or 'no patient has a target'}")
+    typer.echo(
+        f"{model.folder}: best at step {provenance.steps}; validation: {found or 'no patient has a target'}"
+    )
     typer.echo(f"worst cases: {home / 'worst'}")
     return 0

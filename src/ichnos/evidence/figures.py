@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.evidence.agreement import BlandAltman, StructuralLine
-from ichnos.evidence.calibration import Calibration, DecisionCurve
-from ichnos.evidence.discrimination import RocCurve
-from ichnos.evidence.intervals import Estimate
+from ichnos.evidence.metrics.agreement import BlandAltman, StructuralLine
+from ichnos.evidence.metrics.calibration import Calibration, DecisionCurve
+from ichnos.evidence.metrics.discrimination import RocCurve
+from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.tables import shown
 from ichnos.volume import Floats
 
@@ -79,22 +79,46 @@ def roc_figure(name: str, curves: Mapping[str, tuple[RocCurve, str]], *, caption
         ax.plot([0, 1], [0, 1], color=COLOURS["reference"], lw=0.6, ls=":")
         for key, (curve, text) in curves.items():
             style = {"lw": 1.6, "zorder": 3} if key == "model" else {"lw": 1.0}
-            ax.plot(curve.false_positive_rate, curve.true_positive_rate, color=COLOURS[key], label=text, **style)
-        ax.set(xlabel="1 − specificity", ylabel="Sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+            ax.plot(
+                curve.false_positive_rate, curve.true_positive_rate, color=COLOURS[key], label=text, **style
+            )
+        ax.set(
+            xlabel="1 − specificity",
+            ylabel="Sensitivity",
+            xlim=(-0.01, 1.01),
+            ylim=(-0.01, 1.01),
+            aspect="equal",
+        )
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), handlelength=1.2)
         return Figure(name, caption, fig)
 
 
 def calibration_figure(name: str, result: Calibration, probability: Floats, *, caption: str) -> Figure:
-    """Draw observed against predicted risk, smoothed and in bins, over the distribution of the predictions."""
+    """Draw observed against predicted risk, smoothed and in bins, over the distribution of the
+    predictions.
+    """
     with _canvas(COLUMN_IN, COLUMN_IN * 1.15, rows=(4, 1)) as (fig, (ax, below)):
         highest = max(float(probability.max()), *(b.observed.high for b in result.bins))
         top = min(1.0, float(np.ceil(highest * 10) / 10))
         ax.plot([0, top], [0, top], color=COLOURS["reference"], lw=0.6, ls=":", label="ideal")
-        ax.plot(result.curve_predicted, result.curve_observed, color=COLOURS["model"], label="smoothed (lowess)")
+        ax.plot(
+            result.curve_predicted, result.curve_observed, color=COLOURS["model"], label="smoothed (lowess)"
+        )
         x, y = [b.predicted for b in result.bins], [b.observed.value for b in result.bins]
-        reach = np.array([(b.observed.value - b.observed.low, b.observed.high - b.observed.value) for b in result.bins]).T
-        ax.errorbar(x, y, yerr=reach, fmt="o", ms=3, lw=0.7, color=COLOURS["model"], mfc="white", label="tenths, 95 % interval")
+        reach = np.array(
+            [(b.observed.value - b.observed.low, b.observed.high - b.observed.value) for b in result.bins]
+        ).T
+        ax.errorbar(
+            x,
+            y,
+            yerr=reach,
+            fmt="o",
+            ms=3,
+            lw=0.7,
+            color=COLOURS["model"],
+            mfc="white",
+            label="tenths, 95 % interval",
+        )
         ax.set(ylabel="Observed share with the event", xlim=(0, top), ylim=(0, top))
         ax.tick_params(labelbottom=False)
         ax.legend(loc="lower right")
@@ -103,14 +127,24 @@ def calibration_figure(name: str, result: Calibration, probability: Floats, *, c
         return Figure(name, caption, fig)
 
 
-def decision_figure(name: str, curves: Mapping[str, tuple[DecisionCurve, str]], *, prevalence: float, caption: str) -> Figure:
+def decision_figure(
+    name: str, curves: Mapping[str, tuple[DecisionCurve, str]], *, prevalence: float, caption: str
+) -> Figure:
     """Draw net benefit over threshold probabilities."""
     with _canvas(COLUMN_IN, COLUMN_IN * 0.8) as (fig, ax):
         first = next(iter(curves.values()))[0]
         ax.axhline(0, color=COLOURS["reference"], lw=0.8, label="treat none")
-        ax.plot(first.threshold, first.treat_all, color=COLOURS["reference"], lw=0.8, ls="--", label="treat all")
+        ax.plot(
+            first.threshold, first.treat_all, color=COLOURS["reference"], lw=0.8, ls="--", label="treat all"
+        )
         for key, (curve, text) in curves.items():
-            ax.plot(curve.threshold, curve.model, color=COLOURS[key], label=text, lw=1.6 if key == "model" else 1.0)
+            ax.plot(
+                curve.threshold,
+                curve.model,
+                color=COLOURS[key],
+                label=text,
+                lw=1.6 if key == "model" else 1.0,
+            )
         right = min(0.99, max(0.5, 2.5 * prevalence))
         ax.set(xlabel="Threshold probability", ylabel="Net benefit (true positives per case)")
         ax.set(xlim=(0, right), ylim=(-0.25 * prevalence, 1.1 * prevalence))
@@ -118,21 +152,38 @@ def decision_figure(name: str, curves: Mapping[str, tuple[DecisionCurve, str]], 
         return Figure(name, caption, fig)
 
 
-def bland_altman_figure(name: str, a: Floats, b: Floats, result: BlandAltman, *, unit: str, caption: str) -> Figure:
+def bland_altman_figure(
+    name: str, a: Floats, b: Floats, result: BlandAltman, *, unit: str, caption: str
+) -> Figure:
     """Draw differences over means with bias and limits of agreement."""
     with _canvas(COLUMN_IN, COLUMN_IN * 0.8) as (fig, ax):
         mean, difference = (a + b) / 2, a - b
         shown_difference = 100 * difference / mean if result.percent else difference
         ax.plot(mean, shown_difference, "o", ms=2.5, mew=0, alpha=0.55, color=COLOURS["model"])
-        for estimate, text in ((result.bias, "bias"), (result.lower, "lower limit"), (result.upper, "upper limit")):
+        for estimate, text in (
+            (result.bias, "bias"),
+            (result.lower, "lower limit"),
+            (result.upper, "upper limit"),
+        ):
             ax.axhspan(estimate.low, estimate.high, color=COLOURS["reference"], alpha=0.10, lw=0)
             ax.axhline(estimate.value, color=COLOURS["reference"], lw=0.9, ls="-" if text == "bias" else "--")
-            ax.annotate(f"{estimate.value:.1f}", (1.0, estimate.value), xycoords=("axes fraction", "data"), fontsize=6.5, va="center")
-        ax.set(xlabel=f"Mean of predicted and true ({unit})", ylabel=f"Predicted − true ({'% of mean' if result.percent else unit})")
+            ax.annotate(
+                f"{estimate.value:.1f}",
+                (1.0, estimate.value),
+                xycoords=("axes fraction", "data"),
+                fontsize=6.5,
+                va="center",
+            )
+        ax.set(
+            xlabel=f"Mean of predicted and true ({unit})",
+            ylabel=f"Predicted − true ({'% of mean' if result.percent else unit})",
+        )
         return Figure(name, caption, fig)
 
 
-def scatter_figure(name: str, truth: Floats, predicted: Floats, line: StructuralLine | None, *, unit: str, caption: str) -> Figure:
+def scatter_figure(
+    name: str, truth: Floats, predicted: Floats, line: StructuralLine | None, *, unit: str, caption: str
+) -> Figure:
     """Draw predicted against true values with identity and the Passing-Bablok line."""
     with _canvas(COLUMN_IN, COLUMN_IN) as (fig, ax):
         top = float(max(truth.max(), predicted.max(), 1e-6)) * 1.05
@@ -140,8 +191,20 @@ def scatter_figure(name: str, truth: Floats, predicted: Floats, line: Structural
         ax.plot(truth, predicted, "o", ms=2.5, mew=0, alpha=0.55, color=COLOURS["model"])
         if line is not None:
             x = np.array([0, top])
-            ax.plot(x, line.intercept.value + line.slope.value * x, color=COLOURS["truth"], lw=1.1, label="Passing-Bablok")
-        ax.set(xlabel=f"True ({unit})", ylabel=f"Predicted ({unit})", xlim=(0, top), ylim=(0, top), aspect="equal")
+            ax.plot(
+                x,
+                line.intercept.value + line.slope.value * x,
+                color=COLOURS["truth"],
+                lw=1.1,
+                label="Passing-Bablok",
+            )
+        ax.set(
+            xlabel=f"True ({unit})",
+            ylabel=f"Predicted ({unit})",
+            xlim=(0, top),
+            ylim=(0, top),
+            aspect="equal",
+        )
         ax.legend(loc="upper left")
         return Figure(name, caption, fig)
 
@@ -157,9 +220,13 @@ def forest_figure(
     ratio: bool = False,
     caption: str,
 ) -> Figure:
-    """Draw estimates with intervals, undefined ones left out; a diamond for the pooled one, a bar for the prediction interval."""
+    """Draw estimates with intervals, undefined ones left out; a diamond for the pooled one, a bar for the
+    prediction interval.
+    """
     highest = _WIDEST if ratio else np.inf
-    kept = [(label, e) for label, e in rows if np.isfinite([e.value, e.low, e.high]).all() and e.high < highest]
+    kept = [
+        (label, e) for label, e in rows if np.isfinite([e.value, e.low, e.high]).all() and e.high < highest
+    ]
     everything = [*kept, *([pooled] if pooled else [])]
     with _canvas(COLUMN_IN * 1.5, 0.55 + 0.24 * len(everything)) as (fig, ax):
         if reference is not None:
@@ -169,7 +236,9 @@ def forest_figure(
             ax.plot(e.value, y, "s", ms=3.5, color=COLOURS["model"])
         if pooled:
             y, e = len(kept), pooled[1]
-            ax.fill([e.low, e.value, e.high, e.value], [y, y - 0.25, y, y + 0.25], color=COLOURS["truth"], lw=0)
+            ax.fill(
+                [e.low, e.value, e.high, e.value], [y, y - 0.25, y, y + 0.25], color=COLOURS["truth"], lw=0
+            )
             if prediction and np.isfinite(prediction).all():
                 ax.plot(prediction, [y, y], color=COLOURS["truth"], lw=0.8)
         ax.set_yticks(range(len(everything)), [label for label, _ in everything])
@@ -188,7 +257,9 @@ def _log_axis(ax: Any, values: Sequence[float]) -> None:
 
     ax.set_xscale("log")
     low, high = max(min(values), 1e-3), min(max(values), 1e3)
-    ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low / 2 <= t <= high * 2]
+    ticks = [
+        t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low / 2 <= t <= high * 2
+    ]
     ax.set_xlim(low / 1.3, high * 1.3)
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -203,7 +274,15 @@ def strip_figure(name: str, groups: Mapping[str, Floats], *, axis: str, caption:
             known = values[~np.isnan(values)]
             if not known.size:
                 continue
-            ax.plot(x + rng.uniform(-0.22, 0.22, known.size), known, "o", ms=2, mew=0, alpha=0.45, color=COLOURS["model"])
+            ax.plot(
+                x + rng.uniform(-0.22, 0.22, known.size),
+                known,
+                "o",
+                ms=2,
+                mew=0,
+                alpha=0.45,
+                color=COLOURS["model"],
+            )
             low, middle, high = np.percentile(known, (25, 50, 75))
             ax.plot([x - 0.3, x + 0.3], [middle, middle], color=COLOURS["truth"], lw=1.6)
             ax.plot([x, x], [low, high], color=COLOURS["truth"], lw=1.0)
@@ -221,7 +300,9 @@ def size_figure(name: str, bins: Sequence[str], sensitivity: Sequence[Estimate],
                 ax.plot([x, x], [e.low, e.high], color=COLOURS["model"], lw=1.0)
                 ax.plot(x, e.value, "s", ms=4, color=COLOURS["model"])
         ax.set_xticks(range(len(bins)), [f"{b}\n(n {e.n})" for b, e in zip(bins, sensitivity, strict=True)])
-        ax.set(xlabel="True lesion (mL)", ylabel="Share found", ylim=(-0.03, 1.05), xlim=(-0.5, len(bins) - 0.5))
+        ax.set(
+            xlabel="True lesion (mL)", ylabel="Share found", ylim=(-0.03, 1.05), xlim=(-0.5, len(bins) - 0.5)
+        )
         return Figure(name, caption, fig)
 
 

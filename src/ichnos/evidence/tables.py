@@ -7,7 +7,7 @@ import io
 import math
 from dataclasses import dataclass
 
-from ichnos.evidence.intervals import Estimate
+from ichnos.evidence.metrics.intervals import Estimate
 
 Cell = Estimate | float | int | str | None
 
@@ -23,9 +23,13 @@ class Table:
     note: str = ""
 
     def csv(self) -> str:
-        """Return comma-separated values at full precision; an estimate takes three columns. Undefined is empty."""
+        """Return comma-separated values at full precision; an estimate takes three columns. Undefined is
+        empty.
+        """
         wide = [any(isinstance(row[i], Estimate) for row in self.rows) for i in range(len(self.columns))]
-        header = [h for i, c in enumerate(self.columns) for h in ((c, f"{c} low", f"{c} high") if wide[i] else (c,))]
+        header = [
+            h for i, c in enumerate(self.columns) for h in ((c, f"{c} low", f"{c} high") if wide[i] else (c,))
+        ]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(header)
@@ -61,7 +65,8 @@ class Table:
 
 
 def shown(cell: Cell) -> str:
-    """Return a cell as people read it: three significant digits, estimates with their interval, undefined as a dash.
+    """Return a cell as people read it: three significant digits, estimates with their interval, undefined as
+    a dash.
 
     >>> shown(Estimate(0.8123, 0.75, 0.861, 100)), shown(0.0123456), shown(float("nan")), shown(1234.5)
     ('0.812 (0.750–0.861)', '0.0123', '–', '1234')

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from ichnos.formats.dicom import Inspection
 
 
-def open_scan(path: str | Path, *, series: str | None = None, progress: Callable[[int, int], None] | None = None) -> Scan:
+def open_scan(
+    path: str | Path, *, series: str | None = None, progress: Callable[[int, int], None] | None = None
+) -> Scan:
     """Open the head CT in a DICOM file, folder, zip or DICOMDIR, or in a NIfTI file.
 
-    `series` names a SeriesInstanceUID and overrides the choice; `progress` is told (files done, files in all).
+    `series` names a SeriesInstanceUID and overrides the choice; `progress` is told (files done, files in
+    all).
     """
     from ichnos.formats import nifti
 
@@ -30,7 +33,9 @@ def open_scan(path: str | Path, *, series: str | None = None, progress: Callable
 
 
 def inspect(path: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Inspection:
-    """List what lies in a place, best first, and which of it is the head CT. A NIfTI file counts as one series."""
+    """List what lies in a place, best first, and which of it is the head CT. A NIfTI file counts as one
+    series.
+    """
     from ichnos.formats import nifti
     from ichnos.formats.dicom import Inspection, SeriesSummary, inspect_dicom
 
@@ -55,4 +60,6 @@ def inspect(path: str | Path, *, progress: Callable[[int, int], None] | None = N
         score=0.0,
         reasons=("a NIfTI file: the only image in it",),
     )
-    return Inspection(Path(path), (summary,), summary.uid, 1, 1, {}, lambda series: open_scan(path, series=series))
+    return Inspection(
+        Path(path), (summary,), summary.uid, 1, 1, {}, lambda series: open_scan(path, series=series)
+    )

@@ -1,4 +1,5 @@
-"""A BIDS-like cohort on disk: participants.tsv, sub-*/ses-*/{ct,anat,dwi}/, derivatives/<pipeline>/. `docs/cohorts.md` shows it.
+"""A BIDS-like cohort on disk: participants.tsv, sub-*/ses-*/{ct,anat,dwi}/, derivatives/<pipeline>/.
+`docs/cohorts.md` shows it.
 
 CT is not in BIDS yet: `.bidsignore` tells validators so.
 """
@@ -39,7 +40,8 @@ SPLITS = ("train", "validation", "test", "external", "")
 _ID = re.compile(r"[A-Za-z0-9]+")
 
 
-# ---- where things are -----------------------------------------------------------------------------------------------
+# ---- where things are
+# -----------------------------------------------------------------------------------------------
 
 
 def subject(patient_id: str) -> str:
@@ -65,7 +67,14 @@ def exam_path(root: str | Path, patient_id: str, exam: Exam) -> Path:
 
 
 def derivative_path(
-    root: str | Path, patient_id: str, *, pipeline: str, label: str, kind: Kind, exam: Exam = "ct", ending: str = ".nii.gz"
+    root: str | Path,
+    patient_id: str,
+    *,
+    pipeline: str,
+    label: str,
+    kind: Kind,
+    exam: Exam = "ct",
+    ending: str = ".nii.gz",
 ) -> Path:
     """Return where a pipeline puts a map that it drew on an exam's grid.
 
@@ -77,8 +86,12 @@ def derivative_path(
     return Path(root) / "derivatives" / pipeline / who / session / name
 
 
-def find_target(root: str | Path, patient_id: str, target: str, pipelines: Sequence[str] = TRUSTED_PIPELINES) -> Path | None:
-    """Return the file of a target on the CT grid from the first pipeline that has one; dseg before mask before probseg."""
+def find_target(
+    root: str | Path, patient_id: str, target: str, pipelines: Sequence[str] = TRUSTED_PIPELINES
+) -> Path | None:
+    """Return the file of a target on the CT grid from the first pipeline that has one; dseg before mask
+    before probseg.
+    """
     for pipeline in pipelines:
         for kind in KINDS:
             path = derivative_path(root, patient_id, pipeline=pipeline, label=target, kind=kind)
@@ -87,7 +100,8 @@ def find_target(root: str | Path, patient_id: str, target: str, pipelines: Seque
     return None
 
 
-# ---- reading --------------------------------------------------------------------------------------------------------
+# ---- reading
+# ------------------------------------------------------------------------------------------
 
 
 def is_cohort(path: str | Path) -> bool:
@@ -96,7 +110,9 @@ def is_cohort(path: str | Path) -> bool:
 
 
 def read_cohort(root: str | Path, *, pipelines: Sequence[str] = TRUSTED_PIPELINES) -> Cohort:
-    """Read a cohort; exams and targets are the files that are there. Targets come from the first of `pipelines` that has them."""
+    """Read a cohort; exams and targets are the files that are there. Targets come from the first of
+    `pipelines` that has them.
+    """
     root = Path(root)
     patients = []
     for row in read_participants(root):
@@ -104,10 +120,13 @@ def read_cohort(root: str | Path, *, pipelines: Sequence[str] = TRUSTED_PIPELINE
         centre, split = row.pop("centre", "") or "", row.pop("split", "") or ""
         if split not in SPLITS:
             raise InputRefused(
-                f"{root / 'participants.tsv'}: split {split!r} of sub-{patient_id} is unknown; use train, validation, test or external"
+                f"{root / 'participants.tsv'}: split {split!r} of sub-{patient_id} is unknown; use train,"
+                " validation, test or external"
             )
         exams = {exam: path for exam in EXAMS if (path := exam_path(root, patient_id, exam)).is_file()}
-        targets = {t: found for t in TARGETS if (found := find_target(root, patient_id, t, pipelines)) is not None}
+        targets = {
+            t: found for t in TARGETS if (found := find_target(root, patient_id, t, pipelines)) is not None
+        }
         facts = {name: _fact(text) for name, text in row.items()}
         patients.append(Patient(patient_id, centre, split, exams, targets, facts))  # type: ignore[arg-type]
     return Cohort(tuple(patients), root)
@@ -117,19 +136,26 @@ def read_participants(root: str | Path) -> list[dict[str, str]]:
     """Return the rows of participants.tsv as text, participant_id without "sub-"; "n/a" becomes ""."""
     path = Path(root) / "participants.tsv"
     if not path.is_file():
-        raise InputRefused(f"{root} is not a cohort: it holds no participants.tsv; docs/cohorts.md shows the layout")
+        raise InputRefused(
+            f"{root} is not a cohort: it holds no participants.tsv; docs/cohorts.md shows the layout"
+        )
     with path.open(newline="", encoding="utf-8-sig") as stream:
         table = csv.DictReader(stream, delimiter="\t", restval="")
         rows = [dict(row) for row in table]
         columns = table.fieldnames or []
     if not columns or columns[0] != "participant_id":
-        raise InputRefused(f"{path} has no column participant_id in the first place; tabs must divide its columns")
+        raise InputRefused(
+            f"{path} has no column participant_id in the first place; tabs must divide its columns"
+        )
     for number, row in enumerate(rows, start=2):
         if None in row:
             raise InputRefused(f"{path}, line {number}, has more fields than there are columns")
         row["participant_id"] = row["participant_id"].removeprefix("sub-")
         if not _ID.fullmatch(row["participant_id"]):
-            raise InputRefused(f"{path}, line {number}: participant_id {row['participant_id']!r} must be letters and digits alone")
+            raise InputRefused(
+                f"{path}, line {number}: participant_id {row['participant_id']!r} must be letters and digits"
+                " alone"
+            )
     return [{name: "" if text == "n/a" else text for name, text in row.items()} for row in rows]
 
 
@@ -143,7 +169,9 @@ def _fact(text: str) -> Fact:
 
 
 def read_gradients(dwi: str | Path) -> tuple[Floats, Floats]:
-    """Return b-values (n,) in s/mm2 and directions (n, 3) from the files beside a diffusion image, as FSL writes them."""
+    """Return b-values (n,) in s/mm2 and directions (n, 3) from the files beside a diffusion image, as FSL
+    writes them.
+    """
     stem = str(dwi).removesuffix(".gz").removesuffix(".nii")
     tables = []
     for ending in (".bval", ".bvec"):
@@ -157,14 +185,20 @@ def read_gradients(dwi: str | Path) -> tuple[Floats, Floats]:
     bvals, bvecs = tables[0].ravel(), tables[1]
     bvecs = bvecs.T if bvecs.shape == (3, len(bvals)) else bvecs  # FSL's rows are axes; a square table too
     if bvecs.shape != (len(bvals), 3):
-        raise InputRefused(f"{stem}: {len(bvals)} b-values and a table of directions of shape {tables[1].shape} do not belong together")
+        raise InputRefused(
+            f"{stem}: {len(bvals)} b-values and a table of directions of shape {tables[1].shape} do not"
+            " belong together"
+        )
     return bvals, bvecs
 
 
-# ---- writing --------------------------------------------------------------------------------------------------------
+# ---- writing
+# ------------------------------------------------------------------------------------------
 
 
-def write_exam(root: str | Path, patient_id: str, exam: Exam, volume: Volume, *, sidecar: Mapping[str, Any] | None = None) -> Path:
+def write_exam(
+    root: str | Path, patient_id: str, exam: Exam, volume: Volume, *, sidecar: Mapping[str, Any] | None = None
+) -> Path:
     """Write an exam with its JSON sidecar; return its path."""
     path = exam_path(root, patient_id, exam)
     nifti.save(volume, path)
@@ -175,7 +209,10 @@ def write_exam(root: str | Path, patient_id: str, exam: Exam, volume: Volume, *,
 def write_gradients(dwi: str | Path, bvals: Floats, bvecs: Floats) -> None:
     """Write b-values (n,) and directions (n, 3) beside a diffusion image, as FSL reads them."""
     stem = str(dwi).removesuffix(".gz").removesuffix(".nii")
-    for ending, table, style in ((".bval", np.atleast_2d(bvals), "%g"), (".bvec", np.asarray(bvecs).T, "%.8g")):
+    for ending, table, style in (
+        (".bval", np.atleast_2d(bvals), "%g"),
+        (".bvec", np.asarray(bvecs).T, "%.8g"),
+    ):
         with atomic_file(stem + ending) as temporary:
             np.savetxt(temporary, table, fmt=style)
 
@@ -191,7 +228,9 @@ def write_derivative(
     exam: Exam = "ct",
     sidecar: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a map that a pipeline drew on an exam's grid, with a JSON sidecar where one is given; return its path."""
+    """Write a map that a pipeline drew on an exam's grid, with a JSON sidecar where one is given; return
+    its path.
+    """
     path = derivative_path(root, patient_id, pipeline=pipeline, label=label, kind=kind, exam=exam)
     nifti.save(volume, path)
     if sidecar is not None:
@@ -200,16 +239,26 @@ def write_derivative(
 
 
 def write_cohort(
-    cohort: Cohort | Iterable[Patient], root: str | Path, *, name: str, columns: Mapping[str, Mapping[str, Any]] | None = None
+    cohort: Cohort | Iterable[Patient],
+    root: str | Path,
+    *,
+    name: str,
+    columns: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write the tables of a cohort: participants.tsv (with participants.json), dataset_description.json and .bidsignore.
+    """Write the tables of a cohort: participants.tsv (with participants.json), dataset_description.json and
+    .bidsignore.
 
-    Exams and targets are written by `write_exam` and `write_derivative`; `columns` describes facts: {"age_years": {"Units": "year"}}.
+    Exams and targets are written by `write_exam` and `write_derivative`; `columns` describes facts:
+    {"age_years": {"Units": "year"}}.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
     write_participants(cohort, root)
-    described = {"centre": {"Description": "where the exams were made"}, "split": {"Levels": list(SPLITS[:-1])}, **(columns or {})}
+    described = {
+        "centre": {"Description": "where the exams were made"},
+        "split": {"Levels": list(SPLITS[:-1])},
+        **(columns or {}),
+    }
     _write_json(root / "participants.json", described)
     write_description(root, name)
     with atomic_file(root / ".bidsignore") as temporary:
@@ -220,7 +269,10 @@ def write_participants(patients: Cohort | Iterable[Patient], root: str | Path) -
     """Write participants.tsv: id, centre, split, then every fact that any patient has; unknown is "n/a"."""
     rows = list(patients)
     facts = list(dict.fromkeys(name for patient in rows for name in patient.facts))
-    with atomic_file(Path(root) / "participants.tsv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with (
+        atomic_file(Path(root) / "participants.tsv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
         table = csv.writer(stream, delimiter="\t", lineterminator="\n")
         table.writerow(["participant_id", "centre", "split", *facts])
         for p in rows:
@@ -228,10 +280,18 @@ def write_participants(patients: Cohort | Iterable[Patient], root: str | Path) -
             table.writerow([subject(p.id), p.centre or "n/a", p.split or "n/a", *told])
 
 
-def write_description(folder: str | Path, name: str, *, pipeline: str | None = None, sources: Sequence[str] = ()) -> None:
+def write_description(
+    folder: str | Path, name: str, *, pipeline: str | None = None, sources: Sequence[str] = ()
+) -> None:
     """Write dataset_description.json: of a cohort, or of what a pipeline derived from it."""
-    content: dict[str, Any] = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative" if pipeline else "raw"}
-    content["GeneratedBy"] = [{"Name": f"ichnos {pipeline}" if pipeline else "ichnos", "Version": __version__}]
+    content: dict[str, Any] = {
+        "Name": name,
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative" if pipeline else "raw",
+    }
+    content["GeneratedBy"] = [
+        {"Name": f"ichnos {pipeline}" if pipeline else "ichnos", "Version": __version__}
+    ]
     if sources:
         content["SourceDatasets"] = [{"URL": source} for source in sources]
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -241,7 +301,9 @@ def write_description(folder: str | Path, name: str, *, pipeline: str | None = N
 def write_pipeline(root: str | Path, pipeline: str) -> Path:
     """Make derivatives/<pipeline>/ with its dataset_description.json; return the folder."""
     folder = Path(root) / "derivatives" / pipeline
-    write_description(folder, pipeline, pipeline=pipeline, sources=["../.."])  # not the folder's name: the same data, the same bytes
+    write_description(
+        folder, pipeline, pipeline=pipeline, sources=["../.."]
+    )  # not the folder's name: the same data, the same bytes
     return folder
 
 

@@ -1,4 +1,6 @@
-"""Check a cohort on disk against the layout of `docs/cohorts.md`: one finding per line, everything in one go."""
+"""Check a cohort on disk against the layout of `docs/cohorts.md`: one finding per line, everything in one
+go.
+"""
 
 from __future__ import annotations
 
@@ -76,17 +78,25 @@ def _ignored(root: Path) -> Iterator[Finding]:
     told = path.read_text(encoding="utf-8") if path.is_file() else ""
     if "ct" not in told:
         yield Finding(
-            "warning", ".bidsignore", "does not list ct/ files, which BIDS does not know yet; BIDS validators will object to them"
+            "warning",
+            ".bidsignore",
+            "does not list ct/ files, which BIDS does not know yet; BIDS validators will object to them",
         )
 
 
 def _table(root: Path, rows: list[dict[str, str]]) -> Iterator[Finding]:
     ids = [row["participant_id"] for row in rows]
     for patient_id in sorted({i for i in ids if ids.count(i) > 1}):
-        yield Finding("error", "participants.tsv", f"sub-{patient_id} has {ids.count(patient_id)} rows; one is expected")
+        yield Finding(
+            "error", "participants.tsv", f"sub-{patient_id} has {ids.count(patient_id)} rows; one is expected"
+        )
     for row in rows:
         if row.get("split", "") not in bids.SPLITS:
-            yield Finding("error", "participants.tsv", f"sub-{row['participant_id']} has the unknown split {row['split']!r}")
+            yield Finding(
+                "error",
+                "participants.tsv",
+                f"sub-{row['participant_id']} has the unknown split {row['split']!r}",
+            )
     folders = {path.name.removeprefix("sub-") for path in root.glob("sub-*") if path.is_dir()}
     for patient_id in sorted(folders - set(ids)):
         yield Finding("error", f"sub-{patient_id}", "has no row in participants.tsv")
@@ -161,7 +171,11 @@ def _on_an_exam(path: Path, where: str, exams: list[Path]) -> Iterator[Finding]:
         with suppress(InputRefused):  # an exam that is missing or damaged has its own finding
             grids.append(nifti.load_grid(exam))
     if grids and not any(drawn.same_grid(grid, tolerance_mm=0.01) for grid in grids):
-        yield Finding("error", where, f"does not lie on the grid of any exam of its session ({', '.join(exam.name for exam in exams)})")
+        yield Finding(
+            "error",
+            where,
+            f"does not lie on the grid of any exam of its session ({', '.join(exam.name for exam in exams)})",
+        )
 
 
 def _refused(path: Path, where: str, refusal: InputRefused) -> Finding:

@@ -1,4 +1,6 @@
-"""The codes in our SEG and SR: SNOMED CT, DICOM and UCUM where they have one, else the private scheme 99ICHNOS (docs/dicom.md)."""
+"""The codes in our SEG and SR: SNOMED CT, DICOM and UCUM where they have one, else the private scheme
+99ICHNOS (docs/dicom.md).
+"""
 
 from __future__ import annotations
 
@@ -44,17 +46,28 @@ class SegmentKind:
     rgb: tuple[int, int, int] = (255, 255, 0)
 
 
-# Our name of a mask -> what it shows. A name that is not here is refused: no segment leaves without a meaning.
+# Our name of a mask -> what it shows. A name that is not here is refused: no segment leaves without a
+# meaning.
 SEGMENTS: Mapping[str, SegmentKind] = {
     "ICH": SegmentKind("Intracerebral haemorrhage", ABNORMAL, HAEMORRHAGE, BRAIN, rgb=(214, 39, 40)),
-    "IVH": SegmentKind("Intraventricular haemorrhage", ABNORMAL, HAEMORRHAGE, LATERAL_VENTRICLE, rgb=(148, 0, 150)),
+    "IVH": SegmentKind(
+        "Intraventricular haemorrhage", ABNORMAL, HAEMORRHAGE, LATERAL_VENTRICLE, rgb=(148, 0, 150)
+    ),
     "PHE": SegmentKind("Perihaematomal oedema", ABNORMAL, OEDEMA, BRAIN, rgb=(255, 187, 60)),
     "expansion": SegmentKind(
-        "Predicted haemorrhage at follow-up", ABNORMAL, ("ICH-FU", SCHEME, "Predicted hemorrhage at follow-up"), BRAIN, rgb=(255, 127, 80)
+        "Predicted haemorrhage at follow-up",
+        ABNORMAL,
+        ("ICH-FU", SCHEME, "Predicted hemorrhage at follow-up"),
+        BRAIN,
+        rgb=(255, 127, 80),
     ),
     "leukoaraiosis": SegmentKind("Leukoaraiosis", ABNORMAL, LEUKOARAIOSIS, WHITE_MATTER, rgb=(65, 182, 230)),
-    "tract_left": SegmentKind("Corticospinal tract, left", ANATOMICAL, TRACT, INTERNAL_CAPSULE, LEFT, (44, 160, 44)),
-    "tract_right": SegmentKind("Corticospinal tract, right", ANATOMICAL, TRACT, INTERNAL_CAPSULE, RIGHT, (152, 223, 90)),
+    "tract_left": SegmentKind(
+        "Corticospinal tract, left", ANATOMICAL, TRACT, INTERNAL_CAPSULE, LEFT, (44, 160, 44)
+    ),
+    "tract_right": SegmentKind(
+        "Corticospinal tract, right", ANATOMICAL, TRACT, INTERNAL_CAPSULE, RIGHT, (152, 223, 90)
+    ),
     "brain": SegmentKind("Brain", ANATOMICAL, BRAIN, BRAIN, rgb=(250, 235, 215)),
     "ventricles": SegmentKind("Ventricles", ANATOMICAL, BRAIN_VENTRICLE, BRAIN, rgb=(100, 149, 237)),
 }
@@ -88,7 +101,8 @@ def unit_concept(unit: str) -> Any:
 
 
 def measure_code(name: str, label: str) -> Code:
-    """Return the code of a measure from its stable name: volumes and probabilities have standard codes, the rest private ones.
+    """Return the code of a measure from its stable name: volumes and probabilities have standard codes, the
+    rest private ones.
 
     >>> measure_code("ich_volume", "Intracerebral haematoma")[0], measure_code("fazekas", "Fazekas grade")
     ('118565006', ('fazekas', '99ICHNOS', 'Fazekas grade'))
@@ -106,5 +120,9 @@ def describe_private_scheme(dataset: Any) -> None:
     from pydicom.sequence import Sequence
 
     item = Dataset()
-    item.CodingSchemeDesignator, item.CodingSchemeName, item.CodingSchemeResponsibleOrganization = SCHEME, SCHEME_NAME, "ichnos"
+    item.CodingSchemeDesignator, item.CodingSchemeName, item.CodingSchemeResponsibleOrganization = (
+        SCHEME,
+        SCHEME_NAME,
+        "ichnos",
+    )
     dataset.CodingSchemeIdentificationSequence = Sequence([item])

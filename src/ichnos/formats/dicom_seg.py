@@ -1,4 +1,6 @@
-"""DICOM SEG on the source slices, tilted and uneven ones too: every slice has a frame for every segment, empty or not."""
+"""DICOM SEG on the source slices, tilted and uneven ones too: every slice has a frame for every segment,
+empty or not.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,16 @@ from ichnos.errors import InputRefused
 from ichnos.files import atomic_file
 from ichnos.formats.dicom.geometry import mask_from_source, mask_on_source
 from ichnos.formats.dicom_codes import SEGMENTS, SegmentKind, concept, describe_private_scheme
-from ichnos.formats.dicom_source import MANUFACTURER, Algorithm, Alias, derived_uid, readable, source_headers, stamp, tolerant
+from ichnos.formats.dicom_source import (
+    MANUFACTURER,
+    Algorithm,
+    Alias,
+    derived_uid,
+    readable,
+    source_headers,
+    stamp,
+    tolerant,
+)
 from ichnos.scan import Scan, SourceSlice
 from ichnos.volume import Array, Volume
 
@@ -34,16 +45,25 @@ class SegFile:
 
 
 def write_seg(
-    scan: Scan, masks: Mapping[str, Volume], path: str | Path, *, alias: Alias | None = None, algorithm: Algorithm | None = None
+    scan: Scan,
+    masks: Mapping[str, Volume],
+    path: str | Path,
+    *,
+    alias: Alias | None = None,
+    algorithm: Algorithm | None = None,
 ) -> SegFile:
-    """Write masks, by their ichnos names ("ICH", "tract_left" …), as one SEG that belongs to the scan's source series.
+    """Write masks, by their ichnos names ("ICH", "tract_left" …), as one SEG that belongs to the scan's
+    source series.
 
-    Masks lie on the scan's grid or any other; an empty mask is a segment whose every frame is empty. The same content gives the
-    same bytes; all UIDs follow from it.
+    Masks lie on the scan's grid or any other; an empty mask is a segment whose every frame is empty. The same
+    content gives the same bytes; all UIDs follow from it.
     """
     unknown = sorted(set(masks) - set(SEGMENTS))
     if unknown or not masks:
-        raise InputRefused(f"no code is known for the mask(s) {', '.join(unknown) or 'of an empty list'}; there is {', '.join(SEGMENTS)}")
+        raise InputRefused(
+            f"no code is known for the mask(s) {', '.join(unknown) or 'of an empty list'}; there is"
+            f" {', '.join(SEGMENTS)}"
+        )
     algorithm = algorithm or Algorithm()
     headers = source_headers(scan, alias=alias)
     frames = np.stack([mask_on_source(scan, mask) != 0 for mask in masks.values()], axis=-1)
@@ -54,19 +74,36 @@ def write_seg(
     with atomic_file(path) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
     numbers = {name: number for number, name in enumerate(masks, start=1)}
-    return SegFile(path, str(dataset.SOPInstanceUID), str(dataset.SeriesInstanceUID), str(dataset.StudyInstanceUID), numbers)
+    return SegFile(
+        path,
+        str(dataset.SOPInstanceUID),
+        str(dataset.SeriesInstanceUID),
+        str(dataset.StudyInstanceUID),
+        numbers,
+    )
 
 
-def _segmentation(scan: Scan, headers: list[Any], frames: Array, names: tuple[str, ...], algorithm: Algorithm) -> Any:
+def _segmentation(
+    scan: Scan, headers: list[Any], frames: Array, names: tuple[str, ...], algorithm: Algorithm
+) -> Any:
     from highdicom.seg import Segmentation
 
     first = headers[0]
-    content = (first.StudyInstanceUID, first.SeriesInstanceUID, algorithm, *names, frames.shape, np.packbits(frames).tobytes())
+    content = (
+        first.StudyInstanceUID,
+        first.SeriesInstanceUID,
+        algorithm,
+        *names,
+        frames.shape,
+        np.packbits(frames).tobytes(),
+    )
     dataset = Segmentation(
         source_images=headers,
         pixel_array=_in_file_order(scan, headers, frames).astype(np.uint8),
         segmentation_type="BINARY",
-        segment_descriptions=[_description(number, name, algorithm) for number, name in enumerate(names, start=1)],
+        segment_descriptions=[
+            _description(number, name, algorithm) for number, name in enumerate(names, start=1)
+        ],
         series_instance_uid=derived_uid("SEG series", *content),
         series_number=SERIES_NUMBER,
         sop_instance_uid=derived_uid("SEG", *content),
@@ -88,13 +125,17 @@ def _segmentation(scan: Scan, headers: list[Any], frames: Array, names: tuple[st
 
 
 def _in_file_order(scan: Scan, headers: list[Any], frames: Array) -> Array:
-    """Return one plane per source image or frame; frames of an enhanced file that the scan does not use stay empty."""
+    """Return one plane per source image or frame; frames of an enhanced file that the scan does not use
+    stay empty.
+    """
     assert scan.source is not None  # source_headers has refused a scan without one
     count = int(headers[0].get("NumberOfFrames", 1))
     if count == 1:
         return frames
     if len(headers) > 1:
-        raise InputRefused("the scan comes from several multi-frame files; a SEG can refer to one such file only")
+        raise InputRefused(
+            "the scan comes from several multi-frame files; a SEG can refer to one such file only"
+        )
     placed = np.zeros((count, *frames.shape[1:]), frames.dtype)
     placed[[s.frame for s in scan.source.slices]] = frames
     return placed
@@ -132,18 +173,21 @@ def _say_side(item: Any, shown: SegmentKind) -> None:
     from pydicom.sequence import Sequence
 
     if shown.side is not None:
-        item.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = Sequence([concept(shown.side)])
+        item.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = Sequence(
+            [concept(shown.side)]
+        )
         item.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = Sequence([concept(shown.side)])
 
 
-# ---- reading --------------------------------------------------------------------------------------------------------
+# ---- reading
+# ------------------------------------------------------------------------------------------
 
 
 def read_seg(path: str | Path, scan: Scan, *, alias: Alias | None = None) -> dict[str, Volume]:
     """Read the segments of a SEG back onto the scan that it was drawn on, by tracking id (ours) or label.
 
-    Each frame goes to the source image that it names, or else to the slice at its position; a SEG of another series is refused.
-    One that was written under an alias is read with the same alias.
+    Each frame goes to the source image that it names, or else to the slice at its position; a SEG of another
+    series is refused. One that was written under an alias is read with the same alias.
     """
     slices = _slices(scan)
     with readable(Path(path)):
@@ -155,7 +199,10 @@ def _read(path: Path, scan: Scan, slices: tuple[SourceSlice, ...], alias: Alias 
     _check_series(path, dataset, scan, alias)
     renamed = alias.uid if alias is not None else str
     by_image = {(renamed(s.sop_instance_uid), s.frame): k for k, s in enumerate(slices)}
-    names = {int(item.SegmentNumber): str(item.get("TrackingID") or item.SegmentLabel) for item in dataset.SegmentSequence}
+    names = {
+        int(item.SegmentNumber): str(item.get("TrackingID") or item.SegmentLabel)
+        for item in dataset.SegmentSequence
+    }
     columns, rows = slices[0].shape
     drawn = {name: np.zeros((len(slices), rows, columns), bool) for name in names.values()}
     lost = 0
@@ -167,13 +214,18 @@ def _read(path: Path, scan: Scan, slices: tuple[SourceSlice, ...], alias: Alias 
             number = int(_said(dataset, group, "SegmentIdentificationSequence")[0].ReferencedSegmentNumber)
             drawn[names[number]][k] |= frame
     if lost:
-        raise InputRefused(f"{path} has {lost} filled frame(s) that lie on no slice of this scan; it was drawn on other slices")
+        raise InputRefused(
+            f"{path} has {lost} filled frame(s) that lie on no slice of this scan; it was drawn on other"
+            " slices"
+        )
     return {name: mask_from_source(scan, array) for name, array in drawn.items()}
 
 
 def _slices(scan: Scan) -> tuple[SourceSlice, ...]:
     if scan.source is None or not scan.source.slices:
-        raise InputRefused("the scan has no source slices (it was not opened from DICOM), so a SEG cannot be put on it")
+        raise InputRefused(
+            "the scan has no source slices (it was not opened from DICOM), so a SEG cannot be put on it"
+        )
     return scan.source.slices
 
 
@@ -184,18 +236,26 @@ def _check_series(path: Path, dataset: Any, scan: Scan, alias: Alias | None) -> 
     mine = alias.uid(mine) if alias is not None else mine
     referred = [str(item.SeriesInstanceUID) for item in dataset.get("ReferencedSeriesSequence") or []]
     if mine not in referred:
-        raise InputRefused(f"{path} was drawn on series {', '.join(referred) or 'unknown'}, not on this scan's series {mine}")
+        raise InputRefused(
+            f"{path} was drawn on series {', '.join(referred) or 'unknown'}, not on this scan's series {mine}"
+        )
     first = scan.source.slices[0]
     if (dataset.Columns, dataset.Rows) != first.shape:
         raise InputRefused(
-            f"{path} has {dataset.Columns} x {dataset.Rows} pixels per frame; the series has {first.shape[0]} x {first.shape[1]}"
+            f"{path} has {dataset.Columns} x {dataset.Rows} pixels per frame; the series has {first.shape[0]}"
+            f" x {first.shape[1]}"
         )
     for group in (*dataset.SharedFunctionalGroupsSequence, *dataset.PerFrameFunctionalGroupsSequence[:1]):
         if "PlaneOrientationSequence" in group:
-            turned = np.asarray(group.PlaneOrientationSequence[0].ImageOrientationPatient, np.float64).reshape(2, 3) * (-1, -1, 1)
+            turned = np.asarray(
+                group.PlaneOrientationSequence[0].ImageOrientationPatient, np.float64
+            ).reshape(2, 3) * (-1, -1, 1)
             mine_turned = (first.affine[:3, :2] / np.linalg.norm(first.affine[:3, :2], axis=0)).T
             if np.abs(turned - mine_turned).max() > 1e-3:
-                raise InputRefused(f"{path} has rows and columns that run elsewhere than the series' do; resample it onto the series first")
+                raise InputRefused(
+                    f"{path} has rows and columns that run elsewhere than the series' do; resample it onto"
+                    " the series first"
+                )
 
 
 def _opened(path: Path) -> Any:
@@ -203,7 +263,9 @@ def _opened(path: Path) -> Any:
 
     dataset = pydicom.dcmread(path)
     if dataset.get("SOPClassUID") != SEG_STORAGE:
-        raise InputRefused(f"{path} is not a DICOM SEG; its SOP class is {dataset.get('SOPClassUID', 'missing')}")
+        raise InputRefused(
+            f"{path} is not a DICOM SEG; its SOP class is {dataset.get('SOPClassUID', 'missing')}"
+        )
     if dataset.SegmentationType != "BINARY":
         raise InputRefused(f"{path} is a {dataset.SegmentationType} SEG; only BINARY ones are read")
     return dataset
@@ -219,14 +281,20 @@ def _said(dataset: Any, group: Any, keyword: str) -> Any:
     return group.get(keyword) or dataset.SharedFunctionalGroupsSequence[0].get(keyword) or []
 
 
-def _slice_of(dataset: Any, group: Any, by_image: Mapping[tuple[str, int], int], slices: Sequence[SourceSlice]) -> int | None:
+def _slice_of(
+    dataset: Any, group: Any, by_image: Mapping[tuple[str, int], int], slices: Sequence[SourceSlice]
+) -> int | None:
     """Return the index of the slice that a frame names or lies on; None if it is not one of this scan's."""
     for derivation in _said(dataset, group, "DerivationImageSequence"):
         for image in derivation.get("SourceImageSequence") or []:
             frame = int(np.atleast_1d(image.get("ReferencedFrameNumber", 1))[0]) - 1
             if (k := by_image.get((str(image.ReferencedSOPInstanceUID), frame))) is not None:
                 return k
-    place = np.asarray(_said(dataset, group, "PlanePositionSequence")[0].ImagePositionPatient, np.float64) * (-1, -1, 1)
+    place = np.asarray(_said(dataset, group, "PlanePositionSequence")[0].ImagePositionPatient, np.float64) * (
+        -1,
+        -1,
+        1,
+    )
     distance_mm = [float(np.linalg.norm(s.affine[:3, 3] - place)) for s in slices]
     k = int(np.argmin(distance_mm))
     return k if distance_mm[k] <= _SAME_PLACE_MM else None

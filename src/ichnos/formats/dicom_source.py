@@ -1,4 +1,6 @@
-"""What SEG and SR take over from the source images: identity, or another identity put consistently in its place, and the equipment."""
+"""What SEG and SR take over from the source images: identity, or another identity put consistently in its
+place, and the equipment.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from ichnos.formats.dicom_codes import ARTIFICIAL_INTELLIGENCE, NOTICE, concept
 from ichnos.scan import Scan
 
 MANUFACTURER = "ichnos"
-# What a header keeps under another identity: where the pixels lie, how they are stored (group 0028), and nothing that tells who or where.
+# What a header keeps under another identity: where the pixels lie, how they are stored (group 0028), and
+# nothing that tells who or where.
 _KEPT = frozenset(
     (
         "SpecificCharacterSet",
@@ -47,12 +50,22 @@ _KEPT = frozenset(
 )
 _IMAGE_GROUP = 0x0028
 # What pydicom and the walk through a dataset raise when bytes are not what they should be.
-_DAMAGED = (AttributeError, KeyError, IndexError, TypeError, ValueError, StopIteration, struct.error, RuntimeError)
+_DAMAGED = (
+    AttributeError,
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    StopIteration,
+    struct.error,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)
 class Alias:
-    """Another identity for the patient: the same key turns the same UID into the same new one, in SEG, SR and wherever it is used.
+    """Another identity for the patient: the same key turns the same UID into the same new one, in SEG, SR and
+    wherever it is used.
 
     >>> alias = Alias("P01", key="a secret of the project")
     >>> alias.uid("1.2.3") == alias.uid("1.2.3") != alias.uid("1.2.4")
@@ -73,11 +86,16 @@ class Alias:
 
 
 def source_headers(scan: Scan, *, alias: Alias | None = None) -> list[Any]:
-    """Read the headers of a scan's source files, each file once, in the order of the slices; with an alias, under the other identity."""
+    """Read the headers of a scan's source files, each file once, in the order of the slices; with an
+    alias, under the other identity.
+    """
     import pydicom
 
     if scan.source is None or not scan.source.slices:
-        raise InputRefused("the scan has no source slices (it was not opened from DICOM); SEG and SR belong to DICOM images: save as NIfTI")
+        raise InputRefused(
+            "the scan has no source slices (it was not opened from DICOM); SEG and SR belong to DICOM images:"
+            " save as NIfTI"
+        )
     headers = []
     with Reader() as reader:
         for path in dict.fromkeys(s.path for s in scan.source.slices):
@@ -91,12 +109,23 @@ def _completed(header: Any, path: Path) -> Any:
     """Fill in what scanners leave out although DICOM wants it there, with nothing in it."""
     if "SOPInstanceUID" not in header or "StudyInstanceUID" not in header:
         raise InputRefused(f"{path} has no SOPInstanceUID or no StudyInstanceUID, so nothing can refer to it")
-    wanted = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime", "AccessionNumber")
+    wanted = (
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+        "AccessionNumber",
+    )
     for keyword in (*wanted, "ReferringPhysicianName"):
         if keyword not in header:
             setattr(header, keyword, "")
     if "FrameOfReferenceUID" not in header:
-        header.FrameOfReferenceUID = derived_uid("frame of reference", header.StudyInstanceUID, header.get("SeriesInstanceUID", ""))
+        header.FrameOfReferenceUID = derived_uid(
+            "frame of reference", header.StudyInstanceUID, header.get("SeriesInstanceUID", "")
+        )
     if "PositionReferenceIndicator" not in header:
         header.PositionReferenceIndicator = ""
     _share_orientation(header)
@@ -104,7 +133,9 @@ def _completed(header: Any, path: Path) -> Any:
 
 
 def _share_orientation(header: Any) -> None:
-    """Move what all frames of an enhanced file say alike to the place that is shared by all, where highdicom looks for it."""
+    """Move what all frames of an enhanced file say alike to the place that is shared by all, where
+    highdicom looks for it.
+    """
     groups = header.get("PerFrameFunctionalGroupsSequence") or []
     shared = header.get("SharedFunctionalGroupsSequence") or []
     for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence") if groups and shared else ():
@@ -116,13 +147,20 @@ def _share_orientation(header: Any) -> None:
 def _renamed(header: Any, alias: Alias | None) -> Any:
     if alias is None:
         return header
-    for tag in [element.tag for element in header if element.tag.group != _IMAGE_GROUP and element.keyword not in _KEPT]:
+    for tag in [
+        element.tag
+        for element in header
+        if element.tag.group != _IMAGE_GROUP and element.keyword not in _KEPT
+    ]:
         del header[tag]
     header.PatientID, header.PatientName = alias.patient_id, f"{alias.patient_id}^"
     header.PatientBirthDate = header.StudyID = header.AccessionNumber = header.ReferringPhysicianName = ""
     header.PositionReferenceIndicator = ""
     header.StudyDate, header.StudyTime = f"{str(header.StudyDate)[:4]}0101" if header.StudyDate else "", ""
-    header.PatientIdentityRemoved, header.DeidentificationMethod = "YES", "ichnos: identity and UIDs replaced, dates set to 1 January"
+    header.PatientIdentityRemoved, header.DeidentificationMethod = (
+        "YES",
+        "ichnos: identity and UIDs replaced, dates set to 1 January",
+    )
     for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         setattr(header, keyword, alias.uid(header.get(keyword, "")))
     header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
@@ -131,9 +169,13 @@ def _renamed(header: Any, alias: Alias | None) -> Any:
 
 @contextmanager
 def tolerant() -> Iterator[None]:
-    """Let highdicom take over names as the scanner wrote them, such as "HEAD PHANTOM" in one piece, without a warning each."""
+    """Let highdicom take over names as the scanner wrote them, such as "HEAD PHANTOM" in one piece,
+    without a warning each.
+    """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*unlikely to represent the intended person name.*", category=UserWarning)
+        warnings.filterwarnings(
+            "ignore", message=".*unlikely to represent the intended person name.*", category=UserWarning
+        )
         yield
 
 
@@ -144,7 +186,9 @@ def readable(path: Path) -> Iterator[None]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # pydicom tells of odd values; what matters is refused below
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # pydicom tells of odd values; what matters is refused below
             yield
     except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, EOFError) as error:
         raise InputRefused(f"{path} is not a readable DICOM file ({error})") from None
@@ -152,11 +196,15 @@ def readable(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the file could not be opened at all; the system says why
         what = (str(error).splitlines() or [""])[0]
-        raise InputRefused(f"{path} is damaged or not laid out as expected ({type(error).__name__}: {what})") from None
+        raise InputRefused(
+            f"{path} is damaged or not laid out as expected ({type(error).__name__}: {what})"
+        ) from None
 
 
 def derived_uid(*parts: object) -> str:
-    """Return the UID that belongs to this content: the same parts give the same UID, so that the same run writes the same file."""
+    """Return the UID that belongs to this content: the same parts give the same UID, so that the same run
+    writes the same file.
+    """
     digest = hashlib.sha256()
     for part in parts:
         piece = part if isinstance(part, bytes) else str(part).encode()
@@ -183,7 +231,9 @@ class Algorithm:
 
 
 def stamp(dataset: Any, header: Any, *, description: str) -> None:
-    """Give a new object the dates of its study (so that the same content gives the same bytes) and say what it may be used for."""
+    """Give a new object the dates of its study (so that the same content gives the same bytes) and say
+    what it may be used for.
+    """
     date, time = header.StudyDate or "19000101", header.StudyTime or "000000"
     dataset.InstanceCreationDate = dataset.ContentDate = dataset.SeriesDate = date
     dataset.InstanceCreationTime = dataset.ContentTime = dataset.SeriesTime = time

@@ -1,4 +1,6 @@
-"""DICOM SR, TID 1500: measurement groups that point at the segments of our SEG, values in UCUM units, and what the file may be used for."""
+"""DICOM SR, TID 1500: measurement groups that point at the segments of our SEG, values in UCUM units, and
+what the file may be used for.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ from ichnos.errors import InputRefused
 from ichnos.files import atomic_file
 from ichnos.formats import dicom_codes as codes
 from ichnos.formats.dicom_seg import SEG_STORAGE, SegFile
-from ichnos.formats.dicom_source import MANUFACTURER, Algorithm, Alias, derived_uid, readable, source_headers, stamp, tolerant
+from ichnos.formats.dicom_source import (
+    MANUFACTURER,
+    Algorithm,
+    Alias,
+    derived_uid,
+    readable,
+    source_headers,
+    stamp,
+    tolerant,
+)
 from ichnos.scan import Scan
 
 SERIES_NUMBER = 9002
@@ -59,7 +70,9 @@ class Report:
     """What an SR of ours says."""
 
     groups: tuple[Group, ...]
-    comments: tuple[str, ...] = ()  # sentences: what could not be looked at, warnings; the research notice comes first by itself
+    comments: tuple[
+        str, ...
+    ] = ()  # sentences: what could not be looked at, warnings; the research notice comes first by itself
 
 
 _NOTHING = Group("not read")  # TID 1500 wants one group at least; this one is empty, and the comments say why
@@ -74,7 +87,9 @@ def write_sr(
     alias: Alias | None = None,
     algorithm: Algorithm | None = None,
 ) -> Path:
-    """Write a report as an SR that belongs to the scan's study; groups with a segment refer to `seg`. Same content, same bytes."""
+    """Write a report as an SR that belongs to the scan's study; groups with a segment refer to `seg`. Same
+    content, same bytes.
+    """
     _check(report, seg)
     algorithm = algorithm or Algorithm()
     headers = source_headers(scan, alias=alias)
@@ -91,10 +106,15 @@ def _check(report: Report, seg: SegFile | None) -> None:
     for group in report.groups:
         if group.segment is not None and (seg is None or group.segment not in seg.segment_numbers):
             there = ", ".join(seg.segment_numbers) if seg is not None else "no SEG was given"
-            raise InputRefused(f"group {group.name} refers to segment {group.segment}, which is not in the SEG ({there})")
+            raise InputRefused(
+                f"group {group.name} refers to segment {group.segment}, which is not in the SEG ({there})"
+            )
         for quantity in group.quantities:
             if not math.isfinite(quantity.value):
-                raise InputRefused(f"{quantity.name} of {group.name} is {quantity.value}; leave it out and say why in a comment")
+                raise InputRefused(
+                    f"{quantity.name} of {group.name} is {quantity.value}; leave it out and say why in a"
+                    " comment"
+                )
 
 
 def _document(report: Report, headers: Sequence[Any], seg: SegFile | None, algorithm: Algorithm) -> Any:
@@ -102,7 +122,13 @@ def _document(report: Report, headers: Sequence[Any], seg: SegFile | None, algor
     from highdicom.sr import Comprehensive3DSR
 
     first = headers[0]
-    content = (first.StudyInstanceUID, first.SeriesInstanceUID, algorithm, report, seg.sop_instance_uid if seg else "")
+    content = (
+        first.StudyInstanceUID,
+        first.SeriesInstanceUID,
+        algorithm,
+        report,
+        seg.sop_instance_uid if seg else "",
+    )
     evidence = [*([pydicom.dcmread(seg.path, stop_before_pixels=True)] if seg else []), *headers]
     uid = derived_uid("SR", *content)
     dataset = Comprehensive3DSR(
@@ -115,13 +141,19 @@ def _document(report: Report, headers: Sequence[Any], seg: SegFile | None, algor
         manufacturer=MANUFACTURER,
         is_complete=True,
     )
-    dataset.ManufacturerModelName, dataset.SoftwareVersions, dataset.DeviceSerialNumber = algorithm.name, algorithm.version, "0"
+    dataset.ManufacturerModelName, dataset.SoftwareVersions, dataset.DeviceSerialNumber = (
+        algorithm.name,
+        algorithm.version,
+        "0",
+    )
     codes.describe_private_scheme(dataset)
     stamp(dataset, first, description="ichnos measurements - RESEARCH USE ONLY")
     return dataset
 
 
-def _content(report: Report, headers: Sequence[Any], seg: SegFile | None, algorithm: Algorithm, uid: str) -> Any:
+def _content(
+    report: Report, headers: Sequence[Any], seg: SegFile | None, algorithm: Algorithm, uid: str
+) -> Any:
     from highdicom.sr import (
         DeviceObserverIdentifyingAttributes,
         MeasurementReport,
@@ -132,20 +164,28 @@ def _content(report: Report, headers: Sequence[Any], seg: SegFile | None, algori
     )
 
     device = DeviceObserverIdentifyingAttributes(
-        uid=derived_uid("device", algorithm), name=algorithm.name, manufacturer_name=MANUFACTURER, model_name=algorithm.version
+        uid=derived_uid("device", algorithm),
+        name=algorithm.name,
+        manufacturer_name=MANUFACTURER,
+        model_name=algorithm.version,
     )
     content = MeasurementReport(
         observation_context=ObservationContext(
             observer_device_context=ObserverContext(
-                observer_type=codes.concept(("121007", "DCM", "Device")), observer_identifying_attributes=device
+                observer_type=codes.concept(("121007", "DCM", "Device")),
+                observer_identifying_attributes=device,
             )
         ),
         procedure_reported=codes.concept(_CT_OF_HEAD),
-        imaging_measurements=[_group(group, headers, seg, algorithm, uid) for group in report.groups or (_NOTHING,)],
+        imaging_measurements=[
+            _group(group, headers, seg, algorithm, uid) for group in report.groups or (_NOTHING,)
+        ],
         title=codes.concept(_REPORT),
     )
     for sentence in (codes.NOTICE, *report.comments):
-        content[0].ContentSequence.append(TextContentItem(codes.concept(codes.COMMENT), sentence, RelationshipTypeValues.CONTAINS))
+        content[0].ContentSequence.append(
+            TextContentItem(codes.concept(codes.COMMENT), sentence, RelationshipTypeValues.CONTAINS)
+        )
     return content
 
 
@@ -167,8 +207,13 @@ def _group(group: Group, headers: Sequence[Any], seg: SegFile | None, algorithm:
     }
     shown = codes.SEGMENTS.get(group.name)
     if shown is not None:
-        told["finding_category"], told["finding_type"] = codes.concept(shown.category), codes.concept(shown.kind)
-        told["finding_sites"] = [FindingSite(codes.concept(shown.region), codes.concept(shown.side) if shown.side else None)]
+        told["finding_category"], told["finding_type"] = (
+            codes.concept(shown.category),
+            codes.concept(shown.kind),
+        )
+        told["finding_sites"] = [
+            FindingSite(codes.concept(shown.region), codes.concept(shown.side) if shown.side else None)
+        ]
     if group.segment is None or seg is None:
         return MeasurementsAndQualitativeEvaluations(**told)
     told["referenced_segment"] = ReferencedSegment(
@@ -183,7 +228,9 @@ def _group(group: Group, headers: Sequence[Any], seg: SegFile | None, algorithm:
 def _algorithm(algorithm: Algorithm) -> Any:
     from highdicom.sr import AlgorithmIdentification
 
-    return AlgorithmIdentification(algorithm.name, algorithm.version, list(algorithm.parameters), algorithm.family, MANUFACTURER)
+    return AlgorithmIdentification(
+        algorithm.name, algorithm.version, list(algorithm.parameters), algorithm.family, MANUFACTURER
+    )
 
 
 def _measurement(quantity: Quantity, group: Group) -> Any:
@@ -202,8 +249,12 @@ def _measurement(quantity: Quantity, group: Group) -> Any:
         name=codes.concept(code),
         value=float(quantity.value),
         unit=codes.unit_concept(quantity.unit),
-        tracking_identifier=TrackingIdentifier(derived_uid("measure", group.name, quantity.name), f"{quantity.name}: {quantity.label}"),
-        method=codes.concept(codes.SUM_OF_VOXELS) if code == codes.VOLUME and group.segment is not None else None,
+        tracking_identifier=TrackingIdentifier(
+            derived_uid("measure", group.name, quantity.name), f"{quantity.name}: {quantity.label}"
+        ),
+        method=(
+            codes.concept(codes.SUM_OF_VOXELS) if code == codes.VOLUME and group.segment is not None else None
+        ),
         properties=interval,
     )
 
@@ -212,14 +263,19 @@ def _grade(grade: Grade) -> Any:
     from highdicom.sr import QualitativeEvaluation
 
     name = codes.concept((grade.name, codes.SCHEME, grade.label[:64]))
-    return QualitativeEvaluation(name, codes.concept((f"{grade.name}-{grade.value}", codes.SCHEME, grade.meaning[:64])))
+    return QualitativeEvaluation(
+        name, codes.concept((f"{grade.name}-{grade.value}", codes.SCHEME, grade.meaning[:64]))
+    )
 
 
-# ---- reading --------------------------------------------------------------------------------------------------------
+# ---- reading
+# ------------------------------------------------------------------------------------------
 
 
 def read_sr(path: str | Path) -> Report:
-    """Read back an SR that `write_sr` wrote; `segment` becomes the mask name only where it is that of its group."""
+    """Read back an SR that `write_sr` wrote; `segment` becomes the mask name only where it is that of its
+    group.
+    """
     with readable(Path(path)):
         return _read(Path(path))
 
@@ -229,8 +285,12 @@ def _read(path: Path) -> Report:
 
     dataset = pydicom.dcmread(path)
     if dataset.get("SOPClassUID") != SR_STORAGE:
-        raise InputRefused(f"{path} is not a Comprehensive 3D SR; its SOP class is {dataset.get('SOPClassUID', 'missing')}")
-    groups = tuple(group for item in _items(dataset, "126010", "125007") if (group := _read_group(item)) != _NOTHING)
+        raise InputRefused(
+            f"{path} is not a Comprehensive 3D SR; its SOP class is {dataset.get('SOPClassUID', 'missing')}"
+        )
+    groups = tuple(
+        group for item in _items(dataset, "126010", "125007") if (group := _read_group(item)) != _NOTHING
+    )
     comments = [str(item.TextValue) for item in dataset.ContentSequence if _value(item) == codes.COMMENT[0]]
     return Report(groups, tuple(sentence for sentence in comments if sentence != codes.NOTICE))
 
@@ -258,7 +318,11 @@ def _read_group(item: Any) -> Group:
     name = str(next(_items(item, "112039")).TextValue)
     segment = name if any(True for _ in _items(item, "121191")) else None
     numbers = [child for child in item.ContentSequence if child.ValueType == "NUM"]
-    coded = [child for child in item.ContentSequence if child.ValueType == "CODE" and _scheme(child) == codes.SCHEME]
+    coded = [
+        child
+        for child in item.ContentSequence
+        if child.ValueType == "CODE" and _scheme(child) == codes.SCHEME
+    ]
     return Group(name, segment, tuple(map(_read_quantity, numbers)), tuple(map(_read_grade, coded)))
 
 
@@ -282,4 +346,9 @@ def _number(item: Any) -> float:
 
 def _read_grade(item: Any) -> Grade:
     name, value = item.ConceptNameCodeSequence[0], item.ConceptCodeSequence[0]
-    return Grade(_code(name), str(name.CodeMeaning), _code(value).removeprefix(f"{_code(name)}-"), str(value.CodeMeaning))
+    return Grade(
+        _code(name),
+        str(name.CodeMeaning),
+        _code(value).removeprefix(f"{_code(name)}-"),
+        str(value.CodeMeaning),
+    )

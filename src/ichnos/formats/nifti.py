@@ -1,4 +1,6 @@
-"""NIfTI in and out: any orientation and number type; what does not look like a head CT is refused with the reason."""
+"""NIfTI in and out: any orientation and number type; what does not look like a head CT is refused with the
+reason.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +36,22 @@ def is_nifti(path: str | Path) -> bool:
 
 
 def load(path: str | Path) -> Volume:
-    """Load any NIfTI image as it is: number type kept where it is not scaled, a single fourth frame dropped, RAS mm."""
+    """Load any NIfTI image as it is: number type kept where it is not scaled, a single fourth frame
+    dropped, RAS mm.
+    """
     image = _opened(Path(path))
     units = _mm_per_unit(Path(path), image)
     try:
-        if str(path).lower().endswith(".gz"):  # unpack it to the end, where gzip's checksum tells damage that nibabel would not notice
+        if (
+            str(path).lower().endswith(".gz")
+        ):  # unpack it to the end, where gzip's checksum tells damage that nibabel would not notice
             image = type(image).from_bytes(gzip.decompress(Path(path).read_bytes()))
         volume = Volume.from_nibabel(image)
     except (OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
         raise InputRefused(f"{path} is damaged or cut short: its voxels cannot be read ({error})") from None
-    return Volume(volume.array, np.diag([units, units, units, 1.0]) @ volume.affine) if units != 1.0 else volume
+    return (
+        Volume(volume.array, np.diag([units, units, units, 1.0]) @ volume.affine) if units != 1.0 else volume
+    )
 
 
 def load_grid(path: str | Path) -> Volume:
@@ -55,7 +63,9 @@ def load_grid(path: str | Path) -> Volume:
 
 
 def save(volume: Volume, path: str | Path) -> None:
-    """Write a NIfTI file, whole or not at all; the same image gives the same bytes. Booleans become uint8, 64-bit types 32-bit."""
+    """Write a NIfTI file, whole or not at all; the same image gives the same bytes. Booleans become uint8,
+    64-bit types 32-bit.
+    """
     path = Path(path)
     if not is_nifti(path):
         raise InputRefused(f"{path} does not end in .nii or .nii.gz; give the file such a name")
@@ -77,7 +87,10 @@ def open_nifti(path: str | Path) -> Scan:
     path = Path(path)
     volume = load(path)
     if volume.array.ndim == 4:
-        raise InputRefused(f"{path} holds {volume.array.shape[3]} frames; a head CT has one: split the file and give one of them")
+        raise InputRefused(
+            f"{path} holds {volume.array.shape[3]} frames; a head CT has one: split the file and give one of"
+            " them"
+        )
     sidecar = read_sidecar(path)
     modality = str(sidecar.get("Modality", "CT"))
     if modality != "CT":
@@ -117,7 +130,10 @@ def _why_not_hu(array: Array, low: float, high: float) -> str:
     if low >= -15 and high <= 15:
         return f"{seen}, so it was normalised; give the HU"
     if low > -500:
-        return f"{seen}, so there is no air (-1000 HU): an MRI, a windowed picture or a head without its surroundings"
+        return (
+            f"{seen}, so there is no air (-1000 HU): an MRI, a windowed picture or a head without its"
+            " surroundings"
+        )
     if high < 200:
         return f"{seen}, so there is no bone (above 200 HU)"
     if high > 100_000:
@@ -148,8 +164,17 @@ def _opened(path: Path) -> Any:
         image: Any = nibabel.load(path)
     except PermissionError:
         raise
-    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, OSError, EOFError, zlib.error, ValueError) as e:
-        raise InputRefused(f"{path} is not a readable NIfTI file ({e}); it may be damaged or cut short") from None
+    except (
+        nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+    ) as e:
+        raise InputRefused(
+            f"{path} is not a readable NIfTI file ({e}); it may be damaged or cut short"
+        ) from None
     if not isinstance(image, nibabel.Nifti1Image):
         raise InputRefused(f"{path} is a {type(image).__name__}, not NIfTI; convert it first")
     _check_size(path, image)
@@ -160,12 +185,16 @@ def _opened(path: Path) -> Any:
 def _check_size(path: Path, image: Any) -> None:
     """Refuse a header that promises more than the file can hold, before memory is set aside for it."""
     if min(image.shape, default=0) < 1:
-        raise InputRefused(f"{path} is damaged: its header gives the size {' x '.join(map(str, image.shape)) or 'of nothing'}")
+        raise InputRefused(
+            f"{path} is damaged: its header gives the size"
+            f" {' x '.join(map(str, image.shape)) or 'of nothing'}"
+        )
     promised = float(np.prod(np.array(image.shape, np.float64))) * image.get_data_dtype().itemsize
     held = path.stat().st_size * (_MOST_PACKED if path.name.lower().endswith(".gz") else 1)
     if promised > held:
         raise InputRefused(
-            f"{path} is damaged or cut short: its header promises {' x '.join(map(str, image.shape))} voxels, which the file cannot hold"
+            f"{path} is damaged or cut short: its header promises {' x '.join(map(str, image.shape))} voxels,"
+            " which the file cannot hold"
         )
 
 
@@ -173,22 +202,36 @@ def _mm_per_unit(path: Path, image: Any) -> float:
     try:
         return _MM_PER_UNIT[image.header.get_xyzt_units()[0]]
     except KeyError:
-        raise InputRefused(f"{path} gives its size in a unit that NIfTI does not know; correct its header") from None
+        raise InputRefused(
+            f"{path} gives its size in a unit that NIfTI does not know; correct its header"
+        ) from None
 
 
 def _check_position(path: Path, image: Any) -> None:
     """Refuse a file that does not say where left is, or says it twice differently."""
     try:
-        (qform, qcode), (sform, scode) = image.header.get_qform(coded=True), image.header.get_sform(coded=True)
+        (qform, qcode), (sform, scode) = (
+            image.header.get_qform(coded=True),
+            image.header.get_sform(coded=True),
+        )
     except ValueError as error:
-        raise InputRefused(f"{path} gives an orientation that is no rotation (qform: {error}); correct its header") from None
+        raise InputRefused(
+            f"{path} gives an orientation that is no rotation (qform: {error}); correct its header"
+        ) from None
     if not (qcode or scode):
-        raise InputRefused(f"{path} does not say where left and right are (qform and sform codes are 0); export it with its orientation")
+        raise InputRefused(
+            f"{path} does not say where left and right are (qform and sform codes are 0); export it with its"
+            " orientation"
+        )
     if qcode and scode and np.linalg.det(qform[:3, :3]) * np.linalg.det(sform[:3, :3]) < 0:
-        raise InputRefused(f"{path} says two different things about left and right (qform and sform are mirrored); correct its header")
+        raise InputRefused(
+            f"{path} says two different things about left and right (qform and sform are mirrored); correct"
+            " its header"
+        )
 
 
-# ---- sidecar --------------------------------------------------------------------------------------------------------
+# ---- sidecar
+# ------------------------------------------------------------------------------------------
 
 
 def sidecar_path(path: str | Path) -> Path:
@@ -222,7 +265,9 @@ def read_sidecar(path: str | Path) -> dict[str, Any]:
 def write_sidecar(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write the JSON file beside an image; the same content gives the same bytes."""
     with atomic_file(sidecar_path(path)) as temporary:
-        temporary.write_text(json.dumps(dict(content), indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(dict(content), indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 # Field of Acquisition -> its BIDS name in a sidecar.
@@ -248,7 +293,9 @@ def sidecar_of(acquisition: Acquisition) -> dict[str, Any]:
     >>> sidecar_of(Acquisition(tube_kv=120.0))
     {'Modality': 'CT', 'KVP': 120.0, 'GantryTiltDegrees': 0.0}
     """
-    named = {name: getattr(acquisition, field) for field, name in _BIDS_NAME.items() if field not in _FREE_TEXT}
+    named = {
+        name: getattr(acquisition, field) for field, name in _BIDS_NAME.items() if field not in _FREE_TEXT
+    }
     if acquisition.slice_step_mm:
         named["SliceStepsMillimetres"] = list(acquisition.slice_step_mm)
     return {name: value for name, value in named.items() if value is not None}
@@ -263,6 +310,8 @@ def _acquisition(sidecar: Mapping[str, Any], volume: Volume) -> Acquisition:
         number = field in ("tube_kv", "slice_thickness_mm", "tilt_deg")
         if number and not isinstance(value, int | float):
             continue
-        told[field] = float(value) if number else "\\".join(map(str, value)) if isinstance(value, list) else str(value)
+        told[field] = (
+            float(value) if number else "\\".join(map(str, value)) if isinstance(value, list) else str(value)
+        )
     steps = sidecar.get("SliceStepsMillimetres") or [max(volume.spacing_mm)]
     return Acquisition(**told, slice_step_mm=tuple(round(float(step), 4) for step in steps))

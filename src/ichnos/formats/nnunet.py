@@ -1,4 +1,6 @@
-"""nnU-Net's raw datasets in and out: DatasetNNN_Name/{imagesTr,labelsTr,imagesTs,labelsTs}/, dataset.json, patient-level splits."""
+"""nnU-Net's raw datasets in and out: DatasetNNN_Name/{imagesTr,labelsTr,imagesTs,labelsTs}/, dataset.json,
+patient-level splits.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +30,27 @@ def dataset_folder(root: str | Path, number: int, name: str) -> Path:
     """
     folder = f"Dataset{number:03d}_{name}"
     if not 1 <= number <= 999 or not _NAME.fullmatch(folder):
-        raise UsageError(f"{folder} is no nnU-Net dataset name; give a number from 1 to 999 and a name of letters and digits")
+        raise UsageError(
+            f"{folder} is no nnU-Net dataset name; give a number from 1 to 999 and a name of letters and"
+            " digits"
+        )
     return Path(root) / folder
 
 
-def add_case(folder: str | Path, case_id: str, image: Volume, labels: Volume | None, *, split: Split = "train") -> Path:
-    """Write one case; labels are whole numbers on the image's grid. Patients of "test" and "external" go to imagesTs."""
+def add_case(
+    folder: str | Path, case_id: str, image: Volume, labels: Volume | None, *, split: Split = "train"
+) -> Path:
+    """Write one case; labels are whole numbers on the image's grid. Patients of "test" and "external" go
+    to imagesTs.
+    """
     folder = Path(folder)
     if not re.fullmatch(r"\w+", case_id):
         raise UsageError(f"case id {case_id!r} cannot name an nnU-Net file; use letters, digits and _")
     part = "Ts" if split in _TEST_SPLITS else "Tr"
     if labels is None and part == "Tr":
         raise InputRefused(
-            f"case {case_id} has no labels, and nnU-Net trains on labelled cases only; leave it out or put it into the test split"
+            f"case {case_id} has no labels, and nnU-Net trains on labelled cases only; leave it out or put it"
+            " into the test split"
         )
     path = folder / f"images{part}" / f"{case_id}_0000.nii.gz"
     if labels is not None:
@@ -52,30 +62,46 @@ def add_case(folder: str | Path, case_id: str, image: Volume, labels: Volume | N
 
 def _check_labels(case_id: str, image: Volume, labels: Volume) -> None:
     if not labels.same_grid(image):
-        raise InputRefused(f"the labels of case {case_id} lie on another grid than its image; resample them first (labels_on_grid)")
+        raise InputRefused(
+            f"the labels of case {case_id} lie on another grid than its image; resample them first"
+            " (labels_on_grid)"
+        )
     array = np.asarray(labels.array)
     if array.dtype.kind not in "iub" and not np.array_equal(array, np.round(array)):
-        raise InputRefused(f"the labels of case {case_id} are not whole numbers; threshold the probabilities first")
+        raise InputRefused(
+            f"the labels of case {case_id} are not whole numbers; threshold the probabilities first"
+        )
     if array.size and not (array.min() >= 0 and array.max() < 256):
-        raise InputRefused(f"the labels of case {case_id} go from {array.min()} to {array.max()}; 0 to 255 are possible")
+        raise InputRefused(
+            f"the labels of case {case_id} go from {array.min()} to {array.max()}; 0 to 255 are possible"
+        )
 
 
 def finish_dataset(
-    folder: str | Path, labels: Mapping[str, int], *, channels: Sequence[str] = ("CT",), validation: Sequence[str] = ()
+    folder: str | Path,
+    labels: Mapping[str, int],
+    *,
+    channels: Sequence[str] = ("CT",),
+    validation: Sequence[str] = (),
 ) -> Path:
     """Write dataset.json for the cases that are there, and splits_final.json if some are kept for validation.
 
-    nnU-Net looks for splits_final.json in its *preprocessed* folder of this dataset: copy it there after planning.
+    nnU-Net looks for splits_final.json in its *preprocessed* folder of this dataset: copy it there after
+    planning.
     """
     folder = Path(folder)
     training = sorted(path.name.removesuffix(".nii.gz") for path in (folder / "labelsTr").glob("*.nii.gz"))
     if not training:
         raise InputRefused(f"{folder} holds no labelled training case, so there is nothing to train on")
     if sorted(labels.values()) != list(range(1, len(labels) + 1)):
-        raise UsageError(f"labels {dict(labels)} must be numbered from 1 on without a gap; 0 is the background")
+        raise UsageError(
+            f"labels {dict(labels)} must be numbered from 1 on without a gap; 0 is the background"
+        )
     absent = sorted(set(validation) - set(training))
     if absent:
-        raise UsageError(f"the validation case(s) {', '.join(absent[:5])} are not among the {len(training)} training cases")
+        raise UsageError(
+            f"the validation case(s) {', '.join(absent[:5])} are not among the {len(training)} training cases"
+        )
     content = {
         "channel_names": {str(number): channel for number, channel in enumerate(channels)},
         "labels": {"background": 0, **labels},
@@ -84,12 +110,17 @@ def finish_dataset(
     }
     _write_json(folder / "dataset.json", content)
     if validation:
-        _write_json(folder / "splits_final.json", [{"train": sorted(set(training) - set(validation)), "val": sorted(validation)}])
+        _write_json(
+            folder / "splits_final.json",
+            [{"train": sorted(set(training) - set(validation)), "val": sorted(validation)}],
+        )
     return folder
 
 
 def export_cohort(cohort: Cohort, folder: str | Path, target: str, labels: Mapping[str, int]) -> Path:
-    """Write a cohort's CTs and one of its targets as a raw dataset; patients without the target are left out of training."""
+    """Write a cohort's CTs and one of its targets as a raw dataset; patients without the target are left
+    out of training.
+    """
     for patient in cohort:
         if "ct" not in patient.exams or (target not in patient.targets and patient.split not in _TEST_SPLITS):
             continue
@@ -100,12 +131,17 @@ def export_cohort(cohort: Cohort, folder: str | Path, target: str, labels: Mappi
 
 
 def read_dataset(folder: str | Path, target: str) -> Cohort:
-    """Read a raw dataset, in place, as a cohort whose label files are `target`; a second channel is refused."""
+    """Read a raw dataset, in place, as a cohort whose label files are `target`; a second channel is
+    refused.
+    """
     folder = Path(folder)
     about = read_description(folder)
     channels = about.get("channel_names") or about.get("modality") or {}
     if len(channels) != 1:
-        raise InputRefused(f"{folder} has {len(channels)} channels ({', '.join(map(str, channels.values()))}); one, the CT, is expected")
+        raise InputRefused(
+            f"{folder} has {len(channels)} channels ({', '.join(map(str, channels.values()))}); one, the CT,"
+            " is expected"
+        )
     ending = str(about.get("file_ending", ".nii.gz"))
     if ending not in nifti.SUFFIXES:
         raise InputRefused(f"{folder} holds {ending} files; only NIfTI is read")
@@ -117,7 +153,9 @@ def read_dataset(folder: str | Path, target: str) -> Cohort:
             case = image.name.removesuffix(f"_0000{ending}")
             label = folder / f"labels{part}" / f"{case}{ending}"
             chosen: Split = "validation" if case in held else split
-            patients.append(Patient(case, "", chosen, {"ct": image}, {target: label} if label.is_file() else {}))
+            patients.append(
+                Patient(case, "", chosen, {"ct": image}, {target: label} if label.is_file() else {})
+            )
     if not patients:
         raise InputRefused(f"{folder} holds no image named *_0000{ending} in imagesTr or imagesTs")
     return Cohort(tuple(patients), folder)

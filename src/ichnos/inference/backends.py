@@ -1,4 +1,6 @@
-"""What runs the network on one tile: torch on any device, or OpenVINO on a CPU. Both take and give (1, channel, x, y, z) float32."""
+"""What runs the network on one tile: torch on any device, or OpenVINO on a CPU. Both take and give (1,
+channel, x, y, z) float32.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +23,31 @@ BackendName = Literal["auto", "torch", "openvino"]
 
 
 def backend_for(
-    model: Model, *, name: BackendName = "auto", device: str = "cpu", threads: int | None = None, cache: Path | None = None
+    model: Model,
+    *,
+    name: BackendName = "auto",
+    device: str = "cpu",
+    threads: int | None = None,
+    cache: Path | None = None,
 ) -> Backend:
     """Return the function that runs a model's network on tiles of its patch size.
 
     "auto" is OpenVINO on a CPU where it is installed, torch elsewhere.
     """
-    run = _openvino(model, threads, cache) if backend_name(name, device) == "openvino" else _torch(model, device)
+    run = (
+        _openvino(model, threads, cache)
+        if backend_name(name, device) == "openvino"
+        else _torch(model, device)
+    )
     return _in_its_axes(model.manifest, run)
 
 
 def backend_name(name: BackendName, device: str) -> Literal["torch", "openvino"]:
     """Return which back end a choice means on a device."""
     if name == "openvino" and device != "cpu":
-        raise UsageError(f"the OpenVINO back end runs on the CPU, and device {device!r} was asked for; use --backend torch")
+        raise UsageError(
+            f"the OpenVINO back end runs on the CPU, and device {device!r} was asked for; use --backend torch"
+        )
     if name not in ("auto", "torch", "openvino"):
         raise UsageError(f"there is no back end {name!r}; give auto, torch or openvino")
     if name == "auto":
@@ -43,7 +56,9 @@ def backend_name(name: BackendName, device: str) -> Literal["torch", "openvino"]
 
 
 def _in_its_axes(manifest: Manifest, run: Backend) -> Backend:
-    """Give a network its tiles in the order of axes that it was trained with, and without z if it sees single slices."""
+    """Give a network its tiles in the order of axes that it was trained with, and without z if it sees
+    single slices.
+    """
     order = [2 + "xyz".index(axis) for axis in manifest.preprocessing.axes]
     flat = _sees_slices(manifest)
     if order == [2, 3, 4] and not flat:
@@ -97,7 +112,9 @@ def _openvino(model: Model, threads: int | None, cache: Path | None) -> Backend:
 def _graph(model: Model, openvino: Any, cache: Path | None) -> Any:
     """Convert the network, or read the graph that an earlier run has left in the cache."""
     shape = [1, model.manifest.input_channels, *_network_patch(model.manifest)]
-    key = hashlib.sha256(f"{model.manifest.weights_sha256}{shape}{openvino.__version__}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        f"{model.manifest.weights_sha256}{shape}{openvino.__version__}".encode()
+    ).hexdigest()[:16]
     file = None if cache is None else cache / f"{key}.xml"
     if file is not None and file.is_file():
         try:
@@ -115,7 +132,9 @@ def _graph(model: Model, openvino: Any, cache: Path | None) -> Any:
 
 
 def _keep(graph: Any, file: Path, openvino: Any) -> None:
-    """Write a graph into the cache; the .xml that announces it comes last, so that another process never sees half of it."""
+    """Write a graph into the cache; the .xml that announces it comes last, so that another process never
+    sees half of it.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -133,7 +152,9 @@ def _network_patch(manifest: Manifest) -> list[int]:
 
 
 def _precision(core: Any) -> str:
-    """bf16 where the processor computes in it, fp32 elsewhere (its default would be a guess of the library)."""
+    """bf16 where the processor computes in it, fp32 elsewhere (its default would be a guess of the
+    library).
+    """
     return "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
 

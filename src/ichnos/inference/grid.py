@@ -1,7 +1,8 @@
 """From the scan's grid to the network's and back: separable, along the scan's own axes, with no aliasing.
 
-A head CT is never rotated for reading: the network's grid has the scan's (RAS) axes and another voxel size. Each axis is then one small
-matrix, and resampling is three matrix products, some fifty times quicker than a general affine pull.
+A head CT is never rotated for reading: the network's grid has the scan's (RAS) axes and another voxel size.
+Each axis is then one small matrix, and resampling is three matrix products, some fifty times quicker than a
+general affine pull.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ Weights = npt.NDArray[np.float32]  # (n_out, n_in), rows sum to one
 def axis_weights(n_in: int, step_in: float, n_out: int, step_out: float) -> Weights:
     """Weights that take samples at one step to samples at another over the same centred extent.
 
-    Linear interpolation where the grid gets finer; a triangle as wide as the new step where it gets coarser, so that noise averages out.
+    Linear interpolation where the grid gets finer; a triangle as wide as the new step where it gets coarser,
+    so that noise averages out.
 
     >>> axis_weights(4, 1.0, 2, 2.0).round(2)
     array([[0.43, 0.43, 0.14, 0.  ],
@@ -57,25 +59,35 @@ class ReadingGrid:
         return resampled(np.ascontiguousarray(array[self.box.slices], np.float32), self.forward)
 
     def push(self, grid_array: npt.NDArray[np.float32], z_slab: slice) -> npt.NDArray[np.float32]:
-        """Bring an array on the grid (x, y, z) back to some slices of the scan's box: (box x, box y, slab)."""
+        """Bring an array on the grid (x, y, z) back to some slices of the scan's box: (box x, box y,
+        slab).
+        """
         wx, wy, wz = self.backward
         out = np.tensordot(grid_array, wz[z_slab], axes=(2, 1))  # (x, y, slab)
         out = np.tensordot(wy, out, axes=(1, 1))  # (box y, x, slab)
         return np.ascontiguousarray(np.tensordot(wx, out, axes=(1, 1)))  # (box x, box y, slab)
 
-    def above(self, grid_array: npt.NDArray[np.float32], least: float) -> Iterator[tuple[tuple[slice, ...], npt.NDArray[np.float32]]]:
-        """Bring an array back to the scan slab by slab, leaving out what cannot exceed `least`: (place in the scan, values there).
+    def above(
+        self, grid_array: npt.NDArray[np.float32], least: float
+    ) -> Iterator[tuple[tuple[slice, ...], npt.NDArray[np.float32]]]:
+        """Bring an array back to the scan slab by slab, leaving out what cannot exceed `least`: (place in the
+        scan, values there).
 
         Interpolated values never exceed those they are made of, so that a sparse target costs little.
         """
         hit = grid_array > least
         if not hit.any():
             return
-        reached = [_reached(w, np.asarray(hit.any(axis=tuple(b for b in range(3) if b != a)))) for a, w in enumerate(self.backward)]
+        reached = [
+            _reached(w, np.asarray(hit.any(axis=tuple(b for b in range(3) if b != a))))
+            for a, w in enumerate(self.backward)
+        ]
         rows, columns = [r for r, _ in reached], [c for _, c in reached]
         wx, wy, wz = (w[r, c] for w, r, c in zip(self.backward, rows, columns, strict=True))
         part = np.ascontiguousarray(grid_array[tuple(columns)])
-        place = [slice(first + r.start, first + r.stop) for first, r in zip(self.box.start, rows, strict=True)]
+        place = [
+            slice(first + r.start, first + r.stop) for first, r in zip(self.box.start, rows, strict=True)
+        ]
         for z in range(0, len(wz), SLAB):
             slab = np.tensordot(part, wz[z : z + SLAB], axes=(2, 1))
             slab = np.tensordot(wy, slab, axes=(1, 1))
@@ -96,7 +108,9 @@ def reading_grid(scan_ras: Volume, box: Box, spacing_mm: tuple[float, float, flo
     """Lay a grid of the network's voxel size over a box of the scan."""
     n_box = tuple(b - a for a, b in zip(box.start, box.stop, strict=True))
     steps = scan_ras.spacing_mm
-    shape = tuple(max(1, int(np.ceil(n * s / t - 1e-6))) for n, s, t in zip(n_box, steps, spacing_mm, strict=True))
+    shape = tuple(
+        max(1, int(np.ceil(n * s / t - 1e-6))) for n, s, t in zip(n_box, steps, spacing_mm, strict=True)
+    )
     forward = [axis_weights(n, s, m, t) for n, s, m, t in zip(n_box, steps, shape, spacing_mm, strict=True)]
     backward = [axis_weights(m, t, n, s) for n, s, m, t in zip(n_box, steps, shape, spacing_mm, strict=True)]
     return ReadingGrid(scan_ras.shape, box, (shape[0], shape[1], shape[2]), tuple(forward), tuple(backward))  # type: ignore[arg-type]

@@ -11,8 +11,11 @@ _TISSUE_HU = -300.0
 _COARSE_MM = 4.0
 
 
-def head_box(scan_ras: Volume, *, margin_mm: float = 8.0, least_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Box:
-    """Return the box around the largest body in the scan, table and holder left out; at least so large, as far as the scan reaches.
+def head_box(
+    scan_ras: Volume, *, margin_mm: float = 8.0, least_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+) -> Box:
+    """Return the box around the largest body in the scan, table and holder left out; at least so large, as
+    far as the scan reaches.
 
     Works on every n-th voxel: the box need only be right to a few millimetres.
     """

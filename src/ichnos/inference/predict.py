@@ -1,4 +1,6 @@
-"""A model over a scan: the network in one sliding pass, and after it the refinement, where the model has one."""
+"""A model over a scan: the network in one sliding pass, and after it the refinement, where the model has
+one.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from ichnos.scan import Scan
 
 
 class Predictor:
-    """A model loaded once, for many scans. `backend` is a name, or any function of a tile (1, window, x, y, z) that returns logits.
+    """A model loaded once, for many scans. `backend` is a name, or any function of a tile (1, window, x, y,
+    z) that returns logits.
 
     An own function stands for the whole model: no refinement comes after it.
     """
@@ -46,20 +49,31 @@ class Predictor:
         """Predict every target of the model."""
         how = self.model.manifest.preprocessing
         ras = scan.volume.reoriented("RAS")
-        # What pads standardised channels is their mean and not air, so that the scan itself fills a tile that the head does not.
+        # What pads standardised channels is their mean and not air, so that the scan itself fills a tile that
+        # the head does not.
         least = np.multiply(how.patch, how.spacing_mm).tolist() if how.z_score else (0.0, 0.0, 0.0)
         grid = reading_grid(ras, head_box(ras, least_mm=least), how.spacing_mm)
         image = input_channels(grid.pull(ras.array), how)
         softmax = self.model.manifest.activation == "softmax"
         count = len(self.model.manifest.targets) + softmax
-        logits = slide(image, self._run, patch=how.patch, channels=count, overlap=overlap, padding=how.padding)
+        logits = slide(
+            image, self._run, patch=how.patch, channels=count, overlap=overlap, padding=how.padding
+        )
         if softmax:
             return Prediction(_softmax(logits), grid, scan, self.model)
         kinds = [target.kind for target in self.model.manifest.targets]
         for channel, kind in enumerate(kinds):
-            logits[channel] = logits[channel] * np.float32(COORDINATE_MM) if kind == "coordinate" else _sigmoid(logits[channel])
+            logits[channel] = (
+                logits[channel] * np.float32(COORDINATE_MM)
+                if kind == "coordinate"
+                else _sigmoid(logits[channel])
+            )
         first = Prediction(logits, grid, scan, self.model)
-        return first if self.refinement is None or self._refine is None else refined(first, self.refinement, self._refine)
+        return (
+            first
+            if self.refinement is None or self._refine is None
+            else refined(first, self.refinement, self._refine)
+        )
 
 
 def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

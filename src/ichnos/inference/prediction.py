@@ -1,4 +1,6 @@
-"""A Model's answer to a Scan: a probability per target on the network's grid, and masks on the scan's own grid."""
+"""A Model's answer to a Scan: a probability per target on the network's grid, and masks on the scan's own
+grid.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from ichnos.scan import Scan
 from ichnos.volume import Volume
 
 if TYPE_CHECKING:
-    from ichnos.inference.place import Placement
+    from ichnos.inference.coordinates import Placement
 
 Floats = npt.NDArray[np.float32]
 
@@ -50,7 +52,9 @@ class Prediction:
 
     def refines(self, target: str) -> bool:
         """Say whether a target comes from the refinement, which saw the scan at nearly its own voxel size."""
-        return self.refined is not None and target in [spec.name for spec in self.refined.model.manifest.targets]
+        return self.refined is not None and target in [
+            spec.name for spec in self.refined.model.manifest.targets
+        ]
 
     def mask(self, target: str, *, threshold: float | None = None) -> Volume:
         """Return a target's mask on the scan's own grid and orientation."""
@@ -77,7 +81,9 @@ class Prediction:
         return ras.with_array(out).reoriented(self.scan.volume.orientation)
 
     def position_mm(self) -> Floats | None:
-        """Return where each voxel of the network's grid lies in MNI152 space (3, x, y, z), or None if the model does not say."""
+        """Return where each voxel of the network's grid lies in MNI152 space (3, x, y, z), or None if the
+        model does not say.
+        """
         names = [target.name for target in self.model.manifest.targets]
         axes = ("mni_x", "mni_y", "mni_z")
         if not set(axes) <= set(names):

@@ -1,7 +1,8 @@
 """The second look: what a first network says on coarse voxels is corrected where the scan itself is finer.
 
-A second network sees the scan at half the voxel size in plane and in slices of its own, beside it what the first one said of each target
-and what the atlas of the tracts says there. It gives corrections of the first one's logits.
+A second network sees the scan at half the voxel size in plane and in slices of its own, beside it what the
+first one said of each target and what the atlas of the tracts says there. It gives corrections of the first
+one's logits.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from scipy.special import expit, logit
 from ichnos.anatomy.tract import SIDES, population
 from ichnos.inference.backends import Backend
 from ichnos.inference.channels import windows
+from ichnos.inference.coordinates import Placement, placement_of, sampled
 from ichnos.inference.grid import ReadingGrid, Weights, axis_weights, reading_grid, resampled
-from ichnos.inference.place import Placement, placement_of, sampled
 from ichnos.inference.prediction import Prediction, Refined
 from ichnos.inference.sliding import slide
 from ichnos.models import LOGIT_UNIT, Manifest, Model, Preprocessing
@@ -42,15 +43,23 @@ class SecondLook:
     place: Placement | None
 
 
-def second_look(first: Prediction, names: tuple[str, ...], spacing_mm: tuple[float, float, float]) -> SecondLook:
-    """Lay the refinement's grid over the head and bring there what it is shown; `names` are the targets to be refined."""
+def second_look(
+    first: Prediction, names: tuple[str, ...], spacing_mm: tuple[float, float, float]
+) -> SecondLook:
+    """Lay the refinement's grid over the head and bring there what it is shown; `names` are the targets to
+    be refined.
+    """
     ras = first.scan.volume.reoriented("RAS")
     steps = slices_of(ras, spacing_mm)
     grid = reading_grid(ras, first.grid.box, steps)
     coarse_mm = first.model.manifest.preprocessing.spacing_mm
     rows = zip(first.grid.shape, coarse_mm, grid.shape, steps, strict=True)
-    up: list[Weights] = [axis_weights(n_in, step_in, n_out, step_out) for n_in, step_in, n_out, step_out in rows]
-    said = np.clip(logit(np.clip([first.channel(name) for name in names], 1e-6, 1 - 1e-6)), -LOGIT_LIMIT, LOGIT_LIMIT)
+    up: list[Weights] = [
+        axis_weights(n_in, step_in, n_out, step_out) for n_in, step_in, n_out, step_out in rows
+    ]
+    said = np.clip(
+        logit(np.clip([first.channel(name) for name in names], 1e-6, 1 - 1e-6)), -LOGIT_LIMIT, LOGIT_LIMIT
+    )
     place = placement_of(first)
     if place is None:
         atlas = np.zeros((len(SIDES), *grid.shape), np.float32)
@@ -62,31 +71,48 @@ def second_look(first: Prediction, names: tuple[str, ...], spacing_mm: tuple[flo
 
 
 def slices_of(scan_ras: Volume, spacing_mm: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Return the refinement's voxel size for a scan: as asked for in plane, and so many whole slices as come nearest to it in depth."""
+    """Return the refinement's voxel size for a scan: as asked for in plane, and so many whole slices as
+    come nearest to it in depth.
+    """
     step = float(scan_ras.spacing_mm[2])
     return (spacing_mm[0], spacing_mm[1], step * max(1, round(spacing_mm[2] / step)))
 
 
 def calibrated(hu: Floats, logits: Floats, names: tuple[str, ...]) -> Floats:
-    """Return HU with the scanner's zero moved so that the median of what the first network calls brain, and nothing else, is BRAIN_HU."""
+    """Return HU with the scanner's zero moved so that the median of what the first network calls brain,
+    and nothing else, is BRAIN_HU.
+    """
     others = [k for k, name in enumerate(names) if name in ("ventricles", "ICH", "IVH", "PHE")]
     tissue = (logits[names.index("brain")] > 0) & (logits[others] < 0).all(axis=0)
     return hu + np.float32(BRAIN_HU - np.median(hu[tissue])) if tissue.any() else hu
 
 
 def channels_of(hu: Floats, logits: Floats, atlas: Floats, how: Preprocessing) -> Floats:
-    """Return what the refinement sees (channel, x, y, z): windows of calibrated HU, then what the first network said, then the atlas."""
-    return np.concatenate([windows(hu, how.windows_hu), logits / np.float32(LOGIT_UNIT), 2 * atlas - 1]).astype(np.float32)
+    """Return what the refinement sees (channel, x, y, z): windows of calibrated HU, then what the first
+    network said, then the atlas.
+    """
+    return np.concatenate(
+        [windows(hu, how.windows_hu), logits / np.float32(LOGIT_UNIT), 2 * atlas - 1]
+    ).astype(np.float32)
 
 
 def region_of(logits: Floats, names: tuple[str, ...]) -> Box:
-    """Return the part of the grid in which brain or ventricles are possible, with a margin; all of it where there are none."""
-    inside = np.logical_or.reduce([logits[names.index(name)] > NEAR_LOGIT for name in ("brain", "ventricles")])
+    """Return the part of the grid in which brain or ventricles are possible, with a margin; all of it
+    where there are none.
+    """
+    inside = np.logical_or.reduce(
+        [logits[names.index(name)] > NEAR_LOGIT for name in ("brain", "ventricles")]
+    )
     if not inside.any():
         return Box((0, 0, 0), inside.shape)
     found = [np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
     start = tuple(max(0, int(where[0]) - MARGIN_VOXELS) for where in found)
-    return Box(start, tuple(min(n, int(where[-1]) + MARGIN_VOXELS + 1) for where, n in zip(found, inside.shape, strict=True)))
+    return Box(
+        start,
+        tuple(
+            min(n, int(where[-1]) + MARGIN_VOXELS + 1) for where, n in zip(found, inside.shape, strict=True)
+        ),
+    )
 
 
 def refined(first: Prediction, refinement: Model, run: Backend) -> Prediction:
@@ -102,7 +128,13 @@ def refined(first: Prediction, refinement: Model, run: Backend) -> Prediction:
     logits = slide(image, run, patch=manifest.preprocessing.patch, channels=len(names), overlap=_OVERLAP)
     probabilities = np.zeros((len(names), *look.grid.shape), np.float32)
     probabilities[at] = expit(logits)
-    return Prediction(first.probabilities, first.grid, first.scan, first.model, Refined(probabilities, look.grid, refinement, look.place))
+    return Prediction(
+        first.probabilities,
+        first.grid,
+        first.scan,
+        first.model,
+        Refined(probabilities, look.grid, refinement, look.place),
+    )
 
 
 def names_of(manifest: Manifest) -> tuple[str, ...]:

@@ -23,8 +23,8 @@ def slide(
 ) -> Field:
     """Return the blended output (channels, x, y, z) of `run` over an image (input channel, x, y, z).
 
-    An image smaller than a tile is padded on both sides, as nnU-Net and MONAI do it, by default with -1, the lower edge of every window.
-    Peak memory: one output and one weight map.
+    An image smaller than a tile is padded on both sides, as nnU-Net and MONAI do it, by default with -1, the
+    lower edge of every window. Peak memory: one output and one weight map.
 
     >>> slide(np.ones((1, 5, 5, 5), np.float32), lambda t: 2 * t, patch=(4, 4, 4), channels=1).round(5).max()
     np.float32(2.0)
@@ -37,14 +37,18 @@ def slide(
     weight = np.zeros(padded.shape[1:], np.float32)
     window = _window(patch)
     for tile in tiles(padded.shape[1:], patch, overlap):
-        total[(slice(None), *tile)] += run(np.ascontiguousarray(padded[(slice(None), *tile)][None]))[0] * window
+        total[(slice(None), *tile)] += (
+            run(np.ascontiguousarray(padded[(slice(None), *tile)][None]))[0] * window
+        )
         weight[tile] += window
     total /= weight
     return total[(slice(None), *[slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True)])]
 
 
 def tiles(shape: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> Iterator[tuple[slice, ...]]:
-    """Yield the fewest evenly spread tiles that cover a shape with at least the given overlap of neighbours."""
+    """Yield the fewest evenly spread tiles that cover a shape with at least the given overlap of
+    neighbours.
+    """
     starts = []
     for n, p in zip(shape, patch, strict=True):
         count = 1 + int(np.ceil((n - p) / max(1.0, p * (1 - overlap)) - 1e-9)) if n > p else 1

@@ -1,4 +1,6 @@
-"""CARD.md: what a model is, was trained on, never saw, and how it was checked; written from its manifest alone."""
+"""CARD.md: what a model is, was trained on, never saw, and how it was checked; written from its manifest
+alone.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ def _meaning(target: TargetSpec) -> str:
 
 def _refined(manifest: Manifest) -> str:
     return (
-        f"It sees what the weights `{manifest.refines[:16]}…` said of each target, and the tract atlas, and corrects it: it reads "
-        "nothing by itself. In depth a voxel is as many whole slices as come nearest to the size told."
+        f"It sees what the weights `{manifest.refines[:16]}…` said of each target, and the tract atlas, and"
+        " corrects it: it reads nothing by itself. In depth a voxel is as many whole slices as come nearest"
+        " to the size told."
     )
 
 
@@ -29,7 +32,9 @@ def card_text(manifest: Manifest) -> str:
     """Write the card of a model as Markdown."""
     provenance = manifest.provenance
     windows = "; ".join(f"{low:g} to {high:g} HU" for low, high in manifest.preprocessing.windows_hu)
-    windows += "".join(f"; standardised by {mean:.1f} ± {sd:.1f} HU" for mean, sd in manifest.preprocessing.z_score)
+    windows += "".join(
+        f"; standardised by {mean:.1f} ± {sd:.1f} HU" for mean, sd in manifest.preprocessing.z_score
+    )
     spacing = " × ".join(f"{step:g}" for step in manifest.preprocessing.spacing_mm)
     lines = [
         f"# {manifest.name} {manifest.version}",
@@ -48,7 +53,10 @@ def card_text(manifest: Manifest) -> str:
         f"Network `{manifest.network.name}`, built by the arguments in model.json.",
         "",
         "## Where the weights come from",
-        f"- {provenance.steps} steps on {provenance.hardware}, {provenance.trained}, code {provenance.code_version}",
+        (
+            f"- {provenance.steps} steps on {provenance.hardware}, {provenance.trained}, code"
+            f" {provenance.code_version}"
+        ),
         f"- command: `{provenance.command}`; seeds {', '.join(str(seed) for seed in provenance.seeds)}",
         *[f"- source `{name}`, SHA-256 `{digest[:16]}…`" for name, digest in sorted(provenance.data.items())],
         *[f"- trained on from weights `{parent[:16]}…`" for parent in provenance.parents],

@@ -18,7 +18,9 @@ from ichnos.networks.export import export_onnx
 
 
 def input_shape(manifest: Manifest) -> tuple[int, ...]:
-    """Return the shape of one tile as the network takes it: (1, window, …) in the network's own order of axes."""
+    """Return the shape of one tile as the network takes it: (1, window, …) in the network's own order of
+    axes.
+    """
     how = manifest.preprocessing
     flat = manifest.network.arguments.get("dim", 3) == 2
     sides = [how.patch["xyz".index(axis)] for axis in how.axes if not (flat and axis == "z")]
@@ -26,7 +28,9 @@ def input_shape(manifest: Manifest) -> tuple[int, ...]:
 
 
 def export_graph(model: Model, file: Path) -> Path:
-    """Write the network as ONNX: one tile of windows in, logits out. What prepares a tile stands in model.json."""
+    """Write the network as ONNX: one tile of windows in, logits out. What prepares a tile stands in
+    model.json.
+    """
     if file.suffix.lower() != ".onnx":
         raise UsageError(f"{file} does not end in .onnx; give the file such a name")
     model.manifest.check_reads_scans("the export of a tile's network")
@@ -37,23 +41,32 @@ def export_graph(model: Model, file: Path) -> Path:
 
 
 def export_bundle(model: Model, folder: Path) -> Path:
-    """Write a MONAI bundle: TorchScript weights, metadata, and a configuration that runs sliding-window inference on a NIfTI file."""
+    """Write a MONAI bundle: TorchScript weights, metadata, and a configuration that runs sliding-window
+    inference on a NIfTI file.
+    """
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty; give a new folder for the bundle")
     model.manifest.check_reads_scans("a bundle for reading scans")
     if model.manifest.network.arguments.get("dim", 3) == 2:
-        raise UsageError(f"{model.manifest.name} sees single slices, for which no bundle is written here; export it to ONNX")
+        raise UsageError(
+            f"{model.manifest.name} sees single slices, for which no bundle is written here; export it to"
+            " ONNX"
+        )
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     network = model.network()
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch prefers other ways out, and warns of size checks; MONAI reads this one
+        warnings.simplefilter(
+            "ignore"
+        )  # torch prefers other ways out, and warns of size checks; MONAI reads this one
         traced = torch.jit.trace(network, torch.zeros(input_shape(model.manifest)), check_trace=False)
     traced.save(str(folder / "models" / "model.ts"))
     _write(folder / "configs" / "metadata.json", _metadata(model.manifest))
     _write(folder / "configs" / "inference.json", _inference(model.manifest))
     (folder / "docs" / "README.md").write_text(card_text(model.manifest), encoding="utf-8")
-    (folder / "docs" / "model.json").write_text(model.manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / "docs" / "model.json").write_text(
+        model.manifest.model_dump_json(indent=2) + "\n", encoding="utf-8"
+    )
     return folder
 
 
@@ -81,7 +94,10 @@ def _metadata(manifest: Manifest) -> dict[str, Any]:
                     "dtype": "float32",
                     "value_range": [-1, 1] if not manifest.preprocessing.z_score else [],
                     "is_patch_data": True,
-                    "channel_def": {str(k): f"{low:g} to {high:g} HU" for k, (low, high) in enumerate(manifest.preprocessing.windows_hu)},
+                    "channel_def": {
+                        str(k): f"{low:g} to {high:g} HU"
+                        for k, (low, high) in enumerate(manifest.preprocessing.windows_hu)
+                    },
                 }
             },
             "outputs": {
@@ -104,10 +120,22 @@ def _inference(manifest: Manifest) -> dict[str, Any]:
     """Return MONAI's own words for what our preprocessing does: axes, voxel size, one window per channel."""
     how = manifest.preprocessing
     step = dict(zip("xyz", how.spacing_mm, strict=True))
-    edges = [((low - mean) / sd, (high - mean) / sd) for (low, high), (mean, sd) in zip(how.windows_hu, how.z_score, strict=False)]
+    edges = [
+        ((low - mean) / sd, (high - mean) / sd)
+        for (low, high), (mean, sd) in zip(how.windows_hu, how.z_score, strict=False)
+    ]
     scaled = [
-        {"_target_": "ScaleIntensityRange", "a_min": low, "a_max": high, "b_min": bottom, "b_max": top, "clip": True}
-        for (low, high), (bottom, top) in zip(how.windows_hu, edges or [(-1.0, 1.0)] * len(how.windows_hu), strict=True)
+        {
+            "_target_": "ScaleIntensityRange",
+            "a_min": low,
+            "a_max": high,
+            "b_min": bottom,
+            "b_max": top,
+            "clip": True,
+        }
+        for (low, high), (bottom, top) in zip(
+            how.windows_hu, edges or [(-1.0, 1.0)] * len(how.windows_hu), strict=True
+        )
     ]
     return {
         "imports": ["$import torch"],
@@ -118,7 +146,10 @@ def _inference(manifest: Manifest) -> dict[str, Any]:
             "_target_": "Compose",
             "transforms": [
                 {"_target_": "LoadImage", "image_only": True, "ensure_channel_first": True},
-                {"_target_": "Orientation", "axcodes": "".join({"x": "R", "y": "A", "z": "S"}[axis] for axis in how.axes)},
+                {
+                    "_target_": "Orientation",
+                    "axcodes": "".join({"x": "R", "y": "A", "z": "S"}[axis] for axis in how.axes),
+                },
                 {"_target_": "Spacing", "pixdim": [step[axis] for axis in how.axes], "mode": "bilinear"},
             ],
         },

@@ -1,4 +1,6 @@
-"""model.json: everything that rebuilds a network and its preprocessing, and says where the weights come from."""
+"""model.json: everything that rebuilds a network and its preprocessing, and says where the weights come
+from.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +23,33 @@ class NetworkSpec(_Frozen):
 
 
 class Preprocessing(_Frozen):
-    """How a Scan becomes the network's input: RAS axes of the scan itself, one voxel size, HU windows as channels."""
+    """How a Scan becomes the network's input: RAS axes of the scan itself, one voxel size, HU windows as
+    channels.
+    """
 
     spacing_mm: tuple[float, float, float]  # of the grid that the network sees, along (x, y, z)
-    windows_hu: tuple[tuple[float, float], ...]  # one input channel each; lower edge -> -1, upper edge -> +1, clipped
+    windows_hu: tuple[
+        tuple[float, float], ...
+    ]  # one input channel each; lower edge -> -1, upper edge -> +1, clipped
     patch: tuple[int, int, int]  # voxels (x, y, z) of one tile; z is 1 for a network that sees single slices
-    z_score: tuple[tuple[float, float], ...] = ()  # (mean, sd) in HU per window: clipped HU are standardised, not mapped to -1..1
-    axes: Literal["xyz", "xzy", "yxz", "yzx", "zxy", "zyx"] = "xyz"  # order in which the network takes them; nnU-Net's is "zyx"
+    z_score: tuple[
+        tuple[float, float], ...
+    ] = ()  # (mean, sd) in HU per window: clipped HU are standardised, not mapped to -1..1
+    axes: Literal["xyz", "xzy", "yxz", "yzx", "zxy", "zyx"] = (
+        "xyz"  # order in which the network takes them; nnU-Net's is "zyx"
+    )
 
     @model_validator(mode="after")
     def _sensible(self) -> Preprocessing:
         if min(self.spacing_mm) <= 0 or min(self.patch) < 1:
             raise ValueError(f"spacing_mm {self.spacing_mm} and patch {self.patch} must be positive")
         if not self.windows_hu or any(low >= high for low, high in self.windows_hu):
-            raise ValueError(f"windows_hu {self.windows_hu} must hold at least one (lower, upper) pair with lower < upper")
-        if self.z_score and (len(self.z_score) != len(self.windows_hu) or any(sd <= 0 for _, sd in self.z_score)):
+            raise ValueError(
+                f"windows_hu {self.windows_hu} must hold at least one (lower, upper) pair with lower < upper"
+            )
+        if self.z_score and (
+            len(self.z_score) != len(self.windows_hu) or any(sd <= 0 for _, sd in self.z_score)
+        ):
             raise ValueError(f"z_score {self.z_score} must hold one (mean, sd) per window, with sd > 0")
         return self
 
@@ -51,17 +65,22 @@ ATLAS_CHANNELS = 2  # of a refinement: the tract atlas, left and right
 
 
 class TargetSpec(_Frozen):
-    """One output channel and what it means: a mask (its logit), or one axis of the voxel's position in MNI152 space.
+    """One output channel and what it means: a mask (its logit), or one axis of the voxel's position in MNI152
+    space.
 
-    Three kinds are not read from a scan alone: "patient" is one probability of a whole patient, "region" a map around an outline that is
-    given, "image" an image that is drawn.
+    Three kinds are not read from a scan alone: "patient" is one probability of a whole patient, "region" a
+    map around an outline that is given, "image" an image that is drawn.
     """
 
-    name: str  # "ICH", "IVH", "PHE", "brain", "ventricles", "leukoaraiosis", "tract_left", "tract_right", "followup", "mni_x", ...
+    # "ICH", "IVH", "PHE", "brain", "ventricles", "leukoaraiosis", "tract_left", "tract_right", "followup",
+    # "mni_x", ...
+    name: str
     kind: Literal["mask", "coordinate", "patient", "region", "image"] = (
         "mask"  # a coordinate is given in units of COORDINATE_MM, inside the brain
     )
-    threshold: float = Field(default=0.5, ge=0, le=1)  # operating point: probability above which a voxel counts
+    threshold: float = Field(
+        default=0.5, ge=0, le=1
+    )  # operating point: probability above which a voxel counts
     group: Literal["haematoma", "leukoaraiosis", "tract", "expansion", "anatomy"] = "anatomy"
 
 
@@ -90,21 +109,30 @@ class Manifest(_Frozen):
     network: NetworkSpec
     preprocessing: Preprocessing
     targets: tuple[TargetSpec, ...]  # in the order of the network's output channels
-    activation: Literal["sigmoid", "softmax"] = "sigmoid"  # softmax: a channel for the background comes before those of the targets
+    activation: Literal["sigmoid", "softmax"] = (
+        "sigmoid"  # softmax: a channel for the background comes before those of the targets
+    )
     provenance: Provenance
     weights_sha256: str = ""  # of model.safetensors; filled in by the store
-    refines: str = ""  # SHA-256 of the weights whose answers this model corrects; "": it reads scans by itself
+    refines: str = (
+        ""  # SHA-256 of the weights whose answers this model corrects; "": it reads scans by itself
+    )
 
     @property
     def input_channels(self) -> int:
-        """Return how many channels the network sees: one per window; a refinement also sees the first answers and the atlas."""
-        return len(self.preprocessing.windows_hu) + (len(self.targets) + ATLAS_CHANNELS if self.refines else 0)
+        """Return how many channels the network sees: one per window; a refinement also sees the first
+        answers and the atlas.
+        """
+        return len(self.preprocessing.windows_hu) + (
+            len(self.targets) + ATLAS_CHANNELS if self.refines else 0
+        )
 
     def check_reads_scans(self, purpose: str) -> None:
         """Refuse a model that does not give a value to the voxels of a scan from the scan alone."""
         if self.refines:
             raise InputRefused(
-                f"the model {self.name} corrects what another one says, so {purpose} cannot use it alone; name the other one"
+                f"the model {self.name} corrects what another one says, so {purpose} cannot use it alone;"
+                " name the other one"
             )
         told = {
             "patient": "one number per patient",
@@ -112,7 +140,10 @@ class Manifest(_Frozen):
             "image": "images that are drawn",
         }
         if other := next((t for t in self.targets if t.kind in told), None):
-            raise InputRefused(f"the model {self.name} gives {told[other.kind]} ({other.name}), so {purpose} cannot use it; name another")
+            raise InputRefused(
+                f"the model {self.name} gives {told[other.kind]} ({other.name}), so {purpose} cannot use it;"
+                " name another"
+            )
 
     def channel(self, target: str) -> int:
         """Return the place of a target among the probabilities."""

@@ -43,7 +43,9 @@ class Model:
         try:
             load_tensors(module, self.folder / WEIGHTS)
         except (RuntimeError, SafetensorError) as error:
-            raise InputRefused(f"{self.folder}: the weights do not fit the network that model.json describes: {error}") from None
+            raise InputRefused(
+                f"{self.folder}: the weights do not fit the network that model.json describes: {error}"
+            ) from None
         return module.to(device).eval()
 
     def refinement(self) -> Model | None:
@@ -53,8 +55,8 @@ class Model:
         found = load_model(self.folder / REFINEMENT)
         if found.manifest.refines != self.manifest.weights_sha256:
             raise InputRefused(
-                f"{found.folder} corrects the weights {found.manifest.refines[:12]}…, and {self.folder} holds "
-                f"{self.manifest.weights_sha256[:12]}…: train it anew for these, or remove its folder"
+                f"{found.folder} corrects the weights {found.manifest.refines[:12]}…, and {self.folder} holds"
+                f" {self.manifest.weights_sha256[:12]}…: train it anew for these, or remove its folder"
             )
         return found
 
@@ -87,14 +89,19 @@ def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Mo
         os.replace(partial, folder)
     except (OSError, SafetensorError) as error:
         kept = "the model that was there before is kept" if folder.exists() else "there is no model yet"
-        raise IchnosError(f"{folder} could not be written ({error}); {kept}. Make room on the disk and run the same call again") from None
+        raise IchnosError(
+            f"{folder} could not be written ({error}); {kept}. Make room on the disk and run the same call"
+            " again"
+        ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Model(folder, complete)
 
 
 def note_validation(model: Model, found: dict[str, float]) -> Model:
-    """Write into model.json and the card how a model was checked, instead of what stood there; its weights stay as they are."""
+    """Write into model.json and the card how a model was checked, instead of what stood there; its weights
+    stay as they are.
+    """
     told = model.manifest.provenance.model_copy(update={"validation": found})
     manifest = model.manifest.model_copy(update={"provenance": told})
     for name, text in ((MANIFEST, _json(manifest)), (CARD, card_text(manifest))):
@@ -116,8 +123,8 @@ def load_model(folder: str | Path) -> Model:
     found = sha256(folder / WEIGHTS)
     if found != manifest.weights_sha256:
         raise InputRefused(
-            f"{folder / WEIGHTS} has SHA-256 {found[:12]}…, but {MANIFEST} expects {manifest.weights_sha256[:12]}…: "
-            "the file is damaged or was exchanged; copy the model again"
+            f"{folder / WEIGHTS} has SHA-256 {found[:12]}…, but {MANIFEST} expects"
+            f" {manifest.weights_sha256[:12]}…: the file is damaged or was exchanged; copy the model again"
         )
     return Model(folder, manifest)
 
@@ -145,8 +152,8 @@ def default_model() -> Model:
     folder = SHIPPED / DEFAULT
     if not (folder / MANIFEST).is_file():
         raise InputRefused(
-            "no default weights came with this installation of ichnos; in a checkout `make weights` trains them, "
-            "or name a model folder (--model DIR)"
+            "no default weights came with this installation of ichnos; in a checkout `make weights` trains"
+            " them, or name a model folder (--model DIR)"
         )
     return load_model(folder)
 

@@ -47,11 +47,16 @@ def network_class(name: str) -> type[nn.Module]:
 
 
 def build(name: str, **arguments: Any) -> nn.Module:
-    """Build a network from its name and plain-data arguments (numbers, strings, lists), as a model's model.json holds them."""
+    """Build a network from its name and plain-data arguments (numbers, strings, lists), as a model's
+    model.json holds them.
+    """
     made_by = network_class(name)
     known = inspect.signature(made_by).parameters
     unknown = sorted(set(arguments) - set(known))
     missing = [p.name for p in known.values() if p.default is p.empty and p.name not in arguments]
     if unknown or missing:
-        raise UsageError(f"{name} takes {', '.join(known)}; unknown here: {unknown or 'none'}, missing: {missing or 'none'}")
+        raise UsageError(
+            f"{name} takes {', '.join(known)}; unknown here: {unknown or 'none'}, missing:"
+            f" {missing or 'none'}"
+        )
     return made_by(**arguments)

@@ -1,8 +1,9 @@
-"""Checkpoints of the original programs: read without running code from them, rebuilt as our networks, saved as safetensors.
+"""Checkpoints of the original programs: read without running code from them, rebuilt as our networks, saved
+as safetensors.
 
-U-Mamba's nnU-Net fork and nnU-Net itself write pickles with weights, plans and logs; diffusion U-KAN writes a bare state dict. Widths,
-kernels, blocks, classes and channels follow from the shapes of the weights. Strides and patch size do not: they come from the plans inside
-the file, or from the caller.
+U-Mamba's nnU-Net fork and nnU-Net itself write pickles with weights, plans and logs; diffusion U-KAN writes a
+bare state dict. Widths, kernels, blocks, classes and channels follow from the shapes of the weights. Strides
+and patch size do not: they come from the plans inside the file, or from the caller.
 """
 
 from __future__ import annotations
@@ -36,22 +37,34 @@ class Checkpoint:
     arguments: dict[str, Any]
 
 
-def load_checkpoint(path: Path, *, name: str | None = None, arguments: Mapping[str, Any] | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: Path, *, name: str | None = None, arguments: Mapping[str, Any] | None = None
+) -> Checkpoint:
     """Read a checkpoint of U-Mamba, nnU-Net's residual U-Net in U-Mamba's fork, or diffusion U-KAN.
 
-    What the file does not say, the caller does in `arguments` (for a U-Net without plans: `strides`, and for U-MambaEnc `input_size`);
-    what the caller says overrules the file. Only tensors and plain data are unpickled.
+    What the file does not say, the caller does in `arguments` (for a U-Net without plans: `strides`, and for
+    U-MambaEnc `input_size`); what the caller says overrules the file. Only tensors and plain data are
+    unpickled.
     """
     content = _read(Path(path))
     state = _weights(content, Path(path))
     found_name = name or _network_name(state, Path(path))
     inferred = (
-        _ukan_arguments(state) if found_name == "diffusion_ukan" else _unet_arguments(found_name, state) | _planned(content, found_name)
+        _ukan_arguments(state)
+        if found_name == "diffusion_ukan"
+        else _unet_arguments(found_name, state) | _planned(content, found_name)
     )
     complete = inferred | dict(arguments or {})
-    missing = [k for k in ("strides", "input_size") if k not in complete and (k == "strides" or found_name == "umamba_enc")]
+    missing = [
+        k
+        for k in ("strides", "input_size")
+        if k not in complete and (k == "strides" or found_name == "umamba_enc")
+    ]
     if found_name != "diffusion_ukan" and missing:
-        raise UsageError(f"{path} holds the weights of {found_name} but no plans, which would give {missing}: pass them in arguments")
+        raise UsageError(
+            f"{path} holds the weights of {found_name} but no plans, which would give {missing}: pass them in"
+            " arguments"
+        )
     network = build(found_name, **complete)
     load_weights(network, state, source=str(path))
     return Checkpoint(network.eval(), found_name, complete)
@@ -68,12 +81,15 @@ def load_weights(network: nn.Module, state: State, *, source: str) -> None:
     known = _without_aliases(state)
     missing, unknown = sorted(set(expected) - set(known)), sorted(set(known) - set(expected))
     reshaped = [
-        f"{k} is {tuple(known[k].shape)}, not {tuple(v.shape)}" for k, v in expected.items() if k in known and known[k].shape != v.shape
+        f"{k} is {tuple(known[k].shape)}, not {tuple(v.shape)}"
+        for k, v in expected.items()
+        if k in known and known[k].shape != v.shape
     ]
     if missing or unknown or reshaped:
         raise InputRefused(
-            f"{source} does not fit {type(network).__name__}: {len(missing)} names missing{_some(missing)}, {len(unknown)} unknown"
-            f"{_some(unknown)}, {len(reshaped)} of another shape{_some(reshaped)}; were the network's arguments those it was trained with?"
+            f"{source} does not fit {type(network).__name__}: {len(missing)} names missing{_some(missing)},"
+            f" {len(unknown)} unknown{_some(unknown)}, {len(reshaped)} of another shape{_some(reshaped)};"
+            " were the network's arguments those it was trained with?"
         )
     network.load_state_dict(known)
 
@@ -93,7 +109,9 @@ def load_safetensors(path: Path) -> Checkpoint:
     with safetensors.safe_open(str(path), framework="pt") as file:
         header = file.metadata() or {}
         if "network" not in header:
-            raise InputRefused(f"{path} does not name its network in its header; it was not written by save_safetensors")
+            raise InputRefused(
+                f"{path} does not name its network in its header; it was not written by save_safetensors"
+            )
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     arguments = json.loads(header["arguments"])
     network = build(header["network"], **arguments)
@@ -101,14 +119,23 @@ def load_safetensors(path: Path) -> Checkpoint:
     return Checkpoint(network.eval(), header["network"], arguments)
 
 
-# --- reading ------------------------------------------------------------------------------------------------------------------------------
+# --- reading
+# ------------------------------------------------------------------------------------------
 
 
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise InputRefused(f"{path} is not a file; expected a checkpoint (.pth, .pt)")
-    numbers = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]  # nnU-Net's logs hold numpy scalars
-    plain: list[Any] = [np._core.multiarray.scalar, np.dtype, np.ndarray, np._core.multiarray._reconstruct, *numbers]  # type: ignore[attr-defined]
+    numbers = [
+        type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")
+    ]  # nnU-Net's logs hold numpy scalars
+    plain: list[Any] = [
+        np._core.multiarray.scalar,
+        np.dtype,
+        np.ndarray,
+        np._core.multiarray._reconstruct,
+        *numbers,
+    ]  # type: ignore[attr-defined]
     aliases: list[Any] = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar")]  # type: ignore[attr-defined]
     with torch.serialization.safe_globals(plain + aliases), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of pickle protocols that it then reads or refuses
@@ -118,18 +145,28 @@ def _read(path: Path) -> Any:
             named = re.search(r"GLOBAL (\S+)", str(error))
             thing = named.group(1) if named else "something that is not plain data"
             raise InputRefused(
-                f"{path} holds {thing}; only tensors and plain data are read from a checkpoint, since a pickle can run code"
+                f"{path} holds {thing}; only tensors and plain data are read from a checkpoint, since a"
+                " pickle can run code"
             ) from None
         except (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
-            raise InputRefused(f"{path} cannot be read as a checkpoint: {type(error).__name__}: {error}") from None
+            raise InputRefused(
+                f"{path} cannot be read as a checkpoint: {type(error).__name__}: {error}"
+            ) from None
 
 
 def _weights(content: Any, path: Path) -> dict[str, Tensor]:
     for key in ("network_weights", "state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputRefused(f"{path} holds no weights: expected a state dict, alone or under network_weights, state_dict or model")
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(v, Tensor) for v in content.values())
+    ):
+        raise InputRefused(
+            f"{path} holds no weights: expected a state dict, alone or under network_weights, state_dict or"
+            " model"
+        )
     prefixes = ("module.", "_orig_mod.")  # left by DataParallel and by torch.compile
     return {re.sub(rf"^({'|'.join(map(re.escape, prefixes))})+", "", str(k)): v for k, v in content.items()}
 
@@ -152,11 +189,13 @@ def _network_name(state: State, path: Path) -> str:
             return "umamba_bot"
         return "umamba_enc" if any(k.startswith("encoder.mamba_layers.") for k in state) else "unet"
     raise InputRefused(
-        f"{path} holds weights of a network that is not known here (first names: {', '.join(list(state)[:3])}); pass name and arguments"
+        f"{path} holds weights of a network that is not known here (first names:"
+        f" {', '.join(list(state)[:3])}); pass name and arguments"
     )
 
 
-# --- arguments from shapes and plans ------------------------------------------------------------------------------------------------------
+# --- arguments from shapes and plans
+# ------------------------------------------------------------------------------------------
 
 
 def _count(state: State, pattern: str) -> int:
@@ -176,7 +215,9 @@ def _unet_arguments(name: str, state: State) -> dict[str, Any]:
         "features_per_stage": [w.shape[0] for w in firsts],
         "kernel_sizes": [list(w.shape[2:]) for w in firsts],
         "n_conv_per_stage": [_count(state, rf"encoder\.stages\.{s}\.(\d+)\.") for s in range(stages)],
-        "n_conv_per_stage_decoder": [_count(state, rf"decoder\.stages\.{s}\.(\d+)\.") for s in range(stages - 1)],
+        "n_conv_per_stage_decoder": [
+            _count(state, rf"decoder\.stages\.{s}\.(\d+)\.") for s in range(stages - 1)
+        ],
     }
     if name == "unet" or arguments["dim"] == 2:
         arguments["full_resolution_skip"] = last.shape[1] == 2 * last.shape[0]
@@ -184,7 +225,9 @@ def _unet_arguments(name: str, state: State) -> dict[str, Any]:
 
 
 def _planned(content: Any, name: str) -> dict[str, Any]:
-    """Strides and patch size from the plans in an nnU-Net checkpoint, in the format of nnU-Net 2.0 to 2.3 or of later ones."""
+    """Strides and patch size from the plans in an nnU-Net checkpoint, in the format of nnU-Net 2.0 to 2.3
+    or of later ones.
+    """
     init = content.get("init_args") if isinstance(content, Mapping) else None
     if not isinstance(init, Mapping) or not isinstance(init.get("plans"), Mapping):
         return {}
@@ -215,7 +258,10 @@ def _ukan_arguments(state: State) -> dict[str, Any]:
         "ch": ch,
         "ch_mult": [level[0] // ch for level in widths],
         "num_res_blocks": len(widths[0]),
-        "embed_dims": [state["patch_embed3.proj.weight"].shape[1], *(state[f"patch_embed{i}.proj.weight"].shape[0] for i in (3, 4))],
+        "embed_dims": [
+            state["patch_embed3.proj.weight"].shape[1],
+            *(state[f"patch_embed{i}.proj.weight"].shape[0] for i in (3, 4)),
+        ],
         "tdim": state["time_embedding.timembedding.1.weight"].shape[0],
         "in_channels": in_channels,
         "condition_channels": state["head.weight"].shape[1] - in_channels,
@@ -223,7 +269,8 @@ def _ukan_arguments(state: State) -> dict[str, Any]:
     }
 
 
-# --- standard vision transformers --------------------------------------------------------------------------------------------------------
+# --- standard vision transformers
+# ------------------------------------------------------------------------------------------
 
 # torchvision's names -> timm's, which are ours
 _TORCHVISION = (
@@ -241,10 +288,12 @@ _TORCHVISION = (
 
 
 def load_vit_weights(network: nn.Module, state: State) -> list[str]:
-    """Start a `VisionTransformer` from standard ViT weights (timm's or torchvision's names); return the parameters that stay as they were.
+    """Start a `VisionTransformer` from standard ViT weights (timm's or torchvision's names); return the
+    parameters that stay as they were.
 
-    Positions are interpolated to the network's patch grid, colour filters averaged over other numbers of channels and, in 3-D, spread
-    evenly through the depth of a patch. The head and the clinical tokens are kept from the weights only where they fit.
+    Positions are interpolated to the network's patch grid, colour filters averaged over other numbers of
+    channels and, in 3-D, spread evenly through the depth of a patch. The head and the clinical tokens are
+    kept from the weights only where they fit.
     """
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -253,14 +302,21 @@ def load_vit_weights(network: nn.Module, state: State) -> list[str]:
         renamed[key] = value
     own = network.state_dict()
     if "pos_embed" in renamed:
-        renamed["pos_embed"] = _resized_positions(renamed["pos_embed"], own["pos_embed"].shape, network.patch_grid)  # type: ignore[arg-type]
+        renamed["pos_embed"] = _resized_positions(
+            renamed["pos_embed"], own["pos_embed"].shape, network.patch_grid
+        )  # type: ignore[arg-type]
     if "patch_embed.proj.weight" in renamed:
-        renamed["patch_embed.proj.weight"] = _adapted_filters(renamed["patch_embed.proj.weight"], own["patch_embed.proj.weight"].shape)
+        renamed["patch_embed.proj.weight"] = _adapted_filters(
+            renamed["patch_embed.proj.weight"], own["patch_embed.proj.weight"].shape
+        )
     fitting = {k: v for k, v in renamed.items() if k in own and own[k].shape == v.shape}
     kept = sorted(set(own) - set(fitting))
     unfit = [k for k in kept if not k.startswith(("head.", "clinical."))]
     if unfit:
-        raise InputRefused(f"these weights do not fit the transformer: {len(unfit)} parameters missing or of another shape{_some(unfit)}")
+        raise InputRefused(
+            f"these weights do not fit the transformer: {len(unfit)} parameters missing or of another"
+            f" shape{_some(unfit)}"
+        )
     network.load_state_dict({**own, **fitting})
     return kept
 
@@ -280,7 +336,9 @@ def _resized_positions(positions: Tensor, shape: torch.Size, grid: tuple[int, ..
 def _adapted_filters(filters: Tensor, shape: torch.Size) -> Tensor:
     """(m, 3, y, x) -> (m, c, y, x) or (m, c, z, y, x), such that a constant image is seen as before."""
     if filters.shape[1] != shape[1]:
-        filters = filters.mean(dim=1, keepdim=True).expand(-1, shape[1], *filters.shape[2:]) * (filters.shape[1] / shape[1])
+        filters = filters.mean(dim=1, keepdim=True).expand(-1, shape[1], *filters.shape[2:]) * (
+            filters.shape[1] / shape[1]
+        )
     if len(shape) == 5:
         filters = filters.unsqueeze(2).expand(-1, -1, shape[2], -1, -1) / shape[2]
     return filters.contiguous()

@@ -1,8 +1,9 @@
-"""Denoising diffusion as pure functions: schedules, forward noising, losses, the ancestral and a few-step sampler, guidance, averaging.
+"""Denoising diffusion as pure functions: schedules, forward noising, losses, the ancestral and a few-step
+sampler, guidance, averaging.
 
-Notation of Ho 2020 (arXiv 2006.11239): beta_t, alpha_t = 1 - beta_t, abar_t = prod alpha; x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps.
-A network predicts eps, or v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans & Ho 2022). Images lie in [-1, 1]. Schedules are kept
-in float64 and read in the dtype of the image.
+Notation of Ho 2020 (arXiv 2006.11239): beta_t, alpha_t = 1 - beta_t, abar_t = prod alpha; x_t = sqrt(abar_t)
+x_0 + sqrt(1 - abar_t) eps. A network predicts eps, or v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans &
+Ho 2022). Images lie in [-1, 1]. Schedules are kept in float64 and read in the dtype of the image.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ Prediction = Literal["epsilon", "v"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """The betas of a diffusion process, float64, and what follows from them; index 0 is the least noisy step."""
+    """The betas of a diffusion process, float64, and what follows from them; index 0 is the least noisy
+    step.
+    """
 
     betas: Tensor  # (T,)
 
@@ -55,7 +58,9 @@ class Schedule:
 
     @property
     def sampling_variance(self) -> Tensor:
-        """Variance that the ancestral sampler draws with: beta_t, except the posterior's of step 1 at step 0, which would be zero."""
+        """Variance that the ancestral sampler draws with: beta_t, except the posterior's of step 1 at step
+        0, which would be zero.
+        """
         return torch.cat([self.posterior_variance[1:2], self.betas[1:]])
 
     @property
@@ -66,7 +71,8 @@ class Schedule:
 
 
 def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Schedule:
-    """Rise linearly from `first` to `last`, as published for DDPM and Diffusion U-KAN: spaced in float32, then kept in float64.
+    """Rise linearly from `first` to `last`, as published for DDPM and Diffusion U-KAN: spaced in float32,
+    then kept in float64.
 
     >>> linear_schedule(3).betas
     tensor([1.0000e-04, 1.0050e-02, 2.0000e-02], dtype=torch.float64)
@@ -75,7 +81,9 @@ def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 0.02) 
 
 
 def cosine_schedule(steps: int = 1000, offset: float = 0.008, largest: float = 0.999) -> Schedule:
-    """Let abar fall as a squared cosine (Nichol & Dhariwal 2021, eq. 17), which wastes fewer steps on pure noise."""
+    """Let abar fall as a squared cosine (Nichol & Dhariwal 2021, eq. 17), which wastes fewer steps on pure
+    noise.
+    """
     at = torch.arange(steps + 1, dtype=torch.float64) / steps
     abar = torch.cos((at + offset) / (1 + offset) * math.pi / 2) ** 2
     return Schedule((1 - abar[1:] / abar[:-1]).clamp(max=largest))
@@ -91,21 +99,32 @@ def add_noise(x0: Tensor, t: Tensor, noise: Tensor, schedule: Schedule) -> Tenso
     return at_step(schedule.signal, t, x0) * x0 + at_step(schedule.noise, t, x0) * noise
 
 
-def training_target(x0: Tensor, t: Tensor, noise: Tensor, schedule: Schedule, prediction: Prediction = "epsilon") -> Tensor:
+def training_target(
+    x0: Tensor, t: Tensor, noise: Tensor, schedule: Schedule, prediction: Prediction = "epsilon"
+) -> Tensor:
     """Return what the network should predict at x_t."""
     if prediction == "epsilon":
         return noise
     return at_step(schedule.signal, t, x0) * noise - at_step(schedule.noise, t, x0) * x0
 
 
-def loss_map(model: Denoiser, x0: Tensor, t: Tensor, noise: Tensor, schedule: Schedule, prediction: Prediction = "epsilon") -> Tensor:
+def loss_map(
+    model: Denoiser,
+    x0: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    schedule: Schedule,
+    prediction: Prediction = "epsilon",
+) -> Tensor:
     """Squared error of the prediction, elementwise (b, c, ...)."""
     predicted = model(add_noise(x0, t, noise, schedule), t)
     return (predicted - training_target(x0, t, noise, schedule, prediction)) ** 2
 
 
 def published_loss(squared_error: Tensor) -> Tensor:
-    """Sum / 1000, as Diffusion U-KAN trains; it depends on batch and image size, so their learning rate goes with their sizes only."""
+    """Sum / 1000, as Diffusion U-KAN trains; it depends on batch and image size, so their learning rate
+    goes with their sizes only.
+    """
     return squared_error.sum() / 1000.0
 
 
@@ -123,8 +142,17 @@ def ddpm_mean(eps: Tensor, x: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
 
 
 @torch.no_grad()
-def sample_ddpm(model: Denoiser, x: Tensor, schedule: Schedule, *, noises: Iterable[Tensor], prediction: Prediction = "epsilon") -> Tensor:
-    """Walk from pure noise x_T to an image in [-1, 1], every step of the schedule; `noises` yields one like x per step but the last."""
+def sample_ddpm(
+    model: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    *,
+    noises: Iterable[Tensor],
+    prediction: Prediction = "epsilon",
+) -> Tensor:
+    """Walk from pure noise x_T to an image in [-1, 1], every step of the schedule; `noises` yields one
+    like x per step but the last.
+    """
     drawn = iter(noises)
     variance = schedule.sampling_variance
     for step in reversed(range(schedule.steps)):
@@ -137,11 +165,19 @@ def sample_ddpm(model: Denoiser, x: Tensor, schedule: Schedule, *, noises: Itera
 
 @torch.no_grad()
 def sample_ddim(
-    model: Denoiser, x: Tensor, schedule: Schedule, *, steps: int = 50, clip: bool = True, prediction: Prediction = "epsilon"
+    model: Denoiser,
+    x: Tensor,
+    schedule: Schedule,
+    *,
+    steps: int = 50,
+    clip: bool = True,
+    prediction: Prediction = "epsilon",
 ) -> Tensor:
-    """Walk from pure noise x_T to an image in [-1, 1] in a few deterministic steps (Song 2021, DDIM, eta = 0).
+    """Walk from pure noise x_T to an image in [-1, 1] in a few deterministic steps (Song 2021, DDIM, eta =
+    0).
 
-    The steps are spread evenly and include the first and the last. `clip` keeps every estimate of x_0 in [-1, 1] on the way.
+    The steps are spread evenly and include the first and the last. `clip` keeps every estimate of x_0 in [-1,
+    1] on the way.
     """
     if not 1 <= steps <= schedule.steps:
         raise UsageError(f"steps is {steps}; expected 1 to {schedule.steps}, the length of the schedule")
@@ -161,11 +197,15 @@ def sample_ddim(
 def standard_normal(like: Tensor, *, generator: torch.Generator) -> Iterable[Tensor]:
     """Yield noise shaped like a batch of images, for ever."""
     while True:
-        yield torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
+        yield torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device).to(
+            like.device
+        )
 
 
 def guided(conditional: Denoiser, unconditional: Denoiser, scale: float) -> Denoiser:
-    """Combine two predictions by classifier-free guidance (Ho & Salimans 2022): scale 1 is the conditional one, more exaggerates it."""
+    """Combine two predictions by classifier-free guidance (Ho & Salimans 2022): scale 1 is the conditional
+    one, more exaggerates it.
+    """
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
         without = unconditional(x, t)
@@ -175,13 +215,17 @@ def guided(conditional: Denoiser, unconditional: Denoiser, scale: float) -> Deno
 
 
 def kept_conditions(batch: int, dropout: float, *, generator: torch.Generator) -> Tensor:
-    """Draw which samples of a batch keep their condition (b,) bool, so that a network also learns to do without."""
+    """Draw which samples of a batch keep their condition (b,) bool, so that a network also learns to do
+    without.
+    """
     return torch.rand(batch, generator=generator, device=generator.device) >= dropout
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, *, decay: float = 0.9999) -> None:
-    """Move the weights of `average` towards those of `network` (exponential moving average); buffers are copied."""
+    """Move the weights of `average` towards those of `network` (exponential moving average); buffers are
+    copied.
+    """
     for mine, theirs in zip(average.parameters(), network.parameters(), strict=True):
         mine.lerp_(theirs.to(mine.dtype), 1.0 - decay)
     for held, current in zip(average.buffers(), network.buffers(), strict=True):
@@ -189,9 +233,11 @@ def update_average(average: nn.Module, network: nn.Module, *, decay: float = 0.9
 
 
 def published_learning_rate(epoch: int, epochs: int, *, rate: float = 2e-4, peak: float = 2.0) -> float:
-    """Learning rate of Diffusion U-KAN during `epoch` (from 1): linear warm-up to `peak` times `rate`, then a cosine of period 2 `epochs`.
+    """Learning rate of Diffusion U-KAN during `epoch` (from 1): linear warm-up to `peak` times `rate`, then a
+    cosine of period 2 `epochs`.
 
-    The cosine restarts one epoch late and a hair above its peak, and ends well above zero; the published trace is reproduced as it is.
+    The cosine restarts one epoch late and a hair above its peak, and ends well above zero; the published
+    trace is reproduced as it is.
 
     >>> published_learning_rate(1, 100), published_learning_rate(11, 100)
     (0.0002, 0.0004)
@@ -199,4 +245,9 @@ def published_learning_rate(epoch: int, epochs: int, *, rate: float = 2e-4, peak
     warm, at = epochs // 10, epoch - 1
     if at <= warm and warm:
         return rate * (1.0 + (peak - 1.0) * at / warm)
-    return rate * peak * (1.0 + math.cos(math.pi * (at - warm - 1) / epochs)) / (1.0 + math.cos(math.pi / epochs))
+    return (
+        rate
+        * peak
+        * (1.0 + math.cos(math.pi * (at - warm - 1) / epochs))
+        / (1.0 + math.cos(math.pi / epochs))
+    )

@@ -1,4 +1,6 @@
-"""Several classifiers of one shape, trained on different folds, with all that turns their answers into one calibrated probability."""
+"""Several classifiers of one shape, trained on different folds, with all that turns their answers into one
+calibrated probability.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ from ichnos.networks import build
 class CalibratedEnsemble(nn.Module):
     """Classify images (b, c, *space) by every member: (b, members), each the probability of class 1.
 
-    `member` is the call of one network ({"name": …, "arguments": …}). Each member standardises the features (b, features) by the means and
-    spreads of its own fold; `platt` holds intercept and slope of the line from mean log odds to the log odds of the event.
+    `member` is the call of one network ({"name": …, "arguments": …}). Each member standardises the features
+    (b, features) by the means and spreads of its own fold; `platt` holds intercept and slope of the line from
+    mean log odds to the log odds of the event.
 
     >>> vit = {"name": "vit", "arguments": {"image_size": [8, 8], "patch_size": 8, "width": 8, "depth": 1, "heads": 2}}
     >>> CalibratedEnsemble(vit, members=3)(torch.zeros(5, 3, 8, 8)).shape

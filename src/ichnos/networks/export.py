@@ -18,9 +18,11 @@ from ichnos.networks.scan_export import OnnxRecurrence
 
 
 def export_onnx(network: nn.Module, inputs: Tensor | tuple[Tensor, ...], path: Path) -> Path:
-    """Write `network` as an ONNX graph for inputs of exactly these shapes; weights over 2 GB would go to files beside it.
+    """Write `network` as an ONNX graph for inputs of exactly these shapes; weights over 2 GB would go to
+    files beside it.
 
-    Inputs are named input_0, input_1, ...; outputs output_0, ... (with deep supervision one per resolution, finest first).
+    Inputs are named input_0, input_1, ...; outputs output_0, ... (with deep supervision one per resolution,
+    finest first).
     """
     require("onnx", extra="acceleration", purpose="export to ONNX")
     opset = require("onnxscript", extra="acceleration", purpose="export to ONNX").opset18
@@ -51,7 +53,9 @@ def export_onnx(network: nn.Module, inputs: Tensor | tuple[Tensor, ...], path: P
 
 
 def _with_biases(network: nn.Module) -> nn.Module:
-    """Return a copy whose convolutions all have a bias: for one without, the exporter writes a scalar that engines refuse."""
+    """Return a copy whose convolutions all have a bias: for one without, the exporter writes a scalar that
+    engines refuse.
+    """
     copied = copy.deepcopy(network)
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     for module in copied.modules():
@@ -61,19 +65,27 @@ def _with_biases(network: nn.Module) -> nn.Module:
 
 
 def openvino_model(network: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> Any:
-    """Convert `network` to an OpenVINO model for inputs of exactly these shapes: directly, or through ONNX where it holds a Mamba layer."""
+    """Convert `network` to an OpenVINO model for inputs of exactly these shapes: directly, or through ONNX
+    where it holds a Mamba layer.
+    """
     openvino = require("openvino", extra="acceleration", purpose="inference with OpenVINO")
     example = inputs if isinstance(inputs, tuple) else (inputs,)
     if not any(isinstance(module, Mamba) for module in network.modules()):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the converter traces, which torch has deprecated
-            return openvino.convert_model(network.eval(), example_input=example, input=[list(x.shape) for x in example])
+            return openvino.convert_model(
+                network.eval(), example_input=example, input=[list(x.shape) for x in example]
+            )
     with tempfile.TemporaryDirectory() as folder:
         return openvino.Core().read_model(str(export_onnx(network, example, Path(folder) / "network.onnx")))
 
 
 def compile_openvino(
-    source: nn.Module | Path, inputs: Tensor | tuple[Tensor, ...] = (), *, precision: str = "f32", threads: int = 0
+    source: nn.Module | Path,
+    inputs: Tensor | tuple[Tensor, ...] = (),
+    *,
+    precision: str = "f32",
+    threads: int = 0,
 ) -> Any:
     """Compile a network for given inputs, or an ONNX file, for this machine's CPU.
 

@@ -25,15 +25,17 @@ def require_finite(value: Tensor, *, name: str) -> Tensor:
     bad = int((~torch.isfinite(value)).sum())
     if bad:
         raise NotFinite(
-            f"{name} holds {bad} of {value.numel()} values that are NaN or infinite: lower the learning rate, clip gradients,"
-            " or train in float32 instead of mixed precision"
+            f"{name} holds {bad} of {value.numel()} values that are NaN or infinite: lower the learning rate,"
+            " clip gradients, or train in float32 instead of mixed precision"
         )
     return value
 
 
 @contextmanager
 def finite_layers(network: nn.Module) -> Iterator[None]:
-    """Within this context, raise `NotFinite` naming the first layer whose output is not finite. Costs one pass over every output."""
+    """Within this context, raise `NotFinite` naming the first layer whose output is not finite. Costs one
+    pass over every output.
+    """
 
     def watch(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -43,8 +45,12 @@ def finite_layers(network: nn.Module) -> Iterator[None]:
 
         return hook
 
-    leaves = [(name, module) for name, module in network.named_modules() if name and not any(module.children())]
-    handles = [module.register_forward_hook(watch(f"{name} ({type(module).__name__})")) for name, module in leaves]
+    leaves = [
+        (name, module) for name, module in network.named_modules() if name and not any(module.children())
+    ]
+    handles = [
+        module.register_forward_hook(watch(f"{name} ({type(module).__name__})")) for name, module in leaves
+    ]
     try:
         yield
     finally:

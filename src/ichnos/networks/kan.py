@@ -1,8 +1,11 @@
-"""Kolmogorov-Arnold layer (Liu 2024, arXiv 2404.19756): a learnable cubic spline on every edge, in the form that U-KAN uses.
+"""Kolmogorov-Arnold layer (Liu 2024, arXiv 2404.19756): a learnable cubic spline on every edge, in the form
+that U-KAN uses.
 
-    out_o = sum_i  base_weight[o, i] swish(x_i)  +  sum_i sum_k  spline_scaler[o, i] spline_weight[o, i, k] B_k(x_i)
+    out_o = sum_i  base_weight[o, i] swish(x_i)  +  sum_i sum_k  spline_scaler[o, i] spline_weight[o, i, k]
+    B_k(x_i)
 
-B_k are B-splines of order 3 on a uniform grid over [-1, 1], extended by three knots on either side; outside of these they are zero.
+B_k are B-splines of order 3 on a uniform grid over [-1, 1], extended by three knots on either side; outside
+of these they are zero.
 """
 
 from __future__ import annotations
@@ -36,7 +39,12 @@ class KANLinear(nn.Module):
         noise: float = 0.1,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.grid_size, self.spline_order = in_features, out_features, grid_size, spline_order
+        self.in_features, self.out_features, self.grid_size, self.spline_order = (
+            in_features,
+            out_features,
+            grid_size,
+            spline_order,
+        )
         step = (grid_range[1] - grid_range[0]) / grid_size
         knots = torch.arange(-spline_order, grid_size + spline_order + 1) * step + grid_range[0]
         self.base_weight = nn.Parameter(torch.empty(out_features, in_features))
@@ -50,11 +58,17 @@ class KANLinear(nn.Module):
         nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5))
         nn.init.kaiming_uniform_(self.spline_scaler, a=math.sqrt(5))
         inner = self.grid.t()[self.spline_order : -self.spline_order]  # grid_size + 1 knots, i
-        values = (torch.rand(self.grid_size + 1, self.in_features, self.out_features) - 0.5) * noise / self.grid_size
+        values = (
+            (torch.rand(self.grid_size + 1, self.in_features, self.out_features) - 0.5)
+            * noise
+            / self.grid_size
+        )
         self.spline_weight.copy_(self.fit(inner, values))
 
     def bases(self, x: Tensor) -> Tensor:
-        """Evaluate all B-splines at x (p, i) -> (p, i, k), by the Cox-de Boor recursion over half-open intervals."""
+        """Evaluate all B-splines at x (p, i) -> (p, i, k), by the Cox-de Boor recursion over half-open
+        intervals.
+        """
         x, grid = x.unsqueeze(-1), self.grid  # p i 1, i knots
         b = ((x >= grid[:, :-1]) & (x < grid[:, 1:])).to(x.dtype)
         for order in range(1, self.spline_order + 1):
@@ -64,8 +78,12 @@ class KANLinear(nn.Module):
         return b
 
     def fit(self, x: Tensor, values: Tensor) -> Tensor:
-        """Find spline coefficients (o, i, k) that pass closest to values (p, i, o) at x (p, i), in the sense of least squares."""
-        solution: Tensor = torch.linalg.lstsq(self.bases(x).transpose(0, 1), values.transpose(0, 1)).solution  # i k o
+        """Find spline coefficients (o, i, k) that pass closest to values (p, i, o) at x (p, i), in the
+        sense of least squares.
+        """
+        solution: Tensor = torch.linalg.lstsq(
+            self.bases(x).transpose(0, 1), values.transpose(0, 1)
+        ).solution  # i k o
         return solution.permute(2, 0, 1).contiguous()
 
     def scaled_spline_weight(self) -> Tensor:
@@ -78,21 +96,32 @@ class KANLinear(nn.Module):
         return out.reshape(*x.shape[:-1], self.out_features)
 
     @torch.no_grad()
-    def update_grid(self, x: Tensor, *, margin: float = 0.01, uniform: float = 0.02, keep_function: bool = False) -> None:
-        """Move the knots to where the inputs x (p, i) lie, mixing a `uniform` share with the quantiles, and refit the splines.
+    def update_grid(
+        self, x: Tensor, *, margin: float = 0.01, uniform: float = 0.02, keep_function: bool = False
+    ) -> None:
+        """Move the knots to where the inputs x (p, i) lie, mixing a `uniform` share with the quantiles, and
+        refit the splines.
 
-        As published, the refitted coefficients already contain `spline_scaler`, which the forward pass then applies once more: the function
-        changes. With `keep_function` the scaler is set to one, so that it does not.
+        As published, the refitted coefficients already contain `spline_scaler`, which the forward pass then
+        applies once more: the function changes. With `keep_function` the scaler is set to one, so that it
+        does not.
         """
         if x.dim() != 2 or x.shape[1] != self.in_features or x.shape[0] <= self.grid_size:
             raise InputRefused(
-                f"x has shape {tuple(x.shape)}; a grid update takes (points, {self.in_features}), more than {self.grid_size} points"
+                f"x has shape {tuple(x.shape)}; a grid update takes (points, {self.in_features}), more than"
+                f" {self.grid_size} points"
             )
         values = torch.einsum("pik,oik->pio", self.bases(x), self.scaled_spline_weight())
         ordered = x.sort(dim=0).values
         step = (ordered[-1] - ordered[0] + 2 * margin) / self.grid_size  # i
-        even = torch.arange(self.grid_size + 1, dtype=x.dtype, device=x.device)[:, None] * step + ordered[0] - margin
-        at_quantiles = ordered[torch.linspace(0, x.shape[0] - 1, self.grid_size + 1, dtype=torch.int64, device=x.device)]
+        even = (
+            torch.arange(self.grid_size + 1, dtype=x.dtype, device=x.device)[:, None] * step
+            + ordered[0]
+            - margin
+        )
+        at_quantiles = ordered[
+            torch.linspace(0, x.shape[0] - 1, self.grid_size + 1, dtype=torch.int64, device=x.device)
+        ]
         inner = uniform * even + (1 - uniform) * at_quantiles
         beyond = torch.arange(1, self.spline_order + 1, dtype=x.dtype, device=x.device)[:, None] * step
         self.grid.copy_(torch.cat([inner[:1] - beyond.flip(0), inner, inner[-1:] + beyond]).t())
@@ -101,7 +130,9 @@ class KANLinear(nn.Module):
             self.spline_scaler.fill_(1.0)
 
     def regularization(self, *, activation: float = 1.0, entropy: float = 1.0) -> Tensor:
-        """Sum of mean |coefficient| per edge, plus the entropy of how it is spread over the edges: few edges should carry the function."""
+        """Sum of mean |coefficient| per edge, plus the entropy of how it is spread over the edges: few
+        edges should carry the function.
+        """
         magnitude = self.spline_weight.abs().mean(-1)
         total = magnitude.sum()
         share = magnitude / total

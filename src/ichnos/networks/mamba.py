@@ -1,4 +1,6 @@
-"""The Mamba block (Gu & Dao 2023, figure 3): gated causal convolution and selective scan over a sequence of tokens."""
+"""The Mamba block (Gu & Dao 2023, figure 3): gated causal convolution and selective scan over a sequence
+of tokens.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from ichnos.networks.selective_scan import selective_scan
 
 
 class Mamba(nn.Module):
-    """Mix tokens (b, l, d_model) -> (b, l, d_model); parameter names and initial values are those of mamba-ssm.
+    """Mix tokens (b, l, d_model) -> (b, l, d_model); parameter names and initial values are those of
+    mamba-ssm.
 
     >>> Mamba(d_model=8)(torch.zeros(2, 5, 8)).shape
     torch.Size([2, 5, 8])
@@ -26,7 +29,9 @@ class Mamba(nn.Module):
         self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, padding=d_conv - 1)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
-        self.A_log = nn.Parameter(torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(self.d_inner, 1))
+        self.A_log = nn.Parameter(
+            torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(self.d_inner, 1)
+        )
         self.D = nn.Parameter(torch.ones(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
         self._init_step()
@@ -42,15 +47,23 @@ class Mamba(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         length, columns = tokens.shape[1], tokens.transpose(1, 2)  # b m l
         into_scan, into_gate = self.in_proj.weight.chunk(2)
-        x = F.silu(self.conv1d(_project(into_scan, columns))[..., :length])  # b d l; causal: the padding on the right is cut
-        dt, B, C = _project(self.x_proj.weight, x).split([self.dt_rank, self.d_state, self.d_state], dim=1)  # b r l, b n l, b n l
+        x = F.silu(
+            self.conv1d(_project(into_scan, columns))[..., :length]
+        )  # b d l; causal: the padding on the right is cut
+        dt, B, C = _project(self.x_proj.weight, x).split(
+            [self.dt_rank, self.d_state, self.d_state], dim=1
+        )  # b r l, b n l, b n l
         delta = _project(self.dt_proj.weight, dt)  # b d l; the bias enters inside the scan
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))  # d n
         z = _project(into_gate, columns)  # b d l: after the convolution's temporaries have gone
-        y = selective_scan(x, delta, A, B, C, self.D, z, delta_bias=self.dt_proj.bias, delta_softplus=True).output
+        y = selective_scan(
+            x, delta, A, B, C, self.D, z, delta_bias=self.dt_proj.bias, delta_softplus=True
+        ).output
         return _project(self.out_proj.weight, y).transpose(1, 2)  # b m l -> b l m
 
 
 def _project(weight: Tensor, x: Tensor) -> Tensor:
-    """Apply a linear map (o, i) to the columns of x (b, i, l), giving (b, o, l) contiguous, which convolution and scan want."""
+    """Apply a linear map (o, i) to the columns of x (b, i, l), giving (b, o, l) contiguous, which
+    convolution and scan want.
+    """
     return torch.bmm(weight.expand(x.shape[0], -1, -1), x)

@@ -3,7 +3,8 @@
     windows, first logits, atlas -> U-Net -> correction --(+)--> logits
                      |____________________________________|
 
-It begins as the identity: the last layer's weights start at 0. The first stage of the U-Net convolves in plane alone.
+It begins as the identity: the last layer's weights start at 0. The first stage of the U-Net convolves in
+plane alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from ichnos.networks.unet import ResidualUNet, Size
 
 
 class Refiner(nn.Module):
-    """`first_logits` is the channel at which the logits to be corrected begin; they are given in units of `logit_unit`.
+    """`first_logits` is the channel at which the logits to be corrected begin; they are given in units of
+    `logit_unit`.
 
     >>> import torch
     >>> network = Refiner(5, 2, first_logits=1, logit_unit=4.0, features_per_stage=[4, 8], kernel_sizes=3, strides=[1, 2])

@@ -1,8 +1,10 @@
-"""The selective scan in a form that ONNX and OpenVINO can hold: no loop operator, nothing in place, shapes fixed.
+"""The selective scan in a form that ONNX and OpenVINO can hold: no loop operator, nothing in place, shapes
+fixed.
 
-Same cut as the chunked scan: chunks of at most 32 steps advance together and only these steps are unrolled, so that an inference engine may
-fuse their elementwise chains. The states at chunk starts are a linear recurrence themselves, solved by the same cut once more.
-For torch's exporter the recurrence is one operator, `ichnos::recurrence`; `OnnxRecurrence` spells it out in ONNX, node by node.
+Same cut as the chunked scan: chunks of at most 32 steps advance together and only these steps are unrolled,
+so that an inference engine may fuse their elementwise chains. The states at chunk starts are a linear
+recurrence themselves, solved by the same cut once more. For torch's exporter the recurrence is one operator,
+`ichnos::recurrence`; `OnnxRecurrence` spells it out in ONNX, node by node.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ def exportable_scan(
     steps = max(1, min(_UNROLLED, round(length**0.5)))
     cut = Chunking(segments=1, chunks=-(-length // steps), steps=steps)
     dtu_t, dt_t = (cut.lay_out(m.unflatten(1, (groups, -1))) for m in (dt * x.u, dt))  # t g r j
-    B_t, C_t = (cut.lay_out(m.repeat_interleave(groups // m.shape[1], dim=1).transpose(1, 2)).unsqueeze(-2) for m in (x.B, x.C))
+    B_t, C_t = (
+        cut.lay_out(m.repeat_interleave(groups // m.shape[1], dim=1).transpose(1, 2)).unsqueeze(-2)
+        for m in (x.B, x.C)
+    )
     A_rows = x.A.t().unflatten(1, (groups, -1)).unsqueeze(-1)  # n g r 1
     y, last = recurrence(dtu_t, dt_t, A_rows, B_t, C_t, batch)  # t g r j, n g r b
     y = skip_and_gate(cut.restore(y, batch, length).flatten(1, 2), x.u, D, z)
@@ -47,7 +52,8 @@ def exportable_scan(
 def recurrence(dtu: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     """Solve the scan's recurrence: dtu, dt (t, g, r, j); A (n, g, r, 1); B, C (t, n, g, 1, j); j = (b k).
 
-    Returns y (t, g, r, j) and the last state (n, g, r, b): a plain rendering for the exporter's own checks, and what the translation does.
+    Returns y (t, g, r, j) and the last state (n, g, r, b): a plain rendering for the exporter's own checks,
+    and what the translation does.
     """
     added = torch.zeros_like(B[0] * dtu[0])  # n g r j
     for t in range(len(dt)):
@@ -71,7 +77,9 @@ def _(dtu: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, batch: int) -> t
 
 @dataclass(frozen=True)
 class OnnxRecurrence:
-    """Translation of `ichnos::recurrence` into the operators of an onnxscript opset, for `torch.onnx.export`."""
+    """Translation of `ichnos::recurrence` into the operators of an onnxscript opset, for
+    `torch.onnx.export`.
+    """
 
     op: Any  # an opset of onnxscript; its methods add nodes to the graph that is being built
 
@@ -90,7 +98,9 @@ class OnnxRecurrence:
             h = advance(h, t)
         whole = op.Exp(op.Mul(op.ReduceSum(dt, self.integers(0), keepdims=0), A))
         width = states * groups * rows * batch
-        whole, h = (op.Transpose(op.Reshape(m, self.integers(width, chunks)), perm=[1, 0]) for m in (whole, h))  # k (n g r b)
+        whole, h = (
+            op.Transpose(op.Reshape(m, self.integers(width, chunks)), perm=[1, 0]) for m in (whole, h)
+        )  # k (n g r b)
         entering, last = self.entering_states(whole, h, chunks, width)
         h = op.Reshape(op.Transpose(entering, perm=[1, 0]), self.integers(states, groups, rows, lanes))
         outputs = []
@@ -100,7 +110,9 @@ class OnnxRecurrence:
         return self.joined(outputs), op.Reshape(last, self.integers(states, groups, rows, batch))
 
     def entering_states(self, decay: Any, added: Any, count: int, width: int) -> tuple[Any, Any]:
-        """Solve h_{k+1} = decay_k h_k + added_k from 0, both (count, width); return all h_k and the one after the last."""
+        """Solve h_{k+1} = decay_k h_k + added_k from 0, both (count, width); return all h_k and the one
+        after the last.
+        """
         op = self.op
         if count <= _UNROLLED:
             return self.unrolled(decay, added, count, None)
@@ -108,7 +120,9 @@ class OnnxRecurrence:
         pads = self.integers(0, 0, chunks * _UNROLLED - count, 0)
 
         def by_step(m: Any, filling: float) -> Any:  # k w -> t (k' w); a padded step keeps the state
-            split = op.Reshape(op.Pad(m, pads, op.Constant(value_float=filling)), self.integers(chunks, _UNROLLED, width))
+            split = op.Reshape(
+                op.Pad(m, pads, op.Constant(value_float=filling)), self.integers(chunks, _UNROLLED, width)
+            )
             return op.Reshape(op.Transpose(split, perm=[1, 0, 2]), self.integers(_UNROLLED, chunks * width))
 
         decay_t, added_t = by_step(decay, 1.0), by_step(added, 0.0)
@@ -116,7 +130,9 @@ class OnnxRecurrence:
         whole = op.ReduceProd(decay_t, self.integers(0), keepdims=0)
         whole, ends = (op.Reshape(m, self.integers(chunks, width)) for m in (whole, ends))
         starts, last = self.entering_states(whole, ends, chunks, width)
-        entering, _ = self.unrolled(decay_t, added_t, _UNROLLED, op.Reshape(starts, self.integers(chunks * width)))
+        entering, _ = self.unrolled(
+            decay_t, added_t, _UNROLLED, op.Reshape(starts, self.integers(chunks * width))
+        )
         split = op.Transpose(op.Reshape(entering, self.integers(_UNROLLED, chunks, width)), perm=[1, 0, 2])
         ordered = op.Reshape(split, self.integers(chunks * _UNROLLED, width))
         return op.Slice(ordered, self.integers(0), self.integers(count), self.integers(0)), last

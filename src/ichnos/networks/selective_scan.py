@@ -1,25 +1,29 @@
 """Selective scan, the recurrence at the heart of Mamba: a readable sequential twin and a fast chunked one.
 
-With dt = softplus(delta + delta_bias), for each channel d and state n (Gu & Dao 2023, eq. 2, zero-order hold for A, Euler for B):
+With dt = softplus(delta + delta_bias), for each channel d and state n (Gu & Dao 2023, eq. 2, zero-order hold
+for A, Euler for B):
 
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t        h_0 = 0
     y_t = sum_n C_t h_t + D u_t                     then y_t * silu(z_t)
 
-The chunked form cuts time into segments, each segment into K chunks of T steps, and advances all chunks of a segment in lock-step:
+The chunked form cuts time into segments, each segment into K chunks of T steps, and advances all chunks of a
+segment in lock-step:
 
     pass 1   every chunk from a zero state            -> what the chunk adds to the state
     carry    start_{k+1} = exp(A sum_chunk dt) start_k + added_k
     pass 2   every chunk from its true start          -> y
 
-Products of decays are exponentials of sums of dt A <= 0, so nothing is ever divided by a number that may have underflowed.
-The backward pass keeps the inputs and one state per chunk, and recomputes the rest segment by segment. In numbers of elements:
+Products of decays are exponentials of sums of dt A <= 0, so nothing is ever divided by a number that may have
+underflowed. The backward pass keeps the inputs and one state per chunk, and recomputes the rest segment by
+segment. In numbers of elements:
 
     kept between forward and backward     B D N ceil(L / T)       instead of B D N L
     working memory of backward            (2 T + 6) B D N K       one segment, whatever L is
 
 softplus, skip and gate are computed segment by segment too, so that none of them keeps a tensor of its own.
 
-Axis letters: b batch, d channel (g group, r channel within the group), n state, l time = (s segment, k chunk, t step), j = (b k).
+Axis letters: b batch, d channel (g group, r channel within the group), n state, l time = (s segment, k chunk,
+t step), j = (b k).
 """
 
 from __future__ import annotations
@@ -38,7 +42,9 @@ from ichnos.networks.tracing import exporting, tracing
 
 
 class Scanned(NamedTuple):
-    """What a scan returns: the output in the dtype of u, and the last state in the dtype of the computation."""
+    """What a scan returns: the output in the dtype of u, and the last state in the dtype of the
+    computation.
+    """
 
     output: Tensor  # (b, d, l)
     last_state: Tensor  # (b, d, n)
@@ -55,7 +61,8 @@ def selective_scan(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
 ) -> Scanned:
-    """Scan with the fastest form at hand: mamba-ssm's kernel on CUDA when it is installed, the chunked form anywhere else.
+    """Scan with the fastest form at hand: mamba-ssm's kernel on CUDA when it is installed, the chunked form
+    anywhere else.
 
     u, delta, z (b, d, l); A (d, n); B, C (b, n, l) or grouped (b, g, n, l); D, delta_bias (d,).
     The computation is in at least float32, also under autocast.
@@ -70,7 +77,10 @@ def selective_scan(
 
         return exportable_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     if tracing():
-        raise UsageError("torch.jit.trace would unroll the scan step by step: convert Mamba networks with ichnos.networks.export")
+        raise UsageError(
+            "torch.jit.trace would unroll the scan step by step: convert Mamba networks with"
+            " ichnos.networks.export"
+        )
     if u.is_cuda and mamba_ssm_available() and u.dtype != torch.float64:
         return mamba_ssm_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     return chunked_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
@@ -87,7 +97,9 @@ def sequential_scan(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
 ) -> Scanned:
-    """Scan one step after the other, as the equations say; the oracle of every other form, with a backward that is quadratic in l."""
+    """Scan one step after the other, as the equations say; the oracle of every other form, with a backward
+    that is quadratic in l.
+    """
     with torch.autocast(u.device.type, enabled=False):
         x = checked_inputs(u, delta, A, B, C)
         dt = step_sizes(x.delta, delta_bias, delta_softplus)
@@ -113,7 +125,9 @@ def chunked_scan(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
 ) -> Scanned:
-    """Scan all chunks of a segment in lock-step; same result as `sequential_scan`, linear in l forward and backward."""
+    """Scan all chunks of a segment in lock-step; same result as `sequential_scan`, linear in l forward and
+    backward.
+    """
     with torch.autocast(u.device.type, enabled=False):
         x = checked_inputs(u, delta, A, B, C)
         ends = [None if m is None else m.to(x.u.dtype) for m in (D, z, delta_bias)]
@@ -123,7 +137,10 @@ def chunked_scan(
 
 def mamba_ssm_available() -> bool:
     """Say whether mamba-ssm's compiled kernel can be imported."""
-    return importlib.util.find_spec("mamba_ssm") is not None and importlib.util.find_spec("selective_scan_cuda") is not None
+    return (
+        importlib.util.find_spec("mamba_ssm") is not None
+        and importlib.util.find_spec("selective_scan_cuda") is not None
+    )
 
 
 def mamba_ssm_scan(
@@ -143,7 +160,9 @@ def mamba_ssm_scan(
     with torch.autocast(u.device.type, enabled=False):
         same = [m.to(u.dtype) for m in (delta, B, C)]
         gate = None if z is None else z.to(u.dtype)
-        output, last = kernel(u, same[0], A.float(), same[1], same[2], optional[0], gate, optional[1], delta_softplus, True)
+        output, last = kernel(
+            u, same[0], A.float(), same[1], same[2], optional[0], gate, optional[1], delta_softplus, True
+        )
     return Scanned(output, last)
 
 
@@ -164,7 +183,9 @@ def checked_inputs(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) ->
     B, C = (m.unsqueeze(1) if m.dim() == 3 else m for m in (B, C))
     for name, given, expected in (("delta", delta.shape, u.shape), ("A", A.shape, (d, n))):
         if tuple(given) != tuple(expected):
-            raise UsageError(f"{name} has shape {tuple(given)}, but u of shape {(b, d, length)} asks for {tuple(expected)}")
+            raise UsageError(
+                f"{name} has shape {tuple(given)}, but u of shape {(b, d, length)} asks for {tuple(expected)}"
+            )
     for name, m in (("B", B), ("C", C)):
         if m.dim() != 4 or m.shape[0] != b or m.shape[2:] != (n, length) or d % m.shape[1]:
             raise UsageError(
@@ -191,9 +212,11 @@ def skip_and_gate(y: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> T
     return y if z is None else y * F.silu(z.to(u.dtype))
 
 
-# --- the chunked form ---------------------------------------------------------------------------------------------------------------------
+# --- the chunked form
+# ------------------------------------------------------------------------------------------
 
-# Elements of one lock-step operation (b k d n), so that its operands stay in the second-level cache of a core; a GPU wants far more.
+# Elements of one lock-step operation (b k d n), so that its operands stay in the second-level cache of a
+# core; a GPU wants far more.
 _STEP_ELEMENTS = {"cpu": 1 << 16, "cuda": 1 << 24}
 _CHUNK_STEPS = 32  # T: one state in 32 is kept for backward
 
@@ -217,7 +240,10 @@ class Chunking:
         """
         steps = max(1, min(_CHUNK_STEPS, round((length + 0.75) ** 0.5 + 0.5)))
         wanted = -(-length // steps)
-        chunks = max(1, min(wanted, _STEP_ELEMENTS.get(device_type, _STEP_ELEMENTS["cuda"]) // max(1, elements_per_step)))
+        chunks = max(
+            1,
+            min(wanted, _STEP_ELEMENTS.get(device_type, _STEP_ELEMENTS["cuda"]) // max(1, elements_per_step)),
+        )
         return cls(max(1, -(-wanted // chunks)), chunks, steps)
 
     @property
@@ -230,7 +256,9 @@ class Chunking:
         return slice(segment * self.span, (segment + 1) * self.span)
 
     def lay_out(self, x: Tensor) -> Tensor:
-        """Lay out one segment, (b, ..., l) -> (t, ..., j): zeros are appended to l, where dt = 0 leaves the state as it is."""
+        """Lay out one segment, (b, ..., l) -> (t, ..., j): zeros are appended to l, where dt = 0 leaves
+        the state as it is.
+        """
         x = F.pad(x, (0, self.span - x.shape[-1])).unflatten(-1, (self.chunks, self.steps))
         order = (-1, *range(1, x.dim() - 2), 0, -2)
         return x.permute(*(i % x.dim() for i in order)).flatten(-2).contiguous()
@@ -266,8 +294,12 @@ def _rows(A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     return grouped.unsqueeze(-1).contiguous()
 
 
-def _carry(start: Tensor, decay: Tensor, added: Tensor, batch: int, *, out: Tensor, backward: bool = False) -> Tensor:
-    """Chain the chunks of a segment: write the state (n, g, r, b) entering each into `out` (n, g, r, j), return the one that leaves."""
+def _carry(
+    start: Tensor, decay: Tensor, added: Tensor, batch: int, *, out: Tensor, backward: bool = False
+) -> Tensor:
+    """Chain the chunks of a segment: write the state (n, g, r, b) entering each into `out` (n, g, r, j),
+    return the one that leaves.
+    """
     decay, added, entering = (m.unflatten(-1, (batch, -1)) for m in (decay, added, out))
     chunks = range(added.shape[-1])
     for k in reversed(chunks) if backward else chunks:
@@ -283,7 +315,9 @@ def _advance(h: Tensor, decay: Tensor, x: _Laid, t: int) -> None:
 
 
 class _ChunkedScan(torch.autograd.Function):
-    """Output and last state of the whole scan, with a backward that recomputes from the states at chunk starts."""
+    """Output and last state of the whole scan, with a backward that recomputes from the states at chunk
+    starts.
+    """
 
     @staticmethod
     def forward(
@@ -348,7 +382,17 @@ class _ChunkedScan(torch.autograd.Function):
             d_D += (g_y * u_s).sum((0, 2))
             d_bias += d_delta[..., part].sum((0, 2))
         d_A = d_rows.flatten(1).t()
-        return d_u, d_delta, d_A, d_B, d_C, None if D is None else d_D, d_z, None if bias is None else d_bias, None
+        return (
+            d_u,
+            d_delta,
+            d_A,
+            d_B,
+            d_C,
+            None if D is None else d_D,
+            d_z,
+            None if bias is None else d_bias,
+            None,
+        )
 
 
 def _cut(part: slice, *tensors: Any) -> tuple[Any, ...]:
@@ -357,7 +401,9 @@ def _cut(part: slice, *tensors: Any) -> tuple[Any, ...]:
 
 
 def _segment_forward(x: _Laid, entering: Tensor, state: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-    """Write the states at chunk starts into `entering` (n, g, r, j); return y (t, g, r, j) and the state that leaves (n, g, r, b)."""
+    """Write the states at chunk starts into `entering` (n, g, r, j); return y (t, g, r, j) and the state
+    that leaves (n, g, r, b).
+    """
     steps = range(len(x.dt))
     decay, h = torch.empty_like(entering), torch.zeros_like(entering)
     one_chunk = state.shape == entering.shape
@@ -378,7 +424,8 @@ def _segment_forward(x: _Laid, entering: Tensor, state: Tensor, batch: int) -> t
 def _segment_backward(
     x: _Laid, gy: Tensor, start: Tensor, g_end: Tensor, batch: int, *, with_output: bool
 ) -> tuple[Tensor | None, _Laid, Tensor]:
-    """Return y once more if asked, the gradients of one segment, and the gradient of the state that entered it (n, g, r, b).
+    """Return y once more if asked, the gradients of one segment, and the gradient of the state that entered
+    it (n, g, r, b).
 
     With g_t = dL/dh_t = C_t gy_t + a_{t+1} g_{t+1} and w_t = g_t a_t h_{t-1}:
     dC = sum_d gy h, dB = sum_d g dtu, d(dtu) = sum_n g B, d(dt) = sum_n w A, dA = sum_{t, b} w dt.

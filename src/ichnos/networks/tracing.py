@@ -1,4 +1,6 @@
-"""Whether torch is recording a network rather than running it; checks that look at numbers are left out then."""
+"""Whether torch is recording a network rather than running it; checks that look at numbers are left out
+then.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,13 @@
-"""Diffusion U-KAN (Li 2024, arXiv 2406.02918): the denoising U-Net of DDPM with Kolmogorov-Arnold layers at its bottom.
+"""Diffusion U-KAN (Li 2024, arXiv 2406.02918): the denoising U-Net of DDPM with Kolmogorov-Arnold layers at
+its bottom.
 
-    head -> residual blocks, level by level -> [ embed -> KAN -> embed -> KAN -> decode -> KAN -> decode ] -> residual blocks -> tail
+    head -> residual blocks, level by level -> [ embed -> KAN -> embed -> KAN -> decode -> KAN -> decode ] ->
+    residual blocks -> tail
 
-Parameter names are the published ones. Beyond the publication, a map of channels (a lesion mask), a clinical vector or both may condition
-it; where `keep` is false for a sample, its condition is replaced by "unknown", which is what classifier-free guidance needs.
-Axis letters: b batch, c channel, y x space, l tokens = (y x), e embedding of time.
+Parameter names are the published ones. Beyond the publication, a map of channels (a lesion mask), a clinical
+vector or both may condition it; where `keep` is false for a sample, its condition is replaced by "unknown",
+which is what classifier-free guidance needs. Axis letters: b batch, c channel, y x space, l tokens = (y x), e
+embedding of time.
 """
 
 from __future__ import annotations
@@ -25,9 +28,10 @@ from ichnos.networks.tracing import exporting, tracing
 class DiffusionUKAN(nn.Module):
     """Predict the noise (or v) in images (b, in_channels, y, x) at diffusion steps t (b,).
 
-    `T` steps; `ch` base width, a multiple of 32; `ch_mult` one factor per level; `embed_dims` widths of the KAN bottleneck, the first equal
-    to ch * ch_mult[-1]; `tdim` width of the time embedding, 4 ch unless given. `attn` is accepted and without effect, as in the published
-    program. y and x must be divisible by 4 * 2 ** (levels - 1).
+    `T` steps; `ch` base width, a multiple of 32; `ch_mult` one factor per level; `embed_dims` widths of the
+    KAN bottleneck, the first equal to ch * ch_mult[-1]; `tdim` width of the time embedding, 4 ch unless
+    given. `attn` is accepted and without effect, as in the published program. y and x must be divisible by 4
+    * 2 ** (levels - 1).
 
     >>> network = DiffusionUKAN(T=10, ch=32, ch_mult=[1], num_res_blocks=1, embed_dims=[32, 32, 32], tdim=16)
     >>> network(torch.zeros(2, 3, 8, 8), torch.tensor([0, 9])).shape
@@ -106,7 +110,11 @@ class DiffusionUKAN(nn.Module):
         if condition_vector is not None:
             temb = temb + self.condition_embedding(condition_vector, keep)
         if condition_map is not None:
-            known = condition_map if keep is None else condition_map * keep.to(condition_map.dtype)[:, None, None, None]
+            known = (
+                condition_map
+                if keep is None
+                else condition_map * keep.to(condition_map.dtype)[:, None, None, None]
+            )
             x = torch.cat([x, known], dim=1)
 
         h = self.head(x)
@@ -123,7 +131,9 @@ class DiffusionUKAN(nn.Module):
         return out
 
     def _bottleneck(self, shallow: Tensor, temb: Tensor) -> Tensor:
-        """Encode (b, c, y, x) to a half and a quarter of its resolution by KAN blocks over tokens, and decode back with two skips."""
+        """Encode (b, c, y, x) to a half and a quarter of its resolution by KAN blocks over tokens, and
+        decode back with two skips.
+        """
         tokens, grid3 = self.patch_embed3(shallow)  # b c y x -> b l c', l = y/2 x/2
         middle = as_map(self.norm3(through(self.kan_block1, tokens, temb)), grid3)
         tokens, grid4 = self.patch_embed4(middle)  # b l' c'', l' = y/4 x/4
@@ -135,7 +145,12 @@ class DiffusionUKAN(nn.Module):
     def _check(self, x: Tensor, condition_map: Tensor | None, condition_vector: Tensor | None) -> None:
         if exporting() or tracing():
             return
-        if x.dim() != 4 or x.shape[1] != self.in_channels or x.shape[2] % self.divisor or x.shape[3] % self.divisor:
+        if (
+            x.dim() != 4
+            or x.shape[1] != self.in_channels
+            or x.shape[2] % self.divisor
+            or x.shape[3] % self.divisor
+        ):
             raise InputRefused(
                 f"images have shape {tuple(x.shape)}; expected (batch, {self.in_channels}, height, width)"
                 f" with sizes divisible by {self.divisor}"
@@ -144,17 +159,23 @@ class DiffusionUKAN(nn.Module):
         features = 0 if condition_vector is None else condition_vector.shape[1]
         if (channels, features) != (self.condition_channels, self.condition_features):
             raise InputRefused(
-                f"the condition has {channels} map channels and {features} vector features; this network was built with"
-                f" condition_channels={self.condition_channels} and condition_features={self.condition_features}"
+                f"the condition has {channels} map channels and {features} vector features; this network was"
+                f" built with condition_channels={self.condition_channels} and"
+                f" condition_features={self.condition_features}"
             )
 
 
 def check_widths(ch: int, ch_mult: Sequence[int], embed_dims: Sequence[int]) -> None:
     """Refuse widths that group normalisation in 32 groups or the join with the KAN bottleneck cannot take."""
-    if ch % 32 or len(embed_dims) != 3 or any(e % 32 for e in embed_dims[1:]) or embed_dims[0] != ch * ch_mult[-1]:
+    if (
+        ch % 32
+        or len(embed_dims) != 3
+        or any(e % 32 for e in embed_dims[1:])
+        or embed_dims[0] != ch * ch_mult[-1]
+    ):
         raise UsageError(
-            f"ch={ch}, ch_mult={list(ch_mult)}, embed_dims={list(embed_dims)}: expected widths divisible by 32 and embed_dims[0] equal to"
-            f" ch * ch_mult[-1] = {ch * ch_mult[-1]}"
+            f"ch={ch}, ch_mult={list(ch_mult)}, embed_dims={list(embed_dims)}: expected widths divisible by"
+            f" 32 and embed_dims[0] equal to ch * ch_mult[-1] = {ch * ch_mult[-1]}"
         )
 
 
@@ -166,7 +187,9 @@ class TimeEmbedding(nn.Module):
         frequency = torch.exp(-torch.arange(0, ch, 2) / ch * math.log(10000))
         angle = torch.arange(steps).float()[:, None] * frequency[None]
         table = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # t ch
-        self.timembedding = nn.Sequential(nn.Embedding.from_pretrained(table), nn.Linear(ch, temb), nn.SiLU(), nn.Linear(temb, temb))
+        self.timembedding = nn.Sequential(
+            nn.Embedding.from_pretrained(table), nn.Linear(ch, temb), nn.SiLU(), nn.Linear(temb, temb)
+        )
         for layer in (self.timembedding[1], self.timembedding[3]):
             init_xavier(layer)
 
@@ -176,7 +199,9 @@ class TimeEmbedding(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Embed a clinical vector (b, features) beside time; where it is not kept, a learned "unknown" stands in."""
+    """Embed a clinical vector (b, features) beside time; where it is not kept, a learned "unknown" stands
+    in.
+    """
 
     def __init__(self, features: int, temb: int) -> None:
         super().__init__()
@@ -193,9 +218,16 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, temb: int, dropout: float) -> None:
         super().__init__()
-        self.block1 = nn.Sequential(nn.GroupNorm(32, channels_in), nn.SiLU(), nn.Conv2d(channels_in, channels, 3, padding=1))
+        self.block1 = nn.Sequential(
+            nn.GroupNorm(32, channels_in), nn.SiLU(), nn.Conv2d(channels_in, channels, 3, padding=1)
+        )
         self.temb_proj = nn.Sequential(nn.SiLU(), nn.Linear(temb, channels))
-        self.block2 = nn.Sequential(nn.GroupNorm(32, channels), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(channels, channels, 3, padding=1))
+        self.block2 = nn.Sequential(
+            nn.GroupNorm(32, channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
         self.shortcut = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
         for layer in (self.block1[2], self.temb_proj[1], self.shortcut):
             init_xavier(layer)
@@ -270,7 +302,9 @@ class TokenDecoder(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, temb: int) -> None:
         super().__init__()
-        self.conv = nn.Sequential(nn.GroupNorm(32, channels_in), nn.SiLU(), nn.Conv2d(channels_in, channels, 3, padding=1))
+        self.conv = nn.Sequential(
+            nn.GroupNorm(32, channels_in), nn.SiLU(), nn.Conv2d(channels_in, channels, 3, padding=1)
+        )
         self.temb_proj = nn.Sequential(nn.SiLU(), nn.Linear(temb, channels))
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
@@ -301,7 +335,9 @@ def double(x: Tensor) -> Tensor:
 
 
 def init_xavier(module: nn.Module, *, gain: float = 1.0) -> None:
-    """Draw weights from Xavier's uniform distribution and set biases to zero; modules without weights are left alone."""
+    """Draw weights from Xavier's uniform distribution and set biases to zero; modules without weights are
+    left alone.
+    """
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.xavier_uniform_(module.weight, gain=gain)
         nn.init.zeros_(cast(Tensor, module.bias))

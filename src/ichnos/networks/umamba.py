@@ -1,7 +1,9 @@
-"""U-Mamba (Ma, Li & Wang 2024, arXiv 2401.04722): the residual U-Net with a Mamba layer at the bottom (Bot) or in the encoder (Enc).
+"""U-Mamba (Ma, Li & Wang 2024, arXiv 2401.04722): the residual U-Net with a Mamba layer at the bottom (Bot)
+or in the encoder (Enc).
 
-Parameter names and behaviour are the published ones. Two things the originals leave out are arguments, off by default:
-`mamba_residual` adds the input of a Mamba layer to its output, `full_resolution_skip` gives the last 2-D decoder stage its skip back.
+Parameter names and behaviour are the published ones. Two things the originals leave out are arguments, off by
+default: `mamba_residual` adds the input of a Mamba layer to its output, `full_resolution_skip` gives the last
+2-D decoder stage its skip back.
 """
 
 from __future__ import annotations
@@ -50,11 +52,15 @@ class UMambaBot(nn.Module):
         full_resolution_skip: bool = False,
     ) -> None:
         super().__init__()
-        topology = Topology.of(dim, features_per_stage, kernel_sizes, strides, n_conv_per_stage, n_conv_per_stage_decoder)
+        topology = Topology.of(
+            dim, features_per_stage, kernel_sizes, strides, n_conv_per_stage, n_conv_per_stage_decoder
+        )
         self.encoder = Encoder(input_channels, topology)
         self.mamba_layer = MambaLayer(topology.features[-1], residual=mamba_residual)
         skip = dim == 3 or full_resolution_skip
-        self.decoder = Decoder(num_classes, topology, deep_supervision=deep_supervision, full_resolution_skip=skip)
+        self.decoder = Decoder(
+            num_classes, topology, deep_supervision=deep_supervision, full_resolution_skip=skip
+        )
         init_convolutions(self)
         ignore_published_aliases(self)
 
@@ -65,15 +71,18 @@ class UMambaBot(nn.Module):
         return logits
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Count the elements of all feature maps for one image of `input_size`, from which nnU-Net's planner estimates memory."""
+        """Count the elements of all feature maps for one image of `input_size`, from which nnU-Net's
+        planner estimates memory.
+        """
         return conv_feature_map_size(self.encoder, self.decoder, input_size)
 
 
 class UMambaEnc(nn.Module):
-    """U-Net with Mamba layers between encoder stages; arguments as in `ResidualUNet`, and the `input_size` it is made for.
+    """U-Net with Mamba layers between encoder stages; arguments as in `ResidualUNet`, and the `input_size` it
+    is made for.
 
-    Where a stage of `input_size` has no more voxels than channels, its Mamba layer takes channels for tokens and voxels for features:
-    such a network accepts this size only.
+    Where a stage of `input_size` has no more voxels than channels, its Mamba layer takes channels for tokens
+    and voxels for features: such a network accepts this size only.
 
     >>> network = UMambaEnc(1, 2, input_size=(16, 16), dim=2, features_per_stage=[4, 8], strides=[1, 2])
     >>> network(torch.zeros(1, 1, 16, 16)).shape
@@ -97,10 +106,16 @@ class UMambaEnc(nn.Module):
         full_resolution_skip: bool = False,
     ) -> None:
         super().__init__()
-        topology = Topology.of(dim, features_per_stage, kernel_sizes, strides, n_conv_per_stage, n_conv_per_stage_decoder)
-        self.encoder = Encoder(input_channels, topology, mamba_layers(topology, input_size, residual=mamba_residual))
+        topology = Topology.of(
+            dim, features_per_stage, kernel_sizes, strides, n_conv_per_stage, n_conv_per_stage_decoder
+        )
+        self.encoder = Encoder(
+            input_channels, topology, mamba_layers(topology, input_size, residual=mamba_residual)
+        )
         skip = dim == 3 or full_resolution_skip
-        self.decoder = Decoder(num_classes, topology, deep_supervision=deep_supervision, full_resolution_skip=skip)
+        self.decoder = Decoder(
+            num_classes, topology, deep_supervision=deep_supervision, full_resolution_skip=skip
+        )
         init_convolutions(self)
         ignore_published_aliases(self)
 
@@ -110,14 +125,20 @@ class UMambaEnc(nn.Module):
         return logits
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Count the elements of all feature maps for one image of `input_size`, from which nnU-Net's planner estimates memory."""
+        """Count the elements of all feature maps for one image of `input_size`, from which nnU-Net's
+        planner estimates memory.
+        """
         return conv_feature_map_size(self.encoder, self.decoder, input_size)
 
 
 def mamba_layers(topology: Topology, input_size: Sequence[int], *, residual: bool) -> list[nn.Module]:
-    """One mixer per encoder stage: in 3-D a Mamba layer after each, in 2-D after every other, so that the last stage has one."""
+    """One mixer per encoder stage: in 3-D a Mamba layer after each, in 2-D after every other, so that the
+    last stage has one.
+    """
     if len(input_size) != topology.dim:
-        raise InputRefused(f"input_size is {tuple(input_size)}; a {topology.dim}-D network needs {topology.dim} sizes")
+        raise InputRefused(
+            f"input_size is {tuple(input_size)}; a {topology.dim}-D network needs {topology.dim} sizes"
+        )
     size = [int(n) for n in input_size]
     layers: list[nn.Module] = []
     for s, (stride, features) in enumerate(zip(topology.strides, topology.features, strict=True)):
@@ -126,14 +147,19 @@ def mamba_layers(topology: Topology, input_size: Sequence[int], *, residual: boo
         channels_as_tokens = voxels <= features
         has_mamba = topology.dim == 3 or bool(s % 2) ^ bool(topology.stages % 2)
         width = voxels if channels_as_tokens else features
-        layers.append(MambaLayer(width, channels_as_tokens=channels_as_tokens, residual=residual) if has_mamba else nn.Identity())
+        layers.append(
+            MambaLayer(width, channels_as_tokens=channels_as_tokens, residual=residual)
+            if has_mamba
+            else nn.Identity()
+        )
     return layers
 
 
 class MambaLayer(nn.Module):
     """LayerNorm and Mamba over the tokens of a feature map (b, c, *space), in float32 also under autocast.
 
-    Tokens are voxels in row-major order, or with `channels_as_tokens` the channels, whose features are then the voxels.
+    Tokens are voxels in row-major order, or with `channels_as_tokens` the channels, whose features are then
+    the voxels.
     """
 
     def __init__(self, width: int, *, channels_as_tokens: bool = False, residual: bool = False) -> None:
@@ -144,7 +170,8 @@ class MambaLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            # NaN under mixed precision was the originals' most reported fault: this layer stays in the precision of its weights
+            # NaN under mixed precision was the originals' most reported fault: this layer stays in the
+            # precision of its weights
             image = x.to(self.norm.weight.dtype)
             flat = image.flatten(2)  # b c zyx
             tokens = flat if self.channels_as_tokens else flat.transpose(1, 2)  # b l width

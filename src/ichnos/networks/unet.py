@@ -1,10 +1,14 @@
-"""Residual-encoder U-Net, 2-D and 3-D: the trunk of U-Mamba (Ma 2024, figure 1) and, alone, its plain twin of equal topology.
+"""Residual-encoder U-Net, 2-D and 3-D: the trunk of U-Mamba (Ma 2024, figure 1) and, alone, its plain twin of
+equal topology.
 
-    image -> stem -> stage 0 -> stage 1 -> ... -> stage S-1        every stage halves (stride s) and widens (features s)
+    image -> stem -> stage 0 -> stage 1 -> ... -> stage S-1        every stage halves (stride s) and widens
+    (features s)
                        |           |                 |
-    logits 0 <- ... <- up <------- up <------------- +             up: nearest, 1x1 conv, concatenate the skip, residual block
+    logits 0 <- ... <- up <------- up <------------- +             up: nearest, 1x1 conv, concatenate the
+    skip, residual block
 
-Parameter names are the published ones, so that checkpoints of U-Mamba's nnU-Net fork load. Axis letters: b batch, c channel, z y x space.
+Parameter names are the published ones, so that checkpoints of U-Mamba's nnU-Net fork load. Axis letters: b
+batch, c channel, z y x space.
 """
 
 from __future__ import annotations
@@ -25,11 +29,13 @@ Size = int | Sequence[int]
 
 
 class ResidualUNet(nn.Module):
-    """U-Net of residual blocks; returns logits at full resolution, or with deep supervision a list from full to coarsest resolution.
+    """U-Net of residual blocks; returns logits at full resolution, or with deep supervision a list from full
+    to coarsest resolution.
 
-    `features_per_stage`, `kernel_sizes`, `strides` have one entry per stage (an int or one number per axis), `n_conv_per_stage` counts
-    blocks per stage and `n_conv_per_stage_decoder` per decoder stage. As published, the deeper half of both gets one block only.
-    `full_resolution_skip=False` drops the skip of the last decoder stage, as U-Mamba's 2-D networks do.
+    `features_per_stage`, `kernel_sizes`, `strides` have one entry per stage (an int or one number per axis),
+    `n_conv_per_stage` counts blocks per stage and `n_conv_per_stage_decoder` per decoder stage. As published,
+    the deeper half of both gets one block only. `full_resolution_skip=False` drops the skip of the last
+    decoder stage, as U-Mamba's 2-D networks do.
 
     >>> network = ResidualUNet(1, 2, dim=2, features_per_stage=[4, 8], strides=[1, 2], n_conv_per_stage=1, n_conv_per_stage_decoder=1)
     >>> network(torch.zeros(1, 1, 16, 16)).shape
@@ -51,9 +57,16 @@ class ResidualUNet(nn.Module):
         full_resolution_skip: bool = True,
     ) -> None:
         super().__init__()
-        topology = Topology.of(dim, features_per_stage, kernel_sizes, strides, n_conv_per_stage, n_conv_per_stage_decoder)
+        topology = Topology.of(
+            dim, features_per_stage, kernel_sizes, strides, n_conv_per_stage, n_conv_per_stage_decoder
+        )
         self.encoder = Encoder(input_channels, topology)
-        self.decoder = Decoder(num_classes, topology, deep_supervision=deep_supervision, full_resolution_skip=full_resolution_skip)
+        self.decoder = Decoder(
+            num_classes,
+            topology,
+            deep_supervision=deep_supervision,
+            full_resolution_skip=full_resolution_skip,
+        )
         init_convolutions(self)
         ignore_published_aliases(self)
 
@@ -63,7 +76,9 @@ class ResidualUNet(nn.Module):
         return logits
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Count the elements of all feature maps for one image of `input_size`, from which nnU-Net's planner estimates memory."""
+        """Count the elements of all feature maps for one image of `input_size`, from which nnU-Net's
+        planner estimates memory.
+        """
         return conv_feature_map_size(self.encoder, self.decoder, input_size)
 
 
@@ -101,7 +116,9 @@ class Topology:
         stages = len(features_per_stage)
         kernels = _per_stage("kernel_sizes", kernel_sizes, stages, dim)
         if any(k % 2 == 0 for kernel in kernels for k in kernel):
-            raise UsageError(f"kernel_sizes {kernels} holds an even number; the residual sum needs odd kernels")
+            raise UsageError(
+                f"kernel_sizes {kernels} holds an even number; the residual sum needs odd kernels"
+            )
         blocks = _counts("n_conv_per_stage", n_conv_per_stage, stages)
         decoder_blocks = _counts("n_conv_per_stage_decoder", n_conv_per_stage_decoder, stages - 1)
         shallow, shallow_decoder = math.ceil(stages / 2), math.ceil((stages - 1) / 2 + 0.5)
@@ -130,10 +147,13 @@ def _counts(name: str, given: Size, entries: int) -> tuple[int, ...]:
     return counts
 
 
-# --- blocks -------------------------------------------------------------------------------------------------------------------------------
+# --- blocks
+# ------------------------------------------------------------------------------------------
 
 
-def _conv(dim: int, channels_in: int, channels_out: int, kernel: Size, stride: Size = 1, *, padding: Size = 0) -> nn.Module:
+def _conv(
+    dim: int, channels_in: int, channels_out: int, kernel: Size, stride: Size = 1, *, padding: Size = 0
+) -> nn.Module:
     kind: Any = nn.Conv3d if dim == 3 else nn.Conv2d
     module: nn.Module = kind(channels_in, channels_out, kernel, stride, padding)
     return module
@@ -148,9 +168,13 @@ def _leaky(x: Tensor) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """Conv, norm, LeakyReLU, conv, norm, plus a 1x1 convolution of the input, LeakyReLU; strides on the first and on the 1x1."""
+    """Conv, norm, LeakyReLU, conv, norm, plus a 1x1 convolution of the input, LeakyReLU; strides on the
+    first and on the 1x1.
+    """
 
-    def __init__(self, dim: int, channels_in: int, channels: int, kernel: Sequence[int], stride: Size) -> None:
+    def __init__(
+        self, dim: int, channels_in: int, channels: int, kernel: Sequence[int], stride: Size
+    ) -> None:
         super().__init__()
         padding = [k // 2 for k in kernel]
         self.conv1 = _conv(dim, channels_in, channels, kernel, stride, padding=padding)
@@ -189,18 +213,25 @@ class IdentityBlock(nn.Module):
         return _leaky(self.conv2(_leaky(self.conv1(x))) + x)
 
 
-def _stage(dim: int, channels_in: int, channels: int, kernel: Sequence[int], stride: Size, blocks: int) -> nn.Sequential:
+def _stage(
+    dim: int, channels_in: int, channels: int, kernel: Sequence[int], stride: Size, blocks: int
+) -> nn.Sequential:
     first = ResidualBlock(dim, channels_in, channels, kernel, stride)
     return nn.Sequential(first, *(IdentityBlock(dim, channels, kernel) for _ in range(blocks - 1)))
 
 
-# --- encoder and decoder ------------------------------------------------------------------------------------------------------------------
+# --- encoder and decoder
+# ------------------------------------------------------------------------------------------
 
 
 class Encoder(nn.Module):
-    """Stem, then stages; returns the output of every stage, finest first. `mixers`, one per stage, come before a stage's output is used."""
+    """Stem, then stages; returns the output of every stage, finest first. `mixers`, one per stage, come
+    before a stage's output is used.
+    """
 
-    def __init__(self, input_channels: int, topology: Topology, mixers: Sequence[nn.Module] | None = None) -> None:
+    def __init__(
+        self, input_channels: int, topology: Topology, mixers: Sequence[nn.Module] | None = None
+    ) -> None:
         super().__init__()
         self.topology = topology
         dim, features, kernels = topology.dim, topology.features, topology.kernels
@@ -209,7 +240,9 @@ class Encoder(nn.Module):
             self.mamba_layers = nn.ModuleList(mixers)
         widths = pairwise((features[0], *features))
         rows = zip(widths, kernels, topology.strides, topology.blocks, strict=True)
-        self.stages = nn.ModuleList(_stage(dim, below, width, kernel, stride, n) for (below, width), kernel, stride, n in rows)
+        self.stages = nn.ModuleList(
+            _stage(dim, below, width, kernel, stride, n) for (below, width), kernel, stride, n in rows
+        )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         check_image(image, self.topology)
@@ -223,9 +256,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From the deepest skip upwards; `deep_supervision` may be set after construction, as nnU-Net's trainer does."""
+    """From the deepest skip upwards; `deep_supervision` may be set after construction, as nnU-Net's
+    trainer does.
+    """
 
-    def __init__(self, num_classes: int, topology: Topology, *, deep_supervision: bool, full_resolution_skip: bool) -> None:
+    def __init__(
+        self, num_classes: int, topology: Topology, *, deep_supervision: bool, full_resolution_skip: bool
+    ) -> None:
         super().__init__()
         self.deep_supervision, self.full_resolution_skip = deep_supervision, full_resolution_skip
         dim, last = topology.dim, topology.stages - 2
@@ -235,7 +272,13 @@ class Decoder(nn.Module):
             below, width = topology.features[level + 1], topology.features[level]
             joined = 2 * width if full_resolution_skip or s < last else width
             stage = _stage(dim, joined, width, topology.kernels[level], 1, topology.decoder_blocks[s])
-            rows.append((stage, Upsample(dim, below, width, topology.strides[level + 1]), _conv(dim, width, num_classes, 1)))
+            rows.append(
+                (
+                    stage,
+                    Upsample(dim, below, width, topology.strides[level + 1]),
+                    _conv(dim, width, num_classes, 1),
+                )
+            )
         self.stages = nn.ModuleList(stage for stage, _, _ in rows)
         self.upsample_layers = nn.ModuleList(upsample for _, upsample, _ in rows)
         self.seg_layers = nn.ModuleList(seg for _, _, seg in rows)
@@ -243,7 +286,9 @@ class Decoder(nn.Module):
     def forward(self, skips: list[Tensor]) -> Tensor | list[Tensor]:
         x, last = skips[-1], len(self.stages) - 1
         outputs = []
-        for s, (stage, upsample, seg) in enumerate(zip(self.stages, self.upsample_layers, self.seg_layers, strict=True)):
+        for s, (stage, upsample, seg) in enumerate(
+            zip(self.stages, self.upsample_layers, self.seg_layers, strict=True)
+        ):
             x = upsample(x)  # b c z y x -> b c/2 2z 2y 2x
             if self.full_resolution_skip or s < last:
                 x = torch.cat([x, skips[-(s + 2)]], dim=1)
@@ -254,7 +299,9 @@ class Decoder(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour upsampling and 1x1 convolution. The two commute, so the convolution runs on the smaller grid."""
+    """Nearest-neighbour upsampling and 1x1 convolution. The two commute, so the convolution runs on the
+    smaller grid.
+    """
 
     def __init__(self, dim: int, channels_in: int, channels: int, stride: Sequence[int]) -> None:
         super().__init__()
@@ -265,7 +312,8 @@ class Upsample(nn.Module):
         return F.interpolate(self.conv(x), scale_factor=self.scale, mode="nearest")
 
 
-# --- rules shared with U-Mamba ------------------------------------------------------------------------------------------------------------
+# --- rules shared with U-Mamba
+# ------------------------------------------------------------------------------------------
 
 
 def check_image(image: Tensor, topology: Topology) -> None:
@@ -273,15 +321,19 @@ def check_image(image: Tensor, topology: Topology) -> None:
     if exporting() or tracing():
         return
     total = [math.prod(axis) for axis in zip(*topology.strides, strict=True)]
-    if image.dim() != topology.dim + 2 or any(int(n) % t for n, t in zip(image.shape[2:], total, strict=True)):
+    if image.dim() != topology.dim + 2 or any(
+        int(n) % t for n, t in zip(image.shape[2:], total, strict=True)
+    ):
         raise InputRefused(
-            f"the image has shape {tuple(image.shape)}; this network takes (batch, channel, {topology.dim} axes) with sizes"
-            f" divisible by {total}: pad the image or choose another patch size"
+            f"the image has shape {tuple(image.shape)}; this network takes (batch, channel, {topology.dim}"
+            f" axes) with sizes divisible by {total}: pad the image or choose another patch size"
         )
 
 
 def init_convolutions(network: nn.Module) -> None:
-    """Draw the weights of 2-D and 3-D convolutions from He's normal distribution for a LeakyReLU of slope 0.01; biases are 0."""
+    """Draw the weights of 2-D and 3-D convolutions from He's normal distribution for a LeakyReLU of slope
+    0.01; biases are 0.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, a=0.01)
@@ -295,7 +347,9 @@ def is_published_alias(key: str) -> bool:
 
 
 def ignore_published_aliases(network: nn.Module) -> None:
-    """Let `load_state_dict` accept the originals' dicts, which hold the encoder and each conv and norm of a block twice."""
+    """Let `load_state_dict` accept the originals' dicts, which hold the encoder and each conv and norm of
+    a block twice.
+    """
 
     def drop(_module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         for key in [k for k in state if k.startswith(prefix) and is_published_alias(k.removeprefix(prefix))]:
@@ -305,7 +359,9 @@ def ignore_published_aliases(network: nn.Module) -> None:
 
 
 def conv_feature_map_size(encoder: Encoder, decoder: Decoder, input_size: Sequence[int]) -> int:
-    """Count feature-map elements as dynamic-network-architectures does: every convolution's output, for batch 1."""
+    """Count feature-map elements as dynamic-network-architectures does: every convolution's output, for
+    batch 1.
+    """
     topology = encoder.topology
     voxels, sizes = math.prod(input_size), []
     for stride in topology.strides:
@@ -314,7 +370,9 @@ def conv_feature_map_size(encoder: Encoder, decoder: Decoder, input_size: Sequen
     first = math.prod(input_size) * topology.features[0] * (2 * topology.blocks[0] + 1)
     down = sum(v * f * (2 * n + 1) for v, f, n in zip(sizes, topology.features, topology.blocks, strict=True))
     up = 0
-    for s, (level, blocks) in enumerate(zip(reversed(range(topology.stages - 1)), topology.decoder_blocks, strict=True)):
+    for s, (level, blocks) in enumerate(
+        zip(reversed(range(topology.stages - 1)), topology.decoder_blocks, strict=True)
+    ):
         classes = cast(Any, decoder.seg_layers[s]).out_channels if decoder.deep_supervision else 0
         up += sizes[level] * (topology.features[level] * (2 * blocks + 2) + classes)
     return int(first + down + up)

@@ -1,4 +1,6 @@
-"""UNETR (Hatamizadeh 2022, arXiv 2103.10504) as MONAI keeps it: a transformer over tokens, decoded by convolutions; a comparator."""
+"""UNETR (Hatamizadeh 2022, arXiv 2103.10504) as MONAI keeps it: a transformer over tokens, decoded by
+convolutions; a comparator.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ _TOKEN = 16  # voxels along each axis that become one token
 
 
 class Unetr(nn.Module):
-    """Segment patches of one size (b, input_channels, x, y, z); returns logits. Sides are filled up to multiples of 16 and cut back.
+    """Segment patches of one size (b, input_channels, x, y, z); returns logits. Sides are filled up to
+    multiples of 16 and cut back.
 
     >>> import torch
     >>> network = Unetr(1, 2, input_size=[16, 16, 8], features=4, width=24, heads=2)
@@ -22,13 +25,26 @@ class Unetr(nn.Module):
     """
 
     def __init__(
-        self, input_channels: int, num_classes: int, *, input_size: Sequence[int], features: int = 16, width: int = 192, heads: int = 6
+        self,
+        input_channels: int,
+        num_classes: int,
+        *,
+        input_size: Sequence[int],
+        features: int = 16,
+        width: int = 192,
+        heads: int = 6,
     ) -> None:
         super().__init__()
         if len(input_size) != 3 or min(input_size) < 1:
-            raise UsageError(f"input_size {tuple(input_size)} was given; UNETR needs three sides of at least one voxel")
+            raise UsageError(
+                f"input_size {tuple(input_size)} was given; UNETR needs three sides of at least one voxel"
+            )
         sides = tuple(-(-n // _TOKEN) * _TOKEN for n in input_size)
-        self.filling = [part for n, side in zip(reversed(input_size), reversed(sides), strict=True) for part in (0, side - n)]
+        self.filling = [
+            part
+            for n, side in zip(reversed(input_size), reversed(sides), strict=True)
+            for part in (0, side - n)
+        ]
         nets = require("monai.networks.nets", extra="learning", purpose="UNETR")
         self.net = nets.UNETR(
             in_channels=input_channels,

@@ -1,9 +1,11 @@
-"""Vision transformer (Dosovitskiy 2021, figure 1) for 2-D images, whose channels may be slices, and for 3-D regions.
+"""Vision transformer (Dosovitskiy 2021, figure 1) for 2-D images, whose channels may be slices, and for 3-D
+regions.
 
-    image -> patches -> tokens;  [class, clinical, patch tokens + positions] -> L x (attention, MLP) -> norm -> head(class token)
+    image -> patches -> tokens;  [class, clinical, patch tokens + positions] -> L x (attention, MLP) -> norm
+    -> head(class token)
 
-Parameter names of the image part are timm's, so that standard ViT-B/16 weights load (`checkpoints.load_vit_weights`).
-Axis letters: b batch, c channel, h head, l tokens, m width.
+Parameter names of the image part are timm's, so that standard ViT-B/16 weights load
+(`checkpoints.load_vit_weights`). Axis letters: b batch, c channel, h head, l tokens, m width.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from ichnos.networks.tracing import exporting, tracing
 
 
 class VisionTransformer(nn.Module):
-    """Classify an image (b, input_channels, *image_size), with optional clinical features (b, clinical_features), NaN where unknown.
+    """Classify an image (b, input_channels, *image_size), with optional clinical features (b,
+    clinical_features), NaN where unknown.
 
-    The defaults are ViT-B/16 at 224 x 224. Every clinical feature is one token; an unknown one is a learned token of its own.
+    The defaults are ViT-B/16 at 224 x 224. Every clinical feature is one token; an unknown one is a learned
+    token of its own.
 
     >>> network = VisionTransformer(num_classes=2, image_size=(32, 32), width=48, depth=2, heads=4, clinical_features=3)
     >>> network(torch.zeros(5, 3, 32, 32), torch.full((5, 3), float("nan"))).shape
@@ -45,11 +49,21 @@ class VisionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         patch = (patch_size,) * len(image_size) if isinstance(patch_size, int) else tuple(patch_size)
-        if len(image_size) not in (2, 3) or len(patch) != len(image_size) or any(n % p for n, p in zip(image_size, patch, strict=True)):
-            raise UsageError(f"image_size {tuple(image_size)} is not a multiple of patch_size {patch} in 2 or 3 axes")
+        if (
+            len(image_size) not in (2, 3)
+            or len(patch) != len(image_size)
+            or any(n % p for n, p in zip(image_size, patch, strict=True))
+        ):
+            raise UsageError(
+                f"image_size {tuple(image_size)} is not a multiple of patch_size {patch} in 2 or 3 axes"
+            )
         if width % heads:
             raise UsageError(f"width {width} is not divisible by {heads} heads")
-        self.image_size, self.input_channels, self.clinical_features = tuple(image_size), input_channels, clinical_features
+        self.image_size, self.input_channels, self.clinical_features = (
+            tuple(image_size),
+            input_channels,
+            clinical_features,
+        )
         self.patch_grid = tuple(n // p for n, p in zip(image_size, patch, strict=True))
         self.patch_embed = PatchEmbedding(input_channels, width, patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -57,7 +71,9 @@ class VisionTransformer(nn.Module):
         if clinical_features:
             self.clinical = ClinicalTokens(clinical_features, width)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(width, heads, round(mlp_ratio * width), dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, round(mlp_ratio * width), dropout) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, num_classes)
         self._init()
@@ -80,7 +96,8 @@ class VisionTransformer(nn.Module):
     def attention_map(self, image: Tensor, clinical: Tensor | None = None) -> Tensor:
         """Return how much the class token of the last block attends to each patch (b, heads, *patch_grid).
 
-        A head's weights sum to at most one: the rest goes to the class token itself and to the clinical tokens.
+        A head's weights sum to at most one: the rest goes to the class token itself and to the clinical
+        tokens.
         """
         tokens = self._tokens(image, clinical)
         for block in self.blocks[:-1]:
@@ -102,12 +119,14 @@ class VisionTransformer(nn.Module):
     def _check(self, image: Tensor, clinical: Tensor | None) -> None:
         if tuple(image.shape[1:]) != (self.input_channels, *self.image_size):
             raise InputRefused(
-                f"the image has shape {tuple(image.shape)}; expected (batch, {self.input_channels}, {', '.join(map(str, self.image_size))})"
+                f"the image has shape {tuple(image.shape)}; expected (batch, {self.input_channels},"
+                f" {', '.join(map(str, self.image_size))})"
             )
         given = 0 if clinical is None else clinical.shape[-1]
         if given != self.clinical_features:
             raise InputRefused(
-                f"{given} clinical features were given; this network was built with clinical_features={self.clinical_features}"
+                f"{given} clinical features were given; this network was built with"
+                f" clinical_features={self.clinical_features}"
             )
 
 
@@ -125,7 +144,9 @@ class PatchEmbedding(nn.Module):
 
 
 class ClinicalTokens(nn.Module):
-    """One token per clinical feature: (b, k) -> (b, k, m); where a value is NaN, a learned token says "unknown"."""
+    """One token per clinical feature: (b, k) -> (b, k, m); where a value is NaN, a learned token says
+    "unknown".
+    """
 
     def __init__(self, features: int, width: int) -> None:
         super().__init__()

@@ -1,6 +1,8 @@
-"""Affine warp (after Abramova 2024): a U-Net and a localisation network look at a CT and its lesion, and move both by one affine map.
+"""Affine warp (after Abramova 2024): a U-Net and a localisation network look at a CT and its lesion, and move
+both by one affine map.
 
-    image (CT, mask) -> U-Net -> features -> strided convolutions -> pool -> 12 numbers -> 3 x 4 affine -> grid_sample(image)
+    image (CT, mask) -> U-Net -> features -> strided convolutions -> pool -> 12 numbers -> 3 x 4 affine ->
+    grid_sample(image)
 
 The published widths are 64-128-256 with 512 at the bottom. Axis letters: b batch, c channel, x y z space.
 """
@@ -17,7 +19,8 @@ from ichnos.networks.unet import ResidualUNet
 
 
 class AffineWarp(nn.Module):
-    """Predict the follow-up of an image (b, input_channels, x, y, z) as one affine move of it; untrained, it does not move.
+    """Predict the follow-up of an image (b, input_channels, x, y, z) as one affine move of it; untrained, it
+    does not move.
 
     >>> network = AffineWarp(2, features_per_stage=[4, 8])
     >>> image = torch.rand(1, 2, 8, 8, 8)
@@ -25,7 +28,12 @@ class AffineWarp(nn.Module):
     True
     """
 
-    def __init__(self, input_channels: int = 2, features_per_stage: Sequence[int] = (64, 128, 256, 512), localisation: int = 16) -> None:
+    def __init__(
+        self,
+        input_channels: int = 2,
+        features_per_stage: Sequence[int] = (64, 128, 256, 512),
+        localisation: int = 16,
+    ) -> None:
         super().__init__()
         stages = len(features_per_stage)
         self.trunk = ResidualUNet(

@@ -1,4 +1,6 @@
-"""Measures of a haematoma from its mask and the HU under it: ABC/2, shape, and the non-contrast signs that go with growth."""
+"""Measures of a haematoma from its mask and the HU under it: ABC/2, shape, and the non-contrast signs that
+go with growth.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,9 @@ class DensitySigns:
 def abc2_ml(mask: Volume) -> float:
     """Return the ABC/2 estimate of a clot in mL, as a reader measures it; NaN for an empty mask.
 
-    A: longest diameter on the axial slice with the largest area; B: longest diameter at right angles to it on the same slice;
-    C: sum of slice steps, each slice counted fully from 75 % of the largest area, half from 25 %, else not (Kothari 1996).
-    The mask must have RAS axes.
+    A: longest diameter on the axial slice with the largest area; B: longest diameter at right angles to it on
+    the same slice; C: sum of slice steps, each slice counted fully from 75 % of the largest area, half from
+    25 %, else not (Kothari 1996). The mask must have RAS axes.
 
     >>> from ichnos.volume import sphere
     >>> round(abc2_ml(sphere(radius_mm=15, spacing_mm=(1, 1, 5))), 1)  # a ball of 14.1 mL: half-counted slices cost volume
@@ -53,7 +55,9 @@ def abc2_ml(mask: Volume) -> float:
 
 
 def _diameters(points_mm: npt.NDArray[np.float64], pixel_mm: float) -> tuple[float, float]:
-    """Return the longest diameter of a planar point set and the extent at right angles to it, a pixel's width included, in mm."""
+    """Return the longest diameter of a planar point set and the extent at right angles to it, a pixel's
+    width included, in mm.
+    """
     from scipy.spatial import ConvexHull, QhullError
 
     try:
@@ -71,9 +75,10 @@ def _diameters(points_mm: npt.NDArray[np.float64], pixel_mm: float) -> tuple[flo
 def density_signs(hu: Volume, mask: Volume) -> DensitySigns:
     """Describe the density of a clot (mask and HU on one RAS grid); the mask must not be empty.
 
-    Two levels of density are separated by Otsu's threshold on smoothed HU inside the largest clot, one voxel off its edge. A darker part
-    wholly inside is a black hole, one that reaches the edge is a blend, when the difference of the means reaches the published HU.
-    A swirl is any part of the core as dark as brain, whatever its shape.
+    Two levels of density are separated by Otsu's threshold on smoothed HU inside the largest clot, one voxel
+    off its edge. A darker part wholly inside is a black hole, one that reaches the edge is a blend, when the
+    difference of the means reaches the published HU. A swirl is any part of the core as dark as brain,
+    whatever its shape.
     """
     part = box_around(mask, margin_mm=3.0)
     inside = np.asarray(mask.cropped(part).array).astype(bool)
@@ -83,10 +88,14 @@ def density_signs(hu: Volume, mask: Volume) -> DensitySigns:
     clot = labels == 1 + int(np.argmax(sizes))
     islands = int(np.sum((sizes * mask.voxel_ml >= _SIGN_MIN_ML) & (sizes < sizes.max()))) if count > 1 else 0
     black_hole, blend, swirl = _dark_part(values, clot, mask)
-    return DensitySigns(float(values[inside].mean()), float(values[inside].std()), black_hole, blend, swirl, islands)
+    return DensitySigns(
+        float(values[inside].mean()), float(values[inside].std()), black_hole, blend, swirl, islands
+    )
 
 
-def _dark_part(values: npt.NDArray[np.float32], clot: Mask, grid: Volume) -> tuple[bool | None, bool | None, bool | None]:
+def _dark_part(
+    values: npt.NDArray[np.float32], clot: Mask, grid: Volume
+) -> tuple[bool | None, bool | None, bool | None]:
     smooth = ndimage.gaussian_filter(values, [1.0 / step for step in grid.spacing_mm])
     core = ndimage.binary_erosion(clot, iterations=1, border_value=0)
     if core.sum() * grid.voxel_ml < 1.0:
@@ -121,12 +130,16 @@ def otsu(values: npt.NDArray[np.float32]) -> float:
 
 
 def sphericity(mask: Volume) -> float:
-    """Return (surface of a ball of the same volume) / (surface), 1 for a ball; by marching faces on a smoothed mask. NaN when empty."""
+    """Return (surface of a ball of the same volume) / (surface), 1 for a ball; by marching faces on a
+    smoothed mask. NaN when empty.
+    """
     filled = np.asarray(mask.array).astype(bool)
     if not filled.any():
         return float("nan")
     part = mask.cropped(box_around(mask))
-    soft = ndimage.gaussian_filter(np.pad(np.asarray(part.array, np.float32), 3), [1.0 / step for step in mask.spacing_mm])
+    soft = ndimage.gaussian_filter(
+        np.pad(np.asarray(part.array, np.float32), 3), [1.0 / step for step in mask.spacing_mm]
+    )
     gradient = np.gradient(soft, *mask.spacing_mm)
     surface_mm2 = float(np.sqrt(sum(g**2 for g in gradient)).sum()) * mask.voxel_ml * 1000  # coarea formula
     volume_mm3 = float(soft.sum()) * mask.voxel_ml * 1000

@@ -1,7 +1,8 @@
-"""The scan's own density at the borders of what a network draws on coarse voxels, and against what cannot be what it is called.
+"""The scan's own density at the borders of what a network draws on coarse voxels, and against what cannot be
+what it is called.
 
-A network of 3 mm voxels takes rims along and loses what is thin; the scan is finer. Of masks that a refinement has drawn only blood is
-still held to it.
+A network of 3 mm voxels takes rims along and loses what is thin; the scan is finer. Of masks that a
+refinement has drawn only blood is still held to it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,25 @@ from scipy import ndimage
 from ichnos.volume import Volume, box_around
 
 LEAST_ML = 0.1  # from less than this no density is judged
-ICH_ABOVE_BRAIN_HU, IVH_ABOVE_BRAIN_HU = 6.0, 0.0  # mean of a clot against the median of the brain: less is no fresh blood
+ICH_ABOVE_BRAIN_HU, IVH_ABOVE_BRAIN_HU = (
+    6.0,
+    0.0,
+)  # mean of a clot against the median of the brain: less is no fresh blood
 CALCIUM_HU = 100.0  # the mean of a clot stays below it
 POSSIBLE_BLOOD = 0.1  # probability of blood by the network: less excludes it, however dense the scan is
 CLOT_SHARE = 0.4  # of the way from the density around a clot to that of the clot, which blood has at least
 _TISSUE_HU = 15.0  # tissue, swollen or not, is within this of the median of the brain
-_AROUND_MM = (3.0, 9.0)  # from what the network is sure of: there lies what a clot's border fades into, brain or its oedema
-LA_BELOW_BRAIN_HU, FLUID_BELOW_BRAIN_HU = 8.0, 20.0  # leukoaraiosis lies between: white matter made some 10 HU darker
-PHE_BELOW_BRAIN_HU = 1.5  # oedema is darker than the rest of the brain by this at least, blood and its border left out
+_AROUND_MM = (
+    3.0,
+    9.0,
+)  # from what the network is sure of: there lies what a clot's border fades into, brain or its oedema
+LA_BELOW_BRAIN_HU, FLUID_BELOW_BRAIN_HU = (
+    8.0,
+    20.0,
+)  # leukoaraiosis lies between: white matter made some 10 HU darker
+PHE_BELOW_BRAIN_HU = (
+    1.5  # oedema is darker than the rest of the brain by this at least, blood and its border left out
+)
 _LA_SMOOTHING_MM = (1.0, 1.0, 0.7)  # of the scan, before its darkness is judged
 _FLUID_SHARE = 0.45  # of a voxel in a ventricle, at least; the rest is brain
 _DEEP_MM = 1.5  # from the edge of a ventricle: there is nothing but fluid
@@ -31,25 +43,37 @@ _PHE_SMOOTHING_MM = 1.5
 
 
 def without_sulci(brain: Volume, ventricles: Volume, smooth: Volume, blood: npt.NDArray[np.bool_]) -> Volume:
-    """Take the fluid of the sulci, which the network's voxels are too coarse to see, out of the outer brain; all in RAS on one grid."""
+    """Take the fluid of the sulci, which the network's voxels are too coarse to see, out of the outer
+    brain; all in RAS on one grid.
+    """
     fluid = np.asarray(ventricles.array) & ~blood
     tissue = np.asarray(brain.array) & ~fluid & ~blood
     if not tissue.any():
         return brain
     tissue_hu = float(np.median(smooth.array[tissue]))
     seen_hu = smooth.array[fluid & (smooth.array < tissue_hu - LA_BELOW_BRAIN_HU)]
-    fluid_hu = float(np.median(seen_hu)) if seen_hu.size * smooth.voxel_ml > LEAST_ML else tissue_hu - FLUID_BELOW_BRAIN_HU
+    fluid_hu = (
+        float(np.median(seen_hu))
+        if seen_hu.size * smooth.voxel_ml > LEAST_ML
+        else tissue_hu - FLUID_BELOW_BRAIN_HU
+    )
     dark = tissue & (smooth.array < tissue_hu - _FLUID_SHARE * (tissue_hu - fluid_hu))
     outer = near(brain.map_array(lambda a: ~(a | ventricles.array)), _SULCI_MM)
     return brain.map_array(lambda a: a & ~(dark & outer))
 
 
 def smoothed(hu: Volume) -> Volume:
-    return hu.with_array(ndimage.gaussian_filter(np.asarray(hu.array, np.float32), [_SMOOTHING_MM / step for step in hu.spacing_mm]))
+    return hu.with_array(
+        ndimage.gaussian_filter(
+            np.asarray(hu.array, np.float32), [_SMOOTHING_MM / step for step in hu.spacing_mm]
+        )
+    )
 
 
 def where_dark(mask: Volume, hu: Volume, brain: Volume, ventricles: Volume) -> Volume:
-    """Keep of leukoaraiosis what is darker than brain, but not fluid, and no mere rim of fluid in plane; all in RAS on one grid."""
+    """Keep of leukoaraiosis what is darker than brain, but not fluid, and no mere rim of fluid in plane;
+    all in RAS on one grid.
+    """
     inside = np.asarray(brain.array) | np.asarray(ventricles.array)
     if not mask.array.any() or not brain.array.any():
         return mask
@@ -63,7 +87,9 @@ def where_dark(mask: Volume, hu: Volume, brain: Volume, ventricles: Volume) -> V
 
 
 def darker_than_brain(oedema: Volume, hu: Volume, brain: Volume, blood: npt.NDArray[np.bool_]) -> Volume:
-    """Keep of oedema what is darker than brain; the scan is smoothed without blood and its border, which would brighten what is around."""
+    """Keep of oedema what is darker than brain; the scan is smoothed without blood and its border, which
+    would brighten what is around.
+    """
     if not oedema.array.any() or not brain.array.any():
         return oedema
     box = box_around(oedema, margin_mm=4 * _PHE_SMOOTHING_MM)
@@ -77,17 +103,23 @@ def darker_than_brain(oedema: Volume, hu: Volume, brain: Volume, blood: npt.NDAr
     share = ndimage.gaussian_filter(weight, sigma)
     dark = (below < -PHE_BELOW_BRAIN_HU * share) & (share > 1e-3)
     part = oedema.cropped(box)
-    return oedema.with_array(np.zeros(oedema.shape, bool)).pasted(part.with_array(np.asarray(part.array) & dark))
+    return oedema.with_array(np.zeros(oedema.shape, bool)).pasted(
+        part.with_array(np.asarray(part.array) & dark)
+    )
 
 
 def mostly_fluid(ventricles: Volume, smooth: Volume, brain: Volume, blood: npt.NDArray[np.bool_]) -> Volume:
-    """Take out of ventricles what is brain by its density, so that their volume does not hang on the size of the network's voxels."""
+    """Take out of ventricles what is brain by its density, so that their volume does not hang on the size
+    of the network's voxels.
+    """
     deep = np.asarray(ventricles.array) & ~near(ventricles.map_array(lambda a: ~a), _DEEP_MM) & ~blood
     tissue = np.asarray(brain.array) & ~np.asarray(ventricles.array) & ~blood
     if np.count_nonzero(deep) * smooth.voxel_ml < LEAST_ML or not tissue.any():
         return ventricles
     fluid_hu, tissue_hu = (float(np.median(smooth.array[where])) for where in (deep, tissue))
-    like_brain = (smooth.array > tissue_hu - _FLUID_SHARE * (tissue_hu - fluid_hu)) & (smooth.array < tissue_hu + ICH_ABOVE_BRAIN_HU)
+    like_brain = (smooth.array > tissue_hu - _FLUID_SHARE * (tissue_hu - fluid_hu)) & (
+        smooth.array < tissue_hu + ICH_ABOVE_BRAIN_HU
+    )
     return ventricles.map_array(lambda a: a & ~like_brain)
 
 
@@ -96,14 +128,21 @@ def hu_of_brain(hu: Volume, brain: Volume, sure: npt.NDArray[np.bool_]) -> float
     return float(np.median(around)) if around.size else 33.0
 
 
-def grown_by_density(sure: Volume, probability: npt.NDArray[np.float32], hu: Volume, brain_hu: float) -> npt.NDArray[np.bool_]:
-    """Return what is dense where the network is sure of blood, with all that is dense, allowed by the network and connected to it.
+def grown_by_density(
+    sure: Volume, probability: npt.NDArray[np.float32], hu: Volume, brain_hu: float
+) -> npt.NDArray[np.bool_]:
+    """Return what is dense where the network is sure of blood, with all that is dense, allowed by the network
+    and connected to it.
 
-    All on one grid. The network's voxels are coarse: a rim of brain or fluid around what it is sure of is left out, a dark place inside
-    a clot is not. A clot that is no denser than brain stays as it is.
+    All on one grid. The network's voxels are coarse: a rim of brain or fluid around what it is sure of is
+    left out, a dark place inside a clot is not. A clot that is no denser than brain stays as it is.
     """
-    smooth = ndimage.gaussian_filter(np.asarray(hu.array, np.float32), [_SMOOTHING_MM / step for step in hu.spacing_mm])
-    clot_hu = float(np.quantile(smooth[np.asarray(sure.array)], 0.75))  # around a small clot half of what is sure may be rim
+    smooth = ndimage.gaussian_filter(
+        np.asarray(hu.array, np.float32), [_SMOOTHING_MM / step for step in hu.spacing_mm]
+    )
+    clot_hu = float(
+        np.quantile(smooth[np.asarray(sure.array)], 0.75)
+    )  # around a small clot half of what is sure may be rim
     if clot_hu < brain_hu + ICH_ABOVE_BRAIN_HU:
         return np.asarray(sure.array)
     around_hu = _around_hu(sure, smooth, brain_hu)
@@ -116,14 +155,18 @@ def grown_by_density(sure: Volume, probability: npt.NDArray[np.float32], hu: Vol
 
 
 def _around_hu(sure: Volume, smooth: npt.NDArray[np.float32], brain_hu: float) -> float:
-    """Return the density of the tissue around a clot, neither fluid nor bone; that of the brain where there is too little of it."""
+    """Return the density of the tissue around a clot, neither fluid nor bone; that of the brain where
+    there is too little of it.
+    """
     inner, outer = _AROUND_MM
     around = smooth[near(sure, outer) & ~near(sure, inner) & (np.abs(smooth - brain_hu) < _TISSUE_HU)]
     return float(np.median(around)) if around.size * sure.voxel_ml > LEAST_ML else brain_hu
 
 
 def like_blood(mask: Volume, hu: Volume, brain: Volume, *, least_hu: float) -> Volume:
-    """Drop what cannot be fresh blood, clot by clot: no denser than brain, or as dense as calcium; all in RAS on one grid."""
+    """Drop what cannot be fresh blood, clot by clot: no denser than brain, or as dense as calcium; all in
+    RAS on one grid.
+    """
     import cc3d
 
     around = np.asarray(hu.array)[np.asarray(brain.array) & ~mask.array]
@@ -131,7 +174,9 @@ def like_blood(mask: Volume, hu: Volume, brain: Volume, *, least_hu: float) -> V
         return mask
     labels, count = cc3d.connected_components(mask.array.astype(np.uint8), connectivity=18, return_N=True)
     clots = np.ravel(labels)
-    mean_hu = np.bincount(clots, weights=np.ravel(hu.array), minlength=count + 1) / np.bincount(clots, minlength=count + 1)
+    mean_hu = np.bincount(clots, weights=np.ravel(hu.array), minlength=count + 1) / np.bincount(
+        clots, minlength=count + 1
+    )
     like_blood = (mean_hu >= np.median(around) + least_hu) & (mean_hu <= CALCIUM_HU)
     like_blood[0] = False
     return mask.with_array(like_blood[labels])

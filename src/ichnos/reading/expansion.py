@@ -1,4 +1,6 @@
-"""Expansion: how large the haematoma will probably be a day later, how likely that counts as expansion, and where the blood would be."""
+"""Expansion: how large the haematoma will probably be a day later, how likely that counts as expansion,
+and where the blood would be.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ichnos.evidence.expansion import DEFINITIONS, ExpansionDefinition
+from ichnos.clinical.scores import DEFINITIONS, ExpansionDefinition
 from ichnos.inference import Prediction
 from ichnos.models import Model
 from ichnos.models.store import SHIPPED
-from ichnos.reading.growth import LAW_FILE, GrowthForecast, GrowthInputs, GrowthLaw, growth_inputs, load_growth_law
+from ichnos.reading.growth import (
+    LAW_FILE,
+    GrowthForecast,
+    GrowthInputs,
+    GrowthLaw,
+    growth_inputs,
+    load_growth_law,
+)
 from ichnos.reading.masks import Masks
 from ichnos.reading.record import Finding, Measure
 from ichnos.volume import Volume, box_around
@@ -31,27 +40,44 @@ def read_expansion(
 ) -> Finding:
     """Forecast the haematoma's growth; `hu` in RAS on the masks' grid.
 
-    `facts` may hold `onset_to_ct_h` and `anticoagulation`. `forecast` is a network's probability of blood at follow-up on the same grid,
-    used where the law was fitted with one. Withheld, with the reason, where no law is installed or the haematoma lies outside its cohort.
+    `facts` may hold `onset_to_ct_h` and `anticoagulation`. `forecast` is a network's probability of blood at
+    follow-up on the same grid, used where the law was fitted with one. Withheld, with the reason, where no
+    law is installed or the haematoma lies outside its cohort.
     """
     if not masks.ich.array.any():
         sentence = "No intracerebral haematoma was found, so there is none that could expand."
         return Finding(target="expansion", status="none found", sentence=sentence)
     if law is None:
         return _withheld("no growth law is installed")
-    inputs = growth_inputs(masks.ich, masks.ivh, hu, facts=facts, forecast_ml=None if forecast is None else probable_ml(forecast))
+    inputs = growth_inputs(
+        masks.ich, masks.ivh, hu, facts=facts, forecast_ml=None if forecast is None else probable_ml(forecast)
+    )
     why = law.outside(inputs)
     if why:
         return _withheld(why)
     expected = law.forecast(inputs)
-    measures = (_volume(expected), *(_probability(law, inputs, expected, key, d) for key, d in definitions.items()))
-    return Finding(target="expansion", status="read", sentence=_sentence(law.simulated, expected), measures=measures, masks=("expansion",))
+    measures = (
+        _volume(expected),
+        *(_probability(law, inputs, expected, key, d) for key, d in definitions.items()),
+    )
+    return Finding(
+        target="expansion",
+        status="read",
+        sentence=_sentence(law.simulated, expected),
+        measures=measures,
+        masks=("expansion",),
+    )
 
 
 def _withheld(why: str) -> Finding:
     sentence = f"How the haematoma will grow is not forecast: {why}."
-    names = (("followup_volume", "Haematoma at follow-up", "mL"), ("expansion_probability", "Probability of expansion", "%"))
-    measures = tuple(Measure(name=name, label=label, value=None, unit=unit, reason=why) for name, label, unit in names)
+    names = (
+        ("followup_volume", "Haematoma at follow-up", "mL"),
+        ("expansion_probability", "Probability of expansion", "%"),
+    )
+    measures = tuple(
+        Measure(name=name, label=label, value=None, unit=unit, reason=why) for name, label, unit in names
+    )
     return Finding(target="expansion", status="withheld", sentence=sentence, measures=measures)
 
 
@@ -59,19 +85,37 @@ def _volume(expected: GrowthForecast) -> Measure:
     low, middle, high = (round(expected.quantile_ml(q), 2) for q in (BAND[0], 0.5, BAND[1]))
     what = "8 of 10 haematomas like this one end between these"
     label = "Haematoma at follow-up, median"
-    return Measure(name="followup_volume", label=label, value=middle, unit="mL", low=low, high=high, interval=what)
+    return Measure(
+        name="followup_volume", label=label, value=middle, unit="mL", low=low, high=high, interval=what
+    )
 
 
-def _probability(law: GrowthLaw, inputs: GrowthInputs, expected: GrowthForecast, key: str, definition: ExpansionDefinition) -> Measure:
+def _probability(
+    law: GrowthLaw, inputs: GrowthInputs, expected: GrowthForecast, key: str, definition: ExpansionDefinition
+) -> Measure:
     name = "expansion_probability" if key == DEFAULT else f"expansion_probability_{key}"
     label = f"Probability of expansion ({definition.name})"
     value = round(100 * expected.probability(definition), 1)
     interval = law.probability_interval(inputs, definition)
     if interval is None:
-        return Measure(name=name, label=label, value=value, unit="%", reason="the law holds no refits, so its own doubt is not known")
+        return Measure(
+            name=name,
+            label=label,
+            value=value,
+            unit="%",
+            reason="the law holds no refits, so its own doubt is not known",
+        )
     low, high = (round(100 * p, 1) for p in interval)
     what = "9 of 10 refits of the law on resampled patients"
-    return Measure(name=name, label=label, value=value, unit="%", low=min(low, value), high=max(high, value), interval=what)
+    return Measure(
+        name=name,
+        label=label,
+        value=value,
+        unit="%",
+        low=min(low, value),
+        high=max(high, value),
+        interval=what,
+    )
 
 
 def _sentence(simulated: bool, expected: GrowthForecast) -> str:
@@ -79,14 +123,16 @@ def _sentence(simulated: bool, expected: GrowthForecast) -> str:
     risk = 100 * expected.probability(DEFINITIONS[DEFAULT])
     origin = " The law behind this was fitted on simulated patients." if simulated else ""
     return (
-        f"Of {expected.ich_ml:.1f} mL, {middle:.1f} mL (8 in 10: {low:.1f} to {high:.1f} mL) are expected a day later; "
-        f"the probability of expansion ({DEFINITIONS[DEFAULT].name}) is {risk:.0f} %.{origin}"
+        f"Of {expected.ich_ml:.1f} mL, {middle:.1f} mL (8 in 10: {low:.1f} to {high:.1f} mL) are expected a"
+        f" day later; the probability of expansion ({DEFINITIONS[DEFAULT].name}) is {risk:.0f} %.{origin}"
     )
 
 
 def growth_law_of(model: Model) -> GrowthLaw | None:
     """Return the growth law beside a model's weights, or the one that ships; None where neither is there."""
-    return next((load_growth_law(f) for f in (model.folder, SHIPPED / "expansion") if (f / LAW_FILE).is_file()), None)
+    return next(
+        (load_growth_law(f) for f in (model.folder, SHIPPED / "expansion") if (f / LAW_FILE).is_file()), None
+    )
 
 
 def forecast_of(prediction: Prediction) -> Volume | None:
@@ -102,10 +148,11 @@ def probable_ml(forecast: Volume) -> float:
 
 
 def expansion_mask(finding: Finding, masks: Masks, *, forecast: Volume | None = None) -> Volume | None:
-    """Return where the parenchymal haematoma is expected at follow-up: as many voxels as the forecast's median; None where withheld.
+    """Return where the parenchymal haematoma is expected at follow-up: as many voxels as the forecast's
+    median; None where withheld.
 
-    Voxels are taken in the order of a network's probability of blood at follow-up, where there is one, and of their distance to the
-    haematoma. Ventricles and what lies outside the brain are not entered.
+    Voxels are taken in the order of a network's probability of blood at follow-up, where there is one, and of
+    their distance to the haematoma. Ventricles and what lies outside the brain are not entered.
     """
     if finding.status != "read":
         return None
@@ -115,8 +162,11 @@ def expansion_mask(finding: Finding, masks: Masks, *, forecast: Volume | None = 
     return grown_mask(masks.ich, wanted_ml, brain=masks.brain, ventricles=masks.ventricles, forecast=forecast)
 
 
-def grown_mask(ich: Volume, wanted_ml: float, *, brain: Volume, ventricles: Volume, forecast: Volume | None = None) -> Volume:
-    """Grow (or shrink) a haematoma evenly to a volume, inside the brain and outside its ventricles; all on one grid.
+def grown_mask(
+    ich: Volume, wanted_ml: float, *, brain: Volume, ventricles: Volume, forecast: Volume | None = None
+) -> Volume:
+    """Grow (or shrink) a haematoma evenly to a volume, inside the brain and outside its ventricles; all on
+    one grid.
 
     >>> from ichnos.volume import sphere, volume_ml
     >>> brain = sphere(radius_mm=40, spacing_mm=2.0)
@@ -129,7 +179,9 @@ def grown_mask(ich: Volume, wanted_ml: float, *, brain: Volume, ventricles: Volu
     before, head, fluid = (np.asarray(v.cropped(part).array).astype(bool) for v in (ich, brain, ventricles))
     score = signed_distance_mm(before, ich.spacing_mm)
     if forecast is not None:
-        score = -np.asarray(forecast.cropped(part).array, np.float32) + 1e-4 * score  # distance only settles ties
+        score = (
+            -np.asarray(forecast.cropped(part).array, np.float32) + 1e-4 * score
+        )  # distance only settles ties
     allowed = before | (head & ~fluid)
     count = min(round(wanted_ml / ich.voxel_ml), int(allowed.sum()))
     inner = np.zeros(before.shape, bool)

@@ -1,4 +1,6 @@
-"""Fazekas grades from volumes of leukoaraiosis: an ordinal law that lies as plain numbers beside a model's weights."""
+"""Fazekas grades from volumes of leukoaraiosis: an ordinal law that lies as plain numbers beside a model's
+weights.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from ichnos.reading.laws import LawPart, load_law
+from ichnos.prognosis.store import LawPart, load_law
 from ichnos.reading.record import Measure
 
 FAZEKAS_LAW = "fazekas.json"
@@ -35,7 +37,11 @@ class OrdinalLaw(LawPart):
         >>> [round(p, 2) for p in OrdinalLaw(slope=2.0, cuts=(1.0, 3.0, 5.0)).probabilities(4.0)]
         [0.1, 0.35, 0.41, 0.14]
         """
-        at_least = [1.0, *(1 / (1 + math.exp(cut - self.slope * math.log1p(volume_ml))) for cut in self.cuts), 0.0]
+        at_least = [
+            1.0,
+            *(1 / (1 + math.exp(cut - self.slope * math.log1p(volume_ml))) for cut in self.cuts),
+            0.0,
+        ]
         zero, one, two, three = (a - b for a, b in pairwise(at_least))
         return zero, one, two, three
 
@@ -55,14 +61,30 @@ def load_fazekas_law(folder: Path) -> FazekasLaw | None:
 
 
 def fazekas_measures(law: FazekasLaw | None, volumes_ml: dict[str, float] | None) -> tuple[Measure, ...]:
-    """Return the likeliest grade of either place, with the probability of each; `volumes_ml` None: the two could not be told apart."""
+    """Return the likeliest grade of either place, with the probability of each; `volumes_ml` None: the two
+    could not be told apart.
+    """
     if law is None or volumes_ml is None:
-        reason = NO_LAW if law is None else "the ventricles were not found, so periventricular and deep could not be told apart"
-        return tuple(Measure(name=f"fazekas_{place}", label=label, value=None, reason=reason) for place, label in _PLACES.items())
+        reason = (
+            NO_LAW
+            if law is None
+            else "the ventricles were not found, so periventricular and deep could not be told apart"
+        )
+        return tuple(
+            Measure(name=f"fazekas_{place}", label=label, value=None, reason=reason)
+            for place, label in _PLACES.items()
+        )
     found = []
     for place, label in _PLACES.items():
         chances = getattr(law, place).probabilities(volumes_ml[place])
         told = ", ".join(f"{grade}: {100 * p:.0f} %" for grade, p in enumerate(chances))
         grade = max(range(4), key=chances.__getitem__)
-        found.append(Measure(name=f"fazekas_{place}", label=label, value=str(grade), reason=f"{told}; fitted on {law.cohort}"))
+        found.append(
+            Measure(
+                name=f"fazekas_{place}",
+                label=label,
+                value=str(grade),
+                reason=f"{told}; fitted on {law.cohort}",
+            )
+        )
     return tuple(found)

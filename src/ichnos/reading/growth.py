@@ -1,9 +1,10 @@
 """The growth law: from what a scan shows of a haematoma to a distribution of its volume a day later.
 
-Two kinds of haematoma are mixed. A stable one changes by a share of its volume that is normal around nearly nothing; a growing one gains a
-share that is lognormal. The probability of growing depends on what the scan shows. Everything that is said of growth (probability of
-expansion under any definition, median, band) is a property of this one distribution, so that no two of them can contradict each other.
-The law is plain numbers in `expansion.json`; `ichnos.learning.expansion` fits it.
+Two kinds of haematoma are mixed. A stable one changes by a share of its volume that is normal around nearly
+nothing; a growing one gains a share that is lognormal. The probability of growing depends on what the scan
+shows. Everything that is said of growth (probability of expansion under any definition, median, band) is a
+property of this one distribution, so that no two of them can contradict each other. The law is plain numbers
+in `expansion.json`; `ichnos.learning.expansion.forecast` fits it.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from scipy import ndimage
 from scipy.special import expit, ndtr
 
+from ichnos.clinical.scores import ExpansionDefinition
 from ichnos.errors import InputRefused
-from ichnos.evidence.expansion import ExpansionDefinition
 from ichnos.reading.blood import density_signs, otsu, sphericity
 from ichnos.volume import Volume, box_around, volume_ml
 
 LAW_FILE = "expansion.json"
 DARK_HU = 10.0  # a part of the clot that is darker than its median by this much
-_SMOOTH_MM = 1.5  # standard deviation, in plane: takes most of the scanner's noise out of the clot's own unrest
+_SMOOTH_MM = (
+    1.5  # standard deviation, in plane: takes most of the scanner's noise out of the clot's own unrest
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class GrowthInputs:
     mean_hu: float
     spread_hu: float  # 10th to 90th percentile of smoothed density in the clot's core
     depth_hu: float  # median minus 2nd percentile of the same
-    gap_hu: float  # difference of the means of the core's darker and brighter part, divided by Otsu's threshold
+    gap_hu: (
+        float  # difference of the means of the core's darker and brighter part, divided by Otsu's threshold
+    )
     dark_share: float  # share of the core that is at least 10 HU darker than its median
     black_hole: float  # 1 present; 0 absent, or the clot too small to tell
     blend: float
@@ -89,7 +94,12 @@ CHANNEL = ("ln_forecast",)
 
 
 def growth_inputs(
-    ich: Volume, ivh: Volume, hu: Volume, *, facts: Mapping[str, object] | None = None, forecast_ml: float | None = None
+    ich: Volume,
+    ivh: Volume,
+    hu: Volume,
+    *,
+    facts: Mapping[str, object] | None = None,
+    forecast_ml: float | None = None,
 ) -> GrowthInputs:
     """Measure a haematoma for the law: masks and HU on one RAS grid, the ICH mask not empty.
 
@@ -137,7 +147,9 @@ def _unrest(hu: Volume, ich: Volume) -> _Unrest:
     step = ich.spacing_mm
     blur = (_SMOOTH_MM / step[0], _SMOOTH_MM / step[1], 0)
     values = np.where(inside, np.asarray(hu.cropped(part).array, np.float32), 0)
-    smooth = ndimage.gaussian_filter(values, blur) / np.maximum(ndimage.gaussian_filter(inside.astype(np.float32), blur), 1e-6)
+    smooth = ndimage.gaussian_filter(values, blur) / np.maximum(
+        ndimage.gaussian_filter(inside.astype(np.float32), blur), 1e-6
+    )
     rim = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=step)[1:-1, 1:-1, 1:-1]
     found = smooth[rim > min(2.0, 0.5 * float(rim.max()))]
     least, low, middle, high = np.percentile(found, (2, 10, 50, 90))
@@ -147,7 +159,8 @@ def _unrest(hu: Volume, ich: Volume) -> _Unrest:
 
 
 def roundness(mask: Volume) -> float:
-    """Return 4 pi area / perimeter squared of a mask's axial outlines, weighted by their area; NaN when empty.
+    """Return 4 pi area / perimeter squared of a mask's axial outlines, weighted by their area; NaN when
+    empty.
 
     >>> from ichnos.volume import sphere
     >>> round(roundness(sphere(radius_mm=15, spacing_mm=1.0)), 1)
@@ -176,12 +189,16 @@ class GrowthForecast:
     stable_mean: float  # mean and standard deviation of the share gained otherwise
     stable_sd: float
     stable_sd_ml: float = 0.0  # what two measurements differ by, whatever the volume; adds to the share's own
-    ventricles_alone: float = 0.0  # probability that ventricular blood grows by >= 1 mL, or is new, without expansion of the ICH
+    ventricles_alone: float = (
+        0.0  # probability that ventricular blood grows by >= 1 mL, or is new, without expansion of the ICH
+    )
 
     def below(self, followup_ml: float) -> float:
         """Return P(volume at follow-up <= so many mL)."""
         share = followup_ml / self.ich_ml - 1
-        stable = float(ndtr((share - self.stable_mean) / math.hypot(self.stable_sd, self.stable_sd_ml / self.ich_ml)))
+        stable = float(
+            ndtr((share - self.stable_mean) / math.hypot(self.stable_sd, self.stable_sd_ml / self.ich_ml))
+        )
         growing = float(ndtr((math.log(share) - self.gain_mean) / self.gain_sd)) if share > 0 else 0.0
         return self.growing * growing + (1 - self.growing) * stable
 
@@ -249,7 +266,9 @@ class GrowthVariant(_Frozen):
         n = len(self.features)
         lengths = {len(self.centre), len(self.scale), len(self.low), len(self.high)}
         if lengths != {n} or any(len(p.growing) != n + 1 for p in (self.parameters, *self.refits)):
-            raise ValueError(f"variant {self.name!r} has {n} features, and not as many centres, scales, ranges and slopes")
+            raise ValueError(
+                f"variant {self.name!r} has {n} features, and not as many centres, scales, ranges and slopes"
+            )
         if not n or self.features[0] != "ln_ich":
             raise ValueError(f"variant {self.name!r} must have ln_ich as its first feature")
         return self
@@ -273,7 +292,9 @@ class GrowthLaw(_Frozen):
         """Return the richest variant whose inputs are all known."""
         usable = [v for v in self.variants if all(math.isfinite(inputs.feature(f)) for f in v.features)]
         if not usable:
-            raise InputRefused("no variant of the growth law can be used with what is known of this haematoma")
+            raise InputRefused(
+                "no variant of the growth law can be used with what is known of this haematoma"
+            )
         return max(usable, key=lambda variant: len(variant.features))
 
     def outside(self, inputs: GrowthInputs) -> str:
@@ -282,8 +303,14 @@ class GrowthLaw(_Frozen):
         for name, low, high in zip(variant.features, variant.low, variant.high, strict=True):
             value = inputs.feature(name)
             if not low <= value <= high:
-                shown = [math.exp(v) if name in ("ln_ich", "ln_onset", "ln_forecast") else v for v in (value, low, high)]
-                return f"{_WORDS.get(name, name)} is {shown[0]:.3g}; the law was fitted on {shown[1]:.3g} to {shown[2]:.3g}"
+                shown = [
+                    math.exp(v) if name in ("ln_ich", "ln_onset", "ln_forecast") else v
+                    for v in (value, low, high)
+                ]
+                return (
+                    f"{_WORDS.get(name, name)} is {shown[0]:.3g}; the law was fitted on {shown[1]:.3g} to"
+                    f" {shown[2]:.3g}"
+                )
         return ""
 
     def forecast(self, inputs: GrowthInputs) -> GrowthForecast:
@@ -298,8 +325,12 @@ class GrowthLaw(_Frozen):
         variant = self.variant_for(inputs)
         if not variant.refits:
             return None
-        found = [_forecast(variant, parameters, inputs).probability(definition) for parameters in variant.refits]
-        low, high = np.quantile([*found, self.forecast(inputs).probability(definition)], ((1 - level) / 2, (1 + level) / 2))
+        found = [
+            _forecast(variant, parameters, inputs).probability(definition) for parameters in variant.refits
+        ]
+        low, high = np.quantile(
+            [*found, self.forecast(inputs).probability(definition)], ((1 - level) / 2, (1 + level) / 2)
+        )
         return float(low), float(high)
 
 
@@ -353,7 +384,9 @@ def load_growth_law(folder: str | Path) -> GrowthLaw:
 
 
 def growth_law_text(law: GrowthLaw) -> str:
-    """Return the law as the text of expansion.json; numbers to six digits, which is more than the fit knows."""
+    """Return the law as the text of expansion.json; numbers to six digits, which is more than the fit
+    knows.
+    """
 
     def rounded(value: object) -> object:
         if isinstance(value, float):

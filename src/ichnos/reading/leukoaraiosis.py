@@ -20,24 +20,32 @@ def read_leukoaraiosis(prediction: Prediction, masks: Masks) -> Finding:
     volume = volume_measure(prediction, "leukoaraiosis", masks.leukoaraiosis, "Leukoaraiosis")
     law, total_ml = load_fazekas_law(prediction.model.folder), volume_ml(masks.leukoaraiosis)
     if not masks.ventricles.array.any():
-        sentence = f"Leukoaraiosis {total_ml:.1f} mL; the ventricles were not found, so it could not be divided."
+        sentence = (
+            f"Leukoaraiosis {total_ml:.1f} mL; the ventricles were not found, so it could not be divided."
+        )
         return _finding("read", sentence, (volume, *fazekas_measures(law, None)))
     periventricular_ml = _periventricular_ml(masks)
     parts_ml = {"periventricular": periventricular_ml, "deep": total_ml - periventricular_ml}
     grades = fazekas_measures(law, parts_ml)
     if not masks.leukoaraiosis.array.any():
-        return _finding("none found", "The white matter was searched and no leukoaraiosis was found.", (volume, *grades))
+        return _finding(
+            "none found", "The white matter was searched and no leukoaraiosis was found.", (volume, *grades)
+        )
     labels = {"periventricular": f"… within {PERIVENTRICULAR_MM:g} mm of a ventricle", "deep": "… deeper"}
     parts = tuple(
         Measure(name=f"{name}_volume", label=labels[name], value=round(ml, 3), unit="mL", reason=_NO_INTERVAL)
         for name, ml in parts_ml.items()
     )
-    sentence = f"Leukoaraiosis {total_ml:.1f} mL, of which {periventricular_ml:.1f} mL lie around the ventricles."
+    sentence = (
+        f"Leukoaraiosis {total_ml:.1f} mL, of which {periventricular_ml:.1f} mL lie around the ventricles."
+    )
     return _finding("read", sentence, (volume, *parts, *grades))
 
 
 def _finding(status: Status, sentence: str, measures: tuple[Measure, ...]) -> Finding:
-    return Finding(target="leukoaraiosis", status=status, sentence=sentence, measures=measures, masks=("leukoaraiosis",))
+    return Finding(
+        target="leukoaraiosis", status=status, sentence=sentence, measures=measures, masks=("leukoaraiosis",)
+    )
 
 
 def _periventricular_ml(masks: Masks) -> float:
@@ -48,4 +56,6 @@ def _periventricular_ml(masks: Masks) -> float:
     box = box_around(masks.leukoaraiosis, margin_mm=PERIVENTRICULAR_MM)
     ventricles = masks.ventricles.cropped(box)
     distance = edt.edt(np.asfortranarray(~ventricles.array), anisotropy=ventricles.spacing_mm, order="F")
-    return volume_ml(masks.leukoaraiosis.cropped(box).map_array(lambda a: a & (distance <= PERIVENTRICULAR_MM)))
+    return volume_ml(
+        masks.leukoaraiosis.cropped(box).map_array(lambda a: a & (distance <= PERIVENTRICULAR_MM))
+    )

@@ -1,4 +1,6 @@
-"""From probabilities to masks that agree with each other: blood excludes oedema and leukoaraiosis, ventricular blood lies in ventricles."""
+"""From probabilities to masks that agree with each other: blood excludes oedema and leukoaraiosis,
+ventricular blood lies in ventricles.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import numpy.typing as npt
 
 from ichnos.anatomy.tract import SIDES, Side, population
 from ichnos.inference import Prediction
-from ichnos.inference.place import Placement
+from ichnos.inference.coordinates import Placement
 from ichnos.reading.density import (
     ICH_ABOVE_BRAIN_HU,
     IVH_ABOVE_BRAIN_HU,
@@ -28,10 +30,17 @@ from ichnos.volume import Box, Volume, box_around
 MIN_BLOOD_ML = 0.1  # a smaller speck of blood, or of leukoaraiosis, is not reported
 NAMES = ("ICH", "IVH", "PHE", "leukoaraiosis", "brain", "ventricles", "tract_left", "tract_right")
 _INFARCT = "infarct"  # a mask that is taken out of leukoaraiosis and not shown
-TRACT_SHARE = 0.42  # of a population's tracts that cover a place, and of the network's own probability: their mean in a tract, at least
-GROWTH_MM, VENTRICLE_REACH_MM = 12.0, 6.0  # how far from what the network is sure of blood is looked for; from its ventricles, for IVH
+# of a population's tracts that cover a place, and of the network's own probability: their mean in a tract, at
+# least
+TRACT_SHARE = 0.42
+GROWTH_MM, VENTRICLE_REACH_MM = (
+    12.0,
+    6.0,
+)  # how far from what the network is sure of blood is looked for; from its ventricles, for IVH
 ALLOWED_PROBABILITY = 0.15  # of blood, and of brain where blood is, by the network: less excludes brain there
-IVH_TO_ICH = 0.3  # blood near ventricles is in them from this share of the probability of a haematoma: rarely met, it is said quietly
+# blood near ventricles is in them from this share of the probability of a haematoma: rarely met, it is said
+# quietly
+IVH_TO_ICH = 0.3
 FINE_IVH_TO_ICH = 0.7  # likewise, of a refinement
 # Asked of the network where the scan's own density decides after it.
 AT_MOST = {"leukoaraiosis": 0.25, "ventricles": 0.5, "IVH": 0.2, "PHE": 0.2}
@@ -40,11 +49,13 @@ PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaemato
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """Masks on the scan's grid in RAS order; each voxel belongs to at most one of ICH, IVH, PHE and leukoaraiosis.
+    """Masks on the scan's grid in RAS order; each voxel belongs to at most one of ICH, IVH, PHE and
+    leukoaraiosis.
 
     `expansion` is where the haematoma is expected at follow-up; None where that was not forecast.
 
-    A mask whose name is not in `known` is empty because the model does not look for it: `named` leaves it out.
+    A mask whose name is not in `known` is empty because the model does not look for it: `named` leaves it
+    out.
     """
 
     ich: Volume
@@ -77,18 +88,29 @@ class Masks:
 def consistent_masks(prediction: Prediction, place: Placement | None = None) -> Masks:
     """Threshold every target at its operating point and settle what two of them claim.
 
-    With a `place` the tract is where the atlas, looked up there, and the network's drawing agree; without, it is what the network drew.
+    With a `place` the tract is where the atlas, looked up there, and the network's drawing agree; without, it
+    is what the network drew.
     """
     taught = [t.name for t in prediction.model.manifest.targets if t.name in NAMES or t.name == _INFARCT]
-    raw = {name: prediction.mask(name, threshold=cut_of(prediction, name)).reoriented("RAS") for name in taught}
+    raw = {
+        name: prediction.mask(name, threshold=cut_of(prediction, name)).reoriented("RAS") for name in taught
+    }
     if "brain" in raw:
         raw["brain"] = raw["brain"].map_array(lambda a: a | _brain_in_blood(prediction, raw))
     ras = prediction.scan.volume.reoriented("RAS")
     nothing = ras.with_array(np.zeros(ras.shape, bool))
     box = _box_of_brain(raw, nothing)
     drawn = {name: mask.cropped(box) for name, mask in raw.items()}
-    blood: dict[str, Volume] = {name: prediction.probability(name).reoriented("RAS").cropped(box) for name in ("ICH", "IVH") if name in raw}
-    tracts = {} if place is None else {f"tract_{side}": _tract(side, place, prediction).cropped(box) for side in SIDES}
+    blood: dict[str, Volume] = {
+        name: prediction.probability(name).reoriented("RAS").cropped(box)
+        for name in ("ICH", "IVH")
+        if name in raw
+    }
+    tracts = (
+        {}
+        if place is None
+        else {f"tract_{side}": _tract(side, place, prediction).cropped(box) for side in SIDES}
+    )
     settled = _settled(drawn, blood, ras.cropped(box), tracts, fine=prediction.refines("ICH"))
     return Masks(
         **{field: nothing.pasted(mask) for field, mask in settled.items()},
@@ -97,13 +119,22 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
 
 
 def _brain_in_blood(prediction: Prediction, raw: dict[str, Volume]) -> npt.NDArray[np.bool_]:
-    """Return where blood is possible and brain is not excluded (RAS): a clot does not look like brain, and yet lies in it."""
+    """Return where blood is possible and brain is not excluded (RAS): a clot does not look like brain, and
+    yet lies in it.
+    """
 
     def allowed(name: str) -> npt.NDArray[np.bool_]:
         return np.asarray(prediction.mask(name, threshold=ALLOWED_PROBABILITY).reoriented("RAS").array)
 
-    blood, place = ([allowed(name) for name in names if name in raw] for names in (("ICH", "IVH"), ("brain", "ventricles")))
-    return np.asarray(np.logical_or.reduce(blood) & np.logical_or.reduce(place)) if blood else np.zeros(raw["brain"].shape, bool)
+    blood, place = (
+        [allowed(name) for name in names if name in raw]
+        for names in (("ICH", "IVH"), ("brain", "ventricles"))
+    )
+    return (
+        np.asarray(np.logical_or.reduce(blood) & np.logical_or.reduce(place))
+        if blood
+        else np.zeros(raw["brain"].shape, bool)
+    )
 
 
 def cut_of(prediction: Prediction, name: str) -> float:
@@ -113,7 +144,9 @@ def cut_of(prediction: Prediction, name: str) -> float:
 
 
 def _box_of_brain(raw: dict[str, Volume], nothing: Volume) -> Box:
-    """Return the part of the scan in which anything can be found: brain and ventricles, or all of it where the model draws no brain."""
+    """Return the part of the scan in which anything can be found: brain and ventricles, or all of it where
+    the model draws no brain.
+    """
     found = [raw[name].array for name in ("brain", "ventricles") if name in raw]
     if "brain" not in raw or not np.any([mask.any() for mask in found]):
         return Box((0, 0, 0), tuple(nothing.shape))
@@ -121,9 +154,15 @@ def _box_of_brain(raw: dict[str, Volume], nothing: Volume) -> Box:
 
 
 def _settled(
-    drawn: dict[str, Volume], probability: dict[str, Volume], hu: Volume, tracts: dict[str, Volume], *, fine: bool
+    drawn: dict[str, Volume],
+    probability: dict[str, Volume],
+    hu: Volume,
+    tracts: dict[str, Volume],
+    *,
+    fine: bool,
 ) -> dict[str, Volume]:
-    """Return the masks by the names of the fields of Masks; all on one grid in RAS order, as are HU and the probabilities of blood.
+    """Return the masks by the names of the fields of Masks; all on one grid in RAS order, as are HU and the
+    probabilities of blood.
 
     The scan's density draws the borders of blood, and where no refinement did (not `fine`) those of the rest.
     """
@@ -132,17 +171,26 @@ def _settled(
     brain, ventricles = _largest(raw["brain"]), raw["ventricles"]
     inside = np.asarray(brain.array) | np.asarray(ventricles.array) if "brain" in drawn else np.True_
     ich, ivh = _blood(drawn, probability, hu, brain, fine=fine)
-    ich = like_blood(_without_specks(ich.map_array(lambda a: a & inside)), hu, brain, least_hu=ICH_ABOVE_BRAIN_HU)
-    ivh = like_blood(_without_specks(ivh.map_array(lambda a: a & inside)), hu, brain, least_hu=IVH_ABOVE_BRAIN_HU)
+    ich = like_blood(
+        _without_specks(ich.map_array(lambda a: a & inside)), hu, brain, least_hu=ICH_ABOVE_BRAIN_HU
+    )
+    ivh = like_blood(
+        _without_specks(ivh.map_array(lambda a: a & inside)), hu, brain, least_hu=IVH_ABOVE_BRAIN_HU
+    )
     blood = ich.array | ivh.array
     phe = raw["PHE"].map_array(lambda a: a & inside & ~blood & ~ventricles.array & near(ich, PHE_REACH_MM))
     if not fine:
         phe = darker_than_brain(phe, hu, brain, blood)
-    leukoaraiosis = raw["leukoaraiosis"].map_array(lambda a: a & inside & ~(blood | phe.array | raw[_INFARCT].array))
+    leukoaraiosis = raw["leukoaraiosis"].map_array(
+        lambda a: a & inside & ~(blood | phe.array | raw[_INFARCT].array)
+    )
     if not fine:
         smooth = smoothed(hu)
         leukoaraiosis = where_dark(leukoaraiosis, hu, brain, ventricles)
-        brain, ventricles = without_sulci(brain, ventricles, smooth, blood), mostly_fluid(ventricles, smooth, brain, blood)
+        brain, ventricles = (
+            without_sulci(brain, ventricles, smooth, blood),
+            mostly_fluid(ventricles, smooth, brain, blood),
+        )
     return {
         "ich": ich,
         "ivh": ivh,
@@ -150,12 +198,17 @@ def _settled(
         "leukoaraiosis": _without_specks(leukoaraiosis),
         "brain": brain,
         "ventricles": ventricles.map_array(lambda a: a | ivh.array),
-        **{name: tracts.get(name, raw[name]).map_array(lambda a: a & inside) for name in ("tract_left", "tract_right")},
+        **{
+            name: tracts.get(name, raw[name]).map_array(lambda a: a & inside)
+            for name in ("tract_left", "tract_right")
+        },
     }
 
 
 def _tract(side: Side, place: Placement, prediction: Prediction) -> Volume:
-    """Return one tract: the atlas knows its shape, the network, where it draws tracts, how this patient's differs."""
+    """Return one tract: the atlas knows its shape, the network, where it draws tracts, how this patient's
+    differs.
+    """
     share = place.looked_up(population(side))
     name = f"tract_{side}"
     if name in [target.name for target in prediction.model.manifest.targets]:
@@ -164,11 +217,14 @@ def _tract(side: Side, place: Placement, prediction: Prediction) -> Volume:
     return share.map_array(lambda a: a > TRACT_SHARE)
 
 
-def _blood(drawn: dict[str, Volume], probability: dict[str, Volume], hu: Volume, brain: Volume, *, fine: bool) -> tuple[Volume, Volume]:
+def _blood(
+    drawn: dict[str, Volume], probability: dict[str, Volume], hu: Volume, brain: Volume, *, fine: bool
+) -> tuple[Volume, Volume]:
     """Return haematoma and ventricular blood that share no voxel.
 
-    No network draws the border of blood as sharply as the scan does: blood reaches as far as the scan is dense around what the network is
-    sure of and the network does not exclude it. It is ventricular where the network says so and the ventricles are near.
+    No network draws the border of blood as sharply as the scan does: blood reaches as far as the scan is
+    dense around what the network is sure of and the network does not exclude it. It is ventricular where the
+    network says so and the ventricles are near.
     """
     nothing = hu.with_array(np.zeros(hu.shape, bool))
     ich, ivh = drawn.get("ICH", nothing), drawn.get("IVH", nothing)
@@ -182,7 +238,9 @@ def _blood(drawn: dict[str, Volume], probability: dict[str, Volume], hu: Volume,
     ventricles = drawn.get("ventricles", nothing).cropped(box)
     ratio = FINE_IVH_TO_ICH if fine else IVH_TO_ICH
     ventricular = blood & (p_ivh.array > ratio * p_ich.array) & near(ventricles, VENTRICLE_REACH_MM)
-    return nothing.pasted(p_ich.with_array(blood & ~ventricular)), nothing.pasted(p_ich.with_array(ventricular))
+    return nothing.pasted(p_ich.with_array(blood & ~ventricular)), nothing.pasted(
+        p_ich.with_array(ventricular)
+    )
 
 
 def _largest(mask: Volume) -> Volume:
@@ -195,4 +253,8 @@ def _without_specks(mask: Volume) -> Volume:
     import cc3d
 
     smallest = int(np.ceil(MIN_BLOOD_ML / mask.voxel_ml))
-    return mask.map_array(lambda a: np.asarray(cc3d.dust(a.astype(np.uint8), threshold=smallest, connectivity=18, in_place=False)) > 0)
+    return mask.map_array(
+        lambda a: (
+            np.asarray(cc3d.dust(a.astype(np.uint8), threshold=smallest, connectivity=18, in_place=False)) > 0
+        )
+    )

@@ -1,4 +1,6 @@
-"""Outcome: motor NIHSS and mRS that a patient like this one would be expected to reach, and what surgery would be expected to change."""
+"""Outcome: motor NIHSS and mRS that a patient like this one would be expected to reach, and what surgery
+would be expected to change.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,29 @@ from typing import Literal
 
 from ichnos.models import Model
 from ichnos.models.store import SHIPPED
-from ichnos.reading.prognosis import OUTCOME_FILE, Arm, Interval, OutcomeInputs, OutcomeModel, injury_of, load_outcome_model
+from ichnos.prognosis.outcome import (
+    OUTCOME_FILE,
+    Arm,
+    Interval,
+    OutcomeInputs,
+    OutcomeModel,
+    injury_of,
+    load_outcome_model,
+)
 from ichnos.reading.record import Finding, Measure
 
 _ARMS: tuple[Arm, ...] = ("medical", "surgery")
 _IN_WORDS = {"medical": "without surgery", "surgery": "with surgery"}
 
 
-def read_outcome(model: OutcomeModel | None, findings: Sequence[Finding], *, facts: Mapping[str, object] | None = None) -> Finding:
-    """Forecast the outcome of a patient with a haematoma from the findings of the scan and a clinical row (`age_years`, `gcs`).
+def read_outcome(
+    model: OutcomeModel | None, findings: Sequence[Finding], *, facts: Mapping[str, object] | None = None
+) -> Finding:
+    """Forecast the outcome of a patient with a haematoma from the findings of the scan and a clinical row
+    (`age_years`, `gcs`).
 
-    Withheld, with the reason, without a model, without a haematoma, without a graded tract, and outside the fitting cohort. An outcome that
-    can be forecast is given even where the other cannot.
+    Withheld, with the reason, without a model, without a haematoma, without a graded tract, and outside the
+    fitting cohort. An outcome that can be forecast is given even where the other cannot.
     """
     by_target = {finding.target: finding for finding in findings}
     if model is None:
@@ -34,12 +47,19 @@ def read_outcome(model: OutcomeModel | None, findings: Sequence[Finding], *, fac
         *(_motor(model, inputs) if not motor else _empty("motor", motor)),
         *(_mrs(model, inputs) if not mrs else _empty("mrs", mrs)),
     )
-    return Finding(target="outcome", status="read", sentence=_sentence(model, inputs, motor, mrs), measures=measures)
+    return Finding(
+        target="outcome", status="read", sentence=_sentence(model, inputs, motor, mrs), measures=measures
+    )
 
 
 def outcome_model_of(model: Model) -> OutcomeModel | None:
-    """Return the outcome model beside a model's weights, or the one that ships; None where neither is there."""
-    return next((load_outcome_model(f) for f in (model.folder, SHIPPED / "outcome") if (f / OUTCOME_FILE).is_file()), None)
+    """Return the outcome model beside a model's weights, or the one that ships; None where neither is
+    there.
+    """
+    return next(
+        (load_outcome_model(f) for f in (model.folder, SHIPPED / "outcome") if (f / OUTCOME_FILE).is_file()),
+        None,
+    )
 
 
 def outcome_inputs(findings: Mapping[str, Finding], facts: Mapping[str, object]) -> OutcomeInputs:
@@ -51,7 +71,11 @@ def outcome_inputs(findings: Mapping[str, Finding], facts: Mapping[str, object])
         return float(found) if isinstance(found, (int, float)) else None
 
     tract = findings.get("tract")
-    grades = {m.name.removeprefix("injury_"): str(m.value) for m in tract.measures if m.name.startswith("injury_")} if tract else {}
+    grades = (
+        {m.name.removeprefix("injury_"): str(m.value) for m in tract.measures if m.name.startswith("injury_")}
+        if tract
+        else {}
+    )
     loads = {side: number("tract", f"blood_load_{side}") or 0.0 for side in grades}
     injury, load_ml = injury_of(grades, loads)
     return OutcomeInputs(
@@ -82,7 +106,11 @@ def _motor(model: OutcomeModel, inputs: OutcomeInputs) -> tuple[Measure, ...]:
         for arm in _ARMS
     )
     gain = _measure(
-        "surgery_motor_gain", "Points of motor NIHSS that surgery would spare", model.motor_gain(inputs), "", "95 % of the mean effect"
+        "surgery_motor_gain",
+        "Points of motor NIHSS that surgery would spare",
+        model.motor_gain(inputs),
+        "",
+        "95 % of the mean effect",
     )
     return (*scores, gain)
 
@@ -99,7 +127,12 @@ def _mrs(model: OutcomeModel, inputs: OutcomeInputs) -> tuple[Measure, ...]:
         for arm in _ARMS
     )
     gain = _percent(model.independence_gain(inputs))
-    return (*shares, _measure("surgery_mrs_gain", "Change of that probability by surgery", gain, "%", "95 % of the mean effect"))
+    return (
+        *shares,
+        _measure(
+            "surgery_mrs_gain", "Change of that probability by surgery", gain, "%", "95 % of the mean effect"
+        ),
+    )
 
 
 def _percent(share: Interval) -> Interval:
@@ -108,29 +141,50 @@ def _percent(share: Interval) -> Interval:
 
 def _measure(name: str, label: str, value: Interval, unit: str, interval: str) -> Measure:
     v, low, high = (round(part, 1) + 0.0 for part in (value.value, value.low, value.high))
-    return Measure(name=name, label=label, value=v, unit=unit, low=min(low, v), high=max(high, v), interval=interval)
+    return Measure(
+        name=name, label=label, value=v, unit=unit, low=min(low, v), high=max(high, v), interval=interval
+    )
 
 
 def _empty(which: Literal["motor", "mrs"], why: str) -> tuple[Measure, ...]:
     motor = (("nihss_motor_180d_medical", "Motor NIHSS at 180 days", ""),)
     mrs = (("mrs_0_3_365d_medical", "Probability of mRS 0 to 3 at 365 days", "%"),)
-    return tuple(Measure(name=n, label=label, value=None, unit=u, reason=why) for n, label, u in (motor if which == "motor" else mrs))
+    return tuple(
+        Measure(name=n, label=label, value=None, unit=u, reason=why)
+        for n, label, u in (motor if which == "motor" else mrs)
+    )
 
 
 def _withheld(why: str) -> Finding:
     sentence = f"No outcome is forecast: {why}."
-    return Finding(target="outcome", status="withheld", sentence=sentence, measures=(*_empty("motor", why), *_empty("mrs", why)))
+    return Finding(
+        target="outcome",
+        status="withheld",
+        sentence=sentence,
+        measures=(*_empty("motor", why), *_empty("mrs", why)),
+    )
 
 
 def _sentence(model: OutcomeModel, inputs: OutcomeInputs, motor: str, mrs: str) -> str:
     parts = []
     if not motor:
         gain = model.motor_gain(inputs)
-        verdict = "would be expected to gain" if gain.low > 0 else "would be expected to lose" if gain.high < 0 else "may gain or lose"
+        verdict = (
+            "would be expected to gain"
+            if gain.low > 0
+            else "would be expected to lose"
+            if gain.high < 0
+            else "may gain or lose"
+        )
         shown = f"{gain.value:+.1f} points of motor NIHSS spared, {gain.low:+.1f} to {gain.high:+.1f}"
-        parts.append(f"With the injury {inputs.injury!r}, patients like this one {verdict} by surgery ({shown}).")
+        parts.append(
+            f"With the injury {inputs.injury!r}, patients like this one {verdict} by surgery ({shown})."
+        )
     if not mrs:
-        parts.append(f"mRS 0 to 3 after a year: {100 * model.independent(inputs, 'medical').value:.0f} % without surgery.")
+        parts.append(
+            f"mRS 0 to 3 after a year: {100 * model.independent(inputs, 'medical').value:.0f} % without"
+            " surgery."
+        )
     if not model.randomised:
         parts.append("The arms were not drawn by lot, so a difference between them is no effect of surgery.")
     if model.simulated:

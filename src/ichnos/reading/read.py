@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 import ichnos
-from ichnos import quality
 from ichnos.errors import InputRefused, UsageError
 from ichnos.inference import Prediction, Predictor
-from ichnos.inference.place import Placement, placement_of
+from ichnos.inference.coordinates import Placement, placement_of
+from ichnos.quality import judge as quality
 from ichnos.reading.expansion import expansion_mask, forecast_of, growth_law_of, read_expansion
 from ichnos.reading.haematoma import read_haematoma
 from ichnos.reading.leukoaraiosis import read_leukoaraiosis
@@ -41,27 +41,41 @@ LEAST_BRAIN_ML = 200.0  # a network that finds less brain than this has not unde
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a model says of one scan. `masks` is None when the scan was refused, `scan` when it could not even be opened."""
+    """What a model says of one scan. `masks` is None when the scan was refused, `scan` when it could not
+    even be opened.
+    """
 
     record: Record
     scan: Scan | None
     masks: Masks | None
-    page: Callable[[Reading], str] | None = None  # draws report.html; the room `report` gives it, which lies above this one
+    page: Callable[[Reading], str] | None = (
+        None  # draws report.html; the room `report` gives it, which lies above this one
+    )
 
     def save(self, out: str | Path) -> Path:
-        """Write reading.json, the masks on the input's own grid, SEG and SR for DICOM, and report.html; return the folder."""
+        """Write reading.json, the masks on the input's own grid, SEG and SR for DICOM, and report.html;
+        return the folder.
+        """
         from ichnos.reading.save import save_reading
 
         return save_reading(self, Path(out))
 
 
 def read(scan: Scan, predictor: Predictor, *, name: str = "scan", only: Collection[str] = TARGETS) -> Reading:
-    """Read every target the model knows; a scan that cannot be read yields a refusal with its reasons, never an empty mask."""
+    """Read every target the model knows; a scan that cannot be read yields a refusal with its reasons,
+    never an empty mask.
+    """
     chosen = chosen_targets(only)
     judged = scan if scan.quality is not None else scan.judged(quality.judge(scan))
     verdict = refuse_minors(judged)
     if verdict.level == "refuse":
-        return refused(name, "; ".join(reason.text for reason in verdict.at("refuse")), scan=judged, verdict=verdict, only=chosen)
+        return refused(
+            name,
+            "; ".join(reason.text for reason in verdict.at("refuse")),
+            scan=judged,
+            verdict=verdict,
+            only=chosen,
+        )
     try:
         prediction = predictor(judged)
         place = placement_of(prediction)
@@ -76,9 +90,16 @@ def read(scan: Scan, predictor: Predictor, *, name: str = "scan", only: Collecti
         status="read",
         findings=findings,
         quality=quality_reasons(verdict),
-        warnings=(*(r.text for r in verdict.at("warn")), *warnings_of(judged.volume.reoriented("RAS"), masks)),
+        warnings=(
+            *(r.text for r in verdict.at("warn")),
+            *warnings_of(judged.volume.reoriented("RAS"), masks),
+        ),
         limits=manifest.limits,
-        facts={key: float(value) for key, value in sorted(judged.facts.items()) if isinstance(value, (int, float))},
+        facts={
+            key: float(value)
+            for key, value in sorted(judged.facts.items())
+            if isinstance(value, (int, float))
+        },
         provenance=ReadingProvenance(
             code_version=ichnos.__version__,
             model_name=manifest.name,
@@ -89,17 +110,31 @@ def read(scan: Scan, predictor: Predictor, *, name: str = "scan", only: Collecti
             backend=predictor.backend,
         ),
     )
-    grown = [expansion_mask(f, masks, forecast=forecast_of(prediction)) for f in findings if f.target == "expansion"]
+    grown = [
+        expansion_mask(f, masks, forecast=forecast_of(prediction))
+        for f in findings
+        if f.target == "expansion"
+    ]
     return Reading(record, judged, replace(masks, expansion=grown[0] if grown else None))
 
 
 def refused(
-    name: str, reason: str, *, scan: Scan | None = None, verdict: Verdict | None = None, only: Collection[str] = TARGETS
+    name: str,
+    reason: str,
+    *,
+    scan: Scan | None = None,
+    verdict: Verdict | None = None,
+    only: Collection[str] = TARGETS,
 ) -> Reading:
     """Return the reading of a scan that was not read: every finding says that nobody looked."""
     reasons: tuple[QualityReason, ...] = quality_reasons(verdict)
-    findings = tuple(Finding(target=t, status="could not look", sentence=f"Not read: {reason}") for t in chosen_targets(only))
-    return Reading(Record(name=name, status="refused", quality=reasons, refusal=reason, findings=findings), scan, None)
+    findings = tuple(
+        Finding(target=t, status="could not look", sentence=f"Not read: {reason}")
+        for t in chosen_targets(only)
+    )
+    return Reading(
+        Record(name=name, status="refused", quality=reasons, refusal=reason, findings=findings), scan, None
+    )
 
 
 def chosen_targets(only: Collection[str]) -> tuple[str, ...]:
@@ -110,23 +145,33 @@ def chosen_targets(only: Collection[str]) -> tuple[str, ...]:
     """
     unknown = sorted(set(only) - set(TARGETS))
     if unknown or not only:
-        raise UsageError(f"targets {', '.join(unknown) or 'none'} were asked for; give any of {', '.join(TARGETS)}")
+        raise UsageError(
+            f"targets {', '.join(unknown) or 'none'} were asked for; give any of {', '.join(TARGETS)}"
+        )
     return tuple(target for target in TARGETS if target in only)
 
 
-def _findings(prediction: Prediction, masks: Masks, only: Collection[str], place: Placement | None) -> tuple[Finding, ...]:
+def _findings(
+    prediction: Prediction, masks: Masks, only: Collection[str], place: Placement | None
+) -> tuple[Finding, ...]:
     hu, facts, model = prediction.scan.volume.reoriented("RAS"), prediction.scan.facts, prediction.model
     readers: dict[str, Callable[[], Finding]] = {
         "haematoma": lambda: read_haematoma(prediction, masks, hu, place=place),
         "leukoaraiosis": lambda: read_leukoaraiosis(prediction, masks),
         "tract": lambda: read_tract(masks, place=place),
-        "expansion": lambda: read_expansion(growth_law_of(model), masks, hu, facts=facts, forecast=forecast_of(prediction)),
-        "outcome": lambda: read_outcome(outcome_model_of(model), [found[t] for t in _BEFORE_OUTCOME], facts=facts),
+        "expansion": lambda: read_expansion(
+            growth_law_of(model), masks, hu, facts=facts, forecast=forecast_of(prediction)
+        ),
+        "outcome": lambda: read_outcome(
+            outcome_model_of(model), [found[t] for t in _BEFORE_OUTCOME], facts=facts
+        ),
     }
     needed = {*only, *(_BEFORE_OUTCOME if "outcome" in only else ())}
     found: dict[str, Finding] = {}
     for target in (t for t in TARGETS if t in needed):  # in TARGETS' order, outcome last
-        found[target] = readers[target]() if masks.known.issuperset(_NEEDS[target]) else _not_taught(target, masks)
+        found[target] = (
+            readers[target]() if masks.known.issuperset(_NEEDS[target]) else _not_taught(target, masks)
+        )
     return tuple(found[target] for target in only)
 
 
@@ -146,7 +191,9 @@ def _refuse_without_brain(masks: Masks) -> None:
 
 
 def _digest(volume: Volume) -> str:
-    """Hash what was read: HU in RAS order and the affine, so that the same scan has the same digest however it arrived."""
+    """Hash what was read: HU in RAS order and the affine, so that the same scan has the same digest
+    however it arrived.
+    """
     ras = volume.reoriented("RAS")
     digest = hashlib.sha256(np.ascontiguousarray(ras.array, np.float32).tobytes())
     digest.update(np.round(ras.affine, 4).astype("<f8").tobytes())

@@ -1,4 +1,6 @@
-"""What a reading is made of: measures with a unit, an interval or a reason for none; and the whole record that becomes reading.json."""
+"""What a reading is made of: measures with a unit, an interval or a reason for none; and the whole record
+that becomes reading.json.
+"""
 
 from __future__ import annotations
 
@@ -86,11 +88,15 @@ class Record(_Frozen):
     quality: tuple[QualityReason, ...] = ()
     warnings: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
-    facts: dict[str, float] = Field(default_factory=dict)  # what was known besides the image: age_years, onset_to_ct_h, …
+    facts: dict[str, float] = Field(
+        default_factory=dict
+    )  # what was known besides the image: age_years, onset_to_ct_h, …
     provenance: ReadingProvenance | None = None
     refusal: str = ""  # why the scan was not read
     masks: dict[str, str] = Field(default_factory=dict)  # mask name -> file beside reading.json
-    files: dict[str, str] = Field(default_factory=dict)  # what else was written, in words -> file beside reading.json
+    files: dict[str, str] = Field(
+        default_factory=dict
+    )  # what else was written, in words -> file beside reading.json
 
     def finding(self, target: str) -> Finding:
         """Return the finding of a target."""
@@ -101,4 +107,7 @@ def quality_reasons(verdict: Verdict | None) -> tuple[QualityReason, ...]:
     """Return a verdict's reasons as they are stored."""
     if verdict is None:
         return ()
-    return tuple(QualityReason(name=r.name, level=r.level, text=r.text, value=r.value, unit=r.unit) for r in verdict.reasons)
+    return tuple(
+        QualityReason(name=r.name, level=r.level, text=r.text, value=r.value, unit=r.unit)
+        for r in verdict.reasons
+    )

@@ -1,4 +1,6 @@
-"""What a quality verdict does not see and a reading must know: children, air inside the skull, a brain of unlikely size."""
+"""What a quality verdict does not see and a reading must know: children, air inside the skull, a brain of
+unlikely size.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,19 @@ AIR_ML = 0.5  # of air within the brain's outline: a head that was operated on, 
 
 
 def refuse_minors(scan: Scan) -> Verdict:
-    """Return the scan's verdict with its age judged: no model has learnt from children, whose heads are another population."""
+    """Return the scan's verdict with its age judged: no model has learnt from children, whose heads are
+    another population.
+    """
     verdict = scan.quality or Verdict()
     age = scan.facts.get("age_years")
     if not isinstance(age, int | float):
         return verdict
     minor = age < ADULT_YEARS
-    text = f"the patient is {age:g} years old; the models have learnt from adults alone" if minor else "the patient is an adult"
+    text = (
+        f"the patient is {age:g} years old; the models have learnt from adults alone"
+        if minor
+        else "the patient is an adult"
+    )
     return verdict + Verdict((Reason("age", "refuse" if minor else "pass", text, float(age), "years"),))
 
 
@@ -34,20 +42,30 @@ def warnings_of(hu: Volume, masks: Masks) -> Iterator[str]:
     """Say what makes a reading doubtful although the scan passed; `hu` in RAS on the masks' grid."""
     ich = np.asarray(masks.ich.array).astype(bool)
     if ich.any() and not BLOOD_HU[0] <= (mean_hu := float(np.asarray(hu.array)[ich].mean())) <= BLOOD_HU[1]:
-        yield f"what was called blood measures {mean_hu:.0f} HU on average; {BLOOD_HU[0]:.0f} to {BLOOD_HU[1]:.0f} are expected of blood"
+        yield (
+            f"what was called blood measures {mean_hu:.0f} HU on average; {BLOOD_HU[0]:.0f} to"
+            f" {BLOOD_HU[1]:.0f} are expected of blood"
+        )
     if "brain" not in masks.known:
         return
     brain_ml = volume_ml(masks.brain)
     low, high = ADULT_BRAIN_ML
     if not low <= brain_ml <= high:
-        yield f"{brain_ml:.0f} mL of brain were found, {low:.0f} to {high:.0f} are usual: a child, an incomplete scan, or a wrong outline"
+        yield (
+            f"{brain_ml:.0f} mL of brain were found, {low:.0f} to {high:.0f} are usual: a child, an"
+            " incomplete scan, or a wrong outline"
+        )
     air_ml = air_inside_ml(hu, masks.brain)
     if air_ml >= AIR_ML:
-        yield f"{air_ml:.1f} mL of air lie inside the skull, as after an operation or an injury; no model has learnt from such heads"
+        yield (
+            f"{air_ml:.1f} mL of air lie inside the skull, as after an operation or an injury; no model has"
+            " learnt from such heads"
+        )
 
 
 def air_inside_ml(hu: Volume, brain: Volume) -> float:
-    """Return the air within the outline of the upper half of the brain, where no sinus lies, in mL; both RAS on one grid.
+    """Return the air within the outline of the upper half of the brain, where no sinus lies, in mL; both RAS
+    on one grid.
 
     >>> from ichnos.volume import sphere
     >>> brain = sphere(radius_mm=50, spacing_mm=2.0)

@@ -1,4 +1,5 @@
-"""A reading on disk: reading.json, masks on the input's own grid, SEG and SR where the input was DICOM, and the report.
+"""A reading on disk: reading.json, masks on the input's own grid, SEG and SR where the input was DICOM, and
+the report.
 
 The same reading gives the same bytes: no clock, no random identifier.
 """
@@ -31,7 +32,10 @@ def save_reading(reading: Reading, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     masks, files = {}, {}
     if reading.masks is not None and reading.scan is not None:
-        drawn = {name: mask.astype(np.uint8).reoriented(reading.scan.volume.orientation) for name, mask in reading.masks.named().items()}
+        drawn = {
+            name: mask.astype(np.uint8).reoriented(reading.scan.volume.orientation)
+            for name, mask in reading.masks.named().items()
+        }
         for name, mask in drawn.items():
             masks[name] = f"{name}.nii.gz"
             nifti.save(mask, folder / masks[name])
@@ -42,7 +46,9 @@ def save_reading(reading: Reading, folder: Path) -> Path:
         files["report"] = PAGE
         _write_text(folder / PAGE, reading.page(reading))
     record = reading.record.model_copy(update={"masks": masks, "files": files})
-    _write_text(folder / RECORD, json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+    _write_text(
+        folder / RECORD, json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    )
     return folder
 
 
@@ -53,24 +59,34 @@ def _write_text(file: Path, text: str) -> None:
 
 def _write_dicom(record: Record, scan: Scan, drawn: dict[str, Volume], folder: Path) -> None:
     provenance = record.provenance
-    version = f"{provenance.code_version} {provenance.model_name} {provenance.model_sha256[:12]}" if provenance else ""
+    version = (
+        f"{provenance.code_version} {provenance.model_name} {provenance.model_sha256[:12]}"
+        if provenance
+        else ""
+    )
     algorithm = Algorithm(version=version) if version else Algorithm()
     seg = write_seg(scan, drawn, folder / SEG, algorithm=algorithm)
     write_sr(scan, structured(record), folder / SR, seg=seg, algorithm=algorithm)
 
 
 def structured(record: Record) -> Report:
-    """Return what the SR says: one group per mask with its volume, one per finding with the rest, and in words what is not there."""
+    """Return what the SR says: one group per mask with its volume, one per finding with the rest, and in
+    words what is not there.
+    """
     groups = tuple(group for finding in record.findings for group in _groups(finding))
     comments = [finding.sentence for finding in record.findings]
-    comments += [f"{m.label}: {m.reason}" for finding in record.findings for m in finding.measures if m.value is None]
+    comments += [
+        f"{m.label}: {m.reason}" for finding in record.findings for m in finding.measures if m.value is None
+    ]
     return Report(groups, (*comments, *(f"Warning: {warning}" for warning in record.warnings)))
 
 
 def _groups(finding: Finding) -> list[Group]:
     volumes = {f"{mask.lower()}_volume": mask for mask in finding.masks}
     groups = [
-        Group(volumes[m.name], volumes[m.name], (_quantity(m),)) for m in finding.measures if m.name in volumes and m.value is not None
+        Group(volumes[m.name], volumes[m.name], (_quantity(m),))
+        for m in finding.measures
+        if m.name in volumes and m.value is not None
     ]
     others = [m for m in finding.measures if m.name not in volumes and m.value is not None]
     quantities = tuple(_quantity(m) for m in others if not isinstance(m.value, str | bool))
@@ -82,9 +98,15 @@ def _groups(finding: Finding) -> list[Group]:
 
 def _quantity(measure: Measure) -> Quantity:
     assert isinstance(measure.value, int | float)
-    return Quantity(measure.name, measure.label, float(measure.value), measure.unit, measure.low, measure.high)
+    return Quantity(
+        measure.name, measure.label, float(measure.value), measure.unit, measure.low, measure.high
+    )
 
 
 def _grade(measure: Measure) -> Grade:
-    said = {True: "present", False: "absent"}.get(measure.value, str(measure.value)) if isinstance(measure.value, bool) else measure.value
+    said = (
+        {True: "present", False: "absent"}.get(measure.value, str(measure.value))
+        if isinstance(measure.value, bool)
+        else measure.value
+    )
     return Grade(measure.name, measure.label, str(said), str(said))

@@ -1,7 +1,8 @@
-"""A volume with its interval: how far, in patients whose true volume is known, the truth lay from what was measured.
+"""A volume with its interval: how far, in patients whose true volume is known, the truth lay from what was
+measured.
 
-The law is learnt from readings of such patients and lies as plain numbers beside a model's weights. Errors are taken in ln(1 + mL):
-nearly a factor where there is much, nearly millilitres where there is little.
+The law is learnt from readings of such patients and lies as plain numbers beside a model's weights. Errors
+are taken in ln(1 + mL): nearly a factor where there is much, nearly millilitres where there is little.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ from typing import Literal
 from pydantic import Field
 
 from ichnos.inference import Prediction
-from ichnos.reading.laws import LawPart, load_law
+from ichnos.prognosis.store import LawPart, load_law
 from ichnos.reading.masks import cut_of
 from ichnos.reading.record import Measure
 from ichnos.volume import Volume, volume_ml
 
 VOLUME_LAW = "volumes.json"
-_NOTHING = "none was found, at half the operating point neither; how much of it can be missed has not been measured"
+_NOTHING = (
+    "none was found, at half the operating point neither; how much of it can be missed has not been measured"
+)
 
 
 class Errors(LawPart):
-    """Between which limits ln(1 + true mL) - ln(1 + measured mL) lay, in so many patients in whom something was measured."""
+    """Between which limits ln(1 + true mL) - ln(1 + measured mL) lay, in so many patients in whom
+    something was measured.
+    """
 
     low: float
     high: float
@@ -39,7 +44,8 @@ class VolumeLaw(LawPart):
     targets: dict[str, Errors]
 
     def interval_ml(self, target: str, measured_ml: float) -> tuple[float, float] | None:
-        """Return between which millilitres the truth is expected; None for a target without errors, or where nothing was measured.
+        """Return between which millilitres the truth is expected; None for a target without errors, or where
+        nothing was measured.
 
         >>> law = VolumeLaw(cohort="nobody", level=0.8, targets={"ICH": Errors(low=-0.2, high=0.1, patients=30)})
         >>> [round(ml, 2) for ml in law.interval_ml("ICH", 20.0)]
@@ -60,9 +66,11 @@ def load_volume_law(folder: Path) -> VolumeLaw | None:
 
 
 def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str) -> Measure:
-    """Return the volume of a mask with the interval of the model's law; without one, with the band of other operating points.
+    """Return the volume of a mask with the interval of the model's law; without one, with the band of other
+    operating points.
 
-    Nothing that stays nothing at half the operating point has no interval: "0 to 0" would say that nothing can have been missed.
+    Nothing that stays nothing at half the operating point has no interval: "0 to 0" would say that nothing
+    can have been missed.
     """
     value = volume_ml(mask)
     law = load_volume_law(prediction.model.folder)
@@ -87,12 +95,18 @@ def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str
 
 
 def _threshold_band(prediction: Prediction, target: str, value: float) -> tuple[float, float, str]:
-    """Return the volumes at half and one and a half times the threshold, and what they are: how much hangs on it, no confidence interval.
+    """Return the volumes at half and one and a half times the threshold, and what they are: how much hangs on
+    it, no confidence interval.
 
-    Rules of density and place have changed the mask since its threshold: the band is scaled as they scaled the volume.
+    Rules of density and place have changed the mask since its threshold: the band is scaled as they scaled
+    the volume.
     """
     cut = cut_of(prediction, target)
     cuts = (cut + (1 - cut) / 2, cut / 2)
     low, drawn, high = prediction.volumes_ml(target, (cuts[0], cut, cuts[1]))
     low, high = (value / drawn * bound if drawn > 0 else bound for bound in (low, high))
-    return low, high, f"volume at probability {cuts[0]:.2f} and {cuts[1]:.2f}, scaled as the mask was by density and place"
+    return (
+        low,
+        high,
+        f"volume at probability {cuts[0]:.2f} and {cuts[1]:.2f}, scaled as the mask was by density and place",
+    )

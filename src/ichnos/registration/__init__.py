@@ -8,4 +8,14 @@ from ichnos.registration.files import read_transform, write_transform
 from ichnos.registration.register import Kind, Registration, assess, register
 from ichnos.registration.transform import IDENTITY, Displacement, Transform
 
-__all__ = ["IDENTITY", "Displacement", "Kind", "Registration", "Transform", "assess", "read_transform", "register", "write_transform"]
+__all__ = [
+    "IDENTITY",
+    "Displacement",
+    "Kind",
+    "Registration",
+    "Transform",
+    "assess",
+    "read_transform",
+    "register",
+    "write_transform",
+]

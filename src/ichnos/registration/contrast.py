@@ -1,4 +1,6 @@
-"""What a registration looks at: heads on a coarse even grid, with the grey values cut to where the information is."""
+"""What a registration looks at: heads on a coarse even grid, with the grey values cut to where the
+information is.
+"""
 
 from __future__ import annotations
 
@@ -54,12 +56,15 @@ def checked_for_registration(image: Volume) -> None:
     """Refuse an image that no registration can use."""
     if image.array.ndim != 3:
         raise InputRefused(
-            f"an image of shape {image.array.shape} cannot be registered; give one three-dimensional image, such as the mean b0"
+            f"an image of shape {image.array.shape} cannot be registered; give one three-dimensional image,"
+            " such as the mean b0"
         )
     if not np.isfinite(image.array).all():
         raise InputRefused("the image holds values that are not finite; write it again without NaN")
     if float(image.array.max()) == float(image.array.min()):
-        raise InputRefused(f"every voxel of the image is {float(image.array.min()):g}: there is nothing to register")
+        raise InputRefused(
+            f"every voxel of the image is {float(image.array.min()):g}: there is nothing to register"
+        )
     extent = np.array(image.shape) * np.array(image.spacing_mm)
     if min(image.shape) < 3 or extent.min() < 15:
         raise InputRefused(

@@ -1,4 +1,5 @@
-"""Transforms in files that other programs read: ITK (.tfm, .h5, and .mat for an affine map) and displacement fields as NIfTI.
+"""Transforms in files that other programs read: ITK (.tfm, .h5, and .mat for an affine map) and displacement
+fields as NIfTI.
 
 ITK counts in LPS mm, and so do the NIfTI warps of ITK, ANTs and greedy; ichnos in RAS mm.
 """
@@ -19,7 +20,9 @@ _FLIP = np.array([-1.0, -1.0, 1.0])
 
 
 def write_transform(transform: Transform, path: str | Path) -> Path:
-    """Write a transform: `.tfm`, `.txt`, `.h5` hold any chain, `.mat` an affine map, `.nii.gz` a single displacement field."""
+    """Write a transform: `.tfm`, `.txt`, `.h5` hold any chain, `.mat` an affine map, `.nii.gz` a single
+    displacement field.
+    """
     import SimpleITK as sitk
 
     path = Path(path)
@@ -28,7 +31,10 @@ def write_transform(transform: Transform, path: str | Path) -> Path:
     elif path.suffix in (".tfm", ".txt", ".h5", ".mat"):
         parts = [_to_itk(part) for part in transform.parts] or [_to_itk(Affine(np.eye(4)))]
         if path.suffix == ".mat" and not transform.is_affine:
-            raise UsageError(f"{path.name}: .mat holds an affine map only; write this deformable transform as .h5 or its field as .nii.gz")
+            raise UsageError(
+                f"{path.name}: .mat holds an affine map only; write this deformable transform as .h5 or its"
+                " field as .nii.gz"
+            )
         sitk.WriteTransform(parts[0] if len(parts) == 1 else sitk.CompositeTransform(parts), str(path))
     else:
         raise UsageError(f"{path.name}: transforms are written as .tfm, .txt, .h5, .mat or .nii.gz")
@@ -48,12 +54,17 @@ def read_transform(path: str | Path) -> Transform:
             return Transform.of(_field(field))
         return Transform.of(*_from_itk(sitk.ReadTransform(str(path))))
     except RuntimeError as error:
-        raise InputRefused(f"{path} cannot be read as a transform; give ITK's .tfm, .h5, .mat or a warp in .nii.gz") from error
+        raise InputRefused(
+            f"{path} cannot be read as a transform; give ITK's .tfm, .h5, .mat or a warp in .nii.gz"
+        ) from error
 
 
 def _one_field(transform: Transform) -> Volume:
     if len(transform.parts) != 1 or not transform.displacements:
-        raise UsageError("a NIfTI warp holds one displacement field and nothing else; write this transform as .h5, or its field alone")
+        raise UsageError(
+            "a NIfTI warp holds one displacement field and nothing else; write this transform as .h5, or its"
+            " field alone"
+        )
     field = transform.displacements[0].field
     return field.with_array(field.array * _FLIP)
 
@@ -80,7 +91,9 @@ def _from_itk(moved: Any) -> tuple[Part, ...]:
 
     moved = moved.Downcast()
     if isinstance(moved, sitk.CompositeTransform):
-        return tuple(part for k in range(moved.GetNumberOfTransforms()) for part in _from_itk(moved.GetNthTransform(k)))
+        return tuple(
+            part for k in range(moved.GetNumberOfTransforms()) for part in _from_itk(moved.GetNthTransform(k))
+        )
     if isinstance(moved, sitk.DisplacementFieldTransform):
         return (_field(Volume.from_sitk(moved.GetDisplacementField())),)
     matrix = np.eye(4)

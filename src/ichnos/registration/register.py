@@ -23,7 +23,8 @@ class Registration:
 
     transform: Transform  # maps points of the fixed exam's space to the moving exam's: moving_from_fixed
     kind: Kind
-    similarity: float  # normalised mutual information in the head, 1 … 2; 1 means that neither tells anything about the other
+    # normalised mutual information in the head, 1 … 2; 1 means that neither tells anything about the other
+    similarity: float
     rigid_similarity: float  # the same after the rigid step
     head_overlap: float  # Dice of the two heads where both fields of view reach; NaN if they do not meet
     coverage: float  # share of the fixed head that lies inside the moving field of view
@@ -51,13 +52,15 @@ def register(
     rng: np.random.Generator | None = None,
     threads: int = 1,
 ) -> Registration:
-    """Register two exams of one head, whatever their poses; `transform` then maps fixed points (RAS mm) to moving points.
+    """Register two exams of one head, whatever their poses; `transform` then maps fixed points (RAS mm) to
+    moving points.
 
-    `exclude` is a mask in the fixed space (a haematoma and its oedema) that takes no part; fresh blood on a CT is left out of itself.
-    `start` replaces the search for a pose: "rigid" and "affine" refine it, "deformable" builds on it as it is. `contrast` is found from
-    the grey values unless given (say "ct" for a CT without its air).
-    `spacing_mm` is the voxel size the metric works at; `stiffness` above 1 allows the deformable step less. An
-    affine map may not change lengths by more than `scale_limit`: mutual information likes to shrink one head into the other.
+    `exclude` is a mask in the fixed space (a haematoma and its oedema) that takes no part; fresh blood on a
+    CT is left out of itself. `start` replaces the search for a pose: "rigid" and "affine" refine it,
+    "deformable" builds on it as it is. `contrast` is found from the grey values unless given (say "ct" for a
+    CT without its air). `spacing_mm` is the voxel size the metric works at; `stiffness` above 1 allows the
+    deformable step less. An affine map may not change lengths by more than `scale_limit`: mutual information
+    likes to shrink one head into the other.
     """
     rng = rng or np.random.default_rng(0)
     fine_f = view(fixed, spacing_mm=spacing_mm, contrast=fixed_contrast)
@@ -68,9 +71,15 @@ def register(
     if kind == "rigid" and start is not None:
         found = refined(rigid, fine_f, fine_m, kind="rigid", exclude=exclude, fine=True, threads=threads)[0]
     elif kind == "affine" or start is None:
-        found = _affine(rigid, fine_f, fine_m, exclude=exclude, scale_limit=scale_limit, threads=threads) if kind != "rigid" else rigid
+        found = (
+            _affine(rigid, fine_f, fine_m, exclude=exclude, scale_limit=scale_limit, threads=threads)
+            if kind != "rigid"
+            else rigid
+        )
     if kind == "deformable":
-        found = deformed(fine_f, fine_m, found, exclude=exclude, stiffness=stiffness, backend=backend, threads=threads)
+        found = deformed(
+            fine_f, fine_m, found, exclude=exclude, stiffness=stiffness, backend=backend, threads=threads
+        )
     return _judged(found, rigid, kind, fine_f, fine_m, exclude)
 
 
@@ -79,24 +88,39 @@ def assess(transform: Transform, fixed: Volume, moving: Volume, *, spacing_mm: f
     seen = view(fixed, spacing_mm=spacing_mm)
     kind: Kind = "deformable" if transform.displacements else "affine"
     rigid = Transform.of(transform.affine)
-    return _judged(transform, rigid, kind, seen, view(moving, spacing_mm=spacing_mm), _all_excluded(fixed, seen, None))
+    return _judged(
+        transform, rigid, kind, seen, view(moving, spacing_mm=spacing_mm), _all_excluded(fixed, seen, None)
+    )
 
 
 def _rigid(
-    fixed: Volume, moving: Volume, fine: tuple[View, View], *, exclude: Volume | None, rng: np.random.Generator, threads: int
+    fixed: Volume,
+    moving: Volume,
+    fine: tuple[View, View],
+    *,
+    exclude: Volume | None,
+    rng: np.random.Generator,
+    threads: int,
 ) -> Transform:
     coarse_f = view(fixed, spacing_mm=4.0, contrast=fine[0].contrast)
     coarse_m = view(moving, spacing_mm=4.0, contrast=fine[1].contrast)
     poses = coarse_poses(coarse_f, coarse_m, keep=3, rng=rng, exclude=exclude)
     if len(poses) > 1:
-        tried = [refined(pose, coarse_f, coarse_m, kind="rigid", exclude=exclude, fine=False, threads=threads) for pose in poses]
+        tried = [
+            refined(pose, coarse_f, coarse_m, kind="rigid", exclude=exclude, fine=False, threads=threads)
+            for pose in poses
+        ]
         chosen = samples(coarse_f, count=8000, rng=rng, exclude=exclude)
         poses = sorted((pose for pose, _ in tried), key=lambda pose: -similarity(pose, chosen, coarse_m))
     return refined(poses[0], *fine, kind="rigid", exclude=exclude, fine=True, threads=threads)[0]
 
 
-def _affine(rigid: Transform, fixed: View, moving: View, *, exclude: Volume | None, scale_limit: float, threads: int) -> Transform:
-    """Return the best of the rigid map and two affine refinements of it, by our own measure and within the limit."""
+def _affine(
+    rigid: Transform, fixed: View, moving: View, *, exclude: Volume | None, scale_limit: float, threads: int
+) -> Transform:
+    """Return the best of the rigid map and two affine refinements of it, by our own measure and within the
+    limit.
+    """
     chosen = samples(fixed, count=8000, rng=np.random.default_rng(2), exclude=exclude)
     best, best_score, at = rigid, similarity(rigid, chosen, moving), rigid
     for fine in (False, True):
@@ -111,7 +135,9 @@ def _affine(rigid: Transform, fixed: View, moving: View, *, exclude: Volume | No
 
 
 def _all_excluded(fixed: Volume, seen: View, exclude: Volume | None) -> Volume | None:
-    """Return the mask of what takes no part: what was asked, and fresh blood on a CT (bright, soft, well inside the head)."""
+    """Return the mask of what takes no part: what was asked, and fresh blood on a CT (bright, soft, well
+    inside the head).
+    """
     from scipy import ndimage
 
     if seen.contrast != "ct":
@@ -125,9 +151,16 @@ def _all_excluded(fixed: Volume, seen: View, exclude: Volume | None) -> Volume |
     return seen.head.with_array(blood)
 
 
-def _judged(found: Transform, rigid: Transform, kind: Kind, fixed: View, moving: View, exclude: Volume | None) -> Registration:
+def _judged(
+    found: Transform, rigid: Transform, kind: Kind, fixed: View, moving: View, exclude: Volume | None
+) -> Registration:
     chosen = samples(fixed, count=20000, rng=np.random.default_rng(1), exclude=exclude)
-    field_of_view = found.pull(moving.head.with_array(np.ones(moving.head.shape, np.uint8)), fixed.head, interpolation="nearest").array > 0
+    field_of_view = (
+        found.pull(
+            moving.head.with_array(np.ones(moving.head.shape, np.uint8)), fixed.head, interpolation="nearest"
+        ).array
+        > 0
+    )
     head = found.pull(moving.head.astype(np.uint8), fixed.head, interpolation="nearest").array > 0
     both = fixed.head.array & field_of_view
     total = int(both.sum()) + int(head.sum())

@@ -1,7 +1,8 @@
 """Rigid and affine registration that does not depend on where it starts.
 
-A coarse search over poses, scored by normalised mutual information at a few thousand points, hands its best few to SimpleITK's
-gradient descent; the best of those wins. Points inside `exclude` (a haematoma, which the other exam may not show) take no part.
+A coarse search over poses, scored by normalised mutual information at a few thousand points, hands its best
+few to SimpleITK's gradient descent; the best of those wins. Points inside `exclude` (a haematoma, which the
+other exam may not show) take no part.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ _TURNS_DEG = (-30.0, -15.0, 0.0, 15.0, 30.0)
 _SHIFTS_MM = (-60.0, -30.0, 0.0, 30.0, 60.0)
 
 
-def coarse_poses(fixed: View, moving: View, *, keep: int, rng: np.random.Generator, exclude: Volume | None) -> list[Transform]:
-    """Try poses up to 30 degrees and some centimetres from centre to centre; return the best few after a local search, best first."""
+def coarse_poses(
+    fixed: View, moving: View, *, keep: int, rng: np.random.Generator, exclude: Volume | None
+) -> list[Transform]:
+    """Try poses up to 30 degrees and some centimetres from centre to centre; return the best few after a
+    local search, best first.
+    """
     chosen = samples(fixed, count=4000, rng=rng, exclude=exclude)
     few = Samples(chosen.points[:1500], chosen.bins[:1500])
     centre_f, centre_m = centroid_mm(fixed.head), centroid_mm(moving.head)
@@ -32,13 +37,24 @@ def coarse_poses(fixed: View, moving: View, *, keep: int, rng: np.random.Generat
     starts = sorted(_starts(), key=lambda p: -similarity_at(_pose(p, centre_f, centre_m), few, moving))
     refined = [_locally_best(p, centre_f, centre_m, chosen, moving) for p in _distinct(starts, 3 * keep)]
     refined.sort(key=lambda found: -found[0])
-    return [Transform.of(Affine(_pose(p, centre_f, centre_m))) for p in _distinct([p for _, p in refined], keep)]
+    return [
+        Transform.of(Affine(_pose(p, centre_f, centre_m))) for p in _distinct([p for _, p in refined], keep)
+    ]
 
 
 def refined(
-    start: Transform, fixed: View, moving: View, *, kind: LinearKind, exclude: Volume | None, fine: bool, threads: int
+    start: Transform,
+    fixed: View,
+    moving: View,
+    *,
+    kind: LinearKind,
+    exclude: Volume | None,
+    fine: bool,
+    threads: int,
 ) -> tuple[Transform, float]:
-    """Follow the gradient of Mattes mutual information from a start; return the map and its (negative) metric."""
+    """Follow the gradient of Mattes mutual information from a start; return the map and its (negative)
+    metric.
+    """
     import SimpleITK as sitk
 
     method = sitk.ImageRegistrationMethod()
@@ -48,7 +64,9 @@ def refined(
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(0.5 if fine else 0.2, 1)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(1.0 if fine else 4.0, 0.01 if fine else 0.1, 100, gradientMagnitudeTolerance=1e-6)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        1.0 if fine else 4.0, 0.01 if fine else 0.1, 100, gradientMagnitudeTolerance=1e-6
+    )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel([1])
     method.SetSmoothingSigmasPerLevel([0.0])
@@ -67,7 +85,9 @@ def _starts() -> Iterator[Floats]:
 
 
 def _pose(p: Floats, centre_f: Floats, centre_m: Floats) -> Floats:
-    """Turn about the fixed centre by three angles (rad), then shift centre to centre and by some more (mm)."""
+    """Turn about the fixed centre by three angles (rad), then shift centre to centre and by some more
+    (mm).
+    """
     from scipy.spatial.transform import Rotation
 
     matrix = np.eye(4)
@@ -80,7 +100,9 @@ def _distinct(poses: list[Floats], keep: int) -> list[Floats]:
     """Keep the first few that differ by more than 8 degrees or 12 mm."""
     kept: list[Floats] = []
     for p in poses:
-        apart = [max(np.degrees(np.abs(p[:3] - q[:3])).max() / 8, np.abs(p[3:] - q[3:]).max() / 12) for q in kept]
+        apart = [
+            max(np.degrees(np.abs(p[:3] - q[:3])).max() / 8, np.abs(p[3:] - q[3:]).max() / 12) for q in kept
+        ]
         if min(apart, default=2.0) > 1:
             kept.append(p)
         if len(kept) == keep:
@@ -88,7 +110,9 @@ def _distinct(poses: list[Floats], keep: int) -> list[Floats]:
     return kept
 
 
-def _locally_best(p: Floats, centre_f: Floats, centre_m: Floats, chosen: Samples, moving: View) -> tuple[float, Floats]:
+def _locally_best(
+    p: Floats, centre_f: Floats, centre_m: Floats, chosen: Samples, moving: View
+) -> tuple[float, Floats]:
     from scipy.optimize import minimize
 
     unit = np.array([0.1, 0.1, 0.1, 8.0, 8.0, 8.0])

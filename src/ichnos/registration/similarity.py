@@ -21,7 +21,14 @@ class Samples:
     bins: np.ndarray  # (n,) int64, 0 … BINS − 1
 
 
-def samples(fixed: View, *, count: int, rng: np.random.Generator, exclude: Volume | None = None, margin_mm: float = 8.0) -> Samples:
+def samples(
+    fixed: View,
+    *,
+    count: int,
+    rng: np.random.Generator,
+    exclude: Volume | None = None,
+    margin_mm: float = 8.0,
+) -> Samples:
     """Draw points in and around the head; none where `exclude` (a mask on any grid) is set."""
     from scipy import ndimage
 
@@ -35,13 +42,19 @@ def samples(fixed: View, *, count: int, rng: np.random.Generator, exclude: Volum
     return Samples(fixed.image.world(index), _binned(fixed.image.array[tuple(index.T)]))
 
 
-def similarity(moving_from_fixed: Transform, chosen: Samples, moving: View, *, least_overlap: float = 0.35) -> float:
-    """Return the normalised mutual information (H(A) + H(B)) / H(A, B), 1 for none; 0 if too few points meet the moving image."""
+def similarity(
+    moving_from_fixed: Transform, chosen: Samples, moving: View, *, least_overlap: float = 0.35
+) -> float:
+    """Return the normalised mutual information (H(A) + H(B)) / H(A, B), 1 for none; 0 if too few points
+    meet the moving image.
+    """
     return _shared(moving.image.index(moving_from_fixed.map(chosen.points)).T, chosen, moving, least_overlap)
 
 
 def similarity_at(matrix: Floats, chosen: Samples, moving: View, *, least_overlap: float = 0.35) -> float:
-    """Return the same for a 4 x 4 matrix, without the checks that a transform goes through: for searches of thousands of poses."""
+    """Return the same for a 4 x 4 matrix, without the checks that a transform goes through: for searches
+    of thousands of poses.
+    """
     whole = np.linalg.inv(moving.image.affine) @ matrix
     return _shared(whole[:3, :3] @ chosen.points.T + whole[:3, 3:], chosen, moving, least_overlap)
 
@@ -55,7 +68,9 @@ def _shared(at: Floats, chosen: Samples, moving: View, least_overlap: float) -> 
     if inside.mean() < least_overlap:
         return 0.0
     values = ndimage.map_coordinates(moving.image.array, at[:, inside], order=1, mode="nearest")
-    joint = np.bincount(chosen.bins[inside] * BINS + _binned(values), minlength=BINS * BINS).reshape(BINS, BINS)
+    joint = np.bincount(chosen.bins[inside] * BINS + _binned(values), minlength=BINS * BINS).reshape(
+        BINS, BINS
+    )
     return (_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / max(_entropy(joint.ravel()), 1e-9)
 
 

@@ -1,7 +1,9 @@
-"""Transforms of RAS millimetres with the algebra of mathematics: `~T`, `A @ B`, `T.map(points)`, and what they do to images.
+"""Transforms of RAS millimetres with the algebra of mathematics: `~T`, `A @ B`, `T.map(points)`, and what
+they do to images.
 
-A transform maps points. To bring an image of space B onto a grid of space A one needs the map from A to B, because each voxel of the
-grid asks where its value lies. Hence the names: `mri_from_ct.map(ct_points)` and `mri_from_ct.pull(mri, ct_grid)`.
+A transform maps points. To bring an image of space B onto a grid of space A one needs the map from A to B,
+because each voxel of the grid asks where its value lies. Hence the names: `mri_from_ct.map(ct_points)` and
+`mri_from_ct.pull(mri, ct_grid)`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from ichnos.errors import InputRefused
 from ichnos.volume import Affine, Array, Box, Floats, Interpolation, Volume
 
 _ORDER: dict[Interpolation, int] = {"nearest": 0, "linear": 1, "cubic": 3}
-FINEST_PLACE_MM = 1.5  # a thick voxel is looked at in places no farther apart than this, however thick the slices of the mask
+# a thick voxel is looked at in places no farther apart than this, however thick the slices of the mask
+FINEST_PLACE_MM = 1.5
 REACH_STEP_MM = 6.0
 _POINTS_AT_ONCE = 1_000_000  # bounds the memory of a pull to some 100 MB
 
@@ -29,9 +32,15 @@ class Displacement:
 
     def __post_init__(self) -> None:
         if self.field.array.ndim != 4 or self.field.array.shape[3] != 3:
-            raise InputRefused(f"a displacement field has axes (x, y, z, 3); an array of shape {self.field.array.shape} was given")
+            raise InputRefused(
+                f"a displacement field has axes (x, y, z, 3); an array of shape {self.field.array.shape} was"
+                " given"
+            )
         if not np.isfinite(self.field.array).all():
-            raise InputRefused("the displacement field holds values that are not finite; register again or leave the warp out")
+            raise InputRefused(
+                "the displacement field holds values that are not finite; register again or leave the"
+                " warp out"
+            )
 
     def map(self, points: Floats) -> Floats:
         """Map points (..., 3)."""
@@ -47,7 +56,9 @@ class Displacement:
 
     @cached_property
     def inverse(self) -> Displacement:
-        """Return the inverse on the same grid, by fixed-point iteration v(x) = -u(x + v(x)), for each point until it stands still."""
+        """Return the inverse on the same grid, by fixed-point iteration v(x) = -u(x + v(x)), for each
+        point until it stands still.
+        """
         points = grid_points(self.field).reshape(-1, 3)
         back = -np.asarray(self.field.array, np.float64).reshape(-1, 3)
         moving = np.flatnonzero(np.abs(back).max(axis=1) > 0)
@@ -58,11 +69,15 @@ class Displacement:
             moving = moving[np.abs(change).max(axis=1) >= 0.005]  # mm
             if not len(moving):
                 break
-        return Displacement(Volume(back.reshape(self.field.array.shape).astype(np.float32), self.field.affine))
+        return Displacement(
+            Volume(back.reshape(self.field.array.shape).astype(np.float32), self.field.affine)
+        )
 
     @cached_property
     def jacobian(self) -> Volume:
-        """Return the determinant of the local derivative: 1 keeps volume, 2 doubles it, 0 or less folds space."""
+        """Return the determinant of the local derivative: 1 keeps volume, 2 doubles it, 0 or less folds
+        space.
+        """
         step = np.linalg.inv(self.field.affine[:3, :3])
         along: list[Array] = list(np.gradient(np.asarray(self.field.array, np.float64), axis=(0, 1, 2)))
         slopes = np.stack(along, axis=-1)  # (x, y, z, component, axis)
@@ -108,26 +123,37 @@ class Transform:
 
     def map(self, points: Floats) -> Floats:
         """Map points (..., 3) in RAS mm."""
-        mapped: Floats = reduce(lambda at, part: part.map(at), reversed(self.parts), np.asarray(points, np.float64))
+        mapped: Floats = reduce(
+            lambda at, part: part.map(at), reversed(self.parts), np.asarray(points, np.float64)
+        )
         return mapped
 
     def __matmul__(self, other: Transform) -> Transform:
         return Transform.of(*self.parts, *other.parts)
 
     def __invert__(self) -> Transform:
-        return Transform.of(*(~part if isinstance(part, Affine) else part.inverse for part in reversed(self.parts)))
+        return Transform.of(
+            *(~part if isinstance(part, Affine) else part.inverse for part in reversed(self.parts))
+        )
 
-    # ---- what it does to images -------------------------------------------------------------------------------------
+    # ---- what it does to images
+    # -------------------------------------------------------------------------------------
 
-    def pull(self, image: Volume, grid: Volume, *, interpolation: Interpolation = "linear", fill: float = 0.0) -> Volume:
-        """Bring an image onto a grid; the transform maps points of the grid's space to the image's. Outside the image comes `fill`."""
+    def pull(
+        self, image: Volume, grid: Volume, *, interpolation: Interpolation = "linear", fill: float = 0.0
+    ) -> Volume:
+        """Bring an image onto a grid; the transform maps points of the grid's space to the image's.
+        Outside the image comes `fill`.
+        """
         if self.is_affine:
             moved = Volume(image.array, (~self.affine).matrix @ image.affine)
             return moved.on_grid(grid, interpolation=interpolation, fill=fill)
         return Volume(self._sampled(image, grid, _ORDER[interpolation], fill), grid.affine)
 
     def pull_labels(self, labels: Volume, grid: Volume) -> Volume:
-        """Bring a label map onto a grid: the label with the greatest share of each voxel wins, so that no label mixes with another."""
+        """Bring a label map onto a grid: the label with the greatest share of each voxel wins, so that no
+        label mixes with another.
+        """
         found = np.unique(labels.array)
         best = self.pull_share(labels.with_array(labels.array == 0), grid, outside=1.0).array
         out = np.zeros(grid.shape, labels.array.dtype)
@@ -140,13 +166,17 @@ class Transform:
     def pull_share(self, mask: Volume, grid: Volume, *, outside: float = 0.0) -> Volume:
         """Return which share of each voxel of the grid a mask (or probability map) fills, in [0, 1].
 
-        The share is the mean over places inside the voxel, so that a thin sheet on a thick slice becomes a small share rather than all
-        or nothing.
+        The share is the mean over places inside the voxel, so that a thin sheet on a thick slice becomes a
+        small share rather than all or nothing.
         """
         soft = mask.astype(np.float32)
         box = Box((0, 0, 0), grid.shape) if outside else self._reach(mask, grid)
         part = grid.cropped(box)
-        places = np.ceil(np.array(grid.spacing_mm) / np.minimum(mask.spacing_mm, FINEST_PLACE_MM) - 0.25).astype(int).clip(1, 8)
+        places = (
+            np.ceil(np.array(grid.spacing_mm) / np.minimum(mask.spacing_mm, FINEST_PLACE_MM) - 0.25)
+            .astype(int)
+            .clip(1, 8)
+        )
         total = np.zeros(part.shape, np.float32)
         offsets = [(np.arange(n) + 0.5) / n - 0.5 for n in places]
         for offset in np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1).reshape(-1, 3):
@@ -158,7 +188,9 @@ class Transform:
         return Volume(share, grid.affine)
 
     def _reach(self, mask: Volume, grid: Volume) -> Box:
-        """Return the box of the grid that what is in a mask can reach, found on a coarse grid with some millimetres to spare."""
+        """Return the box of the grid that what is in a mask can reach, found on a coarse grid with some
+        millimetres to spare.
+        """
         there = np.argwhere(mask.array != 0)
         if len(there) == 0:
             return Box((0, 0, 0), (1, 1, 1))

@@ -1,4 +1,6 @@
-"""One self-contained HTML page for a reading: findings in words, slices, viewer, measures, quality, provenance."""
+"""One self-contained HTML page for a reading: findings in words, slices, viewer, measures, quality,
+provenance.
+"""
 
 from __future__ import annotations
 
@@ -47,10 +49,18 @@ class _Card:
 
 def reading_page(reading: Reading) -> str:
     """Return the page as HTML text."""
-    environment = Environment(loader=PackageLoader("ichnos.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("ichnos.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
     environment.filters |= {"shown": shown, "band": band}
     template = environment.get_template("reading.html.j2")
-    told: dict[str, Any] = {"record": reading.record, "cards": _cards(reading.record), "montage": "", "viewer": False, "scan_line": ""}
+    told: dict[str, Any] = {
+        "record": reading.record,
+        "cards": _cards(reading.record),
+        "montage": "",
+        "viewer": False,
+        "scan_line": "",
+    }
     if reading.scan is not None:
         told["scan_line"] = _scan_line(reading.scan)
     if reading.masks is not None and reading.scan is not None:
@@ -114,15 +124,30 @@ def _cards(record: Record) -> list[_Card]:
         measures = {m.name: m for m in by_target[target].measures} if target in by_target else {}
         if name in measures and (m := measures[name]).value is not None:
             nothing = m.unit == "mL" and m.value == 0
-            found.append(_Card(m.label, "none found" if nothing else shown(m), band(m), colour, nothing or isinstance(m.value, str)))
+            found.append(
+                _Card(
+                    m.label,
+                    "none found" if nothing else shown(m),
+                    band(m),
+                    colour,
+                    nothing or isinstance(m.value, str),
+                )
+            )
     return found
 
 
 def _scan_line(scan: Scan) -> str:
     """Say how the scan was made, without saying whose it is."""
     how = scan.acquisition
-    shape, spacing = " × ".join(map(str, scan.volume.shape)), " × ".join(f"{step:.3g}" for step in scan.volume.spacing_mm)
-    parts = [f"{shape} voxels of {spacing} mm", how.manufacturer, f"kernel {how.kernel}" if how.kernel else None]
+    shape, spacing = (
+        " × ".join(map(str, scan.volume.shape)),
+        " × ".join(f"{step:.3g}" for step in scan.volume.spacing_mm),
+    )
+    parts = [
+        f"{shape} voxels of {spacing} mm",
+        how.manufacturer,
+        f"kernel {how.kernel}" if how.kernel else None,
+    ]
     parts += [f"tilt {how.tilt_deg:.3g}°" if how.tilt_deg else None]
     return ", ".join(part for part in parts if part)
 
@@ -131,7 +156,13 @@ def _pictures(hu: Volume, masks: dict[str, Volume]) -> dict[str, Any]:
     drawn = {name: mask for name, mask in masks.items() if name in COLOURS and mask.array.any()}
     blood = [drawn[name] for name in ("ICH", "IVH") if name in drawn]
     grid = viewer_grid(hu)
-    focus = centroid_mm(blood[0]) if blood else centroid_mm(masks["brain"]) if "brain" in masks else grid.centre_mm
+    focus = (
+        centroid_mm(blood[0])
+        if blood
+        else centroid_mm(masks["brain"])
+        if "brain" in masks
+        else grid.centre_mm
+    )
     return {
         "montage": data_uri(montage_png(hu, masks)),
         "montage_note": "Slices through the blood." if blood else "Slices through the whole brain.",

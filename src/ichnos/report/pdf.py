@@ -35,7 +35,10 @@ def printer() -> str:
             return found
     if importlib.util.find_spec("weasyprint") is not None:
         return "weasyprint"
-    raise MissingExtra("--pdf needs Chromium (or Chrome, Edge) or WeasyPrint, and none is installed; report.html prints from any browser")
+    raise MissingExtra(
+        "--pdf needs Chromium (or Chrome, Edge) or WeasyPrint, and none is installed; report.html prints from"
+        " any browser"
+    )
 
 
 def write_pdf(page: Path, pdf: Path) -> Path:
@@ -54,14 +57,24 @@ def write_pdf(page: Path, pdf: Path) -> Path:
 def _by_browser(program: str, page: Path, pdf: Path) -> None:
     with tempfile.TemporaryDirectory() as profile:
         still = Path(profile) / page.name
-        still.write_text(_SCRIPT.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")  # the viewer is not printed
-        command = [program, *_QUIET, f"--user-data-dir={profile}", f"--print-to-pdf={pdf.resolve()}", still.as_uri()]
+        still.write_text(
+            _SCRIPT.sub("", page.read_text(encoding="utf-8")), encoding="utf-8"
+        )  # the viewer is not printed
+        command = [
+            program,
+            *_QUIET,
+            f"--user-data-dir={profile}",
+            f"--print-to-pdf={pdf.resolve()}",
+            still.as_uri(),
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
         except subprocess.TimeoutExpired:
             raise InputRefused(f"{program} did not print {page} within {_PATIENCE_S} s") from None
     if not pdf.is_file():
-        raise InputRefused(f"{program} wrote no PDF of {page} (exit code {done.returncode}): {done.stderr.strip()[-300:]}")
+        raise InputRefused(
+            f"{program} wrote no PDF of {page} (exit code {done.returncode}): {done.stderr.strip()[-300:]}"
+        )
 
 
 def _timeless(pdf: bytes) -> bytes:

@@ -1,4 +1,6 @@
-"""Pictures of a reading: slices at a brain window, outlines of what was found, radiological view (the patient's right at left)."""
+"""Pictures of a reading: slices at a brain window, outlines of what was found, radiological view (the
+patient's right at left).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ Plane = npt.NDArray[np.float32]
 
 
 def montage_png(hu: Volume, masks: Mapping[str, Volume], *, most: int = 18) -> bytes:
-    """Draw axial slices through all blood (through the whole brain when there is none), as PNG bytes. All volumes RAS on one grid."""
+    """Draw axial slices through all blood (through the whole brain when there is none), as PNG bytes. All
+    volumes RAS on one grid.
+    """
     drawn = {name: masks[name] for name in COLOURS if name in masks and masks[name].array.any()}
     slices = _slices(hu, masks, most)
     columns = min(6, math.ceil(math.sqrt(1.6 * len(slices))))
@@ -40,7 +44,12 @@ def montage_png(hu: Volume, masks: Mapping[str, Volume], *, most: int = 18) -> b
     high = round(side * (y.stop - y.start) * hu.spacing_mm[1] / ((x.stop - x.start) * hu.spacing_mm[0]))
     canvas = Image.new("RGB", (columns * side, math.ceil(len(slices) / columns) * high))
     for place, z in enumerate(slices):
-        tile = _tile(np.asarray(hu.array[x, y, z]), {name: np.asarray(mask.array[x, y, z]) for name, mask in drawn.items()}, side, high)
+        tile = _tile(
+            np.asarray(hu.array[x, y, z]),
+            {name: np.asarray(mask.array[x, y, z]) for name, mask in drawn.items()},
+            side,
+            high,
+        )
         _label(tile, float(hu.world((0, 0, z))[2]), first=place == 0)
         canvas.paste(tile, (place % columns * side, place // columns * high))
     buffer = io.BytesIO()
@@ -53,7 +62,9 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def _tile(plane: npt.NDArray[np.generic], masks: Mapping[str, npt.NDArray[np.generic]], wide: int, high: int) -> Image.Image:
+def _tile(
+    plane: npt.NDArray[np.generic], masks: Mapping[str, npt.NDArray[np.generic]], wide: int, high: int
+) -> Image.Image:
     """Draw one slice with its outlines."""
     low, top = WINDOW_HU
     grey = np.clip((_view(plane).astype(np.float32) - low) * (255 / (top - low)), 0, 255)
@@ -62,7 +73,9 @@ def _tile(plane: npt.NDArray[np.generic], masks: Mapping[str, npt.NDArray[np.gen
     for name, mask in masks.items():
         if not mask.any():
             continue
-        soft = np.asarray(Image.fromarray(_view(mask).astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+        soft = np.asarray(
+            Image.fromarray(_view(mask).astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+        )
         inside = soft > 0.5
         line = Image.fromarray(np.where(inside & ~_eroded(inside, 2 * _FINER - 1), 255, 0).astype(np.uint8))
         picture.paste(COLOURS[name], mask=line.resize((wide, high), Image.Resampling.BOX))
@@ -79,7 +92,9 @@ def _label(tile: Image.Image, height_mm: float, *, first: bool) -> None:
 
 
 def _view(plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Turn (x, y) with +x to the patient's right into a picture seen from the feet: right at left, front on top."""
+    """Turn (x, y) with +x to the patient's right into a picture seen from the feet: right at left, front
+    on top.
+    """
     return np.ascontiguousarray(plane[::-1, ::-1].T)
 
 
@@ -91,7 +106,9 @@ def _eroded(inside: npt.NDArray[np.bool_], steps: int) -> npt.NDArray[np.bool_]:
 
 
 def _slices(hu: Volume, masks: Mapping[str, Volume], most: int) -> list[int]:
-    """Return the slices to show: all that hold blood and one beyond at each end, or else an even choice through the brain."""
+    """Return the slices to show: all that hold blood and one beyond at each end, or else an even choice
+    through the brain.
+    """
     marked = np.zeros(hu.shape[2], bool)
     for name in _BLOOD:
         if name in masks:
@@ -101,17 +118,27 @@ def _slices(hu: Volume, masks: Mapping[str, Volume], most: int) -> list[int]:
         first, last = max(0, int(where[0]) - 1), min(hu.shape[2] - 1, int(where[-1]) + 1)
         count = min(most, last - first + 1)
     else:
-        where = np.flatnonzero(np.asarray(masks["brain"].array).any(axis=(0, 1))) if "brain" in masks else np.arange(hu.shape[2])
+        where = (
+            np.flatnonzero(np.asarray(masks["brain"].array).any(axis=(0, 1)))
+            if "brain" in masks
+            else np.arange(hu.shape[2])
+        )
         first, last = (int(where[0]), int(where[-1])) if len(where) else (0, hu.shape[2] - 1)
         count = min(12, last - first + 1)
     return sorted({int(z) for z in np.linspace(first, last, count).round()})
 
 
 def _extent(hu: Volume, masks: Mapping[str, Volume]) -> tuple[slice, slice]:
-    """Return the part of each slice to show: the brain with its skull, or all tissue where no brain is known."""
+    """Return the part of each slice to show: the brain with its skull, or all tissue where no brain is
+    known.
+    """
     brain = masks.get("brain")
     known = brain is not None and bool(brain.array.any())
-    body = np.asarray(brain.array[::4, ::4]) if known and brain is not None else np.asarray(hu.array[::4, ::4]) > -300
+    body = (
+        np.asarray(brain.array[::4, ::4])
+        if known and brain is not None
+        else np.asarray(hu.array[::4, ::4]) > -300
+    )
     ranges = []
     for axis in (0, 1):
         filled = np.flatnonzero(body.any(axis=tuple(a for a in range(3) if a != axis)))

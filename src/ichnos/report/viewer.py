@@ -23,10 +23,16 @@ _MOST_VOXELS = 6_000_000  # about 5 MB of page; a scan of more is thinned furthe
 def niivue_script() -> str:
     """Return the NiiVue viewer's code, which nilearn carries; the report needs no network."""
     found = find_spec("nilearn")
-    folder = Path(found.submodule_search_locations[0]) if found is not None and found.submodule_search_locations else None
+    folder = (
+        Path(found.submodule_search_locations[0])
+        if found is not None and found.submodule_search_locations
+        else None
+    )
     file = folder / "_assets" / "js" / "niivue.umd.js" if folder is not None else None
     if file is None or not file.is_file():
-        raise MissingExtra('the report\'s viewer needs the NiiVue file that nilearn carries: pip install "ichnos[report]"')
+        raise MissingExtra(
+            'the report\'s viewer needs the NiiVue file that nilearn carries: pip install "ichnos[report]"'
+        )
     return file.read_text(encoding="utf-8").replace("</script", "<\\/script")
 
 

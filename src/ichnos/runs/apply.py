@@ -44,7 +44,9 @@ I = TypeVar("I", bound=Item, contravariant=True)  # noqa: E741
 
 
 class Task(Protocol[I]):
-    """A function of an item and a folder. It writes into the folder as if that were OUT, and returns one row of plain facts."""
+    """A function of an item and a folder. It writes into the folder as if that were OUT, and returns one
+    row of plain facts.
+    """
 
     def __call__(self, item: I, folder: Path, /) -> Mapping[str, Any]: ...
 
@@ -72,7 +74,9 @@ class Summary:
         return len(self.rows)
 
     def save_table(self, path: str | Path) -> None:
-        """Write the rows as a table, comma-separated (or tab-separated for .tsv); the same rows give the same bytes."""
+        """Write the rows as a table, comma-separated (or tab-separated for .tsv); the same rows give the
+        same bytes.
+        """
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
         with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
             delimiter = "\t" if str(path).endswith(".tsv") else ","
@@ -94,11 +98,13 @@ def apply(
 ) -> Summary:
     """Apply `task` to every item that the ledger in `out` does not know as finished.
 
-    `task(item, folder)` writes into `folder` as if it were `out`; when it returns, its files are moved there whole. What it returns
-    becomes the item's row. An error fails that item alone. Run again to go on: after an interrupt, a kill, or to retry the failed.
+    `task(item, folder)` writes into `folder` as if it were `out`; when it returns, its files are moved there
+    whole. What it returns becomes the item's row. An error fails that item alone. Run again to go on: after
+    an interrupt, a kill, or to retry the failed.
 
-    `settings` (plain data, a dataclass or a pydantic model) are all that decides the result besides the item; other settings in the
-    same `out` are refused. `workers` local processes, or the workers of a dask `scheduler` ("tcp://host:port") that see the same disk.
+    `settings` (plain data, a dataclass or a pydantic model) are all that decides the result besides the item;
+    other settings in the same `out` are refused. `workers` local processes, or the workers of a dask
+    `scheduler` ("tcp://host:port") that see the same disk.
     """
     chosen = _unique(items)
     if workers < 1:
@@ -114,7 +120,9 @@ def apply(
         staging.clear()
         known = ledger.finished()
         for note in (note for note in staging.recover() if note["id"] not in known):
-            ledger.add("finished", note["id"], settings=settings_hash(settings), recovered=True, row=note["row"])
+            ledger.add(
+                "finished", note["id"], settings=settings_hash(settings), recovered=True, row=note["row"]
+            )
         staging.settle()
         before = ledger.finished()
         pending = [item for item in chosen if item.id not in before]
@@ -135,7 +143,9 @@ def _unique(items: Iterable[I]) -> list[I]:
     ids = [item.id for item in chosen]
     double = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
     if double:
-        raise UsageError(f"{len(double)} id(s) come more than once: {', '.join(double[:5])}; give each item its own id")
+        raise UsageError(
+            f"{len(double)} id(s) come more than once: {', '.join(double[:5])}; give each item its own id"
+        )
     return chosen
 
 
@@ -155,13 +165,24 @@ def _place(
 
 
 def _collect(
-    outcomes: Iterator[places.Outcome], ledger: Ledger, staging: Staging, settings: str, advance: Callable[[int], None]
+    outcomes: Iterator[places.Outcome],
+    ledger: Ledger,
+    staging: Staging,
+    settings: str,
+    advance: Callable[[int], None],
 ) -> tuple[Failure, ...]:
     failures = []
     for outcome in outcomes:
-        told = {"settings": settings, "started": outcome.started, "seconds": round(outcome.seconds, 3), "worker": outcome.worker}
+        told = {
+            "settings": settings,
+            "started": outcome.started,
+            "seconds": round(outcome.seconds, 3),
+            "worker": outcome.worker,
+        }
         if outcome.folder is None:
-            ledger.add("failed", outcome.id, **told, kind=outcome.kind, why=outcome.why, details=outcome.details)
+            ledger.add(
+                "failed", outcome.id, **told, kind=outcome.kind, why=outcome.why, details=outcome.details
+            )
             failures.append(Failure(outcome.id, outcome.why, outcome.kind))
         else:
             staging.commit(outcome.folder, outcome.id, outcome.row)
@@ -175,9 +196,22 @@ def _collect(
 def _bar(name: str, total: int, done: int, *, show: bool) -> Iterator[Callable[[int], None]]:
     """Show a progress bar with the time left on standard error."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+    )
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not show) as bar:
         line = bar.add_task(name, total=total, completed=done)
 

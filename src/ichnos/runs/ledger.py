@@ -1,4 +1,6 @@
-"""The ledger: an append-only file of JSON lines that says who was started, finished or failed, under which settings, and why."""
+"""The ledger: an append-only file of JSON lines that says who was started, finished or failed, under which
+settings, and why.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,10 @@ def _plain_leaf(value: Any) -> Any:
         return str(value)
     if isinstance(value, set | frozenset):
         return sorted(value)
-    raise TypeError(f"a row or setting holds a {type(value).__name__}, which is not plain data (numbers, text, lists, mappings)")
+    raise TypeError(
+        f"a row or setting holds a {type(value).__name__}, which is not plain data (numbers, text, lists,"
+        " mappings)"
+    )
 
 
 def settings_hash(settings: Any) -> str:
@@ -58,7 +63,9 @@ def now() -> str:
 
 
 class Ledger:
-    """The record of one named run in one output folder. One process writes it at a time; anybody may read it."""
+    """The record of one named run in one output folder. One process writes it at a time; anybody may read
+    it.
+    """
 
     def __init__(self, out: Path, name: str) -> None:
         self.home = out / ".ichnos" / name
@@ -75,7 +82,9 @@ class Ledger:
             self.close()
             raise
         if self.path.exists() and (text := self.path.read_bytes()) and not text.endswith(b"\n"):
-            self._write(b"\n")  # a killed process left half a line: it stays, alone, and is skipped when reading
+            self._write(
+                b"\n"
+            )  # a killed process left half a line: it stays, alone, and is skipped when reading
 
     def close(self) -> None:
         """Give the folder back."""
@@ -120,12 +129,17 @@ class Ledger:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
-            raise UsageError(f"another run is writing to {self.home.parent.parent}; wait for it or give another output folder") from None
+            raise UsageError(
+                f"another run is writing to {self.home.parent.parent}; wait for it or give another output"
+                " folder"
+            ) from None
 
     def _check_settings(self, settings: Any) -> None:
         path = self.home / "settings.json"
         if not path.exists():
-            text = json.dumps({"ichnos": __version__, "hash": settings_hash(settings), "settings": settings}, indent=2)
+            text = json.dumps(
+                {"ichnos": __version__, "hash": settings_hash(settings), "settings": settings}, indent=2
+            )
             with atomic_file(path) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
             return

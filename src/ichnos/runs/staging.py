@@ -1,4 +1,6 @@
-"""Atomic folders: work is done aside and moved into place whole, so that a killed process leaves nothing half-written."""
+"""Atomic folders: work is done aside and moved into place whole, so that a killed process leaves nothing
+half-written.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,11 @@ from typing import Any
 
 
 class Staging:
-    """The two folders an item's outputs pass on their way: `work` (may be thrown away) and `ready` (whole, to be moved out).
+    """The two folders an item's outputs pass on their way: `work` (may be thrown away) and `ready` (whole, to
+    be moved out).
 
-    Only the process that holds the ledger calls `commit` and `recover`; workers just write into their folder under `work`.
+    Only the process that holds the ledger calls `commit` and `recover`; workers just write into their folder
+    under `work`.
     """
 
     def __init__(self, home: Path, out: Path) -> None:
@@ -28,7 +32,9 @@ class Staging:
         self.ready.mkdir(exist_ok=True)
 
     def commit(self, folder: Path, item_id: str, row: Any) -> None:
-        """Move an item's outputs into place. From the first rename on, a kill loses nothing: `recover` completes the move."""
+        """Move an item's outputs into place. From the first rename on, a kill loses nothing: `recover`
+        completes the move.
+        """
         note = {"id": item_id, "row": row}
         (folder / "item.json").write_text(json.dumps(note), encoding="utf-8")
         ready = self.ready / folder.name
@@ -36,7 +42,9 @@ class Staging:
         self._move_out(ready)
 
     def recover(self) -> list[dict[str, Any]]:
-        """Complete the moves that a kill interrupted; return id and row of each. Call `settle` when they are in the ledger."""
+        """Complete the moves that a kill interrupted; return id and row of each. Call `settle` when they
+        are in the ledger.
+        """
         notes = []
         for ready in sorted(self.ready.glob("*")) if self.ready.is_dir() else []:
             notes.append(json.loads((ready / "item.json").read_text(encoding="utf-8")))
@@ -62,7 +70,9 @@ def fresh_folder(work: Path) -> Path:
 
 
 def move_into(source: Path, target: Path) -> None:
-    """Move what is in one folder into another on the same disk: whole folders where they are new, else file by file, replacing."""
+    """Move what is in one folder into another on the same disk: whole folders where they are new, else
+    file by file, replacing.
+    """
     target.mkdir(parents=True, exist_ok=True)
     for child in sorted(source.iterdir()):
         place = target / child.name

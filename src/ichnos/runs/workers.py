@@ -1,4 +1,6 @@
-"""Where the work is done: in this process, in local worker processes, or on the machines of a dask scheduler."""
+"""Where the work is done: in this process, in local worker processes, or on the machines of a dask
+scheduler.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def attempt(call: Call, item: Any, work: Path) -> Outcome:
     try:
         folder = fresh_folder(work)
         row = plain(call(item, folder / "out") or {})
-        return Outcome(item.id, folder, row, started=started, seconds=time.perf_counter() - began, worker=worker)
+        return Outcome(
+            item.id, folder, row, started=started, seconds=time.perf_counter() - began, worker=worker
+        )
     except Exception as error:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -59,17 +63,21 @@ def attempt(call: Call, item: Any, work: Path) -> Outcome:
         return Outcome(item.id, None, None, why, type(error).__name__, details, started, spent, worker)
 
 
-# ---- here -----------------------------------------------------------------------------------------------------------
+# ---- here
+# ------------------------------------------------------------------------------------------
 
 
-def in_this_process(call: Call, items: Sequence[Any], work: Path, started: Callable[[str], None]) -> Iterator[Outcome]:
+def in_this_process(
+    call: Call, items: Sequence[Any], work: Path, started: Callable[[str], None]
+) -> Iterator[Outcome]:
     """Work through the items one after the other."""
     for item in items:
         started(item.id)
         yield attempt(call, item, work)
 
 
-# ---- local processes ------------------------------------------------------------------------------------------------
+# ---- local processes
+# ------------------------------------------------------------------------------------------------
 
 
 class _Worker:
@@ -80,7 +88,9 @@ class _Worker:
 
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs, call, work, threads), daemon=True)
+        self.process: SpawnProcess = context.Process(
+            target=_serve, args=(theirs, call, work, threads), daemon=True
+        )
         self.process.start()
         theirs.close()
         self.item: Any = None
@@ -101,7 +111,9 @@ def _serve(pipe: Connection, call: bytes, work: Path, threads: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     for variable in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
-        os.environ.setdefault(variable, str(threads))  # before the function's libraries are imported: cores are shared
+        os.environ.setdefault(
+            variable, str(threads)
+        )  # before the function's libraries are imported: cores are shared
     _leave_with_the_parent()
     function = pickle.loads(call)
     pipe.send(None)
@@ -122,7 +134,9 @@ def _leave_with_the_parent() -> None:
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
-def in_processes(call: Call, items: Sequence[Any], work: Path, started: Callable[[str], None], *, workers: int) -> Iterator[Outcome]:
+def in_processes(
+    call: Call, items: Sequence[Any], work: Path, started: Callable[[str], None], *, workers: int
+) -> Iterator[Outcome]:
     """Share the items among local processes; one that dies is replaced and its item tried once more."""
     packed = _packed(call)
     threads = max(1, (os.cpu_count() or 1) // workers)
@@ -163,7 +177,8 @@ def _send(worker: _Worker) -> None:
     try:
         worker.pipe.send(worker.item)
     except OSError:
-        return  # it died between two items: the closed pipe is noticed by the loop, and the item goes to another
+        # it died between two items: the closed pipe is noticed by the loop, and the item goes to another
+        return
 
 
 def _packed(call: Call) -> bytes:
@@ -171,8 +186,8 @@ def _packed(call: Call) -> bytes:
         return pickle.dumps(call)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise UsageError(
-            f"this function cannot be sent to another process ({error}); give a function defined at the top of a module, "
-            "or a functools.partial of one, or work with one worker"
+            f"this function cannot be sent to another process ({error}); give a function defined at the top"
+            " of a module, or a functools.partial of one, or work with one worker"
         ) from None
 
 
@@ -190,22 +205,31 @@ def _died(item_id: str, exitcode: int | None, tries: int) -> Outcome:
     if exitcode is not None and exitcode < 0:
         import signal
 
-        how = f"was ended by {signal.Signals(-exitcode).name}" + (" (out of memory?)" if exitcode == -9 else "")
+        how = f"was ended by {signal.Signals(-exitcode).name}" + (
+            " (out of memory?)" if exitcode == -9 else ""
+        )
     else:
         how = f"left with code {exitcode}"
     return Outcome(item_id, why=f"its worker process {how}, {tries} times", kind="WorkerDied", started=now())
 
 
-# ---- dask -----------------------------------------------------------------------------------------------------------
+# ---- dask
+# ------------------------------------------------------------------------------------------
 
 
-def on_scheduler(call: Call, items: Sequence[Any], work: Path, started: Callable[[str], None], *, address: str) -> Iterator[Outcome]:
-    """Share the items among the workers of a dask scheduler, which see the same output folder; lost workers' items are tried again."""
+def on_scheduler(
+    call: Call, items: Sequence[Any], work: Path, started: Callable[[str], None], *, address: str
+) -> Iterator[Outcome]:
+    """Share the items among the workers of a dask scheduler, which see the same output folder; lost
+    workers' items are tried again.
+    """
     distributed = require("distributed", extra="distributed", purpose="work on a dask scheduler")
     try:
         client = distributed.Client(address, timeout=NO_SCHEDULER_PATIENCE_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
-        raise InputRefused(f"no dask scheduler answers at {address} ({error}); start one with `dask scheduler`") from None
+        raise InputRefused(
+            f"no dask scheduler answers at {address} ({error}); start one with `dask scheduler`"
+        ) from None
     with client, client.as_current():
         yield from _shared(client, distributed, call, deque(items), work, started)
 
@@ -220,7 +244,10 @@ def _shared(
             room = sum(client.nthreads().values())
             without_worker_since = None if room else (without_worker_since or time.monotonic())
             if without_worker_since and time.monotonic() - without_worker_since > NO_WORKER_PATIENCE_S:
-                raise InputRefused("the dask scheduler has no workers; start some and run the same again: finished patients are kept")
+                raise InputRefused(
+                    "the dask scheduler has no workers; start some and run the same again: finished patients"
+                    " are kept"
+                )
             while waiting and len(running) < room:
                 item = waiting.popleft()
                 started(item.id)
@@ -245,8 +272,13 @@ def _result(future: Any, item_id: str) -> Outcome:
     try:
         outcome: Outcome = future.result()
         return outcome
-    except Exception as error:  # KilledWorker, a function that a worker cannot import: the item itself never raises
+    except (
+        Exception
+    ) as error:  # KilledWorker, a function that a worker cannot import: the item itself never raises
         reason = str(error).splitlines()[0] if str(error) else ""
         return Outcome(
-            item_id, why=f"dask could not finish it ({type(error).__name__}: {reason})", kind=type(error).__name__, started=now()
+            item_id,
+            why=f"dask could not finish it ({type(error).__name__}: {reason})",
+            kind=type(error).__name__,
+            started=now(),
         )

@@ -1,4 +1,6 @@
-"""Maps on grids in millimetres: sample one where another points to, enlarge a coarse one, draw a smooth random one."""
+"""Maps on grids in millimetres: sample one where another points to, enlarge a coarse one, draw a smooth
+random one.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """An isotropic, axis-aligned grid whose every fourth voxel is a voxel of the coarse grid that carries smooth fields."""
+    """An isotropic, axis-aligned grid whose every fourth voxel is a voxel of the coarse grid that carries
+    smooth fields.
+    """
 
     affine: Floats  # (4, 4) voxel index -> mm
     coarse_shape: tuple[int, int, int]
@@ -56,12 +60,16 @@ class Grid:
         return x, y, z
 
     def enlarged(self, field: Tensor, *, step: int | None = None) -> Tensor:
-        """Interpolate a coarse field (c, x, y, z), or a box of one, to fine voxels (or to `step` voxels per coarse one)."""
+        """Interpolate a coarse field (c, x, y, z), or a box of one, to fine voxels (or to `step` voxels
+        per coarse one).
+        """
         return enlarged(field, step or self.step)
 
 
 def enlarged(field: Tensor, step: int) -> Tensor:
-    """Interpolate (c, x, y, z) linearly to (n - 1) * step + 1 voxels per axis; three small matrix products, faster than `interpolate`."""
+    """Interpolate (c, x, y, z) linearly to (n - 1) * step + 1 voxels per axis; three small matrix
+    products, faster than `interpolate`.
+    """
     wx, wy, wz = (_weights(n, step, field.device) for n in field.shape[1:])
     c, nx = field.shape[:2]
     along_z = field @ wz.T
@@ -76,7 +84,10 @@ def _weights(n: int, step: int, device: torch.device) -> Tensor:
 
 def points_of(affine: Floats, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Return voxel positions (3, x, y, z) in mm of an axis-aligned grid."""
-    axes = [torch.arange(n, device=device, dtype=torch.float32) * float(affine[i, i]) + float(affine[i, 3]) for i, n in enumerate(shape)]
+    axes = [
+        torch.arange(n, device=device, dtype=torch.float32) * float(affine[i, i]) + float(affine[i, 3])
+        for i, n in enumerate(shape)
+    ]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
@@ -86,7 +97,9 @@ def indices_of(points_mm: Tensor, affine: Floats) -> Tensor:
     if np.count_nonzero(affine[:3, :3] - np.diag(np.diag(affine[:3, :3]))) == 0:
         shape = (3,) + (1,) * (points_mm.ndim - 1)
         return points_mm * inverse.diagonal()[:3].reshape(shape) + inverse[:3, 3].reshape(shape)
-    return torch.einsum("ij,j...->i...", inverse[:3, :3], points_mm) + inverse[:3, 3].reshape((3,) + (1,) * (points_mm.ndim - 1))
+    return torch.einsum("ij,j...->i...", inverse[:3, :3], points_mm) + inverse[:3, 3].reshape(
+        (3,) + (1,) * (points_mm.ndim - 1)
+    )
 
 
 def sampled(volume: Tensor, affine: Floats, points_mm: Tensor, *, fill: float | None = None) -> Tensor:
@@ -116,12 +129,21 @@ def looked_up(table: Tensor, codes: Tensor) -> Tensor:
 
 
 def smooth_noise(
-    shape: tuple[int, ...], *, correlation: float, generator: torch.Generator, device: torch.device, channels: int = 1
+    shape: tuple[int, ...],
+    *,
+    correlation: float,
+    generator: torch.Generator,
+    device: torch.device,
+    channels: int = 1,
 ) -> Tensor:
-    """Return smooth noise (channels, x, y, z) of unit variance, correlated over `correlation` voxels, drawn on the generator's device."""
+    """Return smooth noise (channels, x, y, z) of unit variance, correlated over `correlation` voxels,
+    drawn on the generator's device.
+    """
     small = [max(4, int(np.ceil(n / correlation)) + 3) for n in shape]
     draw = torch.randn((1, channels, *small), generator=generator, device=generator.device).to(device)
-    draw = F.avg_pool3d(F.pad(draw, (1, 1, 1, 1, 1, 1), mode="replicate"), 3, 1) * 5.4  # back to unit variance
+    draw = (
+        F.avg_pool3d(F.pad(draw, (1, 1, 1, 1, 1, 1), mode="replicate"), 3, 1) * 5.4
+    )  # back to unit variance
     return F.interpolate(draw, size=list(shape), mode="trilinear", align_corners=True)[0]
 
 

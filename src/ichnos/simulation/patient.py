@@ -1,9 +1,10 @@
 """The virtual patient: anatomy, lesions and truth on one fine grid, before any scanner has seen it.
 
-Conventions. All maps are torch tensors on one device and on one RAS+ grid with isotropic voxels; a map is (x, y, z) and a stack is
-(c, x, y, z). "Baseline" is the moment of the first CT and of the partner MRI; "follow-up" is `latent.followup_interval_h` later. Between
-the two the lesion and its mass effect differ and nothing else; pose and scanner belong to the exams, not to the patient. The patient's
-millimetres are those of the source head after its random affine: upright, x to the right ear, so -x is left.
+Conventions. All maps are torch tensors on one device and on one RAS+ grid with isotropic voxels; a map is (x,
+y, z) and a stack is (c, x, y, z). "Baseline" is the moment of the first CT and of the partner MRI;
+"follow-up" is `latent.followup_interval_h` later. Between the two the lesion and its mass effect differ and
+nothing else; pose and scanner belong to the exams, not to the patient. The patient's millimetres are those of
+the source head after its random affine: upright, x to the right ear, so -x is left.
 
 `ichnos.simulation.simulate.simulate_patient` makes one.
 """
@@ -52,7 +53,9 @@ class Tissue(IntEnum):
     CEREBELLAR_WHITE = 26
 
 
-BRAIN_TISSUES: tuple[Tissue, ...] = tuple(Tissue(code) for code in range(Tissue.CORTEX, Tissue.CEREBELLAR_WHITE + 1))
+BRAIN_TISSUES: tuple[Tissue, ...] = tuple(
+    Tissue(code) for code in range(Tissue.CORTEX, Tissue.CEREBELLAR_WHITE + 1)
+)
 
 SITES: tuple[str, ...] = ("putamen", "thalamus", "lobar", "cerebellum", "pons", "caudate")
 SIGNS: tuple[str, ...] = ("blend", "black_hole", "island", "swirl", "fluid_level", "satellite")
@@ -89,7 +92,9 @@ class Latent:
 
 @dataclass(frozen=True)
 class Truth:
-    """Volumes of the maps (sum of fractions, or of voxels with a degree of at least 0.5) and grades, in mL; NaN where not simulated."""
+    """Volumes of the maps (sum of fractions, or of voxels with a degree of at least 0.5) and grades, in
+    mL; NaN where not simulated.
+    """
 
     ich_ml: float
     ivh_ml: float
@@ -107,10 +112,14 @@ class Truth:
 
 @dataclass(frozen=True, eq=False)
 class Fibres:
-    """Fibre orientations for the diffusion signal, at baseline, on a coarser grid over the same field of view."""
+    """Fibre orientations for the diffusion signal, at baseline, on a coarser grid over the same field of
+    view.
+    """
 
     affine: npt.NDArray[np.float64]  # (4, 4) voxel index -> patient mm
-    orientation: torch.Tensor  # (k, 3, x, y, z) float32, unit vectors in patient RAS axes, zero where the weight is 0
+    orientation: (
+        torch.Tensor
+    )  # (k, 3, x, y, z) float32, unit vectors in patient RAS axes, zero where the weight is 0
     weight: torch.Tensor  # (k, x, y, z) float32, 0..1; the k weights sum to at most 1, the rest is isotropic
     names: tuple[str, ...]  # of the k bundles: slot 0 corticospinal/projection, 1 callosal, 2 association
 
@@ -120,29 +129,49 @@ class VirtualPatient:
     """One patient. float32 maps unless said otherwise; all on the grid of `tissue`."""
 
     affine: npt.NDArray[np.float64]  # (4, 4) voxel index -> patient RAS mm; isotropic, axis-aligned
-    tissue: torch.Tensor  # (x, y, z) uint8, `Tissue` at baseline, displaced by the mass effect; under blood: the tissue it has infiltrated
+    # (x, y, z) uint8, `Tissue` at baseline, displaced by the mass effect; under blood: the tissue it has
+    # infiltrated
+    tissue: torch.Tensor
     ich: torch.Tensor  # fraction of blood in the tissue, 0..1
     ivh: torch.Tensor  # fraction of blood in the ventricles, 0..1; ich + ivh <= 1
-    blood_hu: torch.Tensor  # HU of the blood itself (26..92, signs included), continued ~5 mm beyond its edge; 0 far from blood
-    oedema: torch.Tensor  # perihaematomal oedema degree 0..1 (1: white matter about 10 HU darker); PHE target = degree >= 0.5, not blood
-    leukoaraiosis: torch.Tensor  # degree 0..1 (1: about 10 HU darker than white matter, as bright as it gets on FLAIR); target >= 0.5
+    blood_hu: (
+        torch.Tensor
+    )  # HU of the blood itself (26..92, signs included), continued ~5 mm beyond its edge; 0 far from blood
+    # perihaematomal oedema degree 0..1 (1: white matter about 10 HU darker); PHE target = degree >= 0.5, not
+    # blood
+    oedema: torch.Tensor
+    leukoaraiosis: (
+        torch.Tensor
+    )  # degree 0..1 (1: about 10 HU darker than white matter, as bright as it gets on FLAIR); target >= 0.5
     infarct_acute: torch.Tensor  # degree 0..1 (1: grey and white matter lose contrast, about 8 HU darker)
     infarct_old: torch.Tensor  # degree 0..1 (1: cavity, HU of CSF; 0.5: gliosis)
-    calcification: torch.Tensor  # fraction of calcium 0..1 (1: about +250 HU): choroid, pineal, falx, basal ganglia, vessel walls
-    tract: torch.Tensor  # (2, x, y, z) corticospinal tract, left then right, membership 0..1 (target >= 0.5), displaced at baseline
-    mni_mm: torch.Tensor | None  # (3, x, y, z) MNI152 position of each voxel's tissue, mm, where asked for (`mni=True`)
+    calcification: (
+        torch.Tensor
+    )  # fraction of calcium 0..1 (1: about +250 HU): choroid, pineal, falx, basal ganglia, vessel walls
+    # (2, x, y, z) corticospinal tract, left then right, membership 0..1 (target >= 0.5), displaced at
+    # baseline
+    tract: torch.Tensor
+    mni_mm: (
+        torch.Tensor | None
+    )  # (3, x, y, z) MNI152 position of each voxel's tissue, mm, where asked for (`mni=True`)
     fibres: Fibres | None  # where asked for (`fibres=True`)
     tissue_followup: torch.Tensor | None  # the same at follow-up; all None when `followup=False`
     ich_followup: torch.Tensor | None
     ivh_followup: torch.Tensor | None
     blood_hu_followup: torch.Tensor | None
     oedema_followup: torch.Tensor | None
-    leukoaraiosis_followup: torch.Tensor | None  # the same lesions, displaced as the follow-up's mass effect has it
+    leukoaraiosis_followup: (
+        torch.Tensor | None
+    )  # the same lesions, displaced as the follow-up's mass effect has it
     infarct_acute_followup: torch.Tensor | None
     infarct_old_followup: torch.Tensor | None
     calcification_followup: torch.Tensor | None
-    growth_probability: torch.Tensor | None  # oracle: P(blood, ICH or IVH, at follow-up | baseline) (`oracle_samples>0`)
-    expansion_probability: float  # oracle: P(growth > 33 % or > 6 mL | everything the baseline shows); NaN without haematoma
+    growth_probability: (
+        torch.Tensor | None
+    )  # oracle: P(blood, ICH or IVH, at follow-up | baseline) (`oracle_samples>0`)
+    expansion_probability: (
+        float  # oracle: P(growth > 33 % or > 6 mL | everything the baseline shows); NaN without haematoma
+    )
     latent: Latent
     truth: Truth
 

@@ -8,14 +8,15 @@ import numpy as np
 import torch
 
 from ichnos.anatomy import tract as tract_atlas
-from ichnos.simulation import haemorrhage, law, mass_effect, oracle, parenchyma
-from ichnos.simulation.fibres import fibres_of
+from ichnos.simulation.disease import chronic as parenchyma
+from ichnos.simulation.disease import haemorrhage, law, mass_effect, oracle
+from ichnos.simulation.disease.chronic import Chronic
+from ichnos.simulation.disease.haemorrhage import Lesion
+from ichnos.simulation.exams.fibres import fibres_of
 from ichnos.simulation.fields import Grid, enlarged, gathered, indices_of, looked_up, sampled, smooth_noise
-from ichnos.simulation.haemorrhage import Lesion
-from ichnos.simulation.heads import SourceHead, lookup
-from ichnos.simulation.parenchyma import Chronic
+from ichnos.simulation.heads.source import SourceHead, lookup
+from ichnos.simulation.heads.variation import Variation, patient_point, scale_at, varied
 from ichnos.simulation.patient import SIGNS, SITES, Latent, Tissue, Truth, VirtualPatient
-from ichnos.simulation.variation import Variation, patient_point, scale_at, varied
 
 Tensor = torch.Tensor
 _NAN = float("nan")
@@ -38,7 +39,9 @@ class Wishes:
     followup: bool = True
     mni: bool = False  # MNI position of every voxel
     fibres: bool = False  # fibre orientations for diffusion
-    oracle_samples: int = 0  # > 0: probability of blood at follow-up from so many re-samplings of the hidden part
+    oracle_samples: int = (
+        0  # > 0: probability of blood at follow-up from so many re-samplings of the hidden part
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,17 +62,29 @@ class _Moment:
     displacement_mm: Tensor  # coarse, mass effect
 
 
-def simulate_patient(seed: int, head: SourceHead, wishes: Wishes | None = None, *, device: torch.device | str = "cpu") -> VirtualPatient:
+def simulate_patient(
+    seed: int, head: SourceHead, wishes: Wishes | None = None, *, device: torch.device | str = "cpu"
+) -> VirtualPatient:
     """Simulate one patient: the same seed, head and wishes give the same bytes on a CPU.
 
-    Random numbers are drawn on the CPU from a generator of their own, so that a GPU sees the same patient up to rounding.
+    Random numbers are drawn on the CPU from a generator of their own, so that a GPU sees the same patient up
+    to rounding.
     """
     wishes = wishes or Wishes()
     head = head.to(torch.device(device))
     draws = _constrained(law.draw(1, _stream(seed, "law")), wishes)
-    latent = _latent(draws, seed, head, float(torch.rand(1, generator=_stream(seed, "haematoma"))) < wishes.haematoma_probability)
+    latent = _latent(
+        draws,
+        seed,
+        head,
+        float(torch.rand(1, generator=_stream(seed, "haematoma"))) < wishes.haematoma_probability,
+    )
     variation = varied(
-        head, atrophy=latent.atrophy, strength=wishes.variation, spacing_mm=wishes.spacing_mm, generator=_stream(seed, "variation")
+        head,
+        atrophy=latent.atrophy,
+        strength=wishes.variation,
+        spacing_mm=wishes.spacing_mm,
+        generator=_stream(seed, "variation"),
     )
     table = lookup(latent.atrophy, head.codes.device)
     chronic = parenchyma.drawn_chronic(
@@ -84,7 +99,9 @@ def simulate_patient(seed: int, head: SourceHead, wishes: Wishes | None = None, 
     baseline = _moment(head, table, latent, chronic, variation, lesion, followup=False)
     followup = None
     if wishes.followup:
-        later = lesion and replace(lesion, time=haemorrhage.grown_later(lesion, baseline.limit, _stream(seed, "later")))
+        later = lesion and replace(
+            lesion, time=haemorrhage.grown_later(lesion, baseline.limit, _stream(seed, "later"))
+        )
         followup = _moment(head, table, latent, chronic, variation, later, followup=True)
     growth = None
     if wishes.oracle_samples > 0 and lesion is not None:
@@ -106,7 +123,10 @@ def _constrained(draws: law.Draws, wishes: Wishes) -> law.Draws:
         changes["side"] = torch.tensor([("left", "right", "midline").index(wishes.side)])
     if wishes.ich_ml is not None:
         factor = wishes.ich_ml / draws.ich_ml
-        changes |= {name: getattr(draws, name) * factor for name in ("ich_ml", "followup_ich_ml", "phe_ml", "followup_phe_ml")}
+        changes |= {
+            name: getattr(draws, name) * factor
+            for name in ("ich_ml", "followup_ich_ml", "phe_ml", "followup_phe_ml")
+        }
     return replace(draws, **changes)
 
 
@@ -114,7 +134,11 @@ def _latent(draws: law.Draws, seed: int, head: SourceHead, has_haematoma: bool) 
     def value(field: Tensor) -> float:
         return float(field[0])
 
-    present = tuple(name for name, there in zip(SIGNS, draws.signs[0].tolist(), strict=True) if there) if has_haematoma else ()
+    present = (
+        tuple(name for name, there in zip(SIGNS, draws.signs[0].tolist(), strict=True) if there)
+        if has_haematoma
+        else ()
+    )
     blood = 1.0 if has_haematoma else 0.0
     return Latent(
         seed=seed,
@@ -147,25 +171,41 @@ _STREAMS = ("law", "haematoma", "variation", "chronic", "tract", "ivh", "lesion"
 
 
 def _stream(seed: int, name: str) -> torch.Generator:
-    """Return the generator of one part of a patient, so that asking for more maps changes none of the others."""
+    """Return the generator of one part of a patient, so that asking for more maps changes none of the
+    others.
+    """
     return torch.Generator().manual_seed((seed * 1_000_003 + 7919 * _STREAMS.index(name)) % 2**63)
 
 
 def _lesion(head: SourceHead, table: Tensor, latent: Latent, variation: Variation) -> Lesion:
     generator = _stream(latent.seed, "lesion")
     centre = haemorrhage.bleeding_point(head, latent.site, latent.side, generator)
-    return haemorrhage.grown(head, table, latent, centre, scale=scale_at(variation, centre), generator=generator)
+    return haemorrhage.grown(
+        head, table, latent, centre, scale=scale_at(variation, centre), generator=generator
+    )
 
 
-# ---- one moment -----------------------------------------------------------------------------------------------------------------------
+# ---- one moment
+# ------------------------------------------------------------------------------------------
 
 
 def _moment(
-    head: SourceHead, table: Tensor, latent: Latent, chronic: Chronic, variation: Variation, lesion: Lesion | None, *, followup: bool
+    head: SourceHead,
+    table: Tensor,
+    latent: Latent,
+    chronic: Chronic,
+    variation: Variation,
+    lesion: Lesion | None,
+    *,
+    followup: bool,
 ) -> _Moment:
     """Render the patient at baseline or at follow-up."""
     grid, device = variation.grid, head.codes.device
-    volumes = (latent.drawn_followup_ich_ml, latent.drawn_followup_ivh_ml) if followup else (latent.drawn_ich_ml, latent.drawn_ivh_ml)
+    volumes = (
+        (latent.drawn_followup_ich_ml, latent.drawn_followup_ivh_ml)
+        if followup
+        else (latent.drawn_ich_ml, latent.drawn_ivh_ml)
+    )
     push = torch.zeros_like(variation.source_mm)
     if lesion is not None:
         push = _push(head, table, variation, lesion, volumes)
@@ -177,9 +217,15 @@ def _moment(
         box = _lesion_box(grid, variation, lesion, volumes[0])
         at = grid.enlarged(source[(slice(None), *box)])
         ich, hu, oedema, limit = _bled(lesion, latent, tissue, grid, grid.fine(box), at, followup=followup)
-        ivh = _into_ventricles(tissue, ich, volumes[1], grid, patient_point(variation, lesion.centre_mm), latent.seed)
+        ivh = _into_ventricles(
+            tissue, ich, volumes[1], grid, patient_point(variation, lesion.centre_mm), latent.seed
+        )
         if volumes[1] > 0:
-            hu = torch.where((ivh > 0) & (hu <= 0), haemorrhage.base_density_hu(latent.haematocrit, latent.onset_to_ct_h) - 8.0, hu)
+            hu = torch.where(
+                (ivh > 0) & (hu <= 0),
+                haemorrhage.base_density_hu(latent.haematocrit, latent.onset_to_ct_h) - 8.0,
+                hu,
+            )
     leuko, acute, old, calcium = _chronic_maps(head, chronic, tissue, grid, source)
     if lesion is not None:  # blood takes the place of what was there
         rest = 1 - ich - ivh
@@ -205,7 +251,9 @@ def _tissue(head: SourceHead, table: Tensor, grid: Grid, source: Tensor) -> Tens
     return out
 
 
-def _push(head: SourceHead, table: Tensor, variation: Variation, lesion: Lesion, volumes: tuple[float, float]) -> Tensor:
+def _push(
+    head: SourceHead, table: Tensor, variation: Variation, lesion: Lesion, volumes: tuple[float, float]
+) -> Tensor:
     """Return the mass effect's displacement on the coarse grid."""
     grid, x = variation.grid, variation.source_mm
     voxel_ml = (grid.step * grid.spacing_mm) ** 3 / 1000
@@ -221,12 +269,20 @@ def _push(head: SourceHead, table: Tensor, variation: Variation, lesion: Lesion,
 
 
 def _growth_probability(
-    head: SourceHead, table: Tensor, draws: law.Draws, variation: Variation, lesion: Lesion, baseline: _Moment, samples: int
+    head: SourceHead,
+    table: Tensor,
+    draws: law.Draws,
+    variation: Variation,
+    lesion: Lesion,
+    baseline: _Moment,
+    samples: int,
 ) -> Tensor:
-    """Return P(blood at follow-up) per voxel: the hidden part is drawn again and again, given all that the baseline shows.
+    """Return P(blood at follow-up) per voxel: the hidden part is drawn again and again, given all that the
+    baseline shows.
 
-    Each sample has its own volume at follow-up, its own new focus and its own mass effect. Samples grow on every second voxel of the
-    lesion's crop, and blood is looked up on every second voxel of the patient: what the mean of many shows is smooth.
+    Each sample has its own volume at follow-up, its own new focus and its own mass effect. Samples grow on
+    every second voxel of the lesion's crop, and blood is looked up on every second voxel of the patient: what
+    the mean of many shows is smooth.
     """
     lesion = haemorrhage.halved(lesion)
     grid, half = variation.grid, variation.grid.step // 2
@@ -248,8 +304,12 @@ def _growth_probability(
     return torch.maximum(out, baseline.ivh)
 
 
-def _lesion_box(grid: Grid, variation: Variation, lesion: Lesion, ich_ml: float) -> tuple[slice, slice, slice]:
-    """Return the coarse box that may hold blood and oedema: the crop, as the patient's deformation carries it."""
+def _lesion_box(
+    grid: Grid, variation: Variation, lesion: Lesion, ich_ml: float
+) -> tuple[slice, slice, slice]:
+    """Return the coarse box that may hold blood and oedema: the crop, as the patient's deformation carries
+    it.
+    """
     points, affine = variation.source_mm, lesion.crop.affine
     size = lesion.crop.spacing_mm * (lesion.crop.tissue.shape[0] - 1)
     inside = torch.ones(points.shape[1:], dtype=torch.bool, device=points.device)
@@ -259,12 +319,23 @@ def _lesion_box(grid: Grid, variation: Variation, lesion: Lesion, ich_ml: float)
 
 
 def _bled(
-    lesion: Lesion, latent: Latent, tissue: Tensor, grid: Grid, fine: tuple[slice, slice, slice], at: Tensor, *, followup: bool
+    lesion: Lesion,
+    latent: Latent,
+    tissue: Tensor,
+    grid: Grid,
+    fine: tuple[slice, slice, slice],
+    at: Tensor,
+    *,
+    followup: bool,
 ) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Return ICH fraction, blood HU and oedema degree on the fine grid, and the arrival time at the haematoma's edge."""
+    """Return ICH fraction, blood HU and oedema degree on the fine grid, and the arrival time at the
+    haematoma's edge.
+    """
     voxel_ml = grid.spacing_mm**3 / 1000
     ich_ml, phe_ml = (
-        (latent.drawn_followup_ich_ml, latent.drawn_followup_phe_ml) if followup else (latent.drawn_ich_ml, latent.drawn_phe_ml)
+        (latent.drawn_followup_ich_ml, latent.drawn_followup_phe_ml)
+        if followup
+        else (latent.drawn_ich_ml, latent.drawn_phe_ml)
     )
     time = haemorrhage.at(lesion, lesion.time, at, fill=400.0)
     where = haemorrhage.allowed(tissue[fine])
@@ -280,13 +351,19 @@ def _bled(
     return maps[0], maps[1], maps[2], limit
 
 
-def _into_ventricles(tissue: Tensor, ich: Tensor, ivh_ml: float, grid: Grid, centre_mm: np.ndarray, seed: int) -> Tensor:
-    """Fill ventricles from the point of rupture, the dependent parts (occipital horns, in a patient on the back) first."""
+def _into_ventricles(
+    tissue: Tensor, ich: Tensor, ivh_ml: float, grid: Grid, centre_mm: np.ndarray, seed: int
+) -> Tensor:
+    """Fill ventricles from the point of rupture, the dependent parts (occipital horns, in a patient on the
+    back) first.
+    """
     if ivh_ml <= 0:
         return _nothing(grid, tissue.device)
     out = torch.zeros(grid.shape, device=tissue.device)
     voxels = ((tissue == Tissue.VENTRICLE) | (tissue == Tissue.CHOROID)).nonzero()
-    points = voxels * grid.spacing_mm + torch.from_numpy(grid.affine[:3, 3]).to(device=tissue.device, dtype=torch.float32)
+    points = voxels * grid.spacing_mm + torch.from_numpy(grid.affine[:3, 3]).to(
+        device=tissue.device, dtype=torch.float32
+    )
     away = (points - torch.from_numpy(centre_mm).to(points)).norm(dim=1)
     from_rupture = (points - points[int(away.argmin())]).norm(dim=1)
     generator = _stream(seed, "ivh")
@@ -298,16 +375,22 @@ def _into_ventricles(tissue: Tensor, ich: Tensor, ivh_ml: float, grid: Grid, cen
     fraction, _ = haemorrhage.filled_with_limit(
         score, torch.ones_like(score, dtype=torch.bool), ivh_ml / (grid.spacing_mm**3 / 1000), softness=2.0
     )
-    out[voxels[:, 0], voxels[:, 1], voxels[:, 2]] = fraction * (1 - ich[voxels[:, 0], voxels[:, 1], voxels[:, 2]])
+    out[voxels[:, 0], voxels[:, 1], voxels[:, 2]] = fraction * (
+        1 - ich[voxels[:, 0], voxels[:, 1], voxels[:, 2]]
+    )
     return out
 
 
-def _chronic_maps(head: SourceHead, chronic: Chronic, tissue: Tensor, grid: Grid, source: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _chronic_maps(
+    head: SourceHead, chronic: Chronic, tissue: Tensor, grid: Grid, source: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return leukoaraiosis, acute and old infarct, and calcification on the fine grid."""
     coarse = tissue[:: grid.step, :: grid.step, :: grid.step]
     box = grid.box((coarse >= Tissue.CORTEX) & (coarse <= Tissue.BRAINSTEM), margin=1)
     fine = grid.fine(box)
-    middle = grid.enlarged(source[(slice(None), *box)], step=grid.step // 2)  # scores are smooth: half the resolution is enough
+    middle = grid.enlarged(
+        source[(slice(None), *box)], step=grid.step // 2
+    )  # scores are smooth: half the resolution is enough
     inner, voxel_ml = tissue[fine], grid.spacing_mm**3 / 1000
     brain = (inner >= Tissue.CORTEX) & (inner <= Tissue.BRAINSTEM)
 
@@ -324,13 +407,18 @@ def _chronic_maps(head: SourceHead, chronic: Chronic, tissue: Tensor, grid: Grid
             return _nothing(grid, tissue.device)
         return whole(parenchyma.degree(on_fine(score), brain, volume_ml / voxel_ml, softness=0.12))
 
-    white = parenchyma.degree(on_fine(chronic.scores[0]), inner == Tissue.WHITE, chronic.leukoaraiosis_ml / voxel_ml, softness=0.35)
+    white = parenchyma.degree(
+        on_fine(chronic.scores[0]), inner == Tissue.WHITE, chronic.leukoaraiosis_ml / voxel_ml, softness=0.35
+    )
     calcium = parenchyma.calcified(on_fine(chronic.scores[3]), inner, chronic.calcium)
-    acute, old = (infarct(chronic.scores[i], volume) for i, volume in ((1, chronic.acute_ml), (2, chronic.old_ml)))
+    acute, old = (
+        infarct(chronic.scores[i], volume) for i, volume in ((1, chronic.acute_ml), (2, chronic.old_ml))
+    )
     return whole(white), acute, old, whole(calcium)
 
 
-# ---- the whole ------------------------------------------------------------------------------------------------------------------------
+# ---- the whole
+# ------------------------------------------------------------------------------------------
 
 
 def _assembled(
@@ -378,10 +466,14 @@ def _assembled(
 
 
 def _tract(mni: Tensor, tissue: Tensor, grid: Grid, seed: int) -> Tensor:
-    """Return both corticospinal tracts on the fine grid: the atlas, individually shifted and thickened, carried by the deformation."""
+    """Return both corticospinal tracts on the fine grid: the atlas, individually shifted and thickened,
+    carried by the deformation.
+    """
     generator = _stream(seed, "tract")
     out = torch.zeros((2, *grid.shape), device=tissue.device)
-    wobble = 1.1 * smooth_noise(grid.coarse_shape, correlation=7, generator=generator, device=tissue.device, channels=3)
+    wobble = 1.1 * smooth_noise(
+        grid.coarse_shape, correlation=7, generator=generator, device=tissue.device, channels=3
+    )
     thick = torch.exp(0.1 * torch.randn(2, generator=generator)).tolist()
     solid = (tissue != Tissue.VENTRICLE) & (tissue != Tissue.CSF) & (tissue >= Tissue.CORTEX)
     for index, side in enumerate(tract_atlas.SIDES):
@@ -396,7 +488,9 @@ def _tract(mni: Tensor, tissue: Tensor, grid: Grid, seed: int) -> Tensor:
     return out
 
 
-def _truth(head: SourceHead, grid: Grid, baseline: _Moment, followup: _Moment | None, chronic: Chronic) -> Truth:
+def _truth(
+    head: SourceHead, grid: Grid, baseline: _Moment, followup: _Moment | None, chronic: Chronic
+) -> Truth:
     voxel_ml = grid.spacing_mm**3 / 1000
 
     def blood_ml(fraction: Tensor | None) -> float:
@@ -431,5 +525,7 @@ def _midline_shift(head: SourceHead, grid: Grid, baseline: _Moment) -> float:
 
 
 def draws_of(seed: int) -> law.Draws:
-    """Return what the law draws for a seed, without making the patient: of which kind it will be, and how it will grow."""
+    """Return what the law draws for a seed, without making the patient: of which kind it will be, and how
+    it will grow.
+    """
     return law.draw(1, _stream(seed, "law"))

@@ -1,4 +1,6 @@
-"""How many steps fit into the minutes that a study has: measured on a few, noted, and the same at every later call."""
+"""How many steps fit into the minutes that a study has: measured on a few, noted, and the same at every
+later call.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,11 @@ from ichnos.files import atomic_file
 _LEAST_S, _MOST_STEPS = 2.0, 64  # a trial goes on with twice the steps until it took so long, or so many
 
 
-def steps_within(file: Path, what: str, seconds: float, trial: Callable[[int, Path], object], *, least: int, most: int) -> int:
-    """Return a number of steps for a training called `what`; `trial(steps, folder)` trains a few in a folder that is thrown away.
+def steps_within(
+    file: Path, what: str, seconds: float, trial: Callable[[int, Path], object], *, least: int, most: int
+) -> int:
+    """Return a number of steps for a training called `what`; `trial(steps, folder)` trains a few in a folder
+    that is thrown away.
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     kept = Path(folder) / "steps.json"

@@ -1,4 +1,6 @@
-"""The page of a study: the paper's table beside ours, written as one self-contained HTML file, as JSON, and as CSV."""
+"""The page of a study: the paper's table beside ours, written as one self-contained HTML file, as JSON,
+and as CSV.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from typing import Any, Protocol
 
 from ichnos import __version__
 from ichnos.errors import InputRefused, require
-from ichnos.evidence.intervals import Estimate
+from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.tables import Cell, Table, shown
 from ichnos.files import atomic_file
 
@@ -30,10 +32,16 @@ class Effort:
     smoke: bool = False  # every stage at its smallest: the numbers mean nothing
     workers: int = 1
     seed: int = 0
-    cache: Path | None = field(default=None, compare=False)  # for what can be made again: source heads of simulated patients
+    cache: Path | None = field(
+        default=None, compare=False
+    )  # for what can be made again: source heads of simulated patients
     nnunet: bool = False  # train nnU-Net itself too, as one more arm
-    say: Callable[[str], None] = field(default=lambda sentence: None, compare=False)  # one sentence as each stage begins
-    spent: Callable[[], float] = field(default=lambda: math.nan, compare=False)  # minutes so far, earlier calls among them
+    say: Callable[[str], None] = field(
+        default=lambda sentence: None, compare=False
+    )  # one sentence as each stage begins
+    spent: Callable[[], float] = field(
+        default=lambda: math.nan, compare=False
+    )  # minutes so far, earlier calls among them
 
 
 def time_spent(effort: Effort) -> dict[str, float]:
@@ -73,7 +81,9 @@ class Image:
 
 @dataclass(frozen=True)
 class StudyPage:
-    """All that a study found. A cell of a table is a number, an estimate with its interval, or words that say why there is none."""
+    """All that a study found. A cell of a table is a number, an estimate with its interval, or words that
+    say why there is none.
+    """
 
     name: str  # "ryu2025"
     title: str
@@ -89,23 +99,33 @@ class StudyPage:
             for row in table.rows:
                 for column, cell in zip(table.columns, row, strict=True):
                     if not _says_something(cell):
-                        raise ValueError(f"{self.name}, table {table.name}, row {row[0]!r}: {column!r} is {cell!r} and does not say why")
+                        raise ValueError(
+                            f"{self.name}, table {table.name}, row {row[0]!r}: {column!r} is {cell!r} and"
+                            " does not say why"
+                        )
 
 
 def comparison(name: str, caption: str, rows: Sequence[Mapping[str, Cell]], *, note: str = "") -> Table:
-    """Lay rows out as a table: columns in the order in which they first appear ("measure", "paper", "ours", …).
+    """Lay rows out as a table: columns in the order in which they first appear ("measure", "paper", "ours",
+    …).
 
     >>> comparison("t", "Overlap", [{"measure": "Dice", "paper": 0.57, "ours": 0.6}]).columns
     ('measure', 'paper', 'ours')
     """
     columns = tuple(dict.fromkeys(column for row in rows for column in row))
-    return Table(name, caption, columns, tuple(tuple(row.get(column, "does not apply") for column in columns) for row in rows), note)
+    return Table(
+        name,
+        caption,
+        columns,
+        tuple(tuple(row.get(column, "does not apply") for column in columns) for row in rows),
+        note,
+    )
 
 
 def cell(compute: Callable[[], Cell]) -> Cell:
     """Return what `compute` gives, or in words why it gives nothing.
 
-    >>> from ichnos.evidence.agreement import concordance
+    >>> from ichnos.evidence.metrics.agreement import concordance
     >>> cell(lambda: concordance([1.0], [2.0]))
     'the first measurement holds 1 value(s); at least 3 are needed'
     """
@@ -157,22 +177,31 @@ def as_json(page: StudyPage) -> dict[str, Any]:
 
 
 def _table(table: Table) -> dict[str, Any]:
-    rows = [{column: _plain(value) for column, value in zip(table.columns, row, strict=True)} for row in table.rows]
+    rows = [
+        {column: _plain(value) for column, value in zip(table.columns, row, strict=True)}
+        for row in table.rows
+    ]
     return {"name": table.name, "caption": table.caption, "note": table.note, "rows": rows}
 
 
 def _plain(value: Cell) -> Any:
     if not isinstance(value, Estimate):
         return value
-    bounds = (value.low, value.high) if math.isfinite(value.low) and math.isfinite(value.high) else (None, None)
+    bounds = (
+        (value.low, value.high) if math.isfinite(value.low) and math.isfinite(value.high) else (None, None)
+    )
     return {"value": value.value, "low": bounds[0], "high": bounds[1], "n": value.n, "level": value.level}
 
 
 def _html(page: StudyPage) -> str:
     jinja2 = require("jinja2", extra="evidence", purpose="the page of a study")
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("ichnos.studies"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ichnos.studies"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["shown"] = shown
     environment.filters["is_words"] = lambda value: isinstance(value, str)
-    environment.filters["inline"] = lambda picture: "data:image/png;base64," + base64.b64encode(picture.png).decode("ascii")
+    environment.filters["inline"] = lambda picture: (
+        "data:image/png;base64," + base64.b64encode(picture.png).decode("ascii")
+    )
     text: str = environment.get_template("study.html.j2").render(page=page, version=__version__)
     return text

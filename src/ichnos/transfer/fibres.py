@@ -1,4 +1,6 @@
-"""Fibre orientation distributions as spherical harmonics in voxel axes, from diffusion data, from peaks, or from MRtrix's FOD."""
+"""Fibre orientation distributions as spherical harmonics in voxel axes, from diffusion data, from peaks,
+or from MRtrix's FOD.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,19 @@ ORDER = 8
 
 
 def fod_from_diffusion(dwi: Volume, table: GradientTable, where: Array, *, fa: Array, md: Array) -> Array:
-    """Deconvolve the signal inside a mask by the response of the most coherent white matter; (x, y, z, 45), 0 elsewhere."""
+    """Deconvolve the signal inside a mask by the response of the most coherent white matter; (x, y, z,
+    45), 0 elsewhere.
+    """
     csd = require("dipy.reconst.csdeconv", extra="diffusion", purpose="deconvolving the diffusion signal")
     use = one_shell(table)
     gradients = _dipy_table(GradientTable(table.b_values[use], table.directions[use]), dwi)
     data = np.maximum(dwi.array[..., use], 1e-3)
     sane = where & (md > 0.3e-3) & (md < 1.3e-3) & (fa < 0.95)
     if np.count_nonzero(sane) < 50:
-        raise InputRefused(f"only {np.count_nonzero(sane)} voxels of white matter are seen along the tract; the exam does not cover it")
+        raise InputRefused(
+            f"only {np.count_nonzero(sane)} voxels of white matter are seen along the tract; the exam does"
+            " not cover it"
+        )
     count = int(np.count_nonzero(sane))
     limit = np.sort(fa[sane])[-min(300, count // 4)]
     response, _ = csd.response_from_mask_ssst(gradients, data, sane & (fa >= limit))
@@ -45,7 +52,9 @@ def coefficients(order: int) -> int:
 
 
 def one_shell(table: GradientTable) -> Array:
-    """Return which images are unweighted or on the fullest shell (the higher of two equally full ones), (n,) bool."""
+    """Return which images are unweighted or on the fullest shell (the higher of two equally full ones),
+    (n,) bool.
+    """
     weighted = table.b_values[~table.unweighted]
     shells = np.unique(np.round(weighted, -2))
     best = max(shells, key=lambda b: (int((np.abs(weighted - b) <= 100).sum()), b))
@@ -53,15 +62,18 @@ def one_shell(table: GradientTable) -> Array:
 
 
 def fod_from_peaks(peaks: Volume) -> Array:
-    """Turn peaks in MRtrix's or TractSeg's layout (x, y, z, 3 per peak, world axes, length = amplitude) into a FOD; NaN is no peak."""
+    """Turn peaks in MRtrix's or TractSeg's layout (x, y, z, 3 per peak, world axes, length = amplitude)
+    into a FOD; NaN is no peak.
+    """
     channels = peaks.array.shape[3] if peaks.array.ndim == 4 else 0
     if channels == 0 or channels % 3:
         raise InputRefused(
-            f"peaks of shape {peaks.array.shape} were given; (x, y, z, 3 per peak) is expected, as MRtrix's sh2peaks writes it"
+            f"peaks of shape {peaks.array.shape} were given; (x, y, z, 3 per peak) is expected, as MRtrix's"
+            " sh2peaks writes it"
         )
-    vectors = np.nan_to_num(peaks.array.astype(np.float32)).reshape(*peaks.shape, channels // 3, 3) @ image_axes(peaks.affine).astype(
-        np.float32
-    )
+    vectors = np.nan_to_num(peaks.array.astype(np.float32)).reshape(
+        *peaks.shape, channels // 3, 3
+    ) @ image_axes(peaks.affine).astype(np.float32)
     length = np.linalg.norm(vectors, axis=-1)
     where = length.max(axis=-1) > 1e-6
     if not where.any():
@@ -83,10 +95,14 @@ def fod_from_mrtrix(fod: Volume) -> Array:
     count = fod.array.shape[3] if fod.array.ndim == 4 else 0
     order = next((o for o in range(2, 17, 2) if coefficients(o) == count), None)
     if order is None:
-        raise InputRefused(f"a FOD of shape {fod.array.shape} was given; 6, 15, 28, 45 … coefficients per voxel are expected")
+        raise InputRefused(
+            f"a FOD of shape {fod.array.shape} was given; 6, 15, 28, 45 … coefficients per voxel are expected"
+        )
     directions, matrix = _sphere_and_inverse()
     world = spheres.Sphere(xyz=directions @ image_axes(fod.affine).T)
-    to_values = shm.sh_to_sf_matrix(world, sh_order_max=order, basis_type="tournier07", legacy=False, return_inv=False)
+    to_values = shm.sh_to_sf_matrix(
+        world, sh_order_max=order, basis_type="tournier07", legacy=False, return_inv=False
+    )
     values = np.nan_to_num(fod.array.astype(np.float32)) @ np.asarray(to_values, np.float32)
     return np.asarray(np.maximum(values, 0) @ matrix, np.float32)
 
@@ -95,7 +111,9 @@ def _sphere_and_inverse() -> tuple[Array, Array]:
     """Return directions (n, 3) and the matrix (n, 45) that fits spherical harmonics to values on them."""
     data = require("dipy.data", extra="diffusion", purpose="spherical harmonics")
     shm = require("dipy.reconst.shm", extra="diffusion", purpose="spherical harmonics")
-    _, inverse = shm.sh_to_sf_matrix(data.default_sphere, sh_order_max=ORDER, basis_type=BASIS, legacy=False, return_inv=True)
+    _, inverse = shm.sh_to_sf_matrix(
+        data.default_sphere, sh_order_max=ORDER, basis_type=BASIS, legacy=False, return_inv=True
+    )
     return np.asarray(data.default_sphere.vertices, np.float32), np.asarray(inverse, np.float32)
 
 
@@ -103,7 +121,9 @@ def _modern(legacy: Array, order: int) -> Array:
     """Turn dipy's legacy coefficients of one order into ORDER in the basis used here."""
     data = require("dipy.data", extra="diffusion", purpose="spherical harmonics")
     shm = require("dipy.reconst.shm", extra="diffusion", purpose="spherical harmonics")
-    forward = shm.sh_to_sf_matrix(data.default_sphere, sh_order_max=order, basis_type=BASIS, legacy=True, return_inv=False)
+    forward = shm.sh_to_sf_matrix(
+        data.default_sphere, sh_order_max=order, basis_type=BASIS, legacy=True, return_inv=False
+    )
     change = np.asarray(forward, np.float32) @ _sphere_and_inverse()[1]
     return np.asarray(legacy @ change, np.float32)
 

@@ -1,8 +1,10 @@
-"""Follow-up CT onto the baseline CT: where blood has come since, how much, and whether that counts as expansion.
+"""Follow-up CT onto the baseline CT: where blood has come since, how much, and whether that counts as
+expansion.
 
-Volumes are taken from each CT on its own grid, so that no registration changes them. The growth mask lies on the baseline grid. By
-default the heads are aligned rigidly: the mask then shows the later haematoma where it lies in the skull, pushed tissue and all. With
-`undo_shift` a smooth displacement takes back what the haematoma has pushed aside, which suits questions about tissue rather than space.
+Volumes are taken from each CT on its own grid, so that no registration changes them. The growth mask lies on
+the baseline grid. By default the heads are aligned rigidly: the mask then shows the later haematoma where it
+lies in the skull, pushed tissue and all. With `undo_shift` a smooth displacement takes back what the
+haematoma has pushed aside, which suits questions about tissue rather than space.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from ichnos.clinical.scores import DEFINITIONS, ExpansionDefinition
 from ichnos.errors import InputRefused
-from ichnos.evidence.expansion import DEFINITIONS, ExpansionDefinition
 from ichnos.registration import Registration, register
 from ichnos.verdict import Reason, Verdict
 from ichnos.volume import Volume, volume_ml
@@ -28,7 +30,8 @@ SPECK_ML = 0.05  # growth in pieces smaller than this is the noise of two outlin
 class Growth:
     """What the follow-up CT shows of a haematoma, on the baseline grid."""
 
-    followup_blood: Volume  # uint8 labels of the follow-up (1 ICH, 2 IVH, 3 PHE) on the baseline grid: the target "expansion"
+    # uint8 labels of the follow-up (1 ICH, 2 IVH, 3 PHE) on the baseline grid: the target "expansion"
+    followup_blood: Volume
     growth: Volume  # bool: blood at follow-up where there was none, specks left out
     volumes_ml: Mapping[str, float]  # ich, ivh, phe, each at baseline and followup_…, and growth
     expanded: Mapping[str, bool | None]  # under each definition; None where it cannot be said
@@ -46,7 +49,9 @@ def transfer_followup(
     undo_shift: bool = False,
     threads: int = 1,
 ) -> Growth:
-    """Bring a follow-up CT's haematoma onto the baseline CT; masks are label maps (1 ICH, 2 IVH, 3 PHE) or functions that draw them."""
+    """Bring a follow-up CT's haematoma onto the baseline CT; masks are label maps (1 ICH, 2 IVH, 3 PHE) or
+    functions that draw them.
+    """
     before = _drawn(blood, ct, "baseline")
     after = _drawn(followup_blood, followup, "follow-up")
     found = register(
@@ -63,7 +68,10 @@ def transfer_followup(
     growth = _new_blood(before, later)
     volumes = {
         **{name: _volume(before, label) for name, label in (("ich", ICH), ("ivh", IVH), ("phe", PHE))},
-        **{f"followup_{name}": _volume(after, label) for name, label in (("ich", ICH), ("ivh", IVH), ("phe", PHE))},
+        **{
+            f"followup_{name}": _volume(after, label)
+            for name, label in (("ich", ICH), ("ivh", IVH), ("phe", PHE))
+        },
         "growth": volume_ml(growth),
     }
     labels = {name: _label(d, volumes) for name, d in definitions.items()}
@@ -73,19 +81,28 @@ def transfer_followup(
 def _drawn(blood: Blood, ct: Volume, which: str) -> Volume:
     labels = blood(ct) if callable(blood) else blood
     if not labels.same_grid(ct, tolerance_mm=0.05):
-        raise InputRefused(f"the haematoma of the {which} CT lies on another grid than the CT; draw it on that CT")
+        raise InputRefused(
+            f"the haematoma of the {which} CT lies on another grid than the CT; draw it on that CT"
+        )
     found = set(np.unique(labels.array).tolist())
     if not found <= {0, ICH, IVH, PHE}:
         raise InputRefused(
-            f"the haematoma map of the {which} CT holds the values {sorted(found)}; 0, 1 (ICH), 2 (IVH) and 3 (PHE) are known"
+            f"the haematoma map of the {which} CT holds the values {sorted(found)}; 0, 1 (ICH), 2 (IVH) and 3"
+            " (PHE) are known"
         )
     return labels.astype(np.uint8)
 
 
 def _around(before: Volume) -> Volume:
-    """Return the haematoma with its oedema and a rim of about 4 mm: what changes between the exams takes no part."""
+    """Return the haematoma with its oedema and a rim of about 4 mm: what changes between the exams takes
+    no part.
+    """
     steps = np.array(before.spacing_mm)
-    distance = ndimage.distance_transform_edt(before.array == 0, sampling=steps) if before.array.any() else np.full(before.shape, 99.0)
+    distance = (
+        ndimage.distance_transform_edt(before.array == 0, sampling=steps)
+        if before.array.any()
+        else np.full(before.shape, 99.0)
+    )
     return before.with_array((distance <= 4.0).astype(np.uint8))
 
 
@@ -111,14 +128,28 @@ def _judged(volumes: Mapping[str, float], after: Volume, later: Volume) -> Verdi
     """Say what of the target itself looks wrong, registration aside."""
     reasons = []
     if volumes["ich"] + volumes["ivh"] == 0:
-        reasons.append(Reason("no_baseline_blood", "warn", "the baseline CT has no haematoma, so expansion is not defined", 0.0, "mL"))
+        reasons.append(
+            Reason(
+                "no_baseline_blood",
+                "warn",
+                "the baseline CT has no haematoma, so expansion is not defined",
+                0.0,
+                "mL",
+            )
+        )
     whole = sum(volumes[f"followup_{n}"] for n in ("ich", "ivh"))
     brought = volume_ml(later.with_array(np.isin(later.array, (ICH, IVH))))
     if whole > 1 and brought < 0.8 * whole:
-        text = f"of {whole:.1f} mL of blood at follow-up, {brought:.1f} mL lie inside the baseline CT's field of view"
+        text = (
+            f"of {whole:.1f} mL of blood at follow-up, {brought:.1f} mL lie inside the baseline CT's field of"
+            " view"
+        )
         reasons.append(Reason("followup_cut", "warn", text, brought, "mL"))
     first, then = volumes["ich"] + volumes["ivh"], whole
     if first > 5 and then < 0.4 * first:
-        text = f"the haematoma shrank from {first:.1f} to {then:.1f} mL: surgery, a late follow-up, or exams in the wrong order"
+        text = (
+            f"the haematoma shrank from {first:.1f} to {then:.1f} mL: surgery, a late follow-up, or exams in"
+            " the wrong order"
+        )
         reasons.append(Reason("shrunk", "warn", text, then - first, "mL"))
     return Verdict(tuple(reasons))

@@ -1,9 +1,11 @@
-"""The gradient table of a diffusion exam: read, converted to world axes, and checked against the images themselves.
+"""The gradient table of a diffusion exam: read, converted to world axes, and checked against the images
+themselves.
 
-Three faults are common and silent: a b-value in other units, a sign or an order of the vector components that does not fit
-the image axes, and a table that belongs to another exam. The first shows in the mean diffusivity, which in living brain is
-known to within a factor of two; the second in bundles whose course everybody shares: under a wrong table the pyramidal tract does not run
-up the capsule, nor the callosum from side to side.
+Three faults are common and silent: a b-value in other units, a sign or an order of the vector components that
+does not fit the image axes, and a table that belongs to another exam. The first shows in the mean
+diffusivity, which in living brain is known to within a factor of two; the second in bundles whose course
+everybody shares: under a wrong table the pyramidal tract does not run up the capsule, nor the callosum from
+side to side.
 """
 
 from __future__ import annotations
@@ -19,9 +21,14 @@ from ichnos.verdict import Level, Reason, Verdict
 from ichnos.volume import Array, Floats, Volume
 
 B0_LIMIT = 50.0  # s/mm²: below it an image counts as unweighted
-MEAN_DIFFUSIVITY = (0.35e-3, 1.6e-3)  # mm²/s: median over living brain tissue at 37 °C is 0.7–0.9e-3; wider for age and oedema
+MEAN_DIFFUSIVITY = (
+    0.35e-3,
+    1.6e-3,
+)  # mm²/s: median over living brain tissue at 37 °C is 0.7–0.9e-3; wider for age and oedema
 MISFIT_GAIN = 0.7  # another reading of the vectors must leave so little of the misfit before it is believed
-MISFIT_MOST = 0.4  # mean squared sine of the angle to the atlas above which no reading is believed; directions by chance have 2/3
+# mean squared sine of the angle to the atlas above which no reading is believed; directions by chance have
+# 2/3
+MISFIT_MOST = 0.4
 MIN_VOXELS = 200  # white-matter voxels of known course needed to judge
 MIN_FA = 0.25
 
@@ -35,7 +42,10 @@ class GradientTable:
 
     def __post_init__(self) -> None:
         if self.directions.shape != (len(self.b_values), 3):
-            raise InputRefused(f"{len(self.b_values)} b-values and directions of shape {self.directions.shape} do not belong together")
+            raise InputRefused(
+                f"{len(self.b_values)} b-values and directions of shape {self.directions.shape} do not belong"
+                " together"
+            )
 
     def __len__(self) -> int:
         return len(self.b_values)
@@ -73,14 +83,18 @@ class CheckedGradients:
 
 
 def image_axes(affine: Floats) -> Floats:
-    """Return the unit vectors of the voxel axes in world space, as columns; the nearest rotation (or reflection) to the affine."""
+    """Return the unit vectors of the voxel axes in world space, as columns; the nearest rotation (or
+    reflection) to the affine.
+    """
     left, _, right = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
     axes: Floats = left @ right
     return axes
 
 
 def read_fsl_gradients(bval: Path, bvec: Path, *, affine: Floats) -> GradientTable:
-    """Read .bval and .bvec files (FSL: components along voxel axes, the first reversed where the affine is right-handed)."""
+    """Read .bval and .bvec files (FSL: components along voxel axes, the first reversed where the affine is
+    right-handed).
+    """
     for path, what in ((bval, "b-values (.bval)"), (bvec, "gradient directions (.bvec)")):
         if not Path(path).is_file():
             raise InputRefused(f"{path} does not exist: a diffusion exam needs its {what} beside the images")
@@ -92,7 +106,8 @@ def read_fsl_gradients(bval: Path, bvec: Path, *, affine: Floats) -> GradientTab
         vectors = vectors.T  # FSL's own layout: three rows
     if vectors.shape != (len(b_values), 3):
         raise InputRefused(
-            f"{bvec} holds {vectors.shape} numbers and {bval} holds {len(b_values)}; three components per b-value are expected"
+            f"{bvec} holds {vectors.shape} numbers and {bval} holds {len(b_values)}; three components per"
+            " b-value are expected"
         )
     return fsl_gradients(b_values, vectors, affine=affine)
 
@@ -112,20 +127,27 @@ def read_mrtrix_gradients(path: Path) -> GradientTable:
     """Read MRtrix's four-column table (x y z b, world axes)."""
     rows = _numbers(path)
     if rows.ndim != 2 or rows.shape[1] != 4:
-        raise InputRefused(f"{path} holds a table of shape {rows.shape}; MRtrix tables have four columns: x, y, z and b")
+        raise InputRefused(
+            f"{path} holds a table of shape {rows.shape}; MRtrix tables have four columns: x, y, z and b"
+        )
     return _table(rows[:, 3], rows[:, :3])
 
 
 def _numbers(path: Path) -> Floats:
     try:
-        rows = [[float(word) for word in line.replace(",", " ").split()] for line in Path(path).read_text().splitlines()]
+        rows = [
+            [float(word) for word in line.replace(",", " ").split()]
+            for line in Path(path).read_text().splitlines()
+        ]
         return np.array([row for row in rows if row], np.float64)
     except (ValueError, UnicodeDecodeError):
         raise InputRefused(f"{path} is not a table of numbers with rows of equal length") from None
 
 
 def _table(b_values: Floats, vectors: Floats) -> GradientTable:
-    """Make directions unit vectors; a vector of another length scales its b-value by the square of that length, as scanners mean it."""
+    """Make directions unit vectors; a vector of another length scales its b-value by the square of that
+    length, as scanners mean it.
+    """
     b_values = np.nan_to_num(np.asarray(b_values, np.float64))
     vectors = np.nan_to_num(np.asarray(vectors, np.float64))
     if (b_values < 0).any():
@@ -138,7 +160,8 @@ def _table(b_values: Floats, vectors: Floats) -> GradientTable:
 
 
 def fit_tensor(data: Array, table: GradientTable, mask: Array) -> TensorMaps:
-    """Fit the diffusion tensor by weighted least squares inside a mask; shells above 1600 s/mm² are left out where others exist.
+    """Fit the diffusion tensor by weighted least squares inside a mask; shells above 1600 s/mm² are left out
+    where others exist.
 
     `data` is (x, y, z, n); principal directions come back in the axes that the table's directions have.
     """
@@ -147,12 +170,16 @@ def fit_tensor(data: Array, table: GradientTable, mask: Array) -> TensorMaps:
         use = np.ones(len(table), bool)
     signal = np.maximum(data[mask][:, use].astype(np.float64), 1e-6)
     b, g = table.b_values[use] * 1e-3, table.directions[use]
-    design = np.column_stack([-b[:, None] * g**2, -2 * b[:, None] * g[:, [0, 0, 1]] * g[:, [1, 2, 2]], np.ones(len(b))])
+    design = np.column_stack(
+        [-b[:, None] * g**2, -2 * b[:, None] * g[:, [0, 0, 1]] * g[:, [1, 2, 2]], np.ones(len(b))]
+    )
     log = np.log(np.maximum(signal, signal.max(axis=1, keepdims=True) * 1e-3))
     first = log @ np.linalg.pinv(design).T
     weight = np.exp(2 * np.clip(first @ design.T - first[:, -1:], -10, 2))
     normal = np.einsum("vn,ni,nj->vij", weight, design, design, optimize=True)
-    d = np.linalg.solve(normal + 1e-9 * np.eye(7), np.einsum("vn,vn,ni->vi", weight, log, design, optimize=True)[..., None])[..., 0]
+    d = np.linalg.solve(
+        normal + 1e-9 * np.eye(7), np.einsum("vn,vn,ni->vi", weight, log, design, optimize=True)[..., None]
+    )[..., 0]
     tensor = d[:, [0, 3, 4, 3, 1, 5, 4, 5, 2]].reshape(-1, 3, 3)
     values, vectors = np.linalg.eigh(tensor)
     values = np.maximum(values, 1e-4)  # μm²/ms
@@ -166,8 +193,8 @@ def fit_tensor(data: Array, table: GradientTable, mask: Array) -> TensorMaps:
 def check_gradients(dwi: Volume, table: GradientTable, brain: Array, expected: Array) -> CheckedGradients:
     """Check a table against its images, correct what the images prove wrong, and refuse what cannot be used.
 
-    `dwi` is (x, y, z, n), `brain` a mask on its grid, `expected` (x, y, z, 3) the world directions of bundles of known course, zero
-    elsewhere. Every change is a "warn" with its reason.
+    `dwi` is (x, y, z, n), `brain` a mask on its grid, `expected` (x, y, z, 3) the world directions of bundles
+    of known course, zero elsewhere. Every change is a "warn" with its reason.
     """
     largest = float(table.b_values.max(initial=0))
     guess = table if 100 <= largest <= 20000 else table.scaled(_power_to(largest))
@@ -175,7 +202,9 @@ def check_gradients(dwi: Volume, table: GradientTable, brain: Array, expected: A
     scaled, tensor, reason = _checked_scale(dwi, guess, brain, given=largest)
     reasons = [reason]
     axes = image_axes(dwi.affine)
-    change, before, after = best_reading(tensor.fa, tensor.direction @ axes, expected @ axes)  # directions in voxel axes
+    change, before, after = best_reading(
+        tensor.fa, tensor.direction @ axes, expected @ axes
+    )  # directions in voxel axes
     reasons.append(_reading_reason(change, before, after))
     turn = axes @ change @ axes.T
     tensor = TensorMaps(tensor.fa, tensor.md, (tensor.direction @ turn.T).astype(np.float32))
@@ -186,19 +215,30 @@ def check_gradients(dwi: Volume, table: GradientTable, brain: Array, expected: A
 def _refuse_unusable(dwi: Volume, table: GradientTable) -> None:
     images = dwi.array.shape[3] if dwi.array.ndim == 4 else 1
     if images != len(table):
-        raise InputRefused(f"the diffusion exam holds {images} images and its gradient table {len(table)} rows; they must be equally many")
+        raise InputRefused(
+            f"the diffusion exam holds {images} images and its gradient table {len(table)} rows; they must be"
+            " equally many"
+        )
     if not table.unweighted.any():
-        raise InputRefused(f"no image is unweighted (smallest b-value {table.b_values.min():g} s/mm²); one with b < {B0_LIMIT:g} is needed")
+        raise InputRefused(
+            f"no image is unweighted (smallest b-value {table.b_values.min():g} s/mm²); one with b <"
+            f" {B0_LIMIT:g} is needed"
+        )
     weighted = table.directions[~table.unweighted]
     products = weighted[:, [0, 1, 2, 0, 0, 1]] * weighted[:, [0, 1, 2, 1, 2, 2]]
     if len(weighted) < 6 or np.linalg.matrix_rank(products, tol=0.05) < 6:
         raise InputRefused(
-            f"the table has {len(weighted)} weighted directions that do not span a tensor; six or more different ones are needed"
+            f"the table has {len(weighted)} weighted directions that do not span a tensor; six or more"
+            " different ones are needed"
         )
 
 
-def _checked_scale(dwi: Volume, guess: GradientTable, brain: Array, *, given: float) -> tuple[GradientTable, TensorMaps, Reason]:
-    """Find the power of ten that brings the mean diffusivity to that of living brain; `given` is the largest b-value in the file."""
+def _checked_scale(
+    dwi: Volume, guess: GradientTable, brain: Array, *, given: float
+) -> tuple[GradientTable, TensorMaps, Reason]:
+    """Find the power of ten that brings the mean diffusivity to that of living brain; `given` is the
+    largest b-value in the file.
+    """
     tensor = fit_tensor(dwi.array, guess, brain)
     md = float(np.median(tensor.md[brain]))
     if not MEAN_DIFFUSIVITY[0] <= md <= MEAN_DIFFUSIVITY[1]:
@@ -207,11 +247,20 @@ def _checked_scale(dwi: Volume, guess: GradientTable, brain: Array, *, given: fl
         md = float(np.median(tensor.md[brain]))
     found = f"(mean diffusivity {md * 1e3:.2f}e-3 mm²/s, largest b {guess.b_values.max():.0f} s/mm²)"
     if not MEAN_DIFFUSIVITY[0] <= md <= MEAN_DIFFUSIVITY[1]:
-        raise InputRefused(f"the b-values do not belong to these images {found}: living brain has 0.7–0.9e-3; check the .bval file")
+        raise InputRefused(
+            f"the b-values do not belong to these images {found}: living brain has 0.7–0.9e-3; check the"
+            " .bval file"
+        )
     factor = float(guess.b_values.max() / given)
     if abs(factor - 1) < 1e-6:
         return guess, tensor, Reason("b_scale", "pass", f"b-values fit the images {found}", factor)
-    return guess, tensor, Reason("b_scale", "warn", f"b-values were multiplied by {factor:g} to fit the images {found}", factor)
+    return (
+        guess,
+        tensor,
+        Reason(
+            "b_scale", "warn", f"b-values were multiplied by {factor:g} to fit the images {found}", factor
+        ),
+    )
 
 
 def _power_to(value: float) -> float:
@@ -220,7 +269,9 @@ def _power_to(value: float) -> float:
 
 
 def readings() -> tuple[Floats, ...]:
-    """Return the 24 ways to misread vector components: every order, with at most one sign reversed (the others are equal to these)."""
+    """Return the 24 ways to misread vector components: every order, with at most one sign reversed (the
+    others are equal to these).
+    """
     found = []
     for order, flip in product(permutations(range(3)), (None, 0, 1, 2)):
         matrix = np.eye(3)[list(order)]
@@ -233,15 +284,18 @@ def readings() -> tuple[Floats, ...]:
 def best_reading(fa: Array, direction: Array, expected: Array) -> tuple[Floats, float, float]:
     """Find the order and signs of the components under which fibres run as expected.
 
-    Returns the 3 x 3 matrix to apply to the vectors in voxel axes, and the misfit (mean squared sine of the angle, weighted by anisotropy)
-    as the table is given and of the best reading; NaN where too little is seen to tell. The matrix is the identity unless another reading
-    is clearly better.
+    Returns the 3 x 3 matrix to apply to the vectors in voxel axes, and the misfit (mean squared sine of the
+    angle, weighted by anisotropy) as the table is given and of the best reading; NaN where too little is seen
+    to tell. The matrix is the identity unless another reading is clearly better.
     """
     seen = (fa > MIN_FA) & expected.any(axis=-1)
     if np.count_nonzero(seen) < MIN_VOXELS:
         return np.eye(3), float("nan"), float("nan")
     ways, wanted, weight = direction[seen], expected[seen], fa[seen]
-    misfits = [(1 - float(np.average(((ways @ change.T) * wanted).sum(axis=1) ** 2, weights=weight)), change) for change in readings()]
+    misfits = [
+        (1 - float(np.average(((ways @ change.T) * wanted).sum(axis=1) ** 2, weights=weight)), change)
+        for change in readings()
+    ]
     given = misfits[0][0]  # the first reading is the identity
     best, change = min(misfits, key=lambda item: item[0])
     return (change if best <= min(MISFIT_GAIN * given, MISFIT_MOST) else np.eye(3)), given, best
@@ -249,20 +303,45 @@ def best_reading(fa: Array, direction: Array, expected: Array) -> tuple[Floats, 
 
 def _reading_reason(change: Floats, before: float, after: float) -> Reason:
     if np.isnan(before):
-        return Reason("bvec_reading", "warn", "too little white matter is seen to check signs and order of the gradient vectors", before)
+        return Reason(
+            "bvec_reading",
+            "warn",
+            "too little white matter is seen to check signs and order of the gradient vectors",
+            before,
+        )
     if not np.array_equal(change, np.eye(3)):
         names = ["xyz"[int(np.argmax(np.abs(row)))] for row in change]
-        signed = ", ".join(("-" if row.sum() < 0 else "") + name for row, name in zip(change, names, strict=True))
+        signed = ", ".join(
+            ("-" if row.sum() < 0 else "") + name for row, name in zip(change, names, strict=True)
+        )
         gain = f"misfit to the atlas's large bundles {after:.2f} instead of {before:.2f}"
-        return Reason("bvec_reading", "warn", f"the gradient vectors were read as ({signed}) along the image axes: {gain}", before)
+        return Reason(
+            "bvec_reading",
+            "warn",
+            f"the gradient vectors were read as ({signed}) along the image axes: {gain}",
+            before,
+        )
     if before > MISFIT_MOST:
-        text = f"under no reading of the vectors do fibres run as the large bundles do (misfit {before:.2f} as given, {after:.2f} at best)"
+        text = (
+            f"under no reading of the vectors do fibres run as the large bundles do (misfit {before:.2f} as"
+            f" given, {after:.2f} at best)"
+        )
         return Reason("bvec_reading", "warn", text, before)
-    return Reason("bvec_reading", "pass", f"fibres run as the atlas's large bundles do (misfit {before:.2f}; by chance 0.67)", before)
+    return Reason(
+        "bvec_reading",
+        "pass",
+        f"fibres run as the atlas's large bundles do (misfit {before:.2f}; by chance 0.67)",
+        before,
+    )
 
 
 def _count_reason(table: GradientTable) -> Reason:
     count = int((~table.unweighted).sum())
     level: Level = "pass" if count >= 28 else "warn"
     text = f"{count} weighted directions up to b = {table.b_values.max():.0f} s/mm²"
-    return Reason("directions", level, text if level == "pass" else text + "; crossing fibres need about 28 or more", float(count))
+    return Reason(
+        "directions",
+        level,
+        text if level == "pass" else text + "; crossing fibres need about 28 or more",
+        float(count),
+    )

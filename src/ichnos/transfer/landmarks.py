@@ -1,6 +1,7 @@
 """Points that somebody has marked in both exams of a pair: how far the registration leaves them apart.
 
-`derivatives/<pipeline>/sub-<id>/sub-<id>_landmarks.tsv` has the columns exam, name, x, y, z (RAS mm, each in its own exam's space).
+`derivatives/<pipeline>/sub-<id>/sub-<id>_landmarks.tsv` has the columns exam, name, x, y, z (RAS mm, each in
+its own exam's space).
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def find_landmarks(root: Path, patient_id: str, pipelines: tuple[str, ...]) -> L
 
 
 def read_landmarks(path: Path) -> Landmarks:
-    """Read a table of landmarks; a column or an exam that is not known, or a place that is no number, is refused."""
+    """Read a table of landmarks; a column or an exam that is not known, or a place that is no number, is
+    refused.
+    """
     found: dict[Exam, dict[str, Floats]] = {}
     with path.open(newline="", encoding="utf-8-sig") as stream:
         table = csv.DictReader(stream, delimiter="\t")
@@ -41,16 +44,21 @@ def read_landmarks(path: Path) -> Landmarks:
         for number, row in enumerate(table, start=2):
             exam = next((known for known in EXAMS if known == row["exam"]), None)
             if exam is None:
-                raise InputRefused(f"{path}, line {number}: exam {row['exam']!r} is unknown; write one of {', '.join(EXAMS)}")
+                raise InputRefused(
+                    f"{path}, line {number}: exam {row['exam']!r} is unknown; write one of {', '.join(EXAMS)}"
+                )
             try:
                 found.setdefault(exam, {})[row["name"]] = np.array([float(row[axis]) for axis in "xyz"])
             except (TypeError, ValueError):
-                raise InputRefused(f"{path}, line {number}: x, y and z are expected to be numbers, in mm") from None
+                raise InputRefused(
+                    f"{path}, line {number}: x, y and z are expected to be numbers, in mm"
+                ) from None
     return found
 
 
 def landmark_residual_mm(landmarks: Landmarks, partner: Exam, partner_from_ct: Transform) -> float:
-    """Return the median distance between where CT landmarks are mapped and where the partner shows them; NaN if they share none.
+    """Return the median distance between where CT landmarks are mapped and where the partner shows them; NaN
+    if they share none.
 
     >>> marks = {"ct": {"tip": np.zeros(3)}, "flair": {"tip": np.array([3.0, 4.0, 0.0])}}
     >>> landmark_residual_mm(marks, "flair", Transform())

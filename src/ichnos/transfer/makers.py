@@ -1,4 +1,6 @@
-"""One maker per target: from a patient's files to a target on the CT grid, with all that is needed to judge it."""
+"""One maker per target: from a patient's files to a target on the CT grid, with all that is needed to
+judge it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
 from ichnos.registration import Kind, Registration, register
 from ichnos.registration.contrast import contrast_of
-from ichnos.transfer.placing import place_template
+from ichnos.transfer.mri_to_mni import place_template
 from ichnos.transfer.verdict import Limits
 from ichnos.verdict import Verdict
 from ichnos.volume import Array, Volume, volume_ml
@@ -34,11 +36,15 @@ class Settings:
     """All that decides a result besides the pair."""
 
     root: str  # the cohort
-    given: tuple[str, ...] = ("manual",)  # pipelines whose masks are taken where they are there (haematoma; leukoaraiosis on the FLAIR)
+    given: tuple[str, ...] = (
+        "manual",
+    )  # pipelines whose masks are taken where they are there (haematoma; leukoaraiosis on the FLAIR)
     undo_shift: bool = False  # expansion: take back what the haematoma has pushed aside
     seeds_per_side: int = 4000  # tract
     denoise: bool = False  # tract
-    warp: bool = False  # leukoaraiosis and tract: let the partner exam bend, not only turn; for an exam of another day
+    warp: bool = (
+        False  # leukoaraiosis and tract: let the partner exam bend, not only turn; for an exam of another day
+    )
     streamlines: Literal["tck", "trx"] = "tck"
     limits: Limits = field(default_factory=Limits)
 
@@ -59,7 +65,9 @@ class Transferred:
     judged: Mapping[str, Volume]  # name in verdict.PLAUSIBLE -> mask to judge
     verdict: Verdict  # of the target's own making
     numbers: Mapping[str, Any] = field(default_factory=dict)  # volumes and labels for the table
-    files: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)  # further files: name ending -> what writes it
+    files: Mapping[str, Callable[[Path], object]] = field(
+        default_factory=dict
+    )  # further files: name ending -> what writes it
 
 
 def make_expansion(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
@@ -70,12 +78,16 @@ def make_expansion(ct: Volume, patient: Patient, settings: Settings) -> Transfer
     before, after = _blood(patient, "ct", settings), _blood(patient, "followup", settings)
     if before is None or after is None:
         raise InputRefused(
-            f"patient {patient.id} has no haematoma mask of the {'ct' if before is None else 'followup'} exam in "
-            f"{', '.join(settings.given)}; put one there, or name the pipeline that has it with --given"
+            f"patient {patient.id} has no haematoma mask of the {'ct' if before is None else 'followup'} exam"
+            f" in {', '.join(settings.given)}; put one there, or name the pipeline that has it with --given"
         )
-    grown = transfer_followup(ct, followup, blood=before, followup_blood=after, undo_shift=settings.undo_shift)
+    grown = transfer_followup(
+        ct, followup, blood=before, followup_blood=after, undo_shift=settings.undo_shift
+    )
     volumes = {f"{name}_ml": round(value, 3) for name, value in grown.volumes_ml.items()}
-    labels = {f"expanded {name}": None if value is None else int(value) for name, value in grown.expanded.items()}
+    labels = {
+        f"expanded {name}": None if value is None else int(value) for name, value in grown.expanded.items()
+    }
     shown = grown.followup_blood
     return Transferred(
         followup,
@@ -89,7 +101,9 @@ def make_expansion(ct: Volume, patient: Patient, settings: Settings) -> Transfer
 
 
 def make_leukoaraiosis(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
-    """Segment white-matter hyperintensities on the FLAIR (or take a given mask) and bring them onto the CT."""
+    """Segment white-matter hyperintensities on the FLAIR (or take a given mask) and bring them onto the
+    CT.
+    """
     from ichnos.transfer import flair as wm
     from ichnos.transfer.wmh import checked_flair
 
@@ -101,7 +115,9 @@ def make_leukoaraiosis(ct: Volume, patient: Patient, settings: Settings) -> Tran
     if drawn is not None:
         lesions = wm.given_hyperintensities(drawn, flair)
     else:
-        there = None if blood is None else (~found.transform).pull_share(blood.with_array(blood.array > 0), flair)
+        there = (
+            None if blood is None else (~found.transform).pull_share(blood.with_array(blood.array > 0), flair)
+        )
         exclude = None if there is None else there.with_array(there.array > 0.3)
         lesions = wm.hyperintensities_of(flair, exclude=exclude)
     on_ct = wm.leukoaraiosis_on_ct(lesions, flair_from_ct=found.transform, ct=ct, blood=blood)
@@ -113,7 +129,10 @@ def make_leukoaraiosis(ct: Volume, patient: Patient, settings: Settings) -> Tran
         on_ct.mask.astype(np.uint8),
         {"leukoaraiosis": on_ct.mask},
         on_ct.verdict,
-        {"leukoaraiosis_ml": round(on_ct.volume_ml, 3), "leukoaraiosis_flair_ml": round(volume_ml(lesions.share), 3)},
+        {
+            "leukoaraiosis_ml": round(on_ct.volume_ml, 3),
+            "leukoaraiosis_flair_ml": round(volume_ml(lesions.share), 3),
+        },
     )
 
 
@@ -123,7 +142,11 @@ def make_tract(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
 
     dwi = _mri(patient, "diffusion")
     table = _gradients(patient, dwi)
-    first = dwi.with_array(dwi.array[..., table.unweighted].mean(axis=-1)) if table.unweighted.any() else dwi.with_array(dwi.array[..., 0])
+    first = (
+        dwi.with_array(dwi.array[..., table.unweighted].mean(axis=-1))
+        if table.unweighted.any()
+        else dwi.with_array(dwi.array[..., 0])
+    )
     blood = _blood(patient, "ct", settings)
     found = register(ct, first, kind=settings.kind, exclude=blood, fixed_contrast="ct", moving_contrast="mri")
     there = None if blood is None else (~found.transform).pull_share(blood.with_array(blood.array > 0), first)
@@ -133,17 +156,26 @@ def make_tract(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
         placing = place_template(first, weighting="b0", exclude=exclude)
         both = tracts.track_fod(*ready, placing=placing, seeds_per_side=settings.seeds_per_side)
     else:
-        both = tracts.track(dwi, table, exclude=exclude, denoise=settings.denoise, seeds_per_side=settings.seeds_per_side)
+        both = tracts.track(
+            dwi, table, exclude=exclude, denoise=settings.denoise, seeds_per_side=settings.seeds_per_side
+        )
     return _tract_on_ct(ct, first, found, both, settings)
 
 
-def _tract_on_ct(ct: Volume, first: Volume, found: Registration, both: Tractography, settings: Settings) -> Transferred:
+def _tract_on_ct(
+    ct: Volume, first: Volume, found: Registration, both: Tractography, settings: Settings
+) -> Transferred:
     from ichnos.transfer import tractography as tracts
 
-    density = {side: tracts.density_on_ct(tract, exam_from_ct=found.transform, ct=ct) for side, tract in both.tracts.items()}
+    density = {
+        side: tracts.density_on_ct(tract, exam_from_ct=found.transform, ct=ct)
+        for side, tract in both.tracts.items()
+    }
     masks = {side: volume.array >= tracts.TRACT_DENSITY for side, volume in density.items()}
     right_wins = masks["right"] & (density["right"].array > density["left"].array)
-    labels = ct.with_array(np.where(right_wins, 2, np.where(masks["left"], 1, np.where(masks["right"], 2, 0))).astype(np.uint8))
+    labels = ct.with_array(
+        np.where(right_wins, 2, np.where(masks["left"], 1, np.where(masks["right"], 2, 0))).astype(np.uint8)
+    )
     numbers: dict[str, Any] = {}
     for code, side in enumerate(SIDES, 1):
         tract = both.tracts[side]
@@ -154,12 +186,18 @@ def _tract_on_ct(ct: Volume, first: Volume, found: Registration, both: Tractogra
     return Transferred(
         first,
         found,
-        {("tract", "dseg"): labels, **{(f"tract{side}", "probseg"): volume for side, volume in density.items()}},
+        {
+            ("tract", "dseg"): labels,
+            **{(f"tract{side}", "probseg"): volume for side, volume in density.items()},
+        },
         labels,
         {f"tract_{side}": labels.with_array(labels.array == code) for code, side in enumerate(SIDES, 1)},
         both.verdict,
         numbers,
-        {f"tract{s}_streamlines.{settings.streamlines}": partial(_save, tract=t, reference=first) for s, t in lines.items()},
+        {
+            f"tract{s}_streamlines.{settings.streamlines}": partial(_save, tract=t, reference=first)
+            for s, t in lines.items()
+        },
     )
 
 
@@ -171,7 +209,9 @@ def _gradients(patient: Patient, dwi: Volume) -> GradientTable:
 
 
 def ready_orientations(patient: Patient, settings: Settings) -> tuple[Array, Volume] | None:
-    """Return fibre orientations that another program left for the patient, with their grid: a *peaks or an MRtrix *fod file."""
+    """Return fibre orientations that another program left for the patient, with their grid: a *peaks or an
+    MRtrix *fod file.
+    """
     from ichnos.transfer.fibres import fod_from_mrtrix, fod_from_peaks
 
     for pipeline in settings.given:
@@ -202,13 +242,21 @@ def _blood(patient: Patient, exam: Exam, settings: Settings) -> Volume | None:
 
 
 def given_mask(patient: Patient, label: str, exam: Exam, settings: Settings) -> Volume | None:
-    """Return a mask that somebody has drawn on an exam, from the first of the trusted pipelines that has it."""
+    """Return a mask that somebody has drawn on an exam, from the first of the trusted pipelines that has
+    it.
+    """
     for pipeline in settings.given:
         for kind in bids.KINDS:
-            path = bids.derivative_path(settings.root, patient.id, pipeline=pipeline, label=label, kind=kind, exam=exam)
+            path = bids.derivative_path(
+                settings.root, patient.id, pipeline=pipeline, label=label, kind=kind, exam=exam
+            )
             if path.is_file():
                 drawn = nifti.load(path)  # on a sheared CT: onto the grid on which the CT itself is opened
-                return drawn if drawn.is_orthogonal else drawn.on_grid(drawn.orthogonal_grid(), interpolation="nearest")
+                return (
+                    drawn
+                    if drawn.is_orthogonal
+                    else drawn.on_grid(drawn.orthogonal_grid(), interpolation="nearest")
+                )
     return None
 
 
@@ -217,5 +265,7 @@ def _mri(patient: Patient, exam: Exam) -> Volume:
     image = nifti.load(patient.exam(exam))
     first = image.with_array(image.array[..., 0]) if image.array.ndim == 4 else image
     if np.isfinite(first.array).any() and contrast_of(first.map_array(np.nan_to_num)) == "ct":
-        raise InputRefused(f"the {exam} exam of patient {patient.id} is a CT by its values: are the exams swapped?")
+        raise InputRefused(
+            f"the {exam} exam of patient {patient.id} is a CT by its values: are the exams swapped?"
+        )
     return image

@@ -1,7 +1,9 @@
-"""From a cohort's partner exams to targets on its CTs: one pair at a time, each judged, none stopping the rest.
+"""From a cohort's partner exams to targets on its CTs: one pair at a time, each judged, none stopping the
+rest.
 
-A target whose pair passes (or is doubtful) goes to derivatives/transfer, where training looks for targets. One whose pair fails goes to
-derivatives/transferrejected, where nothing looks; a person may overrule either in override.tsv.
+A target whose pair passes (or is doubtful) goes to derivatives/transfer, where training looks for targets.
+One whose pair fails goes to derivatives/transferrejected, where nothing looks; a person may overrule either
+in override.tsv.
 """
 
 from __future__ import annotations
@@ -50,7 +52,10 @@ def pairs_of(cohort: Cohort, targets: Sequence[Target]) -> list[Pair]:
     found = [Pair(p, t) for t in targets for p in cohort.with_exams("ct", PARTNER[t])]
     if not found:
         wanted = ", ".join(f"{t} (needs ct and {PARTNER[t]})" for t in targets)
-        raise InputRefused(f"the cohort of {len(cohort)} patients has no pair for {wanted}; docs/cohorts.md shows where exams lie")
+        raise InputRefused(
+            f"the cohort of {len(cohort)} patients has no pair for {wanted}; docs/cohorts.md shows where"
+            " exams lie"
+        )
     return found
 
 
@@ -91,12 +96,23 @@ def _verdict(pair: Pair, made: Transferred, numbers: PairNumbers, ct: Volume, se
     return verdict
 
 
-def _written(pair: Pair, folder: Path, pipeline: str, made: Transferred, ct: Volume, verdict: Verdict, numbers: PairNumbers) -> list[str]:
+def _written(
+    pair: Pair,
+    folder: Path,
+    pipeline: str,
+    made: Transferred,
+    ct: Volume,
+    verdict: Verdict,
+    numbers: PairNumbers,
+) -> list[str]:
     """Write maps, transform and sheet; return the files of the target, relative to the pipeline's folder."""
     who = bids.subject(pair.patient.id)
     told = {
         "verdict": verdict.level,
-        "reasons": [{"name": r.name, "level": r.level, "text": r.text, "value": r.value, "unit": r.unit} for r in verdict.reasons],
+        "reasons": [
+            {"name": r.name, "level": r.level, "text": r.text, "value": r.value, "unit": r.unit}
+            for r in verdict.reasons
+        ],
         "numbers": numbers.as_row(),
         **{k: v for k, v in made.numbers.items() if v is not None},
         "partner": PARTNER[pair.target],
@@ -105,7 +121,9 @@ def _written(pair: Pair, folder: Path, pipeline: str, made: Transferred, ct: Vol
     own_grid = nifti.load(pair.patient.exam("ct"))
     for (label, kind), volume in made.maps.items():
         drawn = on_file_grid(volume, own_grid, kind)
-        path = bids.write_derivative(folder, pair.patient.id, drawn, pipeline=pipeline, label=label, kind=kind, sidecar=told)
+        path = bids.write_derivative(
+            folder, pair.patient.id, drawn, pipeline=pipeline, label=label, kind=kind, sidecar=told
+        )
         paths += [path, nifti.sidecar_path(path)]
     home = folder / "derivatives" / pipeline
     transform = home / who / f"{who}_from-ct_to-{PARTNER[pair.target]}_xfm.h5"
@@ -118,32 +136,47 @@ def _written(pair: Pair, folder: Path, pipeline: str, made: Transferred, ct: Vol
     sheets.mkdir(parents=True, exist_ok=True)
     brain = brain_of_ct(view(ct, spacing_mm=2.0, contrast="ct"))
     found = made.registration.transform
-    contact_sheet(ct, made.partner, found, made.shown, brain, title=pair.id, verdict=verdict).save(sheets / f"{pair.id}.png")
+    contact_sheet(ct, made.partner, found, made.shown, brain, title=pair.id, verdict=verdict).save(
+        sheets / f"{pair.id}.png"
+    )
     return [path.relative_to(home).as_posix() for path in paths]
 
 
 def on_file_grid(volume: Volume, own_grid: Volume, kind: bids.Kind) -> Volume:
-    """Bring a map back onto the grid of the CT's file, where that is sheared (a tilted gantry) and was opened upright."""
+    """Bring a map back onto the grid of the CT's file, where that is sheared (a tilted gantry) and was
+    opened upright.
+    """
     if volume.same_grid(own_grid):
         return volume
     return volume.on_grid(own_grid, interpolation="linear" if kind == "probseg" else "nearest")
 
 
-# ---- after the run --------------------------------------------------------------------------------------------------
+# ---- after the run
+# --------------------------------------------------------------------------------------------------
 
 
-def settle(root: Path, rows: Sequence[Mapping[str, Any]], overrides: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
-    """Put every target where its verdict, or a person's, wants it; return the rows with the verdict that holds."""
+def settle(
+    root: Path, rows: Sequence[Mapping[str, Any]], overrides: Mapping[str, tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """Put every target where its verdict, or a person's, wants it; return the rows with the verdict that
+    holds.
+    """
     unknown = sorted(set(overrides) - {str(row["id"]) for row in rows})
     if unknown:
-        raise UsageError(f"override.tsv names {', '.join(unknown[:5])}, and there is no such pair; its id is patient-target")
+        raise UsageError(
+            f"override.tsv names {', '.join(unknown[:5])}, and there is no such pair; its id is"
+            " patient-target"
+        )
     settled = []
     for row in rows:
         new = dict(row)
         if row["id"] in overrides:
             said, by = overrides[row["id"]]
             new["verdict"] = "refuse" if said == "fail" else "pass"
-            new["causes"] = f"overruled by a person ({by or 'no name given'}); it was {row['verdict']}: {row['causes'] or 'no cause'}"
+            new["causes"] = (
+                f"overruled by a person ({by or 'no name given'}); it was {row['verdict']}:"
+                f" {row['causes'] or 'no cause'}"
+            )
         _move(root, row["files"], REJECTED if new["verdict"] == "refuse" else ACCEPTED)
         settled.append(new)
     return settled

@@ -1,4 +1,6 @@
-"""A whole cohort: transfer every pair, resume where a run was cut, settle the verdicts, write the index and the nnU-Net dataset."""
+"""A whole cohort: transfer every pair, resume where a run was cut, settle the verdicts, write the index
+and the nnU-Net dataset.
+"""
 
 from __future__ import annotations
 
@@ -41,13 +43,24 @@ def transfer_cohort(
     nnunet_dataset: str | None = None,
     progress: bool = True,
 ) -> CohortTransfer:
-    """Transfer the given targets of a cohort; what an earlier call with the same settings has done is kept."""
+    """Transfer the given targets of a cohort; what an earlier call with the same settings has done is
+    kept.
+    """
     folder = None if nnunet_dataset is None else _dataset(root, nnunet_dataset, targets)
     cohort = bids.read_cohort(root)
     pairs = pairs_of(cohort, targets)
     task = partial(transfer_pair, settings=settings)
     told = {k: v for k, v in asdict(settings).items() if k != "root"}
-    done = apply(task, pairs, out=root, settings=told, name="transfer", workers=workers, scheduler=scheduler, progress=progress)
+    done = apply(
+        task,
+        pairs,
+        out=root,
+        settings=told,
+        name="transfer",
+        workers=workers,
+        scheduler=scheduler,
+        progress=progress,
+    )
     home = bids.write_pipeline(root, ACCEPTED)
     bids.write_pipeline(root, REJECTED)
     rows = settle(root, done.rows, read_overrides(home / "override.tsv"))
@@ -59,7 +72,9 @@ def transfer_cohort(
 
 def _dataset(root: Path, name: str, targets: Sequence[Target]) -> Path:
     if len(targets) != 1:
-        raise UsageError(f"an nnU-Net dataset holds one target, and {len(targets)} were asked for; give one with --targets")
+        raise UsageError(
+            f"an nnU-Net dataset holds one target, and {len(targets)} were asked for; give one with --targets"
+        )
     number, _, rest = Path(name).name.removeprefix("Dataset").partition("_")
     if not Path(name).name.startswith("Dataset") or not number.isdigit():
         raise UsageError(f"{name} is no nnU-Net dataset name; give one such as Dataset101_Tract")
@@ -70,7 +85,10 @@ def _dataset(root: Path, name: str, targets: Sequence[Target]) -> Path:
 def _export(root: Path, folder: Path, target: Target, rows: Sequence[Mapping[str, Any]]) -> None:
     cohort = bids.read_cohort(root, pipelines=(ACCEPTED,)).with_exams("ct", PARTNER[target])
     if not any(target in p.targets for p in cohort):
-        raise InputRefused(f"no pair gave {target} that may be trained on, so {folder.name} was not written; look at the contact sheets")
+        raise InputRefused(
+            f"no pair gave {target} that may be trained on, so {folder.name} was not written; look at the"
+            " contact sheets"
+        )
     nnunet.export_cohort(cohort, folder, target, NNUNET_LABELS[target])
 
 

@@ -1,4 +1,6 @@
-"""One picture per pair, and a page to click through: does the partner exam lie on the CT, and the target where it should?"""
+"""One picture per pair, and a page to click through: does the partner exam lie on the CT, and the target
+where it should?
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,18 @@ _LEVEL_COLOURS = {"pass": "#1a7f37", "warn": "#9a6700", "refuse": "#cf222e"}
 
 
 def contact_sheet(
-    ct: Volume, partner: Volume, partner_from_ct: Transform, target: Volume | None, brain: Volume, *, title: str, verdict: Verdict
+    ct: Volume,
+    partner: Volume,
+    partner_from_ct: Transform,
+    target: Volume | None,
+    brain: Volume,
+    *,
+    title: str,
+    verdict: Verdict,
 ) -> Image.Image:
-    """Draw seven axial slices in five rows: CT, partner, checkerboard, edges, target (labels 1 … 3 or a share). Patient's left is right."""
+    """Draw seven axial slices in five rows: CT, partner, checkerboard, edges, target (labels 1 … 3 or a
+    share). Patient's left is right.
+    """
     grid = _slices(ct, brain)
     low = np.clip((ct.on_grid(grid, fill=-1000.0).array) / 80.0, 0, 1)
     other = _grey(partner, partner_from_ct, grid)
@@ -39,25 +50,38 @@ def contact_sheet(
     tiles = []
     for k in range(grid.shape[2]):
         a, b = low[:, :, k], other[:, :, k]
-        rows = [_rgb(a), _rgb(b), _rgb(_checked(a, b)), _painted(a, edges[:, :, k]), _painted(a, _outline(labels[:, :, k]))]
+        rows = [
+            _rgb(a),
+            _rgb(b),
+            _rgb(_checked(a, b)),
+            _painted(a, edges[:, :, k]),
+            _painted(a, _outline(labels[:, :, k])),
+        ]
         tiles.append(np.concatenate([np.rot90(tile) for tile in rows], axis=0))
     picture = Image.fromarray((np.concatenate(tiles, axis=1) * 255).astype(np.uint8))
     return _captioned(picture, title, verdict)
 
 
 def _slices(ct: Volume, brain: Volume) -> Volume:
-    """Return an upright grid over the brain: square tiles, seven slices from bottom to top, right of the patient on the left."""
+    """Return an upright grid over the brain: square tiles, seven slices from bottom to top, right of the
+    patient on the left.
+    """
     where = brain if brain.array.any() else ct.with_array(np.ones(ct.shape, np.uint8))
     box = box_around(where)
     ends = np.array([box.start, box.stop])
-    corners = where.world([(ends[i, 0], ends[j, 1], ends[k, 2]) for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+    corners = where.world(
+        [(ends[i, 0], ends[j, 1], ends[k, 2]) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+    )
     low, high = corners.min(axis=0), corners.max(axis=0)
     middle, side = (low + high) / 2, max(high[0] - low[0], high[1] - low[1]) + 24
     heights = np.linspace(low[2], high[2], SLICES + 2)[1:-1]
     step = side / TILE
     affine = np.diag([step, step, heights[1] - heights[0], 1.0])
     affine[:3, 3] = (middle[0] - side / 2, middle[1] - side / 2, heights[0])
-    affine[0, 0], affine[0, 3] = -step, middle[0] + side / 2  # radiological view: the patient's right is on the left
+    affine[0, 0], affine[0, 3] = (
+        -step,
+        middle[0] + side / 2,
+    )  # radiological view: the patient's right is on the left
     return Volume(np.broadcast_to(np.uint8(0), (TILE, TILE, SLICES)), affine)
 
 
@@ -79,7 +103,9 @@ def _edges(array: Array) -> Array:
     smooth = ndimage.gaussian_filter(array, (2, 2, 0))
     strength = np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1))
     thin = strength > np.percentile(strength, 93, axis=(0, 1), keepdims=True)
-    return np.stack([ndimage.binary_erosion(thin[:, :, k], iterations=1) for k in range(thin.shape[2])], axis=2).astype(np.uint8)
+    return np.stack(
+        [ndimage.binary_erosion(thin[:, :, k], iterations=1) for k in range(thin.shape[2])], axis=2
+    ).astype(np.uint8)
 
 
 def _checked(a: Array, b: Array) -> Array:
@@ -110,7 +136,9 @@ def _captioned(picture: Image.Image, title: str, verdict: Verdict) -> Image.Imag
     sheet.paste(picture, (0, head))
     draw = ImageDraw.Draw(sheet)
     for n, line in enumerate(lines):
-        draw.text((8, 4 + 20 * n), line, fill=_LEVEL_COLOURS[verdict.level] if n == 0 else "white", font_size=15)
+        draw.text(
+            (8, 4 + 20 * n), line, fill=_LEVEL_COLOURS[verdict.level] if n == 0 else "white", font_size=15
+        )
     for n, row in enumerate(ROWS):
         draw.text((6, head + n * TILE + 4), row, fill="#ffe08a", font_size=12)
     draw.text((picture.width - 120, head + 4), "patient's left: right", fill="#ffe08a", font_size=12)
@@ -118,12 +146,19 @@ def _captioned(picture: Image.Image, title: str, verdict: Verdict) -> Image.Imag
 
 
 def write_index(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write index.html: a line per pair, worst first, each with its sheet one click away; and verdicts.tsv with the numbers."""
+    """Write index.html: a line per pair, worst first, each with its sheet one click away; and verdicts.tsv
+    with the numbers.
+    """
     order = {"refuse": 0, "warn": 1, "pass": 2}
     lines = sorted(rows, key=lambda row: (order.get(str(row.get("verdict")), 0), str(row["id"])))
     columns = list(dict.fromkeys(key for row in rows for key in row if key not in ("sheet",)))
-    with atomic_file(folder / "verdicts.tsv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, columns, delimiter="\t", lineterminator="\n", restval="n/a", extrasaction="ignore")
+    with (
+        atomic_file(folder / "verdicts.tsv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
+        table = csv.DictWriter(
+            stream, columns, delimiter="\t", lineterminator="\n", restval="n/a", extrasaction="ignore"
+        )
         table.writeheader()
         table.writerows({k: "n/a" if v is None else v for k, v in row.items()} for row in lines)
     body = "\n".join(_line(row) for row in lines)
@@ -137,10 +172,14 @@ def _line(row: Mapping[str, Any]) -> str:
     told = html.escape(str(row.get("causes") or ""))
     sheet = row.get("sheet")
     picture = (
-        f'<a href="{html.escape(str(sheet))}"><img src="{html.escape(str(sheet))}" loading="lazy" alt="contact sheet"></a>' if sheet else ""
+        f'<a href="{html.escape(str(sheet))}"><img src="{html.escape(str(sheet))}" loading="lazy"'
+        ' alt="contact sheet"></a>'
+        if sheet
+        else ""
     )
     return (
-        f'<section class="{level}"><h2>{html.escape(str(row["id"]))} <b style="color:{_LEVEL_COLOURS[level]}">{LEVEL_WORDS[level]}</b></h2>'
+        f'<section class="{level}"><h2>{html.escape(str(row["id"]))} <b'
+        f' style="color:{_LEVEL_COLOURS[level]}">{LEVEL_WORDS[level]}</b></h2>'
         f"<p>{told}</p>{picture}</section>"
     )
 
@@ -156,7 +195,9 @@ h2{{font-size:1.05rem;margin:.2rem 0}}</style>
 
 
 def read_overrides(path: Path) -> dict[str, tuple[str, str]]:
-    """Read a person's verdicts: pair id -> (pass or fail, who and why). A file that is not there holds none."""
+    """Read a person's verdicts: pair id -> (pass or fail, who and why). A file that is not there holds
+    none.
+    """
     from ichnos.errors import InputRefused
 
     if not path.is_file():
@@ -164,11 +205,15 @@ def read_overrides(path: Path) -> dict[str, tuple[str, str]]:
     with path.open(newline="", encoding="utf-8-sig") as stream:
         table = csv.DictReader(stream, delimiter="\t")
         if not {"id", "verdict"} <= set(table.fieldnames or ()):
-            raise InputRefused(f"{path} needs the columns id and verdict, divided by tabs (and may have who and why)")
+            raise InputRefused(
+                f"{path} needs the columns id and verdict, divided by tabs (and may have who and why)"
+            )
         found = {}
         for number, row in enumerate(table, start=2):
             if row["verdict"] not in ("pass", "fail"):
-                raise InputRefused(f"{path}, line {number}: verdict {row['verdict']!r} is unknown; write pass or fail")
+                raise InputRefused(
+                    f"{path}, line {number}: verdict {row['verdict']!r} is unknown; write pass or fail"
+                )
             found[row["id"]] = (row["verdict"], " ".join(t for t in (row.get("who"), row.get("why")) if t))
     return found
 

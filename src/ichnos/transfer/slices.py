@@ -1,4 +1,6 @@
-"""What thick slices tell about the space inside and between them: shares instead of yes and no, and a finer stack with the same means."""
+"""What thick slices tell about the space inside and between them: shares instead of yes and no, and a
+finer stack with the same means.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,12 @@ _NEARBY_MM = 12.0  # over such a distance the receive field is taken for even
 
 
 def between_slices(share: Volume) -> Volume:
-    """Return a share (x, y, z, each 0…1) on a stack so fine that its layers can be averaged into slices of another direction.
+    """Return a share (x, y, z, each 0…1) on a stack so fine that its layers can be averaged into slices of
+    another direction.
 
-    A slice is the mean over its thickness, not a sample in its middle. Smooth layers are sought whose means are the slices: after each
-    smoothing what a slice lacks is given back to its layers. Thin slices come back as they are.
+    A slice is the mean over its thickness, not a sample in its middle. Smooth layers are sought whose means
+    are the slices: after each smoothing what a slice lacks is given back to its layers. Thin slices come back
+    as they are.
 
     >>> thick = Volume(np.array([0, 0.5, 1, 0.5, 0], np.float32).reshape(1, 1, 5), np.diag([1.0, 1, 5, 1]))
     >>> fine = between_slices(thick)
@@ -43,7 +47,9 @@ def _layers(slices: Array, count: int, *, smooth: float) -> Array:
     """Return `count` layers per slice (x, y, z * count), whose means are the slices."""
     depth = slices.shape[2]
     at = (np.arange(depth * count) + 0.5) / count - 0.5
-    nearness = np.maximum(0, 1 - np.abs(np.arange(depth)[:, None] - at.clip(0, depth - 1)[None])).astype(np.float32)
+    nearness = np.maximum(0, 1 - np.abs(np.arange(depth)[:, None] - at.clip(0, depth - 1)[None])).astype(
+        np.float32
+    )
     layers: Array = slices @ nearness  # linear between the middles of slices
     for _ in range(_ROUNDS):
         layers = ndimage.gaussian_filter1d(layers, smooth, axis=2, mode="nearest")
@@ -53,10 +59,12 @@ def _layers(slices: Array, count: int, *, smooth: float) -> Array:
 
 
 def softened(mask: Volume, flair: Volume) -> Volume:
-    """Return which share of each voxel of a thick-sliced FLAIR a hard mask (bool, same grid) fills, by the voxel's own brightness.
+    """Return which share of each voxel of a thick-sliced FLAIR a hard mask (bool, same grid) fills, by the
+    voxel's own brightness.
 
-    Half-way between white matter and lesion is half a lesion. Voxels of the mask stay at least half, those beside it at most half, so
-    that the mask itself is what it was. Thin slices, and masks that the brightness does not bear out, come back as 0 and 1.
+    Half-way between white matter and lesion is half a lesion. Voxels of the mask stay at least half, those
+    beside it at most half, so that the mask itself is what it was. Thin slices, and masks that the brightness
+    does not bear out, come back as 0 and 1.
     """
     hard = mask.array != 0
     plain = mask.with_array(hard.astype(np.float32))
@@ -67,24 +75,34 @@ def softened(mask: Volume, flair: Volume) -> Volume:
     flat[tuple(slice(None) if k != axis else [0, 2] for k in range(3))] = False  # neighbours in the slice
     core = ndimage.binary_erosion(hard, flat)
     lesion = float(np.percentile(flair.array[core if np.count_nonzero(core) >= 30 else hard], 60))
-    ring = ndimage.binary_dilation(hard, flat, iterations=6) & ~ndimage.binary_dilation(hard, flat, iterations=3)
+    ring = ndimage.binary_dilation(hard, flat, iterations=6) & ~ndimage.binary_dilation(
+        hard, flat, iterations=3
+    )
     ring &= flair.array > 0.3 * lesion  # no fluid
     white = float(np.median(flair.array[ring])) if ring.any() else lesion
     if lesion < 1.1 * white:
         return plain
-    even = flair.array / _around(flair, ring, white)  # 1 is the white matter nearby, whatever the receive field makes of it
+    even = flair.array / _around(
+        flair, ring, white
+    )  # 1 is the white matter nearby, whatever the receive field makes of it
     contrast = float(np.percentile(even[core if np.count_nonzero(core) >= 30 else hard], 60)) - 1
     share = np.clip((even - 1) / max(contrast, 0.05), 0, 1)
     across = np.zeros((3, 3, 3), bool)
     across[tuple(slice(None) if k == axis else 1 for k in range(3))] = True
     near = (ndimage.binary_dilation(hard, flat) | ndimage.binary_dilation(hard, across)) & (share > _NOISE)
-    return mask.with_array(np.where(hard, np.maximum(share, 0.5), np.where(near, np.minimum(share, 0.49), 0)).astype(np.float32))
+    return mask.with_array(
+        np.where(hard, np.maximum(share, 0.5), np.where(near, np.minimum(share, 0.49), 0)).astype(np.float32)
+    )
 
 
 def _around(flair: Volume, ring: Array, white: float) -> Array:
-    """Return the brightness of the white matter around each voxel: the mean of a ring, mixed with `white` far from it."""
+    """Return the brightness of the white matter around each voxel: the mean of a ring, mixed with `white`
+    far from it.
+    """
     sigma = [_NEARBY_MM / s for s in flair.spacing_mm]
     weight = ndimage.gaussian_filter(ring.astype(np.float32), sigma)
-    total = ndimage.gaussian_filter(np.where(ring, np.clip(flair.array, 0.5 * white, 1.5 * white), 0).astype(np.float32), sigma)
+    total = ndimage.gaussian_filter(
+        np.where(ring, np.clip(flair.array, 0.5 * white, 1.5 * white), 0).astype(np.float32), sigma
+    )
     local: Array = (total + 1e-3 * white) / (weight + 1e-3)
     return local

@@ -1,9 +1,10 @@
 """May a pair of exams be trusted? Numbers, each with a limit, and a cause for a person.
 
-The question "are these two exams of one head, rightly aligned?" is answered against wrong heads that are made from the pair itself: the
-partner exam mirrored left to right, and stretched or squeezed by a twentieth along each axis, each aligned anew as well as it will go.
-An exam of the same person beats them clearly; one of another person, or one flipped, does not. Only the inside of the skull is compared:
-with the scalp included, any two heads look much alike.
+The question "are these two exams of one head, rightly aligned?" is answered against wrong heads that are made
+from the pair itself: the partner exam mirrored left to right, and stretched or squeezed by a twentieth along
+each axis, each aligned anew as well as it will go. An exam of the same person beats them clearly; one of
+another person, or one flipped, does not. Only the inside of the skull is compared: with the scalp included,
+any two heads look much alike.
 """
 
 from __future__ import annotations
@@ -32,12 +33,18 @@ _UNIT = np.array([0.05, 0.05, 0.05, 4.0, 4.0, 4.0])  # steps of the search: rad,
 class PairNumbers:
     """What was measured of a pair of exams after registration; NaN where it could not be."""
 
-    margin: float  # by how much the pair beats wrong heads on average, as a share of its own mutual information; 0 or less: not at all
-    least_margin: float  # the same against the best of the wrong heads; a little below 0 happens with thick slices
+    # by how much the pair beats wrong heads on average, as a share of its own mutual information; 0 or less:
+    # not at all
+    margin: float
+    least_margin: (
+        float  # the same against the best of the wrong heads; a little below 0 happens with thick slices
+    )
     mirror_margin: float  # the same against the mirrored exam alone: below 0 the flipped exam fits better
     similarity: float  # normalised mutual information in the skull after the rigid step, 1 … 2
     head_overlap: float  # Dice of the two heads where both exams reach; see `_overlap` for brains
-    brain_coverage: float  # share of the CT's brain that lies in the partner's field of view and shows tissue there
+    brain_coverage: (
+        float  # share of the CT's brain that lies in the partner's field of view and shows tissue there
+    )
     deformation_mm: float  # median displacement of the brain by the deformable step; NaN without one
     jacobian_min: float
     jacobian_max: float
@@ -64,7 +71,9 @@ class Limits:
     landmark_mm: tuple[float, float] = (4.0, 8.0)
 
 
-def measure_pair(ct: Volume, partner: Volume, found: Registration, *, rng: np.random.Generator | None = None) -> PairNumbers:
+def measure_pair(
+    ct: Volume, partner: Volume, found: Registration, *, rng: np.random.Generator | None = None
+) -> PairNumbers:
     """Measure how well a partner exam lies on its CT; `found.transform` maps CT points to partner points."""
     fixed, moving = view(ct, spacing_mm=2.0, contrast="ct"), view(partner, spacing_mm=2.0)
     rigid = Transform.of(found.transform.affine)
@@ -88,9 +97,11 @@ def measure_pair(ct: Volume, partner: Volume, found: Registration, *, rng: np.ra
 
 
 def _overlap(found: Registration, fixed: View, brain: Volume, moving: View) -> float:
-    """Return the Dice of the heads; where the partner shows little but brain (diffusion, a skull taken off), how far each holds the other.
+    """Return the Dice of the heads; where the partner shows little but brain (diffusion, a skull taken off),
+    how far each holds the other.
 
-    That is the lesser of two shares: of the CT's brain that the partner shows, and of what it shows that lies in the CT's head.
+    That is the lesser of two shares: of the CT's brain that the partner shows, and of what it shows that lies
+    in the CT's head.
     """
     seen = found.transform.pull(moving.head.astype(np.uint8), brain, interpolation="nearest").array > 0
     whole = moving.head.with_array(np.ones(moving.head.shape, np.uint8))
@@ -101,29 +112,75 @@ def _overlap(found: Registration, fixed: View, brain: Volume, moving: View) -> f
 
 
 def judge_pair(
-    numbers: PairNumbers, *, limits: Limits | None = None, interval_h: float | None = None, landmark_mm: float = float("nan")
+    numbers: PairNumbers,
+    *,
+    limits: Limits | None = None,
+    interval_h: float | None = None,
+    landmark_mm: float = float("nan"),
 ) -> Verdict:
     """Turn the numbers of a pair into a verdict with causes: "refuse" means that its target must not be used.
 
-    `interval_h` is the time between the exams, `landmark_mm` how far marked points are left apart, where these are known.
+    `interval_h` is the time between the exams, `landmark_mm` how far marked points are left apart, where
+    these are known.
     """
     limits = limits or Limits()
     found = [
         _below(
-            "wrong_head", numbers.margin, limits.margin, "the partner exam fits the CT no better than a wrong head does: another patient?"
+            "wrong_head",
+            numbers.margin,
+            limits.margin,
+            "the partner exam fits the CT no better than a wrong head does: another patient?",
         ),
-        _below("wrong_shape", numbers.least_margin, limits.least_margin, "a stretched partner exam fits the CT better: another patient?"),
-        _below("flipped", numbers.mirror_margin, limits.mirror_margin, "the partner exam mirrored fits as well: left and right swapped?"),
-        _below("head_overlap", numbers.head_overlap, limits.head_overlap, "the heads do not cover each other: not aligned, or not whole"),
-        _below("brain_coverage", numbers.brain_coverage, limits.brain_coverage, "the partner exam does not show the CT's whole brain"),
-        _below("folding", numbers.jacobian_min, limits.jacobian_min, "the deformable step presses tissue together too far"),
-        _above("stretching", numbers.jacobian_max, limits.jacobian_max, "the deformable step stretches tissue too far"),
-        _above("deformation", numbers.deformation_mm, limits.deformation_mm, "the deformable step moves the brain too far", "mm"),
+        _below(
+            "wrong_shape",
+            numbers.least_margin,
+            limits.least_margin,
+            "a stretched partner exam fits the CT better: another patient?",
+        ),
+        _below(
+            "flipped",
+            numbers.mirror_margin,
+            limits.mirror_margin,
+            "the partner exam mirrored fits as well: left and right swapped?",
+        ),
+        _below(
+            "head_overlap",
+            numbers.head_overlap,
+            limits.head_overlap,
+            "the heads do not cover each other: not aligned, or not whole",
+        ),
+        _below(
+            "brain_coverage",
+            numbers.brain_coverage,
+            limits.brain_coverage,
+            "the partner exam does not show the CT's whole brain",
+        ),
+        _below(
+            "folding",
+            numbers.jacobian_min,
+            limits.jacobian_min,
+            "the deformable step presses tissue together too far",
+        ),
+        _above(
+            "stretching",
+            numbers.jacobian_max,
+            limits.jacobian_max,
+            "the deformable step stretches tissue too far",
+        ),
+        _above(
+            "deformation",
+            numbers.deformation_mm,
+            limits.deformation_mm,
+            "the deformable step moves the brain too far",
+            "mm",
+        ),
     ]
     if interval_h is not None:
         text = "the exams lie far apart in time, and the target may have changed in between"
         found.append(_above("interval", abs(interval_h) / 24, limits.interval_d, text, "d"))
-    found.append(_above("landmarks", landmark_mm, limits.landmark_mm, "points marked in both exams do not meet", "mm"))
+    found.append(
+        _above("landmarks", landmark_mm, limits.landmark_mm, "points marked in both exams do not meet", "mm")
+    )
     return Verdict(tuple(found))
 
 
@@ -146,7 +203,9 @@ PLAUSIBLE: dict[str, Plausible] = {
 
 
 def judge_target(name: str, mask: Volume, brain: Volume) -> Verdict:
-    """Judge whether a target on the CT grid can be true: its volume, and that it lies in the brain (a mask on any grid)."""
+    """Judge whether a target on the CT grid can be true: its volume, and that it lies in the brain (a mask
+    on any grid).
+    """
     expected = PLAUSIBLE[name]
     size_ml = float(np.count_nonzero(mask.array)) * mask.voxel_ml
     if size_ml == 0:
@@ -160,15 +219,19 @@ def judge_target(name: str, mask: Volume, brain: Volume) -> Verdict:
 
 
 def brain_of_ct(seen: View) -> Volume:
-    """Return the inside of the skull on the even grid of a CT's view: soft tissue that bone encloses, slice by slice.
+    """Return the inside of the skull on the even grid of a CT's view: soft tissue that bone encloses, slice
+    by slice.
 
-    The bone is thickened first, so that sutures and thin or tilted bone leave no gap, and what it encloses grows back up to it.
+    The bone is thickened first, so that sutures and thin or tilted bone leave no gap, and what it encloses
+    grows back up to it.
     """
     step = seen.image.spacing_mm[0]
     bone = seen.image.array >= 0.99
     thicker = round(GAP_MM / step)
     wall = ndimage.binary_dilation(bone, iterations=thicker)
-    hollow = np.stack([ndimage.binary_fill_holes(wall[:, :, k]) for k in range(wall.shape[2])], axis=2) & ~wall
+    hollow = (
+        np.stack([ndimage.binary_fill_holes(wall[:, :, k]) for k in range(wall.shape[2])], axis=2) & ~wall
+    )
     inside = ndimage.binary_dilation(hollow, iterations=thicker) & ~bone
     core = ndimage.binary_erosion(inside & (seen.image.array > 0.1), iterations=round(4 / step))
     labels, count = ndimage.label(core)
@@ -179,8 +242,12 @@ def brain_of_ct(seen: View) -> Volume:
     return seen.head.with_array(grown)
 
 
-def _wrong_heads(rigid: Transform, chosen: Samples, moving: View, centre: Floats) -> Iterator[tuple[str, float]]:
-    """Align wrong heads, made by mirroring and stretching, as well as they will go; yield the mutual information of each."""
+def _wrong_heads(
+    rigid: Transform, chosen: Samples, moving: View, centre: Floats
+) -> Iterator[tuple[str, float]]:
+    """Align wrong heads, made by mirroring and stretching, as well as they will go; yield the mutual
+    information of each.
+    """
     for name, scale in _WRONG.items():
         starts = _TURNS if name == "mirror" else _TURNS[:1]
         yield name, _aligned(rigid, _about(centre, np.array(scale)), chosen, moving, centre, starts)
@@ -199,8 +266,13 @@ _WRONG: dict[str, tuple[float, float, float]] = {
 }
 
 
-# A head that lies turned or leaning in the scan must be turned by twice as much once it is mirrored: tries of that, in rad, none first.
-_TURNS = np.array(sorted(product((0.0,), (-0.28, -0.14, 0.0, 0.14, 0.28), (-0.28, -0.14, 0.0, 0.14, 0.28)), key=np.linalg.norm))
+# A head that lies turned or leaning in the scan must be turned by twice as much once it is mirrored: tries of
+# that, in rad, none first.
+_TURNS = np.array(
+    sorted(
+        product((0.0,), (-0.28, -0.14, 0.0, 0.14, 0.28), (-0.28, -0.14, 0.0, 0.14, 0.28)), key=np.linalg.norm
+    )
+)
 
 
 def _about(centre: Floats, scale: Floats) -> Transform:
@@ -209,7 +281,9 @@ def _about(centre: Floats, scale: Floats) -> Transform:
     return Transform.of(Affine(matrix))
 
 
-def _aligned(rigid: Transform, wrong: Transform, chosen: Samples, moving: View, centre: Floats, turns: Floats) -> float:
+def _aligned(
+    rigid: Transform, wrong: Transform, chosen: Samples, moving: View, centre: Floats, turns: Floats
+) -> float:
     from scipy.optimize import minimize
 
     few = Samples(chosen.points[::3], chosen.bins[::3])
@@ -220,7 +294,9 @@ def _aligned(rigid: Transform, wrong: Transform, chosen: Samples, moving: View, 
     starts = np.hstack([turns, np.zeros_like(turns)]) / _UNIT
     first = max(starts, key=lambda q: similarity_at(moved(q), few, moving)) if len(starts) > 1 else starts[0]
     options = {"maxfev": 90, "initial_simplex": first + np.vstack([np.zeros(6), np.eye(6)])}
-    best = minimize(lambda q: -similarity_at(moved(q), few, moving), first, method="Nelder-Mead", options=options)
+    best = minimize(
+        lambda q: -similarity_at(moved(q), few, moving), first, method="Nelder-Mead", options=options
+    )
     return similarity_at(moved(best.x), chosen, moving)
 
 
@@ -256,7 +332,11 @@ def _below(name: str, value: float, limits: tuple[float, float], text: str, unit
     if isnan(value):
         return Reason(name, "warn", f"{text} (could not be measured)", None, unit)
     level: Level = "refuse" if value < limits[1] else "warn" if value < limits[0] else "pass"
-    said = f"{text} ({value:.3g}; at least {limits[0]:g} expected)" if level != "pass" else f"{name}: {value:.3g}"
+    said = (
+        f"{text} ({value:.3g}; at least {limits[0]:g} expected)"
+        if level != "pass"
+        else f"{name}: {value:.3g}"
+    )
     return Reason(name, level, said, value, unit)
 
 
@@ -265,5 +345,9 @@ def _above(name: str, value: float, limits: tuple[float, float], text: str, unit
     if isnan(value):
         return Reason(name, "pass", f"{name}: not measured", None, unit)
     level: Level = "refuse" if value > limits[1] else "warn" if value > limits[0] else "pass"
-    said = f"{text} ({value:.3g} {unit}; at most {limits[0]:g} expected)" if level != "pass" else f"{name}: {value:.3g}"
+    said = (
+        f"{text} ({value:.3g} {unit}; at most {limits[0]:g} expected)"
+        if level != "pass"
+        else f"{name}: {value:.3g}"
+    )
     return Reason(name, level, said, value, unit)

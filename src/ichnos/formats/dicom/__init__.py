@@ -1,4 +1,6 @@
-"""DICOM CT in and out: any folder from a hospital becomes one head CT, correctly placed, and masks go back onto its slices."""
+"""DICOM CT in and out: any folder from a hospital becomes one head CT, correctly placed, and masks go back
+onto its slices.
+"""
 
 from ichnos.formats.dicom.geometry import mask_from_source, mask_on_source
 from ichnos.formats.dicom.load import Inspection, Study, inspect_dicom, open_dicom, studies_in

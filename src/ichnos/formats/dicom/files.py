@@ -1,4 +1,6 @@
-"""Find the files in whatever a user points at: a file, a folder with junk in it, a zip, a DICOMDIR. Archives are read in place."""
+"""Find the files in whatever a user points at: a file, a folder with junk in it, a zip, a DICOMDIR.
+Archives are read in place.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _SMALL_BYTES = 1 << 30
 
 
 class Reader:
-    """Opens files, and members of zip archives written as `archive.zip/folder/member`; keeps archives open until it is closed."""
+    """Opens files, and members of zip archives written as `archive.zip/folder/member`; keeps archives open
+    until it is closed.
+    """
 
     def __init__(self) -> None:
         self._archives: dict[Path, zipfile.ZipFile] = {}
@@ -30,7 +34,9 @@ class Reader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for archive in self._archives.values():
             archive.close()
 
@@ -56,7 +62,9 @@ class Reader:
             try:
                 opened = zipfile.ZipFile(path)
             except (zipfile.BadZipFile, OSError) as error:
-                raise InputRefused(f"{path} is not a readable zip archive ({error}); it may be cut short") from None
+                raise InputRefused(
+                    f"{path} is not a readable zip archive ({error}); it may be cut short"
+                ) from None
             _check_archive(path, opened)
             self._archives[path] = opened
         return self._archives[path]
@@ -66,16 +74,22 @@ def _check_archive(path: Path, archive: zipfile.ZipFile) -> None:
     members = [info for info in archive.infolist() if not info.is_dir()]
     unpacked, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
     if len(members) > _MAX_MEMBERS:
-        raise InputRefused(f"{path} holds {len(members)} files, more than the {_MAX_MEMBERS} allowed; unpack what you need yourself")
+        raise InputRefused(
+            f"{path} holds {len(members)} files, more than the {_MAX_MEMBERS} allowed; unpack what you need"
+            " yourself"
+        )
     if unpacked > _MAX_UNPACKED_BYTES or (unpacked > _SMALL_BYTES and unpacked > _MAX_RATIO * max(packed, 1)):
         raise InputRefused(
-            f"{path} would unpack to {unpacked / 2**30:.1f} GiB from {packed / 2**20:.1f} MiB, like a zip bomb; "
-            "unpack it yourself if you trust it"
+            f"{path} would unpack to {unpacked / 2**30:.1f} GiB from {packed / 2**20:.1f} MiB, like a zip"
+            " bomb; unpack it yourself if you trust it"
         )
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or (name.parts and ":" in name.parts[0]):
-            raise InputRefused(f"{path} holds a file named {member.filename!r}, which would leave the archive; do not trust this file")
+            raise InputRefused(
+                f"{path} holds a file named {member.filename!r}, which would leave the archive; do not trust"
+                " this file"
+            )
         if member.flag_bits & 1:
             raise InputRefused(f"{path} is encrypted; unpack it with its password first")
 
@@ -87,7 +101,9 @@ def files_in(path: Path, reader: Reader) -> list[Path]:
     if path.is_dir():
         return _walk(path)
     if not path.is_file():
-        raise InputRefused(f"{path} is neither a file nor a folder; give a DICOM file, folder, zip or DICOMDIR")
+        raise InputRefused(
+            f"{path} is neither a file nor a folder; give a DICOM file, folder, zip or DICOMDIR"
+        )
     if zipfile.is_zipfile(path):
         names = (info.filename for info in reader.archive(path).infolist() if not info.is_dir())
         return [path / name for name in sorted(names) if not _is_junk(PurePosixPath(name))]
@@ -120,10 +136,14 @@ def _from_dicomdir(path: Path) -> list[Path]:
     try:
         records = pydicom.dcmread(path).get("DirectoryRecordSequence") or []
     except (pydicom.errors.InvalidDicomError, OSError, ValueError, EOFError, KeyError):
-        raise InputRefused(f"{path} is not a readable DICOMDIR; give the folder that holds the images instead") from None
+        raise InputRefused(
+            f"{path} is not a readable DICOMDIR; give the folder that holds the images instead"
+        ) from None
     named = [_parts(record.ReferencedFileID) for record in records if "ReferencedFileID" in record]
     if any(".." in parts for parts in named):
-        raise InputRefused(f"{path} names files outside its own folder; give the folder that holds the images instead")
+        raise InputRefused(
+            f"{path} names files outside its own folder; give the folder that holds the images instead"
+        )
     present = {found.relative_to(path.parent).as_posix().upper(): found for found in _walk(path.parent)}
     files = [present[key] for parts in named if (key := "/".join(parts).upper()) in present]
     return sorted(set(files)) or _walk(path.parent)

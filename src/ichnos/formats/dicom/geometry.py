@@ -1,15 +1,18 @@
-"""From acquired slices to one regular orthogonal grid, and masks back and forth between the two, voxel for voxel.
+"""From acquired slices to one regular orthogonal grid, and masks back and forth between the two, voxel for
+voxel.
 
-No value is interpolated. Each acquired slice fills the slab that reaches half-way to its neighbours, and is moved within its
-plane by whole pixels:
+No value is interpolated. Each acquired slice fills the slab that reaches half-way to its neighbours, and is
+moved within its plane by whole pixels:
 
 - even steps: one grid plane per slice, the plain stack;
-- uneven steps (4 and 7 mm, a missing slice): the planes are as thin as it takes for every slab to hold a whole number of them;
-- gantry tilt: the grid's third axis is the slices' normal, and each slice is moved so that it keeps its place, at most half a
+- uneven steps (4 and 7 mm, a missing slice): the planes are as thin as it takes for every slab to hold a
+  whole number of them;
+- gantry tilt: the grid's third axis is the slices' normal, and each slice is moved so that it keeps its
+  place, at most half a
   pixel off.
 
-A mask drawn on the grid therefore goes back to the very pixels it was seen on, and its volume is that of slices weighted by
-their spacing.
+A mask drawn on the grid therefore goes back to the very pixels it was seen on, and its volume is that of
+slices weighted by their spacing.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ from ichnos.volume import Array, Floats, Volume
 Ints = npt.NDArray[np.intp]
 
 SAME_PLACE_MM = 0.01  # slices must lie at least this far apart
-_EVEN = 0.1  # steps that stay within this share of the mean step, and within _EVEN_MM, of a regular grid are even
+_EVEN = (
+    0.1  # steps that stay within this share of the mean step, and within _EVEN_MM, of a regular grid are even
+)
 _EVEN_MM = 0.25
 _MAX_PLANES = 600  # of a grid for uneven steps
 _MAX_VOXELS = 150_000_000  # in it
@@ -35,7 +40,9 @@ _MAX_VOXELS = 150_000_000  # in it
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where each source slice lies in the regular grid. Index order of `offset` and `slab_mm` is that of the slices, feet to head."""
+    """Where each source slice lies in the regular grid. Index order of `offset` and `slab_mm` is that of
+    the slices, feet to head.
+    """
 
     affine: Floats  # (4, 4) of the grid: (column, row, plane) -> RAS mm
     shape: tuple[int, int, int]  # grid: columns, rows, planes
@@ -47,7 +54,11 @@ class Layout:
     @property
     def plain(self) -> bool:
         """Say whether the grid is the plain stack of the slices: every pixel one voxel, nothing added."""
-        return len(self.owner) == len(self.offset) and not self.offset.any() and self.shape[:2] == self.source_shape
+        return (
+            len(self.owner) == len(self.offset)
+            and not self.offset.any()
+            and self.shape[:2] == self.source_shape
+        )
 
     @property
     def grid(self) -> Volume:
@@ -60,7 +71,9 @@ class Layout:
         return slice(column, column + columns), slice(row, row + rows)
 
     def spread(self, array: Array, *, fill: float) -> Array:
-        """Return the grid's array (x, y, z) from slices (slices, rows, columns); shares memory when the layout is plain."""
+        """Return the grid's array (x, y, z) from slices (slices, rows, columns); shares memory when the
+        layout is plain.
+        """
         if self.plain:
             return array.transpose(2, 1, 0)
         out = np.full(self.shape[::-1], fill, array.dtype).transpose(2, 1, 0)
@@ -70,7 +83,9 @@ class Layout:
         return out
 
     def gathered(self, array: Array) -> Array:
-        """Return slices (slices, rows, columns) from the grid's array (x, y, z): the value that most planes of a slab hold."""
+        """Return slices (slices, rows, columns) from the grid's array (x, y, z): the value that most
+        planes of a slab hold.
+        """
         if self.plain:
             return np.ascontiguousarray(array.transpose(2, 1, 0))
         columns, rows = self.source_shape
@@ -105,19 +120,31 @@ def layout_of(affines: Sequence[Floats], source_shape: tuple[int, int]) -> Layou
     ([4.0, 5.5, 7.0], (1.0, 1.0, 0.5), 33)
     """
     if len(affines) < 2:
-        raise InputRefused("the series has 1 slice; at least 2 at different positions are needed to know the space between them")
+        raise InputRefused(
+            "the series has 1 slice; at least 2 at different positions are needed to know the space between"
+            " them"
+        )
     column_mm, row_mm = (float(np.linalg.norm(affines[0][:3, axis])) for axis in (0, 1))
     column, row, normal = _right_angles(affines[0])
     origins = np.array([affine[:3, 3] for affine in affines])
     depth = (origins - origins[0]) @ normal
-    first, step, owner, slab = _planes(depth, limit=min(_MAX_PLANES, _MAX_VOXELS / (source_shape[0] * source_shape[1])))
-    across = np.stack([(origins - origins[0]) @ column / column_mm, (origins - origins[0]) @ row / row_mm], axis=1)  # in pixels
+    first, step, owner, slab = _planes(
+        depth, limit=min(_MAX_PLANES, _MAX_VOXELS / (source_shape[0] * source_shape[1]))
+    )
+    across = np.stack(
+        [(origins - origins[0]) @ column / column_mm, (origins - origins[0]) @ row / row_mm], axis=1
+    )  # in pixels
     whole = np.round(across).astype(np.intp)
-    residual = (across - whole).mean(axis=0)  # what whole pixels leave over on average belongs to the grid's place
+    residual = (across - whole).mean(
+        axis=0
+    )  # what whole pixels leave over on average belongs to the grid's place
     offset = whole - whole.min(axis=0)
     columns, rows = np.asarray(source_shape) + offset.max(axis=0)
     if columns * rows > 16 * source_shape[0] * source_shape[1]:
-        raise InputRefused("the slices lie beside each other rather than in a stack; give a series whose slices follow one line")
+        raise InputRefused(
+            "the slices lie beside each other rather than in a stack; give a series whose slices follow one"
+            " line"
+        )
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = column * column_mm, row * row_mm, normal * step
     corner = whole.min(axis=0) + residual
@@ -126,7 +153,9 @@ def layout_of(affines: Sequence[Floats], source_shape: tuple[int, int]) -> Layou
 
 
 def _right_angles(affine: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return unit vectors of columns, rows and normal, at right angles to the last digit (headers round their cosines)."""
+    """Return unit vectors of columns, rows and normal, at right angles to the last digit (headers round
+    their cosines).
+    """
     column = affine[:3, 0] / np.linalg.norm(affine[:3, 0])
     row = affine[:3, 1] - (affine[:3, 1] @ column) * column
     row = row / np.linalg.norm(row)
@@ -135,11 +164,17 @@ def _right_angles(affine: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _planes(depth: Floats, *, limit: float) -> tuple[float, float, Ints, Floats]:
-    """Return the first plane's depth, the distance of planes, which slice fills each, and the slab of each slice in mm."""
+    """Return the first plane's depth, the distance of planes, which slice fills each, and the slab of each
+    slice in mm.
+    """
     steps = np.diff(depth)
     if steps.min() < SAME_PLACE_MM:
-        raise InputRefused(f"two slices lie {steps.min():.3f} mm apart; positions must grow along the slices' normal")
-    edges = np.concatenate([[depth[0] - steps[0] / 2], (depth[1:] + depth[:-1]) / 2, [depth[-1] + steps[-1] / 2]])
+        raise InputRefused(
+            f"two slices lie {steps.min():.3f} mm apart; positions must grow along the slices' normal"
+        )
+    edges = np.concatenate(
+        [[depth[0] - steps[0] / 2], (depth[1:] + depth[:-1]) / 2, [depth[-1] + steps[-1] / 2]]
+    )
     slab = np.diff(edges)
     count = np.arange(len(depth))
     step, first = np.polyfit(count, depth, 1)
@@ -152,7 +187,9 @@ def _planes(depth: Floats, *, limit: float) -> tuple[float, float, Ints, Floats]
 
 
 def _plane_step(edges: Floats, slab: Floats, limit: float) -> float:
-    """Return the greatest plane distance of which every slab is a whole multiple, or the one that comes nearest to it."""
+    """Return the greatest plane distance of which every slab is a whole multiple, or the one that comes
+    nearest to it.
+    """
     thinnest = float(edges[-1] - edges[0]) / max(limit, 2 * len(slab))
     best, best_error = max(thinnest, float(slab.min())), np.inf
     for parts in range(1, max(2, int(slab.min() / thinnest) + 1)):
@@ -166,7 +203,8 @@ def _plane_step(edges: Floats, slab: Floats, limit: float) -> float:
     return best
 
 
-# ---- for a scan -------------------------------------------------------------------------------------------------------
+# ---- for a scan
+# ------------------------------------------------------------------------------------------
 
 
 def source_layout(scan: Scan) -> Layout:
@@ -178,15 +216,18 @@ def source_layout(scan: Scan) -> Layout:
 def _source_slices(scan: Scan) -> tuple[SourceSlice, ...]:
     if scan.source is None or not scan.source.slices:
         raise InputRefused(
-            "the scan has no source slices (it was not opened from DICOM), so a mask cannot be put on them; save it as NIfTI"
+            "the scan has no source slices (it was not opened from DICOM), so a mask cannot be put on them;"
+            " save it as NIfTI"
         )
     return scan.source.slices
 
 
 def mask_on_source(scan: Scan, mask: Volume) -> Array:
-    """Put a mask or label map onto the source slices: (slices, rows, columns), slices in the order of `scan.source.slices`.
+    """Put a mask or label map onto the source slices: (slices, rows, columns), slices in the order of
+    `scan.source.slices`.
 
-    The mask may lie on the scan's grid, where it goes back pixel by pixel, or on any other, from which it is first resampled.
+    The mask may lie on the scan's grid, where it goes back pixel by pixel, or on any other, from which it is
+    first resampled.
     """
     layout = source_layout(scan)
     on_grid = mask if mask.same_grid(layout.grid) else mask.labels_on_grid(layout.grid)
@@ -199,7 +240,8 @@ def mask_from_source(scan: Scan, array: Array) -> Volume:
     columns, rows = layout.source_shape
     if array.shape != (len(layout.offset), rows, columns):
         raise InputRefused(
-            f"the array has shape {array.shape}; the source has (slices, rows, columns) = {(len(layout.offset), rows, columns)}"
+            f"the array has shape {array.shape}; the source has (slices, rows, columns) ="
+            f" {(len(layout.offset), rows, columns)}"
         )
     drawn = Volume(layout.spread(array, fill=0), layout.affine)
     return drawn if drawn.same_grid(scan.volume) else drawn.labels_on_grid(scan.volume)

@@ -1,4 +1,6 @@
-"""Read what is needed of each file's header, once, and no pixels. LPS and (row, column) end here: a Frame knows its RAS affine."""
+"""Read what is needed of each file's header, once, and no pixels. LPS and (row, column) end here: a Frame
+knows its RAS affine.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,15 @@ _TOGETHER_WORDS = """
 """
 _INT = {word: int(tag) for word, tag in TAG.items()}  # plain integers: looking up pydicom's own tags is slow
 _TOGETHER = [_INT[word] for word in _TOGETHER_WORDS.split()]
-_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # implicit and explicit little endian, pixels as they are
-_OTHERWISE_ENCODED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.8.1")  # deflated, big endian, deflated frames
+_NATIVE = (
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.1",
+)  # implicit and explicit little endian, pixels as they are
+_OTHERWISE_ENCODED = (
+    "1.2.840.10008.1.2.1.99",
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.8.1",
+)  # deflated, big endian, deflated frames
 _LPS = np.array([-1.0, -1.0, 1.0])
 
 Progress = Callable[[int, int], None]  # files done, files in all
@@ -81,7 +90,9 @@ class Frame:
 
     @property
     def affine(self) -> Floats:
-        """Return (column, row, 0) -> RAS mm; the third column is the unit normal, towards head, front or right, whichever is nearest."""
+        """Return (column, row, 0) -> RAS mm; the third column is the unit normal, towards head, front or
+        right, whichever is nearest.
+        """
         if self.position is None or self.orientation is None or self.pixel_mm is None:
             raise InputRefused(f"{self.path} does not say where its image lies in the patient")
         along_row, along_column = np.array(self.orientation[:3]) * _LPS, np.array(self.orientation[3:]) * _LPS
@@ -109,13 +120,17 @@ def read_headers(path: Path, reader: Reader, *, progress: Progress | None = None
     return read_files(path, files_in(path, reader), reader, progress=progress)
 
 
-def read_files(path: Path, files: Sequence[Path], reader: Reader, *, progress: Progress | None = None) -> Contents:
+def read_files(
+    path: Path, files: Sequence[Path], reader: Reader, *, progress: Progress | None = None
+) -> Contents:
     """Read the headers of the given files; `path` names the place they come from."""
     frames: list[Frame] = []
     heads: dict[tuple[object, ...], Any] = {}
     skipped: Counter[str] = Counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns of each odd value; what matters is judged here and later
+        warnings.simplefilter(
+            "ignore"
+        )  # pydicom warns of each odd value; what matters is judged here and later
         for done, file in enumerate(files, start=1):
             found = _read(file, reader)
             if isinstance(found, str):
@@ -129,7 +144,9 @@ def read_files(path: Path, files: Sequence[Path], reader: Reader, *, progress: P
                 progress(done, len(files))
     if not frames:
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items())) or "it is empty"
-        raise InputRefused(f"{path} holds no DICOM image ({why}); give a file, folder, zip or DICOMDIR with CT images")
+        raise InputRefused(
+            f"{path} holds no DICOM image ({why}); give a file, folder, zip or DICOMDIR with CT images"
+        )
     return Contents(path, tuple(frames), heads, skipped)
 
 
@@ -175,7 +192,10 @@ def _frames(header: _Raw, path: Path, offset: int | None, dataset: Callable[[], 
         return [Frame(path, 0, *common, key, shape, None, None, None, *order, stored)]
     spacing = header.numbers("PixelSpacing", 2)
     pixel_mm = (spacing[1], spacing[0]) if spacing and min(spacing) > 0 else None
-    position, orientation = header.numbers("ImagePositionPatient", 3), _cosines(header.numbers("ImageOrientationPatient", 6))
+    position, orientation = (
+        header.numbers("ImagePositionPatient", 3),
+        _cosines(header.numbers("ImageOrientationPatient", 6)),
+    )
     return [Frame(path, 0, *common, key, shape, position, orientation, pixel_mm, *order, stored)]
 
 
@@ -196,7 +216,13 @@ def _cosines(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
 
 
 def _multi_frames(
-    data: Any, path: Path, common: tuple[str, str], key: tuple[object, ...], shape: tuple[int, int], acquisition: int, stored: Stored
+    data: Any,
+    path: Path,
+    common: tuple[str, str],
+    key: tuple[object, ...],
+    shape: tuple[int, int],
+    acquisition: int,
+    stored: Stored,
 ) -> list[Frame]:
     """Return the frames of an enhanced image; what a frame does not say itself, the shared groups say."""
     shared = data.get("SharedFunctionalGroupsSequence") or [None]
@@ -219,15 +245,33 @@ def _multi_frames(
                 (spacing[1], spacing[0]) if spacing and min(spacing) > 0 else None,
                 acquisition,
                 index + 1,
-                _rescaled(stored, slope[0] if slope else stored.slope, intercept[0] if intercept else stored.intercept, index, shape),
+                _rescaled(
+                    stored,
+                    slope[0] if slope else stored.slope,
+                    intercept[0] if intercept else stored.intercept,
+                    index,
+                    shape,
+                ),
             )
         )
     return frames
 
 
 def _rescaled(stored: Stored, slope: float, intercept: float, index: int, shape: tuple[int, int]) -> Stored:
-    offset = None if stored.offset is None else stored.offset + index * shape[0] * shape[1] * stored.allocated // 8
-    return Stored(offset, stored.allocated, stored.bits, stored.high_bit, stored.signed, slope, intercept, stored.padding, stored.inverted)
+    offset = (
+        None if stored.offset is None else stored.offset + index * shape[0] * shape[1] * stored.allocated // 8
+    )
+    return Stored(
+        offset,
+        stored.allocated,
+        stored.bits,
+        stored.high_bit,
+        stored.signed,
+        slope,
+        intercept,
+        stored.padding,
+        stored.inverted,
+    )
 
 
 def _group_value(groups: Sequence[Any], sequence: str, keyword: str) -> Any:
@@ -247,13 +291,17 @@ def _group_floats(groups: Sequence[Any], sequence: str, keyword: str, count: int
 
 
 def told(data: Any, keyword: str) -> Any:
-    """Return what a header says under a keyword, in its functional groups too; None where it says nothing, or nothing legible."""
+    """Return what a header says under a keyword, in its functional groups too; None where it says nothing,
+    or nothing legible.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             value = data.get(keyword)
             return _grouped(data, keyword) if value in (None, "") else value
-        except Exception:  # pydicom converts a value when it is asked for it, and a damaged one may fail in any way
+        except (
+            Exception
+        ):  # pydicom converts a value when it is asked for it, and a damaged one may fail in any way
             return None
 
 
@@ -276,7 +324,8 @@ def _grouped(data: Any, keyword: str) -> Any:
     return None
 
 
-# ---- how the pixels are stored ----------------------------------------------------------------------------------------
+# ---- how the pixels are stored
+# ----------------------------------------------------------------------------------------
 
 _STORED_WORDS = """
     BitsAllocated BitsStored HighBit PixelRepresentation PhotometricInterpretation RescaleSlope RescaleIntercept
@@ -303,7 +352,9 @@ def _stored_of(raw: tuple[Any, ...], offset: int | None, little: bool) -> Stored
         signed,
         (slope[0] if slope else 0.0) or 1.0,
         intercept[0] if intercept else 0.0,
-        _padding([_unsigned(value, little) for value in raw[7:] if value not in (None, b"", "")], bits, signed),
+        _padding(
+            [_unsigned(value, little) for value in raw[7:] if value not in (None, b"", "")], bits, signed
+        ),
         raw[4] in (b"MONOCHROME1", b"MONOCHROME1 ", "MONOCHROME1"),
     )
 
@@ -315,7 +366,9 @@ def _padding(values: Sequence[int], bits: int, signed: bool) -> tuple[int, int] 
 
 
 def _pixel_offset(syntax: str, stream: BinaryIO) -> int | None:
-    """Return where the pixels of an uncompressed little-endian file begin; None where a decoder must look for them."""
+    """Return where the pixels of an uncompressed little-endian file begin; None where a decoder must look
+    for them.
+    """
     if syntax not in _NATIVE:
         return None
     at = stream.tell()
@@ -327,7 +380,8 @@ def _pixel_offset(syntax: str, stream: BinaryIO) -> int | None:
     return None if length == 0xFFFFFFFF else at + (12 if explicit else 8)
 
 
-# ---- values as they stand in the file: pydicom's conversion of each would cost more than reading it ---------------------
+# ---- values as they stand in the file: pydicom's conversion of each would cost more than reading it
+# ---------------------
 
 
 @dataclass(frozen=True)
@@ -358,8 +412,15 @@ class _Raw:
 
 
 def _ordinary(stream: BinaryIO) -> _Raw | None:
-    """Read a little-endian file element by element, without a dataset for each; None for any other file. Stops before the pixels."""
-    meta = {int(e.tag): e.value for e in data_element_generator(stream, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)}
+    """Read a little-endian file element by element, without a dataset for each; None for any other file.
+    Stops before the pixels.
+    """
+    meta = {
+        int(e.tag): e.value
+        for e in data_element_generator(
+            stream, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2
+        )
+    }
     told_syntax = meta.get(0x00020010)
     syntax = told_syntax.decode("latin-1").strip(" \0") if isinstance(told_syntax, bytes) else ""
     if not syntax or syntax in _OTHERWISE_ENCODED:
@@ -369,7 +430,9 @@ def _ordinary(stream: BinaryIO) -> _Raw | None:
     stream.seek(at)
     if explicit == (syntax == _NATIVE[0]):  # encoded in another way than it says: left to pydicom
         return None
-    elements = data_element_generator(stream, not explicit, True, stop_when=lambda tag, _vr, _length: tag >= 0x7FE00000)
+    elements = data_element_generator(
+        stream, not explicit, True, stop_when=lambda tag, _vr, _length: tag >= 0x7FE00000
+    )
     return _Raw({int(e.tag): e.value for e in elements}, True, syntax)
 
 
@@ -393,7 +456,11 @@ def _unsigned(value: Any, little: bool) -> int:
 @lru_cache(maxsize=4096)
 def _numbers(value: bytes | str, count: int) -> tuple[float, ...] | None:
     """Return exactly `count` finite numbers, or None."""
-    text = value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value).strip("[]").replace(", ", "\\")
+    text = (
+        value.decode("latin-1").strip(" \0")
+        if isinstance(value, bytes)
+        else str(value).strip("[]").replace(", ", "\\")
+    )
     try:
         values = tuple(float(part) for part in text.split("\\"))
     except ValueError:

@@ -14,7 +14,16 @@ from ichnos.formats.dicom.files import Reader
 from ichnos.formats.dicom.geometry import layout_of
 from ichnos.formats.dicom.headers import Contents, Progress, number_told, read_files, read_headers, told
 from ichnos.formats.dicom.pixels import AIR_HU, hu_of
-from ichnos.formats.dicom.series import SeriesSummary, Stack, contrast_agent, distinct, preference, stacks_of, summary_of, words
+from ichnos.formats.dicom.series import (
+    SeriesSummary,
+    Stack,
+    contrast_agent,
+    distinct,
+    preference,
+    stacks_of,
+    summary_of,
+    words,
+)
 from ichnos.scan import Acquisition, Scan, Source, SourceSlice
 from ichnos.volume import Volume
 
@@ -48,7 +57,15 @@ def inspect_dicom(path: str | Path, *, progress: Progress | None = None) -> Insp
         with Reader() as reader:
             return _scan(Path(path), _chosen(Path(path), contents, series), reader)
 
-    return Inspection(Path(path), tuple(summary for _, summary in ranked), pick, len(who), len(studies), dict(contents.skipped), opener)
+    return Inspection(
+        Path(path),
+        tuple(summary for _, summary in ranked),
+        pick,
+        len(who),
+        len(studies),
+        dict(contents.skipped),
+        opener,
+    )
 
 
 def open_dicom(path: str | Path, *, series: str | None = None, progress: Progress | None = None) -> Scan:
@@ -58,7 +75,9 @@ def open_dicom(path: str | Path, *, series: str | None = None, progress: Progres
 
 @dataclass(frozen=True)
 class Study:
-    """One study of a place, with the files of its head CT, so that it can be opened without looking at the others again."""
+    """One study of a place, with the files of its head CT, so that it can be opened without looking at the
+    others again.
+    """
 
     uid: str
     files: tuple[Path, ...]  # of the series that was picked, or that came nearest to it
@@ -90,21 +109,31 @@ def studies_in(path: str | Path, *, progress: Progress | None = None) -> list[St
     best: dict[str, Study] = {}
     for stack, summary in _ranked(stacks_of(contents)):
         uid = words(stack, "StudyInstanceUID")
-        why = "" if summary.usable else f"no series of the study can be read; the best: {_objections(summary)}"
+        why = (
+            "" if summary.usable else f"no series of the study can be read; the best: {_objections(summary)}"
+        )
         best.setdefault(uid, Study(uid, tuple(sorted({frame.path for frame in stack.frames})), why))
     return [best[uid] for uid in sorted(best)]
 
 
-# ---- choosing ---------------------------------------------------------------------------------------------------------
+# ---- choosing
+# ------------------------------------------------------------------------------------------
 
 
 def _contents(path: Path, reader: Reader, progress: Progress | None) -> Contents:
     """Read a place; a single slice stands for its series, which is looked for beside it."""
     contents = read_headers(path, reader, progress=progress)
-    alone = path.is_file() and len(contents.frames) == 1 and contents.frames[0].path == path and contents.frames[0].placed
+    alone = (
+        path.is_file()
+        and len(contents.frames) == 1
+        and contents.frames[0].path == path
+        and contents.frames[0].placed
+    )
     if not alone:
         return contents
-    beside = read_files(path, [file for file in sorted(path.parent.iterdir()) if file.is_file()], reader, progress=progress)
+    beside = read_files(
+        path, [file for file in sorted(path.parent.iterdir()) if file.is_file()], reader, progress=progress
+    )
     uid = contents.frames[0].series_uid
     return Contents(path, tuple(f for f in beside.frames if f.series_uid == uid), beside.heads)
 
@@ -116,7 +145,10 @@ def _ranked(stacks: list[Stack]) -> list[tuple[Stack, SeriesSummary]]:
 
 def _identities(contents: Contents) -> tuple[set[tuple[str, str]], set[str]]:
     heads = contents.heads.values()
-    who = {(str(told(h, "PatientID") or "").strip(), str(told(h, "PatientName") or "").strip("^ ").upper()) for h in heads}
+    who = {
+        (str(told(h, "PatientID") or "").strip(), str(told(h, "PatientName") or "").strip("^ ").upper())
+        for h in heads
+    }
     return who, {str(told(h, "StudyInstanceUID") or "") for h in heads}
 
 
@@ -126,33 +158,46 @@ def _chosen(path: Path, contents: Contents, series: str | None) -> Stack:
         named = [pair for pair in ranked if pair[1].uid == series]
         if not named:
             raise InputRefused(
-                f"{path} holds no series {series}; `ichnos inspect` lists the {len({s.uid for _, s in ranked})} that are there"
+                f"{path} holds no series {series}; `ichnos inspect` lists the"
+                f" {len({s.uid for _, s in ranked})} that are there"
             )
         return _with_geometry(path, *named[0])
     who, _ = _identities(contents)
     if len(who) > 1:
-        raise InputRefused(f"{path} holds images of {len(who)} patients; give the folder of one, or name a series with --series")
+        raise InputRefused(
+            f"{path} holds images of {len(who)} patients; give the folder of one, or name a series with"
+            " --series"
+        )
     stack, summary = ranked[0]
     if not summary.usable:
         count = len(ranked)
-        raise InputRefused(f"{path} holds no head CT that can be read; the best of {count} series: {_objections(summary)}")
+        raise InputRefused(
+            f"{path} holds no head CT that can be read; the best of {count} series: {_objections(summary)}"
+        )
     return _with_geometry(path, stack, summary)
 
 
 def _objections(summary: SeriesSummary) -> str:
-    against = [r.replace(" (cannot be picked)", "") for r in summary.reasons if r.endswith("(cannot be picked)")]
+    against = [
+        r.replace(" (cannot be picked)", "") for r in summary.reasons if r.endswith("(cannot be picked)")
+    ]
     return "; ".join(against) or "; ".join(summary.reasons)
 
 
 def _with_geometry(path: Path, stack: Stack, summary: SeriesSummary) -> Stack:
     if not stack.placed or stack.coloured:
-        raise InputRefused(f"series {summary.uid} of {path} is not a stack of CT slices: {_objections(summary)}")
+        raise InputRefused(
+            f"series {summary.uid} of {path} is not a stack of CT slices: {_objections(summary)}"
+        )
     if len(stack.frames) < 2:
-        raise InputRefused(f"series {summary.uid} of {path} has 1 slice; at least 2 at different positions make a volume")
+        raise InputRefused(
+            f"series {summary.uid} of {path} has 1 slice; at least 2 at different positions make a volume"
+        )
     return stack
 
 
-# ---- loading ----------------------------------------------------------------------------------------------------------
+# ---- loading
+# ------------------------------------------------------------------------------------------
 
 
 def _scan(path: Path, stack: Stack, reader: Reader) -> Scan:

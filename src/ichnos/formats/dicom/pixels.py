@@ -16,18 +16,24 @@ from ichnos.formats.dicom.headers import Frame, Stored
 from ichnos.volume import Array
 
 AIR_HU = -1000
-_PADDING_BELOW_HU = -1400  # no scanner measures less; -1500, -2000, -2048 and -3024 mean "outside the field of view"
+_PADDING_BELOW_HU = (
+    -1400
+)  # no scanner measures less; -1500, -2000, -2048 and -3024 mean "outside the field of view"
 _WRAPPED = 57_344  # unsigned values from here on were negative when they were written: -2000 became 63536
 _DENSE_HU = 300.0  # a border denser than this, with air in the middle, is a picture stored inverted
 
 
 def hu_of(frames: Sequence[Frame], reader: Reader) -> Array:
-    """Return (slices, rows, columns) in HU: int16 where every slice's rescaling keeps whole numbers, float32 otherwise.
+    """Return (slices, rows, columns) in HU: int16 where every slice's rescaling keeps whole numbers, float32
+    otherwise.
 
     Padding becomes air (-1000 HU). Slope and intercept are each slice's own.
     """
     columns, rows = frames[0].shape
-    whole = all(f.stored.slope.is_integer() and f.stored.intercept.is_integer() and f.stored.allocated <= 16 for f in frames)
+    whole = all(
+        f.stored.slope.is_integer() and f.stored.intercept.is_integer() and f.stored.allocated <= 16
+        for f in frames
+    )
     hu = np.empty((len(frames), rows, columns), np.int16 if whole else np.float32)
     decoded = _Decoder(reader)
     for out, frame in zip(hu, frames, strict=True):
@@ -49,14 +55,17 @@ def _native(frame: Frame, reader: Reader) -> Array:
         content = stream.read(rows * columns * width)
     if len(content) < rows * columns * width:
         raise InputRefused(
-            f"{frame.path} is cut short: its pixel data hold {len(content)} of {rows * columns * width} bytes; copy or export it again"
+            f"{frame.path} is cut short: its pixel data hold {len(content)} of {rows * columns * width}"
+            " bytes; copy or export it again"
         )
     return np.frombuffer(content, f"<{'i' if frame.stored.signed else 'u'}{width}").reshape(rows, columns)
 
 
 def _width(frame: Frame) -> int:
     if frame.stored.allocated not in (8, 16, 32):
-        raise InputRefused(f"{frame.path} stores {frame.stored.allocated} bits per pixel; 8, 16 or 32 are expected")
+        raise InputRefused(
+            f"{frame.path} stores {frame.stored.allocated} bits per pixel; 8, 16 or 32 are expected"
+        )
     return frame.stored.allocated // 8
 
 
@@ -71,14 +80,19 @@ class _Decoder:
         """Return one frame's stored values (rows, columns)."""
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of headers that contradict their JPEG 2000 stream: pydicom then follows the stream
+                warnings.simplefilter(
+                    "ignore"
+                )  # of headers that contradict their JPEG 2000 stream: pydicom then follows the stream
                 array = pixel_array(self._data(frame), index=frame.index, raw=True)
         except (PermissionError, InputRefused):
             raise
         except Exception as error:  # codecs fail in their own ways on damaged streams
             raise InputRefused(self._why(frame, error)) from None
         if array.shape != frame.shape[::-1]:
-            raise InputRefused(f"{frame.path} says {frame.shape[::-1]} rows and columns and holds {array.shape}; it is damaged")
+            raise InputRefused(
+                f"{frame.path} says {frame.shape[::-1]} rows and columns and holds {array.shape}; it is"
+                " damaged"
+            )
         return array
 
     def _data(self, frame: Frame) -> Any:
@@ -91,7 +105,10 @@ class _Decoder:
         syntax = meta.get("TransferSyntaxUID") if meta is not None else None
         name = getattr(syntax, "name", "unnamed")
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return f"{frame.path}: its {name} pixels cannot be decoded ({first_line}); the file is damaged or its codec is not supported"
+        return (
+            f"{frame.path}: its {name} pixels cannot be decoded ({first_line}); the file is damaged or its"
+            " codec is not supported"
+        )
 
 
 def _rescale(values: Array, stored: Stored, out: Array) -> None:
@@ -103,7 +120,9 @@ def _rescale(values: Array, stored: Stored, out: Array) -> None:
     if out.dtype != np.int16:
         np.multiply(values, np.float32(stored.slope), out=out, dtype=np.float32)
         out += np.float32(stored.intercept)
-    elif stored.slope == 1 and -32768 <= low + stored.intercept and max(high, high + stored.intercept) <= 32767:
+    elif (
+        stored.slope == 1 and -32768 <= low + stored.intercept and max(high, high + stored.intercept) <= 32767
+    ):
         np.add(values.astype(np.int16, copy=False), np.int16(stored.intercept), out=out)
     else:
         out[...] = np.clip(values.astype(np.int64) * int(stored.slope) + int(stored.intercept), -32768, 32767)
@@ -114,7 +133,9 @@ def _rescale(values: Array, stored: Stored, out: Array) -> None:
 
 
 def _is_tissue(stored: Stored) -> bool:
-    """Say whether the header calls tissue padding: a wrong attribute (0 with intercept 0) must not erase the brain."""
+    """Say whether the header calls tissue padding: a wrong attribute (0 with intercept 0) must not erase
+    the brain.
+    """
     low, high = stored.padding or (0, 0)
     return stored.slope * high + stored.intercept > -200 and stored.slope * low + stored.intercept < 3000
 

@@ -1,4 +1,6 @@
-"""Group images into stacks, and say of each how well it serves as a non-contrast head CT for reading, in words with points."""
+"""Group images into stacks, and say of each how well it serves as a non-contrast head CT for reading, in
+words with points.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ from ichnos.formats.dicom.headers import Contents, Frame, number_told, told
 from ichnos.volume import Floats
 
 FEWEST_SLICES = 8
-_CT = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # plain, enhanced, converted
+_CT = (
+    "1.2.840.10008.5.1.4.1.1.2",
+    "1.2.840.10008.5.1.4.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.2.2",
+)  # plain, enhanced, converted
 _SAME_DIRECTION = 0.9998  # cosine of 1.1 degrees
 
 
@@ -23,7 +29,9 @@ _SAME_DIRECTION = 0.9998  # cosine of 1.1 degrees
 class Stack:
     """Images of one series that lie in one stack: sorted along their normal, one at each position."""
 
-    frames: tuple[Frame, ...]  # feet to head (or back to front, left to right); as found where the header gives no place
+    frames: tuple[
+        Frame, ...
+    ]  # feet to head (or back to front, left to right); as found where the header gives no place
     head: Any  # pydicom header of one of its files
     placed: bool
     duplicates: int = 0  # the same image again
@@ -53,7 +61,9 @@ class Stack:
 
     @property
     def tilt_deg(self) -> float:
-        """Return the angle from the direction of table travel to the slice normal; + tips the top of the normal forward."""
+        """Return the angle from the direction of table travel to the slice normal; + tips the top of the
+        normal forward.
+        """
         if len(self.steps_mm) == 0:
             return 0.0
         first, last = self.frames[0].affine, self.frames[-1].affine
@@ -65,7 +75,9 @@ class Stack:
 
     @property
     def missing(self) -> int:
-        """Return how many slices seem to be missing: steps that stand out from both neighbours as a multiple of them."""
+        """Return how many slices seem to be missing: steps that stand out from both neighbours as a
+        multiple of them.
+        """
         steps = self.steps_mm
         padded = np.concatenate([steps[1:2], steps, steps[-2:-1]])
         beside = np.maximum(padded[:-2], padded[2:]) if len(steps) > 2 else steps
@@ -104,11 +116,14 @@ class Finding:
         return f"{self.text} ({'cannot be picked' if self.excludes else f'{self.points:+g}'})"
 
 
-# ---- grouping ---------------------------------------------------------------------------------------------------------
+# ---- grouping
+# ------------------------------------------------------------------------------------------
 
 
 def stacks_of(contents: Contents) -> list[Stack]:
-    """Group images into stacks; the order follows from the files, not from the order in which they were found."""
+    """Group images into stacks; the order follows from the files, not from the order in which they were
+    found.
+    """
     groups: dict[tuple[object, ...], list[Frame]] = {}
     for frame in sorted(contents.frames, key=lambda f: (f.series_uid, f.sop_uid, f.index, str(f.path))):
         groups.setdefault((*frame.stack_key, frame.placed), []).append(frame)
@@ -118,7 +133,9 @@ def stacks_of(contents: Contents) -> list[Stack]:
         unique = list({(frame.sop_uid, frame.index): frame for frame in reversed(frames)}.values())[::-1]
         duplicates = len(frames) - len(unique)
         if not placed:
-            stacks.append(Stack(tuple(sorted(unique, key=lambda f: (f.instance, f.sop_uid))), head, False, duplicates))
+            stacks.append(
+                Stack(tuple(sorted(unique, key=lambda f: (f.instance, f.sop_uid))), head, False, duplicates)
+            )
             continue
         for parallel in _parallel(unique):
             kept = _one_at_each_position(_without_repeated_scans(parallel))
@@ -144,7 +161,10 @@ def _alike(a: Frame, b: Frame) -> bool:
     if a.orientation == b.orientation and a.pixel_mm == b.pixel_mm:
         return True
     u, v = np.array(a.orientation).reshape(2, 3), np.array(b.orientation).reshape(2, 3)
-    return bool((np.sum(u * v, axis=1) > _SAME_DIRECTION).all() and np.allclose(a.pixel_mm or 0, b.pixel_mm or 0, rtol=1e-3))
+    return bool(
+        (np.sum(u * v, axis=1) > _SAME_DIRECTION).all()
+        and np.allclose(a.pixel_mm or 0, b.pixel_mm or 0, rtol=1e-3)
+    )
 
 
 def _depth(frames: Sequence[Frame], along: Frame | None = None) -> Floats:
@@ -155,7 +175,9 @@ def _depth(frames: Sequence[Frame], along: Frame | None = None) -> Floats:
 
 
 def _without_repeated_scans(frames: list[Frame]) -> list[Frame]:
-    """Leave out an acquisition that goes over the same part of the head as one with more slices, as after motion."""
+    """Leave out an acquisition that goes over the same part of the head as one with more slices, as after
+    motion.
+    """
     acquisitions: dict[int, list[Frame]] = {}
     for frame in frames:
         acquisitions.setdefault(frame.acquisition, []).append(frame)
@@ -174,14 +196,19 @@ def _without_repeated_scans(frames: list[Frame]) -> list[Frame]:
 
 
 def _one_at_each_position(frames: Sequence[Frame]) -> tuple[Frame, ...]:
-    """Sort along the normal and keep one image at each position: of the acquisition that covers most positions, then the first taken."""
+    """Sort along the normal and keep one image at each position: of the acquisition that covers most
+    positions, then the first taken.
+    """
     depth = _depth(frames)
     order = np.argsort(depth, kind="stable")
     steps = np.diff(depth[order])
     apart = steps[steps > 0.01]
     same = max(0.01, 0.1 * float(np.median(apart))) if len(apart) else 0.01
     place = np.concatenate([[0], np.cumsum(steps > same)])
-    covered = Counter(acquisition for _, acquisition in {(p, frames[k].acquisition) for p, k in zip(place, order, strict=True)})
+    covered = Counter(
+        acquisition
+        for _, acquisition in {(p, frames[k].acquisition) for p, k in zip(place, order, strict=True)}
+    )
 
     def rank(frame: Frame) -> tuple[int, int, int, str]:
         return -covered[frame.acquisition], frame.acquisition, frame.instance, frame.sop_uid
@@ -193,21 +220,35 @@ def _one_at_each_position(frames: Sequence[Frame]) -> tuple[Frame, ...]:
     return tuple(best[p] for p in sorted(best))
 
 
-# ---- scoring ----------------------------------------------------------------------------------------------------------
+# ---- scoring
+# ------------------------------------------------------------------------------------------
 
 _WORD = {
     "localizer": r"localizer|scout|topogram|sur?view|scanogram|pilot",
-    "report": r"dose (report|info|sheet|summary|record|page)|^\s*dose\s*$|exam summary|screen ?(save|capture)|patient protocol|"
-    r"smart ?prep|bolus track|monitoring",
+    "report": (
+        r"dose (report|info|sheet|summary|record|page)|^\s*dose\s*$|exam summary|screen"
+        r" ?(save|capture)|patient protocol|"
+        r"smart ?prep|bolus track|monitoring"
+    ),
     "angiography": r"\bcta\b|\bctv\b|angio|circle of willis|\bcow\b|carotid|venogra",
     "perfusion": r"\bctp\b|perfusion|\bcbf\b|\bcbv\b|\bmtt\b|\btmax\b|\bttp\b",
     "projection": r"\bmip\b|\bminip\b|\bvrt?\b|volume render|projection",
     "bone": r"\bbone|\bknochen|\bosseu|\bhueso|\bosso|petrous|temporal bone|\biac\b|sinus",
-    "head": r"head|brain|skull|cranial|cereb|schädel|schaedel|kopf|crane|crâne|craneo|cerveau|hirn|encephal|stroke",
-    "elsewhere": r"chest|thora|abdom|pelvi|spine|lung|heart|cardi|liver|neck|\bhals|\bknee|\bhip\b|\bfoot|\bhand|shoulder|extrem|coronar",
-    "without": r"non.?con|without|w/?o\b|no contrast|\bncct\b|\bnect\b|plain|unenhanced|\bnative?\b|ohne|\bsans\b|\bsin\b|\bsenza\b",
-    "with": r"\bc\+|\+ ?c\b|with contrast|w/ ?c|kontrast|mit km|\bkm\b|\benhanced\b|\bafter contrast|arterial|venous|delayed|"
-    r"\bpost\b(?!.{0,2}(fossa|op|surg|evd|trauma|coil|clip|lysis|thromb|cran))",
+    "head": (
+        r"head|brain|skull|cranial|cereb|schädel|schaedel|kopf|crane|crâne|craneo|cerveau|hirn|encephal|stroke"
+    ),
+    "elsewhere": (
+        r"chest|thora|abdom|pelvi|spine|lung|heart|cardi|liver|neck|\bhals|\bknee|\bhip\b|\bfoot|\bhand|shoulder|extrem|coronar"
+    ),
+    "without": (
+        r"non.?con|without|w/?o\b|no"
+        r" contrast|\bncct\b|\bnect\b|plain|unenhanced|\bnative?\b|ohne|\bsans\b|\bsin\b|\bsenza\b"
+    ),
+    "with": (
+        r"\bc\+|\+ ?c\b|with contrast|w/ ?c|kontrast|mit km|\bkm\b|\benhanced\b|\bafter"
+        r" contrast|arterial|venous|delayed|"
+        r"\bpost\b(?!.{0,2}(fossa|op|surg|evd|trauma|coil|clip|lysis|thromb|cran))"
+    ),
 }
 _PATTERN = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _WORD.items()}
 _NO_AGENT = re.compile(r"^\W*(none|no|n|nil|without|ohne|non|0|unknown|n/a)?\W*$", re.IGNORECASE)
@@ -224,7 +265,11 @@ def words(stack: Stack, *keywords: str) -> str:
 
 
 def _joined(value: Any) -> str:
-    return "\\".join(str(part) for part in value) if isinstance(value, list | tuple | MultiValue) else str(value or "")
+    return (
+        "\\".join(str(part) for part in value)
+        if isinstance(value, list | tuple | MultiValue)
+        else str(value or "")
+    )
 
 
 def contrast_agent(stack: Stack) -> str | None:
@@ -246,7 +291,10 @@ def contrast_agent(stack: Stack) -> str | None:
 
 def _kind(stack: Stack) -> Iterator[Finding]:
     modality, sop_class = words(stack, "Modality"), words(stack, "SOPClassUID")
-    image_type, described = words(stack, "ImageType").upper(), words(stack, "SeriesDescription", "DerivationDescription")
+    image_type, described = (
+        words(stack, "ImageType").upper(),
+        words(stack, "SeriesDescription", "DerivationDescription"),
+    )
     columns, rows = stack.frames[0].shape
     if modality != "CT":
         yield Finding(f"modality {modality or 'not given'}, not CT", excludes=True)
@@ -260,7 +308,9 @@ def _kind(stack: Stack) -> Iterator[Finding]:
         yield Finding("a dose report, exam summary or bolus monitoring", excludes=True)
     if stack.coloured:
         yield Finding("a colour picture", excludes=True)
-    if re.search(r"\bM(IN)?IP\b|PROJECTION|VOLUME_?RENDER|\bVRT?\b|\b3D", image_type) or _PATTERN["projection"].search(described):
+    if re.search(r"\bM(IN)?IP\b|PROJECTION|VOLUME_?RENDER|\bVRT?\b|\b3D", image_type) or _PATTERN[
+        "projection"
+    ].search(described):
         yield Finding("a projection or rendering (MIP, VRT)", excludes=True)
     elif image_type.startswith("ORIGINAL\\PRIMARY"):
         yield Finding("original images", 20)
@@ -319,10 +369,20 @@ def kernel_sharpness(kernel: str) -> str:
     if siemens := re.fullmatch(r"[HBJTUSI][A-Z]?(\d\d)[A-Z]*\d?", name):
         return "bone" if int(siemens[1]) >= 56 else "soft"
     if canon := re.fullmatch(r"FC(\d\d?)", name):
-        return "bone" if int(canon[1]) in {30, 31, 35, 80, 81, 82, 83, 84, 85, 86} else "soft" if int(canon[1]) < 70 else ""
+        return (
+            "bone"
+            if int(canon[1]) in {30, 31, 35, 80, 81, 82, 83, 84, 85, 86}
+            else "soft"
+            if int(canon[1]) < 70
+            else ""
+        )
     if re.search(r"BONE|EDGE|LUNG|SHARP", name) or name in {"D", "E", "L", "YB", "YC", "YD", "YE"}:
         return "bone"
-    return "soft" if re.search(r"STAND|SOFT|BRAIN", name) or name in {"A", "B", "C", "UA", "UB", "UC", "EB", "EC"} else ""
+    return (
+        "soft"
+        if re.search(r"STAND|SOFT|BRAIN", name) or name in {"A", "B", "C", "UA", "UB", "UC", "EB", "EC"}
+        else ""
+    )
 
 
 def _geometry(stack: Stack) -> Iterator[Finding]:
@@ -339,9 +399,15 @@ def _geometry(stack: Stack) -> Iterator[Finding]:
         yield Finding("coronal or sagittal, not axial", -50)
     yield Finding(f"{count} slices over {length:.0f} mm", 15 if 100 <= length <= 260 else -20)
     named = f"slice step {' and '.join(f'{s:g}' for s in distinct(steps)[:4])} mm"
-    yield Finding(named + (", thin" if step < 1 else ""), 10 if 2.9 <= step <= 6 else 5 if 1 <= step < 2.9 else 0 if step <= 7 else -10)
+    yield Finding(
+        named + (", thin" if step < 1 else ""),
+        10 if 2.9 <= step <= 6 else 5 if 1 <= step < 2.9 else 0 if step <= 7 else -10,
+    )
     if stack.missing:
-        yield Finding(f"{stack.missing} slice(s) missing, largest step {steps.max():.1f} mm", -5.0 * min(stack.missing, 4))
+        yield Finding(
+            f"{stack.missing} slice(s) missing, largest step {steps.max():.1f} mm",
+            -5.0 * min(stack.missing, 4),
+        )
     if stack.repeats:
         yield Finding(f"{stack.repeats} more image(s) of places already taken, left out", -5)
     if stack.duplicates:
@@ -381,5 +447,7 @@ def summary_of(stack: Stack) -> SeriesSummary:
 
 
 def preference(stack: Stack, summary: SeriesSummary) -> tuple[bool, float, int, int, str]:
-    """Return a key by which the better stack is greater: usable, points, slices, earlier series number, UID."""
+    """Return a key by which the better stack is greater: usable, points, slices, earlier series number,
+    UID.
+    """
     return summary.usable, summary.score, summary.images, -(summary.number or 0), summary.uid

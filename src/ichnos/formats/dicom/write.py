@@ -1,4 +1,6 @@
-"""Write CT slices as DICOM: planes cut through a volume, tilted and unevenly spaced if wanted, each into one file."""
+"""Write CT slices as DICOM: planes cut through a volume, tilted and unevenly spaced if wanted, each into
+one file.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ import numpy as np
 from ichnos.errors import InputRefused
 from ichnos.volume import Array, Floats, Volume
 
-_DIRECTION_RAS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
+_DIRECTION_RAS = {
+    "R": (1, 0, 0),
+    "L": (-1, 0, 0),
+    "A": (0, 1, 0),
+    "P": (0, -1, 0),
+    "S": (0, 0, 1),
+    "I": (0, 0, -1),
+}
 _LPS = np.array([-1.0, -1.0, 1.0])
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -22,12 +31,16 @@ class Plane:
     """One slice and where it lies."""
 
     hu: Array  # (rows, columns)
-    affine: Floats  # (4, 4): (column, row, 0) -> RAS mm of the pixel's centre; third column is the unit normal
+    affine: (
+        Floats  # (4, 4): (column, row, 0) -> RAS mm of the pixel's centre; third column is the unit normal
+    )
 
 
 @dataclass(frozen=True)
 class SeriesHeader:
-    """What the files of a series say beside their pixels. UIDs follow from `seed`, so that the same call writes the same files."""
+    """What the files of a series say beside their pixels. UIDs follow from `seed`, so that the same call
+    writes the same files.
+    """
 
     seed: str = "ichnos"
     patient_id: str = "MADE"
@@ -82,10 +95,10 @@ def stack_affines(
 ) -> tuple[Floats, ...]:
     """Place `len(steps_mm) + 1` slices around a centre (RAS mm).
 
-    `shape` is (columns, rows); `axes` names where columns, rows and slices run to. `tilt_deg` turns each slice as a gantry
-    does, while the table still moves along the third axis: the stack is sheared. + tips the top of the normal against the
-    run of the rows, so forward for "LPS".
-    `steps_mm` are distances along the slices' normal.
+    `shape` is (columns, rows); `axes` names where columns, rows and slices run to. `tilt_deg` turns each
+    slice as a gantry does, while the table still moves along the third axis: the stack is sheared. + tips the
+    top of the normal against the run of the rows, so forward for "LPS". `steps_mm` are distances along the
+    slices' normal.
 
     >>> stack = stack_affines(centre_mm=(0, 0, 0), shape=(3, 3), pixel_mm=1.0, steps_mm=[5.0, 5.0])
     >>> [a[:3, 3].tolist() for a in stack]
@@ -98,7 +111,11 @@ def stack_affines(
     du, dv = np.broadcast_to(np.asarray(pixel_mm, np.float64), 2)
     along = np.concatenate([[0.0], np.cumsum(steps_mm)]) / np.cos(angle)
     along -= along[-1] / 2
-    corner = np.asarray(centre_mm, np.float64) - (shape[0] - 1) / 2 * du * column - (shape[1] - 1) / 2 * dv * row_tilted
+    corner = (
+        np.asarray(centre_mm, np.float64)
+        - (shape[0] - 1) / 2 * du * column
+        - (shape[1] - 1) / 2 * dv * row_tilted
+    )
     return tuple(_affine(column * du, row_tilted * dv, normal, corner + step * travel) for step in along)
 
 
@@ -109,9 +126,16 @@ def _affine(column: Floats, row: Floats, normal: Floats, origin: Floats) -> Floa
 
 
 def cut(
-    volume: Volume, affines: Sequence[Floats], *, shape: tuple[int, int], thickness_mm: float = 0.0, air_hu: float = -1000.0
+    volume: Volume,
+    affines: Sequence[Floats],
+    *,
+    shape: tuple[int, int],
+    thickness_mm: float = 0.0,
+    air_hu: float = -1000.0,
 ) -> list[Plane]:
-    """Cut planes of `shape` (columns, rows) through a volume in HU; a thick slice is the mean over its thickness."""
+    """Cut planes of `shape` (columns, rows) through a volume in HU; a thick slice is the mean over its
+    thickness.
+    """
     layers = max(1, int(np.ceil(thickness_mm / min(volume.spacing_mm))))
     planes = []
     for affine in affines:
@@ -124,7 +148,9 @@ def cut(
     return planes
 
 
-def write_series(planes: Sequence[Plane], folder: str | Path, *, header: SeriesHeader | None = None) -> list[Path]:
+def write_series(
+    planes: Sequence[Plane], folder: str | Path, *, header: SeriesHeader | None = None
+) -> list[Path]:
     """Write each plane as one uncompressed CT image, IM0001.dcm and on; the folder must be new or empty."""
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
@@ -145,7 +171,10 @@ def series_datasets(planes: Sequence[Plane], *, header: SeriesHeader) -> list[An
     origins = np.array([plane.affine[:3, 3] for plane in planes])
     steps = np.abs(np.diff(origins @ planes[0].affine[:3, 2])) if len(planes) > 1 else np.array([5.0])
     nearest = np.minimum(np.append(steps, np.inf), np.insert(steps, 0, np.inf))[: len(planes)]
-    return [_dataset(plane, header, k + 1, header.thickness_mm or float(nearest[k])) for k, plane in enumerate(planes)]
+    return [
+        _dataset(plane, header, k + 1, header.thickness_mm or float(nearest[k]))
+        for k, plane in enumerate(planes)
+    ]
 
 
 def _dataset(plane: Plane, header: SeriesHeader, number: int, thickness_mm: float) -> Any:
@@ -156,7 +185,9 @@ def _dataset(plane: Plane, header: SeriesHeader, number: int, thickness_mm: floa
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = UID(CT_IMAGE_STORAGE)
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = UID(header.uid(header.seed, "image", header.series_number, number))
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = UID(
+        header.uid(header.seed, "image", header.series_number, number)
+    )
     _say_who(data, header)
     _say_how(data, header, thickness_mm)
     data.InstanceNumber = number
@@ -195,19 +226,27 @@ def _say_where(data: Any, affine: Floats) -> None:
     column, row = affine[:3, 0], affine[:3, 1]
     column_mm, row_mm = float(np.linalg.norm(column)), float(np.linalg.norm(row))
     data.ImagePositionPatient = [_ds(v) for v in affine[:3, 3] * _LPS]
-    data.ImageOrientationPatient = [_ds(v) for v in np.concatenate([column / column_mm * _LPS, row / row_mm * _LPS])]
+    data.ImageOrientationPatient = [
+        _ds(v) for v in np.concatenate([column / column_mm * _LPS, row / row_mm * _LPS])
+    ]
     data.PixelSpacing = [_ds(row_mm), _ds(column_mm)]  # distance between rows, then between columns
     data.SliceLocation = _ds(float(affine[:3, 3] @ affine[:3, 2]))
 
 
 def _put_pixels(data: Any, hu: Array, header: SeriesHeader) -> None:
     low = -(1 << (header.bits_stored - 1)) if header.signed else 0
-    stored = np.clip(np.round((hu - header.intercept) / header.slope), low, low + (1 << header.bits_stored) - 1)
+    stored = np.clip(
+        np.round((hu - header.intercept) / header.slope), low, low + (1 << header.bits_stored) - 1
+    )
     data.Rows, data.Columns = hu.shape
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
     data.BitsAllocated, data.BitsStored, data.HighBit = 16, header.bits_stored, header.bits_stored - 1
     data.PixelRepresentation = int(header.signed)
-    data.RescaleSlope, data.RescaleIntercept, data.RescaleType = _ds(header.slope), _ds(header.intercept), "HU"
+    data.RescaleSlope, data.RescaleIntercept, data.RescaleType = (
+        _ds(header.slope),
+        _ds(header.intercept),
+        "HU",
+    )
     data.WindowCenter, data.WindowWidth = "40", "80"
     data.PixelData = np.ascontiguousarray(stored.astype("<i2" if header.signed else "<u2")).tobytes()
 
@@ -215,4 +254,6 @@ def _put_pixels(data: Any, hu: Array, header: SeriesHeader) -> None:
 def _ds(value: float) -> str:
     from pydicom.valuerep import format_number_as_ds
 
-    return format_number_as_ds(round(float(value), 9) + 0.0)  # tiny rests of arithmetic would not fit the 16 characters
+    return format_number_as_ds(
+        round(float(value), 9) + 0.0
+    )  # tiny rests of arithmetic would not fit the 16 characters

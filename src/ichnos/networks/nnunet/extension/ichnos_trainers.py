@@ -1,4 +1,5 @@
-"""Trainers that nnU-Net finds by name through nnUNet_extTrainer; training itself is nnU-Net's, as it was for the published U-Mamba.
+"""Trainers that nnU-Net finds by name through nnUNet_extTrainer; training itself is nnU-Net's, as it was for
+the published U-Mamba.
 
 nnU-Net imports this file by its path; it holds nothing but the choice of a network.
 """
@@ -24,7 +25,9 @@ class nnUNetTrainerIchnosUNet(nnUNetTrainer):  # type: ignore[misc]  # noqa: N80
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        return network_from_plans("unet", configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision)
+        return network_from_plans(
+            "unet", configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
 
 
 class nnUNetTrainerUMambaBot(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
@@ -38,7 +41,13 @@ class nnUNetTrainerUMambaBot(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        return network_from_plans("umamba_bot", configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision)
+        return network_from_plans(
+            "umamba_bot",
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
+        )
 
 
 class nnUNetTrainerUMambaEnc(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
@@ -52,4 +61,10 @@ class nnUNetTrainerUMambaEnc(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        return network_from_plans("umamba_enc", configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision)
+        return network_from_plans(
+            "umamba_enc",
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
+        )

@@ -1,0 +1,1 @@
+"""Readings held against the partner exams that came: pairs, scores, monitoring, adaptation."""

@@ -1,0 +1,1 @@
+"""Definitions that simulation, reading and evidence share: expansion, injury, scores."""

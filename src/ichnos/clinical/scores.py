@@ -1,0 +1,216 @@
+"""Haematoma expansion: its definitions, and the scores that a model must beat (volume alone, BAT, BRAIN,
+HEP).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from ichnos.errors import InputRefused, UsageError
+from ichnos.volume import Floats
+
+ScoreName = Literal["volume", "bat", "brain", "hep"]
+SCORES: tuple[ScoreName, ...] = ("volume", "bat", "brain", "hep")
+_ROUNDING_ML = 1e-6  # 13.3 - 10 is 3.3000000000000007 to a computer, which is not more than a third of 10
+
+
+@dataclass(frozen=True)
+class ExpansionDefinition:
+    """When a haematoma counts as expanded: growth strictly beyond a share or at a number of mL, or (revised)
+    ventricular growth.
+
+    >>> expanded = ExpansionDefinition()
+    >>> [bool(expanded(b, f)) for b, f in ((20, 25), (20, 27), (100, 106.5), (2, 2.7))]
+    [False, True, True, True]
+    """
+
+    name: str = "> 33 % or > 6 mL"
+    more_than_share: float | None = 0.33  # of the baseline volume, exclusive
+    more_than_ml: float | None = 6.0  # exclusive
+    at_least_ml: float | None = None  # inclusive
+    ivh_growth_at_least_ml: float | None = (
+        None  # revised definition: growth of intraventricular blood, or new one
+    )
+
+    def __call__(
+        self,
+        baseline_ml: Any,
+        followup_ml: Any,
+        baseline_ivh_ml: Any | None = None,
+        followup_ivh_ml: Any | None = None,
+    ) -> Floats:
+        """Return 1 for expanded, 0 for not, NaN where a volume is not known."""
+        before, after = np.asarray(baseline_ml, float), np.asarray(followup_ml, float)
+        growth = after - before
+        grown = np.zeros(np.broadcast(before, after).shape, bool)
+        if self.more_than_share is not None:
+            grown |= growth > self.more_than_share * before + _ROUNDING_ML
+        if self.more_than_ml is not None:
+            grown |= growth > self.more_than_ml + _ROUNDING_ML
+        if self.at_least_ml is not None:
+            grown |= growth >= self.at_least_ml - _ROUNDING_ML
+        unknown = np.isnan(growth)
+        if self.ivh_growth_at_least_ml is not None:
+            if baseline_ivh_ml is None or followup_ivh_ml is None:
+                raise UsageError(
+                    f"{self.name!r} needs intraventricular volumes at baseline and follow-up; give both"
+                )
+            ivh_before, ivh_after = np.asarray(baseline_ivh_ml, float), np.asarray(followup_ivh_ml, float)
+            grown |= (ivh_after - ivh_before >= self.ivh_growth_at_least_ml - _ROUNDING_ML) | (
+                (ivh_before == 0) & (ivh_after > 0)
+            )
+            unknown = unknown | np.isnan(ivh_after - ivh_before)
+        return np.where(unknown, np.nan, grown.astype(float))
+
+
+DEFINITIONS: Mapping[str, ExpansionDefinition] = {
+    "33%-or-6ml": ExpansionDefinition(),
+    "6ml": ExpansionDefinition(">= 6 mL", None, None, 6.0),
+    "3ml": ExpansionDefinition(">= 3 mL", None, None, 3.0),
+    "12.5ml": ExpansionDefinition(">= 12.5 mL", None, None, 12.5),
+    "revised": ExpansionDefinition("> 33 % or > 6 mL or IVH growth >= 1 mL or new IVH", 0.33, 6.0, None, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class ScoreColumns:
+    """Names of the cohort's columns that the scores need; yes/no columns hold 1/0, yes/no or true/false."""
+
+    baseline_ml: str = "ich_ml"
+    onset_to_ct_h: str = "onset_to_ct_h"
+    blend_sign: str = "blend_sign"
+    hypodensity: str = "hypodensity"
+    ivh: str = "ivh"
+    recurrent_ich: str = "recurrent_ich"
+    anticoagulation: str = "anticoagulation"
+    dementia: str = "dementia"
+    current_smoking: str = "current_smoking"
+    antiplatelet: str = "antiplatelet"
+    gcs: str = "gcs"
+    subarachnoid: str = "subarachnoid"
+
+
+@dataclass(frozen=True)
+class HepPoints:
+    """Points of the HEP score (Yao et al. 2015, Neurocrit Care 23:179): six predictors, 0 to 18 in all.
+
+    The published points are not built in, because their table was not at hand to be checked: fill them in
+    from the paper.
+    """
+
+    time: Mapping[float, float] = field(default_factory=dict)  # hours up to which the points hold -> points
+    gcs: Mapping[float, float] = field(default_factory=dict)  # GCS up to which the points hold -> points
+    dementia: float = 0
+    current_smoking: float = 0
+    antiplatelet: float = 0
+    subarachnoid: float = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Comparator:
+    """A score per case (NaN where a value is missing), or the reason why it cannot be had."""
+
+    name: ScoreName
+    values: Floats  # (cases,), empty if `missing` says why
+    missing: str = ""
+
+
+def comparators(
+    table: Any, *, columns: ScoreColumns | None = None, hep_points: HepPoints | None = None
+) -> tuple[Comparator, ...]:
+    """Compute every score from a pandas table of clinical facts; a score whose column is absent says so
+    instead of guessing.
+    """
+    names = columns or ScoreColumns()
+    found = []
+    for score in SCORES:
+        try:
+            found.append(Comparator(score, _SCORE[score](table, names, hep_points)))
+        except InputRefused as refusal:
+            found.append(Comparator(score, np.zeros(0), str(refusal)))
+    return tuple(found)
+
+
+def bat(table: Any, columns: ScoreColumns | None = None, _: HepPoints | None = None) -> Floats:
+    """Return BAT, 0 to 5 (Morotti et al. 2018, Stroke 49:1163): blend sign 1, any hypodensity 2, CT within
+    2.5 h of onset 2.
+
+    An unknown time of onset counts as late, as its authors define.
+    """
+    names = columns or ScoreColumns()
+    blend, hypodensity = _yes(table, names.blend_sign, "BAT"), _yes(table, names.hypodensity, "BAT")
+    hours = _number(table, names.onset_to_ct_h, "BAT")
+    return blend + 2 * hypodensity + 2 * (hours < 2.5)
+
+
+def brain(table: Any, columns: ScoreColumns | None = None, _: HepPoints | None = None) -> Floats:
+    """Return BRAIN, 0 to 24 (Wang et al. 2015, JNNP 86:1370).
+
+    Baseline volume <= 10 mL 0, to 20 mL 5, more 7; Recurrent ICH 4; Anticoagulation 6; Intraventricular blood
+    2; Number of hours from onset to CT <= 1: 5, <= 2: 4, <= 3: 3, <= 4: 2, <= 5: 1, later 0.
+    """
+    names = columns or ScoreColumns()
+    volume, hours = _number(table, names.baseline_ml, "BRAIN"), _number(table, names.onset_to_ct_h, "BRAIN")
+    yes = [_yes(table, column, "BRAIN") for column in (names.recurrent_ich, names.anticoagulation, names.ivh)]
+    size = np.select([np.isnan(volume), volume <= 10, volume <= 20], [np.nan, 0, 5], 7)
+    time = np.where(np.isnan(hours), np.nan, np.clip(6 - np.ceil(np.maximum(hours, 0.5)), 0, 5))
+    points: Floats = size + time + 4 * yes[0] + 6 * yes[1] + 2 * yes[2]
+    return points
+
+
+def hep(table: Any, columns: ScoreColumns | None = None, points: HepPoints | None = None) -> Floats:
+    """Return HEP from the points that are given: time to CT, dementia, smoking, antiplatelet use, GCS,
+    subarachnoid blood.
+    """
+    names = columns or ScoreColumns()
+    if points is None or not points.time or not points.gcs:
+        raise InputRefused(
+            "HEP needs its table of points (Yao et al. 2015), which is not built in; give it as hep_points"
+        )
+    total = _banded(_number(table, names.onset_to_ct_h, "HEP"), points.time) + _banded(
+        _number(table, names.gcs, "HEP"), points.gcs
+    )
+    for name in ("dementia", "current_smoking", "antiplatelet", "subarachnoid"):
+        total = total + getattr(points, name) * _yes(table, getattr(names, name), "HEP")
+    return total
+
+
+def volume_only(table: Any, columns: ScoreColumns | None = None, _: HepPoints | None = None) -> Floats:
+    """Return the baseline volume as a score: what any model must beat."""
+    return _number(table, (columns or ScoreColumns()).baseline_ml, "the volume-only comparator")
+
+
+_SCORE = {"volume": volume_only, "bat": bat, "brain": brain, "hep": hep}
+
+
+def _banded(values: Floats, bands: Mapping[float, float]) -> Floats:
+    edges = sorted(bands)
+    points = np.array([*(bands[edge] for edge in edges), 0.0])
+    found: Floats = np.where(np.isnan(values), np.nan, points[np.searchsorted(edges, values)])
+    return found
+
+
+def _column(table: Any, column: str, score: str) -> Any:
+    if column not in table.columns:
+        raise InputRefused(
+            f"{score} needs the column {column!r}, which the cohort does not have; add it or name the one"
+            " that holds it"
+        )
+    return table[column]
+
+
+def _number(table: Any, column: str, score: str) -> Floats:
+    import pandas as pd
+
+    values: Floats = pd.to_numeric(_column(table, column, score), errors="coerce").to_numpy(float)
+    return values
+
+
+def _yes(table: Any, column: str, score: str) -> Floats:
+    words = {"yes": 1.0, "true": 1.0, "1": 1.0, "1.0": 1.0, "no": 0.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
+    given = [str(value).strip().lower() for value in _column(table, column, score)]
+    return np.array([words.get(text, np.nan) for text in given])

@@ -1,0 +1,179 @@
+"""Putting estimates together: over imputed tables (Rubin) and over centres (random effects with a
+prediction interval).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ichnos.errors import InputRefused
+from ichnos.evidence.metrics.intervals import LEVEL, Estimate, paired
+from ichnos.evidence.metrics.regression import Effect, Fit
+from ichnos.volume import Floats
+
+
+@dataclass(frozen=True)
+class RubinPooled:
+    """One coefficient over m imputed tables."""
+
+    value: float
+    se: float
+    freedom: float
+    missing_information: float  # share of the variance that the missing values cause
+
+
+def rubin(values: npt.ArrayLike, standard_errors: npt.ArrayLike) -> RubinPooled:
+    """Pool a coefficient over imputations (Rubin 1987): total variance = within + (1 + 1/m) between.
+
+    >>> pooled = rubin([1.0, 1.2, 0.8], [0.5, 0.5, 0.5])
+    >>> round(pooled.value, 3), round(pooled.se, 4)
+    (1.0, 0.5508)
+    """
+    q, se = paired("the coefficients", values, "their standard errors", standard_errors)
+    within, between, m = float(np.mean(se**2)), float(q.var(ddof=1)), q.size
+    total = within + (1 + 1 / m) * between
+    share = (1 + 1 / m) * between / total if total else 0.0
+    return RubinPooled(
+        float(q.mean()), float(np.sqrt(total)), (m - 1) / share**2 if share else float("inf"), share
+    )
+
+
+def impute(
+    table: Any, columns: Sequence[str], *, imputations: int = 10, rng: np.random.Generator
+) -> list[Any]:
+    """Return completed copies of a table: missing numbers of `columns` are drawn by chained regressions on
+    all of them.
+
+    Include the outcome among the columns (Moons 2006); 0/1 and whole-number columns are rounded and kept
+    within their range.
+    """
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+    from sklearn.impute import IterativeImputer
+
+    if imputations < 2:
+        raise InputRefused(
+            f"{imputations} imputation(s) cannot show the uncertainty of missing values; ask for at least 2"
+        )
+    chosen = list(columns)
+    unknown = [c for c in chosen if c not in table.columns]
+    if unknown:
+        raise InputRefused(
+            f"the table has no column {', '.join(unknown)}; it has {', '.join(map(str, table.columns))}"
+        )
+    values = table[chosen].astype(float)
+    empty = [c for c in chosen if values[c].notna().sum() < 2]
+    if empty:
+        raise InputRefused(
+            f"{', '.join(empty)} is missing in (nearly) every row, so there is nothing to impute it from;"
+            " take it out"
+        )
+    tables = []
+    for _ in range(imputations):
+        seed = int(rng.integers(2**31 - 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", ConvergenceWarning
+            )  # draws never settle on one value: that is their purpose
+            filled = IterativeImputer(sample_posterior=True, max_iter=10, random_state=seed).fit_transform(
+                values
+            )
+        tables.append(
+            table.assign(**{c: _kept_kind(values[c].to_numpy(), filled[:, i]) for i, c in enumerate(chosen)})
+        )
+    return tables
+
+
+def _kept_kind(known: Floats, filled: Floats) -> Floats:
+    seen = known[~np.isnan(known)]
+    if not np.array_equal(seen, np.round(seen)):
+        return filled
+    return np.where(np.isnan(known), np.clip(np.round(filled), seen.min(), seen.max()), known)
+
+
+def fit_imputed(fit_one: Callable[[Any], Fit], tables: Sequence[Any], *, level: float = LEVEL) -> Fit:
+    """Fit the same model to every completed table and pool each effect by Rubin's rules."""
+    from scipy import stats
+
+    fits = [fit_one(table) for table in tables]
+    first = fits[0]
+    effects = []
+    for i, effect in enumerate(first.effects):
+        pooled = rubin([f.effects[i].coefficient for f in fits], [f.effects[i].se for f in fits])
+        half = float(stats.t.ppf(0.5 + level / 2, pooled.freedom)) * pooled.se
+        bounds = np.array([pooled.value, pooled.value - half, pooled.value + half])
+        value, low, high = (float(v) for v in (bounds if first.kind == "linear" else np.exp(bounds)))
+        p = float(2 * stats.t.sf(abs(pooled.value / pooled.se), pooled.freedom))
+        effects.append(
+            Effect(effect.term, pooled.value, pooled.se, p, Estimate(value, low, high, first.n, level))
+        )
+    told = tuple(dict.fromkeys(w for f in fits for w in f.warnings))
+    covariance = np.diag([e.se**2 for e in effects])
+    return replace(
+        first, effects=tuple(effects), covariance=covariance, warnings=told, log_likelihood=float("nan")
+    )
+
+
+@dataclass(frozen=True)
+class RandomEffects:
+    """An estimate over centres."""
+
+    pooled: Estimate  # mean over centres, Hartung-Knapp interval
+    prediction_low: float  # where the next centre is expected; NaN with fewer than three
+    prediction_high: float
+    tau2: float  # variance between centres
+    i2: float  # share of the spread that is not chance, 0 to 1
+    q: float
+    q_p: float
+    centres: int
+
+
+def random_effects(
+    values: npt.ArrayLike, standard_errors: npt.ArrayLike, *, level: float = LEVEL
+) -> RandomEffects:
+    """Pool one estimate per centre (DerSimonian & Laird 1986; Hartung & Knapp 2001; prediction interval of
+    Higgins 2009).
+
+    Give values on a scale where they are near normal: log odds ratios, logit AUCs.
+    """
+    from scipy import stats
+
+    y, se = paired("the centres' estimates", values, "their standard errors", standard_errors)
+    if (se <= 0).any():
+        raise InputRefused(
+            "a centre's standard error is zero, which would give it all the weight; leave out centres without"
+            " spread"
+        )
+    k, w = y.size, se**-2
+    fixed = float((w @ y) / w.sum())
+    q = float(w @ (y - fixed) ** 2)
+    tau2 = max(0.0, (q - (k - 1)) / float(w.sum() - (w @ w) / w.sum()))
+    w = 1 / (se**2 + tau2)
+    mean = float((w @ y) / w.sum())
+    spread = float(w @ (y - mean) ** 2) / (k - 1)
+    se_mean = float(
+        np.sqrt(max(1.0, spread) / w.sum())
+    )  # never narrower than the plain interval (Rover 2015)
+    half = float(stats.t.ppf(0.5 + level / 2, k - 1)) * se_mean
+    low = high = float("nan")
+    if k >= 3:
+        reach = float(stats.t.ppf(0.5 + level / 2, k - 2) * np.sqrt(tau2 + se_mean**2))
+        low, high = mean - reach, mean + reach
+    i2 = max(0.0, (q - (k - 1)) / q) if q > 0 else 0.0
+    return RandomEffects(
+        Estimate(mean, mean - half, mean + half, k, level),
+        low,
+        high,
+        tau2,
+        i2,
+        q,
+        float(stats.chi2.sf(q, k - 1)),
+        k,
+    )

@@ -1,0 +1,315 @@
+"""Adjusted effects: logistic, ordinal, linear and Cox models over a table of cases, with interactions, and
+their forest of estimates.
+
+Formulas are those of R and patsy: "mrs_shift ~ injury * surgery + age_years". Fits are statsmodels'; this
+module names the failures, takes the effects to the scale on which journals print them, and adds the test of
+proportional odds.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ichnos.errors import InputRefused
+from ichnos.evidence.metrics.intervals import LEVEL, Estimate, normal_quantile
+from ichnos.volume import Floats
+
+Kind = Literal["logistic", "ordinal", "linear", "cox"]
+EFFECT_NAMES: Mapping[Kind, str] = {
+    "logistic": "odds ratio",
+    "ordinal": "common odds ratio",
+    "linear": "coefficient",
+    "cox": "hazard ratio",
+}
+EVENTS_PER_TERM = 10  # fewer make estimates unstable (Peduzzi 1996); flagged, not refused
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One term of a model."""
+
+    term: str
+    coefficient: float  # log odds, log hazard, or units of the outcome
+    se: float
+    p: float
+    estimate: Estimate  # on the printed scale: a ratio, or the coefficient itself for a linear model
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted model."""
+
+    kind: Kind
+    formula: str
+    effects: tuple[Effect, ...]  # without intercept and thresholds
+    n: int  # rows used
+    dropped: int  # rows left out because a value is missing
+    events: int  # cases of the rarer outcome; for linear models the rows
+    log_likelihood: float
+    covariance: Floats  # (terms, terms), in the order of `effects`
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def effect_name(self) -> str:
+        """Return what the estimates are: "odds ratio" and so on."""
+        return EFFECT_NAMES[self.kind]
+
+    def effect(self, term: str) -> Effect:
+        """Return one term by name, or refuse with the names there are."""
+        for effect in self.effects:
+            if effect.term == term:
+                return effect
+        raise InputRefused(
+            f"the model has no term {term!r}; its terms are {', '.join(e.term for e in self.effects)}"
+        )
+
+
+def fit(kind: Kind, formula: str, table: Any, *, time: str | None = None, level: float = LEVEL) -> Fit:
+    """Fit a model to a pandas table; rows with a missing value are left out and counted.
+
+    For "cox" the left side of the formula is the event column (0/1) and `time` names the column of follow-up
+    times.
+    """
+    data, dropped = _complete_rows(formula, table, time)
+    outcome, design = _matrices(formula, data)
+    _check_outcome(kind, formula, outcome)
+    design = design.drop(columns="Intercept", errors="ignore")
+    if design.shape[1] == 0:
+        raise InputRefused(f"{formula!r} has no term on its right side; name at least one column")
+    k, names = design.shape[1], list(design.columns)
+    if len(data) <= k + 1:
+        raise InputRefused(
+            f"{len(data)} rows are too few for the {k} terms of {formula!r}; give more rows, or take out a"
+            " term"
+        )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = _fitted(kind, formula, outcome, design, data[time].to_numpy(float) if time else None)
+        spread = _covariance(result, formula, len(data))
+    first = (
+        1 if kind in ("logistic", "linear") else 0
+    )  # their intercept comes first; ordinal thresholds come last
+    coefficient, covariance = (
+        np.asarray(result.params)[first : first + k],
+        spread[first : first + k, first : first + k],
+    )
+    freedom = result.df_resid if kind == "linear" else None
+    effects = tuple(
+        _effect(name, coefficient[i], covariance[i, i], kind, len(data), freedom, level)
+        for i, name in enumerate(names)
+    )
+    events = _rarer(outcome) if kind in ("logistic", "cox") else len(data)
+    told = _warned(caught, effects, events, k)
+    return Fit(kind, formula, effects, len(data), dropped, events, float(result.llf), covariance, told)
+
+
+def _covariance(result: Any, formula: str, rows: int) -> Floats:
+    """Return the covariance of the estimates, or say that there is none."""
+    try:
+        return np.asarray(result.cov_params())
+    except (ValueError, np.linalg.LinAlgError):
+        raise InputRefused(
+            f"the likelihood of {formula!r} has no single maximum in {rows} rows, so its effects have no"
+            " interval; take out a term"
+        ) from None
+
+
+def _complete_rows(formula: str, table: Any, time: str | None) -> tuple[Any, int]:
+    from patsy import EvalFactor, ModelDesc
+
+    wanted = {time} if time else set()
+    description = ModelDesc.from_formula(formula)
+    factors = [f for term in (*description.lhs_termlist, *description.rhs_termlist) for f in term.factors]
+    text = " ".join(f.code for f in factors if isinstance(f, EvalFactor))
+    wanted |= {column for column in table.columns if _mentions(text, str(column))}
+    if not factors or any(
+        not any(_mentions(f.code, str(c)) for c in table.columns)
+        for f in factors
+        if isinstance(f, EvalFactor)
+    ):
+        raise InputRefused(
+            f"{formula!r} names a column that the table does not have; it has"
+            f" {', '.join(map(str, table.columns))}"
+        )
+    kept = table.dropna(subset=sorted(wanted))
+    if len(kept) < 5:
+        raise InputRefused(
+            f"only {len(kept)} of {len(table)} rows have every value that {formula!r} needs; impute or take"
+            " out a column"
+        )
+    return kept, len(table) - len(kept)
+
+
+def _mentions(text: str, column: str) -> bool:
+    import re
+
+    return re.search(rf"(?<![\w.]){re.escape(column)}(?![\w.])", text) is not None
+
+
+def _matrices(formula: str, data: Any) -> tuple[Floats, Any]:
+    from patsy import PatsyError, dmatrices
+
+    try:
+        left, right = dmatrices(formula, data, return_type="dataframe")
+    except (PatsyError, NameError) as error:
+        raise InputRefused(
+            f"the formula {formula!r} cannot be used on this table: {str(error).splitlines()[0]}"
+        ) from None
+    if left.shape[1] != 1:
+        raise InputRefused(f"the outcome of {formula!r} is text; code it as numbers first")
+    constant = [c for c in right.columns if c != "Intercept" and right[c].nunique() < 2]
+    if constant:
+        raise InputRefused(
+            f"{', '.join(constant)} has the same value in every row of {formula!r}, so it has no effect to"
+            " estimate"
+        )
+    return left.iloc[:, 0].to_numpy(float), right
+
+
+def _check_outcome(kind: Kind, formula: str, outcome: Floats) -> None:
+    values = np.unique(outcome)
+    if kind in ("logistic", "cox") and not np.isin(values, (0, 1)).all():
+        raise InputRefused(
+            f"the outcome of {formula!r} must be 0 or 1 for a {kind} model; it holds {values[:5].tolist()}"
+        )
+    if kind == "cox" and 1 not in values:
+        raise InputRefused(f"no row of {formula!r} has an event, so there is no hazard to compare")
+    if kind != "cox" and values.size < 2:
+        raise InputRefused(f"the outcome of {formula!r} has the same value in every row")
+
+
+def _fitted(kind: Kind, formula: str, outcome: Floats, design: Any, time: Floats | None) -> Any:
+    import statsmodels.api as sm
+    from statsmodels.miscmodels.ordinal_model import OrderedModel
+    from statsmodels.tools.sm_exceptions import PerfectSeparationError
+
+    rank = np.linalg.matrix_rank(sm.add_constant(design.to_numpy(float), has_constant="add"))
+    if rank < design.shape[1] + 1:
+        raise InputRefused(
+            f"the columns of {formula!r} depend on each other (one is a sum of others), so their effects"
+            " cannot be told apart"
+        )
+    if kind == "linear":
+        return sm.OLS(outcome, sm.add_constant(design)).fit()
+    if kind == "cox":
+        if time is None:
+            raise InputRefused("a Cox model needs the name of the column with follow-up times")
+        return sm.PHReg(time, design, status=outcome, ties="efron").fit()
+    try:
+        if kind == "logistic":
+            return sm.Logit(outcome, sm.add_constant(design)).fit(disp=0, maxiter=100)
+        return OrderedModel(outcome.astype(int), design.to_numpy(float), distr="logit").fit(
+            method="bfgs", disp=0, maxiter=500
+        )
+    except (PerfectSeparationError, np.linalg.LinAlgError):
+        raise InputRefused(
+            f"a column of {formula!r} separates the outcomes perfectly, so its effect has no finite estimate"
+        ) from None
+
+
+def _effect(
+    name: str, coefficient: float, variance: float, kind: Kind, n: int, freedom: float | None, level: float
+) -> Effect:
+    from scipy import stats
+
+    se = float(np.sqrt(variance)) if variance >= 0 else float("nan")
+    quantile = normal_quantile(level) if freedom is None else float(stats.t.ppf(0.5 + level / 2, freedom))
+    p = 2 * (
+        stats.norm.sf(abs(coefficient / se))
+        if freedom is None
+        else stats.t.sf(abs(coefficient / se), freedom)
+    )
+    bounds = np.array([coefficient, coefficient - quantile * se, coefficient + quantile * se])
+    value, low, high = bounds if kind == "linear" else np.exp(np.clip(bounds, -700, 700))
+    return Effect(
+        str(name), float(coefficient), se, float(p), Estimate(float(value), float(low), float(high), n, level)
+    )
+
+
+def _rarer(outcome: Floats) -> int:
+    return int(min(outcome.sum(), outcome.size - outcome.sum()))
+
+
+def _warned(
+    caught: Sequence[warnings.WarningMessage], effects: Sequence[Effect], events: int, terms: int
+) -> tuple[str, ...]:
+    told = []
+    if any("Convergence" in w.category.__name__ for w in caught):
+        told.append("the fit did not converge; its estimates are not to be trusted")
+    wide = [e.term for e in effects if not np.isfinite(e.se) or e.se > 50]
+    if wide or any("PerfectSeparation" in w.category.__name__ for w in caught):
+        told.append(
+            f"the outcome is (nearly) separated by {', '.join(wide) or 'a column'}: that estimate is not"
+            " finite"
+        )
+    if events < EVENTS_PER_TERM * terms:
+        told.append(
+            f"{events} cases of the rarer outcome for {terms} terms are fewer than {EVENTS_PER_TERM} per term"
+        )
+    return tuple(told)
+
+
+@dataclass(frozen=True)
+class ProportionalOdds:
+    """Brant's test: a small p speaks against one common odds ratio for every cut of the grades."""
+
+    chi2: float
+    freedom: int
+    p: float
+
+
+def proportional_odds_test(formula: str, table: Any) -> ProportionalOdds:
+    """Test whether the effects are the same at every cut of an ordinal outcome (Brant 1990, Biometrics
+    46:1171).
+
+    Cuts at which the binary model has no finite fit are left out.
+    """
+    import statsmodels.api as sm
+
+    data, _ = _complete_rows(formula, table, None)
+    outcome, design = _matrices(formula, data)
+    x = sm.add_constant(design.drop(columns="Intercept", errors="ignore").to_numpy(float))
+    cuts = np.unique(outcome)[:-1]
+    fits = [f for f in (_binary(outcome > cut, x) for cut in cuts) if f is not None]
+    k = x.shape[1] - 1
+    if len(fits) < 2:
+        raise InputRefused(
+            f"fewer than two cuts of the outcome of {formula!r} can be fitted, so proportional odds cannot be"
+            " tested"
+        )
+    slopes = np.concatenate([beta[1:] for beta, _, _ in fits])
+    variance = np.zeros((slopes.size, slopes.size))
+    for a, (_, p_a, inverse_a) in enumerate(fits):
+        for b, (_, p_b, inverse_b) in enumerate(fits):
+            weight = (
+                p_b * (1 - p_a) if b >= a else p_a * (1 - p_b)
+            )  # cov of the two indicators; P(y > cut) falls with the cut
+            block = inverse_a @ (x.T * weight) @ x @ inverse_b
+            variance[a * k : (a + 1) * k, b * k : (b + 1) * k] = block[1:, 1:]
+    contrast = np.hstack([np.tile(np.eye(k), (len(fits) - 1, 1)), -np.eye(k * (len(fits) - 1))])
+    difference = contrast @ slopes
+    chi2 = float(difference @ np.linalg.solve(contrast @ variance @ contrast.T, difference))
+    from scipy.stats import chi2 as chi2_law
+
+    freedom = contrast.shape[0]
+    return ProportionalOdds(chi2, freedom, float(chi2_law.sf(chi2, freedom)))
+
+
+def _binary(events: Any, x: Floats) -> tuple[Floats, Floats, Floats] | None:
+    import statsmodels.api as sm
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            result = sm.Logit(events.astype(float), x).fit(disp=0, maxiter=100)
+        except Exception:  # separated or singular at this cut
+            return None
+    p = np.asarray(result.predict())
+    if not result.mle_retvals["converged"] or np.abs(result.params).max() > 50:
+        return None
+    return np.asarray(result.params), p, np.linalg.inv((x.T * (p * (1 - p))) @ x)

@@ -1,0 +1,1 @@
+"""The evidence pack: tables, figures, methods paragraph, checklists, one page."""

@@ -1,0 +1,96 @@
+"""The cases that went worst, drawn so that a reader can see why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ichnos.evidence.figures import Failure, Figure, gallery_figure
+from ichnos.evidence.metrics.summary import column
+from ichnos.evidence.pack.predictions import Case, Study
+from ichnos.evidence.pack.sections import Section
+from ichnos.evidence.tables import number
+from ichnos.formats import nifti
+from ichnos.volume import Array, Volume
+
+WINDOW_HU = (0.0, 80.0)
+
+
+def gallery_section(study: Study, rows: Sequence[Mapping[str, Any]]) -> Section | None:
+    """Draw the cases with the lowest Dice of the first label of each target; None without masks."""
+    cases = {case.id: case for case in study.cases}
+    drawn: list[Figure] = []
+    for target in study.plan.targets:
+        label, code = next(iter(study.plan.labels_of(target).items()))
+        name = f"{target} {label}".strip()
+        measured = [row for row in rows if row.get(name)]
+        worst = _worst(measured, name, study.plan.gallery)
+        if worst:
+            failures = [_failure(cases[str(row["id"])], target, code, row[name]) for row in worst]
+            caption = (
+                f"{name}: the {len(failures)} cases with the lowest Dice; truth orange, prediction blue,"
+                " radiological convention."
+            )
+            drawn.append(
+                gallery_figure(f"gallery_{name.replace(' ', '_').lower()}", failures, caption=caption)
+            )
+    if not drawn:
+        return None
+    text = "The slice shown is the one with the most voxels on which truth and prediction differ."
+    return Section("gallery", "Failure gallery", (text,), figures=tuple(drawn))
+
+
+def _worst(rows: Sequence[Mapping[str, Any]], name: str, count: int) -> list[Mapping[str, Any]]:
+    dice = column(rows, name, "dice", scored=True)
+    order = np.argsort(dice, kind="stable")[:count]
+    return [rows[i] for i in order if dice[i] < 1]
+
+
+def _failure(case: Case, target: str, code: int | None, row: Mapping[str, Any]) -> Failure:
+    truth, predicted = (_oriented(path, code) for path in (case.truth[target], case.predicted[target]))
+    k = int(np.argmax((truth.array != predicted.array).sum(axis=(0, 1))))
+    image = _image(case.ct, truth, k)
+    there, found = truth.array[:, :, k], predicted.array[:, :, k]
+    box = _around(there | found)
+    dice = "undefined" if row["dice"] is None or np.isnan(row["dice"]) else f"{row['dice']:.2f}"
+    title = (
+        f"{case.id}: Dice {dice}, true {number(row['truth_ml'])} mL, predicted"
+        f" {number(row['prediction_ml'])} mL"
+    )
+    x, y, _ = truth.spacing_mm
+    # x runs to the patient's right on the reader's left: radiological convention
+    image, there, found = (np.asarray(part[box][::-1], np.float64) for part in (image, there, found))
+    return Failure(title.replace(", true", "\ntrue"), image, there, found, y / x)
+
+
+def _oriented(path: Path, code: int | None) -> Volume:
+    labels = nifti.load(path).reoriented("RAS")
+    return labels.map_array(lambda a: a != 0 if code is None else a == code)
+
+
+def _image(path: Path | None, grid: Volume, k: int) -> Array:
+    """Return the CT slice in a brain window, or plain grey where the CT is not at hand or on another grid."""
+    if path is None or not path.is_file():
+        return np.full(grid.shape[:2], 0.25)
+    ct = nifti.load(path).reoriented("RAS")
+    if ct.shape != grid.shape:
+        return np.full(grid.shape[:2], 0.25)
+    low, high = WINDOW_HU
+    windowed: Array = np.clip((ct.array[:, :, k].astype(np.float64) - low) / (high - low), 0, 1)
+    return windowed
+
+
+def _around(mask: Array, least: int = 96) -> tuple[slice, slice]:
+    """Return a square of pixels around a mask, with room to see where in the head it lies."""
+    if not mask.any():
+        return slice(None), slice(None)
+    hits = np.argwhere(mask)
+    side = max(least, int(1.5 * np.ptp(hits, axis=0).max()) + 8)
+    middle = (hits.min(axis=0) + hits.max(axis=0)) // 2
+    start = [
+        int(np.clip(m - side // 2, 0, max(0, n - side))) for m, n in zip(middle, mask.shape, strict=True)
+    ]
+    return slice(start[0], start[0] + side), slice(start[1], start[1] + side)

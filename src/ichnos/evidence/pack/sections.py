@@ -1,0 +1,138 @@
+"""A section of the evidence pack, and the first of them: who was studied, and the proof that nobody is on
+both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ichnos.evidence.figures import Figure
+from ichnos.evidence.pack.flags import Flag
+from ichnos.evidence.pack.predictions import Study
+from ichnos.evidence.tables import Cell, Table
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """Text, tables and figures under one title."""
+
+    name: str
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    methods: tuple[str, ...] = ()  # sentences for the methods paragraph of a paper
+    numbers: Mapping[str, Any] = field(default_factory=dict)  # for evidence.json
+
+
+def cohort_section(study: Study) -> Section:
+    """Describe the patients per centre and split, the flow, and missing facts."""
+    flags = []
+    if not any(study.table["centre"]):
+        flags.append(
+            Flag(
+                "warn",
+                "no_centre",
+                "The cohort names no centre, so nothing can be said about transport between centres.",
+            )
+        )
+    if not any(study.table["split"]):
+        flags.append(
+            Flag(
+                "warn",
+                "no_split",
+                "The cohort names no split: that no patient was used for training is the author's to show.",
+            )
+        )
+    if study.without_prediction:
+        share = len(study.without_prediction) / (len(study.without_prediction) + len(study.cases))
+        text = (
+            f"{len(study.without_prediction)} patients ({share:.0%}) of the evaluated splits have no"
+            " prediction and are left out."
+        )
+        flags.append(Flag("alarm" if share > 0.05 else "warn", "without_prediction", text))
+    if not study.proof.proven:
+        flags.append(Flag("warn", "leakage_unproven", study.proof.sentence))
+    flow = Table(
+        "flow", "Flow of patients", ("Step", "Patients"), tuple((k, v) for k, v in study.flow.items())
+    )
+    hashes = ", ".join(h[:12] for h in study.proof.model_hashes) or "not given"
+    return Section(
+        "cohort",
+        "Patients",
+        paragraphs=(f"Cohorts: {', '.join(study.cohorts)}. Model hash: {hashes}. {study.proof.sentence}",),
+        tables=(flow, *_facts_tables(study)),
+        flags=tuple(flags),
+        methods=(f"We evaluated {len(study.cases)} patients of {_centres(study)}. {study.proof.sentence}",),
+        numbers={
+            "evaluated": len(study.cases),
+            "leakage_proven": study.proof.proven,
+            "flow": dict(study.flow),
+        },
+    )
+
+
+def _centres(study: Study) -> str:
+    n = len({c.centre for c in study.cases if c.centre})
+    return "unnamed centres" if n == 0 else f"{n} centre{'s' if n > 1 else ''}"
+
+
+def _facts_tables(study: Study) -> tuple[Table, ...]:
+    """Lay out the facts per centre: medians and quartiles of numbers, shares of yes/no columns, and what
+    is missing.
+    """
+    table = study.table
+    facts = [
+        c
+        for c in table.columns
+        if c not in ("patient", "centre", "split") and not str(c).startswith("predicted_")
+    ]
+    centres = sorted(set(table["centre"]))
+    groups = [
+        ("All", table),
+        *((c or "(none)", table[table["centre"] == c]) for c in centres if len(centres) > 1),
+    ]
+    rows: list[tuple[Cell, ...]] = [("Patients", *(len(g) for _, g in groups), "")]
+    for name in facts:
+        missing = int(table[name].isna().sum())
+        for label, cells in _described(name, [g[name] for _, g in groups]):
+            rows.append((label, *cells, missing))
+    columns = ("", *(name for name, _ in groups), "Missing")
+    note = "Median (lower to upper quartile) or number (share). Shares are of the known."
+    return (Table("patients", "Patients per centre", columns, tuple(rows), note),)
+
+
+def _described(name: str, columns: list[Any]) -> list[tuple[str, list[str]]]:
+    import pandas as pd
+
+    known = columns[0].dropna()
+    if not len(known):
+        return [(name, ["–"] * len(columns))]
+    numeric = pd.to_numeric(known, errors="coerce").notna().all()
+    values = set(pd.to_numeric(known)) if numeric else set(known)
+    if numeric and not values <= {0, 1}:
+        return [(name, [_quartiles(c.dropna().astype(float).to_numpy()) for c in columns])]
+    levels = [1.0] if numeric else sorted(values)
+    if len(levels) > 8:
+        return [(name, [f"{c.nunique()} values" for c in columns])]
+    return [
+        (name if numeric else f"{name}: {level}", [_share(c.dropna(), level) for c in columns])
+        for level in levels
+    ]
+
+
+def _quartiles(values: Any) -> str:
+    if not values.size:
+        return "–"
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    return f"{middle:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _share(values: Any, level: object) -> str:
+    n = int((values == level).sum())
+    return f"{n} ({n / len(values):.0%})" if len(values) else "–"

@@ -1,0 +1,119 @@
+"""Where each voxel of a scan lies in MNI152 space, from the coordinates that the network regressed, and what
+an atlas says there.
+
+The network's answer is good in the mean and restless in each voxel. A cubic polynomial over all of the brain
+takes out the unrest; what it cannot follow (a haematoma's push, one person's shape) is kept as the smoothed
+rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from ichnos.inference.prediction import Prediction
+from ichnos.volume import Volume
+
+LEAST_BRAIN = 2000  # voxels of the network's grid; from fewer no position is fitted
+_SMOOTHING_MM = 7.0  # of what the polynomial leaves
+_ORDER = 3
+_SLAB = 8
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """MNI152 position of every voxel of the network's grid."""
+
+    prediction: Prediction
+    mni_mm: Floats  # (3, x, y, z)
+
+    def looked_up(self, atlas: Volume) -> Volume:
+        """Return an atlas map on the scan's grid, in RAS order: linear, 0 outside the atlas; slab by slab."""
+        grid, ras = self.prediction.grid, self.prediction.scan.volume.reoriented("RAS")
+        coarse = sampled(atlas, self.mni_mm)
+        near = ndimage.maximum_filter(coarse, size=3).astype(np.float32)
+        out = np.zeros(ras.shape, np.float32)
+        first, last = grid.box.start[2], grid.box.stop[2]
+        for z in range(first, last, _SLAB):
+            end = min(z + _SLAB, last)
+            slab = slice(z - first, end - first)
+            candidates = grid.push(near, slab) > 0
+            if candidates.any():
+                at = np.stack([grid.push(axis, slab)[candidates] for axis in self.mni_mm])
+                found = np.zeros(candidates.shape, np.float32)
+                found[candidates] = sampled(atlas, at)
+                out[(*grid.box.slices[:2], slice(z, end))] = found
+        return ras.with_array(out)
+
+    def on_scan(self) -> Floats:
+        """Return the position of every voxel of the head's box (3, x, y, z) on the scan's grid."""
+        whole = slice(0, self.prediction.grid.box.stop[2] - self.prediction.grid.box.start[2])
+        return np.stack([self.prediction.grid.push(axis, whole) for axis in self.mni_mm])
+
+
+def placement_of(prediction: Prediction) -> Placement | None:
+    """Return where the scan lies in MNI152 space; None where the model regresses no coordinates or saw too
+    little brain.
+    """
+    if prediction.refined is not None:
+        return prediction.refined.place  # known already: the refinement was shown the atlas there
+    position = prediction.position_mm()
+    if position is None:
+        return None
+    brain = prediction.probabilities[prediction.model.manifest.channel("brain")]
+    if int((brain > 0.5).sum()) < LEAST_BRAIN:
+        return None
+    return Placement(prediction, calmed(position, brain, prediction.model.manifest.preprocessing.spacing_mm))
+
+
+def calmed(position_mm: Floats, weight: Floats, spacing_mm: tuple[float, float, float]) -> Floats:
+    """Return positions (3, x, y, z) as a cubic polynomial of the place plus a smooth rest; `weight` (x, y,
+    z) says where they are known.
+    """
+    inside = weight > 0.5
+    terms = _terms(weight.shape)
+    design = np.stack([term[inside] for term in terms], axis=1)
+    fitted = []
+    for axis in position_mm:
+        factors, *_ = np.linalg.lstsq(design, axis[inside], rcond=None)
+        error = axis[inside] - design @ factors
+        good = (
+            np.abs(error - np.median(error)) < 3 * 1.4826 * np.median(np.abs(error - np.median(error))) + 1e-6
+        )
+        factors, *_ = np.linalg.lstsq(design[good], axis[inside][good], rcond=None)
+        fitted.append(np.tensordot(factors.astype(np.float32), terms, axes=1))
+    smooth = np.stack(fitted)
+    sigma = [_SMOOTHING_MM / step for step in spacing_mm]
+    known = inside.astype(np.float32)
+    share = ndimage.gaussian_filter(known, sigma) + 0.05  # far from the brain the rest fades to nothing
+    rest = [
+        ndimage.gaussian_filter((p - s) * known, sigma) / share
+        for p, s in zip(position_mm, smooth, strict=True)
+    ]
+    return np.asarray(smooth + np.stack(rest), np.float32)
+
+
+def _terms(shape: tuple[int, ...]) -> Floats:
+    """Return the monomials up to the third order on a grid whose axes run from -1 to 1, (20, x, y, z)."""
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n, dtype=np.float32) for n in shape], indexing="ij")
+    powers = [
+        (i, j, k) for i in range(_ORDER + 1) for j in range(_ORDER + 1 - i) for k in range(_ORDER + 1 - i - j)
+    ]
+    return np.stack([x**i * y**j * z**k for i, j, k in powers])
+
+
+def sampled(atlas: Volume, mni_mm: Floats) -> Floats:
+    """Sample an atlas at positions (3, ...) by linear interpolation, 0 outside it."""
+    inverse = np.linalg.inv(atlas.affine).astype(np.float32)
+    index = np.tensordot(inverse[:3, :3], mni_mm, axes=1) + inverse[:3, 3].reshape(
+        3, *[1] * (mni_mm.ndim - 1)
+    )
+    return np.asarray(
+        ndimage.map_coordinates(np.asarray(atlas.array, np.float32), index, order=1, mode="constant"),
+        np.float32,
+    )

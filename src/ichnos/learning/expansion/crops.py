@@ -1,0 +1,143 @@
+"""What a classifier sees of a haematoma: the published slices, or a region in which sizes stay what they
+are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from ichnos.errors import InputRefused
+from ichnos.inference import windows
+from ichnos.volume import Box, Volume, box_around, centroid_mm
+
+Floats = npt.NDArray[np.float32]
+PUBLISHED_SPACING_MM = (0.5, 0.5, 5.0)
+WINDOW_90_45_HU = (0.0, 90.0)
+_MARGIN_MM = 10.0
+REGION_SPACING_MM, REGION_SHAPE = (2.0, 2.0, 4.0), (48, 48, 24)
+REGION_WINDOWS_HU = ((0.0, 80.0), (30.0, 90.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One image of a patient with the outcome; a patient's score is the mean over the patient's images."""
+
+    patient: str  # "" for an image that was made
+    image: Floats  # (channel, y, x) or (channel, x, y, z), -1..1
+    outcome: float  # 1 expanded, 0 not
+    split: str = ""
+    centre: str = ""
+    features: tuple[float, ...] = ()  # clinical facts and measures, NaN where unknown
+    sources: tuple[str, ...] = field(default=())  # patients whom an image that was made goes back to
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """One published slice: the window 0 to 90 HU as -1..1, and the haematoma in it."""
+
+    image: Floats  # (size, size), rows from front to back, columns from left to right
+    mask: Floats  # the same, 0..1
+
+
+def published_crops(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[Crop, ...]:
+    """Return three slices around the largest area as the published recipe crops them.
+
+    0.5 x 0.5 x 5 mm, the tight box of the largest component, window 0 to 90 HU (width 90, level 45),
+    stretched to the network's size: how large a haematoma is does not reach the network. Slices beyond the
+    box repeat its edge. Masks and HU in RAS on one grid.
+    """
+    near = box_around(ich, margin_mm=_MARGIN_MM)
+    slab = Box(
+        (*near.start[:2], 0), (*near.stop[:2], ich.shape[2])
+    )  # all slices: where the 5 mm ones lie is the scan's own
+    mask, image = (
+        _resampled(v.cropped(slab), fill)
+        for v, fill in ((ich.astype(np.float32), 0.0), (hu.astype(np.float32), -1000.0))
+    )
+    part = _largest(mask.array > 0.5)
+    if not part.any():
+        raise InputRefused(
+            "the haematoma vanishes on the published grid of 0.5 x 0.5 x 5 mm; it has no slice to be"
+            " classified by"
+        )
+    box = box_around(mask.with_array(part))
+    inside, values = part[box.slices], image.array[box.slices]
+    middle = int(np.argmax(inside.sum(axis=(0, 1))))
+    low, high = WINDOW_90_45_HU
+    scaled = np.clip((values - low) * (2 / (high - low)) - 1, -1, 1).astype(np.float32)
+    chosen = [int(np.clip(middle + k, 0, scaled.shape[2] - 1)) for k in (-1, 0, 1)]
+    return tuple(
+        Crop(_stretched(scaled[:, :, k], size), _stretched(inside[:, :, k].astype(np.float32), size))
+        for k in chosen
+    )
+
+
+def published_slices(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[Floats, ...]:
+    """Return the published slices as a network takes them, each (3, size, size) with equal channels."""
+    return tuple(np.repeat(crop.image[None], 3, axis=0) for crop in published_crops(hu, ich, size=size))
+
+
+def region(
+    hu: Volume,
+    ich: Volume,
+    ivh: Volume,
+    *,
+    spacing_mm: tuple[float, float, float] = REGION_SPACING_MM,
+    shape: tuple[int, int, int] = REGION_SHAPE,
+    windows_hu: Sequence[tuple[float, float]] = REGION_WINDOWS_HU,
+) -> Floats:
+    """Return a region of fixed size in mm around the haematoma: HU windows, then ICH and IVH as channels (-1
+    absent, +1 present).
+
+    Masks and HU in RAS on one grid; what lies outside the scan is air.
+    """
+    grid = roi_grid(ich, spacing_mm=spacing_mm, shape=shape)
+    values = hu.astype(np.float32).on_grid(grid, fill=-1000.0).array
+    masks = [v.astype(np.float32).on_grid(grid).array * 2 - 1 for v in (ich, ivh)]
+    return np.concatenate([windows(values, tuple(windows_hu)), np.stack(masks)]).astype(np.float32)
+
+
+def roi_grid(ich: Volume, *, spacing_mm: tuple[float, float, float], shape: tuple[int, int, int]) -> Volume:
+    """Return an empty grid of so many voxels around the haematoma's centre, along the scan's own axes."""
+    affine = np.array(ich.affine)
+    affine[:3, :3] = ich.affine[:3, :3] * (np.array(spacing_mm) / np.array(ich.spacing_mm))
+    affine[:3, 3] = centroid_mm(ich) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return Volume(np.broadcast_to(np.uint8(0), shape), affine)
+
+
+def facts_of(facts: Mapping[str, object], names: Sequence[str]) -> tuple[float, ...]:
+    """Return clinical facts as numbers, NaN where they are not known.
+
+    >>> facts_of({"age_years": 60.0, "onset_to_ct_h": "n/a"}, ("age_years", "onset_to_ct_h"))
+    (60.0, nan)
+    """
+    values = [facts.get(name) for name in names]
+    return tuple(float(v) if isinstance(v, (int, float)) else float("nan") for v in values)
+
+
+def _resampled(volume: Volume, fill: float) -> Volume:
+    return volume.resampled(PUBLISHED_SPACING_MM, fill=fill)
+
+
+def _largest(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    labels, count = ndimage.label(mask)
+    if count == 0:
+        return mask
+    found: npt.NDArray[np.bool_] = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    return found
+
+
+def _stretched(plane: Floats, size: int) -> Floats:
+    """Resample a slice (x, y) to a square image (y from front to back, x)."""
+    import torch
+
+    upright = torch.from_numpy(np.ascontiguousarray(plane.T[::-1], np.float32))[None, None]
+    out = torch.nn.functional.interpolate(
+        upright, size=(size, size), mode="bilinear", align_corners=False, antialias=True
+    )
+    return np.asarray(out[0, 0].numpy(), np.float32)

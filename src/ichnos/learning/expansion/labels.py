@@ -1,0 +1,77 @@
+"""Patients whose expansion is known: CT, outlines and the label, one after the other so that a cohort need
+not fit into memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ichnos.clinical.scores import DEFINITIONS, ExpansionDefinition
+from ichnos.cohort import Cohort, Patient
+from ichnos.errors import InputRefused
+from ichnos.formats import bids, nifti
+from ichnos.volume import Volume, volume_ml
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """One patient with baseline masks and the outcome; all in RAS on the CT's grid."""
+
+    patient: Patient
+    hu: Volume
+    ich: Volume
+    ivh: Volume
+    expanded: float  # 1 or 0
+    followup_ml: float  # ICH at follow-up
+    followup_ivh_ml: float
+
+
+def labelled(
+    cohort: Cohort, definition: ExpansionDefinition = DEFINITIONS["33%-or-6ml"]
+) -> Iterator[Labelled]:
+    """Yield the patients with a haematoma at baseline and a known follow-up lesion.
+
+    The follow-up's volume is that of the follow-up CT's own outline where there is one, of the outline on the
+    baseline grid otherwise.
+    """
+    if cohort.root is None:
+        raise InputRefused(
+            "the cohort has no folder, so its targets cannot be found; read it with formats.bids.read_cohort"
+        )
+    for patient in cohort:
+        before, after = (
+            bids.find_target(cohort.root, patient.id, name) for name in ("haematoma", "expansion")
+        )
+        if before is None or after is None or "ct" not in patient.exams:
+            continue
+        labels = nifti.load(before).reoriented("RAS")
+        ich, ivh = (labels.with_array(labels.array == value) for value in (1, 2))
+        if not ich.array.any():
+            continue
+        later = nifti.load(_own_outline(cohort, patient) or after)
+        volumes = [volume_ml(later.with_array(later.array == value)) for value in (1, 2)]
+        label = float(definition(volume_ml(ich), volumes[0], volume_ml(ivh), volumes[1]))
+        if np.isfinite(label):
+            yield Labelled(
+                patient,
+                nifti.load(patient.exam("ct")).reoriented("RAS"),
+                ich,
+                ivh,
+                label,
+                volumes[0],
+                volumes[1],
+            )
+
+
+def _own_outline(cohort: Cohort, patient: Patient) -> Path | None:
+    for pipeline in bids.TRUSTED_PIPELINES:
+        path = bids.derivative_path(
+            str(cohort.root), patient.id, pipeline=pipeline, label="haematoma", kind="dseg", exam="followup"
+        )
+        if path.is_file():
+            return path
+    return None

@@ -1,0 +1,1 @@
+"""Fit the prognostic and calibration models of `prognosis`, and write their cards."""

@@ -1,0 +1,130 @@
+"""Cards of models that are plain numbers: what they are, on whom they were fitted, how they were checked,
+what they never saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ichnos.prognosis.outcome import OutcomeModel
+from ichnos.reading.growth import GrowthLaw
+
+_USE = "Research use only. Not a medical device."
+_SIMULATED = (
+    "Fitted on simulated patients only. What links the scan to the course is the simulation's own law;"
+    " whether people follow it is not known, and a number from this model means nothing for a person until it"
+    " has been validated on people."
+)
+
+
+def growth_card(law: GrowthLaw) -> str:
+    """Write the card of a growth law as Markdown."""
+    variants = [f"- `{v.name}`: {', '.join(v.features)}" for v in law.variants]
+    return _card(
+        "Growth law of the haematoma",
+        what=(
+            "From the measures of one CT to a distribution of the haematoma's volume about a day later: a"
+            " mixture of stable and growing haematomas. Probability of expansion under each definition,"
+            " median, and 80 % band all come from that one distribution."
+        ),
+        body=["## Inputs", *variants, "The richest variant whose inputs are all known is used."],
+        cohort=f"{law.cohort}; {law.patients} patients, {law.expanded} expanded (> 33 % or > 6 mL).",
+        limits=[
+            *([_SIMULATED] if law.simulated else []),
+            (
+                "Masks of the truth were measured for the fit; a reading measures a network's masks, which"
+                " are less exact."
+            ),
+            "No forecast is made for a haematoma outside the ranges of the fitting cohort (`low`, `high`).",
+            "Treatment between the two CTs (reversal, blood pressure, surgery) is not in the law.",
+            (
+                "The strength of the prior was chosen among a few values while looking at the"
+                " cross-validation on these very patients, and its intervals take redrawn futures for"
+                " independent: the checks are mildly optimistic."
+            ),
+        ],
+        validation=law.validation,
+        command=law.command,
+        version=law.code_version,
+        date=law.fitted,
+    )
+
+
+def outcome_card(model: OutcomeModel) -> str:
+    """Write the card of an outcome model as Markdown."""
+    cells = [f"| {grade} | {medical} | {surgery} |" for grade, (medical, surgery) in model.cells.items()]
+    arms = (
+        "The arm was drawn by lot."
+        if model.randomised
+        else "The arm was not drawn by lot: a difference between arms is no effect of surgery."
+    )
+    return _card(
+        "Outcome after a haematoma",
+        what=(
+            "From tract injury, volumes, leukoaraiosis, age and Glasgow Coma Scale to motor NIHSS at 180 days"
+            " (linear, survivors) and mRS at 365 days (proportional odds), with the effect of surgery by"
+            " injury grade."
+        ),
+        body=[
+            "## Patients by injury grade and arm",
+            "| grade | medical | surgery |",
+            "|---|---|---|",
+            *cells,
+            arms,
+        ],
+        cohort=f"{model.cohort}; {model.motor.patients} with motor NIHSS, {model.mrs.patients} with mRS.",
+        limits=[
+            *([_SIMULATED] if model.simulated else []),
+            (
+                "The effects of injury and surgery that the simulation was given are those published by one"
+                " group (docs/simulation.md)."
+            ),
+            "Tract and masks of the truth were measured for the fit; a reading measures a network's.",
+            (
+                "Refuses patients outside the cohort's ranges (`low`, `high`), and grades with too few"
+                " patients in an arm."
+            ),
+            "Motor NIHSS is that of survivors; who would have died is not in it.",
+        ],
+        validation=model.validation,
+        command=model.command,
+        version=model.code_version,
+        date=model.fitted,
+    )
+
+
+def _card(
+    title: str,
+    *,
+    what: str,
+    body: list[str],
+    cohort: str,
+    limits: list[str],
+    validation: Mapping[str, float],
+    command: str,
+    version: str,
+    date: str,
+) -> str:
+    checked = [f"| {name} | {value:.3g} |" for name, value in sorted(validation.items())]
+    table = (
+        ["| measure | on patients not fitted on |", "|---|---|", *checked]
+        if checked
+        else ["No validation was run."]
+    )
+    lines = [
+        f"# {title}",
+        "",
+        f"**{_USE}**",
+        "",
+        what,
+        "",
+        *body,
+        "",
+        "## Fitted on",
+        cohort,
+        "",
+        "## What it never saw, and other limits",
+    ]
+    lines += [*[f"- {limit}" for limit in limits], "", "## How it was checked", *table, ""]
+    lines += ["## Where the numbers come from", f"- command: `{command}`; code {version}, {date}", ""]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""One training loop: checkpoints, teams of processes, losses, schedule."""

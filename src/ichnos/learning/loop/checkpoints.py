@@ -1,0 +1,161 @@
+"""What a training keeps on disk: the last good state to go on from, and the network of the best validation.
+
+A full disk or a kill leaves both whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ichnos import networks
+from ichnos.errors import IchnosError, InputRefused, UsageError
+from ichnos.models import NetworkSpec
+
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+
+
+class Settings(Protocol):
+    """What the settings of any training hold: a pydantic model that decides its numbers."""
+
+    @property
+    def network(self) -> NetworkSpec: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def precision(self) -> str: ...
+    def model_dump_json(self) -> str: ...
+    @classmethod
+    def model_validate_json(cls, json_data: Any, /) -> Any: ...
+
+
+@dataclass
+class State:
+    """A training between two steps."""
+
+    network: torch.nn.Module
+    average: torch.nn.Module  # of the weights over the last steps; what is kept in the end
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # of the loss, for fp16 alone
+    step: int = 0
+    best_score: float = float("-inf")
+    best_step: int = 0
+    stale: int = 0  # validations since the best one
+
+
+def start(settings: Settings, device: str, initial: dict[str, torch.Tensor] | None = None) -> State:
+    """Build the network with the seed's weights, or with `initial` ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(
+            settings.seed
+        )  # the initial weights only, inside a fork: no global state is left behind
+        network = networks.build(settings.network.name, **settings.network.arguments).to(device)
+    if initial is not None:
+        network.load_state_dict(initial)
+    average = copy.deepcopy(network).requires_grad_(False)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    scaler = torch.amp.GradScaler(torch.device(device).type, enabled=settings.precision == "fp16")
+    return State(network, average, optimiser, scaler)
+
+
+def save(state: State, settings: Settings, out: Path) -> None:
+    """Write the last state; the one before it stays until the new one is whole."""
+    _write(
+        out / CHECKPOINT,
+        {
+            "settings": settings.model_dump_json(),
+            "step": state.step,
+            "network": state.network.state_dict(),
+            "average": state.average.state_dict(),
+            "optimiser": state.optimiser.state_dict(),
+            "scaler": state.scaler.state_dict(),
+            "best": [state.best_score, state.best_step, state.stale],
+        },
+    )
+
+
+def save_best(state: State, out: Path) -> None:
+    """Write the averaged network as the best so far."""
+    _write(out / BEST, {"step": state.step, "score": state.best_score, "average": state.average.state_dict()})
+
+
+def resume(settings: Settings, out: Path, device: str) -> State | None:
+    """Take up the training that a folder holds, if it holds one with these settings."""
+    file = out / CHECKPOINT
+    if not file.is_file():
+        return None
+    content = _read(file, device)
+    if type(settings).model_validate_json(content["settings"]) != settings:
+        raise UsageError(
+            f"{out} holds a training with other settings or other data; give another folder, or the same"
+            " settings to go on with it"
+        )
+    state = start(settings, device)
+    state.network.load_state_dict(content["network"])
+    state.average.load_state_dict(content["average"])
+    state.optimiser.load_state_dict(content["optimiser"])
+    if content.get("scaler"):
+        state.scaler.load_state_dict(content["scaler"])
+    state.step = content["step"]
+    state.best_score, state.best_step, state.stale = content.get("best", [float("-inf"), 0, 0])
+    return state
+
+
+def planned(out: Path) -> dict[str, Any] | None:
+    """Return the settings that the training in a folder was begun with; None where there is none."""
+    file = out / CHECKPOINT
+    if not file.is_file():
+        return None
+    settings: dict[str, Any] = json.loads(_read(file, "cpu")["settings"])
+    return settings
+
+
+def reached(out: Path) -> int:
+    """Return the step of the training in a folder; 0 where there is none."""
+    file = out / CHECKPOINT
+    return int(_read(file, "cpu")["step"]) if file.is_file() else 0
+
+
+def best_network(state: State, out: Path, device: str) -> torch.nn.Module:
+    """Return the averaged network of the best validation; the last one where none was made."""
+    if state.best_step > 0:
+        state.average.load_state_dict(_read(out / BEST, device)["average"])
+    return state.average.eval()
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        torch.save(content, partial)
+        os.replace(partial, file)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        partial.unlink(missing_ok=True)
+        kept = "the last good one is kept" if file.is_file() else "there is none before it"
+        raise IchnosError(
+            f"{file} could not be written ({_first_line(error)}); {kept}. Make room on the disk and run the"
+            " same call again"
+        ) from None
+
+
+def _read(file: Path, device: str) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise InputRefused(f"{file} is damaged ({_first_line(error)}); remove it to start anew") from None
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,1 @@
+"""From a cohort with targets on its CTs to a segmentation Model."""

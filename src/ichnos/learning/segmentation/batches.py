@@ -1,0 +1,164 @@
+"""Batches of patches of real patients: each a pure function of its number. Mixed with simulated patients
+where that is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ichnos.errors import UsageError
+from ichnos.learning.segmentation.augmentation import (
+    AIR_HU,
+    OFF,
+    Augmentation,
+    network_input,
+    rescanned,
+    turned,
+)
+from ichnos.learning.segmentation.cases import DEGREES, Case
+from ichnos.learning.segmentation.loop import Batch
+from ichnos.learning.segmentation.target_files import OTHER_SIDE
+from ichnos.models import Preprocessing
+
+BatchAt = Callable[[int], Batch]
+
+
+@dataclass(frozen=True, eq=False)
+class CohortBatches:
+    """Call it with a number: a batch of patches, drawn evenly over patients, some centred on a target and
+    others anywhere.
+    """
+
+    cases: Sequence[Case]
+    targets: tuple[str, ...]
+    how: Preprocessing
+    size: int = 2
+    foreground_share: float = 0.6  # share of patches centred on a voxel of a target, every target alike
+    augmentation: Augmentation = OFF
+    flat: bool = False  # the network sees slices: the z of one voxel is left away
+    device: str = "cpu"
+    seed: int = 0
+
+    def __call__(self, number: int) -> Batch:
+        """Return the batch of a number."""
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, number]))
+        generator = torch.Generator(device=self.device).manual_seed(int(rng.integers(2**62)))
+        patches = [self._patch(self._case(rng), rng, generator) for _ in range(self.size)]
+        image = network_input(torch.stack([hu for hu, _, _ in patches]), self.how)
+        truth, known = torch.stack([t for _, t, _ in patches]), torch.stack([k for _, _, k in patches])
+        return Batch(image[..., 0], truth[..., 0], known) if self.flat else Batch(image, truth, known)
+
+    def _case(self, rng: np.random.Generator) -> Case:
+        return self.cases[int(rng.integers(len(self.cases)))]
+
+    def _patch(
+        self, case: Case, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return HU (x, y, z), degrees (target, x, y, z) and which targets are known (target,)."""
+        change, patch = self.augmentation, self.how.patch
+        is_turned = rng.random() < change.turned_share
+        grow = [1 + change.margin if is_turned and n > 1 else 1.0 for n in patch]
+        size = [int(np.ceil(n * g)) for n, g in zip(patch, grow, strict=True)]
+        corner = self._centre(case, rng) - np.array(size) // 2
+        region = torch.cat([part.to(self.device) for part in _cut(case, corner, size)])
+        if is_turned:
+            region = turned(region, patch, change, rng)
+        hu, degrees = rescanned(region[0], change, rng, generator), region[1:]
+        known = torch.tensor(case.known, dtype=torch.float32, device=self.device)
+        if rng.random() < change.mirrored_share:
+            order = self._mirrored()
+            hu, degrees, known = hu.flip(0), degrees[order].flip(1), known[order]
+        return hu, degrees, known
+
+    def _mirrored(self) -> list[int]:
+        """Return the channels of the targets seen in a mirror; a side whose other side is not learnt has
+        no image there.
+        """
+        alone = [t for t in self.targets if t in OTHER_SIDE and OTHER_SIDE[t] not in self.targets]
+        if alone:
+            raise UsageError(
+                f"{alone[0]} is learnt without {OTHER_SIDE[alone[0]]}: learn both, or turn mirroring off"
+                " (mirrored_share=0)"
+            )
+        return [self.targets.index(OTHER_SIDE.get(t, t)) for t in self.targets]
+
+    def _centre(self, case: Case, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Draw the voxel in the middle of a patch."""
+        shape, places = np.array(case.hu.shape), case.places
+        wants_target = rng.random() < self.foreground_share
+        if wants_target and len(places):
+            channel = rng.choice(np.unique(places[:, 0]))
+            of_target = np.flatnonzero(places[:, 0] == channel)
+            jitter = np.round(rng.uniform(-0.25, 0.25, 3) * np.array(self.how.patch)).astype(int)
+            return np.asarray(places[rng.choice(of_target), 1:] + jitter, np.int64)
+        half = np.minimum(np.array(self.how.patch) // 2, shape // 2)
+        return np.asarray(rng.integers(half, np.maximum(shape - half, half + 1)), np.int64)
+
+
+def _cut(case: Case, corner: npt.NDArray[np.int64], size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Read a region (1, x, y, z) of HU and (target, x, y, z) of degrees, reaching beyond the grid into air
+    where it must.
+    """
+    shape = case.hu.shape
+    inside = tuple(
+        slice(max(0, int(c)), min(n, int(c) + s)) for c, s, n in zip(corner, size, shape, strict=True)
+    )
+    into = tuple(slice(i.start - int(c), i.stop - int(c)) for i, c in zip(inside, corner, strict=True))
+    hu = np.full(size, AIR_HU, np.float32)
+    degrees = np.zeros((len(case.known), *size), np.float32)
+    if all(i.start < i.stop for i in inside):
+        hu[into] = case.hu[inside]
+        degrees[(slice(None), *into)] = case.degrees[(slice(None), *inside)]
+    return torch.from_numpy(hu)[None], torch.from_numpy(degrees / DEGREES)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """Batches of two sources at a stated ratio, evenly interleaved; each source counts its own batches from
+    0.
+
+    >>> mixed = Mixed(lambda n: ("real", n), lambda n: ("simulated", n), simulated_share=0.25)
+    >>> [mixed(n) for n in range(5)]
+    [('real', 0), ('real', 1), ('real', 2), ('simulated', 0), ('real', 3)]
+    """
+
+    real: BatchAt
+    simulated: BatchAt
+    simulated_share: float
+
+    def __call__(self, number: int) -> Batch:
+        """Return the batch of a number."""
+        before, after = (int(np.floor(n * self.simulated_share + 1e-9)) for n in (number, number + 1))
+        return self.simulated(before) if after > before else self.real(number - before)
+
+
+@dataclass(eq=False)
+class Ahead:
+    """Make the next batches in threads meanwhile; what comes out is the same."""
+
+    batch_at: BatchAt
+    workers: int
+    stride: int = 1  # numbers between two batches of this process (the size of the team)
+    _pool: ThreadPoolExecutor | None = None
+    _pending: dict[int, Future[Batch]] = field(default_factory=dict)
+
+    def __call__(self, number: int) -> Batch:
+        """Return the batch of a number."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.workers)
+        for wanted in range(number, number + (self.workers + 1) * self.stride, self.stride):
+            if wanted not in self._pending:
+                self._pending[wanted] = self._pool.submit(self.batch_at, wanted)
+        self._pending = {n: future for n, future in self._pending.items() if n >= number}
+        return self._pending.pop(number).result()
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)

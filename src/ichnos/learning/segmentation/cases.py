@@ -1,0 +1,204 @@
+"""Patients as a network sees them: resampled to its grid once, kept on disk, read piece by piece."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ichnos.cohort import Cohort, Patient, Split
+from ichnos.errors import InputRefused
+from ichnos.formats import nifti
+from ichnos.inference.grid import reading_grid
+from ichnos.inference.head import head_box
+from ichnos.learning.segmentation.target_files import target_degree, target_file
+from ichnos.models.store import sha256
+
+PIPELINES = ("manual", "transfer", "truth")
+DEGREES = 200  # steps of a degree on disk
+_PLACES = 4000  # voxels of each target that are remembered, to centre patches on
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What decides how a case looks on disk."""
+
+    targets: tuple[str, ...]
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One patient on the network's grid. The arrays are read from disk where they are touched."""
+
+    id: str
+    centre: str
+    split: Split
+    folder: Path
+    known: tuple[bool, ...]  # per target
+    voxels_sha256: str  # of the CT's voxels as they were given
+
+    @property
+    def hu(self) -> npt.NDArray[np.int16]:
+        """Return HU (x, y, z)."""
+        array: npt.NDArray[np.int16] = np.load(self.folder / "hu.npy", mmap_mode="r")
+        return array
+
+    @property
+    def degrees(self) -> npt.NDArray[np.uint8]:
+        """Return the degree of each target (target, x, y, z), 0..DEGREES; 0 where it is not known."""
+        array: npt.NDArray[np.uint8] = np.load(self.folder / "degrees.npy", mmap_mode="r")
+        return array
+
+    @property
+    def places(self) -> npt.NDArray[np.int16]:
+        """Return voxels of the targets (n, 4): target, x, y, z."""
+        array: npt.NDArray[np.int16] = np.load(self.folder / "places.npy", mmap_mode="r")
+        return array
+
+
+def prepare(
+    cohort: Cohort,
+    grid: Grid,
+    cache: Path,
+    *,
+    pipelines: Sequence[str] = PIPELINES,
+    advance: Callable[[str], None] = lambda patient: None,
+) -> tuple[Case, ...]:
+    """Bring every patient who has a CT and at least one target onto the network's grid; what the cache holds
+    already is kept.
+
+    >>> prepare(Cohort(()), Grid(("ICH",), (2.0, 2.0, 2.0)), Path("cache"))
+    ()
+    """
+    cases = []
+    for patient in cohort.with_exams("ct"):
+        advance(patient.id)
+        files = [target_file(cohort, patient, name, pipelines) for name in grid.targets]
+        if any(files):
+            cases.append(_case(patient, files, grid, cache))
+    return tuple(cases)
+
+
+def _case(
+    patient: Patient, files: Sequence[tuple[Path, tuple[int, ...]] | None], grid: Grid, cache: Path
+) -> Case:
+    content = {
+        "ct": sha256(patient.exam("ct")),
+        "targets": [None if f is None else [sha256(f[0]), list(f[1])] for f in files],
+    }
+    key = hashlib.sha256(json.dumps([content, grid.targets, grid.spacing_mm, DEGREES]).encode()).hexdigest()[
+        :16
+    ]
+    folder = cache / f"{patient.id}-{key}"
+    if not (folder / "case.json").is_file():
+        _write(folder, patient, files, grid)
+    told = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+    return Case(
+        patient.id,
+        patient.centre,
+        patient.split,
+        folder,
+        tuple(f is not None for f in files),
+        told["voxels_sha256"],
+    )
+
+
+def _write(
+    folder: Path, patient: Patient, files: Sequence[tuple[Path, tuple[int, ...]] | None], grid: Grid
+) -> None:
+    ct = nifti.open_nifti(patient.exam("ct")).volume
+    ras = ct.reoriented("RAS")
+    lattice = reading_grid(ras, head_box(ras), grid.spacing_mm)  # as `inference.Predictor` lays it
+    degrees = np.zeros((len(files), *lattice.shape), np.uint8)
+    for channel, file in enumerate(files):
+        if file is not None:
+            drawn = ct.with_array(target_degree(*file, ct)).reoriented("RAS")
+            degrees[channel] = np.round(np.clip(lattice.pull(drawn.array), 0, 1) * DEGREES)
+    hu = np.clip(np.round(lattice.pull(ras.array)), -1024, 3071).astype(np.int16)
+    partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.mkdir(parents=True)
+    try:
+        for name, array in (("hu", hu), ("degrees", degrees), ("places", _places(degrees, patient.id))):
+            np.save(partial / f"{name}.npy", array)
+        voxels = hashlib.sha256(np.ascontiguousarray(ct.array).tobytes()).hexdigest()
+        (partial / "case.json").write_text(json.dumps({"voxels_sha256": voxels}), encoding="utf-8")
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _places(degrees: npt.NDArray[np.uint8], patient: str) -> npt.NDArray[np.int16]:
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8]))
+    rows = []
+    for channel, degree in enumerate(degrees):
+        at = np.argwhere(degree >= DEGREES // 2)
+        at = at[np.sort(rng.permutation(len(at))[:_PLACES])]
+        rows.append(np.column_stack([np.full(len(at), channel), at]))
+    return np.concatenate(rows).astype(np.int16)
+
+
+# ---- may one train on them?
+# ----------------------------------------------------------------------------------------
+
+
+def check_cases(cases: Sequence[Case], targets: Sequence[str]) -> None:
+    """Refuse cases from which nothing honest can be learnt: no training or validation patients, a target
+    nobody has, leakage.
+    """
+    train, validation = ([c for c in cases if c.split == split] for split in ("train", "validation"))
+    if not train:
+        raise InputRefused(
+            f"none of {len(cases)} patients with a target is in the split 'train'; fill in the column split"
+            " of participants.tsv"
+        )
+    for channel, name in enumerate(targets):
+        if not any(case.known[channel] for case in train):
+            raise InputRefused(
+                f"no patient of the split 'train' has the target {name}; draw it (derivatives/manual),"
+                " transfer it (ichnos transfer), or leave it out"
+            )
+    if not validation:
+        raise InputRefused(
+            f"there is no validation patient among {len(cases)} with a target: without one nobody knows when"
+            " to stop. Give some patients the split 'validation' in participants.tsv"
+        )
+    _check_apart(
+        [(case.voxels_sha256, case.id, case.split) for case in cases], "have the same CT, voxel by voxel"
+    )
+
+
+def check_leakage(cohort: Cohort) -> None:
+    """Refuse a cohort in which a person, told by the column `person` or by the same CT file, is in two
+    splits.
+    """
+    people = [(str(p.facts["person"]), p.id, p.split) for p in cohort if p.facts.get("person") is not None]
+    _check_apart(people, "are one person by the column person")
+    _check_apart(
+        [(sha256(p.exam("ct")), p.id, p.split) for p in cohort.with_exams("ct")], "have the same CT file"
+    )
+
+
+def _check_apart(rows: Sequence[tuple[str, str, Split]], why: str) -> None:
+    seen: dict[str, tuple[str, Split]] = {}
+    for key, patient, split in rows:
+        other, elsewhere = seen.setdefault(key, (patient, split))
+        if elsewhere != split:
+            raise InputRefused(
+                f"leakage: sub-{other} ({elsewhere or 'no split'}) and sub-{patient} ({split or 'no split'})"
+                f" {why}; put all exams of a person into one split"
+            )
+
+
+def fingerprint(cases: Sequence[Case]) -> str:
+    """Return one SHA-256 for all cases: another patient, another mask or another grid gives another."""
+    names = sorted(f"{case.split}/{case.folder.name}" for case in cases)
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()

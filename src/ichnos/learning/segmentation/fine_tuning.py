@@ -1,0 +1,64 @@
+"""Begin a training where another network has ended: with its trunk, and with its answers for the targets
+that both know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ichnos import networks
+from ichnos.errors import InputRefused
+from ichnos.models import Model, NetworkSpec, Preprocessing, TargetSpec, default_model, load_model
+
+SHIPPED = "default"  # the weights that come with ichnos
+
+
+def model_called(name: str) -> Model:
+    """Return the model to begin from: the folder of one, or the one that ships."""
+    return default_model() if name == SHIPPED else load_model(Path(name))
+
+
+def seen_alike(model: Model) -> Preprocessing:
+    """Return how a training that begins from a model sees a scan: as the model does."""
+    how = model.manifest.preprocessing
+    if how.z_score or how.axes != "xyz" or how.patch[2] == 1:
+        raise InputRefused(
+            f"{model.folder}: a training can begin from networks that see HU windows in three dimensions, as"
+            " `ichnos train` makes them; this one was imported or sees slices"
+        )
+    return how
+
+
+def network_alike(model: Model, targets: Sequence[TargetSpec], *, deep_supervision: bool) -> NetworkSpec:
+    """Return a network of the model's shape for other targets."""
+    spec = model.manifest.network
+    changed = {"num_classes": len(targets)} | (
+        {"deep_supervision": deep_supervision} if spec.name != "unetr" else {}
+    )
+    return NetworkSpec(name=spec.name, arguments=dict(spec.arguments) | changed)
+
+
+def weights_from(
+    model: Model, spec: NetworkSpec, targets: Sequence[TargetSpec], *, seed: int
+) -> dict[str, torch.Tensor]:
+    """Return weights to begin with: the model's where both have them, the seed's for targets that are new."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        weights = networks.build(spec.name, **spec.arguments).state_dict()
+        wider = networks.build(spec.name, **spec.arguments | {"num_classes": len(targets) + 1}).state_dict()
+    known = [target.name for target in model.manifest.targets]
+    for name, old in model.network().state_dict().items():
+        if name not in weights or weights[name].shape[1:] != old.shape[1:]:
+            raise InputRefused(
+                f"{model.folder}: its {name} does not fit a network for {len(targets)} target(s)"
+            )
+        if weights[name].shape == wider[name].shape:
+            weights[name] = old
+            continue
+        for row, target in enumerate(targets):  # of the layers that answer, one per target
+            if target.name in known:
+                weights[name][row] = old[known.index(target.name)]
+    return weights

@@ -1,0 +1,337 @@
+"""The refinement of a model: learnt from scans of virtual patients that the model has read, so that it learns
+the model's own errors.
+
+First a pool is made: patients are scanned, the model reads them, and what the refinement would be shown is
+kept beside the truth. Then batches are drawn from the pool, each a pure function of its step's number.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache as kept_once
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import ichnos
+from ichnos.errors import InputRefused
+from ichnos.inference import Predictor
+from ichnos.inference.refine import SecondLook, calibrated, channels_of, region_of, second_look
+from ichnos.learning.segmentation.loop import Batch, Progress, Settings, train
+from ichnos.learning.virtual.batches import DISEASED_ML, MASKS_OF, SMALL_ML, scanned
+from ichnos.learning.virtual.default_model import LIMITS, taught_heads
+from ichnos.models import (
+    LOGIT_UNIT,
+    Manifest,
+    Model,
+    NetworkSpec,
+    Preprocessing,
+    Provenance,
+    TargetSpec,
+    load_model,
+    save_model,
+)
+from ichnos.models.store import REFINEMENT, sha256
+from ichnos.runs import Numbered
+from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
+from ichnos.simulation.heads.from_labels import labelled_head
+from ichnos.simulation.heads.from_mni import mni_head
+from ichnos.simulation.patient import SITES, VirtualPatient
+from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.volume import Volume
+
+# Operating points: where masks overlapped most, all rules of reading applied, on 21 simulated scans of
+# training heads outside the pool.
+# Blood is asked for what is sure of it: the scan's density draws its borders.
+TARGETS = (
+    TargetSpec(name="brain", threshold=0.4),
+    TargetSpec(name="ventricles", threshold=0.45),
+    TargetSpec(name="ICH", group="haematoma", threshold=0.6),
+    TargetSpec(name="IVH", group="haematoma", threshold=0.6),
+    TargetSpec(name="PHE", group="haematoma", threshold=0.25),
+    TargetSpec(name="leukoaraiosis", group="leukoaraiosis", threshold=0.35),
+    TargetSpec(name="infarct", group="leukoaraiosis"),
+    TargetSpec(name="tract_left", group="tract"),
+    TargetSpec(name="tract_right", group="tract"),
+)
+NAMES = tuple(target.name for target in TARGETS)
+HOW = Preprocessing(
+    spacing_mm=(1.5, 1.5, 3.0), windows_hu=((-20, 100), (0, 40), (20, 80), (-1000, 1000)), patch=(80, 96, 16)
+)
+LEAST_SCANS = 8  # of a pool
+SCANS = 2  # of each patient, on different scanners
+_SEED = 9_100_000
+_BLEEDING, _SMALL, _DISEASED = 0.75, 0.4, 0.4  # shares of patients; the last two as in simulated.Population
+_SHIFT_HU = 4.0  # sd of the error of a scanner's zero, which the first network has met as well
+_LOGIT_STEPS, _SHARE_STEPS = 16, 255  # in which logits and shares are kept as small integers
+_OWN = tuple(
+    NAMES.index(name) for name in ("ICH", "IVH", "PHE", "leukoaraiosis")
+)  # six patches of ten are laid around a voxel of these
+Floats = npt.NDArray[np.float32]
+_SWAPPED = [
+    NAMES.index({"tract_left": "tract_right", "tract_right": "tract_left"}.get(name, name)) for name in NAMES
+]
+
+
+def patient_of(
+    number: int, heads: Sequence[Path], cache: Path | None, rng: np.random.Generator
+) -> VirtualPatient:
+    """Make the patient of a number, at 1 mm; small clots, at each site as often, and much leukoaraiosis
+    are commoner than in cohorts.
+    """
+    source = [*heads, None][number % (len(heads) + 1)]
+    head = mni_head(cache) if source is None else labelled_head(source, cache)
+    small, diseased = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in (SMALL_ML, DISEASED_ML))
+    is_small = rng.random() < _SMALL
+    wishes = Wishes(
+        haematoma_probability=_BLEEDING,
+        followup=False,
+        ich_ml=small if is_small else None,
+        site=SITES[int(rng.integers(len(SITES)))] if is_small else None,
+        leukoaraiosis_ml=diseased if rng.random() < _DISEASED else None,
+    )
+    return simulate_patient(_SEED + number, head, wishes)
+
+
+def looks(
+    case: Numbered, folder: Path, *, model: Path, heads: tuple[Path, ...], cache: Path | None
+) -> dict[str, Any]:
+    """Scan a patient, let the model read each scan, and keep what the refinement would be shown with the
+    truth.
+    """
+    torch.set_num_threads(1)
+    rng = np.random.default_rng([_SEED, case.number])
+    patient = patient_of(case.number, heads, cache, rng)
+    masks = [mask for name in NAMES for mask in MASKS_OF[name]]
+    for k in range(SCANS):
+        protocol = draw_protocol(CENTRES[sorted(CENTRES)[(case.number + 3 * k) % len(CENTRES)]], rng=rng)
+        scan, truth = scanned(patient, protocol, SCANS * case.number + k, masks)
+        shift = np.float32(np.clip(rng.normal(0, _SHIFT_HU), -9, 9))
+        shifted = replace(
+            scan, volume=scan.volume.with_array(np.asarray(scan.volume.array, np.float32) + shift)
+        )
+        look = second_look(_first(model)(shifted), NAMES, HOW.spacing_mm)
+        true = np.stack(
+            [np.maximum.reduce([_pulled(look, truth[mask]) for mask in MASKS_OF[name]]) for name in NAMES]
+        )
+        _keep(folder / f"{case.number:04d}_{k}.npz", look, true)
+    return {"bled": bool(patient.latent.has_haematoma), "head": patient.latent.source}
+
+
+@kept_once
+def _first(model: Path) -> Predictor:
+    """Return the predictor without its refinement, made once in each process."""
+    return Predictor(load_model(model), threads=1, refine=False)
+
+
+def _pulled(look: SecondLook, mask: Volume) -> npt.NDArray[np.float32]:
+    return look.grid.pull(np.asarray(mask.reoriented("RAS").array, np.float32))
+
+
+def _keep(file: Path, look: SecondLook, truth: npt.NDArray[np.float32]) -> None:
+    np.savez(
+        file,
+        hu=np.clip(look.hu, -1024, 3000).round().astype(np.int16),
+        lg=(look.logits * _LOGIT_STEPS).round().astype(np.int8),
+        sh=(look.atlas * _SHARE_STEPS).round().astype(np.uint8),
+        truth=(truth * _SHARE_STEPS).round().astype(np.uint8),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """One scan of the pool, cut to the region that is refined."""
+
+    hu: npt.NDArray[np.float32]  # calibrated
+    logits: npt.NDArray[np.int8]
+    atlas: npt.NDArray[np.uint8]
+    truth: npt.NDArray[np.uint8]
+    own: tuple[npt.NDArray[np.int32], ...]  # of each target of _OWN that occurs: its voxels
+
+    @classmethod
+    def of(cls, file: Path) -> _Shown:
+        with np.load(file) as held:
+            logits = held["lg"].astype(np.float32) / np.float32(_LOGIT_STEPS)
+            box = region_of(logits, NAMES)
+            at = (slice(None), *box.slices)
+            hu = calibrated(held["hu"][box.slices].astype(np.float32), logits[at], NAMES)
+            truth = held["truth"][at]
+            own = [np.flatnonzero(truth[channel] > _SHARE_STEPS // 2).astype(np.int32) for channel in _OWN]
+            return cls(
+                hu, held["lg"][at], held["sh"][at], truth, tuple(where for where in own if len(where) > 8)
+            )
+
+
+@dataclass(eq=False)
+class PoolBatches:
+    """One patch of one scan of the pool per step; scans are read when they are first met."""
+
+    files: tuple[Path, ...]
+    seed: int = 0
+    _shown: dict[Path, _Shown] = field(default_factory=dict)
+
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        rng = np.random.default_rng([self.seed, step])
+        file = self.files[int(rng.integers(len(self.files)))]
+        if file not in self._shown:
+            self._shown[file] = _Shown.of(file)
+        image, truth = _patch(self._shown[file], rng)
+        return Batch(torch.from_numpy(image)[None], torch.from_numpy(truth)[None], torch.ones(1, len(NAMES)))
+
+
+def _patch(shown: _Shown, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Cut a patch and change it a little: another zero, grain, a first network that is more or less sure,
+    left and right exchanged.
+    """
+    at = _place(shown, rng)
+    every = (slice(None), *at)
+    hu = shown.hu[at]
+    logits: Floats = shown.logits[every].astype(np.float32) / np.float32(_LOGIT_STEPS)
+    atlas: Floats = shown.atlas[every].astype(np.float32) / np.float32(_SHARE_STEPS)
+    truth: Floats = shown.truth[every].astype(np.float32) / np.float32(_SHARE_STEPS)
+    hu = hu + np.float32(rng.normal(0, 1.2))
+    if rng.random() < 0.4:
+        hu = hu + rng.standard_normal(hu.shape, np.float32) * np.float32(rng.uniform(0, 3))
+    if rng.random() < 0.3:
+        moved = rng.normal(0, 0.3, (len(logits), 1, 1, 1)).astype(np.float32)
+        logits = logits * np.float32(rng.uniform(0.8, 1.1)) + moved
+    if rng.random() < 0.5:
+        hu, logits, atlas, truth = (
+            hu[::-1],
+            logits[_SWAPPED][:, ::-1],
+            atlas[::-1, ::-1],
+            truth[_SWAPPED][:, ::-1],
+        )
+    image = channels_of(hu, logits, atlas, HOW)
+    missing = [(0, wanted - n) for wanted, n in zip(HOW.patch, hu.shape, strict=True)]
+    image = np.pad(image, [(0, 0), *missing], constant_values=HOW.padding)
+    return image, np.pad(truth, [(0, 0), *missing])
+
+
+def _place(shown: _Shown, rng: np.random.Generator) -> tuple[slice, ...]:
+    room = [max(0, n - p) for n, p in zip(shown.hu.shape, HOW.patch, strict=True)]
+    if shown.own and rng.random() < 0.6:
+        where = shown.own[int(rng.integers(len(shown.own)))]
+        centre = np.unravel_index(where[int(rng.integers(len(where)))], shown.hu.shape)
+        corner = [
+            int(c) - p // 2 + int(rng.integers(-p // 4, p // 4 + 1))
+            for c, p in zip(centre, HOW.patch, strict=True)
+        ]
+        starts = [min(max(0, c), last) for c, last in zip(corner, room, strict=True)]
+    else:
+        starts = [int(rng.integers(0, last + 1)) for last in room]
+    return tuple(slice(start, start + p) for start, p in zip(starts, HOW.patch, strict=True))
+
+
+def refinement_settings(*, steps: int, pool: Sequence[Path], learning_rate: float = 2e-3) -> Settings:
+    """Return the settings of the refinement: two resolutions of small width, for all else the first
+    network has seen.
+    """
+    channels = len(HOW.windows_hu) + len(NAMES) + 2
+    return Settings(
+        network=NetworkSpec(
+            name="refiner",
+            arguments={
+                "input_channels": channels,
+                "num_classes": len(NAMES),
+                "first_logits": len(HOW.windows_hu),
+                "logit_unit": LOGIT_UNIT,
+                "features_per_stage": [16, 32, 64],
+                "kernel_sizes": [[3, 3, 1], 3, 3],
+                "strides": [1, [2, 2, 1], 2],
+            },
+        ),
+        preprocessing=HOW,
+        targets=TARGETS,
+        steps=steps,
+        learning_rate=learning_rate,
+        sparse_weight=0.0,
+        warm_up_steps=50,
+        ema_decay=0.998,
+        data=f"{len(pool)} scans from {pool[0].name} to {pool[-1].name}" if pool else "",
+    )
+
+
+def train_refinement(
+    model: Model,
+    pool: Path,
+    *,
+    heads: tuple[Path, ...],
+    work: Path,
+    steps: int,
+    seconds: float,
+    device: str = "cpu",
+    command: str = "",
+    anew: bool = False,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Model:
+    """Train, or go on training, for at most `seconds`; write the refinement with its provenance into the
+    model's folder.
+
+    `work` holds the checkpoint that the next call goes on from; without one, training starts from the
+    refinement that is there, unless `anew`.
+    """
+    files = tuple(sorted(pool.glob("*.npz")))
+    if len(files) < LEAST_SCANS:
+        raise InputRefused(
+            f"{pool} holds {len(files)} scan(s), too few to learn a refinement from; make {LEAST_SCANS} at"
+            " least"
+        )
+    earlier = None if anew else model.refinement()
+    settings = refinement_settings(steps=steps, pool=files)
+    done = 0
+
+    def follow(progress: Progress) -> None:
+        nonlocal done
+        done = progress.step
+        report(progress)
+
+    network = train(
+        settings,
+        PoolBatches(files, seed=earlier.manifest.provenance.steps if earlier else 0),
+        work,
+        device=device,
+        seconds=seconds,
+        report=follow,
+        initial=earlier.network().state_dict() if earlier else None,
+    )
+    manifest = _manifest(model, settings, (earlier, done), heads, command=command, device=device)
+    return save_model(model.folder / REFINEMENT, network, manifest)
+
+
+def _manifest(
+    model: Model, settings: Settings, learnt: tuple[Model | None, int], heads: tuple[Path, ...], **how: str
+) -> Manifest:
+    earlier, steps = learnt
+    before = earlier.manifest.provenance if earlier else None
+    provenance = Provenance(
+        code_version=ichnos.__version__,
+        command=how["command"],
+        seeds=(settings.seed, _SEED),
+        steps=steps + (before.steps if before else 0),
+        data={"mni152 (nilearn)": "as shipped", **{head.name: sha256(head) for head in taught_heads(heads)}},
+        hardware=(
+            "1 GPU"
+            if how["device"] != "cpu"
+            else f"{torch.get_num_threads()} CPU core(s), {platform.machine()}"
+        ),
+        parents=(*before.parents, earlier.manifest.weights_sha256) if before and earlier else (),
+        trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    )
+    return Manifest(
+        name=f"{model.manifest.name}-refinement",
+        version=model.manifest.version,
+        limits=LIMITS,
+        network=settings.network,
+        preprocessing=HOW,
+        targets=TARGETS,
+        refines=model.manifest.weights_sha256,
+        provenance=provenance,
+    )

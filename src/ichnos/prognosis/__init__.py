@@ -1,0 +1,1 @@
+"""Plain-number models that turn measures into forecasts, grades and intervals; fitted in `learning/fit`."""

@@ -1,0 +1,1 @@
+"""May this scan be read?"""

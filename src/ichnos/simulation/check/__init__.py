@@ -1,0 +1,1 @@
+"""Compare a simulated cohort with published figures."""

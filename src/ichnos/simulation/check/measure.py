@@ -1,0 +1,303 @@
+"""Measure a simulated cohort against what is known of real ones; `check_page` draws the sheet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ichnos.cohort import Cohort, Patient
+from ichnos.errors import InputRefused
+from ichnos.formats import bids, nifti
+from ichnos.simulation.cohort.write import TRUTH
+from ichnos.simulation.disease import law, oracle
+from ichnos.volume import Array, Floats, Volume
+
+IMAGES = 24  # patients whose images are opened; tables use all
+SHOWN = 4  # patients whose slices are shown
+PATCH = 40  # pixels of a square patch for the noise spectrum
+BLOOD_LABELS = {"ICH": 1, "IVH": 2, "oedema": 3}
+PUBLISHED = {  # Yu 2025 (three sets) and general knowledge of spontaneous haemorrhage
+    "baseline_median_ml": 20.4,
+    "baseline_iqr_ml": 21.9,
+    "followup_median_ml": 22.7,
+    "followup_iqr_ml": 26.2,
+    "expansion": {"train": 0.198, "D": 0.218, "E": 0.200},
+    "ivh": 0.33,
+    "sites": {
+        "putamen": 0.40,
+        "thalamus": 0.20,
+        "lobar": 0.25,
+        "cerebellum": 0.08,
+        "pons": 0.05,
+        "caudate": 0.03,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return f"not defined (n = {self.n})"
+        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g}), n = {self.n}"
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """Everything the sheet shows."""
+
+    cohort: Cohort
+    truth: tuple[dict[str, Any], ...]  # one row per patient, numbers as float
+    hu: dict[str, Floats]  # tissue -> HU of a sample of its voxels
+    spectra: dict[str, tuple[Floats, Floats]]  # centre -> frequency per mm, power in HU2 mm2
+    examples: tuple[tuple[str, Volume, Volume | None], ...]  # id, CT, truth of blood
+    oracle_auc: Estimate
+    law_auc: Estimate  # the same on 2,000 patients drawn without images
+    growth_dice: Estimate  # of the oracle's map at its best threshold, patients who expanded
+    growth_threshold: float
+
+
+def measure(root: str | Path) -> Check:
+    """Read a simulated cohort and measure it; refuses a cohort without the simulation's truth."""
+    root = Path(root)
+    cohort = bids.read_cohort(root)
+    folder = root / "derivatives" / TRUTH
+    if not (folder / "provenance.json").is_file():
+        raise InputRefused(
+            f"{root} was not made by `ichnos simulate`: it holds no derivatives/{TRUTH}/provenance.json"
+        )
+    rows = bids.read_participants(folder)
+    truth = tuple(
+        {n: text if n == "participant_id" else _number(text) for n, text in row.items()} for row in rows
+    )
+    some = _spread(cohort.patients, IMAGES)
+    hu: dict[str, list[Floats]] = {}
+    spectra: dict[str, list[tuple[Floats, Floats]]] = {}
+    for patient in some:
+        ct = nifti.load(patient.exam("ct"))
+        masks = _masks(root, patient)
+        for tissue, values in _tissue_hu(ct, masks).items():
+            hu.setdefault(tissue, []).append(values)
+        found = noise_spectrum(ct, masks["brain"])
+        if found is not None:
+            spectra.setdefault(patient.centre, []).append(found)
+    examples = tuple(
+        (p.id, nifti.load(p.exam("ct")), _optional(bids.find_target(root, p.id, "haematoma")))
+        for p in _spread(some, SHOWN)
+    )
+    dice, threshold = oracle_growth_dice(root, cohort, truth)
+    return Check(
+        cohort=cohort,
+        truth=truth,
+        hu={tissue: np.concatenate(parts) for tissue, parts in hu.items()},
+        spectra={
+            c: (parts[0][0], np.mean([power for _, power in parts], axis=0)) for c, parts in spectra.items()
+        },
+        examples=examples,
+        oracle_auc=_cohort_auc(truth),
+        law_auc=law_auc(2000, seed=0),
+        growth_dice=dice,
+        growth_threshold=threshold,
+    )
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text) if text else float("nan")
+    except ValueError:
+        return text
+
+
+def _spread(patients: Sequence[Patient], count: int) -> tuple[Patient, ...]:
+    """Take `count` patients evenly over the cohort."""
+    if len(patients) <= count:
+        return tuple(patients)
+    return tuple(patients[int(k)] for k in np.linspace(0, len(patients) - 1, count))
+
+
+def _optional(path: Path | None) -> Volume | None:
+    return None if path is None else nifti.load(path)
+
+
+def _masks(root: Path, patient: Patient) -> dict[str, Array]:
+    """Return label maps of a patient's truth on the CT grid: blood, brain, leukoaraiosis."""
+    kinds: dict[str, bids.Kind] = {"haematoma": "dseg", "brain": "dseg", "leukoaraiosis": "mask"}
+    return {
+        label: nifti.load(
+            bids.derivative_path(root, patient.id, pipeline=TRUTH, label=label, kind=kind)
+        ).array
+        for label, kind in kinds.items()
+    }
+
+
+def _tissue_hu(ct: Volume, masks: dict[str, Array]) -> dict[str, Floats]:
+    """Return up to 4,000 HU values of each tissue."""
+    hu = ct.array
+    blood, brain, leuko = masks["haematoma"], masks["brain"], masks["leukoaraiosis"] > 0
+    where = {name: blood == label for name, label in BLOOD_LABELS.items()}
+    where["leukoaraiosis"] = leuko & (blood == 0)
+    where["ventricles"] = (brain == 2) & (blood == 0)
+    where["brain without lesion"] = (brain == 1) & (blood == 0) & ~leuko
+    where["bone"] = hu > 300
+    found = {}
+    for name, mask in where.items():
+        values = np.asarray(hu[mask], np.float64)
+        if len(values):
+            found[name] = values[:: max(1, len(values) // 4000)]
+    return found
+
+
+# ---- noise
+# ------------------------------------------------------------------------------------------
+
+
+def noise_spectrum(ct: Volume, brain: Array, *, most: int = 40) -> tuple[Floats, Floats] | None:
+    """Return the radial noise power spectrum (frequency per mm, HU2 mm2) of brain patches without blood, bone
+    or fluid.
+
+    Each patch is freed of its second-order trend; anatomy that is left raises the lowest frequencies.
+    """
+    pixel_mm = ct.spacing_mm[0]
+    patches = [p for p, _ in zip(_patches(ct, brain), range(most), strict=False)]
+    if not patches:
+        return None
+    y, x = np.mgrid[:PATCH, :PATCH] / PATCH
+    trend = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=-1).reshape(-1, 6)
+    project = np.eye(PATCH * PATCH) - trend @ np.linalg.pinv(trend)
+    power = np.mean(
+        [np.abs(np.fft.fft2((project @ p.ravel()).reshape(PATCH, PATCH))) ** 2 for p in patches], axis=0
+    )
+    power *= pixel_mm**2 / PATCH**2
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(PATCH, pixel_mm), np.fft.fftfreq(PATCH, pixel_mm)))
+    edges = np.linspace(0, 1.1, 23)
+    band = np.digitize(frequency, edges)
+    centres = (edges[:-1] + edges[1:]) / 2
+    means = np.array([power[band == k].mean() if (band == k).any() else np.nan for k in range(1, len(edges))])
+    return centres, means
+
+
+def _patches(ct: Volume, brain: Array) -> Iterator[Floats]:
+    step = PATCH
+    for k in range(2, ct.shape[2] - 2, 2):
+        inside = brain[:, :, k] == 1
+        for i in range(0, ct.shape[0] - step, step):
+            for j in range(0, ct.shape[1] - step, step):
+                if inside[i : i + step, j : j + step].mean() > 0.97:
+                    patch = np.asarray(ct.array[i : i + step, j : j + step, k], np.float64)
+                    if patch.max() < 80 and patch.min() > -10:
+                        yield patch
+
+
+# ---- the best possible answer
+# ---------------------------------------------------------------------------------------
+
+
+def _cohort_auc(truth: Sequence[dict[str, Any]]) -> Estimate:
+    rows = [r for r in truth if isinstance(r["expanded"], float) and np.isfinite(r["expanded"])]
+    score = np.array([r["expansion_probability"] for r in rows], np.float64)
+    outcome = np.array([r["expanded"] for r in rows], np.float64) > 0
+    return _auc_estimate(score, outcome)
+
+
+def law_auc(patients: int, *, seed: int) -> Estimate:
+    """Return the oracle's AUC on patients drawn without images."""
+    draws = law.draw(patients, torch.Generator().manual_seed(seed))
+    return _auc_estimate(oracle.expansion_probability(draws).double().numpy(), draws.expanded.numpy())
+
+
+def _auc_estimate(score: Floats, outcome: Array) -> Estimate:
+    def area(index: Array) -> float:
+        return oracle.auc(torch.from_numpy(score[index]), torch.from_numpy(outcome[index]))
+
+    return bootstrapped(area, len(score))
+
+
+def bootstrapped(statistic: Callable[[Array], float], n: int, *, rounds: int = 300) -> Estimate:
+    """Return a statistic of indices with its percentile interval; resamples on which it is undefined are left
+    out.
+
+    >>> bootstrapped(lambda index: float(len(index)), 5).value
+    5.0
+    """
+    if n == 0:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    rng = np.random.default_rng(0)
+    value = statistic(np.arange(n))
+    again = np.array([statistic(rng.integers(0, n, n)) for _ in range(rounds)])
+    again = again[np.isfinite(again)]
+    low, high = np.quantile(again, [0.025, 0.975]) if len(again) else (float("nan"), float("nan"))
+    return Estimate(value, float(low), float(high), n)
+
+
+def oracle_growth_dice(
+    root: Path, cohort: Cohort, truth: Sequence[dict[str, Any]], *, most: int = 60
+) -> tuple[Estimate, float]:
+    """Return the Dice of the grown part that the oracle's map reaches at the one threshold best for the
+    cohort, and that threshold.
+    """
+    thresholds = np.arange(0.1, 0.75, 0.05)
+    expanded = {row["participant_id"] for row in truth if row["expanded"] == 1.0}
+    table = []
+    for patient in [p for p in cohort if p.id in expanded][:most]:
+        path = bids.derivative_path(root, patient.id, pipeline=TRUTH, label="oracle", kind="probseg")
+        if path.is_file():
+            table.append(_growth_dice(root, patient, nifti.load(path).array, thresholds))
+    if not table:
+        return bootstrapped(lambda index: float("nan"), 0), float("nan")
+    dice = np.array(table)
+    best = int(dice.mean(0).argmax())
+    return bootstrapped(lambda index: float(dice[index, best].mean()), len(dice)), float(thresholds[best])
+
+
+def _growth_dice(root: Path, patient: Patient, probability: Array, thresholds: Floats) -> list[float]:
+    def blood(label: str) -> Array:
+        array = nifti.load(
+            bids.derivative_path(root, patient.id, pipeline=TRUTH, label=label, kind="dseg")
+        ).array
+        return np.asarray((array == 1) | (array == 2))
+
+    before, after = blood("haematoma"), blood("expansion")
+    grown = after & ~before
+    found = []
+    for threshold in thresholds:
+        said = (probability >= threshold) & ~before
+        total = int(said.sum()) + int(grown.sum())
+        found.append(2.0 * int((said & grown).sum()) / total if total else float("nan"))
+    return found
+
+
+# ---- tables
+# ------------------------------------------------------------------------------------------
+
+
+def site_shares(truth: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return the share of each site among the bleeds."""
+    sites = Counter(row["site"] for row in truth if isinstance(row["site"], str))
+    total = sum(sites.values())
+    return {site: count / total for site, count in sites.items()} if total else {}
+
+
+def column(truth: Sequence[dict[str, Any]], name: str) -> Floats:
+    """Return a truth column of the bleeds as numbers, undefined ones left out."""
+    values = np.array([row.get(name, np.nan) for row in truth if row["has_haematoma"] == 1.0], np.float64)
+    return values[np.isfinite(values)]
+
+
+def prevalence(check: Check, name: str) -> Estimate:
+    """Return the share of bleeds that expanded in a centre or a split."""
+    wanted = {p.id for p in check.cohort if name in (p.centre, p.split)}
+    values = column([row for row in check.truth if row["participant_id"] in wanted], "expanded")
+    return bootstrapped(lambda index: float(values[index].mean()), len(values))

@@ -1,0 +1,218 @@
+"""Draw the realism sheet of a simulated cohort: one HTML page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ichnos.errors import require
+from ichnos.files import atomic_file
+from ichnos.simulation.check.measure import PUBLISHED, Check, column, measure, prevalence, site_shares
+from ichnos.volume import Array, Volume
+
+WINDOWS = {"brain, W80 L40": (80, 40), "stroke, W40 L40": (40, 40), "bone, W2500 L500": (2500, 500)}
+
+
+def write_sheet(root: str | Path) -> Path:
+    """Measure a simulated cohort and write derivatives/truth/realism.html; return its path."""
+    check = measure(root)
+    path = Path(root) / "derivatives" / "truth" / "realism.html"
+    with atomic_file(path) as temporary:
+        temporary.write_text(page(check, Path(root).resolve().name), encoding="utf-8")
+    return path
+
+
+def page(check: Check, name: str) -> str:
+    """Return the sheet as HTML."""
+    jinja2 = require("jinja2", extra="report", purpose="the realism sheet")
+    loader = jinja2.PackageLoader("ichnos.simulation.check")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    figures = [
+        (
+            "HU of the tissues",
+            _drawn(lambda axes: _hu(axes, check)),
+            "Up to 4,000 voxels per tissue and patient, from the truth's masks.",
+        ),
+        (
+            "Noise power in the brain",
+            _drawn(lambda axes: _spectra(axes, check)),
+            "Patches of 40 x 40 pixels without bone or blood.",
+        ),
+        (
+            "Volumes of the parenchymal haematoma",
+            _drawn(lambda axes: _volumes(axes, check)),
+            "Lines: published medians.",
+        ),
+        ("Sites", _drawn(lambda axes: _sites(axes, check)), "Light: what the simulation aims at."),
+    ]
+    text: str = environment.get_template("realism.html.j2").render(
+        name=name,
+        patients=len(check.cohort),
+        rows=_rows(check),
+        windows=list(WINDOWS),
+        examples=[
+            (who, [_picture(ct, w, truth) for w in WINDOWS.values()]) for who, ct, truth in check.examples
+        ],
+        figures=[f for f in figures if f[1]],
+    )
+    return text
+
+
+def _rows(check: Check) -> list[tuple[str, str, str]]:
+    """Return the comparison: what, here, published."""
+    rows = [
+        (f"{title} (median, IQR), mL", _spread(column(check.truth, key)), told)
+        for title, key, told in _VOLUMES
+    ]
+    ivh = column(check.truth, "ivh_ml")
+    rows.append(
+        (
+            "bleeds with intraventricular blood",
+            f"{np.mean(ivh > 0.1):.0%}" if len(ivh) else "none",
+            "about a third",
+        )
+    )
+    published: Any = PUBLISHED["expansion"]
+    for key in ("train", "D", "E"):
+        found = prevalence(check, key)
+        if found.n:
+            where = "training centres" if key == "train" else f"centre {key}"
+            rows.append((f"expansion, {where}", str(found), f"{published[key]:.1%}"))
+    rows.append(("oracle AUC for expansion, this cohort", str(check.oracle_auc), "0.80 to 0.92 aimed at"))
+    rows.append(
+        ("oracle AUC for expansion, 2,000 image-free draws", str(check.law_auc), "0.80 to 0.92 aimed at")
+    )
+    at = f" at threshold {check.growth_threshold:.2f}" if check.growth_dice.n else ", of those who expand"
+    rows.append(
+        (f"oracle Dice of the growth{at}", str(check.growth_dice), "0.506 by a network (Abramova 2024)")
+    )
+    return rows
+
+
+_VOLUMES = (
+    ("haematoma at baseline", "ich_ml", "20.4, IQR 21.9 (Yu 2025)"),
+    ("haematoma at follow-up", "ich_followup_ml", "22.7, IQR 26.2 (Yu 2025)"),
+    ("oedema at baseline", "phe_ml", ""),
+    ("leukoaraiosis", "leukoaraiosis_ml", ""),
+)
+
+
+def _spread(values: Any) -> str:
+    if not len(values):
+        return "none"
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return f"{median:.1f}, IQR {high - low:.1f} (n = {len(values)})"
+
+
+# ---- pictures
+# ------------------------------------------------------------------------------------------
+
+
+def windowed(hu: Array, width: float, level: float) -> Array:
+    """Return grey values 0..255 of HU at a window.
+
+    >>> windowed(np.array([0.0, 40.0, 80.0]), 80, 40).tolist()
+    [0, 127, 255]
+    """
+    return np.asarray(np.clip((hu - level + width / 2) / width, 0, 1) * 255, np.uint8)
+
+
+def axial(volume: Volume, k: int) -> Array:
+    """Return slice k of a RAS image as radiologists look at it: (row, column), front on top, the patient's
+    left on the right.
+    """
+    return np.asarray(volume.array[::-1, ::-1, k].T)
+
+
+def _picture(ct: Volume, window: tuple[float, float], truth: Volume | None) -> str:
+    """Return a row of five slices as a data URI, among them the one with most blood."""
+    count = ct.shape[2]
+    chosen = [int(q * (count - 1)) for q in (0.18, 0.33, 0.48, 0.63, 0.8)]
+    if truth is not None and (truth.array == 1).any():
+        most = int((truth.array == 1).sum((0, 1)).argmax())
+        chosen[int(np.argmin([abs(k - most) for k in chosen]))] = most
+    return png_uri(np.hstack([windowed(axial(ct, k), *window)[::2, ::2] for k in chosen]))
+
+
+def png_uri(grey: Array) -> str:
+    """Return a grey picture as a data URI."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(grey).save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+# ---- figures
+# ------------------------------------------------------------------------------------------
+
+
+def _drawn(draw: Callable[[Any], bool]) -> str:
+    """Draw one figure; "" if there was nothing to draw."""
+    figure_module = require("matplotlib.figure", extra="report", purpose="the realism sheet")
+    figure = figure_module.Figure(figsize=(6.4, 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    if not draw(axes):
+        return ""
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _hu(axes: Any, check: Check) -> bool:
+    edges = np.arange(-10, 101, 1.0)
+    for tissue, values in check.hu.items():
+        if tissue != "bone":
+            density, _ = np.histogram(values, edges, density=True)
+            axes.plot(edges[:-1] + 0.5, density, label=f"{tissue}: {np.median(values):.0f}")
+    axes.set(xlabel="HU", ylabel="density")
+    axes.legend(frameon=False, fontsize=9, title="median HU")
+    return bool(check.hu)
+
+
+def _spectra(axes: Any, check: Check) -> bool:
+    for centre, (frequency, power) in sorted(check.spectra.items()):
+        axes.plot(frequency, power, label=f"centre {centre}")
+    axes.set(xlabel="frequency per mm", ylabel="HU² mm²")
+    axes.legend(frameon=False, fontsize=9)
+    return bool(check.spectra)
+
+
+def _volumes(axes: Any, check: Check) -> bool:
+    edges = np.linspace(0, 120, 31)
+    shown = False
+    kinds = (
+        ("ich_ml", "C0", "baseline_median_ml", "baseline"),
+        ("ich_followup_ml", "C3", "followup_median_ml", "follow-up"),
+    )
+    for key, colour, told, name in kinds:
+        values = column(check.truth, key)
+        if len(values):
+            axes.hist(values, edges, histtype="step", color=colour, label=name)
+            axes.axvline(PUBLISHED[told], color=colour, linestyle=":")
+            shown = True
+    axes.set(xlabel="mL", ylabel="patients")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    if shown:
+        axes.legend(frameon=False, fontsize=9)
+    return shown
+
+
+def _sites(axes: Any, check: Check) -> bool:
+    found, told = site_shares(check.truth), PUBLISHED["sites"]
+    assert isinstance(told, dict)
+    at = np.arange(len(told))
+    axes.bar(at - 0.2, [found.get(site, 0.0) for site in told], 0.4, color="C0")
+    axes.bar(at + 0.2, list(told.values()), 0.4, color="#c8d4e4")
+    axes.set_xticks(at, list(told), rotation=20)
+    axes.set_ylabel("share")
+    return bool(found)

@@ -1,0 +1,1 @@
+"""Cohorts of virtual patients: design, subjects, files."""

@@ -1,0 +1,196 @@
+"""Who a virtual cohort consists of: patients, centres, splits and exams, freely chosen or after one of the
+four papers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ichnos.cohort import EXAMS, Exam, Split
+from ichnos.errors import UsageError
+from ichnos.simulation.exams.scanners import CENTRES, centre
+
+
+@dataclass(frozen=True)
+class Group:
+    """Patients of one centre who are chosen alike."""
+
+    patients: int
+    centre: str
+    split: Split = ""
+    exams: tuple[Exam, ...] = EXAMS
+    haematoma_share: float = 1.0  # the others have no blood; infarcts and white-matter disease as drawn
+    expansion_share: float | None = None  # share of bleeds that expand; None: as the law has it
+    least_ich_ml: float = 0.0
+    trial: bool = False  # the arm is drawn by a coin
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One patient to be made."""
+
+    id: str
+    centre: str
+    split: Split
+    exams: tuple[Exam, ...]
+    seed: int
+    has_haematoma: bool
+    expands: bool | None  # None: as the law has it
+    least_ich_ml: float
+    trial: bool
+
+
+@dataclass(frozen=True)
+class Design:
+    """A cohort's groups, and where its numbers come from."""
+
+    groups: tuple[Group, ...]
+    about: str = ""
+    assumed: tuple[str, ...] = field(default=())  # what the paper does not tell and we chose
+
+
+_PAIRED: tuple[Exam, ...] = ("ct", "followup")
+
+PRESETS: dict[str, Design] = {
+    "demo": Design(tuple(Group(1, c) for c in "ABC"), "three patients with every exam"),
+    "yu2025": Design(
+        (
+            Group(468, "A", "train", _PAIRED, expansion_share=0.198),
+            Group(365, "B", "train", _PAIRED, expansion_share=0.198),
+            Group(270, "C", "train", _PAIRED, expansion_share=0.198),
+            Group(513, "D", "external", _PAIRED, expansion_share=0.218),
+            Group(404, "E", "external", _PAIRED, expansion_share=0.200),
+        ),
+        "expansion: 1103 patients to train, 513 and 404 external, expansion in 19.8, 21.8 and 20.0 %",
+        ("how the 1103 divide among three centres",),
+    ),
+    "ryu2025": Design(
+        (
+            Group(386, "A", "train", ("ct", "flair"), haematoma_share=0.0),
+            Group(96, "A", "validation", ("ct", "flair"), haematoma_share=0.0),
+            Group(390, "B", "external", ("ct", "flair"), haematoma_share=0.0),
+            Group(867, "C", "external", ("ct",), haematoma_share=0.0),
+            Group(100, "E", "external", ("ct", "flair"), haematoma_share=0.0),
+        ),
+        "leukoaraiosis: 482 to train and validate, 390 external, 867 clinical, 100 from another country",
+        (
+            "482 as 386 to train and 96 to validate",
+            "patients of the sets have an ischaemic stroke or none, and no bleed",
+        ),
+    ),
+    "murray2024": Design(
+        (
+            Group(80, "A", "train", ("ct", "t1", "diffusion")),
+            Group(20, "B", "test", ("ct", "t1", "diffusion")),
+            Group(499, "D", "external", _PAIRED, least_ich_ml=30.0, trial=True),
+        ),
+        "corticospinal tract: pairs of CT and diffusion, then a trial like MISTIE III, one half operated on",
+        ("100 pairs", "499 randomised, bleeds of at least 30 mL"),
+    ),
+    "abramova2024": Design(
+        (Group(30, "A", "train", _PAIRED, expansion_share=1.0),),
+        "expanded lesion: 30 patients with both scans, left out one at a time",
+        ("all thirty expand",),
+    ),
+}
+
+
+def preset(name: str, *, scale: float = 1.0, fewest: int = 1) -> Design:
+    """Return a published design, shrunk by a factor; every group keeps so many patients, or all it has if
+    they are fewer.
+
+    >>> [group.patients for group in preset("yu2025", scale=0.02).groups]
+    [9, 7, 5, 10, 8]
+    >>> [group.patients for group in preset("murray2024", scale=0.02, fewest=4).groups]
+    [4, 4, 10]
+    """
+    if name not in PRESETS:
+        raise UsageError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    if not 0 < scale <= 1:
+        raise UsageError(f"a scale of {scale:g} was asked for; give a number above 0 and up to 1")
+    design = PRESETS[name]
+    groups = tuple(
+        Group(**{**vars(g), "patients": min(g.patients, max(fewest, round(g.patients * scale)))})
+        for g in design.groups
+    )
+    return Design(groups, design.about, design.assumed)
+
+
+def free_design(
+    *, patients: int, centres: Sequence[str], exams: Sequence[str], haematoma_share: float = 1.0
+) -> Design:
+    """Spread patients evenly over centres; of each centre 70 % train, 10 % validate and 20 % test."""
+    if patients < 1:
+        raise UsageError(f"{patients} patients were asked for; give 1 or more")
+    unknown = [e for e in exams if e not in EXAMS]
+    if unknown or "ct" not in exams:
+        raise UsageError(
+            f"exams {', '.join(exams) or 'none'} were asked for; give ct and any of {', '.join(EXAMS[1:])}"
+        )
+    if not 0 <= haematoma_share <= 1:
+        raise UsageError(
+            f"a share of {haematoma_share:g} with haematoma was asked for; give a number from 0 to 1"
+        )
+    if not centres:
+        raise UsageError(f"no centre was given; there are {', '.join(CENTRES)}")
+    for name in centres:
+        centre(name)
+    chosen = tuple(e for e in EXAMS if e in exams)
+    groups = []
+    for position, name in enumerate(centres):
+        here = (patients - position + len(centres) - 1) // len(centres)
+        test, validation = round(0.2 * here), round(0.1 * here)
+        sizes: tuple[tuple[Split, int], ...] = (
+            ("train", here - test - validation),
+            ("validation", validation),
+            ("test", test),
+        )
+        groups += [Group(n, name, split, chosen, haematoma_share) for split, n in sizes if n > 0]
+    return Design(tuple(groups))
+
+
+def subjects(design: Design, *, seed: int) -> list[Subject]:
+    """List the patients of a design; shares are met exactly, to one patient."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
+    total = sum(group.patients for group in design.groups)
+    if total < 1:
+        raise UsageError("the design holds no patients; give 1 or more")
+    digits = max(3, len(str(total)))
+    found: list[Subject] = []
+    for group in design.groups:
+        bleeds = _quota(group.patients, group.haematoma_share, rng)
+        expands = (
+            _quota(group.patients, group.expansion_share, rng) if group.expansion_share is not None else None
+        )
+        for k in range(group.patients):
+            number = len(found) + 1
+            own = int(np.random.SeedSequence(seed, spawn_key=(1, number)).generate_state(1, np.uint32)[0])
+            wanted = bool(expands[k]) if expands is not None and bleeds[k] else None
+            found.append(
+                Subject(
+                    f"{number:0{digits}d}",
+                    group.centre,
+                    group.split,
+                    group.exams,
+                    own,
+                    bool(bleeds[k]),
+                    wanted,
+                    group.least_ich_ml,
+                    group.trial,
+                )
+            )
+    return found
+
+
+def _quota(count: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Return `count` truth values of which the share is true, in random order; what a share leaves over
+    falls by chance.
+    """
+    exact = count * share
+    whole = int(np.floor(exact + 1e-9))
+    whole += int(rng.random() < exact - whole)
+    values = np.arange(count) < whole
+    return np.asarray(rng.permutation(values))

@@ -1,0 +1,375 @@
+"""A haematoma in the source head: where it starts, how it spreads, how dense it is, and where it goes on
+growing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from ichnos.anatomy import bundles
+from ichnos.simulation.disease.arrival import FAR, Crop, arrival, cropped, slowness
+from ichnos.simulation.fields import Floats, looked_up, sampled, smooth_noise
+from ichnos.simulation.heads.source import SourceHead
+from ichnos.simulation.patient import Latent, Tissue
+
+Tensor = torch.Tensor
+
+# Bleeding points, right side, MNI mm: centre and standard deviation along x, y, z. Lobar points are drawn
+# from the white matter.
+_POINTS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "putamen": ((28.0, 0.0, 2.0), (1.5, 6.0, 3.5)),
+    "thalamus": ((12.5, -19.0, 8.0), (2.0, 4.0, 2.5)),
+    "cerebellum": ((19.0, -62.0, -36.0), (5.0, 5.0, 3.5)),
+    "pons": ((4.0, -28.0, -30.0), (1.5, 2.0, 3.5)),
+    "caudate": ((13.0, 12.0, 9.0), (1.0, 4.0, 3.0)),
+}
+_BLOOD_TISSUES = (
+    Tissue.CORTEX,
+    Tissue.WHITE,
+    Tissue.THALAMUS,
+    Tissue.CAUDATE,
+    Tissue.PUTAMEN,
+    Tissue.PALLIDUM,
+    Tissue.HIPPOCAMPUS,
+    Tissue.BRAINSTEM,
+    Tissue.CEREBELLAR_CORTEX,
+    Tissue.CEREBELLAR_WHITE,
+)
+
+
+ANISOTROPY = 1.4  # across strong fibres blood needs so much more time, as a share
+# about the volume of source tissue that a haematoma of one volume has taken; mass effect makes up the rest
+SOURCE_SHARE = 0.65
+
+
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """Arrival times and densities on a crop of the source head."""
+
+    crop: Crop
+    centre_mm: Floats  # (3,) source mm
+    slow: Tensor  # (x, y, z) time per mm that it grew with
+    fibre: Tensor  # (3, x, y, z) strongest fibre direction, as long as it is strong (0..1)
+    time: Tensor  # (x, y, z) arrival in about mm; a threshold on it is the baseline haematoma
+    hu: Tensor  # (x, y, z) density of blood at baseline
+    hu_followup: Tensor
+
+
+def allowed(tissue: Tensor) -> Tensor:
+    """Return where parenchymal blood may be (bool)."""
+    table = torch.zeros(256, dtype=torch.bool)
+    table[list(_BLOOD_TISSUES)] = True
+    return looked_up(table.to(tissue.device), tissue)
+
+
+def bleeding_point(head: SourceHead, site: str, side: str, generator: torch.Generator) -> Floats:
+    """Draw the bleeding point of a site, source mm."""
+    sign = {"left": -1.0, "right": 1.0, "midline": float(torch.randn(1, generator=generator) * 0.3)}[side]
+    if site == "lobar":
+        return _lobar_point(head, sign, generator)
+    centre, spread = _POINTS[site]
+    drawn = np.array(centre) + np.array(spread) * torch.randn(3, generator=generator).clamp(-2, 2).numpy()
+    target = torch.tensor(
+        [sign * drawn[0], drawn[1], drawn[2]], dtype=torch.float32, device=head.codes.device
+    )
+    distance = ((head.mni_mm - target.reshape(3, 1, 1, 1)) ** 2).sum(0)
+    return _position(head, int(distance.argmin()))
+
+
+def _lobar_point(head: SourceHead, sign: float, generator: torch.Generator) -> Floats:
+    x, y, z = head.mni_mm
+    ventricle, depth = head.features
+    white = head.codes[::2, ::2, ::2] == Tissue.WHITE
+    fits = (
+        white
+        & (sign * x > 14)
+        & (z > -18)
+        & (depth > 13)
+        & (depth < 30)
+        & (ventricle > 10)
+        & (((x.abs() - 30) ** 2 + y**2 > 26**2) | (z > 34))
+    )
+    places = fits.reshape(-1).nonzero()[:, 0]
+    if len(places) == 0:
+        places = white.reshape(-1).nonzero()[:, 0]
+    return _position(head, int(places[int(torch.randint(len(places), (1,), generator=generator))]))
+
+
+def _position(head: SourceHead, flat: int) -> Floats:
+    index = np.array(np.unravel_index(flat, tuple(head.features.shape[1:])), np.float64)
+    found: Floats = head.feature_affine[:3, :3] @ index + head.feature_affine[:3, 3]
+    return found
+
+
+def grown(
+    head: SourceHead,
+    table: Tensor,
+    latent: Latent,
+    centre: Floats,
+    *,
+    scale: float,
+    generator: torch.Generator,
+) -> Lesion:
+    """Grow a lesion from a bleeding point (source mm). `scale` is patient volume over source volume around
+    it.
+    """
+    largest_ml = max(latent.drawn_ich_ml, latent.drawn_followup_ich_ml) / scale
+    radius = (3000 * largest_ml / (4 * np.pi)) ** (1 / 3)
+    crop = cropped(head, table, centre, half_mm=1.75 * radius + 13)
+    core = (3000 * SOURCE_SHARE * latent.drawn_ich_ml / scale / (4 * np.pi)) ** (1 / 3)
+    roughness = 0.62 + 0.2 * float(np.clip(latent.irregularity, -1.6, 2.2))
+    slow = slowness(crop.tissue) * _unrest(crop, core, roughness, generator)
+    fibre = _fibres(head, crop)
+    time = arrival(_point(crop, centre), slow, crop.spacing_mm, fibre=fibre, anisotropy=ANISOTROPY)
+    rough = smooth_noise(
+        tuple(time.shape),
+        correlation=max(3.0, 0.4 * core) / crop.spacing_mm,
+        generator=generator,
+        device=time.device,
+    )[0]
+    time = time * torch.exp(
+        0.16 * roughness * rough
+    )  # the shortest path evens out what is small: roughen the edge itself
+    limit = _limit(time, crop, latent.drawn_ich_ml * SOURCE_SHARE / scale)
+    time = _with_islands(time, limit, crop, latent, generator)
+    hu, hu_followup = _densities(time, crop, latent, centre, generator)
+    return Lesion(crop, centre, slow, fibre, _closed(time, crop), hu, hu_followup)
+
+
+def _fibres(head: SourceHead, crop: Crop) -> Tensor:
+    """Return the direction of the strongest bundle, its length the square root of its weight (MNI axes
+    serve as the head's).
+    """
+    atlas = bundles.bundles()
+    mni = sampled(head.mni_mm, head.feature_affine, crop.points())
+    strongest = torch.from_numpy(_strongest()).to(mni)
+    return sampled(strongest, atlas.affine, mni)
+
+
+@lru_cache(maxsize=1)
+def _strongest() -> np.ndarray:
+    atlas = bundles.bundles()
+    best = atlas.weight.argmax(0)[None, None]
+    direction = np.take_along_axis(atlas.orientation, best, 0)[0]
+    weight = np.take_along_axis(atlas.weight, best[0], 0)
+    return np.ascontiguousarray(direction * np.sqrt(weight), np.float32)
+
+
+def halved(lesion: Lesion) -> Lesion:
+    """Return the lesion on every second voxel of its crop, for what is drawn many times."""
+    crop, few = lesion.crop, (slice(None, None, 2),) * 3
+    affine = crop.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+    maps = {name: getattr(lesion, name)[few].contiguous() for name in ("slow", "time", "hu", "hu_followup")}
+    small = Crop(affine, crop.tissue[few].contiguous(), 2 * crop.spacing_mm)
+    return replace(lesion, crop=small, fibre=lesion.fibre[(slice(None), *few)].contiguous(), **maps)
+
+
+def grown_later(lesion: Lesion, limit: float, generator: torch.Generator) -> Tensor:
+    """Return arrival times of the follow-up: from the baseline's edge (`limit`) blood goes on, faster
+    around a hidden new focus.
+    """
+    crop, inside = lesion.crop, lesion.time <= limit
+    if not bool(inside.any()):
+        inside = lesion.time <= lesion.time.min()
+    focus = _edge_point(inside, crop, generator)
+    radius = (3 * float(inside.sum()) * crop.spacing_mm**3 / (4 * np.pi)) ** (1 / 3)
+    distance = ((crop.points() - focus.reshape(3, 1, 1, 1)) ** 2).sum(0)
+    haste = 1 + 2.2 * torch.exp(-distance / (2 * (0.8 * radius + 4) ** 2))
+    slow = lesion.slow * _unrest(crop, radius, 0.5, generator) / haste
+    onward = arrival(
+        torch.where(inside, 0.0, FAR), slow, crop.spacing_mm, fibre=lesion.fibre, anisotropy=ANISOTROPY
+    )
+    return torch.where(inside, lesion.time - limit, _closed(onward, crop))
+
+
+def _unrest(crop: Crop, radius_mm: float, sigma: float, generator: torch.Generator) -> Tensor:
+    """Return a positive random factor on the slowness: lobes of about the lesion's radius, and fingers of
+    a third of it.
+    """
+    device, shape = crop.tissue.device, tuple(crop.tissue.shape)
+    scales = [max(radius_mm * share, 3.0) / crop.spacing_mm for share in (1.0, 0.45)]
+    lobes, fingers = (
+        smooth_noise(shape, correlation=c, generator=generator, device=device)[0] for c in scales
+    )
+    return torch.exp(sigma * (0.9 * lobes + 0.8 * fingers).clamp(-2.2, 2.2))
+
+
+def _point(crop: Crop, centre: Floats) -> Tensor:
+    """Return start times: zero at the allowed voxels next to the bleeding point."""
+    distance = ((crop.points() - torch.from_numpy(centre).to(crop.points()).reshape(3, 1, 1, 1)) ** 2).sum(0)
+    distance = torch.where(allowed(crop.tissue), distance, FAR**2)
+    return torch.where(distance <= distance.min() + 1e-3, 0.0, FAR)
+
+
+def _limit(time: Tensor, crop: Crop, source_ml: float) -> float:
+    """Return the arrival time by which this volume is filled."""
+    voxels = int(np.clip(round(1000 * source_ml / crop.spacing_mm**3), 1, time.numel()))
+    reached = time.reshape(-1).kthvalue(voxels).values
+    return float(min(float(reached), FAR / 2))
+
+
+def _edge_point(inside: Tensor, crop: Crop, generator: torch.Generator) -> Tensor:
+    """Draw a point of a region's surface, source mm."""
+    padded = torch.nn.functional.pad(inside[None, None].float(), (1,) * 6)
+    core = -torch.nn.functional.max_pool3d(-padded, 3, 1)[0, 0] > 0.5
+    places = (inside & ~core).reshape(-1).nonzero()[:, 0]
+    if len(places) == 0:
+        places = inside.reshape(-1).nonzero()[:, 0]
+    chosen = places[int(torch.randint(len(places), (1,), generator=generator))]
+    return crop.points().reshape(3, -1)[:, chosen]
+
+
+def _with_islands(
+    time: Tensor, limit: float, crop: Crop, latent: Latent, generator: torch.Generator
+) -> Tensor:
+    """Add small separate haematomas for the island (three or more) and satellite (one) signs; they grow
+    with the threshold.
+    """
+    count = (3 if "island" in latent.signs else 0) + (1 if "satellite" in latent.signs else 0)
+    radius = (3000 * latent.drawn_ich_ml / (4 * np.pi)) ** (1 / 3)
+    points = crop.points()
+    for _ in range(count):
+        edge = _edge_point(time <= limit, crop, generator)
+        inside = time <= limit
+        middle = (points * inside).sum((1, 2, 3)) / inside.sum()
+        outward = (edge - middle) / (edge - middle).norm().clamp(min=1e-3)
+        size, gap = torch.rand(2, generator=generator).tolist()
+        blob = (0.14 + 0.08 * size) * radius + 1.0
+        place = edge + outward * (blob + 1.5 + 2.0 * gap)
+        distance = ((points - place.reshape(3, 1, 1, 1)) ** 2).sum(0).sqrt()
+        drop = torch.where(distance < 1.6 * blob, limit * (distance / blob).clamp(min=0.3), FAR)
+        time = torch.where(allowed(crop.tissue), torch.minimum(time, drop), time)
+    return time
+
+
+def _closed(time: Tensor, crop: Crop) -> Tensor:
+    """Continue arrival times two voxels into what blood cannot enter, so that interpolation beside a wall
+    is smooth.
+    """
+    continued = arrival(time, torch.ones_like(time), crop.spacing_mm, rounds=2)
+    return torch.where(time < FAR / 2, time, continued).clamp(max=400.0)
+
+
+def base_density_hu(haematocrit: float, hours: float) -> float:
+    """Return HU of evenly clotted blood: it rises with haematocrit, and over the first hours as the clot
+    retracts.
+
+    >>> round(base_density_hu(0.41, 3.0)), base_density_hu(0.30, 3.0) < 60
+    (64, True)
+    """
+    return float(np.clip(62 + 75 * (haematocrit - 0.41) + 7 * np.tanh((hours - 2) / 4), 50, 80))
+
+
+def _densities(
+    time: Tensor, crop: Crop, latent: Latent, centre: Floats, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the blood's HU at baseline, with the signs, and at follow-up, when most have evened out."""
+    device, shape = crop.tissue.device, tuple(crop.tissue.shape)
+    noise = [
+        smooth_noise(shape, correlation=c / crop.spacing_mm, generator=generator, device=device)[0]
+        for c in (9, 4.5)
+    ]
+    spread = 2.2 + 1.6 * float(np.clip(latent.heterogeneity + 1, 0, 3.5))
+    texture = 0.8 * noise[0] + 0.6 * noise[1]
+    early = base_density_hu(latent.haematocrit, latent.onset_to_ct_h) + spread * texture
+    late = (
+        base_density_hu(latent.haematocrit, latent.onset_to_ct_h + latent.followup_interval_h) + 2.5 * texture
+    )
+    inside = (
+        time
+        <= time.reshape(-1)
+        .kthvalue(max(1, int(1000 * SOURCE_SHARE * latent.drawn_ich_ml / crop.spacing_mm**3)))
+        .values
+    )
+    points = crop.points()
+    changes = [_sign_hu(sign, inside, points, noise, generator) for sign in latent.signs]
+    if changes:
+        early = early + torch.stack(changes).min(0).values
+    return early.clamp(26, 92), late.clamp(40, 92)
+
+
+def _sign_hu(
+    sign: str, inside: Tensor, points: Tensor, noise: list[Tensor], generator: torch.Generator
+) -> Tensor:
+    """Return what a density sign adds to the blood's HU."""
+    if sign == "blend":  # a part of lower density with a sharp border
+        direction = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0).to(points)
+        along = (points * direction.reshape(3, 1, 1, 1)).sum(0) + 1.5 * noise[0]
+        return -20.0 * torch.sigmoid((along - torch.quantile(along[inside], 0.7)) / 0.35)
+    if sign == "black_hole":  # dark, encapsulated, away from the edge
+        radius = (3 * float(inside.sum()) / (4 * np.pi)) ** (1 / 3) * float(
+            points[0, 1, 0, 0] - points[0, 0, 0, 0]
+        )
+        middle = (points * inside).sum((1, 2, 3)) / inside.sum()
+        off = (
+            torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0).to(points)
+            * radius
+            * 0.35
+        )
+        distance = ((points - (middle + off).reshape(3, 1, 1, 1)) ** 2).sum(0).sqrt()
+        return -31.0 * torch.sigmoid((0.34 * radius + 1.0 - distance - 0.6 * noise[1]) / 0.4)
+    if (
+        sign == "swirl"
+    ):  # curved bands of unclotted blood, about a fifth of the clot, whatever the noise's levels in it
+        from_middle = (noise[0] - noise[0][inside].median()).abs()
+        return -17.0 * torch.exp(-((from_middle / torch.quantile(from_middle[inside], 0.15)) ** 2))
+    if sign == "fluid_level":  # cells settle towards the back of the head
+        level = torch.quantile(points[1][inside], 0.55)
+        return 8.0 - 32.0 * torch.sigmoid((points[1] - level) / 0.3)
+    return torch.zeros_like(noise[0])
+
+
+def spread_around(lesion: Lesion, time: Tensor, limit: float) -> Tensor:
+    """Return arrival times of oedema from the haematoma's edge: quick in white matter, slow in grey, none
+    in fluid (crop grid).
+    """
+    table = torch.full((256,), 12.0)
+    table[[Tissue.WHITE, Tissue.CEREBELLAR_WHITE, Tissue.BRAINSTEM]] = 1.0
+    table[[Tissue.PUTAMEN, Tissue.PALLIDUM, Tissue.THALAMUS, Tissue.CAUDATE, Tissue.HIPPOCAMPUS]] = 1.6
+    table[[Tissue.CORTEX, Tissue.CEREBELLAR_CORTEX]] = 2.6
+    slow = looked_up(table.to(time.device), lesion.crop.tissue)
+    return arrival(torch.where(time <= limit, 0.0, FAR), slow, lesion.crop.spacing_mm, rounds=24).clamp(
+        max=200.0
+    )
+
+
+def at(lesion: Lesion, field: Tensor, source_mm: Tensor, *, fill: float) -> Tensor:
+    """Return a map of the crop at source points (3, X, Y, Z)."""
+    return sampled(field[None], lesion.crop.affine, source_mm, fill=fill)[0]
+
+
+def filled(score: Tensor, where: Tensor, voxels: float, *, softness: float) -> Tensor:
+    """Return fractions 0..1, highest where the score is lowest, that add up to so many voxels (or fill
+    `where`).
+    """
+    return filled_with_limit(score, where, voxels, softness=softness)[0]
+
+
+def filled_with_limit(
+    score: Tensor, where: Tensor, voxels: float, *, softness: float
+) -> tuple[Tensor, float]:
+    """Return the fractions of `filled`, and the score at their edge (fraction 0.5)."""
+    candidates = score[where]
+    if voxels <= 0 or len(candidates) == 0:
+        return torch.zeros_like(score), float(score.min()) - 1.0
+    low, high = float(candidates.min()) - softness, float(candidates.max()) + softness
+    for _ in range(22):
+        middle = (low + high) / 2
+        amount = float(((middle - candidates) / (2 * softness) + 0.5).clamp_(0, 1).sum())
+        low, high = (middle, high) if amount < voxels else (low, middle)
+    return torch.where(where, ((high - score) / (2 * softness) + 0.5).clamp(0, 1), 0.0), high
+
+
+def oedema_degree(around: Tensor, where: Tensor, voxels: float) -> Tensor:
+    """Return oedema degrees: 1 beside the blood, 0.5 at the edge of the wanted volume, quickly 0 beyond."""
+    candidates = around[where]
+    wanted = min(int(voxels), len(candidates))
+    if wanted <= 0:
+        return torch.zeros_like(around)
+    limit = max(float(candidates.kthvalue(wanted).values), 0.5)
+    fading = torch.where(around <= limit, 1 - 0.5 * (around / limit) ** 1.5, 0.5 - (around - limit) / 2.5)
+    return torch.where(where, fading.clamp(0, 1), 0.0)

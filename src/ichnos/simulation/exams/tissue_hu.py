@@ -1,0 +1,152 @@
+"""What each tissue of a virtual patient is worth in Hounsfield units, before a scanner has seen it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch.nn import functional
+
+from ichnos.errors import InputRefused
+from ichnos.simulation.patient import Tissue, VirtualPatient
+
+
+@dataclass(frozen=True)
+class Density:
+    """HU of one tissue: its mean, how far patients differ, and its unrest inside one patient."""
+
+    mean_hu: float
+    between_hu: float  # standard deviation between patients
+    within_hu: float  # standard deviation of a smooth texture within the tissue
+
+
+DENSITY: dict[Tissue, Density] = {
+    Tissue.AIR: Density(-1000, 0, 0),
+    Tissue.SCALP: Density(15, 12, 9),
+    Tissue.FAT: Density(-95, 6, 10),
+    Tissue.MUSCLE: Density(52, 4, 4),
+    Tissue.BONE: Density(1250, 120, 140),
+    Tissue.DIPLOE: Density(500, 90, 110),
+    Tissue.AIR_CELL: Density(-960, 15, 20),
+    Tissue.MUCOSA: Density(35, 6, 8),
+    Tissue.EYE: Density(10, 3, 1),
+    Tissue.LENS: Density(70, 8, 2),
+    Tissue.OPTIC_NERVE: Density(32, 3, 1),
+    Tissue.DURA: Density(56, 5, 3),
+    Tissue.VENOUS_SINUS: Density(56, 2, 2),
+    Tissue.ARTERY: Density(46, 2, 2),
+    Tissue.CSF: Density(8, 1.2, 0.8),
+    Tissue.VENTRICLE: Density(6, 1.2, 0.5),
+    Tissue.CHOROID: Density(42, 5, 5),
+    Tissue.CORTEX: Density(38.2, 0.8, 0.9),
+    Tissue.WHITE: Density(29.4, 0.8, 0.9),
+    Tissue.THALAMUS: Density(36.0, 0.8, 0.8),
+    Tissue.CAUDATE: Density(37.5, 0.8, 0.7),
+    Tissue.PUTAMEN: Density(37.5, 0.8, 0.7),
+    Tissue.PALLIDUM: Density(35.5, 1.0, 0.8),
+    Tissue.HIPPOCAMPUS: Density(36.5, 0.8, 0.8),
+    Tissue.BRAINSTEM: Density(31.5, 0.8, 0.9),
+    Tissue.CEREBELLAR_CORTEX: Density(38.5, 0.8, 0.9),
+    Tissue.CEREBELLAR_WHITE: Density(32.0, 0.8, 0.9),
+}
+
+OEDEMA_DROP_HU = 10.0  # full degree, in white matter
+LEUKOARAIOSIS_DROP_HU = 10.0
+INFARCT_DROP_HU = 8.0
+OLD_INFARCT_HU = 9.0
+CALCIUM_RISE_HU = 250.0
+FAT_ABOVE, FAT_STEEPNESS = (
+    0.75,
+    5.0,
+)  # where the unrest of muscle and scalp is above this, there is fat: about a quarter of them
+
+
+@dataclass(frozen=True, eq=False)
+class Lesions:
+    """The maps of one moment, baseline or follow-up."""
+
+    tissue: torch.Tensor
+    ich: torch.Tensor
+    ivh: torch.Tensor
+    blood_hu: torch.Tensor
+    oedema: torch.Tensor
+    leukoaraiosis: torch.Tensor
+    infarct_acute: torch.Tensor
+    infarct_old: torch.Tensor
+    calcification: torch.Tensor
+
+
+def lesions_at(patient: VirtualPatient, *, followup: bool) -> Lesions:
+    """Return the patient's maps at baseline or at follow-up."""
+    if followup and patient.tissue_followup is None:
+        raise InputRefused(
+            "this virtual patient was made without a follow-up; make it with followup=True to simulate that"
+            " scan"
+        )
+    return Lesions(
+        **{
+            field.name: getattr(patient, f"{field.name}_followup" if followup else field.name)
+            for field in fields(Lesions)
+        }
+    )
+
+
+def cut_out(lesions: Lesions, box: tuple[slice, ...]) -> Lesions:
+    """Return the maps inside a box of voxels, views without a copy."""
+    return Lesions(**{field.name: getattr(lesions, field.name)[box] for field in fields(Lesions)})
+
+
+def hounsfield(
+    lesions: Lesions, *, haematocrit: float, spacing_mm: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Return the HU map (x, y, z) of a patient, float32; texture and the patient's own tissue means come
+    from the generator.
+    """
+    device = lesions.tissue.device
+    table = torch.tensor(
+        [[d.mean_hu, d.between_hu, d.within_hu] for _, d in sorted(DENSITY.items())], device=device
+    )
+    means = table[:, 0] + table[:, 1] * _tied_scores(device, generator)
+    means[Tissue.VENOUS_SINUS] += (haematocrit - 0.42) * 90.0
+    means[Tissue.ARTERY] += (haematocrit - 0.42) * 70.0
+    shape = tuple(lesions.tissue.shape)
+    index = lesions.tissue.to(torch.int32).reshape(-1)
+    hu = means.index_select(0, index).reshape(shape)
+    unrest = table[:, 2].index_select(0, index).reshape(shape)
+    field = texture(shape, scale_mm=4.0, spacing_mm=spacing_mm, generator=generator)
+    hu += unrest * field
+    soft = (lesions.tissue == int(Tissue.MUSCLE)) | (lesions.tissue == int(Tissue.SCALP))
+    hu = torch.lerp(
+        hu, means[Tissue.FAT].expand_as(hu), torch.sigmoid(FAT_STEEPNESS * (field - FAT_ABOVE)) * soft
+    )
+    is_brain = (lesions.tissue >= int(Tissue.CORTEX)).to(torch.float32)
+    hu = hu - is_brain * (
+        LEUKOARAIOSIS_DROP_HU * lesions.leukoaraiosis
+        + OEDEMA_DROP_HU * lesions.oedema
+        + INFARCT_DROP_HU * lesions.infarct_acute
+    ).clamp(max=18.0)
+    hu = torch.lerp(hu, torch.full_like(hu, OLD_INFARCT_HU), lesions.infarct_old * is_brain)
+    blood = (lesions.ich + lesions.ivh).clamp(0, 1)
+    return torch.lerp(hu, lesions.blood_hu, blood) + CALCIUM_RISE_HU * lesions.calcification
+
+
+def _tied_scores(device: torch.device, generator: torch.Generator) -> torch.Tensor:
+    """Draw one standard score per tissue; grey and white matter of one patient move together, so that
+    their contrast stays.
+    """
+    own = torch.randn(len(DENSITY), device=device, generator=generator)
+    brain = torch.arange(len(DENSITY), device=device) >= Tissue.CORTEX
+    shared = torch.randn(1, device=device, generator=generator)
+    return torch.where(brain, 0.85 * shared + 0.53 * own, own).clamp(-2.5, 2.5)
+
+
+def texture(
+    shape: tuple[int, ...], *, scale_mm: float, spacing_mm: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Draw a smooth random field of mean 0 and variance about 1 (x, y, z), from white noise on a coarse
+    grid.
+    """
+    coarse = [max(2, round(n * spacing_mm / scale_mm) + 1) for n in shape]
+    white = torch.randn(1, 1, *coarse, device=generator.device, generator=generator)
+    field = functional.interpolate(white, size=shape, mode="trilinear", align_corners=True)[0, 0]
+    return field * 1.84  # a trilinear blend of eight independent values has a mean variance of (2/3)**3

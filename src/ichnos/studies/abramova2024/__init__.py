@@ -1,0 +1,1 @@
+"""Abramova 2024: what will the haematoma look like tomorrow?"""

@@ -1,0 +1,1 @@
+"""Murray 2024: the corticospinal tract on CT, its injury, and outcome."""

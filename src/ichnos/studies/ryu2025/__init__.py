@@ -1,0 +1,1 @@
+"""Ryu 2025: leukoaraiosis on CT, learnt from FLAIR."""

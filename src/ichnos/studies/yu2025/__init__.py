@@ -1,0 +1,1 @@
+"""Yu 2025: will the haematoma grow?"""

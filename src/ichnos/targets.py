@@ -1,0 +1,1 @@
+"""The registry of targets: what is read on the CT grid."""
