@@ -168,8 +168,10 @@ from ichnos.formats import bids
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     began = time.perf_counter()
-    evaluate(root / "predictions", [bids.read_cohort(root / "cohort")], root / "out", workers=2, progress=False)
-    own, children = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cohort = bids.read_cohort(root / "cohort")
+    evaluate(root / "predictions", [cohort], root / "out", workers=2, progress=False)
+    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    own, children = (resource.getrusage(who).ru_maxrss / 1024 for who in both)
     print(time.perf_counter() - began, own, children)
 """
 

@@ -14,8 +14,9 @@ from ichnos.report.pdf import printer
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "img" / "report.png"
 FLAGS = """
-    --headless --no-sandbox --disable-gpu --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --disable-quic --no-first-run
-    --disable-background-networking --disable-component-update --disable-sync --hide-scrollbars --virtual-time-budget=20000
+    --headless --no-sandbox --disable-gpu --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader
+    --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync
+    --hide-scrollbars --virtual-time-budget=20000
 """
 
 

@@ -61,9 +61,7 @@ def shares_of(clot: Volume) -> dict[str, float]:
     return {str(name): float(np.mean(names == name)) for name in np.unique(names)}
 
 
-def test_a_large_clot_that_holds_a_deep_nucleus_is_named_after_it_and_not_after_the_lobe_that_holds_most_of_it() -> (
-    None
-):
+def test_a_large_clot_that_holds_a_deep_nucleus_is_named_after_it_not_after_the_lobe() -> None:
     clot = clot_at((-34.0, 10.0, 12.0), radius_mm=24.0)
     shares = shares_of(clot)
     found = site_measure(place_of(straight()), clot)

@@ -47,7 +47,11 @@ const wait = setInterval(() => {
     gl.readPixels(0, 0, gl.drawingBufferWidth, gl.drawingBufferHeight, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
     return pixels;
   };
-  const different = (a, b) => { let n = 0; for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) n++; return n; };
+  const different = (a, b) => {
+    let n = 0;
+    for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) n++;
+    return n;
+  };
   if (nv) {
     const before = picture();
     told.levels = new Set(before).size;
@@ -62,7 +66,8 @@ const wait = setInterval(() => {
     choice.value = "40 90"; choice.dispatchEvent(new Event("change"));
     told.window = different(before, picture());
   }
-  told.asked = performance.getEntriesByType("resource").map(entry => entry.name.slice(0, 40)).filter(name => !/^(data|blob):/.test(name));
+  told.asked = performance.getEntriesByType("resource").map(entry => entry.name.slice(0, 40))
+    .filter(name => !/^(data|blob):/.test(name));
   told.violations = violations;
   document.body.dataset.told = JSON.stringify(told);
 }, 50);

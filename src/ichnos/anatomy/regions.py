@@ -70,7 +70,8 @@ def sites_at(mni_mm: npt.NDArray[np.float32], *, reach_mm: float = 6.0) -> npt.N
     The nuclei reach some mm beyond their edge, since the capsules around them count as theirs. "" is nowhere
     in the brain's rough shape.
 
-    >>> sites_at(np.array([[-27, 2, 2], [12, -19, 8], [0, -28, -30], [25, -65, -35], [-35, 40, 25]], np.float32)).tolist()
+    >>> points = [[-27, 2, 2], [12, -19, 8], [0, -28, -30], [25, -65, -35], [-35, 40, 25]]
+    >>> sites_at(np.array(points, np.float32)).tolist()
     ['basal ganglia', 'thalamus', 'brainstem', 'cerebellum', 'frontal lobe']
     """
     x, y, z = np.asarray(mni_mm, np.float32).T[:, None, None, :]

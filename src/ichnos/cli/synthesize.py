@@ -64,9 +64,8 @@ def synthesize(
         and not (out / "generator").is_dir()
     ):
         raise UsageError(f"{out} holds other files; give a new or empty folder")
-    plan = (
-        GeneratorPlan(kind=kind, steps=steps, seed=seed) if full else small_plan(kind, steps=steps, seed=seed)
-    )  # type: ignore[arg-type]
+    make = GeneratorPlan if full else small_plan
+    plan = make(kind=kind, steps=steps, seed=seed)  # type: ignore[arg-type]
     learnt, held_out = _pictures(read_cohort(cohort), plan.size)
     report = _made(
         plan, learnt, held_out, out, images=images, minutes=minutes, device=device, quiet=quiet or as_json

@@ -121,8 +121,8 @@ def train(
         steps=steps or 2000,
         simulated_share=simulated_share,
         seed=seed,
-        **sides,
-    )  # type: ignore[arg-type]
+        **sides,  # type: ignore[arg-type]
+    )
     plan = _changed(plan.begun_from(begin) if begin else plan, more)
     with _team() as team:
         heads = tuple(sorted(anatomy.glob("*.nii.gz"))) if anatomy else ()

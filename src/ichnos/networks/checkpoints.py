@@ -130,7 +130,7 @@ def _read(path: Path) -> Any:
         type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")
     ]  # nnU-Net's logs hold numpy scalars
     plain: list[Any] = [
-        np._core.multiarray.scalar,
+        np._core.multiarray.scalar,  # type: ignore[attr-defined]
         np.dtype,
         np.ndarray,
         np._core.multiarray._reconstruct,
@@ -302,9 +302,8 @@ def load_vit_weights(network: nn.Module, state: State) -> list[str]:
         renamed[key] = value
     own = network.state_dict()
     if "pos_embed" in renamed:
-        renamed["pos_embed"] = _resized_positions(
-            renamed["pos_embed"], own["pos_embed"].shape, network.patch_grid
-        )  # type: ignore[arg-type]
+        grid: tuple[int, ...] = network.patch_grid  # type: ignore[assignment]
+        renamed["pos_embed"] = _resized_positions(renamed["pos_embed"], own["pos_embed"].shape, grid)
     if "patch_embed.proj.weight" in renamed:
         renamed["patch_embed.proj.weight"] = _adapted_filters(
             renamed["patch_embed.proj.weight"], own["patch_embed.proj.weight"].shape

@@ -20,7 +20,8 @@ class CalibratedEnsemble(nn.Module):
     (b, features) by the means and spreads of its own fold; `platt` holds intercept and slope of the line from
     mean log odds to the log odds of the event.
 
-    >>> vit = {"name": "vit", "arguments": {"image_size": [8, 8], "patch_size": 8, "width": 8, "depth": 1, "heads": 2}}
+    >>> arguments = {"image_size": [8, 8], "patch_size": 8, "width": 8, "depth": 1, "heads": 2}
+    >>> vit = {"name": "vit", "arguments": arguments}
     >>> CalibratedEnsemble(vit, members=3)(torch.zeros(5, 3, 8, 8)).shape
     torch.Size([5, 3])
     """

@@ -21,7 +21,8 @@ class Refiner(nn.Module):
     `logit_unit`.
 
     >>> import torch
-    >>> network = Refiner(5, 2, first_logits=1, logit_unit=4.0, features_per_stage=[4, 8], kernel_sizes=3, strides=[1, 2])
+    >>> shape = {"features_per_stage": [4, 8], "kernel_sizes": 3, "strides": [1, 2]}
+    >>> network = Refiner(5, 2, first_logits=1, logit_unit=4.0, **shape)
     >>> image = torch.randn(1, 5, 8, 8, 8)
     >>> bool((network(image) == 4 * image[:, 1:3]).all())
     True

@@ -37,7 +37,8 @@ class ResidualUNet(nn.Module):
     the deeper half of both gets one block only. `full_resolution_skip=False` drops the skip of the last
     decoder stage, as U-Mamba's 2-D networks do.
 
-    >>> network = ResidualUNet(1, 2, dim=2, features_per_stage=[4, 8], strides=[1, 2], n_conv_per_stage=1, n_conv_per_stage_decoder=1)
+    >>> blocks = {"n_conv_per_stage": 1, "n_conv_per_stage_decoder": 1}
+    >>> network = ResidualUNet(1, 2, dim=2, features_per_stage=[4, 8], strides=[1, 2], **blocks)
     >>> network(torch.zeros(1, 1, 16, 16)).shape
     torch.Size([1, 2, 16, 16])
     """

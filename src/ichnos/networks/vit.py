@@ -29,7 +29,8 @@ class VisionTransformer(nn.Module):
     The defaults are ViT-B/16 at 224 x 224. Every clinical feature is one token; an unknown one is a learned
     token of its own.
 
-    >>> network = VisionTransformer(num_classes=2, image_size=(32, 32), width=48, depth=2, heads=4, clinical_features=3)
+    >>> size = {"image_size": (32, 32), "width": 48, "depth": 2, "heads": 4}
+    >>> network = VisionTransformer(num_classes=2, clinical_features=3, **size)
     >>> network(torch.zeros(5, 3, 32, 32), torch.full((5, 3), float("nan"))).shape
     torch.Size([5, 2])
     """

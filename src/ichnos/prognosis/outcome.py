@@ -62,7 +62,8 @@ def design_row(inputs: OutcomeInputs, arm: Arm, terms: Sequence[str]) -> Floats:
     """Return the regression's row of a patient in an arm; NaN where an input is not known.
 
     >>> x = OutcomeInputs("no risk", 20.0, 0.0, 3.0, 0.0, 65.0, 14.0)
-    >>> design_row(x, "surgery", ("intercept", "injury: no risk", "surgery", "surgery, no risk", "age")).tolist()
+    >>> terms = ("intercept", "injury: no risk", "surgery", "surgery, no risk", "age")
+    >>> design_row(x, "surgery", terms).tolist()
     [1.0, 1.0, 1.0, 1.0, 0.0]
     """
     return np.array([_term(inputs, arm, term) for term in terms], np.float64)

@@ -40,7 +40,8 @@ def abc2_ml(mask: Volume) -> float:
     25 %, else not (Kothari 1996). The mask must have RAS axes.
 
     >>> from ichnos.volume import sphere
-    >>> round(abc2_ml(sphere(radius_mm=15, spacing_mm=(1, 1, 5))), 1)  # a ball of 14.1 mL: half-counted slices cost volume
+    >>> ball = sphere(radius_mm=15, spacing_mm=(1, 1, 5))  # 14.1 mL: half-counted slices cost volume
+    >>> round(abc2_ml(ball), 1)
     9.6
     """
     areas = np.asarray(mask.array).astype(bool).sum(axis=(0, 1))

@@ -47,7 +47,8 @@ class VolumeLaw(LawPart):
         """Return between which millilitres the truth is expected; None for a target without errors, or where
         nothing was measured.
 
-        >>> law = VolumeLaw(cohort="nobody", level=0.8, targets={"ICH": Errors(low=-0.2, high=0.1, patients=30)})
+        >>> errors = Errors(low=-0.2, high=0.1, patients=30)
+        >>> law = VolumeLaw(cohort="nobody", level=0.8, targets={"ICH": errors})
         >>> [round(ml, 2) for ml in law.interval_ml("ICH", 20.0)]
         [16.19, 22.21]
         >>> law.interval_ml("PHE", 20.0), law.interval_ml("ICH", 0.0)

@@ -6,8 +6,9 @@
 ...     (folder / f"{patient.id}.txt").write_text("done")
 ...     return {"letters": len(patient.id)}
 >>> with tempfile.TemporaryDirectory() as out:
-...     first = apply(count, [Patient("a"), Patient("bb")], out=out, settings={}, name="count", progress=False)
-...     again = apply(count, [Patient("a"), Patient("bb")], out=out, settings={}, name="count", progress=False)
+...     people, how = [Patient("a"), Patient("bb")], {"settings": {}, "name": "count", "progress": False}
+...     first = apply(count, people, out=out, **how)
+...     again = apply(count, people, out=out, **how)
 ...     [row["letters"] for row in again.rows], first.done_now, again.done_now
 ([1, 2], 2, 0)
 """

@@ -23,7 +23,9 @@ def steps_within(
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     kept = Path(folder) / "steps.json"
-    ...     first = steps_within(kept, "a", 1.0, lambda steps, out: time.sleep(0.01 * steps), least=2, most=1000)
+    ...     first = steps_within(
+    ...         kept, "a", 1.0, lambda steps, out: time.sleep(0.01 * steps), least=2, most=1000
+    ...     )
     ...     again = steps_within(kept, "a", 9.0, lambda steps, out: time.sleep(9), least=2, most=1000)
     >>> 20 <= first <= 100, first == again
     (True, True)

@@ -185,7 +185,8 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>ichnos transfer</title>
-<style>body{{font:15px system-ui;margin:2rem;max-width:90rem}}img{{width:100%}}section{{border-top:1px solid #ccc;padding:.6rem 0}}
+<style>body{{font:15px system-ui;margin:2rem;max-width:90rem}}img{{width:100%}}
+section{{border-top:1px solid #ccc;padding:.6rem 0}}
 h2{{font-size:1.05rem;margin:.2rem 0}}</style>
 <h1>Transfer: {count} pairs, the doubtful ones first</h1>
 <p>Research use only. To overrule a verdict, write a line into <code>override.tsv</code> beside this page

@@ -149,7 +149,8 @@ def growth_dice(*, baseline: Volume, truth_followup: Volume, predicted_followup:
     A set difference, not a signed one: blood that has gone does not cancel, or count as, blood that has come.
 
     >>> from ichnos.volume import sphere
-    >>> small, large = (sphere(radius_mm=20, spacing_mm=1.0).map_array(lambda a: a & (np.indices(a.shape)[0] < n)) for n in (15, 20))
+    >>> ball = sphere(radius_mm=20, spacing_mm=1.0)
+    >>> small, large = (ball.map_array(lambda a: a & (np.indices(a.shape)[0] < n)) for n in (15, 20))
     >>> growth_dice(baseline=small, truth_followup=large, predicted_followup=large)
     1.0
     """

@@ -41,7 +41,8 @@ def check_pair(
     between D/(2-D) of the mean Dice and the mean Dice itself, and comes near the latter only if almost every
     case is perfect or missed altogether.
 
-    >>> check_pair(0.937, 0.934, of="case").level, check_pair(0.937, 0.934, of="mean").level, check_pair(0.9, 0.82, of="mean")
+    >>> case, mean = check_pair(0.937, 0.934, of="case"), check_pair(0.937, 0.934, of="mean")
+    >>> case.level, mean.level, check_pair(0.9, 0.82, of="mean")
     ('alarm', 'warn', None)
     """
     least = iou_of_dice(dice)

@@ -14,7 +14,8 @@ from typing import BinaryIO, Self, cast
 from ichnos.errors import InputRefused
 
 _JUNK_WORDS = """
-    .txt .json .xml .html .htm .pdf .jpg .jpeg .png .gif .bmp .exe .dll .inf .ini .csv .tsv .nii .gz .md .py .js .css .ico .db
+    .txt .json .xml .html .htm .pdf .jpg .jpeg .png .gif .bmp .exe .dll .inf .ini .csv .tsv .nii .gz .md .py
+    .js .css .ico .db
 """
 _JUNK_SUFFIXES = frozenset(_JUNK_WORDS.split())
 _MAX_MEMBERS = 200_000

@@ -24,16 +24,17 @@ from ichnos.formats.dicom.files import Reader, files_in
 from ichnos.volume import Floats
 
 _WORDS = """
-    AcquisitionNumber BitsAllocated BitsStored Columns ConvolutionKernel HighBit ImageOrientationPatient ImagePositionPatient
-    ImageType InstanceNumber Modality NumberOfFrames PatientID PatientName PerFrameFunctionalGroupsSequence
-    PhotometricInterpretation PixelPaddingRangeLimit PixelPaddingValue PixelRepresentation PixelSpacing RescaleIntercept
-    RescaleSlope Rows SOPClassUID SOPInstanceUID SamplesPerPixel SeriesInstanceUID StudyInstanceUID
+    AcquisitionNumber BitsAllocated BitsStored Columns ConvolutionKernel HighBit ImageOrientationPatient
+    ImagePositionPatient ImageType InstanceNumber Modality NumberOfFrames PatientID PatientName
+    PerFrameFunctionalGroupsSequence PhotometricInterpretation PixelPaddingRangeLimit PixelPaddingValue
+    PixelRepresentation PixelSpacing RescaleIntercept RescaleSlope Rows SOPClassUID SOPInstanceUID
+    SamplesPerPixel SeriesInstanceUID StudyInstanceUID
 """
 TAG: dict[str, BaseTag] = {word: Tag(word) for word in _WORDS.split()}
 # Images that differ in one of these are never slices of one stack.
 _TOGETHER_WORDS = """
-    PatientID PatientName StudyInstanceUID SeriesInstanceUID SOPClassUID Modality ImageType ConvolutionKernel Rows Columns
-    SamplesPerPixel PhotometricInterpretation
+    PatientID PatientName StudyInstanceUID SeriesInstanceUID SOPClassUID Modality ImageType
+    ConvolutionKernel Rows Columns SamplesPerPixel PhotometricInterpretation
 """
 _INT = {word: int(tag) for word, tag in TAG.items()}  # plain integers: looking up pydicom's own tags is slow
 _TOGETHER = [_INT[word] for word in _TOGETHER_WORDS.split()]
@@ -328,8 +329,8 @@ def _grouped(data: Any, keyword: str) -> Any:
 # ----------------------------------------------------------------------------------------
 
 _STORED_WORDS = """
-    BitsAllocated BitsStored HighBit PixelRepresentation PhotometricInterpretation RescaleSlope RescaleIntercept
-    PixelPaddingValue PixelPaddingRangeLimit
+    BitsAllocated BitsStored HighBit PixelRepresentation PhotometricInterpretation RescaleSlope
+    RescaleIntercept PixelPaddingValue PixelPaddingRangeLimit
 """
 _STORED_TAGS = [int(TAG[word]) for word in _STORED_WORDS.split()]
 

@@ -24,7 +24,8 @@ def fit_volume_law(
     >>> true = np.exp(rng.uniform(0, 4, 400))
     >>> read = true * np.exp(rng.normal(0, 0.2, 400))
     >>> law = fit_volume_law({"ICH": list(zip(read[:200], true[:200])), "IVH": []}, cohort="made up")
-    >>> held = [low <= t <= high for r, t in zip(read[200:], true[200:]) for low, high in [law.interval_ml("ICH", r)]]
+    >>> intervals = [law.interval_ml("ICH", r) for r in read[200:]]
+    >>> held = [low <= t <= high for (low, high), t in zip(intervals, true[200:])]
     >>> sorted(law.targets), bool(0.72 < np.mean(held) < 0.88)
     (['ICH'], True)
     """

@@ -32,8 +32,9 @@ def multi_target_loss(
     >>> truth = torch.full((1, 2, 2, 2, 2), 0.5)
     >>> truth[0, 1, 0] = float("nan")
     >>> out = torch.zeros(1, 2, 2, 2, 2)
-    >>> round(float(multi_target_loss(out, truth, torch.ones(1, 2), coordinates=(1,)) - multi_target_loss(out[:, :1], truth[:, :1],
-    ...     torch.ones(1, 1))), 3)
+    >>> both = multi_target_loss(out, truth, torch.ones(1, 2), coordinates=(1,))
+    >>> mask_alone = multi_target_loss(out[:, :1], truth[:, :1], torch.ones(1, 1))
+    >>> round(float(both - mask_alone), 3)
     1.5
     """
     masks = [channel for channel in range(logits.shape[1]) if channel not in coordinates]

@@ -37,7 +37,8 @@ def rim_loss(probability: Field, truth: Field, known: torch.Tensor) -> torch.Ten
 
     >>> ball = torch.zeros(1, 1, 8, 8, 8)
     >>> ball[..., 2:6, 2:6, 2:6] = 1
-    >>> bool(rim_loss(ball, ball, torch.ones(1, 1)) < 1e-4 < rim_loss(ball.roll(1, 2), ball, torch.ones(1, 1)))
+    >>> known = torch.ones(1, 1)
+    >>> bool(rim_loss(ball, ball, known) < 1e-4 < rim_loss(ball.roll(1, 2), ball, known))
     True
     """
     weight = _weight(truth, known)

@@ -411,10 +411,8 @@ def _made_table(people: People, drawn: Sequence[tuple[str, Sequence[synthesis.Pi
                 "why": "too few patients of a class to train a generator in every fold",
             }
         ]
-    note = f"Against slices of expanded patients of the external centres. {synthesis.RandomFeatures.__doc__}".split(
-        "Features:"
-    )[0].strip()
-    return comparison("synthesis", "Images that were made", rows, note=" ".join(note.split()))
+    note = "Against slices of expanded patients of the external centres."
+    return comparison("synthesis", "Synthetic images", rows, note=note)
 
 
 def _sheet(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,8 +237,8 @@ def _auc_table(people: People, risks: Risks) -> Table:
         for centre in people.centres:
             row[f"paper, {centre}"] = PAPER_AUC.get((name, centre), "not in the paper")
             row[f"AUC, {centre}"] = (
-                risk if isinstance(risk, str) else cell(lambda c=centre: _auc(people, risk, c))
-            )  # type: ignore[misc]
+                risk if isinstance(risk, str) else cell(partial(_auc, people, risk, centre))
+            )
             row[f"minus published, {centre}"] = _against(people, risks, name, "published, as is", centre)
         return row
 
