@@ -133,9 +133,9 @@ def _read(path: Path) -> Any:
         np._core.multiarray.scalar,  # type: ignore[attr-defined]
         np.dtype,
         np.ndarray,
-        np._core.multiarray._reconstruct,
+        np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
         *numbers,
-    ]  # type: ignore[attr-defined]
+    ]
     aliases: list[Any] = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar")]  # type: ignore[attr-defined]
     with torch.serialization.safe_globals(plain + aliases), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of pickle protocols that it then reads or refuses
