@@ -34,9 +34,7 @@ def random_numbers(subject: Subject, purpose: str) -> np.random.Generator:
     """Return a stream of random numbers of one patient's own for one purpose: an exam more or less changes
     no other exam.
     """
-    return np.random.default_rng(
-        np.random.SeedSequence(subject.seed, spawn_key=tuple(purpose.encode()))
-    )
+    return np.random.default_rng(np.random.SeedSequence(subject.seed, spawn_key=tuple(purpose.encode())))
 
 
 def protocol_of(subject: Subject, exam: Exam) -> CtProtocol:
