@@ -42,6 +42,7 @@ class Database:
         with Session(self.engine, expire_on_commit=False) as session:
             session.connection(execution_options={"ichnos_reads": True})
             yield session
+            session.expunge_all()  # what was read stays usable
             session.rollback()
 
     def close(self) -> None:

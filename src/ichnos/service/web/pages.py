@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import jinja2
 from fastapi import APIRouter, Form, HTTPException, Request
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, StreamingResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response, StreamingResponse
 from sqlalchemy import func, select
 
 from ichnos.service import auth
@@ -53,7 +53,7 @@ def sign_in(
     node: NodeOfRequest,
     name: Annotated[str, Form(max_length=64)] = "",
     password: Annotated[str, Form(max_length=200)] = "",
-) -> HTMLResponse | RedirectResponse:
+) -> Response:
     """Start a session, or say that name or password is wrong."""
     limit, now = request.app.state.sign_in_limit, node.clock()
     keys = (f"name {name}", f"address {request.client.host if request.client else ''}")
