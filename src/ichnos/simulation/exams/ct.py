@@ -73,9 +73,7 @@ def simulate_ct(
     plan = plan_ct(patient, protocol, followup=followup, sheared=sheared)
     box, affine = _seen(patient, plan)
     seen = patient.moment(followup=followup).cropped(box)
-    hu = hounsfield(
-        seen, haematocrit=patient.latent.haematocrit, spacing_mm=patient.spacing_mm, generator=generator
-    )
+    hu = hounsfield(seen, patient.latent, spacing_mm=patient.spacing_mm, generator=generator)
     if protocol.metal:
         hu = _with_metal(hu, seen.tissue, generator=generator)
     samples = max(1, round(protocol.thickness_mm / SAMPLE_STEP_MM))
@@ -216,6 +214,8 @@ def scanned(slices: torch.Tensor, protocol: CtProtocol, *, generator: torch.Gene
         strength=protocol.beam_hardening,
         generator=generator,
         metal=protocol.metal,
+        cupping_hu=protocol.cupping_hu,
+        streaks=protocol.streaks,
     )
     error, level = (_spread(part, slices.shape[0], protocol.matrix) for part in (rays.error_hu, rays.noise))
     image = reconstruct(slices, kernel=protocol.kernel, matrix=protocol.matrix, pixel_mm=protocol.pixel_mm)
