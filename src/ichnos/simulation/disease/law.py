@@ -157,7 +157,9 @@ def draw(patients: int, generator: torch.Generator, mix: PopulationMix = USUAL) 
     male = uniform() < mix.male_share
     drugs = _drugs(age, mix, uniform())
     earlier = uniform() < _EARLIER_BLEED_SHARE
-    site = torch.multinomial(torch.tensor(mix.site_share), patients, replacement=True, generator=generator)
+    site = torch.multinomial(
+        torch.tensor(mix.site_share).float(), patients, replacement=True, generator=generator
+    )
     side = (uniform() < 0.5).long()
     side = torch.where(uniform() < torch.tensor(_SITE_MIDLINE)[site], 2, side)
     onset = _onset_h(normal(), uniform(), uniform())
