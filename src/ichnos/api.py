@@ -110,7 +110,7 @@ def read_with(
             scan = open_scan(scan)
         except InputRefused as error:
             return refused(name, str(error), only=only)
-    return read_scan(scan.told(facts or {}), predictor, name=name, only=only)
+    return read_scan(scan.with_facts(facts or {}), predictor, name=name, only=only)
 
 
 def save(reading: Reading, folder: str | Path) -> Path:

@@ -15,21 +15,21 @@ Code = tuple[str, str, str]  # of DICOM: value, scheme, meaning
 Kind = Literal["mask", "coordinate"]
 
 PRIVATE_SCHEME = "99ICHNOS"  # of codes that no public scheme has (docs/dicom.md)
-ABNORMAL: Code = ("49755003", "SCT", "Morphologically Abnormal Structure")
-ANATOMICAL: Code = ("91723000", "SCT", "Anatomical Structure")
-HAEMORRHAGE: Code = ("50960005", "SCT", "Hemorrhage")
-OEDEMA: Code = ("79654002", "SCT", "Edema")
-INFARCT: Code = ("55641003", "SCT", "Infarct")
-BRAIN: Code = ("12738006", "SCT", "Brain")
-BRAIN_VENTRICLE: Code = ("35764002", "SCT", "Brain ventricle")
-LATERAL_VENTRICLE: Code = ("66720007", "SCT", "Lateral Ventricle")
-WHITE_MATTER: Code = ("68523003", "SCT", "Cerebral White Matter")
-INTERNAL_CAPSULE: Code = ("85637007", "SCT", "Internal Capsule")
-LEFT: Code = ("7771000", "SCT", "Left")
-RIGHT: Code = ("24028007", "SCT", "Right")
-TRACT: Code = ("CST", PRIVATE_SCHEME, "Corticospinal tract")
-LEUKOARAIOSIS: Code = ("LA", PRIVATE_SCHEME, "Leukoaraiosis")
-FOLLOWUP_BLOOD: Code = ("ICH-FU", PRIVATE_SCHEME, "Predicted hemorrhage at follow-up")
+_ABNORMAL: Code = ("49755003", "SCT", "Morphologically Abnormal Structure")
+_ANATOMICAL: Code = ("91723000", "SCT", "Anatomical Structure")
+_HAEMORRHAGE: Code = ("50960005", "SCT", "Hemorrhage")
+_OEDEMA: Code = ("79654002", "SCT", "Edema")
+_INFARCT: Code = ("55641003", "SCT", "Infarct")
+_BRAIN: Code = ("12738006", "SCT", "Brain")
+_BRAIN_VENTRICLE: Code = ("35764002", "SCT", "Brain ventricle")
+_LATERAL_VENTRICLE: Code = ("66720007", "SCT", "Lateral Ventricle")
+_WHITE_MATTER: Code = ("68523003", "SCT", "Cerebral White Matter")
+_INTERNAL_CAPSULE: Code = ("85637007", "SCT", "Internal Capsule")
+_LEFT: Code = ("7771000", "SCT", "Left")
+_RIGHT: Code = ("24028007", "SCT", "Right")
+_TRACT: Code = ("CST", PRIVATE_SCHEME, "Corticospinal tract")
+_LEUKOARAIOSIS: Code = ("LA", PRIVATE_SCHEME, "Leukoaraiosis")
+_FOLLOWUP_BLOOD: Code = ("ICH-FU", PRIVATE_SCHEME, "Predicted hemorrhage at follow-up")
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ _TARGETS = (
         colour="#ff3b30",
         reported=True,
         outlined=True,
-        category=ABNORMAL,
-        type=HAEMORRHAGE,
-        region=BRAIN,
+        category=_ABNORMAL,
+        type=_HAEMORRHAGE,
+        region=_BRAIN,
         findings=("haematoma", "tract", "expansion", "outcome"),
     ),
     Target(
@@ -96,9 +96,9 @@ _TARGETS = (
         colour="#ff9500",
         reported=True,
         outlined=True,
-        category=ABNORMAL,
-        type=HAEMORRHAGE,
-        region=LATERAL_VENTRICLE,
+        category=_ABNORMAL,
+        type=_HAEMORRHAGE,
+        region=_LATERAL_VENTRICLE,
     ),
     Target(
         "PHE",
@@ -110,9 +110,9 @@ _TARGETS = (
         colour="#ffd60a",
         reported=True,
         outlined=True,
-        category=ABNORMAL,
-        type=OEDEMA,
-        region=BRAIN,
+        category=_ABNORMAL,
+        type=_OEDEMA,
+        region=_BRAIN,
     ),
     Target(
         "expansion",
@@ -125,9 +125,9 @@ _TARGETS = (
         tile="expansion_probability",
         reported=True,
         outlined=True,
-        category=ABNORMAL,
-        type=FOLLOWUP_BLOOD,
-        region=BRAIN,
+        category=_ABNORMAL,
+        type=_FOLLOWUP_BLOOD,
+        region=_BRAIN,
     ),
     Target(
         "leukoaraiosis",
@@ -138,9 +138,9 @@ _TARGETS = (
         colour="#64d2ff",
         reported=True,
         outlined=True,
-        category=ABNORMAL,
-        type=LEUKOARAIOSIS,
-        region=WHITE_MATTER,
+        category=_ABNORMAL,
+        type=_LEUKOARAIOSIS,
+        region=_WHITE_MATTER,
         findings=("leukoaraiosis",),
     ),
     Target(
@@ -155,10 +155,10 @@ _TARGETS = (
         tile="injury_left",
         reported=True,
         outlined=True,
-        category=ANATOMICAL,
-        type=TRACT,
-        region=INTERNAL_CAPSULE,
-        side=LEFT,
+        category=_ANATOMICAL,
+        type=_TRACT,
+        region=_INTERNAL_CAPSULE,
+        side=_LEFT,
         findings=("tract", "outcome"),
     ),
     Target(
@@ -173,10 +173,10 @@ _TARGETS = (
         tile="injury_right",
         reported=True,
         outlined=True,
-        category=ANATOMICAL,
-        type=TRACT,
-        region=INTERNAL_CAPSULE,
-        side=RIGHT,
+        category=_ANATOMICAL,
+        type=_TRACT,
+        region=_INTERNAL_CAPSULE,
+        side=_RIGHT,
         findings=("tract", "outcome"),
     ),
     Target(
@@ -187,9 +187,9 @@ _TARGETS = (
         truth=("brain",),
         reported=True,
         colour="#faebd7",
-        category=ANATOMICAL,
-        type=BRAIN,
-        region=BRAIN,
+        category=_ANATOMICAL,
+        type=_BRAIN,
+        region=_BRAIN,
         findings=("expansion",),
     ),
     Target(
@@ -200,9 +200,9 @@ _TARGETS = (
         truth=("ventricles",),
         reported=True,
         colour="#6495ed",
-        category=ANATOMICAL,
-        type=BRAIN_VENTRICLE,
-        region=BRAIN,
+        category=_ANATOMICAL,
+        type=_BRAIN_VENTRICLE,
+        region=_BRAIN,
     ),
     Target(
         "infarct",
@@ -211,9 +211,9 @@ _TARGETS = (
         label_map="infarct",
         truth=("infarct_acute", "infarct_old"),
         colour="#8e8e93",
-        category=ABNORMAL,
-        type=INFARCT,
-        region=BRAIN,
+        category=_ABNORMAL,
+        type=_INFARCT,
+        region=_BRAIN,
     ),
     Target("followup", "Blood at follow-up", "expansion", truth=("ich_followup", "ivh_followup")),
     Target("mni_x", "MNI152 position, left to right", kind="coordinate"),

@@ -13,7 +13,7 @@ from ichnos.cohort import Fact
 from ichnos.errors import InputRefused, UsageError
 from ichnos.inference import Prediction, Predictor
 from ichnos.inference.coordinates import AtlasCoordinates
-from ichnos.quality import judge as quality
+from ichnos.quality import judge
 from ichnos.reading.expansion import expansion_mask, forecast_of, growth_model_of, read_expansion
 from ichnos.reading.haematoma import read_haematoma
 from ichnos.reading.leukoaraiosis import read_leukoaraiosis
@@ -82,7 +82,7 @@ def read(
     never an empty mask.
     """
     chosen = chosen_findings(only)
-    judged = scan if scan.quality is not None else scan.judged(quality.judge(scan))
+    judged = scan if scan.quality is not None else scan.judged(judge(scan))
     verdict = refuse_minors(judged)
     if verdict.level == "refuse":
         return refused(
