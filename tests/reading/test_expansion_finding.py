@@ -104,7 +104,7 @@ def test_what_cannot_be_forecast_is_withheld_with_its_reason() -> None:
     masks, hu = scene()
     for finding, why in (
         (read_expansion(None, masks, hu), "no growth model"),
-        (read_expansion(law(highest_ml=5.0), masks, hu), "the law was fitted on"),
+        (read_expansion(law(highest_ml=5.0), masks, hu), "the model was fitted on"),
     ):
         assert finding.status == "withheld"
         assert why in finding.sentence
