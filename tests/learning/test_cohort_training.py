@@ -330,8 +330,8 @@ def test_slices_and_every_network(tmp_path: Path) -> None:
         ("unetr", (16, 16, 16)),
     ):
         name = f"{network}{patch[2]}"
-        plan = replace(
-            plan, network=network, patch=patch, precision="bf16", cl_dice_weight=0.5, rim_weight=0.5
+        plan = plan.changed(
+            network=network, patch=patch, precision="bf16", cl_dice_weight=0.5, rim_weight=0.5
         )
         model = train_on_cohort(cohort, tmp_path / name, plan, work=tmp_path / f"{name}.work")
         prediction = Predictor(model, backend="torch")(Scan(head(1)[0]))

@@ -21,7 +21,7 @@ from ichnos.learning.expansion.generator_store import load_generator
 from ichnos.learning.expansion.pairs import ROI_SHAPE, ROI_SPACING_MM, Pair
 from ichnos.learning.expansion.slice_generator import Picture
 from ichnos.models import load_model
-from ichnos.reading.growth import GrowthInputs
+from ichnos.prognosis.growth import GrowthInputs
 from ichnos.studies.abramova2024 import study as abramova2024
 from ichnos.studies.page import Effort, StudyPage, write_page
 from ichnos.studies.yu2025 import study as yu2025

@@ -33,9 +33,10 @@ from ichnos.formats import nifti, nnunet
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.nnunet.settings import PLANNERS, NnunetSettings
 from ichnos.learning.segmentation.cases import check_leakage
-from ichnos.learning.segmentation.target_files import OTHER_SIDE, target_degree, target_file
+from ichnos.learning.segmentation.target_files import target_degree, target_file
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, save_model
 from ichnos.models.store import sha256
+from ichnos.targets import mirrored
 
 _NUMBER, _NAME = 1, "Cohort"
 
@@ -210,7 +211,7 @@ def job_of(
     settings: NnunetSettings, work: Path, dataset: dict[str, Any], resources: Resources
 ) -> dict[str, Any]:
     """Return what the child is told, in plain data; "do" is added by who starts it."""
-    sided = any(name in OTHER_SIDE for name in dataset["labels"])
+    sided = any(mirrored(name) != name for name in dataset["labels"])
     flat = settings.configuration == "2d"
     patch, spacing = _three(settings.patch, int), _three(settings.spacing, float)
     return {

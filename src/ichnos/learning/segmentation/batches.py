@@ -21,8 +21,8 @@ from ichnos.learning.segmentation.augmentation import (
 )
 from ichnos.learning.segmentation.cases import DEGREES, Case
 from ichnos.learning.segmentation.objective import Batch, BatchAt
-from ichnos.learning.segmentation.target_files import OTHER_SIDE
 from ichnos.models import Preprocessing
+from ichnos.targets import mirrored, mirrored_channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +72,13 @@ class CohortBatches:
 
     def _mirrored(self) -> list[int]:
         """Return the channel of each target in a mirror image: left and right are exchanged."""
-        alone = [t for t in self.targets if t in OTHER_SIDE and OTHER_SIDE[t] not in self.targets]
+        alone = [t for t in self.targets if mirrored(t) not in self.targets]
         if alone:
             raise UsageError(
-                f"{alone[0]} is trained without {OTHER_SIDE[alone[0]]}: train both, or turn mirroring off"
+                f"{alone[0]} is trained without {mirrored(alone[0])}: train both, or turn mirroring off"
                 " (mirrored_share=0)"
             )
-        return [self.targets.index(OTHER_SIDE.get(t, t)) for t in self.targets]
+        return mirrored_channels(self.targets)
 
     def _centre(self, case: Case, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """Draw the voxel in the middle of a patch."""
