@@ -78,11 +78,11 @@ def _projection(xyz: Field) -> tuple[Field, Field]:
     share = np.where(z < -3, 0.65, 0.5 * np.exp(-(((a - 25 - 0.25 * np.clip(z - 15, 0, 60)) / 15) ** 2)))
     for side in tract.SIDES:
         atlas = tract.atlas(side)
-        radius = atlas.radius.array[::STEP, ::STEP, ::STEP]
+        away_mm = atlas.distance_mm.array[::STEP, ::STEP, ::STEP]
         own = -np.moveaxis(atlas.orientation.array[::STEP, ::STEP, ::STEP], -1, 0)  # up, as the fan
-        inside = (radius < 2.2) & (np.linalg.norm(own, axis=0) > 0)
+        inside = (away_mm < 3.0) & (np.linalg.norm(own, axis=0) > 0)
         direction = np.where(inside, own, direction).astype(np.float32)
-        share = np.where(inside, np.maximum(share, np.where(radius < 1.2, 0.7, 0.5)), share)
+        share = np.where(inside, np.maximum(share, np.where(away_mm < 0.5, 0.7, 0.5)), share)
     return direction, share.astype(np.float32)
 
 

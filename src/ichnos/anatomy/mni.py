@@ -1,4 +1,4 @@
-"""MNI152 space (2009a, asymmetric nonlinear, 1 mm): the template's maps and the deep structures named in
+"""MNI152 space (2009a, symmetric nonlinear, 1 mm): the template's maps and the deep structures named in
 them.
 
 The maps are those of nilearn's wheel; they are read straight from its files, because importing

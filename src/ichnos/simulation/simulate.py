@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ichnos.anatomy import tract as tract_atlas
+from ichnos.anatomy.tract_levels import variation_mm
 from ichnos.simulation.disease import chronic as parenchyma
 from ichnos.simulation.disease import haemorrhage, law, mass_effect, oracle
 from ichnos.simulation.disease.chronic import Chronic
@@ -20,6 +21,7 @@ from ichnos.simulation.patient import SIGNS, SITES, Latent, Tissue, Truth, Virtu
 
 Tensor = torch.Tensor
 _NAN = float("nan")
+_TRACT_EDGE_MM = 1.4  # width over which the share of a voxel in the tract falls from 1 to 0
 
 
 @dataclass(frozen=True)
@@ -471,21 +473,37 @@ def _tract(mni: Tensor, tissue: Tensor, grid: Grid, seed: int) -> Tensor:
     """
     generator = _stream(seed, "tract")
     out = torch.zeros((2, *grid.shape), device=tissue.device)
-    wobble = 1.1 * smooth_noise(
-        grid.coarse_shape, correlation=7, generator=generator, device=tissue.device, channels=3
-    )
-    thick = torch.exp(0.1 * torch.randn(2, generator=generator)).tolist()
-    solid = (tissue != Tissue.VENTRICLE) & (tissue != Tissue.CSF) & (tissue >= Tissue.CORTEX)
+    position_sd, thickness_sd = (torch.from_numpy(sd).to(mni) for sd in _tract_variation(mni[2]))
+    thicker = torch.randn(2, generator=generator).tolist()
     for index, side in enumerate(tract_atlas.SIDES):
-        atlas = tract_atlas.atlas(side).radius
-        radius = torch.from_numpy(atlas.array).to(tissue.device)[None]
-        moved = mni + wobble
-        near = sampled(radius, atlas.affine, moved, fill=9.0)[0] < 4.5
-        box = grid.box(near, margin=1)
-        distance = sampled(radius, atlas.affine, grid.enlarged(moved[(slice(None), *box)]), fill=9.0)[0]
+        wobble = smooth_noise(
+            grid.coarse_shape, correlation=7, generator=generator, device=tissue.device, channels=3
+        )
+        atlas = tract_atlas.atlas(side).distance_mm
+        moved = mni + wobble * position_sd
+        field = torch.from_numpy(atlas.array).to(tissue.device)[None]
+        coarse = sampled(field, atlas.affine, moved, fill=tract_atlas.FAR_MM)[0]
+        box = grid.box(coarse < 6.0, margin=1)
+        at = torch.cat([moved, (thicker[index] * thickness_sd)[None]])[(slice(None), *box)]
+        *points, extra = grid.enlarged(at)
+        distance = sampled(field, atlas.affine, torch.stack(points), fill=tract_atlas.FAR_MM)[0] - extra
         fine = grid.fine(box)
-        out[(index, *fine)] = ((thick[index] - distance) * 1.35 + 0.5).clamp(0, 1) * solid[fine]
+        out[(index, *fine)] = (0.5 - distance / _TRACT_EDGE_MM).clamp(0, 1)
+        out[(index, *fine)] *= _holds_tract(tissue[fine], points[2])
     return out
+
+
+def _tract_variation(z_mm: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the spread of the tract's position and half thickness between people at each height, mm."""
+    heights = z_mm.cpu().numpy()
+    spread = variation_mm(heights.ravel())
+    return spread[0].reshape(heights.shape), spread[1].reshape(heights.shape)
+
+
+def _holds_tract(tissue: Tensor, z_mm: Tensor) -> Tensor:
+    """Return where the tract may run (bool): white matter among the gyri, any brain tissue below."""
+    solid = (tissue != Tissue.VENTRICLE) & (tissue != Tissue.CSF) & (tissue >= Tissue.CORTEX)
+    return torch.where(z_mm >= tract_atlas.GYRI_MM, tissue == Tissue.WHITE, solid)
 
 
 def _truth(
