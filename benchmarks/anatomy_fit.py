@@ -2,10 +2,10 @@
 
 python benchmarks/anatomy_fit.py [60 20 …]
 
-Level by level, a section (centre, half length, half thickness, direction) is sought whose population, shifted
-and thickened by `variation_mm`, has the area, centre, spread and direction of the published ones at the shares
-0.3 and 0.5, averaged over both atlases and both sides. Levels below -45 mm rest on few figures and were
-smoothed by hand afterwards.
+Level by level, a section (centre, half length, half thickness, direction) is sought whose population,
+shifted and thickened by `variation_mm`, has the area, centre, spread and direction of the published ones at
+the shares 0.3 and 0.5, averaged over both atlases and both sides. Levels below -45 mm rest on few figures and
+were smoothed by hand afterwards.
 """
 
 from __future__ import annotations

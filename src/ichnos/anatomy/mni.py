@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from ichnos.arrays import Mask
 from ichnos.errors import MissingExtra
 from ichnos.volume import Volume
 
 Map = Literal["t1", "gm", "wm"]
-Mask = npt.NDArray[np.bool_]
 
 # Structure codes of `structures()`.
 (

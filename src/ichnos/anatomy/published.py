@@ -101,7 +101,8 @@ def section_of(share_map: Volume, *, z_mm: float, share: float) -> TractSection 
     area = len(index) * share_map.spacing_mm[0] * share_map.spacing_mm[1]
     angle = math.degrees(math.atan2(vectors[1, 1], vectors[0, 1])) % 180
     short, long = (math.sqrt(max(value, 0.0)) for value in values)
-    return TractSection(float(area), *(float(c) for c in points.mean(axis=0)), long, short, angle)
+    x_mm, y_mm = (float(c) for c in points.mean(axis=0))
+    return TractSection(float(area), x_mm, y_mm, long, short, angle)
 
 
 @lru_cache(maxsize=1)

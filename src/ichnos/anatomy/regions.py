@@ -12,10 +12,9 @@ import numpy.typing as npt
 
 from ichnos.anatomy import mni, tract
 from ichnos.anatomy.tract import Side
+from ichnos.arrays import Mask
 from ichnos.errors import UsageError
 from ichnos.volume import Volume
-
-Mask = npt.NDArray[np.bool_]
 
 STATIONS: tuple[str, ...] = (
     "cortex",

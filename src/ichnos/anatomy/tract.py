@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from ichnos.anatomy import mni
@@ -26,12 +25,11 @@ from ichnos.anatomy.tract_levels import (
     sheet_at,
     variation_mm,
 )
+from ichnos.arrays import Floats, Floats32, Mask
 from ichnos.volume import Volume
 
 Side = Literal["left", "right"]
 SIDES: tuple[Side, ...] = ("left", "right")
-Floats = npt.NDArray[np.float64]
-Field = npt.NDArray[np.float32]
 
 FAR_MM = 20.0  # distances are counted up to here
 NEAR_MM = 10.0  # directions are given up to here
@@ -184,22 +182,23 @@ def _tangents(x: Floats, y: Floats, z: float) -> Floats:
         spot = sheet[:2] + there[:, None] * sheet[2:4] + (offset * sheet[4])[:, None] * normal
         ends.append(np.column_stack([spot, np.full(len(x), height)]))
     tangent: Floats = ends[1] - ends[0]
-    return tangent / np.linalg.norm(tangent, axis=1, keepdims=True)
+    unit: Floats = tangent / np.linalg.norm(tangent, axis=1, keepdims=True)
+    return unit
 
 
 @lru_cache(maxsize=1)
-def _passable() -> mni.Mask:
+def _passable() -> Mask:
     """Return where the tract may run: white matter at the height of the gyri, all but fluid below."""
     structures = mni.structures()
     white = mni.template("wm").array >= GYRAL_WHITE
     above = mni.coordinates(structures)[2] >= GYRI_MM
     fluid = np.isin(structures.array, (0, mni.CSF, mni.VENTRICLE))
-    passable: mni.Mask = np.where(above, white, ~fluid)
+    passable: Mask = np.where(above, white, ~fluid)
     return passable
 
 
 @lru_cache(maxsize=1)
-def _population() -> Field:
+def _population() -> Floats32:
     """Return which share of varied right tracts covers each voxel, those half inside counted by half."""
     structures = mni.structures()
     x, y, heights = _plane(structures)

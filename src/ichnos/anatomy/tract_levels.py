@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 
-Floats = npt.NDArray[np.float64]
+from ichnos.arrays import Floats
 
 # Right side, MNI mm: height, centre x and y, half length and half thickness of the sheet, direction of its
 # front end (degrees from right to front), then standard deviations between people of position and of half
@@ -71,7 +71,7 @@ def sheet_at(z_mm: npt.ArrayLike) -> Floats:
 
 
 def variation_mm(z_mm: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Return the standard deviations between people of position (each axis) and half thickness at heights, mm.
+    """Return how position (each axis) and half thickness vary at heights: standard deviations, mm.
 
     Beyond the ends of the tract the values of the ends hold.
 
@@ -90,7 +90,7 @@ def last_position(z_mm: npt.ArrayLike) -> Floats:
     [1.0, 0.35]
     """
     heights = [_CORTEX_MM[part] for part in BODY_PARTS]
-    return np.interp(np.atleast_1d(z_mm), heights[::-1], list(BODY_PARTS.values())[::-1])
+    return np.asarray(np.interp(np.atleast_1d(z_mm), heights[::-1], list(BODY_PARTS.values())[::-1]))
 
 
 def cortex_mm(position: float) -> float:
