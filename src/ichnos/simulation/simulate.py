@@ -195,7 +195,7 @@ def _tract(mni: Tensor, tissue: Tensor, grid: Grid, seed: int) -> Tensor:
     """
     generator = random_stream(seed, "tract")
     out = torch.zeros((2, *grid.shape), device=tissue.device)
-    position_sd, thickness_sd = (torch.from_numpy(sd).to(mni) for sd in _tract_variation(mni[2]))
+    position_sd, thickness_sd = _tract_variation(mni[2])
     thicker = torch.randn(2, generator=generator).tolist()
     for index, side in enumerate(tract_atlas.SIDES):
         wobble = smooth_noise(
@@ -215,11 +215,11 @@ def _tract(mni: Tensor, tissue: Tensor, grid: Grid, seed: int) -> Tensor:
     return out
 
 
-def _tract_variation(z_mm: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _tract_variation(z_mm: Tensor) -> tuple[Tensor, Tensor]:
     """Return the spread of the tract's position and half thickness between people at each height, mm."""
-    heights = z_mm.cpu().numpy()
-    spread = variation_mm(heights.ravel())
-    return spread[0].reshape(heights.shape), spread[1].reshape(heights.shape)
+    position_sd, thickness_sd = variation_mm(z_mm.cpu().numpy().ravel())
+    position, thickness = (torch.from_numpy(sd).to(z_mm) for sd in (position_sd, thickness_sd))
+    return position.reshape(z_mm.shape), thickness.reshape(z_mm.shape)
 
 
 def _holds_tract(tissue: Tensor, z_mm: Tensor) -> Tensor:
