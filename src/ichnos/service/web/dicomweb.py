@@ -36,7 +36,7 @@ _INSTANCE_TAGS = ("00080016", "00080018", "0020000D", "0020000E", "00200013", "0
 
 
 @router.get("/studies")
-def search_studies(node: NodeOfRequest, visitor: Reader, request: Request) -> JSONResponse:
+def search_studies(node: NodeOfRequest, visitor: Reader, request: Request) -> Response:
     """QIDO-RS: list studies; StudyInstanceUID and PatientID are matched exactly."""
     wanted = dict(request.query_params)
     query = select(StudyRow.uid).group_by(StudyRow.uid).order_by(StudyRow.uid)
@@ -53,7 +53,7 @@ def search_studies(node: NodeOfRequest, visitor: Reader, request: Request) -> JS
 
 
 @router.get("/studies/{study_uid}/series")
-def search_series(node: NodeOfRequest, visitor: Reader, study_uid: str) -> JSONResponse:
+def search_series(node: NodeOfRequest, visitor: Reader, study_uid: str) -> Response:
     """QIDO-RS: list the series of a study."""
     with node.database.snapshot() as session:
         instances = _instances(session, study_uid)
@@ -66,7 +66,7 @@ def search_series(node: NodeOfRequest, visitor: Reader, study_uid: str) -> JSONR
 
 
 @router.get("/studies/{study_uid}/series/{series_uid}/instances")
-def search_instances(node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str) -> JSONResponse:
+def search_instances(node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str) -> Response:
     """QIDO-RS: list the instances of a series."""
     instances = _found(node, study_uid, series_uid)
     return _json([_some(metadata_of(node.settings.home, one.path), _INSTANCE_TAGS) for one in instances])
@@ -77,7 +77,7 @@ def search_instances(node: NodeOfRequest, visitor: Reader, study_uid: str, serie
 @router.get("/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}/metadata")
 def retrieve_metadata(
     node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str = "", sop_uid: str = ""
-) -> JSONResponse:
+) -> Response:
     """WADO-RS: return all attributes but bulk data."""
     return _json(
         [metadata_of(node.settings.home, one.path) for one in _found(node, study_uid, series_uid, sop_uid)]
@@ -118,7 +118,7 @@ def retrieve_frames(
 @router.post("/studies/{study_uid}")
 async def store_instances(
     node: NodeOfRequest, visitor: Researcher, request: Request, study_uid: str = ""
-) -> JSONResponse:
+) -> Response:
     """STOW-RS: keep the instances of a multipart body; success means on the disk and in the database."""
     if free_gib(node.settings.home) < node.settings.storage.refuse_below_gib:
         raise HTTPException(507, "the disk is nearly full; nothing is accepted")
@@ -231,5 +231,5 @@ def _multipart(contents: Iterator[bytes], kind: str) -> StreamingResponse:
     return StreamingResponse(stream(), media_type=f'multipart/related; type="{first}"; boundary={boundary}')
 
 
-def _json(rows: Sequence[dict[str, Any]]) -> Any:
+def _json(rows: Sequence[dict[str, Any]]) -> Response:
     return Response(json.dumps(rows), media_type=_JSON)
