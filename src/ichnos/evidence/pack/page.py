@@ -10,14 +10,19 @@ from ichnos import __version__
 from ichnos.errors import require
 from ichnos.evidence.figures import Figure
 from ichnos.evidence.metrics.intervals import Estimate
+from ichnos.evidence.pack.evaluation import Evaluation
 from ichnos.evidence.pack.flags import Flag
-from ichnos.evidence.pack.predictions import Study
 from ichnos.evidence.pack.sections import Section
 from ichnos.evidence.tables import Cell, Table, shown
 
 
 def render_page(
-    study: Study, sections: Sequence[Section], *, flags: Sequence[Flag], methods: str, lists: Sequence[Table]
+    evaluation: Evaluation,
+    sections: Sequence[Section],
+    *,
+    flags: Sequence[Flag],
+    methods: str,
+    lists: Sequence[Table],
 ) -> str:
     """Return the page as HTML text."""
     jinja2 = require("jinja2", extra="evidence", purpose="the evidence page")
@@ -32,7 +37,7 @@ def render_page(
     environment.filters["inline"] = _inline
     order = {"alarm": 0, "warn": 1, "note": 2}
     page: str = environment.get_template("evidence.html.j2").render(
-        study=study,
+        evaluation=evaluation,
         sections=sections,
         flags=sorted(flags, key=lambda flag: order[flag.level]),
         methods=methods,

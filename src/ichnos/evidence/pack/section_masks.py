@@ -19,9 +19,9 @@ from ichnos.evidence.metrics.agreement import (
 )
 from ichnos.evidence.metrics.intervals import Estimate, proportion
 from ichnos.evidence.metrics.summary import by_centre, column, over_centres, summarise
+from ichnos.evidence.pack.evaluation import Evaluation
 from ichnos.evidence.pack.flags import Flag, check_pair
 from ichnos.evidence.pack.plan import EvidencePlan
-from ichnos.evidence.pack.predictions import Study
 from ichnos.evidence.pack.sections import Section
 from ichnos.evidence.tables import Cell, Table, number
 from ichnos.volume import Floats
@@ -42,12 +42,12 @@ MEASURES: Mapping[str, str] = {
 _WITH_POLICY = ("dice", "iou", "precision", "recall", "nsd", "hd95_mm", "assd_mm")
 
 
-def mask_sections(study: Study, rows: Rows) -> tuple[Section, ...]:
+def mask_sections(evaluation: Evaluation, rows: Rows) -> tuple[Section, ...]:
     """Return one section for each target and label that was measured."""
     names = list(dict.fromkeys(key for row in rows for key in row if isinstance(row[key], Mapping)))
-    centre_of = {case.id: case.centre for case in study.cases}
+    centre_of = {case.id: case.centre for case in evaluation.cases}
     return tuple(
-        _section(name, [row for row in rows if row.get(name)], study.plan, centre_of) for name in names
+        _section(name, [row for row in rows if row.get(name)], evaluation.plan, centre_of) for name in names
     )
 
 
@@ -87,7 +87,7 @@ def _section(name: str, rows: Rows, plan: EvidencePlan, centre_of: Mapping[str, 
 
 
 def _methods(plan: EvidencePlan, rows: Rows, name: str) -> tuple[str, ...]:
-    told = [
+    sentences = [
         (
             "Masks were compared by Dice, IoU, precision, recall, normalised surface distance (tolerance"
             f" {plan.tolerance_mm:g} mm), 95th percentile Hausdorff distance and average symmetric surface"
@@ -102,17 +102,17 @@ def _methods(plan: EvidencePlan, rows: Rows, name: str) -> tuple[str, ...]:
         ),
     ]
     if any("lesions" in row[name] for row in rows):
-        told.append(
+        sentences.append(
             "Lesions (26-connected components) were counted by true size; one voxel of overlap counts as"
             " found."
         )
     if any("growth_dice" in row[name] for row in rows):
-        told.append(
+        sentences.append(
             "Growth Dice compares follow-up minus baseline as set differences, predicted against true."
         )
     if any("cl_dice" in row[name] for row in rows):
-        told.append("Tracts were also judged by their centre line (clDice, Shit 2021).")
-    return tuple(told)
+        sentences.append("Tracts were also judged by their centre line (clDice, Shit 2021).")
+    return tuple(sentences)
 
 
 def _overlap_table(
@@ -258,7 +258,7 @@ def agreement_of(stem: str, title: str, predicted: Floats, truth: Floats, *, uni
         line = passing_bablok(truth, predicted)
     except InputRefused:
         line = None
-    found: dict[str, Cell] = {
+    measures: dict[str, Cell] = {
         "Concordance (CCC)": concordance(predicted, truth),
         "ICC(2,1)": intraclass(np.column_stack([predicted, truth])),
         "Pearson r": pearson(predicted, truth),
@@ -270,11 +270,11 @@ def agreement_of(stem: str, title: str, predicted: Floats, truth: Floats, *, uni
         f"Mean absolute error ({unit})": float(np.mean(np.abs(predicted - truth))),
     }
     if line is not None:
-        found |= {"Passing-Bablok slope": line.slope, f"Passing-Bablok intercept ({unit})": line.intercept}
+        measures |= {"Passing-Bablok slope": line.slope, f"Passing-Bablok intercept ({unit})": line.intercept}
     both = (predicted > 0) & (truth > 0)
     if both.sum() >= 5:
         relative = bland_altman(predicted[both], truth[both], percent=True)
-        found |= {
+        measures |= {
             "Bias (% of mean)": relative.bias,
             "Limits (% of mean)": f"{number(relative.lower.value)} to {number(relative.upper.value)}",
         }
@@ -283,7 +283,7 @@ def agreement_of(stem: str, title: str, predicted: Floats, truth: Floats, *, uni
         " minus true."
     )
     table = Table(
-        f"agreement_{stem}", f"{title}: agreement", ("Measure", "Value"), tuple(found.items()), note
+        f"agreement_{stem}", f"{title}: agreement", ("Measure", "Value"), tuple(measures.items()), note
     )
     drawn = [
         figures.bland_altman_figure(
@@ -298,5 +298,5 @@ def agreement_of(stem: str, title: str, predicted: Floats, truth: Floats, *, uni
             f"scatter_{stem}", truth, predicted, line, unit=unit, caption=f"{title}: predicted against true."
         ),
     ]
-    numbers = {k: _numbers(v) if isinstance(v, Estimate) else v for k, v in found.items()}
+    numbers = {k: _numbers(v) if isinstance(v, Estimate) else v for k, v in measures.items()}
     return [table], drawn, numbers

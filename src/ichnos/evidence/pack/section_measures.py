@@ -1,14 +1,12 @@
-"""Sections on numbers and grades that predictions and cohort both hold, and on the planned regressions."""
+"""Sections on numbers, their intervals, and grades that predictions and cohort both hold."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ichnos.errors import InputRefused
-from ichnos.evidence import figures
 from ichnos.evidence.metrics.agreement import (
     concordance,
     fit_volume_calibrator,
@@ -16,29 +14,30 @@ from ichnos.evidence.metrics.agreement import (
     spearman,
     weighted_kappa,
 )
-from ichnos.evidence.metrics.pooling import fit_imputed, impute
-from ichnos.evidence.metrics.regression import Fit, fit, proportional_odds_test
+from ichnos.evidence.metrics.intervals import proportion
+from ichnos.evidence.pack.evaluation import Evaluation
 from ichnos.evidence.pack.flags import Flag
-from ichnos.evidence.pack.plan import GradePlan, MeasurePlan, RegressionPlan
-from ichnos.evidence.pack.predictions import Study
+from ichnos.evidence.pack.outcomes.data import stem_of
+from ichnos.evidence.pack.plan import GradePlan, MeasurePlan
 from ichnos.evidence.pack.section_masks import agreement_of
 from ichnos.evidence.pack.sections import Section
-from ichnos.evidence.tables import Cell, Table, p_value
+from ichnos.evidence.tables import Cell, Table
 from ichnos.volume import Floats
 
 
-def measure_sections(study: Study) -> tuple[Section, ...]:
+def measure_sections(evaluation: Evaluation) -> tuple[Section, ...]:
     """Return one section for each planned number that both sides hold."""
-    return tuple(found for plan in study.plan.measures if (found := _measure(study, plan)) is not None)
+    sections = (_measure(evaluation, plan) for plan in evaluation.plan.measures)
+    return tuple(section for section in sections if section is not None)
 
 
-def _measure(study: Study, plan: MeasurePlan) -> Section | None:
-    pairs = _pairs(study.table, f"predicted_{plan.predicted}", plan.truth)
+def _measure(evaluation: Evaluation, plan: MeasurePlan) -> Section | None:
+    pairs = value_pairs(evaluation.table, f"predicted_{plan.predicted}", plan.truth)
     if pairs is None:
         return None
-    stem = plan.name.replace(" ", "_").lower()
-    tables, drawn, numbers = agreement_of(stem, plan.name, *pairs, unit=plan.unit)
-    tuning = _pairs(study.calibration_table, f"predicted_{plan.predicted}", plan.truth)
+    stem = stem_of(plan.name)
+    tables, figures, numbers = agreement_of(stem, plan.name, *pairs, unit=plan.unit)
+    tuning = value_pairs(evaluation.calibration_table, f"predicted_{plan.predicted}", plan.truth)
     methods: tuple[str, ...] = ()
     if tuning is not None and tuning[0].size >= 20 and tuning[0].std() > 0:
         calibrator = fit_volume_calibrator(*tuning, fitted_on="validation")
@@ -68,16 +67,22 @@ def _measure(study: Study, plan: MeasurePlan) -> Section | None:
         )
     text = f"{pairs[0].size} patients have both values."
     return Section(
-        stem, f"Measure: {plan.name}", (text,), tuple(tables), tuple(drawn), methods=methods, numbers=numbers
+        stem,
+        f"Measure: {plan.name}",
+        (text,),
+        tuple(tables),
+        tuple(figures),
+        methods=methods,
+        numbers=numbers,
     )
 
 
-def grade_section(study: Study) -> Section | None:
+def grade_section(evaluation: Evaluation) -> Section | None:
     """Compare planned grades by quadratic weighted kappa; None where no grade is on both sides."""
     rows: list[tuple[Cell, ...]] = []
     flags = []
-    for plan in study.plan.grades:
-        pairs = _pairs(study.table, f"predicted_{plan.predicted}", plan.truth)
+    for plan in evaluation.plan.grades:
+        pairs = value_pairs(evaluation.table, f"predicted_{plan.predicted}", plan.truth, words=plan.words)
         if pairs is None or pairs[0].size < 5:
             continue
         try:
@@ -113,68 +118,45 @@ def _grades(plan: GradePlan, predicted: Floats, truth: Floats) -> tuple[Cell, ..
     )
 
 
-def regression_section(study: Study) -> Section | None:
-    """Fit the planned regressions over facts and predictions; None without any."""
-    if not study.plan.regressions:
+def interval_section(evaluation: Evaluation) -> Section | None:
+    """Count how often the truth lies in the interval that the model gives with a measure."""
+    rows = [row for plan in evaluation.plan.measures if (row := _interval_row(evaluation.table, plan))]
+    if not rows:
         return None
-    tables, drawn, flags, methods = [], [], [], []
-    for number, plan in enumerate(study.plan.regressions, start=1):
-        try:
-            result, told = _regressed(study, plan)
-        except InputRefused as refusal:
-            flags.append(Flag("alarm", "regression", f"{plan.formula}: {refusal}."))
-            continue
-        rows = tuple((e.term, e.estimate, p_value(e.p)) for e in result.effects)
-        caption = f"{plan.kind.capitalize()} model: {plan.formula}"
-        columns = ("Term", result.effect_name.capitalize(), "p")
-        tables.append(Table(f"regression_{number}", caption, columns, rows, told))
-        drawn.append(_forest(f"forest_regression_{number}", result, caption))
-        methods.append(
-            f"A {plan.kind} model ({plan.formula}) was fitted to {result.n}"
-            f" patients{', missing values imputed' if plan.impute else ''}."
-        )
-    return Section(
-        "regressions", "Adjusted effects", (), tuple(tables), tuple(drawn), tuple(flags), tuple(methods)
-    )
+    columns = ("Measure", "n", "Truth inside", "Median width", "Unit", "The interval is")
+    note = "Share of patients whose true value lies in the interval given, with Wilson's interval."
+    table = Table("intervals", "Intervals given by the model", columns, tuple(rows), note)
+    methods = ("The coverage of intervals given by the model was counted against the true values.",)
+    return Section("intervals", "Intervals given by the model", tables=(table,), methods=methods)
 
 
-def _regressed(study: Study, plan: RegressionPlan) -> tuple[Fit, str]:
-    one = partial(fit, plan.kind, plan.formula, time=plan.time)
-    table = study.table
-    if plan.impute:
-        used = [
-            c
-            for c in table.columns
-            if c in plan.formula and table[c].dropna().map(lambda v: isinstance(v, float)).all()
-        ]
-        result = fit_imputed(
-            one, impute(table, used, imputations=20, rng=np.random.default_rng(study.plan.seed))
-        )
-        told = [f"{result.n} patients, 20 imputations pooled by Rubin's rules."]
-    else:
-        result = one(table)
-        told = [f"{result.n} patients; {result.dropped} left out because a value is missing."]
-    if plan.kind == "ordinal" and not plan.impute:
-        test = proportional_odds_test(plan.formula, table)
-        told.append(
-            f"Brant's test of proportional odds: χ² {test.chi2:.2f}, {test.freedom} df, p {p_value(test.p)}."
-        )
-    return result, " ".join([*told, *(f"Note: {w}." for w in result.warnings)])
+def _interval_row(table: Any, plan: MeasurePlan) -> tuple[Cell, ...] | None:
+    import pandas as pd
+
+    columns = [f"predicted_{plan.predicted}_low", f"predicted_{plan.predicted}_high", plan.truth]
+    if any(name not in table.columns for name in columns):
+        return None
+    known = table[columns].apply(pd.to_numeric, errors="coerce").dropna()
+    if not len(known):
+        return None
+    low, high, truth = (known[name].to_numpy(float) for name in columns)
+    inside = int(((low <= truth) & (truth <= high)).sum())
+    said = table.get(f"predicted_{plan.predicted}_interval")
+    words = said.dropna().iloc[0] if said is not None and said.notna().any() else "not stated"
+    width = float(np.median(high - low))
+    return plan.name, len(known), proportion(inside, len(known)), width, plan.unit, str(words)
 
 
-def _forest(name: str, result: Fit, caption: str) -> figures.Figure:
-    ratio = result.kind != "linear"
-    labels = [(e.term, e.estimate) for e in result.effects]
-    axis = result.effect_name.capitalize()
-    return figures.forest_figure(
-        name, labels, axis=axis, reference=1.0 if ratio else 0.0, ratio=ratio, caption=caption
-    )
-
-
-def _pairs(table: Any, predicted: str, truth: str) -> tuple[Floats, Floats] | None:
+def value_pairs(
+    table: Any, predicted: str, truth: str, *, words: tuple[str, ...] = ()
+) -> tuple[Floats, Floats] | None:
+    """Return predicted and true values of the patients who have both; `words` are turned into their rank."""
     import pandas as pd
 
     if predicted not in table.columns or truth not in table.columns:
         return None
-    both = table[[predicted, truth]].apply(pd.to_numeric, errors="coerce").dropna()
+    both = table[[predicted, truth]]
+    if words:
+        both = both.map(lambda value: words.index(value) if value in words else value)
+    both = both.apply(pd.to_numeric, errors="coerce").dropna()
     return (both[predicted].to_numpy(float), both[truth].to_numpy(float)) if len(both) else None
