@@ -17,7 +17,7 @@ from ichnos.cli.main import run
 from ichnos.cohort import Fact, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.pack.evaluation import gather
-from ichnos.evidence.pack.pack import Pack, evaluate
+from ichnos.evidence.pack.pack import Pack, write_evidence
 from ichnos.evidence.pack.plan import EvidencePlan
 from ichnos.formats import bids
 from ichnos.inference import Predictor
@@ -83,7 +83,7 @@ def read_cohort_folders(tmp_path_factory: pytest.TempPathFactory) -> Read:
 def pack(read_cohort_folders: Read, tmp_path_factory: pytest.TempPathFactory) -> Pack:
     out = tmp_path_factory.mktemp("evidence") / "out"
     cohort = bids.read_cohort(read_cohort_folders.cohort)
-    return evaluate(read_cohort_folders.readings, [cohort], out, plan=QUICK, progress=False)
+    return write_evidence(read_cohort_folders.readings, [cohort], out, plan=QUICK, progress=False)
 
 
 def _compared(pack: Pack) -> dict[str, dict[str, str]]:
@@ -169,12 +169,13 @@ def test_readings_of_another_split_say_which(read_cohort_folders: Read) -> None:
 def test_evaluate_reads_first_when_it_is_given_a_model(
     read_cohort_folders: Read, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, out = tiny_model(tmp_path / "model").folder, tmp_path / "out"
-    call = ["evaluate", "--model", str(folder), str(read_cohort_folders.cohort), "-o", str(out), "--json"]
-    assert run(call) == 0
+    folder, out, plan = tiny_model(tmp_path / "model").folder, tmp_path / "out", tmp_path / "plan.json"
+    plan.write_text(QUICK.model_copy(update={"targets": ("leukoaraiosis",), "lesions": ()}).model_dump_json())
+    call = ["evaluate", "--model", str(folder), str(read_cohort_folders.cohort), "--plan", str(plan)]
+    assert run([*call, "-o", str(out), "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)
     assert numbers["cases"] == len(BLEEDS)
-    assert numbers["sections"]["compared"]["mask: haematoma ICH"]["patients"] == len(BLEEDS)
+    assert numbers["sections"]["compared"]["mask: leukoaraiosis"]["patients"] == len(BLEEDS)
     record = out / "readings" / "sub-A1_ses-baseline" / "reading.json"
     assert json.loads(record.read_text())["provenance"]["model_name"] == "tiny"
 
@@ -187,9 +188,7 @@ def test_evaluate_without_a_cohort_says_what_to_give(
 
 
 @pytest.mark.slow
-def test_simulate_read_evaluate_in_three_commands(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_simulate_read_evaluate_in_three_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cohort, readings, out = (str(tmp_path / name) for name in ("cohort", "readings", "evidence"))
     assert run(["simulate", cohort, "--preset", "yu2025", "--scale", "0.002", "--voxel-mm", "2"]) == 0
     assert run(["read", cohort, "-o", readings]) == 0

@@ -60,7 +60,7 @@ def evaluate(
     if model is not None:
         packs.claim_folder(out)
         _read(held, chosen, out / READINGS, model, device=device, workers=workers, quiet=quiet or json)
-    pack = packs.evaluate(
+    pack = packs.write_evidence(
         given[0] if given else out / READINGS,
         held,
         out,

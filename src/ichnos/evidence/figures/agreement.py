@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ichnos.evidence.figures.canvas import COLOURS, COLUMN_IN, Figure, canvas
+from ichnos.arrays import Floats
+from ichnos.evidence.figures.canvas import COLUMN_IN, INK, Figure, canvas
 from ichnos.evidence.metrics.agreement import BlandAltman, StructuralLine
-from ichnos.volume import Floats
 
 
 def bland_altman_figure(
@@ -16,14 +16,14 @@ def bland_altman_figure(
     with canvas(COLUMN_IN, COLUMN_IN * 0.8) as (fig, ax):
         mean, difference = (a + b) / 2, a - b
         shown_difference = 100 * difference / mean if result.percent else difference
-        ax.plot(mean, shown_difference, "o", ms=2.5, mew=0, alpha=0.55, color=COLOURS["model"])
+        ax.plot(mean, shown_difference, "o", ms=2.5, mew=0, alpha=0.55, color=INK["model"])
         for estimate, text in (
             (result.bias, "bias"),
             (result.lower, "lower limit"),
             (result.upper, "upper limit"),
         ):
-            ax.axhspan(estimate.low, estimate.high, color=COLOURS["reference"], alpha=0.10, lw=0)
-            ax.axhline(estimate.value, color=COLOURS["reference"], lw=0.9, ls="-" if text == "bias" else "--")
+            ax.axhspan(estimate.low, estimate.high, color=INK["reference"], alpha=0.10, lw=0)
+            ax.axhline(estimate.value, color=INK["reference"], lw=0.9, ls="-" if text == "bias" else "--")
             ax.annotate(
                 f"{estimate.value:.1f}",
                 (1.0, estimate.value),
@@ -44,14 +44,14 @@ def scatter_figure(
     """Draw predicted against true values with identity and the Passing-Bablok line."""
     with canvas(COLUMN_IN, COLUMN_IN) as (fig, ax):
         top = float(max(truth.max(), predicted.max(), 1e-6)) * 1.05
-        ax.plot([0, top], [0, top], color=COLOURS["reference"], lw=0.6, ls=":", label="identity")
-        ax.plot(truth, predicted, "o", ms=2.5, mew=0, alpha=0.55, color=COLOURS["model"])
+        ax.plot([0, top], [0, top], color=INK["reference"], lw=0.6, ls=":", label="identity")
+        ax.plot(truth, predicted, "o", ms=2.5, mew=0, alpha=0.55, color=INK["model"])
         if line is not None:
             x = np.array([0, top])
             ax.plot(
                 x,
                 line.intercept.value + line.slope.value * x,
-                color=COLOURS["truth"],
+                color=INK["truth"],
                 lw=1.1,
                 label="Passing-Bablok",
             )

@@ -11,7 +11,7 @@ from typing import Any
 
 COLUMN_IN = 3.35  # 85 mm
 # Okabe and Ito's colours, which the colour-blind can tell apart; the model is always blue.
-COLOURS: Mapping[str, str] = {
+INK: Mapping[str, str] = {
     "model": "#0072B2",
     "volume": "#999999",
     "bat": "#E69F00",

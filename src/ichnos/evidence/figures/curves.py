@@ -6,20 +6,24 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ichnos.evidence.figures.canvas import COLOURS, COLUMN_IN, Figure, canvas
+from ichnos.arrays import Floats
+from ichnos.evidence.figures.canvas import COLUMN_IN, INK, Figure, canvas
 from ichnos.evidence.metrics.calibration import Calibration, DecisionCurve
 from ichnos.evidence.metrics.discrimination import RocCurve
-from ichnos.volume import Floats
 
 
 def roc_figure(name: str, curves: Mapping[str, tuple[RocCurve, str]], *, caption: str) -> Figure:
     """Draw ROC curves; each comes with its legend text."""
     with canvas(COLUMN_IN, COLUMN_IN) as (fig, ax):
-        ax.plot([0, 1], [0, 1], color=COLOURS["reference"], lw=0.6, ls=":")
+        ax.plot([0, 1], [0, 1], color=INK["reference"], lw=0.6, ls=":")
         for key, (curve, text) in curves.items():
             style = {"lw": 1.6, "zorder": 3} if key == "model" else {"lw": 1.0}
             ax.plot(
-                curve.false_positive_rate, curve.true_positive_rate, color=COLOURS[key], label=text, **style
+                curve.false_positive_rate,
+                curve.true_positive_rate,
+                color=INK[key],
+                label=text,
+                **style,
             )
         ax.set(
             xlabel="1 − specificity",
@@ -39,9 +43,12 @@ def calibration_figure(name: str, result: Calibration, probability: Floats, *, c
     with canvas(COLUMN_IN, COLUMN_IN * 1.15, rows=(4, 1)) as (fig, (ax, below)):
         highest = max(float(probability.max()), *(b.observed.high for b in result.bins))
         top = min(1.0, float(np.ceil(highest * 10) / 10))
-        ax.plot([0, top], [0, top], color=COLOURS["reference"], lw=0.6, ls=":", label="ideal")
+        ax.plot([0, top], [0, top], color=INK["reference"], lw=0.6, ls=":", label="ideal")
         ax.plot(
-            result.curve_predicted, result.curve_observed, color=COLOURS["model"], label="smoothed (lowess)"
+            result.curve_predicted,
+            result.curve_observed,
+            color=INK["model"],
+            label="smoothed (lowess)",
         )
         x, y = [b.predicted for b in result.bins], [b.observed.value for b in result.bins]
         reach = np.array(
@@ -54,14 +61,14 @@ def calibration_figure(name: str, result: Calibration, probability: Floats, *, c
             fmt="o",
             ms=3,
             lw=0.7,
-            color=COLOURS["model"],
+            color=INK["model"],
             mfc="white",
             label="tenths, 95 % interval",
         )
         ax.set(ylabel="Observed share with the event", xlim=(0, top), ylim=(0, top))
         ax.tick_params(labelbottom=False)
         ax.legend(loc="lower right")
-        below.hist(probability, bins=np.linspace(0, top, 41), color=COLOURS["model"], alpha=0.6)
+        below.hist(probability, bins=np.linspace(0, top, 41), color=INK["model"], alpha=0.6)
         below.set(xlabel="Predicted probability", ylabel="Cases", xlim=(0, top))
         return Figure(name, caption, fig)
 
@@ -72,15 +79,20 @@ def decision_figure(
     """Draw net benefit over threshold probabilities."""
     with canvas(COLUMN_IN, COLUMN_IN * 0.8) as (fig, ax):
         first = next(iter(curves.values()))[0]
-        ax.axhline(0, color=COLOURS["reference"], lw=0.8, label="treat none")
+        ax.axhline(0, color=INK["reference"], lw=0.8, label="treat none")
         ax.plot(
-            first.threshold, first.treat_all, color=COLOURS["reference"], lw=0.8, ls="--", label="treat all"
+            first.threshold,
+            first.treat_all,
+            color=INK["reference"],
+            lw=0.8,
+            ls="--",
+            label="treat all",
         )
         for key, (curve, text) in curves.items():
             ax.plot(
                 curve.threshold,
                 curve.model,
-                color=COLOURS[key],
+                color=INK[key],
                 label=text,
                 lw=1.6 if key == "model" else 1.0,
             )

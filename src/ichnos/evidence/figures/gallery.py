@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ichnos.evidence.figures.canvas import COLOURS, Figure, figure_style
-from ichnos.volume import Floats
+from ichnos.arrays import Floats
+from ichnos.evidence.figures.canvas import INK, Figure, figure_style
 
 
 @dataclass(frozen=True, eq=False)
-class Failure:
+class FailedSlice:
     """One slice of a case that went badly, as it was seen, with both outlines."""
 
     title: str
@@ -20,7 +20,7 @@ class Failure:
     aspect: float  # mm along y per mm along x of one pixel
 
 
-def gallery_figure(name: str, failures: Sequence[Failure], *, caption: str) -> Figure:
+def gallery_figure(name: str, failures: Sequence[FailedSlice], *, caption: str) -> Figure:
     """Draw the worst cases in a grid, truth outlined in orange, prediction in blue."""
     from matplotlib.figure import Figure as Drawing
 
@@ -33,7 +33,10 @@ def gallery_figure(name: str, failures: Sequence[Failure], *, caption: str) -> F
             ax.axis("off")
         for ax, failure in zip(axes.ravel(), failures, strict=False):
             ax.imshow(failure.image.T, cmap="gray", origin="lower", vmin=0, vmax=1, aspect=failure.aspect)
-            for mask, colour in ((failure.truth, COLOURS["truth"]), (failure.predicted, COLOURS["model"])):
+            for mask, colour in (
+                (failure.truth, INK["truth"]),
+                (failure.predicted, INK["model"]),
+            ):
                 if mask.any() and not mask.all():
                     ax.contour(mask.T, levels=[0.5], colors=[colour], linewidths=0.9)
             ax.set_title(failure.title, fontsize=6.5)

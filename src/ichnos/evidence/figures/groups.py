@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.evidence.figures.canvas import COLOURS, COLUMN_IN, Figure, canvas
+from ichnos.arrays import Floats
+from ichnos.evidence.figures.canvas import COLUMN_IN, INK, Figure, canvas
 from ichnos.evidence.metrics.intervals import Estimate
-from ichnos.evidence.tables import shown
-from ichnos.volume import Floats
+from ichnos.evidence.tables import cell_text
 
 _WIDEST = 1e4  # a ratio whose interval reaches further is not drawn; the table has it
 
@@ -36,20 +36,23 @@ def forest_figure(
     everything = [*kept, *([pooled] if pooled else [])]
     with canvas(COLUMN_IN * 1.5, 0.55 + 0.24 * len(everything)) as (fig, ax):
         if reference is not None:
-            ax.axvline(reference, color=COLOURS["reference"], lw=0.6, ls=":")
+            ax.axvline(reference, color=INK["reference"], lw=0.6, ls=":")
         for y, (_, e) in enumerate(kept):
-            ax.plot([e.low, e.high], [y, y], color=COLOURS["model"], lw=1.0)
-            ax.plot(e.value, y, "s", ms=3.5, color=COLOURS["model"])
+            ax.plot([e.low, e.high], [y, y], color=INK["model"], lw=1.0)
+            ax.plot(e.value, y, "s", ms=3.5, color=INK["model"])
         if pooled:
             y, e = len(kept), pooled[1]
             ax.fill(
-                [e.low, e.value, e.high, e.value], [y, y - 0.25, y, y + 0.25], color=COLOURS["truth"], lw=0
+                [e.low, e.value, e.high, e.value],
+                [y, y - 0.25, y, y + 0.25],
+                color=INK["truth"],
+                lw=0,
             )
             if prediction and np.isfinite(prediction).all():
-                ax.plot(prediction, [y, y], color=COLOURS["truth"], lw=0.8)
+                ax.plot(prediction, [y, y], color=INK["truth"], lw=0.8)
         ax.set_yticks(range(len(everything)), [label for label, _ in everything])
         for y, (_, e) in enumerate(everything):
-            ax.annotate(shown(e), (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=7)
+            ax.annotate(cell_text(e), (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=7)
         if ratio and everything:
             _log_axis(ax, [v for _, e in everything for v in (e.low, e.high)])
         ax.set(xlabel=axis, ylim=(len(everything) - 0.5, -0.5))
@@ -87,11 +90,11 @@ def strip_figure(name: str, groups: Mapping[str, Floats], *, axis: str, caption:
                 ms=2,
                 mew=0,
                 alpha=0.45,
-                color=COLOURS["model"],
+                color=INK["model"],
             )
             low, middle, high = np.percentile(known, (25, 50, 75))
-            ax.plot([x - 0.3, x + 0.3], [middle, middle], color=COLOURS["truth"], lw=1.6)
-            ax.plot([x, x], [low, high], color=COLOURS["truth"], lw=1.0)
+            ax.plot([x - 0.3, x + 0.3], [middle, middle], color=INK["truth"], lw=1.6)
+            ax.plot([x, x], [low, high], color=INK["truth"], lw=1.0)
         counts = [f"{label}\n(n {int((~np.isnan(v)).sum())})" for label, v in groups.items()]
         ax.set_xticks(range(len(groups)), counts)
         ax.set(ylabel=axis, xlim=(-0.6, len(groups) - 0.4))
@@ -103,8 +106,8 @@ def size_figure(name: str, bins: Sequence[str], sensitivity: Sequence[Estimate],
     with canvas(COLUMN_IN, COLUMN_IN * 0.7) as (fig, ax):
         for x, e in enumerate(sensitivity):
             if np.isfinite(e.value):
-                ax.plot([x, x], [e.low, e.high], color=COLOURS["model"], lw=1.0)
-                ax.plot(x, e.value, "s", ms=4, color=COLOURS["model"])
+                ax.plot([x, x], [e.low, e.high], color=INK["model"], lw=1.0)
+                ax.plot(x, e.value, "s", ms=4, color=INK["model"])
         ax.set_xticks(range(len(bins)), [f"{b}\n(n {e.n})" for b, e in zip(bins, sensitivity, strict=True)])
         ax.set(
             xlabel="True lesion (mL)", ylabel="Share found", ylim=(-0.03, 1.05), xlim=(-0.5, len(bins) - 0.5)

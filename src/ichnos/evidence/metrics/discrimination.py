@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ichnos.arrays import Floats
 from ichnos.evidence.metrics.intervals import LEVEL, Estimate, bootstrap, normal_quantile, two_classes
-from ichnos.volume import Floats
 
 Booleans = npt.NDArray[np.bool_]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.regression import complete_rows, design_matrices
-from ichnos.volume import Floats
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import LEVEL, Estimate, normal_quantile
-from ichnos.volume import Floats
 
-Kind = Literal["logistic", "ordinal", "linear", "cox"]
-EFFECT_NAMES: Mapping[Kind, str] = {
+ModelKind = Literal["logistic", "ordinal", "linear", "cox"]
+EFFECT_NAMES: Mapping[ModelKind, str] = {
     "logistic": "odds ratio",
     "ordinal": "common odds ratio",
     "linear": "coefficient",
@@ -44,7 +44,7 @@ class Effect:
 class Fit:
     """A fitted model."""
 
-    kind: Kind
+    kind: ModelKind
     formula: str
     effects: tuple[Effect, ...]  # without intercept and thresholds
     n: int  # rows used
@@ -69,7 +69,7 @@ class Fit:
         )
 
 
-def fit(kind: Kind, formula: str, table: Any, *, time: str | None = None, level: float = LEVEL) -> Fit:
+def fit(kind: ModelKind, formula: str, table: Any, *, time: str | None = None, level: float = LEVEL) -> Fit:
     """Fit a model to a pandas table; rows with a missing value are left out and counted.
 
     For "cox" the left side of the formula is the event column (0/1) and `time` names the column of follow-up
@@ -173,7 +173,7 @@ def design_matrices(formula: str, data: Any) -> tuple[Floats, Any]:
     return left.iloc[:, 0].to_numpy(float), right
 
 
-def _check_outcome(kind: Kind, formula: str, outcome: Floats) -> None:
+def _check_outcome(kind: ModelKind, formula: str, outcome: Floats) -> None:
     values = np.unique(outcome)
     if kind in ("logistic", "cox") and not np.isin(values, (0, 1)).all():
         raise InputRefused(
@@ -185,7 +185,7 @@ def _check_outcome(kind: Kind, formula: str, outcome: Floats) -> None:
         raise InputRefused(f"the outcome of {formula!r} has the same value in every row")
 
 
-def _fitted(kind: Kind, formula: str, outcome: Floats, design: Any, time: Floats | None) -> Any:
+def _fitted(kind: ModelKind, formula: str, outcome: Floats, design: Any, time: Floats | None) -> Any:
     import statsmodels.api as sm
     from statsmodels.miscmodels.ordinal_model import OrderedModel
     from statsmodels.tools.sm_exceptions import PerfectSeparationError
@@ -215,7 +215,13 @@ def _fitted(kind: Kind, formula: str, outcome: Floats, design: Any, time: Floats
 
 
 def _effect(
-    name: str, coefficient: float, variance: float, kind: Kind, n: int, freedom: float | None, level: float
+    name: str,
+    coefficient: float,
+    variance: float,
+    kind: ModelKind,
+    n: int,
+    freedom: float | None,
+    level: float,
 ) -> Effect:
     from scipy import stats
 

@@ -4,7 +4,7 @@ number of patients.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,13 +15,14 @@ import numpy as np
 from ichnos.clinical.injury import tract_injury
 from ichnos.evidence.metrics.overlap import cl_dice, growth_dice, lesion_detection, overlap
 from ichnos.evidence.metrics.surfaces import require_same_grid
-from ichnos.evidence.pack.evaluation import Case
+from ichnos.evidence.pack.evaluation import EvaluationCase
 from ichnos.evidence.pack.plan import EvidencePlan
 from ichnos.evidence.pack.predictions import Layer
 from ichnos.formats import nifti
 from ichnos.runs import Summary, apply, settings_hash
 from ichnos.volume import Volume, box_around, volume_ml
 
+CaseRows = Sequence[Mapping[str, Any]]  # what `measure_cases` gives: one row per case
 TRUE = "true_"  # prefix of what was measured on the true masks: columns of facts, not scores
 _DEPENDS_ON_EMPTY = ("dice", "iou", "precision", "recall", "nsd", "hd95_mm", "assd_mm")
 _LEAST_TRACT_ML = 2.0  # a smaller tract was not found; it is not one without injury
@@ -29,7 +30,12 @@ _GROWN, _BASELINE, _OEDEMA = "expansion ICH", "haematoma ICH", "haematoma PHE"
 
 
 def measure_cases(
-    cases: tuple[Case, ...], plan: EvidencePlan, out: Path, *, workers: int = 1, progress: bool = True
+    cases: tuple[EvaluationCase, ...],
+    plan: EvidencePlan,
+    out: Path,
+    *,
+    workers: int = 1,
+    progress: bool = True,
 ) -> Summary:
     """Measure every case with masks, resuming where an earlier call stopped; a case that fails is named
     and does not stop the rest.
@@ -41,24 +47,24 @@ def measure_cases(
         ),
         "masks": settings_hash([[case.id, *_stamps(case)] for case in chosen]),
     }
-    task = partial(measure, plan=plan)
+    task = partial(measure_case, plan=plan)
     return apply(
         task, chosen, out=out, settings=settings, name="evaluate", workers=workers, progress=progress
     )
 
 
-def _shared(case: Case) -> list[str]:
+def _shared(case: EvaluationCase) -> list[str]:
     """Return the masks that both sides hold, in the order of their names."""
     return sorted(set(case.truth) & set(case.predicted))
 
 
-def _stamps(case: Case) -> list[str]:
+def _stamps(case: EvaluationCase) -> list[str]:
     """Tell a changed mask from the one that was measured before; name and size cost nothing to look up."""
     files = dict.fromkeys(layer.path for layer in (*case.truth.values(), *case.predicted.values()))
     return [f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
 
 
-def measure(case: Case, _: Path, *, plan: EvidencePlan) -> Mapping[str, Any]:
+def measure_case(case: EvaluationCase, _: Path, *, plan: EvidencePlan) -> Mapping[str, Any]:
     """Return all measures of one case: {"haematoma ICH": {"dice": …}, …}; masks that only one side has
     are left out.
     """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ichnos.clinical.expansion import DEFINITIONS
 from ichnos.evidence.pack.evaluation import Evaluation
-from ichnos.evidence.pack.sections import Section
+from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import Table
 
 AUTHOR = "author"

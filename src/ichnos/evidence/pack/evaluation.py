@@ -9,9 +9,15 @@ from typing import Any
 
 from ichnos.cohort import Cohort, Fact, Patient, Split
 from ichnos.errors import InputRefused
-from ichnos.evidence.leakage import Evaluated, LeakageProof, check_leakage, read_training
+from ichnos.evidence.leakage import Evaluated, LeakageProof, leakage_proof, read_training
 from ichnos.evidence.pack.plan import EvidencePlan
-from ichnos.evidence.pack.predictions import TABLE, Layer, Predictions, layer_name, read_predictions
+from ichnos.evidence.pack.predictions import (
+    PREDICTIONS_TABLE,
+    Layer,
+    Predictions,
+    layer_name,
+    read_predictions,
+)
 from ichnos.evidence.pack.readings import holds_readings, read_readings, with_derived_columns
 from ichnos.formats import bids
 
@@ -21,7 +27,7 @@ _OWN_COLUMNS = ("patient", "centre", "split")
 
 
 @dataclass(frozen=True)
-class Case:
+class EvaluationCase:
     """One patient to be measured: where ground truth and prediction lie."""
 
     id: str
@@ -39,7 +45,7 @@ class Evaluation:
 
     name: str  # of the predictions
     plan: EvidencePlan
-    cases: tuple[Case, ...]
+    cases: tuple[EvaluationCase, ...]
     # pandas: one row per case, the cohort's facts and the predictions' columns (prefixed "predicted_")
     table: Any
     # pandas: the same for patients of the validation split, to choose thresholds and fit calibration on
@@ -73,7 +79,7 @@ def gather(
     if not evaluated:
         raise InputRefused(_nobody(predictions, plan, everyone, folder))
     images = read_training(training) if training else predictions.training
-    proof = check_leakage([_evaluated(p, rows[p.id]) for p in evaluated], images)
+    proof = leakage_proof([_evaluated(p, rows[p.id]) for p in evaluated], images)
     tuning = [p for p in everyone if p.split == "validation" and p.split not in plan.splits and p.id in rows]
     missing = tuple(p.id for p in everyone if p.split in plan.splits and p.id not in rows)
     return Evaluation(
@@ -92,7 +98,7 @@ def gather(
 
 def open_predictions(folder: Path, patients: Mapping[str, Patient], plan: EvidencePlan) -> Predictions:
     """Read a folder of either kind; a table that names patients of no cohort is refused."""
-    if (folder / TABLE).is_file():
+    if (folder / PREDICTIONS_TABLE).is_file():
         predictions = read_predictions(folder, patients, plan)
         strangers = sorted(set(predictions.rows) - set(patients))
         if strangers:
@@ -104,8 +110,8 @@ def open_predictions(folder: Path, patients: Mapping[str, Patient], plan: Eviden
     if holds_readings(folder):
         return read_readings(folder, patients, plan)
     raise InputRefused(
-        f"{folder} holds no readings (<scan>/reading.json) and no {TABLE}; give the folder that `ichnos read`"
-        " wrote, or a folder of predictions as docs/evidence.md shows it"
+        f"{folder} holds no readings (<scan>/reading.json) and no {PREDICTIONS_TABLE}; give the folder that"
+        " `ichnos read` wrote, or a folder of predictions as docs/evidence.md shows it"
     )
 
 
@@ -182,7 +188,7 @@ def _evaluated(patient: Patient, row: Mapping[str, Fact]) -> Evaluated:
     return Evaluated(patient.id, patient.centre, split, model_hash, sources, sha256)
 
 
-def _case(patient: Patient, predictions: Predictions, plan: EvidencePlan) -> Case:
+def _case(patient: Patient, predictions: Predictions, plan: EvidencePlan) -> EvaluationCase:
     truth = {
         layer_name(target, label): Layer(path, code)
         for target, path in patient.targets.items()
@@ -190,7 +196,7 @@ def _case(patient: Patient, predictions: Predictions, plan: EvidencePlan) -> Cas
         for label, code in plan.labels_of(target).items()
     }
     row = predictions.rows[patient.id]
-    return Case(
+    return EvaluationCase(
         patient.id,
         patient.centre,
         patient.split,

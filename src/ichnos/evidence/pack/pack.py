@@ -15,22 +15,23 @@ from typing import Any
 from ichnos import __version__
 from ichnos.cohort import Cohort
 from ichnos.errors import UsageError
-from ichnos.evidence.metrics.summary import column
+from ichnos.evidence.metrics.summary import measure_column
 from ichnos.evidence.pack.cases import TRUE, measure_cases
 from ichnos.evidence.pack.checklists import checklists
 from ichnos.evidence.pack.evaluation import Evaluation, gather
 from ichnos.evidence.pack.flags import Flag, check_pair
-from ichnos.evidence.pack.gallery import gallery_section
 from ichnos.evidence.pack.outcomes.section import outcome_sections
 from ichnos.evidence.pack.page import render_page
 from ichnos.evidence.pack.plan import EvidencePlan
 from ichnos.evidence.pack.readings import worse_injury
-from ichnos.evidence.pack.section_comparison import comparison_section
-from ichnos.evidence.pack.section_masks import mask_sections
-from ichnos.evidence.pack.section_measures import grade_section, interval_section, measure_sections
-from ichnos.evidence.pack.section_models import models_section
-from ichnos.evidence.pack.section_regressions import regression_section
-from ichnos.evidence.pack.sections import Section, cohort_section
+from ichnos.evidence.pack.section import Section
+from ichnos.evidence.pack.sections.cohort import cohort_section
+from ichnos.evidence.pack.sections.comparison import comparison_section
+from ichnos.evidence.pack.sections.gallery import gallery_section
+from ichnos.evidence.pack.sections.masks import mask_sections
+from ichnos.evidence.pack.sections.measures import grade_section, interval_section, measure_sections
+from ichnos.evidence.pack.sections.models import models_section
+from ichnos.evidence.pack.sections.regressions import regression_section
 from ichnos.evidence.tables import Table
 from ichnos.files import atomic_file
 from ichnos.runs import Summary
@@ -58,7 +59,7 @@ class Pack:
         }
 
 
-def evaluate(
+def write_evidence(
     predictions: str | Path,
     cohorts: Sequence[Cohort],
     out: str | Path,
@@ -132,7 +133,7 @@ def _with_measured_facts(evaluation: Evaluation, rows: Sequence[Mapping[str, Any
     by_id = {str(row["id"]): row for row in rows}
     ordered = [by_id.get(case.id, {}) for case in evaluation.cases]
     for name, fact in _volume_columns(evaluation.plan).items():
-        values = column(ordered, name, "truth_ml")
+        values = measure_column(ordered, name, "truth_ml")
         if fact not in table.columns and any(not math.isnan(v) for v in values):
             table = table.assign(**{fact: values})
     for key in dict.fromkeys(key for row in ordered for key in row if key.startswith(TRUE)):

@@ -12,8 +12,8 @@ from ichnos.evidence.figures import Figure
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.pack.evaluation import Evaluation
 from ichnos.evidence.pack.flags import Flag
-from ichnos.evidence.pack.sections import Section
-from ichnos.evidence.tables import Cell, Table, shown
+from ichnos.evidence.pack.section import Section
+from ichnos.evidence.tables import Cell, Table, cell_text
 
 
 def render_page(
@@ -32,7 +32,7 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shown"] = shown
+    environment.filters["shown"] = cell_text
     environment.filters["stacked"] = lambda cell: _stacked(jinja2, cell)
     environment.filters["inline"] = _inline
     order = {"alarm": 0, "warn": 1, "note": 2}
@@ -49,9 +49,9 @@ def render_page(
 
 def _stacked(jinja2: ModuleType, cell: Cell) -> str:
     """Put the interval under the value, so that wide tables fit the page."""
-    value, bracket, interval = shown(cell).partition(" (")
+    value, bracket, interval = cell_text(cell).partition(" (")
     if not isinstance(cell, Estimate) or not bracket:
-        return shown(cell)
+        return cell_text(cell)
     markup: str = jinja2.utils.markupsafe.Markup('{}<span class="ci">({}</span>').format(value, interval)
     return markup
 

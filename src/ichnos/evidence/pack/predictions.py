@@ -28,7 +28,7 @@ from ichnos.evidence.pack.plan import EvidencePlan
 from ichnos.formats import nifti
 from ichnos.volume import Volume
 
-TABLE = "predictions.csv"
+PREDICTIONS_TABLE = "predictions.csv"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def read_predictions(folder: Path, patients: Mapping[str, object], plan: Evidenc
 
 def read_prediction_rows(folder: Path) -> dict[str, dict[str, Fact]]:
     """Return the rows of predictions.csv by patient; a patient with two rows is refused."""
-    path = folder / TABLE
+    path = folder / PREDICTIONS_TABLE
     with path.open(newline="", encoding="utf-8-sig") as stream:
         table = csv.DictReader(stream)
         records = list(table)
@@ -130,7 +130,7 @@ def _map_file(patient: str, row: Mapping[str, Fact], folder: Path, target: str) 
         if not path.is_file():
             raise InputRefused(
                 f"the predicted {target} of patient {patient} is not at {path}; correct mask_{target} in"
-                f" {TABLE}"
+                f" {PREDICTIONS_TABLE}"
             )
         return path
     home = folder / f"sub-{patient}"

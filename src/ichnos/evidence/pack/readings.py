@@ -22,7 +22,7 @@ from ichnos.evidence.pack.predictions import Layer, Predictions, layer_name
 from ichnos.targets import targets_in
 
 RECORD = "reading.json"
-ARMS = ("medical", "surgery")
+_ARMS = ("medical", "surgery")
 _SUBJECT = re.compile(r"sub-(?P<patient>[A-Za-z0-9]+)(_ses-(?P<session>[A-Za-z0-9]+))?.*")
 _BASELINE = ("baseline", None)  # session of the exam whose grid holds the ground truth
 
@@ -41,7 +41,7 @@ def read_readings(folder: Path, patients: Mapping[str, object], plan: EvidencePl
     others: list[str] = []
     later = 0
     for home, record in _records(folder):
-        patient, session = patient_of(home.name, patients)
+        patient, session = patient_named(home.name, patients)
         if session not in _BASELINE:
             later += 1
         elif patient is None:
@@ -69,7 +69,7 @@ def read_readings(folder: Path, patients: Mapping[str, object], plan: EvidencePl
     )
 
 
-def patient_of(name: str, patients: Mapping[str, object]) -> tuple[str | None, str | None]:
+def patient_named(name: str, patients: Mapping[str, object]) -> tuple[str | None, str | None]:
     """Return the patient (None: not in the cohorts) and the session that a reading's folder names.
 
     >>> patient_of("sub-A1_ses-followup", {"A1": 0}), patient_of("A1", {"A1": 0}), patient_of("B2", {"A1": 0})
@@ -176,7 +176,7 @@ def with_derived_columns(row: dict[str, Any]) -> dict[str, Any]:
     sides = [row.get(f"predicted_injury_{side}") for side in ("left", "right")]
     if (injury := worse_injury(*sides)) is not None:
         derived["predicted_injury"] = injury
-    arm = str(row.get("arm") or ARMS[0])
+    arm = str(row.get("arm") or _ARMS[0])
     for outcome in ("nihss_motor_180d", "mrs_0_3_365d"):
         for part in ("", "_low", "_high", "_interval"):
             value = row.get(f"predicted_{outcome}_{arm}{part}")

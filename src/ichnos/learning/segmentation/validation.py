@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ichnos.evidence.figures import Failure, gallery_figure
+from ichnos.evidence.figures import FailedSlice, gallery_figure
 from ichnos.files import atomic_file
 from ichnos.inference import input_channels
 from ichnos.inference.sliding import slide
@@ -53,7 +53,7 @@ class Validator:
         """Validate the network and return its score."""
         dice: dict[str, list[float]] = {}
         false_ml: dict[str, list[float]] = {}
-        worst: list[tuple[float, Failure]] = []
+        worst: list[tuple[float, FailedSlice]] = []
         voxel_ml = float(np.prod(self.how.spacing_mm)) / 1000
         for case in self.cases:
             found = self.logits(network, case) > 0
@@ -101,13 +101,13 @@ class Validator:
 
     def _worst(
         self,
-        worst: list[tuple[float, Failure]],
+        worst: list[tuple[float, FailedSlice]],
         value: float,
         case: Case,
         name: str,
         truth: npt.NDArray[np.bool_],
         found: npt.NDArray[np.bool_],
-    ) -> list[tuple[float, Failure]]:
+    ) -> list[tuple[float, FailedSlice]]:
         """Keep the worst few, each as the slice in which most is wrong."""
         if len(worst) == self.pictures and value >= worst[-1][0]:
             return worst
@@ -118,11 +118,15 @@ class Validator:
         )  # the patient's right on the left
         dx, dy, _ = self.how.spacing_mm
         image = np.clip((hu - low) / (high - low), 0, 1)
-        failure = Failure(f"sub-{case.id} {name}: Dice {value:.2f}", image, there, here, dy / dx)
+        failure = FailedSlice(f"sub-{case.id} {name}: Dice {value:.2f}", image, there, here, dy / dx)
         return sorted([*worst, (value, failure)], key=lambda pair: pair[0])[: self.pictures]
 
     def _told(
-        self, step: int, dice: dict[str, list[float]], false_ml: dict[str, list[float]], worst: list[Failure]
+        self,
+        step: int,
+        dice: dict[str, list[float]],
+        false_ml: dict[str, list[float]],
+        worst: list[FailedSlice],
     ) -> float:
         means = {name: float(np.mean(values)) for name, values in dice.items()}
         score = float(np.mean(list(means.values()))) if means else -1.0

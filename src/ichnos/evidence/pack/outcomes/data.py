@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ichnos.arrays import Floats
 from ichnos.clinical.expansion import DEFINITIONS
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import Booleans
 from ichnos.evidence.pack.evaluation import Evaluation
 from ichnos.evidence.pack.plan import EvidencePlan, OutcomePlan
-from ichnos.volume import Floats
 
 LEAST_TO_CALIBRATE = 20  # cases of each outcome on the validation split, below which nothing is fitted there
 

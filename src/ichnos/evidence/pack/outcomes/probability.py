@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ichnos.arrays import Floats
 from ichnos.evidence.figures import Figure, calibration_figure, decision_figure
 from ichnos.evidence.metrics.calibration import Calibration, calibration, decision_curve, logit
 from ichnos.evidence.metrics.recalibration import conformal_rates, fit_conformal, fit_recalibrator
 from ichnos.evidence.metrics.thresholds import at_prevalence
 from ichnos.evidence.pack.outcomes.data import OutcomeData
 from ichnos.evidence.pack.plan import EvidencePlan
-from ichnos.evidence.pack.sections import Section
+from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import Cell, Table
-from ichnos.volume import Floats
 
 Kinds = Mapping[
     str, tuple[Floats, Calibration]

@@ -22,7 +22,7 @@ from ichnos.evidence.pack.outcomes.data import OutcomeData, outcome_data
 from ichnos.evidence.pack.outcomes.discrimination import centres_table, rates_table, rivals_table
 from ichnos.evidence.pack.outcomes.probability import probability_section
 from ichnos.evidence.pack.plan import EvidencePlan
-from ichnos.evidence.pack.sections import Section
+from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import number
 
 

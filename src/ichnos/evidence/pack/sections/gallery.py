@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.evidence.figures import Failure, Figure, gallery_figure
-from ichnos.evidence.metrics.summary import column
-from ichnos.evidence.pack.evaluation import Case, Evaluation
+from ichnos.evidence.figures import FailedSlice, Figure, gallery_figure
+from ichnos.evidence.metrics.summary import measure_column
+from ichnos.evidence.pack.evaluation import Evaluation, EvaluationCase
 from ichnos.evidence.pack.predictions import layer_name
-from ichnos.evidence.pack.sections import Section
+from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import number
 from ichnos.formats import nifti
 from ichnos.volume import Array, Volume
 
-WINDOW_HU = (0.0, 80.0)
+_WINDOW_HU = (0.0, 80.0)
 
 
 def gallery_section(evaluation: Evaluation, rows: Sequence[Mapping[str, Any]]) -> Section | None:
@@ -44,12 +44,12 @@ def gallery_section(evaluation: Evaluation, rows: Sequence[Mapping[str, Any]]) -
 
 
 def _worst(rows: Sequence[Mapping[str, Any]], name: str, count: int) -> list[Mapping[str, Any]]:
-    dice = column(rows, name, "dice", scored=True)
+    dice = measure_column(rows, name, "dice", scored=True)
     order = np.argsort(dice, kind="stable")[:count]
     return [rows[i] for i in order if dice[i] < 1]
 
 
-def _failure(case: Case, name: str, row: Mapping[str, Any]) -> Failure:
+def _failure(case: EvaluationCase, name: str, row: Mapping[str, Any]) -> FailedSlice:
     truth, predicted = (side[name].load().reoriented("RAS") for side in (case.truth, case.predicted))
     k = int(np.argmax((truth.array != predicted.array).sum(axis=(0, 1))))
     image = _image(case.ct, truth, k)
@@ -63,7 +63,7 @@ def _failure(case: Case, name: str, row: Mapping[str, Any]) -> Failure:
     x, y, _ = truth.spacing_mm
     # x runs to the patient's right on the reader's left: radiological convention
     image, true, drawn = (np.asarray(part[box][::-1], np.float64) for part in (image, true, drawn))
-    return Failure(title.replace(", true", "\ntrue"), image, true, drawn, y / x)
+    return FailedSlice(title.replace(", true", "\ntrue"), image, true, drawn, y / x)
 
 
 def _image(path: Path | None, grid: Volume, k: int) -> Array:
@@ -73,7 +73,7 @@ def _image(path: Path | None, grid: Volume, k: int) -> Array:
     ct = nifti.load(path).reoriented("RAS")
     if ct.shape != grid.shape:
         return np.full(grid.shape[:2], 0.25)
-    low, high = WINDOW_HU
+    low, high = _WINDOW_HU
     windowed: Array = np.clip((ct.array[:, :, k].astype(np.float64) - low) / (high - low), 0, 1)
     return windowed
 

@@ -14,7 +14,7 @@ from ichnos.evidence.metrics.regression import Fit, fit
 from ichnos.evidence.pack.evaluation import Evaluation
 from ichnos.evidence.pack.flags import Flag
 from ichnos.evidence.pack.plan import RegressionPlan
-from ichnos.evidence.pack.sections import Section
+from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import Table, p_value
 
 

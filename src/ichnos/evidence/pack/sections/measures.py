@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.agreement import (
     concordance,
@@ -19,10 +20,9 @@ from ichnos.evidence.pack.evaluation import Evaluation
 from ichnos.evidence.pack.flags import Flag
 from ichnos.evidence.pack.outcomes.data import stem_of
 from ichnos.evidence.pack.plan import GradePlan, MeasurePlan
-from ichnos.evidence.pack.section_masks import agreement_of
-from ichnos.evidence.pack.sections import Section
+from ichnos.evidence.pack.section import Section
+from ichnos.evidence.pack.sections.agreement import agreement_of
 from ichnos.evidence.tables import Cell, Table
-from ichnos.volume import Floats
 
 
 def measure_sections(evaluation: Evaluation) -> tuple[Section, ...]:

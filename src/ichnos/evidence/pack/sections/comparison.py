@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from ichnos.evidence.pack.cases import CaseRows
 from ichnos.evidence.pack.evaluation import Evaluation
 from ichnos.evidence.pack.outcomes.data import outcome_columns
 from ichnos.evidence.pack.predictions import layer_name
-from ichnos.evidence.pack.sections import Section
+from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import Cell, Table
 
-COMPARED = "compared"
+_COMPARED = "compared"
 
 
-def comparison_section(evaluation: Evaluation, rows: Sequence[Mapping[str, Any]]) -> Section:
+def comparison_section(evaluation: Evaluation, rows: CaseRows) -> Section:
     """List every mask, measure, grade and outcome of the plan with its patients, or why there are none."""
     lines = [*_masks(evaluation, rows), *_columns(evaluation)]
     table = Table(
@@ -28,7 +28,7 @@ def comparison_section(evaluation: Evaluation, rows: Sequence[Mapping[str, Any]]
     if refused := _refused(evaluation):
         text.append(refused)
     numbers = {str(what): {"patients": count, "remark": remark} for what, count, remark in lines}
-    return Section(COMPARED, "What could be compared", tuple(text), (table,), numbers=numbers)
+    return Section(_COMPARED, "What could be compared", tuple(text), (table,), numbers=numbers)
 
 
 def _refused(evaluation: Evaluation) -> str:
@@ -42,7 +42,7 @@ def _refused(evaluation: Evaluation) -> str:
     return f"{len(scans)} scan(s) were not read and count for nothing here. {reasons}{more}."
 
 
-def _masks(evaluation: Evaluation, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, Cell, Cell]]:
+def _masks(evaluation: Evaluation, rows: CaseRows) -> list[tuple[Cell, Cell, Cell]]:
     lines: list[tuple[Cell, Cell, Cell]] = []
     for target in evaluation.plan.targets:
         for label in evaluation.plan.labels_of(target):

@@ -1,33 +1,15 @@
-"""A section of the evidence pack, and the first of them: who was studied, and the proof that nobody is on
-both sides.
-"""
+"""The first section: who was studied, and the proof that nobody is on both sides."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ichnos.evidence.figures import Figure
 from ichnos.evidence.pack.evaluation import Evaluation
 from ichnos.evidence.pack.flags import Flag
+from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import Cell, Table
-
-
-@dataclass(frozen=True, eq=False)
-class Section:
-    """Text, tables and figures under one title."""
-
-    name: str
-    title: str
-    paragraphs: tuple[str, ...] = ()
-    tables: tuple[Table, ...] = ()
-    figures: tuple[Figure, ...] = ()
-    flags: tuple[Flag, ...] = ()
-    methods: tuple[str, ...] = ()  # sentences for the methods paragraph of a paper
-    numbers: Mapping[str, Any] = field(default_factory=dict)  # for evidence.json
 
 
 def cohort_section(evaluation: Evaluation) -> Section:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from ichnos.evidence.metrics.discrimination import compare_paired
 from ichnos.evidence.metrics.intervals import Estimate
-from ichnos.evidence.metrics.summary import column, compare_models
+from ichnos.evidence.metrics.summary import compare_models, measure_column
+from ichnos.evidence.pack.cases import CaseRows
 from ichnos.evidence.pack.evaluation import Evaluation
 from ichnos.evidence.pack.outcomes.data import outcome_truth
-from ichnos.evidence.pack.section_masks import MEASURES
-from ichnos.evidence.pack.sections import Section
+from ichnos.evidence.pack.section import Section
+from ichnos.evidence.pack.sections.masks import MEASURES
 from ichnos.evidence.tables import Cell, Table, p_value
 
-Rows = Sequence[Mapping[str, Any]]
-COMPARED = ("dice", "nsd", "hd95_mm", "volume_error_ml", "growth_dice", "cl_dice")
+_COMPARED = ("dice", "nsd", "hd95_mm", "volume_error_ml", "growth_dice", "cl_dice")
 
 
-def models_section(evaluation: Evaluation, rows: Rows, rival: Evaluation, rival_rows: Rows) -> Section:
+def models_section(
+    evaluation: Evaluation, rows: CaseRows, rival: Evaluation, rival_rows: CaseRows
+) -> Section:
     """Compare masks case by case (Wilcoxon, bootstrap, Holm) and probabilities by DeLong's paired test."""
     first, second = {str(r["id"]): r for r in rows}, {str(r["id"]): r for r in rival_rows}
     shared = [i for i in first if i in second]
@@ -45,12 +46,12 @@ def models_section(evaluation: Evaluation, rows: Rows, rival: Evaluation, rival_
     return Section("models", "Two models on the same cases", (text,), tuple(tables), methods=methods)
 
 
-def _masks(names: Sequence[str], a: Rows, b: Rows, evaluation: Evaluation) -> Table | None:
+def _masks(names: Sequence[str], a: CaseRows, b: CaseRows, evaluation: Evaluation) -> Table | None:
     values = [
         {
-            f"{n}: {MEASURES[m]}": column(rows, n, m)
+            f"{n}: {MEASURES[m]}": measure_column(rows, n, m)
             for n in names
-            for m in COMPARED
+            for m in _COMPARED
             if any(m in (r.get(n) or {}) for r in rows)
         }
         for rows in (a, b)
