@@ -49,7 +49,7 @@ from ichnos.simulation.heads.from_labels import labelled_head
 from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import VirtualPatient
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 from ichnos.volume import Volume, volume_ml
 
 SHOWN = {
@@ -82,8 +82,8 @@ class Trial:
 
     def patient(self, number: int) -> VirtualPatient:
         """Make the patient of a number; every third never bled."""
-        wishes = Wishes(haematoma_probability=0.0 if number % 3 == 0 else 1.0, followup=False)
-        return simulate_patient(SEED + number, self._head(number), wishes)
+        spec = PatientSpec(haematoma_probability=0.0 if number % 3 == 0 else 1.0, followup=False)
+        return simulate_patient(SEED + number, self._head(number), spec)
 
     def _head(self, number: int) -> SourceHead:
         return (

@@ -32,7 +32,7 @@ from ichnos.runs import Numbered, apply
 from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
 from ichnos.simulation.heads.from_labels import labelled_head
 from ichnos.simulation.heads.from_mni import mni_head
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 from ichnos.volume import volume_ml
 
 TARGETS = ("ICH", "IVH", "PHE", "leukoaraiosis")
@@ -57,10 +57,10 @@ def measured(
     rng = np.random.default_rng([SEED, case.number])
     wanted_ml = float(np.exp(rng.uniform(*np.log(LEUKOARAIOSIS_ML))))
     head = labelled_head(heads[case.number % len(heads)], cache) if heads else mni_head(cache)
-    wishes = Wishes(
+    spec = PatientSpec(
         spacing_mm=1.5, haematoma_probability=BLEEDING, leukoaraiosis_ml=wanted_ml, followup=False
     )
-    patient = simulate_patient(SEED + case.number, head, wishes)
+    patient = simulate_patient(SEED + case.number, head, spec)
     protocol = draw_protocol(CENTRES[sorted(CENTRES)[case.number % len(CENTRES)]], rng=rng)
     scan, truth = scanned(patient, protocol, case.number, [target.lower() for target in TARGETS])
     record = read(scan, reader(model), only=["haematoma", "leukoaraiosis"]).record

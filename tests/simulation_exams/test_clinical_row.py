@@ -107,8 +107,11 @@ def test_injury_is_graded_from_the_maps() -> None:
         injury_grade(patient) == "haematoma infiltration"
     )  # the bleed at (-28, 5) reaches the tract at (-24, -12)
     assert injury_grade(small_patient(bleeds=False)) == "no risk"
-    everywhere = replace(patient, ich=(patient.tract[0] > 0).float())
+    everywhere = replace(patient, baseline=replace(patient.baseline, ich=(patient.tract[0] > 0).float()))
     assert injury_grade(everywhere) == "complete interruption"
-    around = replace(patient, ich=patient.ich * 0, oedema=patient.tract[1])
+    around = replace(
+        patient,
+        baseline=replace(patient.baseline, ich=patient.baseline.ich * 0, oedema=patient.tract[1]),
+    )
     assert injury_grade(around) == "PHE infiltration"
     assert state_of(patient).ich_ml == patient.truth.ich_ml

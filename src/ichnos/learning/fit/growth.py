@@ -34,7 +34,7 @@ from ichnos.simulation.exams.ct import plan_ct, simulate_ct
 from ichnos.simulation.exams.scanners import CENTRES, centre, draw_protocol
 from ichnos.simulation.exams.truth import masks_on_grid
 from ichnos.simulation.heads.source import SourceHead
-from ichnos.simulation.simulate import Wishes, draws_of, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, draws_of, simulate_patient
 from ichnos.volume import volume_ml
 
 Floats = npt.NDArray[np.float64]
@@ -69,7 +69,7 @@ def simulated_case(seed: int, head: SourceHead, *, spacing_mm: float = 2.0) -> G
     Scanner and slice thickness are those of a centre that the seed chooses. None for a haematoma that the
     thick slices hide.
     """
-    patient = simulate_patient(seed, head, Wishes(spacing_mm=spacing_mm))
+    patient = simulate_patient(seed, head, PatientSpec(spacing_mm=spacing_mm))
     rng = np.random.default_rng([seed, 17])
     place = centre(sorted(CENTRES)[int(rng.integers(len(CENTRES)))])
     first, second = (replace(draw_protocol(place, rng=rng), matrix=_IMAGE_MATRIX) for _ in range(2))

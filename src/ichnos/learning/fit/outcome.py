@@ -35,7 +35,7 @@ from ichnos.simulation.disease import law
 from ichnos.simulation.disease.clinical_row import ClinicalState, clinical_row
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import SITES, VirtualPatient
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 
 Floats = npt.NDArray[np.float64]
 _LEAST_PER_TERM = 5
@@ -65,7 +65,7 @@ class Anatomy:
 
 def simulated_anatomy(seed: int, head: SourceHead, *, spacing_mm: float = 3.0) -> Anatomy:
     """Simulate a patient in voxels and measure the maps as reading does."""
-    patient = simulate_patient(seed, head, Wishes(spacing_mm=spacing_mm, followup=False))
+    patient = simulate_patient(seed, head, PatientSpec(spacing_mm=spacing_mm, followup=False))
     injury, load_ml = _injury(patient)
     return Anatomy(patient.latent.site, patient.truth.ich_ml, injury, load_ml, patient.truth.midline_shift_mm)
 
@@ -126,8 +126,8 @@ def _trial_case(
 
 
 def _injury(patient: VirtualPatient) -> tuple[Grade | None, float | None]:
-    blood = (patient.ich >= 0.5).float().numpy()
-    oedema = ((patient.oedema >= 0.5) & (patient.ich < 0.5)).float().numpy()
+    blood = (patient.baseline.ich >= 0.5).float().numpy()
+    oedema = ((patient.baseline.oedema >= 0.5) & (patient.baseline.ich < 0.5)).float().numpy()
     height = patient.world(np.column_stack([np.zeros((blood.shape[2], 2)), np.arange(blood.shape[2])]))[:, 2]
     injuries = {
         side: tract_injury(

@@ -1,8 +1,8 @@
 """Batches of virtual patients: each a pure function of the step's number, made ahead in processes of their
 own.
 
-Making a patient takes seconds, looking at one a second, learning from a look less: so a group of patients is
-looked at a few times each (other pose, scanner, noise), and each look is learnt from a few times (other
+Simulating a patient takes seconds, looking at one a second, learning from a look less: so a group of patients
+is looked at a few times each (other pose, scanner, noise), and each look is learnt from a few times (other
 place, offset, field of view) before the next group.
 """
 
@@ -28,7 +28,7 @@ from ichnos.simulation.exams.ct import simulate_ct
 from ichnos.simulation.exams.scanners import CtProtocol
 from ichnos.simulation.exams.truth import masks_on_grid
 from ichnos.simulation.patient import VirtualPatient
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 from ichnos.volume import Volume
 
 # The model's target -> the simulation's masks that it is the union of.
@@ -73,12 +73,12 @@ class Population:
         sources = [*self.heads, None]  # None: the MNI head
         source = sources[number % len(sources)]
         head = mni_head(self.cache) if source is None else labelled_head(source, self.cache)
-        return simulate_patient(seed, head, self._wishes(np.random.default_rng(seed)))
+        return simulate_patient(seed, head, self._spec(np.random.default_rng(seed)))
 
-    def _wishes(self, rng: np.random.Generator) -> Wishes:
+    def _spec(self, rng: np.random.Generator) -> PatientSpec:
         """Return what the law of the cohorts is overruled in: what is rare must be learnt as well."""
         small, diseased = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in (SMALL_ML, DISEASED_ML))
-        return Wishes(
+        return PatientSpec(
             spacing_mm=self.spacing_mm,
             haematoma_probability=self.haematoma_share,
             ich_ml=small if rng.random() < self.small_share else None,

@@ -43,7 +43,7 @@ from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
 from ichnos.simulation.heads.from_labels import labelled_head
 from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.patient import SITES, VirtualPatient
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 from ichnos.volume import Volume
 
 # Operating points: where masks overlapped most, all rules of reading applied, on 21 simulated scans of
@@ -89,14 +89,14 @@ def patient_of(
     head = mni_head(cache) if source is None else labelled_head(source, cache)
     small, diseased = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in (SMALL_ML, DISEASED_ML))
     is_small = rng.random() < _SMALL
-    wishes = Wishes(
+    spec = PatientSpec(
         haematoma_probability=_BLEEDING,
         followup=False,
         ich_ml=small if is_small else None,
         site=SITES[int(rng.integers(len(SITES)))] if is_small else None,
         leukoaraiosis_ml=diseased if rng.random() < _DISEASED else None,
     )
-    return simulate_patient(_SEED + number, head, wishes)
+    return simulate_patient(_SEED + number, head, spec)
 
 
 def looks(

@@ -124,8 +124,8 @@ def injury_grade(patient: VirtualPatient) -> InjuryGrade:
     """
     if not patient.latent.has_haematoma:
         return "no risk"
-    blood = (patient.ich >= 0.5).to(torch.float32)
-    oedema = ((patient.oedema >= 0.5) & (patient.ich < 0.5)).to(torch.float32)
+    blood = (patient.baseline.ich >= 0.5).to(torch.float32)
+    oedema = ((patient.baseline.oedema >= 0.5) & (patient.baseline.ich < 0.5)).to(torch.float32)
     worst_blood, worst_oedema = 0.0, 0.0
     for side in patient.tract:
         tract = (side >= 0.5).to(torch.float32)
