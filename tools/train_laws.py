@@ -20,14 +20,14 @@ import torch
 from ichnos.files import atomic_file
 from ichnos.inference import Predictor
 from ichnos.learning.fit.fazekas import fit_ordinal, left_out
-from ichnos.learning.fit.volume import fit_volume_law
+from ichnos.learning.fit.volume import fit_volume_calibration
 from ichnos.learning.virtual.batches import scanned
 from ichnos.learning.virtual.default_model import HELD_OUT
 from ichnos.models import default_model, load_model
+from ichnos.prognosis.fazekas import FAZEKAS_FILE, FazekasModel
+from ichnos.prognosis.volume import VOLUME_FILE, VolumeCalibration
 from ichnos.reading import read
-from ichnos.reading.fazekas import FAZEKAS_LAW, FazekasLaw
 from ichnos.reading.record import Record
-from ichnos.reading.volumes import VOLUME_LAW, VolumeLaw
 from ichnos.runs import Numbered, apply
 from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
 from ichnos.simulation.heads.from_labels import labelled_head
@@ -87,7 +87,7 @@ def _value(record: Record, name: str) -> float:
     )
 
 
-def fazekas_law(rows: list[dict[str, Any]]) -> FazekasLaw:
+def fazekas_law(rows: list[dict[str, Any]]) -> FazekasModel:
     """Fit the grades of either place, and say how often they are right in patients left out."""
     laws, told = {}, []
     for place in PLACES:
@@ -102,16 +102,16 @@ def fazekas_law(rows: list[dict[str, Any]]) -> FazekasLaw:
         f"{len(rows)} simulated patients, grades of the maps they were made from; in those left out:"
         f" {', '.join(told)}"
     )
-    return FazekasLaw(cohort=cohort, periventricular=laws["periventricular"], deep=laws["deep"])
+    return FazekasModel(cohort=cohort, periventricular=laws["periventricular"], deep=laws["deep"])
 
 
-def volume_law(rows: list[dict[str, Any]]) -> VolumeLaw:
+def volume_law(rows: list[dict[str, Any]]) -> VolumeCalibration:
     """Fit the intervals of the volumes."""
     pairs = {
         target: [(float(row[f"{target}_ml"]), float(row[f"{target}_true_ml"])) for row in rows]
         for target in TARGETS
     }
-    return fit_volume_law(pairs, cohort="simulated patients in whom it was found")
+    return fit_volume_calibration(pairs, cohort="simulated patients in whom it was found")
 
 
 def main() -> None:
@@ -141,7 +141,7 @@ def main() -> None:
         progress=sys.stderr.isatty(),
     )
     rows = [row for row in done.rows if row["status"] != "could not look"]
-    for name, law in ((FAZEKAS_LAW, fazekas_law(rows)), (VOLUME_LAW, volume_law(list(done.rows)))):
+    for name, law in ((FAZEKAS_FILE, fazekas_law(rows)), (VOLUME_FILE, volume_law(list(done.rows)))):
         with atomic_file(model.folder / name) as file:
             file.write_text(json.dumps(law.model_dump(), indent=2) + "\n")
         print(f"{model.folder / name}: {law.cohort}")

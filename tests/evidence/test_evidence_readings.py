@@ -22,6 +22,7 @@ from ichnos.evidence.pack.plan import EvidencePlan
 from ichnos.formats import bids
 from ichnos.inference import Predictor
 from ichnos.reading import read, refused
+from ichnos.reading.save import save_reading
 from ichnos.volume import Volume
 
 QUICK = EvidencePlan(bootstrap_repeats=100, gallery=1, vector_figures=False)
@@ -70,9 +71,10 @@ def read_cohort_folders(tmp_path_factory: pytest.TempPathFactory) -> Read:
         people.append(Patient(name, "A", "test", facts=facts))
         home = readings / f"sub-{name}_ses-baseline"
         if name == "A4":
-            refused(name, "the scan has 4 slices; at least 10 are needed").save(home)
+            reading = refused(name, "the scan has 4 slices; at least 10 are needed")
         else:
-            read(replace(scan, facts={"age_years": 70.0, "gcs": 13.0}), predictor, name=name).save(home)
+            reading = read(replace(scan, facts={"age_years": 70.0, "gcs": 13.0}), predictor, name=name)
+        save_reading(reading, home)
     bids.write_cohort(people, cohort, name="made")
     shutil.copytree(readings / "sub-A1_ses-baseline", readings / "sub-A1_ses-followup")
     shutil.copytree(readings / "sub-A1_ses-baseline", readings / "STUDY-9")

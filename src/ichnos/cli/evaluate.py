@@ -91,7 +91,7 @@ def _read(
     from ichnos.api import Engine
     from ichnos.cli.read import read_one
     from ichnos.cli.scans import find_scans
-    from ichnos.reading import TARGETS
+    from ichnos.reading import READERS
     from ichnos.runs import apply
 
     splits = {*plan.splits, "validation"}
@@ -105,7 +105,7 @@ def _read(
     items = [item for item in scans if str(item.place) in wanted]
     engine = Engine(model="" if str(model) == "default" else str(model.resolve()), device=device)
     settings = {"model": engine.open_model().all_weights(), "device": device, "backend": engine.backend}
-    task = partial(read_one, engine=engine, only=TARGETS, pdf=False)
+    task = partial(read_one, engine=engine, only=tuple(READERS), pdf=False)
     apply(task, items, out=out, settings=settings, name="read", workers=workers, progress=not quiet)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ichnos.clinical.scores import DEFINITIONS
+from ichnos.clinical.expansion import DEFINITIONS
 from ichnos.evidence.pack.evaluation import Evaluation
 from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import Table

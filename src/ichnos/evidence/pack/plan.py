@@ -5,14 +5,16 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ichnos.clinical.injury import Grade
-from ichnos.clinical.scores import DEFINITIONS, HepPoints, ScoreColumns
+from ichnos.clinical.expansion import DEFINITIONS
+from ichnos.clinical.injury import INJURY_GRADES
+from ichnos.clinical.scores import HepPoints, ScoreColumns
 from ichnos.errors import UsageError
 from ichnos.evidence.metrics.overlap import SIZE_BINS_ML
+from ichnos.targets import label_maps, targets_in
 
 
 class _Frozen(BaseModel):
@@ -57,12 +59,17 @@ class RegressionPlan(_Frozen):
     impute: bool = False  # fill missing rows by multiple imputation
 
 
-INJURY_GRADES: tuple[str, ...] = get_args(Grade)
-_LABELS = {
-    "haematoma": {"ICH": 1, "IVH": 2, "PHE": 3},
-    "tract": {"left": 1, "right": 2},
-    "expansion": {"ICH": 1},
-}
+def _labels() -> dict[str, dict[str, int]]:
+    """Return the labels of the cohort's maps, as the registry of targets has them."""
+    labels = {
+        name: {
+            target.name.removeprefix(f"{name}_"): target.code for target in targets_in(name) if target.codes
+        }
+        for name in label_maps()
+    }
+    return {name: codes for name, codes in labels.items() if codes} | {"expansion": {"ICH": 1}}
+
+
 _FAZEKAS = tuple(
     GradePlan(name=f"Fazekas, {part}", predicted=f"fazekas_{part}", truth=f"fazekas_{part}", grades=4)
     for part in ("periventricular", "deep")
@@ -134,7 +141,7 @@ class EvidencePlan(_Frozen):
 
     splits: tuple[str, ...] = ("test", "external", "")
     # target -> label -> value in the map; other targets: every voxel that is not zero
-    labels: Mapping[str, Mapping[str, int]] = _LABELS
+    labels: Mapping[str, Mapping[str, int]] = Field(default_factory=_labels)
     targets: tuple[str, ...] = ("haematoma", "leukoaraiosis", "tract", "expansion")
     lesions: tuple[str, ...] = ("haematoma ICH", "leukoaraiosis")  # counted lesion by lesion
     tubes: tuple[str, ...] = ("tract left", "tract right")  # judged by their centre line

@@ -13,11 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ichnos.clinical.injury import INJURY_GRADES
 from ichnos.cohort import Fact
 from ichnos.errors import InputRefused
 from ichnos.evidence.leakage import read_training
-from ichnos.evidence.pack.plan import INJURY_GRADES, EvidencePlan
+from ichnos.evidence.pack.plan import EvidencePlan
 from ichnos.evidence.pack.predictions import Layer, Predictions, layer_name
+from ichnos.targets import targets_in
 
 RECORD = "reading.json"
 _ARMS = ("medical", "surgery")
@@ -131,8 +133,8 @@ def _layers(home: Path, record: Mapping[str, Any], plan: EvidencePlan) -> dict[s
         raise InputRefused(f"{home / RECORD} names {lost[0].name}, which is not there; read that scan again")
     found: dict[str, Layer] = {}
     for target in plan.targets:
-        for label in plan.labels_of(target):
-            mask = f"tract_{label}" if target == "tract" else label if target == "haematoma" else target
+        for label, code in plan.labels_of(target).items():
+            mask = next((t.name for t in targets_in(target) if code is None or t.code == code), target)
             if mask in files:
                 found[layer_name(target, label)] = Layer(files[mask])
     return found

@@ -16,11 +16,10 @@ import numpy.typing as npt
 import torch
 
 import ichnos
-from ichnos.clinical.injury import Grade, tract_injury
+from ichnos.clinical.injury import INJURY_GRADES, InjuryGrade, tract_injury
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import auc
 from ichnos.prognosis.outcome import (
-    GRADES,
     MOTOR_TERMS,
     MRS_TERMS,
     NUMBERS,
@@ -58,7 +57,7 @@ class Anatomy:
 
     site: str
     ich_ml: float
-    injury: Grade | None
+    injury: InjuryGrade | None
     blood_load_ml: float | None
     midline_shift_mm: float
 
@@ -125,7 +124,7 @@ def _trial_case(
     )
 
 
-def _injury(patient: VirtualPatient) -> tuple[Grade | None, float | None]:
+def _injury(patient: VirtualPatient) -> tuple[InjuryGrade | None, float | None]:
     blood = (patient.baseline.ich >= 0.5).float().numpy()
     oedema = ((patient.baseline.oedema >= 0.5) & (patient.baseline.ich < 0.5)).float().numpy()
     height = patient.world(np.column_stack([np.zeros((blood.shape[2], 2)), np.arange(blood.shape[2])]))[:, 2]
@@ -177,7 +176,10 @@ def fit_outcome_model(
         mrs=_ordinal(mrs),
         low={name: min(values) for name, values in numbers.items()},
         high={name: max(values) for name, values in numbers.items()},
-        cells={grade: (_count(known, grade, "medical"), _count(known, grade, "surgery")) for grade in GRADES},
+        cells={
+            grade: (_count(known, grade, "medical"), _count(known, grade, "surgery"))
+            for grade in INJURY_GRADES
+        },
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ichnos.arrays import Floats
-from ichnos.clinical.scores import DEFINITIONS
+from ichnos.clinical.expansion import DEFINITIONS
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import Booleans
 from ichnos.evidence.pack.evaluation import Evaluation

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.clinical.scores import DEFINITIONS, comparators
+from ichnos.clinical.expansion import DEFINITIONS
+from ichnos.clinical.scores import comparators
 from ichnos.errors import InputRefused
 from ichnos.evidence.figures import roc_figure
 from ichnos.evidence.metrics.discrimination import Auc, auc, precision_recall_auc, roc_curve
