@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _FEW = 0.1  # scale up to which a study on processors is kept short
 
 
-def study(
+def study_command(
     name: Annotated[str, typer.Argument(help="murray2024, ryu2025, abramova2024 or yu2025")],
     out: Annotated[
         Path,

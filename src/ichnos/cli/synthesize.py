@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ichnos.learning.expansion.slice_generator import GeneratorPlan, Picture
 
 
-def synthesize(
+def synthesize_command(
     cohort: Annotated[
         Path,
         typer.Argument(

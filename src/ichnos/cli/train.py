@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 P = TypeVar("P", "Plan", "NnunetPlan")
 
 
-def train(
+def train_command(
     target: Annotated[
         str,
         typer.Argument(
