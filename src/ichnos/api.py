@@ -111,7 +111,7 @@ def read_with(
             scan = open_scan(scan)
         except InputRefused as error:
             return with_report(refused(name, str(error), only=only))
-    return with_report(read_scan(scan.told(facts or {}), predictor, name=name, only=only))
+    return with_report(read_scan(scan.with_facts(facts or {}), predictor, name=name, only=only))
 
 
 def with_report(reading: Reading) -> Reading:

@@ -70,6 +70,12 @@ VERBS: dict[str, Verb] = {
         "ichnos.cli.study",
         (*_TORCH, *_STATISTICS),
     ),
+    "serve": Verb(
+        "receive, read and send exams next to an archive",
+        "ichnos serve --home node",
+        "ichnos.cli.serve",
+        (*_TORCH, *_PAGES, *((m, "service") for m in ("sqlalchemy", "pynetdicom", "fastapi", "pwdlib"))),
+    ),
     "models": Verb(
         "list, show, verify, export and import models", "ichnos models show default", "ichnos.cli.models"
     ),

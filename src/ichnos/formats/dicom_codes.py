@@ -21,7 +21,7 @@ OEDEMA: Code = ("79654002", "SCT", "Edema")
 BRAIN: Code = ("12738006", "SCT", "Brain")
 BRAIN_VENTRICLE: Code = ("35764002", "SCT", "Brain ventricle")
 LATERAL_VENTRICLE: Code = ("66720007", "SCT", "Lateral Ventricle")
-WHITE_MATTER: Code = ("68523003", "SCT", "Cerebral White Matter")
+WHITE_MATTER_CODE: Code = ("68523003", "SCT", "Cerebral White Matter")
 INTERNAL_CAPSULE: Code = ("85637007", "SCT", "Internal Capsule")
 LEFT: Code = ("7771000", "SCT", "Left")
 RIGHT: Code = ("24028007", "SCT", "Right")
@@ -61,7 +61,9 @@ SEGMENTS: Mapping[str, SegmentKind] = {
         BRAIN,
         rgb=(255, 127, 80),
     ),
-    "leukoaraiosis": SegmentKind("Leukoaraiosis", ABNORMAL, LEUKOARAIOSIS, WHITE_MATTER, rgb=(65, 182, 230)),
+    "leukoaraiosis": SegmentKind(
+        "Leukoaraiosis", ABNORMAL, LEUKOARAIOSIS, WHITE_MATTER_CODE, rgb=(65, 182, 230)
+    ),
     "tract_left": SegmentKind(
         "Corticospinal tract, left", ANATOMICAL, TRACT, INTERNAL_CAPSULE, LEFT, (44, 160, 44)
     ),

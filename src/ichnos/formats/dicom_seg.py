@@ -28,7 +28,7 @@ from ichnos.formats.dicom_source import (
 from ichnos.scan import Scan, SourceSlice
 from ichnos.volume import Array, Volume
 
-SERIES_NUMBER = 9001
+SEG_SERIES_NUMBER = 9001
 SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 _SAME_PLACE_MM = 0.05
 
@@ -105,7 +105,7 @@ def _segmentation(
             _description(number, name, algorithm) for number, name in enumerate(names, start=1)
         ],
         series_instance_uid=derived_uid("SEG series", *content),
-        series_number=SERIES_NUMBER,
+        series_number=SEG_SERIES_NUMBER,
         sop_instance_uid=derived_uid("SEG", *content),
         instance_number=1,
         manufacturer=MANUFACTURER,
@@ -180,7 +180,6 @@ def _say_side(item: Any, shown: SegmentKind) -> None:
 
 
 # ---- reading
-# ------------------------------------------------------------------------------------------
 
 
 def read_seg(path: str | Path, scan: Scan, *, alias: Alias | None = None) -> dict[str, Volume]:

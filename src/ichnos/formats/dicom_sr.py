@@ -26,7 +26,7 @@ from ichnos.formats.dicom_source import (
 )
 from ichnos.scan import Scan
 
-SERIES_NUMBER = 9002
+SR_SERIES_NUMBER = 9002
 SR_STORAGE = "1.2.840.10008.5.1.4.1.1.88.34"  # Comprehensive 3D SR
 _CT_OF_HEAD: codes.Code = ("303653007", "SCT", "CT of head")
 _REPORT: codes.Code = ("126000", "DCM", "Imaging Measurement Report")
@@ -46,7 +46,7 @@ class Quantity:
 
 
 @dataclass(frozen=True)
-class Grade:
+class CodedGrade:
     """One category, such as a Fazekas grade."""
 
     name: str
@@ -56,26 +56,28 @@ class Grade:
 
 
 @dataclass(frozen=True)
-class Group:
+class MeasurementGroup:
     """What was measured of one thing."""
 
     name: str  # stable: "ICH", "expansion"; one of dicom_codes.SEGMENTS gives it codes and a site
     segment: str | None = None  # the mask in the SEG that it was measured on
     quantities: tuple[Quantity, ...] = ()
-    grades: tuple[Grade, ...] = ()
+    grades: tuple[CodedGrade, ...] = ()
 
 
 @dataclass(frozen=True)
 class Report:
     """What an SR of ours says."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[MeasurementGroup, ...]
     comments: tuple[
         str, ...
     ] = ()  # sentences: what could not be looked at, warnings; the research notice comes first by itself
 
 
-_NOTHING = Group("not read")  # TID 1500 wants one group at least; this one is empty, and the comments say why
+_NOTHING = MeasurementGroup(
+    "not read"
+)  # TID 1500 wants one group at least; this one is empty, and the comments say why
 
 
 def write_sr(
@@ -135,7 +137,7 @@ def _document(report: Report, headers: Sequence[Any], seg: SegFile | None, algor
         evidence=evidence,
         content=_content(report, headers, seg, algorithm, uid)[0],
         series_instance_uid=derived_uid("SR series", *content),
-        series_number=SERIES_NUMBER,
+        series_number=SR_SERIES_NUMBER,
         sop_instance_uid=uid,
         instance_number=1,
         manufacturer=MANUFACTURER,
@@ -189,7 +191,9 @@ def _content(
     return content
 
 
-def _group(group: Group, headers: Sequence[Any], seg: SegFile | None, algorithm: Algorithm, uid: str) -> Any:
+def _group(
+    group: MeasurementGroup, headers: Sequence[Any], seg: SegFile | None, algorithm: Algorithm, uid: str
+) -> Any:
     from highdicom.sr import (
         FindingSite,
         MeasurementsAndQualitativeEvaluations,
@@ -233,7 +237,7 @@ def _algorithm(algorithm: Algorithm) -> Any:
     )
 
 
-def _measurement(quantity: Quantity, group: Group) -> Any:
+def _measurement(quantity: Quantity, group: MeasurementGroup) -> Any:
     from highdicom.sr import Measurement, MeasurementProperties, TrackingIdentifier
 
     code = codes.measure_code(quantity.name, quantity.label)
@@ -259,7 +263,7 @@ def _measurement(quantity: Quantity, group: Group) -> Any:
     )
 
 
-def _grade(grade: Grade) -> Any:
+def _grade(grade: CodedGrade) -> Any:
     from highdicom.sr import QualitativeEvaluation
 
     name = codes.concept((grade.name, codes.SCHEME, grade.label[:64]))
@@ -269,7 +273,6 @@ def _grade(grade: Grade) -> Any:
 
 
 # ---- reading
-# ------------------------------------------------------------------------------------------
 
 
 def read_sr(path: str | Path) -> Report:
@@ -314,7 +317,7 @@ def _items(parent: Any, *values: str) -> Iterator[Any]:
                 yield from _items(item, *values[1:])
 
 
-def _read_group(item: Any) -> Group:
+def _read_group(item: Any) -> MeasurementGroup:
     name = str(next(_items(item, "112039")).TextValue)
     segment = name if any(True for _ in _items(item, "121191")) else None
     numbers = [child for child in item.ContentSequence if child.ValueType == "NUM"]
@@ -323,7 +326,9 @@ def _read_group(item: Any) -> Group:
         for child in item.ContentSequence
         if child.ValueType == "CODE" and _scheme(child) == codes.SCHEME
     ]
-    return Group(name, segment, tuple(map(_read_quantity, numbers)), tuple(map(_read_grade, coded)))
+    return MeasurementGroup(
+        name, segment, tuple(map(_read_quantity, numbers)), tuple(map(_read_grade, coded))
+    )
 
 
 def _scheme(item: Any) -> str:
@@ -344,9 +349,9 @@ def _number(item: Any) -> float:
     return float(measured.get("FloatingPointValue") or measured.NumericValue)
 
 
-def _read_grade(item: Any) -> Grade:
+def _read_grade(item: Any) -> CodedGrade:
     name, value = item.ConceptNameCodeSequence[0], item.ConceptCodeSequence[0]
-    return Grade(
+    return CodedGrade(
         _code(name),
         str(name.CodeMeaning),
         _code(value).removeprefix(f"{_code(name)}-"),

@@ -13,7 +13,7 @@ import ichnos
 from ichnos.errors import InputRefused, UsageError
 from ichnos.inference import Prediction, Predictor
 from ichnos.inference.coordinates import Placement, placement_of
-from ichnos.quality import judge as quality
+from ichnos.quality import judge
 from ichnos.reading.expansion import expansion_mask, forecast_of, growth_law_of, read_expansion
 from ichnos.reading.haematoma import read_haematoma
 from ichnos.reading.leukoaraiosis import read_leukoaraiosis
@@ -66,7 +66,7 @@ def read(scan: Scan, predictor: Predictor, *, name: str = "scan", only: Collecti
     never an empty mask.
     """
     chosen = chosen_targets(only)
-    judged = scan if scan.quality is not None else scan.judged(quality.judge(scan))
+    judged = scan if scan.quality is not None else scan.judged(judge(scan))
     verdict = refuse_minors(judged)
     if verdict.level == "refuse":
         return refused(

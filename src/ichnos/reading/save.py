@@ -16,7 +16,7 @@ from ichnos.files import atomic_file
 from ichnos.formats import nifti
 from ichnos.formats.dicom_seg import write_seg
 from ichnos.formats.dicom_source import Algorithm
-from ichnos.formats.dicom_sr import Grade, Group, Quantity, Report, write_sr
+from ichnos.formats.dicom_sr import CodedGrade, MeasurementGroup, Quantity, Report, write_sr
 from ichnos.reading.record import Finding, Measure, Record
 from ichnos.scan import Scan
 from ichnos.volume import Volume
@@ -81,10 +81,10 @@ def structured(record: Record) -> Report:
     return Report(groups, (*comments, *(f"Warning: {warning}" for warning in record.warnings)))
 
 
-def _groups(finding: Finding) -> list[Group]:
+def _groups(finding: Finding) -> list[MeasurementGroup]:
     volumes = {f"{mask.lower()}_volume": mask for mask in finding.masks}
     groups = [
-        Group(volumes[m.name], volumes[m.name], (_quantity(m),))
+        MeasurementGroup(volumes[m.name], volumes[m.name], (_quantity(m),))
         for m in finding.measures
         if m.name in volumes and m.value is not None
     ]
@@ -92,7 +92,7 @@ def _groups(finding: Finding) -> list[Group]:
     quantities = tuple(_quantity(m) for m in others if not isinstance(m.value, str | bool))
     grades = tuple(_grade(m) for m in others if isinstance(m.value, str | bool))
     if quantities or grades:
-        groups.append(Group(f"{finding.target} measures", None, quantities, grades))
+        groups.append(MeasurementGroup(f"{finding.target} measures", None, quantities, grades))
     return groups
 
 
@@ -103,10 +103,10 @@ def _quantity(measure: Measure) -> Quantity:
     )
 
 
-def _grade(measure: Measure) -> Grade:
+def _grade(measure: Measure) -> CodedGrade:
     said = (
         {True: "present", False: "absent"}.get(measure.value, str(measure.value))
         if isinstance(measure.value, bool)
         else measure.value
     )
-    return Grade(measure.name, measure.label, str(said), str(said))
+    return CodedGrade(measure.name, measure.label, str(said), str(said))

@@ -142,7 +142,7 @@ def _written(
     return [path.relative_to(home).as_posix() for path in paths]
 
 
-def on_file_grid(volume: Volume, own_grid: Volume, kind: bids.Kind) -> Volume:
+def on_file_grid(volume: Volume, own_grid: Volume, kind: bids.MapKind) -> Volume:
     """Bring a map back onto the grid of the CT's file, where that is sheared (a tilted gantry) and was
     opened upright.
     """

@@ -295,7 +295,7 @@ class _Writer:
     def _noise(self, exam: Exam) -> torch.Generator:
         return _generator(self.subject, exam, self.patient.device)
 
-    def _save(self, volume: Volume, label: str, kind: bids.Kind, *, exam: Exam = "ct") -> None:
+    def _save(self, volume: Volume, label: str, kind: bids.MapKind, *, exam: Exam = "ct") -> None:
         bids.write_derivative(
             self.folder, self.subject.id, volume, pipeline=TRUTH, label=label, kind=kind, exam=exam
         )

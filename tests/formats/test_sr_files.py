@@ -17,29 +17,31 @@ from ichnos.errors import InputRefused
 from ichnos.formats.dicom_codes import NOTICE
 from ichnos.formats.dicom_seg import write_seg
 from ichnos.formats.dicom_source import Alias
-from ichnos.formats.dicom_sr import Grade, Group, Quantity, Report, read_sr, write_sr
+from ichnos.formats.dicom_sr import CodedGrade, MeasurementGroup, Quantity, Report, read_sr, write_sr
 from ichnos.scan import Scan
 
 Opened = Callable[..., Scan]
 
 REPORT = Report(
     groups=(
-        Group("ICH", "ICH", (Quantity("ich_volume", "Intracerebral haematoma", 31.25, "mL", 28.5, 35.0),)),
-        Group(
+        MeasurementGroup(
+            "ICH", "ICH", (Quantity("ich_volume", "Intracerebral haematoma", 31.25, "mL", 28.5, 35.0),)
+        ),
+        MeasurementGroup(
             "tract_left",
             "tract_left",
             (Quantity("tract_left_overlap_share", "Share of the left tract in blood", 0.125),),
         ),
-        Group(
+        MeasurementGroup(
             "expansion",
             None,
             (Quantity("expansion_probability", "Probability of expansion", 0.375, "", 0.25, 0.5),),
         ),
-        Group(
+        MeasurementGroup(
             "leukoaraiosis",
             None,
             (Quantity("leukoaraiosis_density", "Mean density", 24.5, "HU"),),
-            (Grade("fazekas_deep_white_matter", "Fazekas, deep white matter", "2", "early confluent"),),
+            (CodedGrade("fazekas_deep_white_matter", "Fazekas, deep white matter", "2", "early confluent"),),
         ),
     ),
     comments=("Right tract: could not look, the slices end below the capsule.",),
@@ -64,7 +66,8 @@ def seg_of(scan: Scan, folder: Path, alias: Alias | None = None):  # type: ignor
 def expected(report: Report) -> Report:
     """HU is written as UCUM has it."""
     groups = [
-        Group(g.name, g.segment, tuple(_ucum(q) for q in g.quantities), g.grades) for g in report.groups
+        MeasurementGroup(g.name, g.segment, tuple(_ucum(q) for q in g.quantities), g.grades)
+        for g in report.groups
     ]
     return Report(tuple(groups), report.comments)
 
@@ -129,10 +132,10 @@ def test_same_bytes_and_another_identity(scan: Scan, tmp_path: Path) -> None:
 def test_what_cannot_be_said_is_refused(scan: Scan, tmp_path: Path) -> None:
     seg = seg_of(scan, tmp_path)
     with pytest.raises(InputRefused, match="not in the SEG"):
-        write_sr(scan, Report((Group("PHE", "PHE"),)), tmp_path / "sr.dcm", seg=seg)
+        write_sr(scan, Report((MeasurementGroup("PHE", "PHE"),)), tmp_path / "sr.dcm", seg=seg)
     with pytest.raises(InputRefused, match="no SEG was given"):
-        write_sr(scan, Report((Group("ICH", "ICH"),)), tmp_path / "sr.dcm")
-    undefined = Group("ICH", "ICH", (Quantity("ich_volume", "Volume", float("nan"), "mL"),))
+        write_sr(scan, Report((MeasurementGroup("ICH", "ICH"),)), tmp_path / "sr.dcm")
+    undefined = MeasurementGroup("ICH", "ICH", (Quantity("ich_volume", "Volume", float("nan"), "mL"),))
     with pytest.raises(InputRefused, match="say why in a comment"):
         write_sr(scan, Report((undefined,)), tmp_path / "sr.dcm", seg=seg)
     assert not (tmp_path / "sr.dcm").exists()
@@ -149,6 +152,8 @@ def test_a_report_without_findings_still_says_why(scan: Scan, tmp_path: Path) ->
 
 def test_small_numbers_keep_their_digits(scan: Scan, tmp_path: Path) -> None:
     values = [1 / 3, 1e-7, 123456.789, 0.0, -12.125]
-    group = Group("ICH", None, tuple(Quantity(f"value_{k}", "Value", v) for k, v in enumerate(values)))
+    group = MeasurementGroup(
+        "ICH", None, tuple(Quantity(f"value_{k}", "Value", v) for k, v in enumerate(values))
+    )
     back = read_sr(write_sr(scan, Report((group,)), tmp_path / "sr.dcm"))
     assert np.allclose([q.value for q in back.groups[0].quantities], values, rtol=1e-12, atol=0)

@@ -22,7 +22,7 @@ from builders.head import head_hu
 from builders.series import Quirks, ball, build_series
 from ichnos.cli.main import run
 from ichnos.errors import IchnosError, InputRefused
-from ichnos.formats import inspect, open_scan
+from ichnos.formats import inspect_path, open_scan
 from ichnos.formats.dicom import mask_on_source, studies_in
 
 SMALL = Quirks(shape=(16, 16), pixel_mm=14.0, steps_mm=(5.0,) * 11)
@@ -94,7 +94,7 @@ def test_dicomdir_names_its_files(study: Path, tmp_path: Path) -> None:
 
 
 def test_dicomdir_without_records_stands_for_its_folder(shared: Path) -> None:
-    assert inspect(shared / "data" / "head_phantom_series" / "S21570" / "S2010").series[0].images == 28
+    assert inspect_path(shared / "data" / "head_phantom_series" / "S21570" / "S2010").series[0].images == 28
 
 
 def test_junk_is_counted_and_does_not_matter(study: Path) -> None:
@@ -103,7 +103,7 @@ def test_junk_is_counted_and_does_not_matter(study: Path) -> None:
     (study / "short.dcm").write_bytes(next(study.glob("*.dcm")).read_bytes()[:400])
     (study / "._S002I0001.dcm").write_bytes(b"apple")
     (study / "report.pdf").write_bytes(b"%PDF")
-    found = inspect(study)
+    found = inspect_path(study)
     assert found.skipped == {"empty": 1, "not DICOM": 1, "damaged": 1} or sum(found.skipped.values()) == 3
     assert open_scan(study).volume.shape == (16, 16, 12)
 

@@ -19,7 +19,7 @@ from builders.opened import open_built
 from builders.series import Quirks, ball
 from ichnos.formats import nifti
 from ichnos.formats.dicom_seg import write_seg
-from ichnos.formats.dicom_sr import Group, Quantity, Report, write_sr
+from ichnos.formats.dicom_sr import MeasurementGroup, Quantity, Report, write_sr
 from ichnos.scan import Scan
 from ichnos.volume import Volume, centroid_mm, volume_ml
 
@@ -105,7 +105,11 @@ def test_slicer_reads_the_measurements(opened: Opened, tmp_path: Path) -> None:
     scan = opened(Quirks(tilt_deg=12))
     seg = write_seg(scan, masks_of(scan), tmp_path / "seg.dcm")
     report = Report(
-        (Group("ICH", "ICH", (Quantity("ich_volume", "Intracerebral haematoma", 31.25, "mL", 28.5, 35.0),)),)
+        (
+            MeasurementGroup(
+                "ICH", "ICH", (Quantity("ich_volume", "Intracerebral haematoma", 31.25, "mL", 28.5, 35.0),)
+            ),
+        )
     )
     write_sr(scan, report, tmp_path / "sr.dcm", seg=seg)
     dcmqi(

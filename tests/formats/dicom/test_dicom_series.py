@@ -16,7 +16,7 @@ from builders.head import head_hu
 from builders.series import Quirks, ball, build_series, datasets_of
 from ichnos.cli.main import run
 from ichnos.errors import InputRefused, UsageError
-from ichnos.formats import inspect, open_scan
+from ichnos.formats import inspect_path, open_scan
 from ichnos.formats.dicom import SeriesHeader, SeriesSummary
 
 SMALL: dict[str, Any] = {"shape": (32, 32), "pixel_mm": 7.0}
@@ -71,7 +71,7 @@ def hospital(tmp_path: Path) -> dict[str, str]:
 
 
 def test_six_series_the_right_one_and_every_reason(hospital: dict[str, str]) -> None:
-    found = inspect(hospital["place"])
+    found = inspect_path(hospital["place"])
     told = {summary.uid: " | ".join(summary.reasons) for summary in found.series}
     assert len(told) == 6
     assert found.pick == hospital["head"] == found.series[0].uid
@@ -95,7 +95,7 @@ def test_the_choice_does_not_depend_on_names_or_order(hospital: dict[str, str], 
     for k, file in enumerate(np.random.default_rng(1).permutation(np.array(files, object))):
         (tmp_path / "mixed").mkdir(exist_ok=True)
         shutil.copy(file, tmp_path / "mixed" / f"{k:05d}")
-    assert inspect(tmp_path / "mixed").series == inspect(hospital["place"]).series
+    assert inspect_path(tmp_path / "mixed").series == inspect_path(hospital["place"]).series
 
 
 def test_series_can_be_named(hospital: dict[str, str]) -> None:
@@ -105,7 +105,7 @@ def test_series_can_be_named(hospital: dict[str, str]) -> None:
 
 
 def best(folder: Path) -> SeriesSummary:
-    return inspect(folder).series[0]
+    return inspect_path(folder).series[0]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_the_most_complete_acquisition_wins_at_shared_positions(tmp_path: Path) 
 def test_patients_are_not_mixed(tmp_path: Path) -> None:
     series(tmp_path, 2, "HEAD")
     series(tmp_path, 3, "HEAD", header={"patient_id": "OTHER", "study_seed": "other"})
-    assert inspect(tmp_path).patients == 2
+    assert inspect_path(tmp_path).patients == 2
     with pytest.raises(InputRefused, match="images of 2 patients"):
         open_scan(tmp_path)
 
@@ -210,7 +210,7 @@ def test_a_report_beside_the_images_is_listed(tmp_path: Path) -> None:
     for word in ("Rows", "Columns"):
         delattr(report, word)
     report.save_as(tmp_path / "report.dcm")
-    found = inspect(tmp_path)
+    found = inspect_path(tmp_path)
     assert found.pick == uid
     assert any("modality SR, not CT" in reason for reason in found.series[1].reasons)
     with pytest.raises(InputRefused, match="has 1 slice"):

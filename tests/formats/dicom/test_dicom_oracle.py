@@ -13,8 +13,8 @@ import SimpleITK as sitk
 
 from builders.head import head_hu
 from builders.series import Quirks, build_series
-from ichnos.formats import inspect, open_scan
-from ichnos.quality.judge import judge
+from ichnos.formats import inspect_path, open_scan
+from ichnos.quality import judge
 from ichnos.volume import Volume
 
 PLACES = {
@@ -62,7 +62,7 @@ def test_same_place_and_values_as_simpleitk(tmp_path: Path) -> None:
 
 def test_real_study_of_a_phantom(shared: Path) -> None:
     study = shared / "data" / "head_phantom_series"
-    found = inspect(study)
+    found = inspect_path(study)
     assert [series.description for series in found.series if series.usable] == ["STD BRAIN 5MM"]
     assert found.series[0].steps_mm == (5.0,)
     assert any("a localizer" in reason for series in found.series for reason in series.reasons)

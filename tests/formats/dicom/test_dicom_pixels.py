@@ -13,7 +13,7 @@ from pydicom.data import get_testdata_file
 from builders.series import Quirks, ball, build_series, datasets_of, encoded
 from ichnos.errors import InputRefused
 from ichnos.formats import open_scan
-from ichnos.formats.dicom.files import Reader
+from ichnos.formats.dicom.files import FileReader
 from ichnos.formats.dicom.headers import read_headers
 from ichnos.formats.dicom.pixels import hu_of
 
@@ -136,7 +136,7 @@ def test_header_that_contradicts_the_sign_in_jpeg_2000(tmp_path: Path) -> None:
 
 def test_real_head_slice_with_wrong_sign_in_jpeg_2000() -> None:
     path = Path(str(get_testdata_file("J2K_pixelrep_mismatch.dcm")))
-    with Reader() as reader:
+    with FileReader() as reader:
         (frame,) = read_headers(path, reader).frames
         hu = hu_of([frame], reader)[0]
     assert frame.stored.signed
