@@ -104,8 +104,8 @@ def test_the_printed_default_is_the_default(tmp_path: Path) -> None:
     ("words", "file", "sentence"),
     [
         (["--kind", "three"], "", "--kind 'three' is unknown; give one or two"),
-        (["--workers", "0"], "", "--workers '0' cannot be used; it should be greater than or equal to 1"),
-        (["--workers", "two"], "", "--workers 'two' cannot be used"),
+        (["--workers", "0"], "", "--workers '0' cannot be used; give 1 or more"),
+        (["--workers", "two"], "", "--workers 'two' cannot be used; give a whole number"),
         (["--patch", "4,5"], "", "--patch"),
         (["--set", "wrokers=2"], "", "no setting wrokers; did you mean workers?"),
         (["--set", "loop.step=2"], "", "did you mean steps?"),

@@ -79,11 +79,11 @@ def _read_all(
     items: list[ScanItem], out: Path, settings: ReadSettings, engine: Engine, weights: str, *, progress: bool
 ) -> Summary:
     from ichnos import __version__
-    from ichnos.reading import TARGETS, chosen_targets
+    from ichnos.reading import chosen_findings
     from ichnos.report.pdf import printer
     from ichnos.runs import apply
 
-    targets = chosen_targets(list(settings.only)) if settings.only else TARGETS
+    targets = chosen_findings(list(settings.only) or None)
     if settings.pdf:
         printer()  # without one, nothing begins
     decisive = {  # all that decides a result besides the scan
@@ -131,7 +131,7 @@ def read_one(
     item: ScanItem, folder: Path, *, engine: Engine, only: tuple[str, ...], pdf: bool
 ) -> dict[str, Any]:
     """Read one scan into a folder of its own; return its row. A refused scan is a result too: it says why."""
-    from ichnos.api import read_with, with_report
+    from ichnos.api import read_with, save
     from ichnos.errors import InputRefused
     from ichnos.reading import refused
     from ichnos.report.pdf import write_pdf
@@ -139,8 +139,8 @@ def read_one(
     try:
         reading = read_with(engine.predictor(), item.open(), name=item.id, only=only)
     except InputRefused as error:  # without the path, which may name the patient
-        reading = with_report(refused(item.id, str(error).replace(str(item.place), item.id), only=only))
-    place = reading.save(folder / item.id)
+        reading = refused(item.id, str(error).replace(str(item.place), item.id), only=only)
+    place = save(reading, folder / item.id)
     if pdf:
         write_pdf(place / "report.html", place / "report.pdf")
     return _row(item, reading.record)

@@ -11,6 +11,7 @@ import typer
 from pydantic import Field
 
 from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
+from ichnos.cli.terminal.threads import single_thread
 from ichnos.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,19 +48,21 @@ def simulate_command(
     """Simulate virtual patients with every exam and the ground truth."""
     if check:
         return _check(out, as_json=as_json)
-    from ichnos.simulation.cohort.write import Making, simulate_cohort
+    from ichnos.simulation.cohort.design import RenderSettings
+    from ichnos.simulation.cohort.write import simulate_cohort
 
     heads = str(settings.anatomy) if settings.anatomy else None
     summary = simulate_cohort(
         _design(settings),
         out,
         seed=settings.seed,
-        making=Making(anatomy=heads, voxel_mm=settings.voxel_mm, dicom=settings.dicom),
+        render=RenderSettings(anatomy=heads, voxel_mm=settings.voxel_mm, dicom=settings.dicom),
         name=f"virtual patients after {settings.preset}" if settings.preset else "virtual patients",
         workers=settings.workers,
         scheduler=settings.scheduler,
         progress=not as_json,
         cache=_cache(),
+        worker_context=single_thread,
     )
     save_settings(settings, out / ".ichnos" / "simulate" / "settings.yaml", verb="simulate")
     return _show(summary, out, as_json=as_json)

@@ -20,6 +20,7 @@ from ichnos.cohort import EXAMS, Cohort, Exam, Fact, Patient
 from ichnos.errors import InputRefused, UsageError
 from ichnos.files import atomic_file
 from ichnos.formats import nifti
+from ichnos.targets import label_maps
 from ichnos.volume import Floats, Volume
 
 BIDS_VERSION = "1.10.0"
@@ -32,7 +33,6 @@ EXAM_PLACES: dict[Exam, tuple[str, str, str]] = {
     "t1": ("mri", "anat", "T1w"),
     "diffusion": ("mri", "dwi", "dwi"),
 }
-TARGETS = ("haematoma", "leukoaraiosis", "tract", "expansion")
 MapKind = Literal["mask", "dseg", "probseg"]
 MAP_KINDS: tuple[MapKind, ...] = ("dseg", "mask", "probseg")  # the order in which a target is looked for
 TRUSTED_PIPELINES = ("manual", "transfer", "truth")  # where targets are looked for; predictions must be named
@@ -123,7 +123,9 @@ def read_cohort(root: str | Path, *, pipelines: Sequence[str] = TRUSTED_PIPELINE
             )
         exams = {exam: path for exam in EXAMS if (path := exam_path(root, patient_id, exam)).is_file()}
         targets = {
-            t: found for t in TARGETS if (found := find_target(root, patient_id, t, pipelines)) is not None
+            t: found
+            for t in label_maps()
+            if (found := find_target(root, patient_id, t, pipelines)) is not None
         }
         facts = {name: _fact(text) for name, text in row.items()}
         patients.append(Patient(patient_id, centre, split, exams, targets, facts))  # type: ignore[arg-type]

@@ -26,11 +26,6 @@ from ichnos.transfer.verdict import PairNumbers, brain_of_ct, judge_pair, judge_
 from ichnos.verdict import Verdict
 from ichnos.volume import Volume
 
-NNUNET_LABELS: dict[Target, dict[str, int]] = {
-    "leukoaraiosis": {"leukoaraiosis": 1},
-    "tract": {"tract_left": 1, "tract_right": 2},
-    "expansion": {"ICH": 1, "IVH": 2, "PHE": 3},
-}
 ACCEPTED, REJECTED = "transfer", "transferrejected"
 
 

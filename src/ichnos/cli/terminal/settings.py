@@ -40,6 +40,18 @@ class Flag:
     metavar: str = ""
 
 
+_WANTED = {  # pydantic's kind of error -> what to give
+    "greater_than_equal": "{ge} or more",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "{le} or less",
+    "less_than": "less than {lt}",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "bool_parsing": "true or false",
+    "missing": "as many values as the default has",
+    "too_long": "at most {max_length} values",
+}
 EXECUTION = object()  # marks a field that decides how a run computes, not what: it is not saved
 
 
@@ -258,8 +270,8 @@ def _sentence(tree: type[BaseModel], source: str, at: str, error: dict[str, Any]
         return f"{source}{at} {given!r} is unknown; give {context['expected'].replace(chr(39), '')}"
     if kind == "value_error":
         return f"{source}{at}: {context['error']}"
-    wanted = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{source}{at} {given!r} cannot be used; it should be {wanted[0].lower()}{wanted[1:]}"
+    wanted = _WANTED.get(kind, "").format(**context) or error["msg"]
+    return f"{source}{at} {given!r} cannot be used; give {wanted}"
 
 
 # ---- from a tree to a file -----------------------------------------------------------------------

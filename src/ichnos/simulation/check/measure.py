@@ -14,7 +14,7 @@ import torch
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
-from ichnos.simulation.cohort.write import TRUTH
+from ichnos.simulation.cohort.exam_files import TRUTH
 from ichnos.simulation.disease import law, oracle
 from ichnos.volume import Array, Floats, Volume
 

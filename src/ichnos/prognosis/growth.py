@@ -1,42 +1,35 @@
-"""The growth law: from what a scan shows of a haematoma to a distribution of its volume a day later.
+"""The growth model: from what a scan shows of a haematoma to a distribution of its volume a day later.
 
 Two kinds of haematoma are mixed. A stable one changes by a share of its volume that is normal around nearly
 nothing; a growing one gains a share that is lognormal. The probability of growing depends on what the scan
 shows. Everything that is said of growth (probability of expansion under any definition, median, band) is a
-property of this one distribution, so that no two of them can contradict each other. The law is plain numbers
-in `expansion.json`; `ichnos.learning.expansion.forecast` fits it.
+property of this one distribution, so that no two of them can contradict each other. The model is plain
+numbers in `expansion.json`; `ichnos.learning.fit.growth` fits it.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from scipy import ndimage
+from pydantic import Field, model_validator
+from scipy.optimize import brentq
 from scipy.special import expit, ndtr
 
-from ichnos.clinical.scores import ExpansionDefinition
+from ichnos.clinical.expansion import ExpansionDefinition
 from ichnos.errors import InputRefused
-from ichnos.reading.blood import density_signs, otsu, sphericity
-from ichnos.volume import Volume, box_around, volume_ml
+from ichnos.prognosis.store import PlainModel, load_plain, plain_text
 
-LAW_FILE = "expansion.json"
-DARK_HU = 10.0  # a part of the clot that is darker than its median by this much
-_SMOOTH_MM = (
-    1.5  # standard deviation, in plane: takes most of the scanner's noise out of the clot's own unrest
-)
+GROWTH_FILE = "expansion.json"
 
 
 @dataclass(frozen=True)
 class GrowthInputs:
-    """What the law may know of a haematoma; None where it is not known."""
+    """What the model may know of a haematoma; None where it is not known."""
 
     ich_ml: float
     ivh_ml: float
@@ -57,7 +50,7 @@ class GrowthInputs:
     forecast_ml: float | None = None  # sum of a network's probability of blood at follow-up
 
     def feature(self, name: str) -> float:
-        """Return one input of the law; NaN where it is not known.
+        """Return one input of the model; NaN where it is not known.
 
         >>> GrowthInputs(10, 0, 0.6, 0.8, 60, 12, 14, 9, 0.1, 0, 1, 0).feature("blend")
         1
@@ -93,91 +86,6 @@ CLINICAL = ("ln_onset", "anticoagulated")
 CHANNEL = ("ln_forecast",)
 
 
-def growth_inputs(
-    ich: Volume,
-    ivh: Volume,
-    hu: Volume,
-    *,
-    facts: Mapping[str, object] | None = None,
-    forecast_ml: float | None = None,
-) -> GrowthInputs:
-    """Measure a haematoma for the law: masks and HU on one RAS grid, the ICH mask not empty.
-
-    `facts` may hold `onset_to_ct_h` and `anticoagulation` (0 or 1).
-    """
-    signs = density_signs(hu, ich)
-    unrest = _unrest(hu, ich)
-    known = facts or {}
-    return GrowthInputs(
-        ich_ml=volume_ml(ich),
-        ivh_ml=volume_ml(ivh),
-        sphericity=sphericity(ich),
-        roundness=roundness(ich),
-        mean_hu=signs.mean_hu,
-        spread_hu=unrest.spread_hu,
-        depth_hu=unrest.depth_hu,
-        gap_hu=unrest.gap_hu,
-        dark_share=unrest.dark_share,
-        black_hole=float(bool(signs.black_hole)),
-        blend=float(bool(signs.blend)),
-        islands=float(min(signs.island_count, 5)),
-        onset_to_ct_h=_number(known.get("onset_to_ct_h")),
-        anticoagulated=_number(known.get("anticoagulation")),
-        forecast_ml=forecast_ml,
-    )
-
-
-def _number(fact: object) -> float | None:
-    return float(fact) if isinstance(fact, (int, float)) and math.isfinite(float(fact)) else None
-
-
-@dataclass(frozen=True)
-class _Unrest:
-    """How uneven the density of a clot's core is."""
-
-    spread_hu: float
-    depth_hu: float
-    gap_hu: float
-    dark_share: float
-
-
-def _unrest(hu: Volume, ich: Volume) -> _Unrest:
-    part = box_around(ich, margin_mm=4.0)
-    inside = np.asarray(ich.cropped(part).array).astype(bool)
-    step = ich.spacing_mm
-    blur = (_SMOOTH_MM / step[0], _SMOOTH_MM / step[1], 0)
-    values = np.where(inside, np.asarray(hu.cropped(part).array, np.float32), 0)
-    smooth = ndimage.gaussian_filter(values, blur) / np.maximum(
-        ndimage.gaussian_filter(inside.astype(np.float32), blur), 1e-6
-    )
-    rim = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=step)[1:-1, 1:-1, 1:-1]
-    found = smooth[rim > min(2.0, 0.5 * float(rim.max()))]
-    least, low, middle, high = np.percentile(found, (2, 10, 50, 90))
-    dark = found < otsu(found)
-    gap = float(found[~dark].mean() - found[dark].mean()) if dark.any() and not dark.all() else 0.0
-    return _Unrest(float(high - low), float(middle - least), gap, float(np.mean(found < middle - DARK_HU)))
-
-
-def roundness(mask: Volume) -> float:
-    """Return 4 pi area / perimeter squared of a mask's axial outlines, weighted by their area; NaN when
-    empty.
-
-    >>> from ichnos.volume import sphere
-    >>> round(roundness(sphere(radius_mm=15, spacing_mm=1.0)), 1)
-    1.0
-    """
-    if not np.asarray(mask.array).any():
-        return math.nan
-    part = np.asarray(mask.cropped(box_around(mask)).array, np.float32)
-    step = mask.spacing_mm[:2]
-    soft = ndimage.gaussian_filter(np.pad(part, ((4, 4), (4, 4), (0, 0))), (1.0 / step[0], 1.0 / step[1], 0))
-    edge = np.hypot(*np.gradient(soft, *step, axis=(0, 1)))
-    pixel_mm2 = step[0] * step[1]
-    area, perimeter = soft.sum(axis=(0, 1)) * pixel_mm2, edge.sum(axis=(0, 1)) * pixel_mm2  # coarea formula
-    kept = area > 0
-    return float(np.sum(4 * np.pi * area[kept] ** 2 / perimeter[kept] ** 2) / area.sum())
-
-
 @dataclass(frozen=True)
 class GrowthForecast:
     """The distribution of the parenchymal haematoma's volume at follow-up, about a day after the scan."""
@@ -209,13 +117,12 @@ class GrowthForecast:
         >>> round(f.quantile_ml(0.5), 1), round(f.below(f.quantile_ml(0.9)), 4)
         (20.3, 0.9)
         """
-        low, high = 0.0, 2 * self.ich_ml
+        if self.below(0.0) >= q:
+            return 0.0
+        high = 2 * self.ich_ml
         while self.below(high) < q:
             high *= 2
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.below(middle) < q else (low, middle)
-        return (low + high) / 2
+        return float(brentq(lambda ml: self.below(ml) - q, 0.0, high, xtol=1e-12, rtol=1e-14))
 
     def probability(self, definition: ExpansionDefinition) -> float:
         """Return P(expansion) under a definition.
@@ -233,11 +140,7 @@ class GrowthForecast:
         return grown + (1 - grown) * self.ventricles_alone
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class GrowthParameters(_Frozen):
+class GrowthParameters(PlainModel):
     """One fit: everything in units of standardised features."""
 
     growing: tuple[float, ...]  # intercept, then one log-odds slope per feature
@@ -249,8 +152,8 @@ class GrowthParameters(_Frozen):
     ventricles_alone: tuple[float, float]  # log odds without and with blood in the ventricles now
 
 
-class GrowthVariant(_Frozen):
-    """The law for one set of known inputs."""
+class GrowthVariant(PlainModel):
+    """The model for one set of known inputs."""
 
     name: str  # "image", "image+clinical", …
     features: tuple[str, ...]  # the first is ln_ich
@@ -274,7 +177,7 @@ class GrowthVariant(_Frozen):
         return self
 
 
-class GrowthLaw(_Frozen):
+class GrowthModel(PlainModel):
     """The content of expansion.json."""
 
     format: Literal["ichnos-growth-1"] = "ichnos-growth-1"
@@ -293,7 +196,7 @@ class GrowthLaw(_Frozen):
         usable = [v for v in self.variants if all(math.isfinite(inputs.feature(f)) for f in v.features)]
         if not usable:
             raise InputRefused(
-                "no variant of the growth law can be used with what is known of this haematoma"
+                "no variant of the growth model can be used with what is known of this haematoma"
             )
         return max(usable, key=lambda variant: len(variant.features))
 
@@ -308,7 +211,7 @@ class GrowthLaw(_Frozen):
                     for v in (value, low, high)
                 ]
                 return (
-                    f"{_WORDS.get(name, name)} is {shown[0]:.3g}; the law was fitted on {shown[1]:.3g} to"
+                    f"{_WORDS.get(name, name)} is {shown[0]:.3g}; the model was fitted on {shown[1]:.3g} to"
                     f" {shown[2]:.3g}"
                 )
         return ""
@@ -370,29 +273,11 @@ def standardised(variant: GrowthVariant, features: npt.NDArray[np.float64]) -> n
     return out
 
 
-def load_growth_law(folder: str | Path) -> GrowthLaw:
+def load_growth_model(folder: str | Path) -> GrowthModel:
     """Read expansion.json of a model folder, or say what is wrong with it."""
-    file = Path(folder) / LAW_FILE
-    if not file.is_file():
-        raise InputRefused(f"{folder} holds no growth law: it has no {LAW_FILE}")
-    try:
-        return GrowthLaw.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise InputRefused(f"{file} cannot be used: {where}: {first['msg']}") from None
+    return load_plain(Path(folder) / GROWTH_FILE, GrowthModel)
 
 
-def growth_law_text(law: GrowthLaw) -> str:
-    """Return the law as the text of expansion.json; numbers to six digits, which is more than the fit
-    knows.
-    """
-
-    def rounded(value: object) -> object:
-        if isinstance(value, float):
-            return float(f"{value:.6g}")
-        if isinstance(value, dict):
-            return {key: rounded(part) for key, part in value.items()}
-        return [rounded(part) for part in value] if isinstance(value, (list, tuple)) else value
-
-    return json.dumps(rounded(law.model_dump(mode="json")), indent=1, ensure_ascii=False) + "\n"
+def growth_text(model: GrowthModel) -> str:
+    """Return the model as the text of expansion.json."""
+    return plain_text(model)
