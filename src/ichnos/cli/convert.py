@@ -70,7 +70,7 @@ class _NiftiFile:
     path: Path
 
     @property
-    def place(self) -> Path:
+    def folder(self) -> Path:
         return self.path
 
     @property
@@ -91,7 +91,7 @@ def convert_one(item: DicomStudy | _NiftiFile, folder: Path) -> Mapping[str, Any
     try:
         scan = item.open()
     except InputRefused as error:  # the ledger keeps the reason: without the path, which may name the patient
-        raise InputRefused(str(error).replace(str(item.place), item.id)) from None
+        raise InputRefused(str(error).replace(str(item.folder), item.id)) from None
     scan = scan.judged(judge(scan))
     file = folder / f"{item.id}_ct.nii.gz"
     nifti.save(scan.volume, file)
