@@ -11,7 +11,7 @@ import typer
 from ichnos.errors import UsageError
 
 
-def evaluate(
+def evaluate_command(
     predictions: Annotated[
         Path, typer.Argument(help="folder with predictions.csv, and the masks that it names")
     ],

@@ -31,7 +31,7 @@ from ichnos.verdict import Level, Reason, Verdict
 from ichnos.volume import Array, Box, Floats, Volume, volume_ml
 
 CORRIDOR_MM = 10.0  # streamlines may leave the atlas tract by this much
-SEED_RADIUS = 1.6  # seeds lie within so many half thicknesses of the atlas tract
+SEEDS_MM = 1.5  # seeds lie within this distance of the atlas tract
 STEP_MM = 0.6
 MAX_ANGLE_DEG = 35.0
 FEWEST = 40  # complete streamlines per side below which the tract counts as interrupted
@@ -226,12 +226,11 @@ def _denoised(dwi: Volume, brain: Volume, table: GradientTable) -> Volume:
 
 @lru_cache(maxsize=2)
 def _regions_in_mni(side: Side) -> Volume:
-    """Return level, corridor distance (mm), atlas radius and forbidden as channels of an MNI image."""
+    """Return distance outside the tract (mm), seeds, forbidden and the levels as channels of an MNI image."""
     tract = atlas(side)
-    radius = tract.radius.array
-    _, y, z = mni.coordinates(tract.radius)
-    x = mni.coordinates(tract.radius)[0] * (1 if side == "right" else -1)
-    outside_mm = ndimage.distance_transform_edt(radius > 1.0)
+    x, y, z = mni.coordinates(tract.distance_mm)
+    x = x * (1 if side == "right" else -1)
+    outside_mm = ndimage.distance_transform_edt(~tract.mask.array)
     near = outside_mm <= 5.0
     edges = np.array([-40.0, -22.0, -4.0, 16.0, 34.0])
     level = np.where(near & (z >= edges[0]), np.searchsorted(edges, z, side="right"), 0)
@@ -249,11 +248,11 @@ def _regions_in_mni(side: Side) -> Volume:
     )
     channels = [
         np.minimum(outside_mm, 30.0),
-        np.minimum(radius, 9.0),
+        outside_mm <= SEEDS_MM,
         forbidden,
         *[level == k for k in _NAMES],
     ]
-    return Volume(np.stack([c.astype(np.float32) for c in channels], axis=-1), tract.radius.affine)
+    return Volume(np.stack([c.astype(np.float32) for c in channels], axis=-1), tract.distance_mm.affine)
 
 
 def regions_on(grid: Volume, mni_from_exam: Transform, side: Side) -> Regions:
@@ -263,12 +262,13 @@ def regions_on(grid: Volume, mni_from_exam: Transform, side: Side) -> Regions:
     ).array
     shares = pulled[..., 3:]
     level = np.where(shares.max(axis=-1) > 0.3, shares.argmax(axis=-1) + 1, 0).astype(np.uint8)
-    corridor = (pulled[..., 0] <= CORRIDOR_MM) & (pulled[..., 1] > 0)
+    inside = (pulled[..., 0] > 0) | (pulled[..., 1] > 0)  # beyond the template every channel is 0
+    corridor = (pulled[..., 0] <= CORRIDOR_MM) & inside
     forbidden = pulled[..., 2] > 0.5
     return Regions(
         level,
         corridor & ~forbidden,
-        (pulled[..., 1] <= SEED_RADIUS) & (pulled[..., 1] > 0) & (level > 0),
+        (pulled[..., 1] > 0.5) & (level > 0),
         forbidden,
     )
 
@@ -282,11 +282,9 @@ def _known_courses() -> tuple[Floats, Floats]:
     for side in SIDES:
         tract = atlas(side)
         index = np.argwhere(
-            (tract.radius.array <= 1.0)
-            & (mni.coordinates(tract.radius)[2] < 25)
-            & tract.orientation.array.any(axis=-1)
+            tract.mask.array & (mni.coordinates(tract.mask)[2] < 25) & tract.orientation.array.any(axis=-1)
         )
-        points.append(tract.radius.world(index))
+        points.append(tract.mask.world(index))
         ways.append(tract.orientation.array[tuple(index.T)])
     drawn = bundles()
     callosal = SLOTS.index("callosal")

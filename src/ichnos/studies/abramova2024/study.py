@@ -26,20 +26,20 @@ from ichnos.evidence.figures import Figure
 from ichnos.evidence.metrics.intervals import Estimate, bootstrap, mean_interval
 from ichnos.evidence.tables import Cell, Table
 from ichnos.learning.expansion.forecast import (
-    SYNTHETIC_FACTORS,
-    Field,
-    ForecastScore,
+    ForecastSettings,
     Kind,
-    Pair,
-    best_threshold,
     forecast_map,
-    pair_of,
     save_forecaster,
-    score,
-    synthetic_pair,
     train_forecaster,
+)
+from ichnos.learning.expansion.forecast_scores import (
+    ForecastScore,
+    best_threshold,
+    score,
     uniform_dilation,
 )
+from ichnos.learning.expansion.pairs import SYNTHETIC_FACTORS, Map, Pair, pair_of, synthetic_pair
+from ichnos.learning.loop.settings import changed
 from ichnos.simulation.cohort.design import Design, Group
 from ichnos.studies.pace import steps_within
 from ichnos.studies.page import Effort, StudyPage, cell, comparison, hardware_of, time_spent
@@ -88,7 +88,7 @@ def run(cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
     _check_apart(grown)
     folds = _folds(len(grown), effort)
     steps, scores = _steps(grown, out, effort, len(folds)), _Scores()
-    keep: dict[str, dict[str, Field]] = {}
+    keep: dict[str, dict[str, Map]] = {}
     for k, held in enumerate(folds):
         effort.say(f"group {k + 1} of {len(folds)}: {len(held)} patient(s) left out")
         others = [p for i, p in enumerate(grown) if i not in held]
@@ -125,12 +125,17 @@ def _steps(pairs: Sequence[Pair], out: Path, effort: Effort, folds: int) -> dict
 
     def within(kind: Kind) -> int:
         def trial(steps: int, folder: Path) -> None:
-            train_forecaster(pairs, kind, folder, steps=steps, width=_width(effort), device=effort.device)
+            train_forecaster(pairs, _settings(kind, steps, effort), folder, device=effort.device)
 
         return steps_within(out / "steps.json", kind, 60 * effort.minutes / folds, trial, least=20, most=2000)
 
     kinds = dict.fromkeys(kind for kind, _ in ARMS.values())
     return dict.fromkeys(kinds, 6) if effort.smoke else {kind: within(kind) for kind in kinds}
+
+
+def _settings(kind: Kind, steps: int, effort: Effort) -> ForecastSettings:
+    own = ForecastSettings(kind=kind, width=_width(effort))
+    return changed(own, {"steps": steps, "seed": effort.seed})
 
 
 def _width(effort: Effort) -> int:
@@ -144,35 +149,22 @@ def _fold_maps(
     effort: Effort,
     steps: Mapping[Kind, int],
     scores: _Scores,
-) -> list[dict[str, Field]]:
+) -> list[dict[str, Map]]:
     """Train every arm on the others, score it on those left out, and return their maps at the operating
     point's scale.
     """
     rng = np.random.default_rng([effort.seed, len(others)])
     made = [synthetic_pair(p, factor, rng) for p in others for factor in SYNTHETIC_FACTORS]
-    maps: list[dict[str, Field]] = [{} for _ in held]
+    maps: list[dict[str, Map]] = [{} for _ in held]
     for arm, (kind, synthetic) in ARMS.items():
         effort.say(f"  training {arm}")
         folder = out / arm.replace(" ", "")
         known = [*others, *made] if synthetic else list(others)
-        network = train_forecaster(
-            known,
-            kind,
-            folder,
-            steps=steps[kind],
-            width=_width(effort),
-            seed=effort.seed,
-            device=effort.device,
-        )
+        how = _settings(kind, steps[kind], effort)
+        network = train_forecaster(known, how, folder, device=effort.device)
         stem = f"{arm.replace(' + ', '-')}-{out.name}"
         save_forecaster(
-            network,
-            kind,
-            out.parent / "models" / stem,
-            pairs=known,
-            steps=steps[kind],
-            seed=effort.seed,
-            width=_width(effort),
+            network, how, out.parent / "models" / stem, pairs=known, command="ichnos study abramova2024"
         )
         seen = [forecast_map(network, p, kind, device=effort.device) for p in others]
         cut = best_threshold(others, seen) if kind == "forecast" else 0.5
@@ -211,7 +203,7 @@ def _page(
     groups: int,
     steps: Mapping[Kind, int],
     scores: _Scores,
-    maps: dict[str, dict[str, Field]],
+    maps: dict[str, dict[str, Map]],
     effort: Effort,
 ) -> StudyPage:
     left = "one patient at a time" if groups == len(pairs) else f"in {groups} groups"
@@ -343,7 +335,7 @@ def _ratio_table(scores: _Scores, effort: Effort) -> Table:
     return comparison("ratios", "What is reachable, and what is gained", rows, note=note)
 
 
-def _picture(pairs: Sequence[Pair], maps: dict[str, dict[str, Field]]) -> Figure:
+def _picture(pairs: Sequence[Pair], maps: dict[str, dict[str, Map]]) -> Figure:
     """Draw the patient of median growth: baseline, truth, and each forecast, on the slice with most new
     blood.
     """

@@ -9,7 +9,7 @@ injury, loads, and motor outcome with its interaction with surgery.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from ichnos.evidence.metrics.agreement import pearson, weighted_kappa
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.evidence.tables import Cell, Table
 from ichnos.learning.segmentation.fine_tuning import SHIPPED
+from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_specs
-from ichnos.learning.segmentation.training import Plan
 from ichnos.models import Model
 from ichnos.simulation.cohort.design import Design, Group
 from ichnos.studies.page import Effort, Picture, StudyPage, cell, comparison
@@ -79,10 +79,12 @@ SMOKE = Design(
 _SEEN: dict[str, Any] = {"spacing_mm": (2.0, 2.0, 2.0), "patch": (64, 64, 64), "batch": 2, "width": 16}
 PLANS = {
     # As published: a U-Net in three dimensions, taught by the pairs alone.
-    "pairs": Plan(target_specs(TARGET), **_SEEN),
+    "pairs": TrainSettings(targets=target_specs(TARGET)).changed(**_SEEN),
     # Ours: begun with the weights that ship, a loss that minds that a tract is one thread, and simulated
     # patients in half of the batches.
-    "thread": Plan(target_specs(TARGET), cl_dice_weight=0.5, simulated_share=0.5, start=SHIPPED),
+    "thread": TrainSettings(targets=target_specs(TARGET)).changed(
+        cl_dice_weight=0.5, simulated_share=0.5, start=SHIPPED
+    ),
 }
 WAYS = {
     NNUNET: "nnU-Net itself, 3-D",
@@ -113,11 +115,11 @@ def run(cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
     return page(rows, labels, models, out, effort)
 
 
-def _without_simulation(plan: Plan, effort: Effort) -> Plan:
+def _without_simulation(plan: TrainSettings, effort: Effort) -> TrainSettings:
     """Leave simulated patients out of a short training: making the first of them takes longer than all of
     its steps.
     """
-    return replace(plan, simulated_share=0.0) if _short(effort) else plan
+    return plan.changed(simulated_share=0.0) if _short(effort) else plan
 
 
 def _short(effort: Effort) -> bool:

@@ -33,8 +33,8 @@ from ichnos.evidence.metrics.agreement import (
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.evidence.tables import Cell, Table
 from ichnos.learning.segmentation.fine_tuning import SHIPPED
+from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_file, target_specs
-from ichnos.learning.segmentation.training import Plan
 from ichnos.models import Model
 from ichnos.runs import apply
 from ichnos.simulation.cohort.design import Design, Group
@@ -86,9 +86,11 @@ SMOKE = Design(
 )
 PLANS = {
     # As published: slices of a CT at its own thickness, one network of slices.
-    "slices": Plan(target_specs(TARGET), spacing_mm=(1.0, 1.0, 5.0), patch=(192, 192, 1), batch=8, width=16),
+    "slices": TrainSettings(targets=target_specs(TARGET)).changed(
+        spacing_mm=(1.0, 1.0, 5.0), patch=(192, 192, 1), batch=8, width=16
+    ),
     # Ours: the whole context of a coarser head in three dimensions, begun with the weights that ship.
-    "volume": Plan(target_specs(TARGET), start=SHIPPED),
+    "volume": TrainSettings(targets=target_specs(TARGET), start=SHIPPED),
 }
 WAYS = {
     NNUNET: "nnU-Net itself, 2-D",

@@ -4,10 +4,10 @@ read.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from ichnos.errors import InputRefused, UsageError
+from ichnos.formats.text import read_table
 from ichnos.scan import FACTS, known_facts
 
 
@@ -20,10 +20,7 @@ def read_facts(table: Path) -> dict[str, dict[str, float]]:
             f"{table} does not exist; give a tab-separated table with a column id and any of"
             f" {', '.join(FACTS)}"
         )
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        lines = csv.DictReader(stream, delimiter="\t")
-        columns = list(lines.fieldnames or [])
-        rows = list(lines)
+    columns, rows = read_table(table)
     if "id" not in columns or set(columns) - {"id", *FACTS}:
         given = ", ".join(columns) or "no columns"
         raise UsageError(

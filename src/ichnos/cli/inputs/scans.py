@@ -122,7 +122,7 @@ def _of_dicom(path: Path, *, progress: bool, alone: bool) -> Iterator[ScanItem]:
             yield ScanItem(_safe(path.resolve().name), str(path), path, refusal=str(error))
         return
     for study in studies:
-        yield ScanItem(study.id, f"{study.place} ({study.id})", study.place, study)
+        yield ScanItem(study.id, f"{study.folder} ({study.id})", study.folder, study)
 
 
 def _safe(name: str) -> str:
