@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ichnos.learning.expansion.slice_generator import GeneratorSettings, Picture
 
 
-def synthesize(
+def synthesize_command(
     cohort: Annotated[
         Path,
         typer.Argument(help="cohort folder; trains on the split train, holds out the rest"),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ichnos.models import Model, TargetSpec
 
 
-def train(
+def train_command(
     target: Annotated[
         str,
         typer.Argument(help="haematoma, leukoaraiosis, tract, brain, ventricles, …"),

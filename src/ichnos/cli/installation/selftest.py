@@ -31,7 +31,7 @@ _CODECS = {
 
 
 @dataclass(frozen=True)
-class Check:
+class SelfCheck:
     """One check and how it went."""
 
     name: str
@@ -40,7 +40,7 @@ class Check:
     seconds: float
 
 
-def run_checks(engines: tuple[str, ...], started: Callable[[str], None]) -> list[Check]:
+def run_checks(engines: tuple[str, ...], started: Callable[[str], None]) -> list[SelfCheck]:
     """Run every check; engines ("torch", "openvino") run in a process of their own, so that a crash there
     is only a finding.
     """
@@ -54,7 +54,7 @@ def run_checks(engines: tuple[str, ...], started: Callable[[str], None]) -> list
     return [_timed(name, check, started) for name, check in checks.items()]
 
 
-def _timed(name: str, check: Callable[[], str], started: Callable[[str], None]) -> Check:
+def _timed(name: str, check: Callable[[], str], started: Callable[[str], None]) -> SelfCheck:
     started(name)
     began = time.perf_counter()
     try:
@@ -63,7 +63,7 @@ def _timed(name: str, check: Callable[[], str], started: Callable[[str], None]) 
         Exception
     ) as error:  # a broken library may raise anything; that is what the doctor is asked to find
         passed, text = False, f"{type(error).__name__}: {error}"
-    return Check(name, passed, text, time.perf_counter() - began)
+    return SelfCheck(name, passed, text, time.perf_counter() - began)
 
 
 def _expect(true: bool, otherwise: str) -> None:
@@ -192,7 +192,7 @@ def _head() -> Volume:
 
 
 def _apart(engine: str) -> str:
-    code = f"from ichnos.cli import selftest; print(selftest.{engine}_works())"
+    code = f"from ichnos.cli.installation import selftest; print(selftest.{engine}_works())"
     told = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=_ENGINE_LIMIT_S, check=False
     )

@@ -17,7 +17,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ichnos.cli.selftest import Check
+    from ichnos.cli.installation.selftest import SelfCheck
 
 # Extra -> what it adds, in the words of someone who does not know it yet.
 EXTRAS: dict[str, str] = {
@@ -40,7 +40,7 @@ _OF_EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
 
 
 @dataclass(frozen=True)
-class Part:
+class InstalledPart:
     """The core or an extra: which of its libraries are there."""
 
     name: str  # "core" or the extra's name
@@ -54,13 +54,15 @@ class Part:
         return not self.missing
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False) -> int:
+def doctor_command(
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> int:
     """Say what is installed, what an extra would add, and test this installation. Leaves with 1 if a test
     fails.
     """
     from rich.console import Console
 
-    from ichnos.cli.selftest import run_checks
+    from ichnos.cli.installation.selftest import run_checks
 
     parts = installed_parts()
     engines = tuple(name for name, package in _ENGINES.items() if _version(package) is not None)
@@ -73,7 +75,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print the resul
     return 0 if parts[0].complete and all(check.passed for check in checks) else 1
 
 
-def installed_parts() -> list[Part]:
+def installed_parts() -> list[InstalledPart]:
     """Return the core and every extra, with the libraries that are there and those that are not."""
     wanted: dict[str, list[str]] = {"core": [], **{extra: [] for extra in EXTRAS}}
     for line in metadata.requires("ichnos") or []:
@@ -87,10 +89,10 @@ def installed_parts() -> list[Part]:
     return [_part(name, libraries) for name, libraries in wanted.items()]
 
 
-def _part(name: str, libraries: list[str]) -> Part:
+def _part(name: str, libraries: list[str]) -> InstalledPart:
     versions = {library: _version(library) for library in libraries}
     found = {library: version for library, version in versions.items() if version is not None}
-    return Part(
+    return InstalledPart(
         name,
         EXTRAS.get(name, "files in and out, geometry, quality"),
         found,
@@ -114,7 +116,7 @@ def _machine() -> dict[str, str]:
     }
 
 
-def _plain(parts: list[Part], checks: list[Check]) -> dict[str, Any]:
+def _plain(parts: list[InstalledPart], checks: list[SelfCheck]) -> dict[str, Any]:
     return {
         "ichnos": _version("ichnos"),
         "machine": _machine(),
@@ -125,7 +127,7 @@ def _plain(parts: list[Part], checks: list[Check]) -> dict[str, Any]:
     }
 
 
-def _show(console: Console, parts: list[Part], checks: list[Check]) -> None:
+def _show(console: Console, parts: list[InstalledPart], checks: list[SelfCheck]) -> None:
     machine = _machine()
     console.print(
         f"ichnos {_version('ichnos')} on Python {machine['python']}, {machine['cores']} cores,"
@@ -144,7 +146,7 @@ def _show(console: Console, parts: list[Part], checks: list[Check]) -> None:
         )
 
 
-def _state(part: Part) -> str:
+def _state(part: InstalledPart) -> str:
     if part.complete:
         return "installed"
     wanted = ", ".join((*part.missing[:3], *(("…",) if len(part.missing) > 3 else ())))
