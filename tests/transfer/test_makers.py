@@ -99,7 +99,7 @@ def test_diffusion_without_its_table_is_refused(tmp_path: Path, capsys: pytest.C
     path = bids.exam_path(root, "1", "diffusion")
     stem = str(path).removesuffix(".nii.gz")
     Path(stem + ".bval").write_text("0 1000 1000\n")
-    assert ".bvec does not exist" in _refused(root, "tract", capsys)
+    assert "dwi.bvec beside it" in _refused(root, "tract", capsys)
     assert nifti.load(path).array.shape[3] == 3
 
 
