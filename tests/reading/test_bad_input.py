@@ -12,7 +12,7 @@ import pytest
 from builders.head import head_hu
 from builders.readable_head import head, model, rule
 from ichnos.inference import Predictor
-from ichnos.reading import Reading, read
+from ichnos.reading import Reading, read_scan
 from ichnos.reading.safety import warnings_of
 from ichnos.scan import Acquisition, Scan
 from ichnos.volume import Volume
@@ -46,7 +46,7 @@ def chest(mm: np.ndarray) -> np.ndarray:
 
 
 def of_rule(scan: Scan) -> Reading:
-    return read(scan, Predictor(model(), backend=rule))
+    return read_scan(scan, Predictor(model(), backend=rule))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_air_inside_the_skull_is_warned_of() -> None:
 
     operated = Scan(plain.volume.map_array(with_air), quality=plain.quality)
     assert not any("air" in warning for warning in of_rule(plain).record.warnings)
-    assert any("air lie inside the skull" in warning for warning in of_rule(operated).record.warnings)
+    assert any("air inside the skull" in warning for warning in of_rule(operated).record.warnings)
 
 
 def test_blood_that_is_not_as_dense_as_blood_is_warned_of() -> None:
@@ -105,7 +105,7 @@ def test_blood_that_is_not_as_dense_as_blood_is_warned_of() -> None:
 
 def test_a_network_that_finds_no_brain_reads_nothing() -> None:
     blind = Predictor(model(), backend=lambda tile: np.full((1, 8, *tile.shape[2:]), -9.0, np.float32))
-    result = read(head(), blind)
+    result = read_scan(head(), blind)
     assert result.record.status == "refused"
     assert "mL of brain" in result.record.refusal
 

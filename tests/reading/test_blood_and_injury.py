@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ichnos.clinical.injury import tract_injury
-from ichnos.reading.blood import abc2_ml, density_signs, sphericity
+from ichnos.reading.measures.blood import abc2_ml, density_signs, sphericity
 from ichnos.reading.record import Measure
 from ichnos.volume import Volume, sphere
 

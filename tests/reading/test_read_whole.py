@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from builders.readable_head import head, model, reading, rule
-from ichnos.api import save
+from ichnos.api import save_reading
 from ichnos.formats import nifti
 from ichnos.inference import Predictor
-from ichnos.reading import read
+from ichnos.reading import read_scan
 from ichnos.verdict import Reason, Verdict
 from ichnos.volume import volume_ml
 
@@ -47,7 +47,7 @@ def test_no_blood_is_none_found_and_not_a_failure() -> None:
     record = reading(clot=False).record
     assert record.finding("haematoma").status == "none found"
     assert record.finding("haematoma").measure("ich_volume").value == 0
-    assert "searched" in record.finding("haematoma").sentence
+    assert record.finding("haematoma").sentence.startswith("No intracerebral or intraventricular blood")
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "LAS", "PIR"])
@@ -59,18 +59,18 @@ def test_left_is_left_and_the_numbers_are_the_same_however_the_scan_is_stored(or
 
 def test_a_refused_scan_has_no_masks_and_says_why(tmp_path: Path) -> None:
     refused = head().judged(Verdict((Reason("not_head", "refuse", "this is a chest, not a head"),)))
-    result = read(refused, Predictor(model(), backend=rule))
+    result = read_scan(refused, Predictor(model(), backend=rule))
     assert result.masks is None
     assert {f.status for f in result.record.findings} == {"could not look"}
-    save(result, tmp_path)
+    save_reading(result, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"reading.json", "report.html"}
     assert "this is a chest" in json.loads((tmp_path / "reading.json").read_text())["refusal"]
 
 
 def test_saved_masks_lie_on_the_inputs_own_grid_and_bytes_repeat(tmp_path: Path) -> None:
     result = reading(orientation="LPS")
-    save(result, tmp_path / "a")
-    save(reading(orientation="LPS"), tmp_path / "b")
+    save_reading(result, tmp_path / "a")
+    save_reading(reading(orientation="LPS"), tmp_path / "b")
     saved = nifti.load(tmp_path / "a" / "ICH.nii.gz")
     assert saved.orientation == "LPS"
     assert saved.same_grid(result.scan.volume)

@@ -14,7 +14,7 @@ import pytest
 from ichnos.errors import InputRefused
 from ichnos.learning.fit.volume import fit_volume_calibration
 from ichnos.prognosis.volume import VOLUME_FILE, VolumeCalibration, VolumeErrors, load_volume_calibration
-from ichnos.reading.volumes import volume_measure
+from ichnos.reading.measures.volume import volume_measure
 from ichnos.volume import Volume
 
 CLOT = Volume(np.ones((20, 20, 25), bool), np.eye(4))  # 10 mL
@@ -37,7 +37,7 @@ def test_the_law_beside_the_weights_gives_the_interval(tmp_path: Path) -> None:
     told = volume_measure(prediction(tmp_path), "ICH", CLOT, "Haematoma")
     assert (told.value, told.unit) == (10.0, "mL")
     assert (told.low, told.high) == pytest.approx((11 * np.exp(-0.3) - 1, 11 * np.exp(0.2) - 1), abs=1e-3)
-    assert told.interval == "held the true volume in 80% of 41 simulated patients"
+    assert told.interval == "80 % interval, calibrated on 41 simulated patients"
     above = law.model_copy(update={"targets": {"ICH": VolumeErrors(low=0.1, high=0.2, patients=41)}})
     (tmp_path / VOLUME_FILE).write_text(above.model_dump_json(), encoding="utf-8")
     assert volume_measure(prediction(tmp_path), "ICH", CLOT, "Haematoma").low == 10.0, (

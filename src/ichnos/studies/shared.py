@@ -304,7 +304,7 @@ def paired_columns(rows: Sequence[Row], first: str, second: str) -> tuple[list[f
     return [a for a, _ in kept], [b for _, b in kept]
 
 
-def effect_of(kind: regression.Kind, formula: str, table: Any, term: str, *, of: str) -> Estimate:
+def effect_of(kind: regression.ModelKind, formula: str, table: Any, term: str, *, of: str) -> Estimate:
     """Return an adjusted effect; where patients do not determine it, say so in words that do not need the
     formula.
     """

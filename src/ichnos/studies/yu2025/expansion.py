@@ -36,7 +36,7 @@ from ichnos.learning.expansion.labels import Labelled, labelled
 from ichnos.learning.fit.growth import GrowthCase, fit_growth_model
 from ichnos.models.store import SHIPPED
 from ichnos.prognosis.growth import IMAGE, GrowthInputs, GrowthModel, load_growth_model
-from ichnos.reading.growth_measures import growth_inputs
+from ichnos.reading.measures.growth import growth_inputs
 from ichnos.studies.page import Effort, Image, cell, comparison
 from ichnos.studies.shared import number, truth_rows
 

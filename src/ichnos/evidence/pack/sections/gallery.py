@@ -8,53 +8,53 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.evidence.figures import Failure, Figure, gallery_figure
-from ichnos.evidence.metrics.summary import column
-from ichnos.evidence.pack.predictions import Case, Study
-from ichnos.evidence.pack.sections import Section
+from ichnos.evidence.figures import FailedSlice, Figure, gallery_figure
+from ichnos.evidence.metrics.summary import measure_column
+from ichnos.evidence.pack.evaluation import Evaluation, EvaluationCase
+from ichnos.evidence.pack.predictions import layer_name
+from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import number
 from ichnos.formats import nifti
 from ichnos.volume import Array, Volume
 
-WINDOW_HU = (0.0, 80.0)
+_WINDOW_HU = (0.0, 80.0)
 
 
-def gallery_section(study: Study, rows: Sequence[Mapping[str, Any]]) -> Section | None:
+def gallery_section(evaluation: Evaluation, rows: Sequence[Mapping[str, Any]]) -> Section | None:
     """Draw the cases with the lowest Dice of the first label of each target; None without masks."""
-    cases = {case.id: case for case in study.cases}
-    drawn: list[Figure] = []
-    for target in study.plan.targets:
-        label, code = next(iter(study.plan.labels_of(target).items()))
-        name = f"{target} {label}".strip()
+    cases = {case.id: case for case in evaluation.cases}
+    figures: list[Figure] = []
+    for target in evaluation.plan.targets:
+        name = layer_name(target, next(iter(evaluation.plan.labels_of(target))))
         measured = [row for row in rows if row.get(name)]
-        worst = _worst(measured, name, study.plan.gallery)
+        worst = _worst(measured, name, evaluation.plan.gallery)
         if worst:
-            failures = [_failure(cases[str(row["id"])], target, code, row[name]) for row in worst]
+            failures = [_failure(cases[str(row["id"])], name, row[name]) for row in worst]
             caption = (
                 f"{name}: the {len(failures)} cases with the lowest Dice; truth orange, prediction blue,"
                 " radiological convention."
             )
-            drawn.append(
+            figures.append(
                 gallery_figure(f"gallery_{name.replace(' ', '_').lower()}", failures, caption=caption)
             )
-    if not drawn:
+    if not figures:
         return None
     text = "The slice shown is the one with the most voxels on which truth and prediction differ."
-    return Section("gallery", "Failure gallery", (text,), figures=tuple(drawn))
+    return Section("gallery", "Failure gallery", (text,), figures=tuple(figures))
 
 
 def _worst(rows: Sequence[Mapping[str, Any]], name: str, count: int) -> list[Mapping[str, Any]]:
-    dice = column(rows, name, "dice", scored=True)
+    dice = measure_column(rows, name, "dice", scored=True)
     order = np.argsort(dice, kind="stable")[:count]
     return [rows[i] for i in order if dice[i] < 1]
 
 
-def _failure(case: Case, target: str, code: int | None, row: Mapping[str, Any]) -> Failure:
-    truth, predicted = (_oriented(path, code) for path in (case.truth[target], case.predicted[target]))
+def _failure(case: EvaluationCase, name: str, row: Mapping[str, Any]) -> FailedSlice:
+    truth, predicted = (side[name].load().reoriented("RAS") for side in (case.truth, case.predicted))
     k = int(np.argmax((truth.array != predicted.array).sum(axis=(0, 1))))
     image = _image(case.ct, truth, k)
-    there, found = truth.array[:, :, k], predicted.array[:, :, k]
-    box = _around(there | found)
+    true, drawn = truth.array[:, :, k], predicted.array[:, :, k]
+    box = _around(true | drawn)
     dice = "undefined" if row["dice"] is None or np.isnan(row["dice"]) else f"{row['dice']:.2f}"
     title = (
         f"{case.id}: Dice {dice}, true {number(row['truth_ml'])} mL, predicted"
@@ -62,13 +62,8 @@ def _failure(case: Case, target: str, code: int | None, row: Mapping[str, Any]) 
     )
     x, y, _ = truth.spacing_mm
     # x runs to the patient's right on the reader's left: radiological convention
-    image, there, found = (np.asarray(part[box][::-1], np.float64) for part in (image, there, found))
-    return Failure(title.replace(", true", "\ntrue"), image, there, found, y / x)
-
-
-def _oriented(path: Path, code: int | None) -> Volume:
-    labels = nifti.load(path).reoriented("RAS")
-    return labels.map_array(lambda a: a != 0 if code is None else a == code)
+    image, true, drawn = (np.asarray(part[box][::-1], np.float64) for part in (image, true, drawn))
+    return FailedSlice(title.replace(", true", "\ntrue"), image, true, drawn, y / x)
 
 
 def _image(path: Path | None, grid: Volume, k: int) -> Array:
@@ -78,7 +73,7 @@ def _image(path: Path | None, grid: Volume, k: int) -> Array:
     ct = nifti.load(path).reoriented("RAS")
     if ct.shape != grid.shape:
         return np.full(grid.shape[:2], 0.25)
-    low, high = WINDOW_HU
+    low, high = _WINDOW_HU
     windowed: Array = np.clip((ct.array[:, :, k].astype(np.float64) - low) / (high - low), 0, 1)
     return windowed
 

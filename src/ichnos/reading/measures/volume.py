@@ -23,7 +23,7 @@ def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str
     if calibration is not None and interval is not None:
         low, high = interval
         patients = f"{calibration.targets[target].patients} {calibration.cohort}"
-        meaning = f"held the true volume in {calibration.level:.0%} of {patients}"
+        meaning = f"{100 * calibration.level:.0f} % interval, calibrated on {patients}"
     else:
         low, high, meaning = _threshold_band(prediction, target, value)
     name = f"{target.lower()}_volume"

@@ -1,39 +1,21 @@
-"""A section of the evidence pack, and the first of them: who was studied, and the proof that nobody is on
-both sides.
-"""
+"""The first section: who was studied, and the proof that nobody is on both sides."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ichnos.evidence.figures import Figure
+from ichnos.evidence.pack.evaluation import Evaluation
 from ichnos.evidence.pack.flags import Flag
-from ichnos.evidence.pack.predictions import Study
+from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import Cell, Table
 
 
-@dataclass(frozen=True, eq=False)
-class Section:
-    """Text, tables and figures under one title."""
-
-    name: str
-    title: str
-    paragraphs: tuple[str, ...] = ()
-    tables: tuple[Table, ...] = ()
-    figures: tuple[Figure, ...] = ()
-    flags: tuple[Flag, ...] = ()
-    methods: tuple[str, ...] = ()  # sentences for the methods paragraph of a paper
-    numbers: Mapping[str, Any] = field(default_factory=dict)  # for evidence.json
-
-
-def cohort_section(study: Study) -> Section:
+def cohort_section(evaluation: Evaluation) -> Section:
     """Describe the patients per centre and split, the flow, and missing facts."""
     flags = []
-    if not any(study.table["centre"]):
+    if not any(evaluation.table["centre"]):
         flags.append(
             Flag(
                 "warn",
@@ -41,7 +23,7 @@ def cohort_section(study: Study) -> Section:
                 "The cohort names no centre, so nothing can be said about transport between centres.",
             )
         )
-    if not any(study.table["split"]):
+    if not any(evaluation.table["split"]):
         flags.append(
             Flag(
                 "warn",
@@ -49,44 +31,51 @@ def cohort_section(study: Study) -> Section:
                 "The cohort names no split: that no patient was used for training is the author's to show.",
             )
         )
-    if study.without_prediction:
-        share = len(study.without_prediction) / (len(study.without_prediction) + len(study.cases))
+    if evaluation.without_prediction:
+        share = len(evaluation.without_prediction) / (
+            len(evaluation.without_prediction) + len(evaluation.cases)
+        )
         text = (
-            f"{len(study.without_prediction)} patients ({share:.0%}) of the evaluated splits have no"
+            f"{len(evaluation.without_prediction)} patients ({share:.0%}) of the evaluated splits have no"
             " prediction and are left out."
         )
         flags.append(Flag("alarm" if share > 0.05 else "warn", "without_prediction", text))
-    if not study.proof.proven:
-        flags.append(Flag("warn", "leakage_unproven", study.proof.sentence))
+    if not evaluation.proof.proven:
+        flags.append(Flag("warn", "leakage_unproven", evaluation.proof.sentence))
     flow = Table(
-        "flow", "Flow of patients", ("Step", "Patients"), tuple((k, v) for k, v in study.flow.items())
+        "flow", "Flow of patients", ("Step", "Patients"), tuple((k, v) for k, v in evaluation.flow.items())
     )
-    hashes = ", ".join(h[:12] for h in study.proof.model_hashes) or "not given"
+    hashes = ", ".join(h[:12] for h in evaluation.proof.model_hashes) or "not given"
     return Section(
         "cohort",
         "Patients",
-        paragraphs=(f"Cohorts: {', '.join(study.cohorts)}. Model hash: {hashes}. {study.proof.sentence}",),
-        tables=(flow, *_facts_tables(study)),
+        paragraphs=(
+            f"Cohorts: {', '.join(evaluation.cohorts)}. Model hash: {hashes}. {evaluation.proof.sentence}",
+        ),
+        tables=(flow, *_facts_tables(evaluation)),
         flags=tuple(flags),
-        methods=(f"We evaluated {len(study.cases)} patients of {_centres(study)}. {study.proof.sentence}",),
+        methods=(
+            f"We evaluated {len(evaluation.cases)} patients of {_centres(evaluation)}."
+            f" {evaluation.proof.sentence}",
+        ),
         numbers={
-            "evaluated": len(study.cases),
-            "leakage_proven": study.proof.proven,
-            "flow": dict(study.flow),
+            "evaluated": len(evaluation.cases),
+            "leakage_proven": evaluation.proof.proven,
+            "flow": dict(evaluation.flow),
         },
     )
 
 
-def _centres(study: Study) -> str:
-    n = len({c.centre for c in study.cases if c.centre})
+def _centres(evaluation: Evaluation) -> str:
+    n = len({c.centre for c in evaluation.cases if c.centre})
     return "unnamed centres" if n == 0 else f"{n} centre{'s' if n > 1 else ''}"
 
 
-def _facts_tables(study: Study) -> tuple[Table, ...]:
+def _facts_tables(evaluation: Evaluation) -> tuple[Table, ...]:
     """Lay out the facts per centre: medians and quartiles of numbers, shares of yes/no columns, and what
     is missing.
     """
-    table = study.table
+    table = evaluation.table
     facts = [
         c
         for c in table.columns

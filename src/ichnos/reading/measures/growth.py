@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from ichnos.prognosis.growth import GrowthInputs
-from ichnos.reading.blood import density_signs, otsu, sphericity
+from ichnos.reading.measures.blood import density_signs, otsu, sphericity
 from ichnos.volume import Volume, box_around, volume_ml
 
 DARK_HU = 10.0  # a part of the clot that is darker than its median by this much

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from ichnos.evidence.metrics.discrimination import compare_paired
 from ichnos.evidence.metrics.intervals import Estimate
-from ichnos.evidence.metrics.summary import column, compare_models
-from ichnos.evidence.pack.predictions import Study
-from ichnos.evidence.pack.section_masks import MEASURES
-from ichnos.evidence.pack.section_outcomes import truth_of
-from ichnos.evidence.pack.sections import Section
+from ichnos.evidence.metrics.summary import compare_models, measure_column
+from ichnos.evidence.pack.cases import CaseRows
+from ichnos.evidence.pack.evaluation import Evaluation
+from ichnos.evidence.pack.outcomes.data import outcome_truth
+from ichnos.evidence.pack.section import Section
+from ichnos.evidence.pack.sections.masks import MEASURES
 from ichnos.evidence.tables import Cell, Table, p_value
 
-Rows = Sequence[Mapping[str, Any]]
-COMPARED = ("dice", "nsd", "hd95_mm", "volume_error_ml", "growth_dice", "cl_dice")
+_COMPARED = ("dice", "nsd", "hd95_mm", "volume_error_ml", "growth_dice", "cl_dice")
 
 
-def models_section(study: Study, rows: Rows, rival: Study, rival_rows: Rows) -> Section:
+def models_section(
+    evaluation: Evaluation, rows: CaseRows, rival: Evaluation, rival_rows: CaseRows
+) -> Section:
     """Compare masks case by case (Wilcoxon, bootstrap, Holm) and probabilities by DeLong's paired test."""
     first, second = {str(r["id"]): r for r in rows}, {str(r["id"]): r for r in rival_rows}
     shared = [i for i in first if i in second]
@@ -30,9 +31,9 @@ def models_section(study: Study, rows: Rows, rival: Study, rival_rows: Rows) -> 
         for n in dict.fromkeys(k for r in a for k in r if isinstance(r[k], Mapping))
         if any(n in r for r in b)
     ]
-    tables = [t for t in (_masks(names, a, b, study), _scores(study, rival)) if t is not None]
+    tables = [t for t in (_masks(names, a, b, evaluation), _scores(evaluation, rival)) if t is not None]
     text = (
-        f"First model {study.name}, second model {rival.name}; {len(shared)} cases have masks of both."
+        f"First model {evaluation.name}, second model {rival.name}; {len(shared)} cases have masks of both."
         " Differences are first minus second."
     )
     methods = (
@@ -45,12 +46,12 @@ def models_section(study: Study, rows: Rows, rival: Study, rival_rows: Rows) -> 
     return Section("models", "Two models on the same cases", (text,), tuple(tables), methods=methods)
 
 
-def _masks(names: Sequence[str], a: Rows, b: Rows, study: Study) -> Table | None:
+def _masks(names: Sequence[str], a: CaseRows, b: CaseRows, evaluation: Evaluation) -> Table | None:
     values = [
         {
-            f"{n}: {MEASURES[m]}": column(rows, n, m)
+            f"{n}: {MEASURES[m]}": measure_column(rows, n, m)
             for n in names
-            for m in COMPARED
+            for m in _COMPARED
             if any(m in (r.get(n) or {}) for r in rows)
         }
         for rows in (a, b)
@@ -58,7 +59,7 @@ def _masks(names: Sequence[str], a: Rows, b: Rows, study: Study) -> Table | None
     if not values[0]:
         return None
     absolute = [{k: np.abs(v) if "error" in k else v for k, v in side.items()} for side in values]
-    found = compare_models(absolute[0], absolute[1], rng=np.random.default_rng(study.plan.seed))
+    found = compare_models(absolute[0], absolute[1], rng=np.random.default_rng(evaluation.plan.seed))
     rows = tuple(
         (_renamed(d.measure), d.difference.n, d.difference, p_value(d.p), p_value(d.p_holm)) for d in found
     )
@@ -72,14 +73,14 @@ def _renamed(measure: str) -> str:
     return measure.replace("Volume error", "|Volume error|")
 
 
-def _scores(study: Study, rival: Study) -> Table | None:
+def _scores(evaluation: Evaluation, rival: Evaluation) -> Table | None:
     rows: list[tuple[Cell, ...]] = []
-    for plan in study.plan.outcomes:
+    for plan in evaluation.plan.outcomes:
         name = f"predicted_{plan.probability}"
-        if name not in study.table.columns or name not in rival.table.columns:
+        if name not in evaluation.table.columns or name not in rival.table.columns:
             continue
-        both = study.table.merge(rival.table[["patient", name]], on="patient", suffixes=("", "_second"))
-        truth = truth_of(study.plan, plan, both)
+        both = evaluation.table.merge(rival.table[["patient", name]], on="patient", suffixes=("", "_second"))
+        truth = outcome_truth(evaluation.plan, plan, both)
         first, second = both[name].to_numpy(float), both[f"{name}_second"].to_numpy(float)
         keep = ~np.isnan(truth + first + second)
         gap = compare_paired(truth[keep], first[keep], second[keep])

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from ichnos.arrays import Mask
 from ichnos.volume import Volume, box_around
-
-Mask = npt.NDArray[np.bool_]
 
 BLACK_HOLE_HU = 28.0  # Li 2016: an encapsulated dark area at least this much darker than the clot
 SWIRL_HU = 40.0  # Selariu 2012: an area inside the clot as dark as brain or darker

@@ -7,26 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.errors import InputRefused
 from ichnos.evidence import figures
-from ichnos.evidence.metrics.agreement import (
-    bland_altman,
-    concordance,
-    intraclass,
-    passing_bablok,
-    pearson,
-    spearman,
-)
-from ichnos.evidence.metrics.intervals import Estimate, proportion
-from ichnos.evidence.metrics.summary import by_centre, column, over_centres, summarise
+from ichnos.evidence.metrics.intervals import proportion
+from ichnos.evidence.metrics.summary import by_centre, measure_column, over_centres, summarise
+from ichnos.evidence.pack.cases import CaseRows
+from ichnos.evidence.pack.evaluation import Evaluation
 from ichnos.evidence.pack.flags import Flag, check_pair
 from ichnos.evidence.pack.plan import EvidencePlan
-from ichnos.evidence.pack.predictions import Study
-from ichnos.evidence.pack.sections import Section
+from ichnos.evidence.pack.section import Section
+from ichnos.evidence.pack.sections.agreement import Agreement, agreement_of, estimate_numbers
 from ichnos.evidence.tables import Cell, Table, number
-from ichnos.volume import Floats
 
-Rows = Sequence[Mapping[str, Any]]
 MEASURES: Mapping[str, str] = {
     "dice": "Dice",
     "iou": "IoU",
@@ -42,16 +33,16 @@ MEASURES: Mapping[str, str] = {
 _WITH_POLICY = ("dice", "iou", "precision", "recall", "nsd", "hd95_mm", "assd_mm")
 
 
-def mask_sections(study: Study, rows: Rows) -> tuple[Section, ...]:
+def mask_sections(evaluation: Evaluation, rows: CaseRows) -> tuple[Section, ...]:
     """Return one section for each target and label that was measured."""
     names = list(dict.fromkeys(key for row in rows for key in row if isinstance(row[key], Mapping)))
-    centre_of = {case.id: case.centre for case in study.cases}
+    centre_of = {case.id: case.centre for case in evaluation.cases}
     return tuple(
-        _section(name, [row for row in rows if row.get(name)], study.plan, centre_of) for name in names
+        _section(name, [row for row in rows if row.get(name)], evaluation.plan, centre_of) for name in names
     )
 
 
-def _section(name: str, rows: Rows, plan: EvidencePlan, centre_of: Mapping[str, str]) -> Section:
+def _section(name: str, rows: CaseRows, plan: EvidencePlan, centre_of: Mapping[str, str]) -> Section:
     stem = name.replace(" ", "_").lower()
     centres = [centre_of[str(row["id"])] for row in rows]
     empties = {
@@ -86,8 +77,8 @@ def _section(name: str, rows: Rows, plan: EvidencePlan, centre_of: Mapping[str, 
     )
 
 
-def _methods(plan: EvidencePlan, rows: Rows, name: str) -> tuple[str, ...]:
-    told = [
+def _methods(plan: EvidencePlan, rows: CaseRows, name: str) -> tuple[str, ...]:
+    sentences = [
         (
             "Masks were compared by Dice, IoU, precision, recall, normalised surface distance (tolerance"
             f" {plan.tolerance_mm:g} mm), 95th percentile Hausdorff distance and average symmetric surface"
@@ -102,28 +93,33 @@ def _methods(plan: EvidencePlan, rows: Rows, name: str) -> tuple[str, ...]:
         ),
     ]
     if any("lesions" in row[name] for row in rows):
-        told.append(
+        sentences.append(
             "Lesions (26-connected components) were counted by true size; one voxel of overlap counts as"
             " found."
         )
     if any("growth_dice" in row[name] for row in rows):
-        told.append(
+        sentences.append(
             "Growth Dice compares follow-up minus baseline as set differences, predicted against true."
         )
     if any("cl_dice" in row[name] for row in rows):
-        told.append("Tracts were also judged by their centre line (clDice, Shit 2021).")
-    return tuple(told)
+        sentences.append("Tracts were also judged by their centre line (clDice, Shit 2021).")
+    return tuple(sentences)
 
 
 def _overlap_table(
-    stem: str, name: str, rows: Rows, centres: Sequence[str], plan: EvidencePlan, empties: Mapping[str, int]
+    stem: str,
+    name: str,
+    rows: CaseRows,
+    centres: Sequence[str],
+    plan: EvidencePlan,
+    empties: Mapping[str, int],
 ) -> tuple[Table, list[Flag], dict[str, Any]]:
     present = [m for m in MEASURES if any(m in row[name] for row in rows)]
-    values = {m: column(rows, name, m) for m in present}
+    values = {m: measure_column(rows, name, m) for m in present}
     overall = {m: summarise(values[m]) for m in present}
     lines: list[tuple[Cell, ...]] = [("All", len(rows), *(overall[m].mean for m in present))]
     if any(empties.values()):
-        scored = {m: summarise(column(rows, name, m, scored=m in _WITH_POLICY)) for m in present}
+        scored = {m: summarise(measure_column(rows, name, m, scored=m in _WITH_POLICY)) for m in present}
         lines.append(("All, empty masks scored", len(rows), *(scored[m].mean for m in present)))
     lines.append(("Median", len(rows), *(overall[m].median for m in present)))
     names = sorted(set(centres))
@@ -155,7 +151,8 @@ def _overlap_table(
     )
     flag = check_pair(overall["dice"].mean.value, overall["iou"].mean.value, of="mean")
     numbers = {
-        m: _numbers(overall[m].mean) | {"median": overall[m].median, "undefined": overall[m].undefined}
+        m: estimate_numbers(overall[m].mean)
+        | {"median": overall[m].median, "undefined": overall[m].undefined}
         for m in present
     }
     return table, [flag] if flag else [], numbers
@@ -167,12 +164,8 @@ def _prediction(pooled: Any) -> str | None:
     return f"{number(pooled.prediction_low)} to {number(pooled.prediction_high)}"
 
 
-def _numbers(e: Estimate) -> dict[str, Any]:
-    return {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
-
-
-def _strip(stem: str, name: str, rows: Rows, centres: Sequence[str]) -> figures.Figure:
-    dice, where = column(rows, name, "dice"), np.array(centres)
+def _strip(stem: str, name: str, rows: CaseRows, centres: Sequence[str]) -> figures.Figure:
+    dice, where = measure_column(rows, name, "dice"), np.array(centres)
     groups = {c or "all": dice[where == c] for c in sorted(set(centres))}
     caption = (
         f"{name}: Dice of every case, with median and quartiles. Cases with two empty masks are undefined and"
@@ -181,8 +174,8 @@ def _strip(stem: str, name: str, rows: Rows, centres: Sequence[str]) -> figures.
     return figures.strip_figure(f"dice_{stem}", groups, axis="Dice", caption=caption)
 
 
-def _forest(stem: str, name: str, rows: Rows, centres: Sequence[str]) -> figures.Figure | None:
-    per_centre = by_centre(column(rows, name, "dice"), centres)
+def _forest(stem: str, name: str, rows: CaseRows, centres: Sequence[str]) -> figures.Figure | None:
+    per_centre = by_centre(measure_column(rows, name, "dice"), centres)
     pooled = over_centres(per_centre)
     if pooled is None:
         return None
@@ -199,7 +192,7 @@ def _forest(stem: str, name: str, rows: Rows, centres: Sequence[str]) -> figures
     )
 
 
-def _lesions(stem: str, name: str, rows: Rows) -> tuple[Table, figures.Figure]:
+def _lesions(stem: str, name: str, rows: CaseRows) -> tuple[Table, figures.Figure]:
     counted = [row[name]["lesions"] for row in rows]
     totals = [
         {k: sum(case[i][k] for case in counted) for k in ("truth", "found", "predicted", "false")}
@@ -238,65 +231,7 @@ def _bin(low: float | None, high: float | None) -> str:
     return f"< {high:g}" if not low else f"{low:g}–{high:g}"
 
 
-def _volumes(stem: str, name: str, rows: Rows) -> Agreement:
-    truth, predicted = column(rows, name, "truth_ml"), column(rows, name, "prediction_ml")
+def _volumes(stem: str, name: str, rows: CaseRows) -> Agreement:
+    truth, predicted = measure_column(rows, name, "truth_ml"), measure_column(rows, name, "prediction_ml")
     some = (truth > 0) | (predicted > 0)
     return agreement_of(f"volume_{stem}", f"{name}: volume", predicted[some], truth[some], unit="mL")
-
-
-Agreement = tuple[list[Table], list[figures.Figure], dict[str, Any]]
-
-
-def agreement_of(stem: str, title: str, predicted: Floats, truth: Floats, *, unit: str) -> Agreement:
-    """Compare predicted and true numbers: table, Bland-Altman and scatter. Nothing with fewer than five
-    pairs or a constant column.
-    """
-    if predicted.size < 5 or np.ptp(predicted) == 0 or np.ptp(truth) == 0:
-        return [], [], {"n": int(predicted.size)}
-    limits = bland_altman(predicted, truth)
-    try:
-        line = passing_bablok(truth, predicted)
-    except InputRefused:
-        line = None
-    found: dict[str, Cell] = {
-        "Concordance (CCC)": concordance(predicted, truth),
-        "ICC(2,1)": intraclass(np.column_stack([predicted, truth])),
-        "Pearson r": pearson(predicted, truth),
-        "Spearman ρ": spearman(predicted, truth),
-        f"Bias ({unit})": limits.bias,
-        f"Lower limit of agreement ({unit})": limits.lower,
-        f"Upper limit of agreement ({unit})": limits.upper,
-        "Slope of difference on mean": limits.slope,
-        f"Mean absolute error ({unit})": float(np.mean(np.abs(predicted - truth))),
-    }
-    if line is not None:
-        found |= {"Passing-Bablok slope": line.slope, f"Passing-Bablok intercept ({unit})": line.intercept}
-    both = (predicted > 0) & (truth > 0)
-    if both.sum() >= 5:
-        relative = bland_altman(predicted[both], truth[both], percent=True)
-        found |= {
-            "Bias (% of mean)": relative.bias,
-            "Limits (% of mean)": f"{number(relative.lower.value)} to {number(relative.upper.value)}",
-        }
-    note = (
-        f"{predicted.size} cases in which either is above zero; 95 % intervals. Differences are predicted"
-        " minus true."
-    )
-    table = Table(
-        f"agreement_{stem}", f"{title}: agreement", ("Measure", "Value"), tuple(found.items()), note
-    )
-    drawn = [
-        figures.bland_altman_figure(
-            f"bland_altman_{stem}",
-            predicted,
-            truth,
-            limits,
-            unit=unit,
-            caption=f"{title}: bias and 95 % limits of agreement.",
-        ),
-        figures.scatter_figure(
-            f"scatter_{stem}", truth, predicted, line, unit=unit, caption=f"{title}: predicted against true."
-        ),
-    ]
-    numbers = {k: _numbers(v) if isinstance(v, Estimate) else v for k, v in found.items()}
-    return [table], drawn, numbers
