@@ -33,8 +33,7 @@ from ichnos.runs import apply
 from ichnos.runs.ledger import settings_hash
 from ichnos.scan import Scan
 from ichnos.studies.page import Effort, Image, cell, hardware_of, time_spent
-from ichnos.transfer.makers import Settings as TransferSettings
-from ichnos.transfer.makers import Target
+from ichnos.transfer.makers import TransferOptions, TransferTarget
 from ichnos.transfer.pairs import ACCEPTED, pairs_of, settle, transfer_pair
 from ichnos.transfer.run import transfer_cohort
 from ichnos.volume import Volume
@@ -68,7 +67,7 @@ class Labels:
     refused: int
 
 
-def labelled(cohort: Cohort, target: Target, effort: Effort) -> Labels:
+def labelled(cohort: Cohort, target: TransferTarget, effort: Effort) -> Labels:
     """Transfer the target of every pair. A smoke run transfers one pair and takes the labels of all from
     the simulation's truth.
     """
@@ -78,7 +77,7 @@ def labelled(cohort: Cohort, target: Target, effort: Effort) -> Labels:
             " formats.bids.read_cohort"
         )
     root = cohort.root.resolve()
-    settings = TransferSettings(str(root))
+    settings = TransferOptions(str(root))
     pipelines: tuple[str, ...] = (TRUTH,) if effort.smoke else ("manual", ACCEPTED)
     if effort.smoke:
         pairs = pairs_of(cohort, [target])[-1:]
