@@ -24,7 +24,7 @@ from ichnos.learning.loop.resources import Resources
 from ichnos.learning.nnunet.engine import train_nnunet
 from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.segmentation.budget import settings_within
-from ichnos.learning.segmentation.cases import fingerprint
+from ichnos.learning.segmentation.cases import cases_fingerprint
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_degree, target_file
 from ichnos.learning.segmentation.training import train_on_cohort, usable_cases
@@ -130,7 +130,9 @@ def trained(name: str, plan: TrainSettings, labels: Labels, out: Path, effort: E
     if effort.smoke:
         coarse = plan if plan.start else _coarser(plan)
         plan = coarse.changed(steps=SMOKE_STEPS, validations=1, width=4, batch=1)
-    asked = repr((plan, effort.minutes, fingerprint(usable_cases(labels.cohort, plan, work, resources))))
+    asked = repr(
+        (plan, effort.minutes, cases_fingerprint(usable_cases(labels.cohort, plan, work, resources)))
+    )
     if _finished(work, asked):
         return load_model(folder)
     if not effort.smoke:

@@ -25,7 +25,7 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.agreement import pearson, weighted_kappa
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.evidence.tables import Cell, Table
-from ichnos.learning.segmentation.fine_tuning import SHIPPED
+from ichnos.learning.segmentation.fine_tuning import SHIPPED_NAME
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_specs
 from ichnos.models import Model
@@ -83,7 +83,7 @@ PLANS = {
     # Ours: begun with the weights that ship, a loss that minds that a tract is one thread, and simulated
     # patients in half of the batches.
     "thread": TrainSettings(targets=target_specs(TARGET)).changed(
-        cl_dice_weight=0.5, simulated_share=0.5, start=SHIPPED
+        cl_dice_weight=0.5, simulated_share=0.5, start=SHIPPED_NAME
     ),
 }
 WAYS = {

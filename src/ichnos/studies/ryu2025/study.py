@@ -32,7 +32,7 @@ from ichnos.evidence.metrics.agreement import (
 )
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.evidence.tables import Cell, Table
-from ichnos.learning.segmentation.fine_tuning import SHIPPED
+from ichnos.learning.segmentation.fine_tuning import SHIPPED_NAME
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_file, target_specs
 from ichnos.models import Model
@@ -90,7 +90,7 @@ PLANS = {
         spacing_mm=(1.0, 1.0, 5.0), patch=(192, 192, 1), batch=8, width=16
     ),
     # Ours: the whole context of a coarser head in three dimensions, begun with the weights that ship.
-    "volume": TrainSettings(targets=target_specs(TARGET), start=SHIPPED),
+    "volume": TrainSettings(targets=target_specs(TARGET), start=SHIPPED_NAME),
 }
 WAYS = {
     NNUNET: "nnU-Net itself, 2-D",
