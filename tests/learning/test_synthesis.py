@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from ichnos.errors import InputRefused, UsageError
-from ichnos.evidence.leakage import Evaluated, check_leakage
+from ichnos.evidence.leakage import Evaluated, leakage_proof
 from ichnos.learning.expansion.generator_store import ledger_of, load_generator
 from ichnos.learning.expansion.realism import (
     RandomFeatures,
-    contact_sheet,
     frechet_distance,
     kernel_distance,
     novelty,
+    slice_sheet,
 )
 from ichnos.learning.expansion.slice_generator import (
     Picture,
@@ -104,8 +104,8 @@ def test_every_image_has_a_line_in_the_ledger_and_its_sources_may_not_be_tested(
     assert [line.image for line in lines] == ["made-0", "made-1", "made-2"]
     assert len({line.sha256 for line in lines}) == 3
     with pytest.raises(InputRefused, match="synthetic training images were made"):
-        check_leakage([Evaluated("p3", split="test")], lines)
-    contact_sheet((("made", made), ("patients", pictures(12))), tmp_path / "sheet.png")
+        leakage_proof([Evaluated("p3", split="test")], lines)
+    slice_sheet((("made", made), ("patients", pictures(12))), tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
 
 

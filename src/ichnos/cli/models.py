@@ -112,8 +112,10 @@ def _shown(model: Model, *, as_json: bool) -> int:
     if as_json:
         typer.echo(model.manifest.model_dump_json(indent=2))
         return 0
-    for part in (model, model.refinement()):
-        typer.echo(card_text(part.manifest) if part is not None else "")
+    refinement = model.refinement()
+    typer.echo(card_text(model.manifest, refinement.manifest if refinement is not None else None))
+    if refinement is not None:
+        typer.echo(card_text(refinement.manifest))
     return 0
 
 

@@ -131,7 +131,7 @@ def read_one(
     item: ScanItem, folder: Path, *, engine: Engine, only: tuple[str, ...], pdf: bool
 ) -> dict[str, Any]:
     """Read one scan into a folder of its own; return its row. A refused scan is a result too: it says why."""
-    from ichnos.api import read_with, save
+    from ichnos.api import read_with, save_reading
     from ichnos.errors import InputRefused
     from ichnos.reading import refused
     from ichnos.report.pdf import write_pdf
@@ -140,7 +140,7 @@ def read_one(
         reading = read_with(engine.predictor(), item.open(), name=item.id, only=only)
     except InputRefused as error:  # without the path, which may name the patient
         reading = refused(item.id, str(error).replace(str(item.place), item.id), only=only)
-    place = save(reading, folder / item.id)
+    place = save_reading(reading, folder / item.id)
     if pdf:
         write_pdf(place / "report.html", place / "report.pdf")
     return _row(item, reading.record)

@@ -24,7 +24,7 @@ from ichnos.learning.loop.resources import Resources
 from ichnos.learning.nnunet.engine import train_nnunet
 from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.segmentation.budget import settings_within
-from ichnos.learning.segmentation.cases import fingerprint
+from ichnos.learning.segmentation.cases import cases_fingerprint
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_degree, target_file
 from ichnos.learning.segmentation.training import train_on_cohort, usable_cases
@@ -33,8 +33,7 @@ from ichnos.runs import apply
 from ichnos.runs.ledger import settings_hash
 from ichnos.scan import Scan
 from ichnos.studies.page import Effort, Image, cell, hardware_of, time_spent
-from ichnos.transfer.makers import Settings as TransferSettings
-from ichnos.transfer.makers import Target
+from ichnos.transfer.makers import TransferOptions, TransferTarget
 from ichnos.transfer.pairs import ACCEPTED, pairs_of, settle, transfer_pair
 from ichnos.transfer.run import transfer_cohort
 from ichnos.volume import Volume
@@ -68,7 +67,7 @@ class Labels:
     refused: int
 
 
-def labelled(cohort: Cohort, target: Target, effort: Effort) -> Labels:
+def labelled(cohort: Cohort, target: TransferTarget, effort: Effort) -> Labels:
     """Transfer the target of every pair. A smoke run transfers one pair and takes the labels of all from
     the simulation's truth.
     """
@@ -78,7 +77,7 @@ def labelled(cohort: Cohort, target: Target, effort: Effort) -> Labels:
             " formats.bids.read_cohort"
         )
     root = cohort.root.resolve()
-    settings = TransferSettings(str(root))
+    settings = TransferOptions(str(root))
     pipelines: tuple[str, ...] = (TRUTH,) if effort.smoke else ("manual", ACCEPTED)
     if effort.smoke:
         pairs = pairs_of(cohort, [target])[-1:]
@@ -131,7 +130,9 @@ def trained(name: str, plan: TrainSettings, labels: Labels, out: Path, effort: E
     if effort.smoke:
         coarse = plan if plan.start else _coarser(plan)
         plan = coarse.changed(steps=SMOKE_STEPS, validations=1, width=4, batch=1)
-    asked = repr((plan, effort.minutes, fingerprint(usable_cases(labels.cohort, plan, work, resources))))
+    asked = repr(
+        (plan, effort.minutes, cases_fingerprint(usable_cases(labels.cohort, plan, work, resources)))
+    )
     if _finished(work, asked):
         return load_model(folder)
     if not effort.smoke:
@@ -305,7 +306,7 @@ def paired_columns(rows: Sequence[Row], first: str, second: str) -> tuple[list[f
     return [a for a, _ in kept], [b for _, b in kept]
 
 
-def effect_of(kind: regression.Kind, formula: str, table: Any, term: str, *, of: str) -> Estimate:
+def effect_of(kind: regression.ModelKind, formula: str, table: Any, term: str, *, of: str) -> Estimate:
     """Return an adjusted effect; where patients do not determine it, say so in words that do not need the
     formula.
     """

@@ -17,7 +17,7 @@ from ichnos.learning.virtual.batches import scanned
 from ichnos.models import load_model
 from ichnos.prognosis.fazekas import FazekasModel
 from ichnos.prognosis.volume import VolumeCalibration
-from ichnos.reading import read as read_scan
+from ichnos.reading import read_scan
 from ichnos.reading.record import Record
 from ichnos.runs import Numbered
 from ichnos.simulation.exams.scanners import CENTRES, draw_protocol

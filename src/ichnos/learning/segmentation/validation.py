@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ichnos.evidence.figures import Failure, gallery_figure
+from ichnos.arrays import Mask
+from ichnos.evidence.figures import FailedSlice, gallery_figure
 from ichnos.files import atomic_file
 from ichnos.inference import input_channels
 from ichnos.inference.sliding import slide
 from ichnos.learning.loop.team import ALONE, Team
-from ichnos.learning.segmentation.cases import DEGREES, Case
+from ichnos.learning.segmentation.cases import DEGREES, TrainingCase
 from ichnos.learning.segmentation.operating_points import Overlaps
 from ichnos.models import Preprocessing, TargetSpec
 
-Mask = npt.NDArray[np.bool_]
 _WINDOW_HU = (0.0, 80.0)
 
 
@@ -44,7 +44,7 @@ class Validator:
     of the patients, and the leader writes.
     """
 
-    cases: Sequence[Case]
+    cases: Sequence[TrainingCase]
     targets: tuple[str, ...]
     how: Preprocessing
     out: Path
@@ -71,7 +71,7 @@ class Validator:
             self._draw(step, [row.worst for row in worst[: self.pictures] if row.worst is not None])
         return score
 
-    def _rows(self, network: torch.nn.Module, case: Case) -> list[_Row]:
+    def _rows(self, network: torch.nn.Module, case: TrainingCase) -> list[_Row]:
         """Return one row per known target: its Dice, or where it is absent the false positives in mL."""
         voxel_ml, at = float(np.prod(self.how.spacing_mm)) / 1000, self.cases.index(case)
         masks, rows = self.logits(network, case) > 0, []
@@ -96,7 +96,7 @@ class Validator:
         seen.merge(self.team)
         return seen.points()
 
-    def logits(self, network: torch.nn.Module, case: Case) -> npt.NDArray[np.float32]:
+    def logits(self, network: torch.nn.Module, case: TrainingCase) -> npt.NDArray[np.float32]:
         """Return the network's logits of a case on its own grid (target, x, y, z)."""
         image = input_channels(np.asarray(case.hu, np.float32), self.how)
 
@@ -116,14 +116,14 @@ class Validator:
             padding=self.how.padding,
         )
 
-    def _failure(self, value: float, case: Case, name: str, truth: Mask, mask: Mask) -> Failure:
+    def _failure(self, value: float, case: TrainingCase, name: str, truth: Mask, mask: Mask) -> FailedSlice:
         """Return the slice in which most is wrong, the patient's right on the left."""
         z = int((truth ^ mask).sum(axis=(0, 1)).argmax())
         low, high = _WINDOW_HU
         hu, there, here = (np.asarray(part[::-1, :, z], np.float64) for part in (case.hu, truth, mask))
         dx, dy, _ = self.how.spacing_mm
         image = np.clip((hu - low) / (high - low), 0, 1)
-        return Failure(f"sub-{case.id} {name}: Dice {value:.2f}", image, there, here, dy / dx)
+        return FailedSlice(f"sub-{case.id} {name}: Dice {value:.2f}", image, there, here, dy / dx)
 
     def _write(self, validation: Validation) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ class Validator:
             lines = [json.dumps(asdict(row)) for row in [*rows, validation]]
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    def _draw(self, step: int, worst: list[Failure]) -> None:
+    def _draw(self, step: int, worst: list[FailedSlice]) -> None:
         if worst:
             caption = "worst validation cases: truth orange, prediction blue; radiological convention"
             figure = gallery_figure("worst", worst, caption=caption)
@@ -149,7 +149,7 @@ class _Row:
     case: int
     target: str
     value: float  # Dice; false positives in mL where the target is absent
-    worst: Failure | None = None  # None where the target is absent
+    worst: FailedSlice | None = None  # None where the target is absent
 
 
 def history(out: Path) -> list[Validation]:

@@ -21,11 +21,11 @@ from ichnos.learning.expansion import generator_store, realism
 from ichnos.learning.expansion import slice_generator as synthesis
 from ichnos.learning.expansion.classifier import (
     ClassifierSettings,
-    fingerprint,
+    examples_fingerprint,
     published_classifier,
     region_classifier,
 )
-from ichnos.learning.expansion.crops import Example, facts_of, published_crops, region
+from ichnos.learning.expansion.crops import Example, facts_of, haematoma_region, published_crops
 from ichnos.learning.expansion.ensemble import (
     Classifier,
     load_classifier,
@@ -37,7 +37,7 @@ from ichnos.learning.fit.growth import fit_growth_model
 from ichnos.learning.fit.growth_cases import GrowthCase
 from ichnos.models.store import SHIPPED
 from ichnos.prognosis.growth import IMAGE, GrowthInputs, GrowthModel, load_growth_model
-from ichnos.reading.growth_measures import growth_inputs
+from ichnos.reading.measures.growth import growth_inputs
 from ichnos.studies.page import Effort, Image, cell, comparison
 from ichnos.studies.shared import number, truth_rows
 
@@ -134,7 +134,7 @@ def _person(case: Labelled, size: int, truth: Mapping[str, str]) -> Person:
         centre=case.patient.centre,
         outcome=case.expanded,
         slices=slices,
-        region=region(case.hu, case.ich, case.ivh),
+        region=haematoma_region(case.hu, case.ich, case.ivh),
         inputs=growth_inputs(case.ich, case.ivh, case.hu, facts=case.patient.facts),
         followup_ml=case.followup_ml,
         followup_ivh_ml=case.followup_ivh_ml,
@@ -247,7 +247,7 @@ def _asked(
     truth, held = {p.patient: p.outcome for p in people.training}, trained.out_of_fold
     area = auc([truth[p] for p in held], list(held.values())).value
     told: dict[str, Any] = {
-        "data": {"images and outcomes": fingerprint(given, recipe)},
+        "data": {"images and outcomes": examples_fingerprint(given, recipe)},
         "validation": {"AUC out of fold": area},
     }
     model = save_classifier(
@@ -434,6 +434,6 @@ def _sheet(
     real = [s for p in people.training for s in p.slices if s.outcome > 0]
     out.mkdir(parents=True, exist_ok=True)
     rows = [(name, made[:10]) for name, made in drawn[:4]]
-    realism.contact_sheet((*rows, ("patients who expanded", real[:10])), out / "contact_sheet.png")
+    realism.slice_sheet((*rows, ("patients who expanded", real[:10])), out / "contact_sheet.png")
     caption = "Images that were made, unselected, above slices of training patients who expanded."
     return (Image("contact_sheet", caption, (out / "contact_sheet.png").read_bytes()),)

@@ -29,8 +29,8 @@ from ichnos.evidence.metrics.discrimination import auc, compare_paired, roc_curv
 from ichnos.evidence.metrics.intervals import Estimate, bootstrap, proportion
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.evidence.tables import Cell, Table
-from ichnos.learning.segmentation.cases import check_leakage
-from ichnos.learning.segmentation.fine_tuning import SHIPPED
+from ichnos.learning.segmentation.cases import check_splits
+from ichnos.learning.segmentation.fine_tuning import SHIPPED_NAME
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_specs
 from ichnos.models import Model
@@ -78,7 +78,7 @@ NETWORKS = {
     "U-Mamba": PLAN.changed(network="umamba_enc"),
     "plain twin": PLAN,
     "transformer (UNETR)": PLAN.changed(network="unetr"),
-    OURS: TrainSettings(targets=target_specs("ICH"), start=SHIPPED),
+    OURS: TrainSettings(targets=target_specs("ICH"), start=SHIPPED_NAME),
 }
 NNUNET_ROW = "nnU-Net itself"
 PAPER_DICE: Mapping[str, Cell] = {"U-Mamba": 0.937, OURS: "not in the paper"}
@@ -88,7 +88,7 @@ _LOWER = "lower than U-Mamba's; no number known to us"
 
 def run(cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
     """Do the whole study."""
-    check_leakage(cohort)
+    check_splits(cohort)
     labels = Labels(with_validation(cohort), PIPELINES, {}, 0)
     models, untrained = _outlined(labels, out, effort)
     rows = _outlines_read(labels, models, out, effort)

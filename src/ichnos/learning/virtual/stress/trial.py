@@ -27,7 +27,7 @@ from ichnos.learning.virtual.stress.changes import (
 from ichnos.models import load_model
 from ichnos.prognosis.volume import load_volume_calibration
 from ichnos.reading.masks import Masks, consistent_masks
-from ichnos.reading.site import site_measure
+from ichnos.reading.measures.site import site_measure
 from ichnos.runs import Numbered
 from ichnos.scan import Scan
 from ichnos.simulation.exams.scanners import CENTRES, CtProtocol, draw_protocol
