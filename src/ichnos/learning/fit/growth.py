@@ -23,17 +23,6 @@ from ichnos.prognosis.growth import (
     GrowthVariant,
     standardised,
 )
-<<<<<<< HEAD
-=======
-from ichnos.reading.measures.growth import growth_inputs
-from ichnos.simulation.disease import oracle
-from ichnos.simulation.exams.ct import plan_ct, simulate_ct
-from ichnos.simulation.exams.scanners import CENTRES, centre, draw_protocol
-from ichnos.simulation.exams.truth import masks_on_grid
-from ichnos.simulation.heads.source import SourceHead
-from ichnos.simulation.simulate import PatientSpec, draws_of, simulate_patient
-from ichnos.volume import volume_ml
->>>>>>> main
 
 _PRIOR_SD = 0.3  # of a slope per standard deviation of its feature: few patients must not give steep ones
 # ln of the spreads of a gain and of a stable haematoma: kept away from a single point

@@ -12,7 +12,7 @@ import torch
 
 from ichnos.clinical.expansion import DEFINITIONS
 from ichnos.prognosis.growth import GrowthInputs
-from ichnos.reading.growth_measures import growth_inputs
+from ichnos.reading.measures.growth import growth_inputs
 from ichnos.simulation.disease import oracle
 from ichnos.simulation.exams.ct import plan_ct, simulate_ct
 from ichnos.simulation.exams.scanners import CENTRES, CtProtocol, centre, draw_protocol

@@ -13,13 +13,9 @@ from typing import Any
 import numpy as np
 
 import ichnos
-<<<<<<< HEAD
 from ichnos.arrays import Floats
 from ichnos.clinical.injury import INJURY_GRADES
-=======
-from ichnos.clinical.injury import INJURY_GRADES, InjuryGrade, tract_injury
 from ichnos.clinical.treatment import TreatmentArm
->>>>>>> main
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import auc
 from ichnos.learning.fit.outcome_cases import OutcomeCase
@@ -27,11 +23,6 @@ from ichnos.prognosis.outcome import (
     MOTOR_TERMS,
     MRS_TERMS,
     NUMBERS,
-<<<<<<< HEAD
-    Arm,
-=======
-    OutcomeInputs,
->>>>>>> main
     OutcomeModel,
     Regression,
     design_row,
@@ -40,109 +31,6 @@ from ichnos.prognosis.outcome import (
 _LEAST_PER_TERM = 5
 
 
-<<<<<<< HEAD
-=======
-@dataclass(frozen=True)
-class OutcomeCase:
-    """One patient whose outcome is known."""
-
-    id: str
-    inputs: OutcomeInputs
-    arm: TreatmentArm
-    motor_180d: float  # NaN for the dead or where it was not asked
-    mrs_365d: float  # NaN where it is not known
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """What only voxels tell of a haematoma: where it lies to the tract, and how far it moves the midline."""
-
-    site: str
-    ich_ml: float
-    injury: InjuryGrade | None
-    blood_load_ml: float | None
-    midline_shift_mm: float
-
-
-def simulated_anatomy(seed: int, head: SourceHead, *, spacing_mm: float = 3.0) -> Anatomy:
-    """Simulate a patient in voxels and measure the maps as reading does."""
-    patient = simulate_patient(seed, head, PatientSpec(spacing_mm=spacing_mm, followup=False))
-    injury, load_ml = _injury(patient)
-    return Anatomy(patient.latent.site, patient.truth.ich_ml, injury, load_ml, patient.truth.midline_shift_mm)
-
-
-def simulated_trial(patients: int, anatomies: Sequence[Anatomy], *, seed: int) -> list[OutcomeCase]:
-    """Draw patients of a randomised trial of surgery from the law, without images.
-
-    Injury, load and midline shift are those of one of the three anatomies of the same site that are nearest
-    in volume.
-    """
-    draws = law.draw(patients, torch.Generator().manual_seed(seed))
-    rng = np.random.default_rng([seed, 23])
-    cases = []
-    for k in range(patients):
-        site, ich_ml = SITES[int(draws.site[k])], float(draws.ich_ml[k])
-        alike = sorted(
-            (a for a in anatomies if a.site == site), key=lambda a: abs(math.log(a.ich_ml / ich_ml))
-        )[:3]
-        if alike:
-            cases.append(_trial_case(f"t{k}", draws, k, alike[int(rng.integers(len(alike)))], rng))
-    return cases
-
-
-def _trial_case(
-    name: str, draws: law.Draws, k: int, anatomy: Anatomy, rng: np.random.Generator
-) -> OutcomeCase:
-    state = ClinicalState(
-        age_years=float(draws.age_years[k]),
-        sex="m" if bool(draws.male[k]) else "f",
-        anticoagulated=bool(draws.anticoagulated[k]),
-        onset_to_ct_h=float(draws.onset_to_ct_h[k]),
-        ct_to_followup_h=float(draws.followup_interval_h[k]),
-        ich_ml=float(draws.ich_ml[k]),
-        ivh_ml=float(draws.ivh_ml[k]),
-        followup_ich_ml=float(draws.followup_ich_ml[k]),
-        followup_ivh_ml=float(draws.followup_ivh_ml[k]),
-        leukoaraiosis_ml=float(draws.leukoaraiosis_ml[k]),
-        infarct_ml=0.0,
-        midline_shift_mm=anatomy.midline_shift_mm,
-        injury=anatomy.injury or "no risk",
-        site=anatomy.site,
-    )
-    row = clinical_row(state, trial=True, rng=rng)
-    motor = row["nihss_motor_180d"]
-    inputs = OutcomeInputs(
-        anatomy.injury,
-        state.ich_ml,
-        state.ivh_ml,
-        state.leukoaraiosis_ml,
-        anatomy.blood_load_ml,
-        state.age_years,
-        float(str(row["gcs"])),
-    )
-    arm: TreatmentArm = "surgery" if row["arm"] == "surgery" else "medical"
-    return OutcomeCase(
-        name, inputs, arm, math.nan if motor is None else float(motor), float(str(row["mrs_365d"]))
-    )
-
-
-def _injury(patient: VirtualPatient) -> tuple[InjuryGrade | None, float | None]:
-    blood = (patient.baseline.ich >= 0.5).float().numpy()
-    oedema = ((patient.baseline.oedema >= 0.5) & (patient.baseline.ich < 0.5)).float().numpy()
-    height = patient.world(np.column_stack([np.zeros((blood.shape[2], 2)), np.arange(blood.shape[2])]))[:, 2]
-    injuries = {
-        side: tract_injury(
-            (tract >= 0.5).float().numpy(), blood, oedema, z_mm=height, voxel_ml=patient.voxel_ml
-        )
-        for side, tract in zip(("left", "right"), patient.tract, strict=True)
-    }
-    return injury_of(
-        {side: i.grade for side, i in injuries.items()},
-        {side: i.blood_load_ml for side, i in injuries.items()},
-    )
-
-
->>>>>>> main
 def fit_outcome_model(
     cases: Sequence[OutcomeCase], *, cohort: str, simulated: bool, randomised: bool, command: str = ""
 ) -> OutcomeModel:
@@ -169,7 +57,6 @@ def fit_outcome_model(
     )
 
 
-<<<<<<< HEAD
 def _complete(case: OutcomeCase, terms: Sequence[str]) -> bool:
     return bool(np.isfinite(design_row(case.inputs, case.arm, terms)).all())
 
@@ -183,10 +70,7 @@ def _numbers_of(cases: Sequence[OutcomeCase]) -> dict[str, list[float]]:
     return numbers
 
 
-def _count(cases: Sequence[OutcomeCase], grade: str, arm: Arm) -> int:
-=======
 def _count(cases: Sequence[OutcomeCase], grade: str, arm: TreatmentArm) -> int:
->>>>>>> main
     return sum(case.inputs.injury == grade and case.arm == arm for case in cases)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ichnos.clinical.injury import InjuryGrade, tract_injury
-from ichnos.prognosis.outcome import Arm, OutcomeInputs, injury_of
+from ichnos.clinical.treatment import TreatmentArm
+from ichnos.prognosis.outcome import OutcomeInputs, injury_of
 from ichnos.simulation.disease import law
 from ichnos.simulation.disease.clinical_row import ClinicalState, clinical_row
 from ichnos.simulation.heads.source import SourceHead
@@ -26,7 +27,7 @@ class OutcomeCase:
 
     id: str
     inputs: OutcomeInputs
-    arm: Arm
+    arm: TreatmentArm
     motor_180d: float  # NaN for the dead or where it was not asked
     mrs_365d: float  # NaN where it is not known
 
@@ -83,7 +84,7 @@ def _trial_case(
         state.age_years,
         gcs,
     )
-    arm: Arm = "surgery" if row["arm"] == "surgery" else "medical"
+    arm: TreatmentArm = "surgery" if row["arm"] == "surgery" else "medical"
     motor_180d = math.nan if motor is None else float(motor)
     return OutcomeCase(name, inputs, arm, motor_180d, float(str(row["mrs_365d"])))
 
