@@ -26,13 +26,7 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.figures import Figure
 from ichnos.evidence.metrics.intervals import Estimate, bootstrap, mean_interval
 from ichnos.evidence.tables import Cell, Table
-from ichnos.learning.expansion.forecast import (
-    ForecastKind,
-    ForecastSettings,
-    forecast_map,
-    save_forecaster,
-    train_forecaster,
-)
+from ichnos.learning.expansion.forecast import forecast_map, save_forecaster, train_forecaster
 from ichnos.learning.expansion.forecast_scores import (
     ForecastScore,
     best_threshold,
@@ -40,6 +34,7 @@ from ichnos.learning.expansion.forecast_scores import (
     uniform_dilation,
 )
 from ichnos.learning.expansion.pairs import SYNTHETIC_FACTORS, LesionPair, pair_of, synthetic_pair
+from ichnos.learning.expansion.settings import ForecastKind, ForecastSettings
 from ichnos.learning.loop.settings import changed
 from ichnos.simulation.cohort.design import Design, Group
 from ichnos.studies.pace import steps_within

@@ -18,13 +18,9 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import auc, roc_curve
 from ichnos.evidence.tables import Cell, Table
 from ichnos.learning.expansion import generator_store, realism
+from ichnos.learning.expansion import settings as expansion_settings
 from ichnos.learning.expansion import slice_generator as synthesis
-from ichnos.learning.expansion.classifier import (
-    ClassifierSettings,
-    examples_fingerprint,
-    published_classifier,
-    region_classifier,
-)
+from ichnos.learning.expansion.classifier import examples_fingerprint
 from ichnos.learning.expansion.crops import Example, facts_of, haematoma_region, published_crops
 from ichnos.learning.expansion.ensemble import (
     Classifier,
@@ -33,6 +29,7 @@ from ichnos.learning.expansion.ensemble import (
     train_ensemble,
 )
 from ichnos.learning.expansion.labels import Labelled, labelled
+from ichnos.learning.expansion.settings import ClassifierSettings, published_classifier, region_classifier
 from ichnos.learning.fit.growth import fit_growth_model
 from ichnos.learning.fit.growth_cases import GrowthCase
 from ichnos.models.store import SHIPPED
@@ -293,12 +290,12 @@ def _maker(
         chosen = [s for patient in dict.fromkeys(e.patient for e in train) for s in pictures[patient]]
         events = sum(e.outcome for e in train)
         wanted = round((len(train) - events) / (recipe.others_per_expanded or 1.0) - events)
-        plan = synthesis.GeneratorSettings(
-            kind="published", size=size, loop=synthesis.GeneratorLoop(steps=10_000, seed=effort.seed)
+        plan = expansion_settings.GeneratorSettings(
+            kind="published", size=size, loop=expansion_settings.GeneratorLoop(steps=10_000, seed=effort.seed)
         )
         if effort.device == "cpu":
             steps, noise = _generator_steps(effort), 20 if effort.smoke else 400
-            plan = synthesis.small_generator(
+            plan = expansion_settings.small_generator(
                 "published", steps=steps, size=size, seed=effort.seed, noise_steps=noise
             )
         network = synthesis.train_generator(chosen, plan, out / f"fold-{fold}", device=effort.device)
