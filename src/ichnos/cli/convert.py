@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _OLDEST_YEARS = 90  # higher ages are rare enough to point at a person
 
 
-def convert(
+def convert_command(
     path: Annotated[Path, typer.Argument(help="folder or zip with any number of studies, or one NIfTI file")],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for the results; run again to go on")],
     workers: Annotated[int, typer.Option(help="processes on this machine")] = 1,

@@ -25,6 +25,11 @@ def open_scan(
 
     `series` names a SeriesInstanceUID and overrides the choice; `progress` gets (files done, files in all).
     """
+    if not isinstance(path, str | Path):
+        raise UsageError(
+            f"open takes the path of a DICOM file, folder or archive or of a NIfTI file, not a"
+            f" {type(path).__name__}; an array becomes a scan by Scan(Volume(array, affine))"
+        )
     from ichnos.formats import nifti
 
     if nifti.is_nifti(path) and not Path(path).is_dir():

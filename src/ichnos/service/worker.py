@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ichnos.api import Engine, read_with, save
+from ichnos.api import Engine, read_with, save_reading
 from ichnos.errors import IchnosError
 from ichnos.reading import Reading, Record
 from ichnos.service.node import Node, worker_name
@@ -63,7 +63,7 @@ class Worker:
         for file in files:
             os.link(file, images / file.name)
         reading = self.read_study(images, f"study-{study_id}")
-        save(reading, scratch / "reading")
+        save_reading(reading, scratch / "reading")
         final.parent.mkdir(parents=True, exist_ok=True)
         old = scratch / "old"
         if final.exists():
