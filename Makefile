@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 help:
 	@echo "make demo      set up, simulate a patient, read the CT, name the report"
 	@echo "make test      set up and run the tests (make test-all: the slow ones too)"
-	@echo "make check     style, types, import directions"
+	@echo "make check     style, types, import directions, the rules of the house (tools/house.py)"
 	@echo "make bench     speed, as ratios of two things in one run"
 	@echo "make docs      build the documentation into build/docs"
 	@echo "make weights   train the default weights, from the last checkpoint if there is one"
@@ -38,6 +38,7 @@ check: setup
 	$(BIN)/ruff format --check src tests benchmarks tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/house.py
 
 bench: setup
 	$(BIN)/python benchmarks/run.py

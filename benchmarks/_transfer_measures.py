@@ -39,7 +39,7 @@ class Pair:
         """Load an exam."""
         return nifti.load(bids.exam_path(self.home, self.patient_id, exam))
 
-    def true(self, label: str, kind: bids.Kind, exam: Exam = "ct") -> Volume:
+    def true(self, label: str, kind: bids.MapKind, exam: Exam = "ct") -> Volume:
         """Load a map of the truth."""
         return derivative(self.home, self.patient_id, label, kind, exam)
 
@@ -243,7 +243,7 @@ def true_transform(home: Path, patient_id: str, exam: str) -> Transform:
     return Transform.of(~Affine(matrix))
 
 
-def derivative(home: Path, patient_id: str, label: str, kind: bids.Kind, exam: Any = "ct") -> Volume:
+def derivative(home: Path, patient_id: str, label: str, kind: bids.MapKind, exam: Any = "ct") -> Volume:
     return nifti.load(
         bids.derivative_path(home, patient_id, pipeline="truth", label=label, kind=kind, exam=exam)
     )

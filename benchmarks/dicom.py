@@ -109,7 +109,7 @@ def scan_row(folder: Path) -> dict[str, object]:
     """Time `inspect` of a folder of many files against reading each header once with pydicom."""
     import pydicom
 
-    from ichnos.formats import inspect
+    from ichnos.formats import inspect_path
 
     files = sorted(folder.rglob("*.dcm"))
 
@@ -117,7 +117,7 @@ def scan_row(folder: Path) -> dict[str, object]:
         for file in files:
             pydicom.dcmread(file, stop_before_pixels=True)
 
-    ours, theirs = best_of_pairs(lambda: inspect(folder), read_each, 3)
+    ours, theirs = best_of_pairs(lambda: inspect_path(folder), read_each, 3)
     return {
         "name": f"inspect {len(files)} files, against pydicom",
         "value": ours,

@@ -14,15 +14,16 @@ import numpy as np
 import torch
 
 from ichnos.anatomy import bundles
-from ichnos.simulation.cohort.design import Subject
-from ichnos.simulation.cohort.write import Making, write_patient
+from ichnos.simulation.cohort.design import RenderSettings, Subject
+from ichnos.simulation.cohort.write import write_patient
 from ichnos.simulation.crops import CropDrawer, Recipe
 from ichnos.simulation.exams.ct import simulate_ct
 from ichnos.simulation.exams.scanners import SCANNERS, CtProtocol
 from ichnos.simulation.exams.truth import BASELINE_MASKS, masks_on_grid
 from ichnos.simulation.heads.from_mni import mni_head
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 
+CROPS = 8  # of each patient
 EVERY = ("ct", "followup", "flair", "t1", "diffusion")
 
 
@@ -54,7 +55,7 @@ def main() -> list[dict[str, object]]:
     began = time.perf_counter()
     bundles.bundles()
     rows.append(_once("the atlases of tracts, once per process", began))
-    patient = simulate_patient(11, head, Wishes(followup=False))
+    patient = simulate_patient(11, head, PatientSpec(followup=False))
     scanner = SCANNERS["siemens"]
     protocol = CtProtocol(scanner, scanner.brain, pose_deg=(-12, 2, 3))
     exam = simulate_ct(patient, protocol, generator=torch.Generator().manual_seed(1))
@@ -76,7 +77,7 @@ def main() -> list[dict[str, object]]:
     )
 
     def ct_only() -> None:
-        made = simulate_patient(12, head, Wishes(followup=False))
+        made = simulate_patient(12, head, PatientSpec(followup=False))
         simulate_ct(made, protocol, generator=torch.Generator().manual_seed(1))
 
     row("CT-only patient, made and scanned", ct_only, 3.0)
@@ -84,7 +85,7 @@ def main() -> list[dict[str, object]]:
     def paired() -> None:
         subject = Subject("001", "A", "train", EVERY, 5, True, None, 0.0, False)
         with tempfile.TemporaryDirectory() as folder:
-            write_patient(subject, Path(folder), making=Making())
+            write_patient(subject, Path(folder), render=RenderSettings())
 
     row("full paired patient on disk, oracle map included", paired, 30.0, repeats=1)
     rows.append(
@@ -115,14 +116,14 @@ def _crops() -> list[dict[str, object]]:
     for spacing in (2.0, 1.0):
         recipe = Recipe(spacing_mm=spacing)
         began = time.perf_counter()
-        made = simulate_patient(13, head, Wishes(spacing_mm=spacing))
+        made = simulate_patient(13, head, PatientSpec(spacing_mm=spacing))
         drawer = CropDrawer(made, recipe, generator=torch.Generator().manual_seed(0))
         ready = time.perf_counter()
-        for _ in range(recipe.crops_per_patient):
+        for _ in range(CROPS):
             drawer.draw(rng=rng)
         ended = time.perf_counter()
-        rate = recipe.crops_per_patient / (ended - began)
-        name = f"training crops 96^3 at {spacing:g} mm, {recipe.crops_per_patient} per patient, 2 threads"
+        rate = CROPS / (ended - began)
+        name = f"training crops 96^3 at {spacing:g} mm, {CROPS} per patient, 2 threads"
         rows.append(
             {
                 "name": name,
@@ -133,7 +134,7 @@ def _crops() -> list[dict[str, object]]:
                 "ratio": 1 / rate,
             }
         )
-        alone = recipe.crops_per_patient / (ended - ready)
+        alone = CROPS / (ended - ready)
         rows.append(
             {
                 "name": "  the crops alone",

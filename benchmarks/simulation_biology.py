@@ -16,7 +16,7 @@ from ichnos.anatomy import tract
 from ichnos.simulation.disease import law, oracle
 from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.patient import Tissue, VirtualPatient
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 
 PATIENTS = 6
 
@@ -84,12 +84,12 @@ def _fast_law() -> list[dict[str, object]]:
 
 def _voxels() -> list[dict[str, object]]:
     head = mni_head()
-    simulate_patient(0, head, Wishes(spacing_mm=3.0))
+    simulate_patient(0, head, PatientSpec(spacing_mm=3.0))
     lean, full, errors, inside = [], [], [], []
     for seed in range(1, PATIENTS + 1):
-        lean.append(_timed(lambda seed=seed: simulate_patient(seed, head, Wishes(followup=False)))[:2])  # type: ignore[misc]
+        lean.append(_timed(lambda seed=seed: simulate_patient(seed, head, PatientSpec(followup=False)))[:2])  # type: ignore[misc]
         started = time.process_time()
-        patient = simulate_patient(seed, head, Wishes(mni=True, fibres=True))
+        patient = simulate_patient(seed, head, PatientSpec(mni=True, fibres=True))
         full.append(time.process_time() - started)
         errors.append(abs(patient.truth.ich_ml / patient.latent.drawn_ich_ml - 1) * 100)
         errors.append(abs(patient.truth.followup_ich_ml / patient.latent.drawn_followup_ich_ml - 1) * 100)
@@ -110,15 +110,15 @@ def _voxels() -> list[dict[str, object]]:
 
 def _midline(ich_ml: float) -> dict[str, object]:
     """Measure how far a clot in the putamen moves the midline; in patients some 3 to 6 mm at 30 to 60 mL."""
-    wishes = Wishes(site="putamen", side="left", ich_ml=ich_ml, followup=False)
+    spec = PatientSpec(site="putamen", side="left", ich_ml=ich_ml, followup=False)
     shifts = [
-        simulate_patient(seed, mni_head(), wishes).truth.midline_shift_mm for seed in range(1, PATIENTS + 1)
+        simulate_patient(seed, mni_head(), spec).truth.midline_shift_mm for seed in range(1, PATIENTS + 1)
     ]
     return _row(f"midline shift, putamen {ich_ml:g} mL, median", statistics.median(shifts), None, "mm")
 
 
 def _tract_in_brain(patient: VirtualPatient) -> float:
-    brain = patient.tissue >= Tissue.CORTEX
+    brain = patient.baseline.tissue >= Tissue.CORTEX
     return min(float(brain[side >= 0.5].float().mean()) for side in patient.tract)
 
 

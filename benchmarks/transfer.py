@@ -28,8 +28,9 @@ from ichnos.cohort import Patient
 from ichnos.formats import bids
 from ichnos.runs import Ledger, Summary, apply
 from ichnos.runs.staging import move_into
-from ichnos.simulation.cohort.design import Subject, free_design, subjects
-from ichnos.simulation.cohort.write import Making, protocol_of, write_patient
+from ichnos.simulation.cohort.design import RenderSettings, Subject, free_design, subjects
+from ichnos.simulation.cohort.exam_files import protocol_of
+from ichnos.simulation.cohort.write import write_patient
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VERSION = {"version": 6}  # of what a row says; another one wants another folder
@@ -59,7 +60,7 @@ def main(
     everyone: Sequence[Patient | Subject] = _there(root) if cohort else _subjects(max(patients, 40))
     if len(everyone) < 2:
         raise SystemExit("two patients at least are needed: a wrong pairing takes the next one's exam")
-    making = None if cohort else Making(anatomy=str(heads) if heads else None, oracle_samples=0)
+    render = None if cohort else RenderSettings(anatomy=str(heads) if heads else None, oracle_samples=0)
     steps = [
         Step(p, everyone[(k + 1) % len(everyone)], stage)
         for k, p in enumerate(everyone[:patients])
@@ -68,7 +69,7 @@ def main(
     out = root / "derivatives" / "benchtransfer"
     run = partial(
         apply,
-        partial(measured, root=root, out=out, making=making),
+        partial(measured, root=root, out=out, render=render),
         out=out,
         settings=VERSION,
         name="benchmark",
@@ -124,20 +125,22 @@ def _there(root: Path) -> list[Patient]:
     return [Patient(i) for i in ids if all(bids.exam_path(root, i, exam).is_file() for exam in EXAMS)]
 
 
-def measured(step: Step, folder: Path, *, root: Path, out: Path, making: Making | None) -> dict[str, Any]:
+def measured(
+    step: Step, folder: Path, *, root: Path, out: Path, render: RenderSettings | None
+) -> dict[str, Any]:
     """Return what a stage tells; make the patient, and the one after, if they are not there yet."""
     for one in (step.patient, step.stranger) if step.stage == "broken" else (step.patient,):
-        if isinstance(one, Subject) and making is not None:
-            _make(one, root, making)
+        if isinstance(one, Subject) and render is not None:
+            _make(one, root, render)
     return STAGES[step.stage](Pair(root, step.patient.id, step.stranger.id, out), folder)
 
 
-def _make(subject: Subject, root: Path, making: Making) -> None:
+def _make(subject: Subject, root: Path, render: RenderSettings) -> None:
     if (root / bids.subject(subject.id)).is_dir():
         return
     aside = root / ".making"
     shutil.rmtree(aside, ignore_errors=True)
-    write_patient(subject, aside, making=making, cache=REPOSITORY / "build" / "heads")
+    write_patient(subject, aside, render=render, cache=REPOSITORY / "build" / "heads")
     exams = aside / bids.subject(subject.id)
     waiting = aside / "exams"
     exams.rename(waiting)  # the truth first: a patient whose exams are there is whole

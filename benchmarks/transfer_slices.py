@@ -25,7 +25,7 @@ from ichnos.simulation.exams.scanners import centre, draw_protocol
 from ichnos.simulation.exams.truth import masks_on_grid
 from ichnos.simulation.heads.from_labels import head_files, labelled_head
 from ichnos.simulation.heads.from_mni import mni_head
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 from ichnos.transfer.flair import given_hyperintensities, leukoaraiosis_on_ct
 from ichnos.volume import Volume, volume_ml
 
@@ -50,7 +50,7 @@ def _row(seed: int, heads: Path | None) -> dict[str, Any]:
         if seed % 2 or heads is None
         else labelled_head(head_files(heads)[seed % len(head_files(heads))])
     )
-    patient = simulate_patient(seed, head, Wishes(followup=False))
+    patient = simulate_patient(seed, head, PatientSpec(followup=False))
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     ct = simulate_ct(patient, draw_protocol(centre("ABCDE"[seed % 5]), rng=rng), generator=generator)
     flair = simulate_mri(patient, draw_mri_protocol("flair", rng=rng), generator=generator)

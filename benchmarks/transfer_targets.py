@@ -24,7 +24,7 @@ from ichnos.simulation.exams.truth import masks_on_grid
 from ichnos.simulation.heads.from_labels import head_files, labelled_head
 from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.patient import VirtualPatient
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 from ichnos.transfer.flair import hyperintensities_of
 from ichnos.transfer.gradients import fsl_gradients
 from ichnos.transfer.tractography import track
@@ -44,7 +44,7 @@ def patient_of(seed: int, anatomy: Path | None) -> VirtualPatient:
     head = (
         mni_head() if anatomy is None else labelled_head(head_files(anatomy)[seed % len(head_files(anatomy))])
     )
-    return simulate_patient(seed, head, Wishes(fibres=True, followup=False))
+    return simulate_patient(seed, head, PatientSpec(fibres=True, followup=False))
 
 
 def flair_row(patient: VirtualPatient, seed: int) -> dict[str, float]:

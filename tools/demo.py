@@ -21,7 +21,7 @@ from ichnos.simulation.exams.dicom_export import export_ct
 from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
 from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.patient import VirtualPatient
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 
 OUT = Path(__file__).resolve().parents[1] / "demo-out"
 SEED = 21
@@ -32,10 +32,10 @@ def simulated() -> tuple[VirtualPatient, CtExam]:
     """Make a patient of 71 years with a haematoma of 25 mL in the left putamen, and the CT of a tilted
     gantry.
     """
-    wishes = Wishes(
+    spec = PatientSpec(
         site="putamen", side="left", ich_ml=25.0, leukoaraiosis_ml=14.0, age_years=71.0, followup=False
     )
-    patient = simulate_patient(SEED, mni_head(OUT / "cache"), wishes)
+    patient = simulate_patient(SEED, mni_head(OUT / "cache"), spec)
     drawn = draw_protocol(CENTRES["A"], rng=np.random.default_rng(SEED), still=True)
     protocol = replace(drawn, metal=False, offset_hu=0.0, tilt_deg=TILT_DEG)
     return patient, simulate_ct(

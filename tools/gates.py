@@ -24,7 +24,7 @@ import torch
 
 from ichnos.anatomy.tract import SIDES, population
 from ichnos.inference import Prediction, Predictor
-from ichnos.inference.coordinates import Placement, placement_of
+from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.learning.virtual.batches import scanned
 from ichnos.learning.virtual.default_model import HELD_OUT
 from ichnos.learning.virtual.stress import (
@@ -39,9 +39,9 @@ from ichnos.learning.virtual.stress import (
     with_clot,
 )
 from ichnos.models import Model, default_model, load_model, note_validation
+from ichnos.prognosis.volume import load_volume_calibration
 from ichnos.reading.masks import Masks, consistent_masks
 from ichnos.reading.site import site_measure
-from ichnos.reading.volumes import load_volume_law
 from ichnos.runs import Numbered, apply
 from ichnos.scan import Scan
 from ichnos.simulation.exams.scanners import CENTRES, CtProtocol, draw_protocol
@@ -49,7 +49,7 @@ from ichnos.simulation.heads.from_labels import labelled_head
 from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import VirtualPatient
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 from ichnos.volume import Volume, volume_ml
 
 SHOWN = {
@@ -82,8 +82,8 @@ class Trial:
 
     def patient(self, number: int) -> VirtualPatient:
         """Make the patient of a number; every third never bled."""
-        wishes = Wishes(haematoma_probability=0.0 if number % 3 == 0 else 1.0, followup=False)
-        return simulate_patient(SEED + number, self._head(number), wishes)
+        spec = PatientSpec(haematoma_probability=0.0 if number % 3 == 0 else 1.0, followup=False)
+        return simulate_patient(SEED + number, self._head(number), spec)
 
     def _head(self, number: int) -> SourceHead:
         return (
@@ -110,7 +110,7 @@ def tried(case: Numbered, folder: Path, *, trial: Trial, model: Path, threads: i
     scan, truth = scanned(patient, protocol, number, TARGETS)
     started = time.perf_counter()
     prediction = predict(scan)
-    place = placement_of(prediction)
+    place = prediction.atlas_coordinates()
     masks = consistent_masks(prediction, place)
     row: dict[str, Any] = {
         "number": number,
@@ -143,7 +143,7 @@ def tried(case: Numbered, folder: Path, *, trial: Trial, model: Path, threads: i
 def compared(name: str, masks: Masks, truth: Volume, prediction: Prediction) -> dict[str, Any]:
     """Return how one mask, and the interval of its volume where a law gives one, compare with the truth."""
     found, true_ml = getattr(masks, name), volume_ml(truth)
-    law = load_volume_law(prediction.model.folder)
+    law = load_volume_calibration(prediction.model.folder)
     interval = law.interval_ml(SHOWN[name], volume_ml(found)) if law is not None and name in SHOWN else None
     held = None if interval is None else bool(interval[0] <= true_ml <= interval[1])
     return {
@@ -156,7 +156,7 @@ def compared(name: str, masks: Masks, truth: Volume, prediction: Prediction) -> 
 
 
 def tract_ways(
-    prediction: Prediction, place: Placement | None, truth: dict[str, Any]
+    prediction: Prediction, place: AtlasCoordinates | None, truth: dict[str, Any]
 ) -> list[dict[str, float]]:
     """Return the overlap of each tract by each way to it: looked up in the atlas alone, drawn by the first
     network alone.
@@ -166,7 +166,7 @@ def tract_ways(
     return [
         {
             "atlas": dice(
-                place.looked_up(population(side)).map_array(lambda a: a > ATLAS_SHARE), truth[f"tract_{side}"]
+                place.look_up(population(side)).map_array(lambda a: a > ATLAS_SHARE), truth[f"tract_{side}"]
             ),
             "drawn": dice(
                 replace(prediction, refined=None).mask(f"tract_{side}").reoriented("RAS"),

@@ -20,7 +20,7 @@ from ichnos.simulation.exams.mri import MriProtocol, simulate_mri
 from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
 from ichnos.simulation.exams.truth import masks_on_grid
 from ichnos.simulation.heads.from_mni import mni_head
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "img" / "virtual-patient.png"
 COLOURS = {
@@ -47,7 +47,7 @@ def main(seed: int) -> None:
     patient = simulate_patient(
         seed,
         mni_head(),
-        Wishes(site="putamen", side="left", ich_ml=28.0, leukoaraiosis_ml=18.0, age_years=71.0),
+        PatientSpec(site="putamen", side="left", ich_ml=28.0, leukoaraiosis_ml=18.0, age_years=71.0),
     )
     rng, columns = np.random.default_rng(seed), []
     for exam in ("ct", "followup", "flair"):

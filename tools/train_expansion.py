@@ -23,11 +23,11 @@ from ichnos.learning.fit.growth import (
     case_of,
     case_row,
     cross_validation,
-    fit_growth_law,
+    fit_growth_model,
     redrawn,
     simulated_case,
 )
-from ichnos.reading.growth import LAW_FILE, growth_law_text
+from ichnos.prognosis.growth import GROWTH_FILE, growth_text
 from ichnos.runs import Numbered, apply
 from ichnos.simulation.heads.from_mni import mni_head
 
@@ -78,7 +78,7 @@ def write(cases: list[GrowthCase], out: Path, *, command: str) -> None:
         "simulated patients (MNI head, five simulated centres, 1 to 7 mm slices), measured on the true masks"
         f" of their baseline CT, each with {FUTURES} futures drawn from the simulation's law"
     )
-    law = fit_growth_law(
+    law = fit_growth_model(
         futures,
         cohort=f"{len(cases)} {origin}",
         simulated=True,
@@ -97,7 +97,7 @@ def write(cases: list[GrowthCase], out: Path, *, command: str) -> None:
     }
     law = law.model_copy(update={"validation": found})
     out.mkdir(parents=True, exist_ok=True)
-    for name, text in ((LAW_FILE, growth_law_text(law)), ("CARD.md", growth_card(law))):
+    for name, text in ((GROWTH_FILE, growth_text(law)), ("CARD.md", growth_card(law))):
         with atomic_file(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     for name, value in law.validation.items():

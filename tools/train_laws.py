@@ -20,19 +20,19 @@ import torch
 from ichnos.files import atomic_file
 from ichnos.inference import Predictor
 from ichnos.learning.fit.fazekas import fit_ordinal, left_out
-from ichnos.learning.fit.volume import fit_volume_law
+from ichnos.learning.fit.volume import fit_volume_calibration
 from ichnos.learning.virtual.batches import scanned
 from ichnos.learning.virtual.default_model import HELD_OUT
 from ichnos.models import default_model, load_model
+from ichnos.prognosis.fazekas import FAZEKAS_FILE, FazekasModel
+from ichnos.prognosis.volume import VOLUME_FILE, VolumeCalibration
 from ichnos.reading import read
-from ichnos.reading.fazekas import FAZEKAS_LAW, FazekasLaw
 from ichnos.reading.record import Record
-from ichnos.reading.volumes import VOLUME_LAW, VolumeLaw
 from ichnos.runs import Numbered, apply
 from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
 from ichnos.simulation.heads.from_labels import labelled_head
 from ichnos.simulation.heads.from_mni import mni_head
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 from ichnos.volume import volume_ml
 
 TARGETS = ("ICH", "IVH", "PHE", "leukoaraiosis")
@@ -57,10 +57,10 @@ def measured(
     rng = np.random.default_rng([SEED, case.number])
     wanted_ml = float(np.exp(rng.uniform(*np.log(LEUKOARAIOSIS_ML))))
     head = labelled_head(heads[case.number % len(heads)], cache) if heads else mni_head(cache)
-    wishes = Wishes(
+    spec = PatientSpec(
         spacing_mm=1.5, haematoma_probability=BLEEDING, leukoaraiosis_ml=wanted_ml, followup=False
     )
-    patient = simulate_patient(SEED + case.number, head, wishes)
+    patient = simulate_patient(SEED + case.number, head, spec)
     protocol = draw_protocol(CENTRES[sorted(CENTRES)[case.number % len(CENTRES)]], rng=rng)
     scan, truth = scanned(patient, protocol, case.number, [target.lower() for target in TARGETS])
     record = read(scan, reader(model), only=["haematoma", "leukoaraiosis"]).record
@@ -87,7 +87,7 @@ def _value(record: Record, name: str) -> float:
     )
 
 
-def fazekas_law(rows: list[dict[str, Any]]) -> FazekasLaw:
+def fazekas_law(rows: list[dict[str, Any]]) -> FazekasModel:
     """Fit the grades of either place, and say how often they are right in patients left out."""
     laws, told = {}, []
     for place in PLACES:
@@ -102,16 +102,16 @@ def fazekas_law(rows: list[dict[str, Any]]) -> FazekasLaw:
         f"{len(rows)} simulated patients, grades of the maps they were made from; in those left out:"
         f" {', '.join(told)}"
     )
-    return FazekasLaw(cohort=cohort, periventricular=laws["periventricular"], deep=laws["deep"])
+    return FazekasModel(cohort=cohort, periventricular=laws["periventricular"], deep=laws["deep"])
 
 
-def volume_law(rows: list[dict[str, Any]]) -> VolumeLaw:
+def volume_law(rows: list[dict[str, Any]]) -> VolumeCalibration:
     """Fit the intervals of the volumes."""
     pairs = {
         target: [(float(row[f"{target}_ml"]), float(row[f"{target}_true_ml"])) for row in rows]
         for target in TARGETS
     }
-    return fit_volume_law(pairs, cohort="simulated patients in whom it was found")
+    return fit_volume_calibration(pairs, cohort="simulated patients in whom it was found")
 
 
 def main() -> None:
@@ -141,7 +141,7 @@ def main() -> None:
         progress=sys.stderr.isatty(),
     )
     rows = [row for row in done.rows if row["status"] != "could not look"]
-    for name, law in ((FAZEKAS_LAW, fazekas_law(rows)), (VOLUME_LAW, volume_law(list(done.rows)))):
+    for name, law in ((FAZEKAS_FILE, fazekas_law(rows)), (VOLUME_FILE, volume_law(list(done.rows)))):
         with atomic_file(model.folder / name) as file:
             file.write_text(json.dumps(law.model_dump(), indent=2) + "\n")
         print(f"{model.folder / name}: {law.cohort}")

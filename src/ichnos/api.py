@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ichnos.errors import InputRefused, UsageError
 from ichnos.inference import BackendName, Predictor, backend_name
 from ichnos.models import default_model, load_model
-from ichnos.reading import TARGETS, Reading, refused
+from ichnos.reading import Reading, refused
 from ichnos.reading import read as read_scan
+from ichnos.reading.save import save_reading
 from ichnos.report.page import reading_page
 from ichnos.scan import FACTS, Scan, known_facts
 from ichnos.volume import Volume
@@ -70,7 +71,7 @@ def read(
     scan: Any,
     *,
     model: str | Path = "",
-    only: Collection[str] = TARGETS,
+    only: Collection[str] | None = None,
     facts: Mapping[str, float] | None = None,
     name: str = "",
     device: str = "cpu",
@@ -79,8 +80,8 @@ def read(
     """Read a head CT: a path (DICOM file, folder, zip, NIfTI), a Scan, a Volume in HU, or a nibabel image.
 
     `facts` are what the scan does not tell: any of age_years, onset_to_ct_h, anticoagulation (0 or 1), gcs.
-    A scan that may not be read gives a Reading whose record says "refused" and why; `reading.save(folder)`
-    writes everything.
+    A scan that may not be read gives a Reading whose record says "refused" and why;
+    `ichnos.save(reading, folder)` writes everything.
     """
     if unknown := sorted(set(facts or {}) - set(FACTS)):
         raise UsageError(f"facts hold {unknown[0]!r}; give any of {', '.join(FACTS)}")
@@ -98,25 +99,26 @@ def read_with(
     scan: Scan | Path,
     *,
     name: str,
-    only: Collection[str] = TARGETS,
+    only: Collection[str] | None = None,
     facts: Mapping[str, float] | None = None,
 ) -> Reading:
-    """Read a scan, or the one at a path, and give the reading its report; what cannot be opened becomes a
-    refusal.
-    """
+    """Read a scan, or the one at a path; what cannot be opened becomes a refusal."""
     if isinstance(scan, Path):
         from ichnos.formats import open_scan
 
         try:
             scan = open_scan(scan)
         except InputRefused as error:
-            return with_report(refused(name, str(error), only=only))
-    return with_report(read_scan(scan.told(facts or {}), predictor, name=name, only=only))
+            return refused(name, str(error), only=only)
+    return read_scan(scan.with_facts(facts or {}), predictor, name=name, only=only)
 
 
-def with_report(reading: Reading) -> Reading:
-    """Return the reading with what draws its report."""
-    return replace(reading, page=reading_page)
+def save(reading: Reading, folder: str | Path) -> Path:
+    """Write reading.json, the masks on the input's grid, SEG and SR for DICOM, and report.html.
+
+    Returns the folder. The same reading gives the same bytes.
+    """
+    return save_reading(reading, Path(folder), page=reading_page(reading))
 
 
 def _as_scan(given: Any) -> Scan:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.verdict import Verdict
-from ichnos.volume import Floats, Volume
+from ichnos.volume import Volume
+
+AIR_HU = -1000  # also what padding becomes
+PADDING_BELOW_HU = (
+    -1400
+)  # no scanner measures less; -1500, -2000, -2048 and -3024 mean "outside the field of view"
+FEWEST_SLICES = 8  # of a series that may be read
+_STEP_STANDS_OUT = 1.6  # times the larger of its neighbours: a slice is missing, not merely a changed step
+_WITHOUT_CONTRAST = re.compile(
+    r"non.?con|without|w/?o\b|no contrast|\bncct\b|\bnect\b|plain|unenhanced|\bnati[fv]e?\b"
+    r"|ohne|\bsans\b|\bsin\b|\bsenza\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -84,10 +98,8 @@ class Scan:
         """Return the same scan with a quality verdict."""
         return replace(self, quality=verdict)
 
-    def told(self, facts: Mapping[str, float]) -> Scan:
-        """Return the same scan with what is known besides it, checked by `known_facts`; it overrules what
-        the files tell.
-        """
+    def with_facts(self, facts: Mapping[str, float]) -> Scan:
+        """Return the same scan with facts checked by `known_facts`; they overrule those of its files."""
         return replace(self, facts={**self.facts, **facts})
 
     @property
@@ -96,24 +108,60 @@ class Scan:
         return self.volume.array
 
 
+def described_without_contrast(text: str) -> bool:
+    """Say whether a description calls a series non-contrast, in the languages that scanners speak.
+
+    >>> [described_without_contrast(words) for words in ("HEAD W/O", "Kopf nativ", "crane sans IV", "CTA")]
+    [True, True, True, False]
+    """
+    return bool(_WITHOUT_CONTRAST.search(text))
+
+
+@dataclass(frozen=True)
+class MissingSlices:
+    """Steps between neighbouring slices that stand out from both of their neighbours."""
+
+    count: int = 0
+    largest_mm: float = 0.0  # what no slice shows, at the widest such step
+    after: tuple[int, ...] = ()  # number of the slice before each such step, from 0, feet to head
+
+
+def missing_slices(steps_mm: Floats) -> MissingSlices:
+    """Find the steps that are a multiple of both their neighbours.
+
+    >>> missing_slices(np.array([5.0, 5.0, 15.0, 5.0, 5.0]))
+    MissingSlices(count=2, largest_mm=10.0, after=(2,))
+    """
+    if len(steps_mm) < 3:
+        return MissingSlices()
+    padded = np.concatenate([steps_mm[1:2], steps_mm, steps_mm[-2:-1]])
+    beside = np.maximum(padded[:-2], padded[2:])
+    wide = np.flatnonzero(steps_mm > _STEP_STANDS_OUT * beside)
+    if not len(wide):
+        return MissingSlices()
+    unseen = steps_mm[wide] - beside[wide]
+    count = int(np.round(steps_mm[wide] / beside[wide] - 1).sum())
+    return MissingSlices(count, float(unseen.max()), tuple(int(k) for k in wide))
+
+
 def known_facts(facts: Mapping[str, object], *, where: str) -> dict[str, float]:
     """Return the facts that a reading uses, as numbers; one that cannot be true is refused.
 
     >>> known_facts({"gcs": "14", "age_years": "n/a", "hospital": "A"}, where="a table")
     {'gcs': 14.0}
     """
-    found = {}
+    known = {}
     for name, (low, high) in FACTS.items():
-        told = facts.get(name)
-        if told is None or str(told).strip() in ("", "n/a"):
+        entry = facts.get(name)
+        if entry is None or str(entry).strip() in ("", "n/a"):
             continue
         try:
-            value = float(str(told))
+            value = float(str(entry))
         except ValueError:
             value = float("nan")
         if not low <= value <= high:
             raise InputRefused(
-                f"{where}: {name} is {told!r}; it must be a number from {low:g} to {high:g}, or n/a"
+                f"{where}: {name} is {entry!r}; it must be a number from {low:g} to {high:g}, or n/a"
             )
-        found[name] = value
-    return found
+        known[name] = value
+    return known

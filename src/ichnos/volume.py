@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ichnos.arrays import Array as Array  # re-exported: a Volume is made of them
+from ichnos.arrays import Floats as Floats
 from ichnos.errors import InputRefused, UsageError
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
-Interpolation = Literal["nearest", "linear", "cubic"]
+from ichnos.sampling import SPLINE_ORDER, SitkMemory, sample
+from ichnos.sampling import Interpolation as Interpolation
 
 _AXIS_OF = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
 _TIE = 1e-5  # weights nearer than this are equal: they are sums of rounded products
-_SPLINE_ORDER: dict[Interpolation, int] = {"nearest": 0, "linear": 1, "cubic": 3}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +86,6 @@ class Volume:
         object.__setattr__(self, "affine", checked_affine(self.affine))
 
     # ---- what it is
-    # -------------------------------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -142,7 +140,6 @@ class Volume:
         return bool(np.abs(self.world(corners) - other.world(corners)).max() <= tolerance_mm)
 
     # ---- new values from it
-    # -----------------------------------------------------------------------------------------
 
     def with_array(self, array: Array) -> Volume:
         """Return another image on the same grid."""
@@ -183,14 +180,12 @@ class Volume:
         """Resample onto the voxel centres of another image; outside the own field of view the value is
         `fill`.
         """
-        if interpolation not in _SPLINE_ORDER:
+        if interpolation not in SPLINE_ORDER:
             raise UsageError(
-                f"interpolation {interpolation!r} is unknown; there is {', '.join(_SPLINE_ORDER)}"
+                f"interpolation {interpolation!r} is unknown; there is {', '.join(SPLINE_ORDER)}"
             )
         matrix = np.linalg.inv(self.affine) @ grid.affine
-        return Volume(
-            _sample(self.array, matrix, grid.shape, _SPLINE_ORDER[interpolation], fill), grid.affine
-        )
+        return Volume(sample(self.array, matrix, grid.shape, SPLINE_ORDER[interpolation], fill), grid.affine)
 
     def labels_on_grid(self, grid: Volume) -> Volume:
         """Resample a label map: the label with the greatest linear weight wins, so that no label is invented
@@ -207,11 +202,11 @@ class Volume:
             return Volume(np.stack(parts, axis=-1), grid.affine)
         matrix = np.linalg.inv(self.affine) @ grid.affine
         out = np.zeros(grid.shape, self.array.dtype)
-        best = _sample(
+        best = sample(
             (self.array == 0).astype(np.float32), matrix, grid.shape, 1, 1.0
         )  # outside lies background
         for label in (label for label in np.unique(self.array) if label != 0):
-            weight = _sample((self.array == label).astype(np.float32), matrix, grid.shape, 1, 0.0)
+            weight = sample((self.array == label).astype(np.float32), matrix, grid.shape, 1, 0.0)
             wins = (weight > best + _TIE) | ((weight >= best - _TIE) & (out == 0) & (weight > 0))
             out[wins], best[wins] = label, weight[wins]
         return Volume(out, grid.affine)
@@ -307,7 +302,6 @@ class Volume:
         return self.with_array(function(self.array))
 
     # ---- bridges
-    # ----------------------------------------------------------------------------------------------------
 
     @classmethod
     def from_nibabel(cls, image: Any) -> Volume:
@@ -349,7 +343,7 @@ class Volume:
                 f"the SimpleITK image has {image.GetDimension()} dimensions; three are expected, take one"
                 " frame of it"
             )
-        view = np.asarray(_SitkMemory(image))  # (z, y, x[, c])
+        view = np.asarray(SitkMemory(image))  # (z, y, x[, c])
         axes = (2, 1, 0, 3)[: view.ndim]
         affine = np.eye(4)
         affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
@@ -377,19 +371,6 @@ class Volume:
         )  # the nearest exactly orthonormal matrix: ITK checks to 1e-6
         image.SetDirection([float(v) for v in (left @ right).ravel()])
         return image
-
-
-class _SitkMemory:
-    """A SimpleITK image as a source of numpy memory. SimpleITK's own view does not keep its image alive,
-    and then crashes.
-    """
-
-    def __init__(self, image: Any, *, writeable: bool = False) -> None:
-        import SimpleITK as sitk
-
-        self.image = image
-        told = sitk.GetArrayViewFromImage(image).__array_interface__
-        self.__array_interface__ = {**told, "data": (told["data"][0], not writeable)}
 
 
 @dataclass(frozen=True)
@@ -471,62 +452,3 @@ def _storable(array: Array) -> Array:
             )
         return array.astype(np.int32)
     return array
-
-
-def _sample(array: Array, matrix: Floats, shape: tuple[int, int, int], order: int, fill: float) -> Array:
-    """Pull `array` through index_in = matrix @ index_out; `fill` begins half a voxel before the first
-    centre and after the last.
-    """
-    if array.ndim == 4:
-        return np.stack(
-            [_sample(array[..., c], matrix, shape, order, fill) for c in range(array.shape[3])], axis=-1
-        )
-    if array.dtype.kind not in "biuf":
-        raise InputRefused(
-            f"an image of {array.dtype} values cannot be resampled; numbers or booleans are expected"
-        )
-    is_mask = array.dtype.kind == "b"
-    source = array.view(np.uint8) if is_mask else array.astype(array.dtype.newbyteorder("="), copy=False)
-    if source.dtype == np.float16 or (order > 0 and source.dtype.kind != "f"):
-        source = source.astype(np.float32)
-    out = (
-        _sample_cubic(source, matrix, shape, fill)
-        if order == 3
-        else _sample_itk(source, matrix, shape, order, fill)
-    )
-    return out.astype(bool) if is_mask and order == 0 else out
-
-
-def _sample_itk(source: Array, matrix: Floats, shape: tuple[int, int, int], order: int, fill: float) -> Array:
-    """Sample with SimpleITK in voxel indices: the same values as scipy's affine_transform, several times
-    as fast.
-    """
-    import SimpleITK as sitk
-
-    # ITK's first axis is the one that runs fastest in memory, which is x or z; taking it as it lies saves a
-    # copy.
-    axes = [0, 1, 2] if source.flags.f_contiguous else [2, 1, 0]
-    image = sitk.GetImageFromArray(source.T if axes[0] == 0 else source)
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix(matrix[:3, :3][np.ix_(axes, axes)].ravel().tolist())
-    transform.SetTranslation(matrix[:3, 3][axes].tolist())
-    sampler = sitk.ResampleImageFilter()
-    sampler.SetSize([int(shape[axis]) for axis in axes])
-    sampler.SetTransform(transform)
-    sampler.SetInterpolator(sitk.sitkLinear if order == 1 else sitk.sitkNearestNeighbor)
-    sampler.SetDefaultPixelValue(float(fill))
-    out = np.asarray(_SitkMemory(sampler.Execute(image), writeable=True))
-    return out.T if axes[0] == 0 else out
-
-
-def _sample_cubic(source: Array, matrix: Floats, shape: tuple[int, int, int], fill: float) -> Array:
-    from scipy import ndimage
-
-    out: Array = ndimage.affine_transform(
-        source, matrix[:3, :3], matrix[:3, 3], shape, order=3, mode="nearest"
-    )
-    steps = [np.arange(n).reshape([-1 if a == axis else 1 for a in range(3)]) for axis, n in enumerate(shape)]
-    for row, n in zip(matrix[:3], source.shape, strict=True):
-        at = row[0] * steps[0] + row[1] * steps[1] + row[2] * steps[2] + row[3]
-        out[(at < -0.5 - 1e-6) | (at > n - 0.5 + 1e-6)] = fill
-    return out

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ichnos.simulation.patient import Fibres, Latent, Tissue, Truth, VirtualPatient
+from ichnos.simulation.patient import Fibres, Latent, Moment, Tissue, Truth, VirtualPatient
 
 SIDE_MM = 2.0
 SHAPE = (100, 110, 90)
@@ -56,29 +56,17 @@ def small_patient(*, followup: bool = True, fibres: bool = True, bleeds: bool = 
         [((((x - 24 * s) ** 2 + (y + 12) ** 2).sqrt() < 5) & white).to(torch.float32) for s in (-1, 1)]
     )
     density = torch.full(SHAPE, BLOOD_HU) * (ball(BLEED_MM, (1, 1, 1)) < 28) if bleeds else zero
+
+    def moment(blood: torch.Tensor, around: torch.Tensor) -> Moment:
+        return Moment(tissue, blood, zero, density, around, leuko, zero, zero, zero)
+
     return VirtualPatient(
         affine=affine,
-        tissue=tissue,
-        ich=ich,
-        ivh=zero,
-        blood_hu=density,
-        oedema=oedema,
-        leukoaraiosis=leuko,
-        infarct_acute=zero,
-        infarct_old=zero,
-        calcification=zero,
+        baseline=moment(ich, oedema),
+        followup=moment(later, oedema_later) if followup else None,
         tract=tract,
         mni_mm=None,
         fibres=_upward(affine, white) if fibres else None,
-        tissue_followup=tissue if followup else None,
-        ich_followup=later if followup else None,
-        ivh_followup=zero if followup else None,
-        blood_hu_followup=density if followup else None,
-        oedema_followup=oedema_later if followup else None,
-        leukoaraiosis_followup=leuko if followup else None,
-        infarct_acute_followup=zero if followup else None,
-        infarct_old_followup=zero if followup else None,
-        calcification_followup=zero if followup else None,
         growth_probability=(0.5 * ich + 0.5 * later) if followup else None,
         expansion_probability=0.7 if bleeds else float("nan"),
         latent=_latent(bleeds),

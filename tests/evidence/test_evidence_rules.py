@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ichnos.clinical.scores import DEFINITIONS, HepPoints, ScoreColumns, bat, brain, comparators, hep
+from ichnos.clinical.expansion import DEFINITIONS
+from ichnos.clinical.scores import HepPoints, ScoreColumns, bat, brain, comparators, hep
 from ichnos.errors import InputRefused, UsageError
 from ichnos.evidence.leakage import Evaluated, TrainingImage, check_leakage, read_training, write_training
 from ichnos.evidence.metrics.intervals import Estimate

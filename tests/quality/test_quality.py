@@ -10,7 +10,7 @@ import pytest
 from builders.head import INNER_ML, head_hu
 from builders.series import Quirks, affines_of, planes_of
 from ichnos.formats.dicom.geometry import layout_of
-from ichnos.quality.judge import judge
+from ichnos.quality import judge
 from ichnos.scan import Acquisition, Scan, Source, SourceSlice
 from ichnos.verdict import Reason
 from ichnos.volume import Volume

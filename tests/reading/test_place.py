@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.inference.coordinates import calmed
+from ichnos.inference.coordinates import smoothed_coordinates
 from ichnos.reading.masks import _tract
 from ichnos.volume import Volume
 
@@ -25,7 +25,7 @@ def test_unrest_goes_and_a_push_stays() -> None:
     truth[0] += push
     noisy = truth + np.random.default_rng(0).normal(0, 5, truth.shape)
     weight = _ball(shape)
-    found = calmed(noisy.astype(np.float32), weight, (3.0, 3.0, 3.0))
+    found = smoothed_coordinates(noisy.astype(np.float32), weight, (3.0, 3.0, 3.0))
     error = np.linalg.norm(found - truth, axis=0)[weight > 0.5]
     assert np.median(error) < 1.0, "the raw error is 8 mm"
     assert abs(found[0, 28, 24, 20] - truth[0, 28, 24, 20]) < 2.5
@@ -35,7 +35,7 @@ def test_a_tract_is_where_atlas_and_drawing_agree_and_the_atlas_alone_where_noth
     def volume(*shares: float) -> Volume:
         return Volume(np.array(shares, np.float32).reshape(-1, 1, 1), np.eye(4))
 
-    place: Any = SimpleNamespace(looked_up=lambda atlas: volume(0.9, 0.8, 0.5, 0.0))
+    place: Any = SimpleNamespace(look_up=lambda atlas: volume(0.9, 0.8, 0.5, 0.0))
 
     def prediction(*names: str) -> Any:
         model = SimpleNamespace(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from builders.readable_head import head, model, reading, rule
+from ichnos.api import save
 from ichnos.formats import nifti
 from ichnos.inference import Predictor
 from ichnos.reading import read
@@ -61,15 +62,15 @@ def test_a_refused_scan_has_no_masks_and_says_why(tmp_path: Path) -> None:
     result = read(refused, Predictor(model(), backend=rule))
     assert result.masks is None
     assert {f.status for f in result.record.findings} == {"could not look"}
-    result.save(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["reading.json"]
+    save(result, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"reading.json", "report.html"}
     assert "this is a chest" in json.loads((tmp_path / "reading.json").read_text())["refusal"]
 
 
 def test_saved_masks_lie_on_the_inputs_own_grid_and_bytes_repeat(tmp_path: Path) -> None:
     result = reading(orientation="LPS")
-    result.save(tmp_path / "a")
-    reading(orientation="LPS").save(tmp_path / "b")
+    save(result, tmp_path / "a")
+    save(reading(orientation="LPS"), tmp_path / "b")
     saved = nifti.load(tmp_path / "a" / "ICH.nii.gz")
     assert saved.orientation == "LPS"
     assert saved.same_grid(result.scan.volume)

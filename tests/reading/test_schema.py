@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from builders.readable_head import reading
+from ichnos.api import save
 from ichnos.reading import Record
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "reading.schema.json"
@@ -18,7 +19,7 @@ def test_the_published_schema_is_the_records_own() -> None:
 
 def test_a_saved_record_comes_back(tmp_path: Path) -> None:
     result = reading()
-    result.save(tmp_path)
+    save(result, tmp_path)
     saved = Record.model_validate_json((tmp_path / "reading.json").read_bytes())
     assert saved.findings == result.record.findings
     assert all((tmp_path / file).is_file() for file in saved.masks.values())

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import VirtualPatient
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 
 BROKEN_THROUGH = 17  # a seed whose law draws 9 mL of intraventricular blood
 
@@ -30,7 +30,7 @@ def bled(head: SourceHead) -> VirtualPatient:
     return simulate_patient(
         BROKEN_THROUGH,
         head,
-        Wishes(
+        PatientSpec(
             site="putamen",
             side="left",
             ich_ml=30.0,

@@ -13,7 +13,7 @@ from ichnos.errors import InputRefused
 from ichnos.simulation.heads import from_labels as label_heads
 from ichnos.simulation.heads.source import SourceHead, lookup
 from ichnos.simulation.patient import Tissue
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 from ichnos.volume import Volume
 
 torch.set_num_threads(1)
@@ -76,10 +76,10 @@ def test_a_head_finds_its_place_in_mni_space(made: SourceHead) -> None:
 
 def test_left_stays_left_on_a_label_head(made: SourceHead) -> None:
     patient = simulate_patient(
-        3, made, Wishes(site="thalamus", side="left", ich_ml=8.0, spacing_mm=2.0, followup=False)
+        3, made, PatientSpec(site="thalamus", side="left", ich_ml=8.0, spacing_mm=2.0, followup=False)
     )
     assert patient.latent.source == "made"
-    assert patient.world((patient.ich > 0.5).nonzero().numpy())[:, 0].mean() < -3
+    assert patient.world((patient.baseline.ich > 0.5).nonzero().numpy())[:, 0].mean() < -3
     assert patient.truth.ich_ml == pytest.approx(8.0, rel=0.03)
 
 
@@ -130,7 +130,7 @@ def test_every_shared_head_can_be_varied(shared: Path) -> None:
     folder = shared / "data" / "heads"
     for path in label_heads.head_files(folder)[:3]:
         head = label_heads.labelled_head(path)
-        patient = simulate_patient(1, head, Wishes(site="putamen", side="right", ich_ml=25.0))
+        patient = simulate_patient(1, head, PatientSpec(site="putamen", side="right", ich_ml=25.0))
         assert patient.truth.ich_ml == pytest.approx(25.0, rel=0.02)
         inside = patient.tract[0] >= 0.5
         assert 4 < float(inside.sum()) * patient.voxel_ml < 25

@@ -123,16 +123,17 @@ def test_tissues_have_their_hu(patient: VirtualPatient) -> None:
 
 
 def test_a_thin_plate_fades_by_the_share_of_the_slice_it_fills(patient: VirtualPatient) -> None:
-    index = torch.arange(patient.tissue.shape[2])
+    index = torch.arange(patient.shape[2])
     tissue = torch.where(
-        (patient.tissue == Tissue.CORTEX) | (patient.tissue == Tissue.VENTRICLE),
+        (patient.baseline.tissue == Tissue.CORTEX) | (patient.baseline.tissue == Tissue.VENTRICLE),
         int(Tissue.WHITE),
-        patient.tissue,
+        patient.baseline.tissue,
     )
     plate = (tissue == Tissue.WHITE) & (index == 45).view(1, 1, -1)
     tissue = torch.where(plate, int(Tissue.DIPLOE), tissue).to(torch.uint8)
     plain = small_patient(bleeds=False)
-    with_plate = replace(plain, tissue=tissue, leukoaraiosis=torch.zeros(tissue.shape))
+    maps = replace(plain.baseline, tissue=tissue, leukoaraiosis=torch.zeros(tissue.shape))
+    with_plate = replace(plain, baseline=maps)
     peak, total = [], []
     for thickness in (1.0, 8.0):
         protocol = replace(
@@ -177,10 +178,10 @@ def test_a_sharp_kernel_shows_finer_edges_than_a_smooth_one(patient: VirtualPati
 
 def test_beam_hardening_darkens_between_dense_bones_and_nothing_without_it(patient: VirtualPatient) -> None:
     plain = small_patient(bleeds=False)
-    tissue = plain.tissue.clone()
+    tissue = plain.baseline.tissue.clone()
     tissue[26:38, 48:62, 25:65] = int(Tissue.BONE)
     tissue[62:74, 48:62, 25:65] = int(Tissue.BONE)
-    dense = replace(plain, tissue=tissue)
+    dense = replace(plain, baseline=replace(plain.baseline, tissue=tissue))
     without, with_it = (scan(dense, replace(PLAIN, noise_hu=0.0, beam_hardening=b)) for b in (0.0, 1.0))
     change = with_it.volume.array.astype(float) - without.volume.array
     index = np.round(
@@ -206,7 +207,7 @@ def test_followup_shows_the_grown_bleed_in_another_pose(patient: VirtualPatient)
     assert volume_ml(grown) == pytest.approx(patient.truth.followup_ich_ml, rel=0.06)
     inside = exam.volume.array[grown.array > 0]
     assert np.median(inside) == pytest.approx(BLOOD_HU, abs=3)
-    with pytest.raises(InputRefused, match="made without a follow-up"):
+    with pytest.raises(InputRefused, match="simulated without a follow-up"):
         scan(small_patient(followup=False), PLAIN, followup=True)
 
 

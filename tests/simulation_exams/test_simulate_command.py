@@ -17,7 +17,7 @@ import torch
 from builders.small_patient import small_patient
 from ichnos.cli.main import run
 from ichnos.formats import bids, bids_check, nifti, open_scan
-from ichnos.quality.judge import judge
+from ichnos.quality import judge
 from ichnos.simulation.exams.ct import simulate_ct
 from ichnos.simulation.exams.dicom_export import export_ct
 from ichnos.simulation.exams.scanners import SCANNERS, CtProtocol

@@ -5,7 +5,6 @@ no trip to the host.
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from builders.small_patient import BLOOD_HU, small_patient
 from ichnos.errors import UsageError
-from ichnos.simulation.crops import Crop, CropDrawer, Recipe, batches
+from ichnos.simulation.crops import Crop, CropDrawer, Recipe
 from ichnos.simulation.patient import VirtualPatient
 
 RECIPE = Recipe(
@@ -76,24 +75,16 @@ def test_a_mirrored_crop_exchanges_the_sides(patient: VirtualPatient) -> None:
         assert bool(bleed < 48) is (share == 0.0)
 
 
-def test_crops_of_one_millimetre_and_batches_have_their_shapes(patient: VirtualPatient) -> None:
-    made = []
-
-    def make(seed: int) -> VirtualPatient:
-        made.append(seed)
-        return patient
-
-    recipe = Recipe(spacing_mm=2.0, side=32, crops_per_patient=3)
-    found = list(islice(batches(make, recipe, size=4, seed=7), 3))
-    again = next(iter(batches(make, recipe, size=4, seed=7)))
-    assert found[0].hu.shape == (4, 1, 32, 32, 32)
-    assert found[0].targets.shape == (4, 13, 32, 32, 32)
-    assert len(found[0].names) == 13
-    assert found[0].expansion.tolist() == [1.0] * 4
-    assert torch.equal(found[0].hu, again.hu)
-    assert torch.equal(found[0].targets, again.targets)
-    assert not torch.equal(found[0].hu[0], found[1].hu[0])
-    assert len(set(made)) >= 4  # twelve crops, three each
+def test_a_crop_repeats_with_its_seed_and_differs_from_the_next(patient: VirtualPatient) -> None:
+    recipe = Recipe(spacing_mm=2.0, side=32)
+    first, again, other = (drawn(patient, recipe, seed=s) for s in (7, 7, 8))
+    assert first.hu.shape == (32, 32, 32)
+    assert first.targets.shape == (13, 32, 32, 32)
+    assert len(first.names) == 13
+    assert first.expansion == 1.0
+    assert torch.equal(first.hu, again.hu)
+    assert torch.equal(first.targets, again.targets)
+    assert not torch.equal(first.hu, other.hu)
 
 
 def test_offset_and_range_stay_within_the_recipe(patient: VirtualPatient) -> None:

@@ -18,8 +18,16 @@ from ichnos.runs import Summary
 from ichnos.simulation.check.measure import measure, prevalence
 from ichnos.simulation.check.page import write_sheet
 from ichnos.simulation.cohort import write as cohort_module
-from ichnos.simulation.cohort.design import PRESETS, Group, Subject, free_design, preset, subjects
-from ichnos.simulation.cohort.write import Making, simulate_cohort
+from ichnos.simulation.cohort.design import (
+    PRESETS,
+    Group,
+    RenderSettings,
+    Subject,
+    free_design,
+    preset,
+    subjects,
+)
+from ichnos.simulation.cohort.write import simulate_cohort
 from ichnos.volume import Affine, centroid_mm, volume_ml
 
 
@@ -30,7 +38,7 @@ def quick() -> pytest.MonkeyPatch:
     patch.setattr(
         cohort_module,
         "make_subject",
-        lambda subject, making, cache=None: small_patient(bleeds=subject.has_haematoma),
+        lambda subject, render, cache=None: small_patient(bleeds=subject.has_haematoma),
     )
     yield patch
     patch.undo()
@@ -40,7 +48,7 @@ def quick() -> pytest.MonkeyPatch:
 def made(quick: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
     out = tmp_path_factory.mktemp("cohort") / "out"
     design = free_design(patients=2, centres=["A", "C"], exams=["ct", "followup", "flair", "diffusion"])
-    return out, simulate_cohort(design, out, seed=3, making=Making(dicom=True), progress=False)
+    return out, simulate_cohort(design, out, seed=3, render=RenderSettings(dicom=True), progress=False)
 
 
 def hashes(root: Path) -> dict[str, str]:
@@ -150,17 +158,17 @@ def test_same_seed_same_bytes_and_a_failed_patient_is_made_by_the_next_call(
     design = free_design(patients=2, centres=["A", "C"], exams=["ct", "followup", "flair", "diffusion"])
     make = cohort_module.make_subject
 
-    def once_failing(subject: Subject, making: Making, cache: Path | None = None):
+    def once_failing(subject: Subject, render: RenderSettings, cache: Path | None = None):
         if subject.id == "002":
             raise InputRefused("the power failed")
-        return make(subject, making)
+        return make(subject, render)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cohort_module, "make_subject", once_failing)
-        broken = simulate_cohort(design, out, seed=3, making=Making(dicom=True), progress=False)
+        broken = simulate_cohort(design, out, seed=3, render=RenderSettings(dicom=True), progress=False)
     assert [f.id for f in broken.failures] == ["002"]
     assert not (out / "sub-002").exists()
-    whole = simulate_cohort(design, out, seed=3, making=Making(dicom=True), progress=False)
+    whole = simulate_cohort(design, out, seed=3, render=RenderSettings(dicom=True), progress=False)
     assert whole.done_now == 1
     assert hashes(out) == hashes(first)
 
@@ -172,7 +180,7 @@ def test_other_settings_or_a_foreign_folder_are_refused_and_nothing_is_overwritt
     before = hashes(out)
     design = free_design(patients=2, centres=["A", "C"], exams=["ct", "followup", "flair", "diffusion"])
     with pytest.raises(UsageError, match="begun with other settings"):
-        simulate_cohort(design, out, seed=4, making=Making(dicom=True), progress=False)
+        simulate_cohort(design, out, seed=4, render=RenderSettings(dicom=True), progress=False)
     assert hashes(out) == before
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="holds other files"):
@@ -200,7 +208,11 @@ def test_realism_sheet_shows_slices_and_figures_against_the_published(made: tupl
 def test_every_preset_finishes_and_validates_with_real_patients(name: str, tmp_path: Path) -> None:
     design = preset(name, scale=0.0001 if name != "demo" else 0.3)  # one patient of each group
     summary = simulate_cohort(
-        design, tmp_path / "out", seed=1, making=Making(voxel_mm=2.0, oracle_samples=4), progress=False
+        design,
+        tmp_path / "out",
+        seed=1,
+        render=RenderSettings(voxel_mm=2.0, oracle_samples=4),
+        progress=False,
     )
     assert not summary.failures
     cohort = bids.read_cohort(tmp_path / "out")
@@ -254,7 +266,7 @@ def test_subjects_are_the_same_for_a_seed_and_each_has_a_seed_of_its_own() -> No
         (lambda: free_design(patients=3, centres=["A"], exams=["ct"], haematoma_share=2), "from 0 to 1"),
         (lambda: preset("smith2030"), "no preset 'smith2030'"),
         (lambda: preset("demo", scale=0), "scale of 0"),
-        (lambda: Making(voxel_mm=0), "voxels of 0 mm"),
+        (lambda: RenderSettings(voxel_mm=0), "voxels of 0 mm"),
     ],
 )
 def test_wrong_wishes_are_refused_by_name(call, says: str) -> None:

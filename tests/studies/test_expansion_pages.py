@@ -19,7 +19,7 @@ from ichnos.learning.expansion.ensemble import load_classifier
 from ichnos.learning.expansion.forecast import ROI_SHAPE, ROI_SPACING_MM, Pair, forecast_map, load_forecaster
 from ichnos.learning.expansion.slice_generator import Picture, load_generator
 from ichnos.models import load_model
-from ichnos.reading.growth import GrowthInputs
+from ichnos.prognosis.growth import GrowthInputs
 from ichnos.studies.abramova2024 import study as abramova2024
 from ichnos.studies.page import Effort, StudyPage, write_page
 from ichnos.studies.yu2025 import study as yu2025

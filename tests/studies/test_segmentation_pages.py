@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from builders.trainable_cohort import BRAIN_HU, TRACT_HU, head, write_trainable_cohort
+from ichnos.clinical.injury import INJURY_GRADES
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate
@@ -83,7 +84,7 @@ def trial(patients: int) -> tuple[list[dict[str, Any]], Cohort]:
 
 def test_the_trial_finds_the_effects_that_were_drawn(tmp_path: Path, monkeypatch: Any) -> None:
     rows, cohort = trial(240)
-    truths = {row["id"]: {"injury": murray2024.GRADES[row["truth_grade"]]} for row in rows}
+    truths = {row["id"]: {"injury": INJURY_GRADES[row["truth_grade"]]} for row in rows}
     monkeypatch.setattr(murray2024, "truth_rows", lambda cohort: truths)
     labels = Labels(cohort, ("transfer",), {}, 3)
     page = murray2024.page(rows, labels, made_models(murray2024.PLANS), tmp_path, Effort())
@@ -217,9 +218,9 @@ def test_the_reader_of_tracts_measures_each_way_against_the_label(tmp_path: Path
     reached = murray2024.worst_injury(
         {"left": sides["tract_left"].with_array(blood.array > 0), "right": sides["tract_right"]}, blood, None
     )
-    assert murray2024.GRADES[reached["grade"]] == "complete interruption"
+    assert INJURY_GRADES[reached["grade"]] == "complete interruption"
     assert murray2024.worst_injury({"left": None, "right": sides["tract_right"]}, blood, None) == {}
-    assert murray2024.GRADES[row["pairs_grade"]] == "no risk", "the drawn tract leaves the clot out"
+    assert INJURY_GRADES[row["pairs_grade"]] == "no risk", "the drawn tract leaves the clot out"
 
 
 def test_the_reader_of_leukoaraiosis_measures_each_way(tmp_path: Path, monkeypatch: Any) -> None:

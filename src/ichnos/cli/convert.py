@@ -16,7 +16,7 @@ import typer
 from ichnos.errors import InputRefused, UsageError
 
 if TYPE_CHECKING:
-    from ichnos.formats.dicom import Study
+    from ichnos.formats.dicom import DicomStudy
     from ichnos.runs import Summary
     from ichnos.scan import Scan
 
@@ -41,7 +41,7 @@ def convert(
 
     if out.is_file():
         raise UsageError(f"{out} is a file; give a folder for the results")
-    items: list[Study | _NiftiFile]
+    items: list[DicomStudy | _NiftiFile]
     if nifti.is_nifti(path) and path.is_file():
         items = [_NiftiFile(path)]
     else:
@@ -83,10 +83,10 @@ class _NiftiFile:
         return open_scan(self.path)
 
 
-def convert_one(item: Study | _NiftiFile, folder: Path) -> Mapping[str, Any]:
+def convert_one(item: DicomStudy | _NiftiFile, folder: Path) -> Mapping[str, Any]:
     """Write one study's head CT and its sidecar into a folder; return its row."""
     from ichnos.formats import nifti
-    from ichnos.quality.judge import judge
+    from ichnos.quality import judge
 
     try:
         scan = item.open()

@@ -33,8 +33,8 @@ def inspect(
     montage: Annotated[Path | None, typer.Option(help="write a row of slices to this PNG file")] = None,
 ) -> int:
     """List the series, name the head CT, say whether it may be read."""
-    from ichnos.formats import inspect as list_series
-    from ichnos.quality.judge import judge
+    from ichnos.formats import inspect_path as list_series
+    from ichnos.quality import judge
 
     if montage is not None and montage.suffix.lower() != ".png":
         raise UsageError(f"--montage writes PNG; give a file that ends in .png, not {montage.name}")

@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {
     "synthesize": "learn slices of haematomas by diffusion, draw new ones with a ledger, and look for copies",
     "study": "run a paper's whole design on a cohort, and set its table beside ours",
     "evaluate": "say how far a model can be believed: tables, figures, methods and checklists",
+    "serve": "receive, read and send exams next to an archive",
     "doctor": "say what is installed, what an extra would add, and test this installation",
 }
 

@@ -52,13 +52,13 @@ def read(
     """Read head CTs; a scan that cannot be read is reported with the reason and does not stop the rest."""
     from ichnos.cli.facts import read_facts
     from ichnos.cli.scans import find_scans, with_facts
-    from ichnos.reading import TARGETS, chosen_targets
+    from ichnos.reading import chosen_findings
     from ichnos.report.pdf import printer
     from ichnos.runs import apply
 
     if out.is_file():
         raise UsageError(f"{out} is a file; give a folder for the results")
-    targets = chosen_targets([part.strip() for part in only.split(",") if part.strip()]) if only else TARGETS
+    targets = chosen_findings([part.strip() for part in only.split(",") if part.strip()] if only else None)
     engine = _engine(model, device, threads, backend, workers)
     weights = (
         engine.open_model().all_weights()
@@ -121,7 +121,7 @@ def read_one(
     item: ScanItem, folder: Path, *, engine: Engine, only: tuple[str, ...], pdf: bool
 ) -> dict[str, Any]:
     """Read one scan into a folder of its own; return its row. A refused scan is a result too: it says why."""
-    from ichnos.api import read_with, with_report
+    from ichnos.api import read_with, save
     from ichnos.errors import InputRefused
     from ichnos.reading import refused
     from ichnos.report.pdf import write_pdf
@@ -129,8 +129,8 @@ def read_one(
     try:
         reading = read_with(engine.predictor(), item.open(), name=item.id, only=only)
     except InputRefused as error:  # without the path, which may name the patient
-        reading = with_report(refused(item.id, str(error).replace(str(item.place), item.id), only=only))
-    place = reading.save(folder / item.id)
+        reading = refused(item.id, str(error).replace(str(item.place), item.id), only=only)
+    place = save(reading, folder / item.id)
     if pdf:
         write_pdf(place / "report.html", place / "report.pdf")
     return _row(item, reading.record)

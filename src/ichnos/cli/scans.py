@@ -14,7 +14,7 @@ from ichnos.errors import InputRefused, UsageError
 from ichnos.scan import known_facts
 
 if TYPE_CHECKING:
-    from ichnos.formats.dicom import Study
+    from ichnos.formats.dicom import DicomStudy
     from ichnos.scan import Scan
 
 _LASTING = ("age_years", "anticoagulation")  # facts that hold for the follow-up too
@@ -29,7 +29,7 @@ class ScanItem:
     id: str  # the name of its folder
     given: str  # where it was found, as the user named it
     place: Path
-    study: Study | None = None
+    study: DicomStudy | None = None
     refusal: str = ""
     facts: Mapping[str, float] = field(
         default_factory=dict
@@ -42,7 +42,7 @@ class ScanItem:
         if self.refusal:
             raise InputRefused(self.refusal)
         scan = self.study.open() if self.study is not None else open_scan(self.place)
-        return scan.told(self.facts)
+        return scan.with_facts(self.facts)
 
 
 def find_scans(paths: list[Path], *, progress: bool) -> list[ScanItem]:
@@ -102,7 +102,10 @@ def _of_cohort(root: Path) -> Iterator[ScanItem]:
                 place = patient.exams[exam]
                 told = facts if exam == "ct" else {name: facts[name] for name in _LASTING if name in facts}
                 yield ScanItem(
-                    f"{bids.subject(patient.id)}_ses-{bids.PLACES[exam][0]}", str(place), place, facts=told
+                    f"{bids.subject(patient.id)}_ses-{bids.EXAM_PLACES[exam][0]}",
+                    str(place),
+                    place,
+                    facts=told,
                 )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ichnos.cli.threads import single_thread
 from ichnos.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,21 +45,23 @@ def simulate(
     """Make virtual patients with every exam and the truth."""
     if check:
         return _check(out, as_json=as_json)
-    from ichnos.simulation.cohort.write import Making, simulate_cohort
+    from ichnos.simulation.cohort.design import RenderSettings
+    from ichnos.simulation.cohort.write import simulate_cohort
 
     design = _design(preset, patients, scale, centres, exams, haematoma_share)
-    making = Making(anatomy=str(anatomy) if anatomy else None, voxel_mm=voxel_mm, dicom=dicom)
+    render = RenderSettings(anatomy=str(anatomy) if anatomy else None, voxel_mm=voxel_mm, dicom=dicom)
     name = f"virtual patients after {preset}" if preset else "virtual patients"
     summary = simulate_cohort(
         design,
         out,
         seed=seed,
-        making=making,
+        render=render,
         name=name,
         workers=workers,
         scheduler=scheduler,
         progress=not as_json,
         cache=_cache(),
+        worker_context=single_thread,
     )
     return _told(summary, out, as_json=as_json)
 

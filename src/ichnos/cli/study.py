@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ichnos.cli.threads import single_thread
 from ichnos.errors import UsageError
 
 if TYPE_CHECKING:
@@ -131,11 +132,13 @@ def _patients(
 
     if given is not None:
         return read_cohort(given)
-    from ichnos.simulation.cohort.design import preset
-    from ichnos.simulation.cohort.write import Making, check_made, simulate_cohort
+    from ichnos.simulation.cohort.design import RenderSettings, preset
+    from ichnos.simulation.cohort.write import check_made, simulate_cohort
 
     design = chosen.SMOKE if effort.smoke else preset(name, scale=effort.scale or 1.0, fewest=chosen.FEWEST)
-    making = Making(voxel_mm=3.0, oracle_samples=4) if effort.smoke else Making(voxel_mm=voxel_mm)
+    render = (
+        RenderSettings(voxel_mm=3.0, oracle_samples=4) if effort.smoke else RenderSettings(voxel_mm=voxel_mm)
+    )
     patients = sum(group.patients for group in design.groups)
     effort.say(f"making {patients} virtual patients; what an earlier call has made is kept")
     folder, title = out / "cohort", f"virtual patients after {name}"
@@ -143,11 +146,12 @@ def _patients(
         design,
         folder,
         seed=effort.seed,
-        making=making,
+        render=render,
         name=title,
         workers=effort.workers,
         progress=False,
         cache=effort.cache,
+        worker_context=single_thread,
     )
     check_made(made)
     return read_cohort(folder)

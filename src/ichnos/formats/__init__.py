@@ -32,7 +32,7 @@ def open_scan(
     return open_dicom(path, series=series, progress=progress)
 
 
-def inspect(path: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Inspection:
+def inspect_path(path: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Inspection:
     """List what lies in a place, best first, and which of it is the head CT. A NIfTI file counts as one
     series.
     """

@@ -20,28 +20,27 @@ from ichnos.cohort import EXAMS, Cohort, Exam, Fact, Patient
 from ichnos.errors import InputRefused, UsageError
 from ichnos.files import atomic_file
 from ichnos.formats import nifti
+from ichnos.targets import label_maps
 from ichnos.volume import Floats, Volume
 
 BIDS_VERSION = "1.10.0"
 IGNORED = ("**/ct/", "*_ct.nii.gz", "*_ct.json", ".ichnos/")
 # Exam -> (session, folder, suffix).
-PLACES: dict[Exam, tuple[str, str, str]] = {
+EXAM_PLACES: dict[Exam, tuple[str, str, str]] = {
     "ct": ("baseline", "ct", "ct"),
     "followup": ("followup", "ct", "ct"),
     "flair": ("mri", "anat", "FLAIR"),
     "t1": ("mri", "anat", "T1w"),
     "diffusion": ("mri", "dwi", "dwi"),
 }
-TARGETS = ("haematoma", "leukoaraiosis", "tract", "expansion")
-Kind = Literal["mask", "dseg", "probseg"]
-KINDS: tuple[Kind, ...] = ("dseg", "mask", "probseg")  # the order in which a target is looked for
+MapKind = Literal["mask", "dseg", "probseg"]
+MAP_KINDS: tuple[MapKind, ...] = ("dseg", "mask", "probseg")  # the order in which a target is looked for
 TRUSTED_PIPELINES = ("manual", "transfer", "truth")  # where targets are looked for; predictions must be named
 SPLITS = ("train", "validation", "test", "external", "")
 _ID = re.compile(r"[A-Za-z0-9]+")
 
 
 # ---- where things are
-# -----------------------------------------------------------------------------------------------
 
 
 def subject(patient_id: str) -> str:
@@ -61,7 +60,7 @@ def exam_path(root: str | Path, patient_id: str, exam: Exam) -> Path:
     >>> exam_path("cohort", "A1", "flair").as_posix()
     'cohort/sub-A1/ses-mri/anat/sub-A1_ses-mri_FLAIR.nii.gz'
     """
-    session, folder, suffix = PLACES[exam]
+    session, folder, suffix = EXAM_PLACES[exam]
     who = subject(patient_id)
     return Path(root) / who / f"ses-{session}" / folder / f"{who}_ses-{session}_{suffix}.nii.gz"
 
@@ -72,7 +71,7 @@ def derivative_path(
     *,
     pipeline: str,
     label: str,
-    kind: Kind,
+    kind: MapKind,
     exam: Exam = "ct",
     ending: str = ".nii.gz",
 ) -> Path:
@@ -81,7 +80,7 @@ def derivative_path(
     >>> derivative_path("cohort", "A1", pipeline="transfer", label="ICH", kind="mask").as_posix()
     'cohort/derivatives/transfer/sub-A1/ses-baseline/sub-A1_ses-baseline_label-ICH_mask.nii.gz'
     """
-    who, session = subject(patient_id), f"ses-{PLACES[exam][0]}"
+    who, session = subject(patient_id), f"ses-{EXAM_PLACES[exam][0]}"
     name = f"{who}_{session}_label-{label}_{kind}{ending}"
     return Path(root) / "derivatives" / pipeline / who / session / name
 
@@ -93,7 +92,7 @@ def find_target(
     before probseg.
     """
     for pipeline in pipelines:
-        for kind in KINDS:
+        for kind in MAP_KINDS:
             path = derivative_path(root, patient_id, pipeline=pipeline, label=target, kind=kind)
             if path.is_file():
                 return path
@@ -101,7 +100,6 @@ def find_target(
 
 
 # ---- reading
-# ------------------------------------------------------------------------------------------
 
 
 def is_cohort(path: str | Path) -> bool:
@@ -125,7 +123,9 @@ def read_cohort(root: str | Path, *, pipelines: Sequence[str] = TRUSTED_PIPELINE
             )
         exams = {exam: path for exam in EXAMS if (path := exam_path(root, patient_id, exam)).is_file()}
         targets = {
-            t: found for t in TARGETS if (found := find_target(root, patient_id, t, pipelines)) is not None
+            t: found
+            for t in label_maps()
+            if (found := find_target(root, patient_id, t, pipelines)) is not None
         }
         facts = {name: _fact(text) for name, text in row.items()}
         patients.append(Patient(patient_id, centre, split, exams, targets, facts))  # type: ignore[arg-type]
@@ -193,7 +193,6 @@ def read_gradients(dwi: str | Path) -> tuple[Floats, Floats]:
 
 
 # ---- writing
-# ------------------------------------------------------------------------------------------
 
 
 def write_exam(
@@ -224,7 +223,7 @@ def write_derivative(
     *,
     pipeline: str,
     label: str,
-    kind: Kind,
+    kind: MapKind,
     exam: Exam = "ct",
     sidecar: Mapping[str, Any] | None = None,
 ) -> Path:

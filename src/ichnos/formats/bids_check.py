@@ -1,4 +1,4 @@
-"""Check a cohort on disk against the layout of `docs/cohorts.md`: one finding per line, everything in one
+"""Check a cohort on disk against the layout of `docs/cohorts.md`: one issue per line, everything in one
 go.
 """
 
@@ -23,10 +23,10 @@ _DERIVED = re.compile(r"(sub-[A-Za-z0-9]+)_(ses-[A-Za-z0-9]+)_.*_?(mask|dseg|pro
 
 
 @dataclass(frozen=True)
-class Finding:
+class CohortIssue:
     """One thing that is wrong with a cohort.
 
-    >>> print(Finding("error", "participants.tsv", "is missing"))
+    >>> print(CohortIssue("error", "participants.tsv", "is missing"))
     error: participants.tsv: is missing
     """
 
@@ -38,79 +38,79 @@ class Finding:
         return f"{self.level}: {self.path}: {self.text}"
 
 
-def validate(root: str | Path) -> list[Finding]:
+def validate(root: str | Path) -> list[CohortIssue]:
     """Return everything that is wrong with a cohort; an empty list means it can be used."""
     root = Path(root)
     if not root.is_dir():
         raise InputRefused(f"{root} is not a folder; give the folder that holds participants.tsv")
-    findings = [*_description(root, root), *_ignored(root)]
+    issues = [*_description(root, root), *_ignored(root)]
     try:
         rows = bids.read_participants(root)
     except InputRefused as refusal:
-        return [*findings, Finding("error", "participants.tsv", str(refusal))]
-    findings += _table(root, rows)
+        return [*issues, CohortIssue("error", "participants.tsv", str(refusal))]
+    issues += _table(root, rows)
     for patient_id in dict.fromkeys(row["participant_id"] for row in rows):
-        findings += _patient(root, patient_id)
+        issues += _patient(root, patient_id)
     for pipeline in sorted(path for path in (root / "derivatives").glob("*") if path.is_dir()):
-        findings += [*_description(root, pipeline), *_derived(root, pipeline)]
-    return findings
+        issues += [*_description(root, pipeline), *_derived(root, pipeline)]
+    return issues
 
 
-def _description(root: Path, folder: Path) -> Iterator[Finding]:
+def _description(root: Path, folder: Path) -> Iterator[CohortIssue]:
     path = folder / "dataset_description.json"
     where = path.relative_to(root).as_posix()
     if not path.is_file():
-        yield Finding("error", where, "is missing; it names the dataset and its BIDSVersion")
+        yield CohortIssue("error", where, "is missing; it names the dataset and its BIDSVersion")
         return
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        yield Finding("error", where, f"is not JSON ({error})")
+        yield CohortIssue("error", where, f"is not JSON ({error})")
         return
     wanted = ("Name", "BIDSVersion") if folder == root else ("Name", "BIDSVersion", "GeneratedBy")
     for key in wanted:
         if not isinstance(content, dict) or not content.get(key):
-            yield Finding("error", where, f"has no {key}")
+            yield CohortIssue("error", where, f"has no {key}")
 
 
-def _ignored(root: Path) -> Iterator[Finding]:
+def _ignored(root: Path) -> Iterator[CohortIssue]:
     path = root / ".bidsignore"
     told = path.read_text(encoding="utf-8") if path.is_file() else ""
     if "ct" not in told:
-        yield Finding(
+        yield CohortIssue(
             "warning",
             ".bidsignore",
             "does not list ct/ files, which BIDS does not know yet; BIDS validators will object to them",
         )
 
 
-def _table(root: Path, rows: list[dict[str, str]]) -> Iterator[Finding]:
+def _table(root: Path, rows: list[dict[str, str]]) -> Iterator[CohortIssue]:
     ids = [row["participant_id"] for row in rows]
     for patient_id in sorted({i for i in ids if ids.count(i) > 1}):
-        yield Finding(
+        yield CohortIssue(
             "error", "participants.tsv", f"sub-{patient_id} has {ids.count(patient_id)} rows; one is expected"
         )
     for row in rows:
         if row.get("split", "") not in bids.SPLITS:
-            yield Finding(
+            yield CohortIssue(
                 "error",
                 "participants.tsv",
                 f"sub-{row['participant_id']} has the unknown split {row['split']!r}",
             )
     folders = {path.name.removeprefix("sub-") for path in root.glob("sub-*") if path.is_dir()}
     for patient_id in sorted(folders - set(ids)):
-        yield Finding("error", f"sub-{patient_id}", "has no row in participants.tsv")
+        yield CohortIssue("error", f"sub-{patient_id}", "has no row in participants.tsv")
     for patient_id in sorted(set(ids) - folders):
-        yield Finding("error", f"sub-{patient_id}", "is in participants.tsv and has no folder")
+        yield CohortIssue("error", f"sub-{patient_id}", "is in participants.tsv and has no folder")
 
 
-def _patient(root: Path, patient_id: str) -> Iterator[Finding]:
+def _patient(root: Path, patient_id: str) -> Iterator[CohortIssue]:
     folder = root / bids.subject(patient_id)
     if not folder.is_dir():
         return
     known = {bids.exam_path(root, patient_id, exam): exam for exam in EXAMS}
     if not any(path.is_file() for path in known):
-        yield Finding("error", folder.name, "has no exam that ichnos knows")
+        yield CohortIssue("error", folder.name, "has no exam that ichnos knows")
     stems = {str(path).removesuffix(".nii.gz") for path in known}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         where = path.relative_to(root).as_posix()
@@ -118,20 +118,20 @@ def _patient(root: Path, patient_id: str) -> Iterator[Finding]:
         if path in known:
             yield from _image(root, path, where, diffusion=known[path] == "diffusion")
         elif stem not in stems:
-            yield Finding("warning", where, "is not named as an exam of the layout and will not be read")
+            yield CohortIssue("warning", where, "is not named as an exam of the layout and will not be read")
 
 
-def _image(root: Path, path: Path, where: str, *, diffusion: bool) -> Iterator[Finding]:
+def _image(root: Path, path: Path, where: str, *, diffusion: bool) -> Iterator[CohortIssue]:
     try:
         volume = nifti.load(path)
     except InputRefused as refusal:
         yield _refused(path, where, refusal)
         return
     if not nifti.sidecar_path(path).is_file():
-        yield Finding("warning", where, "has no JSON file beside it")
+        yield CohortIssue("warning", where, "has no JSON file beside it")
     if not diffusion:
         if volume.array.ndim != 3:
-            yield Finding("error", where, f"has {volume.array.shape[3]} frames; one is expected")
+            yield CohortIssue("error", where, f"has {volume.array.shape[3]} frames; one is expected")
         return
     try:
         bvals, bvecs = bids.read_gradients(path)
@@ -140,13 +140,13 @@ def _image(root: Path, path: Path, where: str, *, diffusion: bool) -> Iterator[F
         return
     frames = volume.array.shape[3] if volume.array.ndim == 4 else 1
     if len(bvals) != frames:
-        yield Finding("error", where, f"has {frames} frames and {len(bvals)} b-values")
+        yield CohortIssue("error", where, f"has {frames} frames and {len(bvals)} b-values")
     lengths = np.linalg.norm(bvecs[bvals > 50], axis=1)
     if lengths.size and np.abs(lengths - 1).max() > 0.05:
-        yield Finding("error", where, "has gradient directions that are not of length 1")
+        yield CohortIssue("error", where, "has gradient directions that are not of length 1")
 
 
-def _derived(root: Path, pipeline: Path) -> Iterator[Finding]:
+def _derived(root: Path, pipeline: Path) -> Iterator[CohortIssue]:
     for path in sorted(p for p in pipeline.glob("sub-*/**/*") if p.is_file()):
         where = path.relative_to(root).as_posix()
         named = _DERIVED.fullmatch(path.name)
@@ -154,13 +154,13 @@ def _derived(root: Path, pipeline: Path) -> Iterator[Finding]:
             continue
         who, session = named.group(1), named.group(2)
         if path.parent.relative_to(pipeline).parts[:2] != (who, session):
-            yield Finding("error", where, f"lies outside {who}/{session}, which its name says")
+            yield CohortIssue("error", where, f"lies outside {who}/{session}, which its name says")
             continue
         exams = [bids.exam_path(root, who.removeprefix("sub-"), exam) for exam in EXAMS]
         yield from _on_an_exam(path, where, [exam for exam in exams if exam.parts[-3] == session])
 
 
-def _on_an_exam(path: Path, where: str, exams: list[Path]) -> Iterator[Finding]:
+def _on_an_exam(path: Path, where: str, exams: list[Path]) -> Iterator[CohortIssue]:
     try:
         drawn = nifti.load(path)
     except InputRefused as refusal:
@@ -168,15 +168,15 @@ def _on_an_exam(path: Path, where: str, exams: list[Path]) -> Iterator[Finding]:
         return
     grids = []
     for exam in exams:
-        with suppress(InputRefused):  # an exam that is missing or damaged has its own finding
+        with suppress(InputRefused):  # an exam that is missing or damaged has its own issue
             grids.append(nifti.load_grid(exam))
     if grids and not any(drawn.same_grid(grid, tolerance_mm=0.01) for grid in grids):
-        yield Finding(
+        yield CohortIssue(
             "error",
             where,
             f"does not lie on the grid of any exam of its session ({', '.join(exam.name for exam in exams)})",
         )
 
 
-def _refused(path: Path, where: str, refusal: InputRefused) -> Finding:
-    return Finding("error", where, str(refusal).removeprefix(f"{path} "))
+def _refused(path: Path, where: str, refusal: InputRefused) -> CohortIssue:
+    return CohortIssue("error", where, str(refusal).removeprefix(f"{path} "))

@@ -16,7 +16,7 @@ from typing import Any
 
 import ichnos
 from ichnos.errors import InputRefused, UsageError
-from ichnos.formats.dicom.files import Reader
+from ichnos.formats.dicom.files import FileReader
 from ichnos.formats.dicom_codes import ARTIFICIAL_INTELLIGENCE, NOTICE, concept
 from ichnos.scan import Scan
 
@@ -97,7 +97,7 @@ def source_headers(scan: Scan, *, alias: Alias | None = None) -> list[Any]:
             " save as NIfTI"
         )
     headers = []
-    with Reader() as reader:
+    with FileReader() as reader:
         for path in dict.fromkeys(s.path for s in scan.source.slices):
             with reader.open(path) as stream:
                 header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)

@@ -25,11 +25,12 @@ from ichnos.formats.dicom_source import (
     tolerant,
 )
 from ichnos.scan import Scan
+from ichnos.targets import PRIVATE_SCHEME, Code
 
-SERIES_NUMBER = 9002
+SR_SERIES_NUMBER = 9002
 SR_STORAGE = "1.2.840.10008.5.1.4.1.1.88.34"  # Comprehensive 3D SR
-_CT_OF_HEAD: codes.Code = ("303653007", "SCT", "CT of head")
-_REPORT: codes.Code = ("126000", "DCM", "Imaging Measurement Report")
+_CT_OF_HEAD: Code = ("303653007", "SCT", "CT of head")
+_REPORT: Code = ("126000", "DCM", "Imaging Measurement Report")
 _UPPER, _LOWER = "371886008", "371885007"  # SCT: range of upper, of lower measurement uncertainty
 
 
@@ -46,7 +47,7 @@ class Quantity:
 
 
 @dataclass(frozen=True)
-class Grade:
+class CodedGrade:
     """One category, such as a Fazekas grade."""
 
     name: str
@@ -56,26 +57,28 @@ class Grade:
 
 
 @dataclass(frozen=True)
-class Group:
+class MeasurementGroup:
     """What was measured of one thing."""
 
-    name: str  # stable: "ICH", "expansion"; one of dicom_codes.SEGMENTS gives it codes and a site
+    name: str  # stable: "ICH", "expansion"; a target of this name gives it codes and a site
     segment: str | None = None  # the mask in the SEG that it was measured on
     quantities: tuple[Quantity, ...] = ()
-    grades: tuple[Grade, ...] = ()
+    grades: tuple[CodedGrade, ...] = ()
 
 
 @dataclass(frozen=True)
 class Report:
     """What an SR of ours says."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[MeasurementGroup, ...]
     comments: tuple[
         str, ...
     ] = ()  # sentences: what could not be looked at, warnings; the research notice comes first by itself
 
 
-_NOTHING = Group("not read")  # TID 1500 wants one group at least; this one is empty, and the comments say why
+_NOTHING = MeasurementGroup(
+    "not read"
+)  # TID 1500 wants one group at least; this one is empty, and the comments say why
 
 
 def write_sr(
@@ -135,7 +138,7 @@ def _document(report: Report, headers: Sequence[Any], seg: SegFile | None, algor
         evidence=evidence,
         content=_content(report, headers, seg, algorithm, uid)[0],
         series_instance_uid=derived_uid("SR series", *content),
-        series_number=SERIES_NUMBER,
+        series_number=SR_SERIES_NUMBER,
         sop_instance_uid=uid,
         instance_number=1,
         manufacturer=MANUFACTURER,
@@ -189,7 +192,9 @@ def _content(
     return content
 
 
-def _group(group: Group, headers: Sequence[Any], seg: SegFile | None, algorithm: Algorithm, uid: str) -> Any:
+def _group(
+    group: MeasurementGroup, headers: Sequence[Any], seg: SegFile | None, algorithm: Algorithm, uid: str
+) -> Any:
     from highdicom.sr import (
         FindingSite,
         MeasurementsAndQualitativeEvaluations,
@@ -205,15 +210,11 @@ def _group(group: Group, headers: Sequence[Any], seg: SegFile | None, algorithm:
         "measurements": [_measurement(quantity, group) for quantity in group.quantities] or None,
         "qualitative_evaluations": [_grade(grade) for grade in group.grades] or None,
     }
-    shown = codes.SEGMENTS.get(group.name)
-    if shown is not None:
-        told["finding_category"], told["finding_type"] = (
-            codes.concept(shown.category),
-            codes.concept(shown.kind),
-        )
-        told["finding_sites"] = [
-            FindingSite(codes.concept(shown.region), codes.concept(shown.side) if shown.side else None)
-        ]
+    target = codes.segment_targets().get(group.name)
+    if target is not None:
+        coded = codes.segment_codes(target)
+        told["finding_category"], told["finding_type"] = coded.category, coded.type
+        told["finding_sites"] = [FindingSite(coded.region, coded.side)]
     if group.segment is None or seg is None:
         return MeasurementsAndQualitativeEvaluations(**told)
     told["referenced_segment"] = ReferencedSegment(
@@ -233,7 +234,7 @@ def _algorithm(algorithm: Algorithm) -> Any:
     )
 
 
-def _measurement(quantity: Quantity, group: Group) -> Any:
+def _measurement(quantity: Quantity, group: MeasurementGroup) -> Any:
     from highdicom.sr import Measurement, MeasurementProperties, TrackingIdentifier
 
     code = codes.measure_code(quantity.name, quantity.label)
@@ -259,17 +260,16 @@ def _measurement(quantity: Quantity, group: Group) -> Any:
     )
 
 
-def _grade(grade: Grade) -> Any:
+def _grade(grade: CodedGrade) -> Any:
     from highdicom.sr import QualitativeEvaluation
 
-    name = codes.concept((grade.name, codes.SCHEME, grade.label[:64]))
+    name = codes.concept((grade.name, PRIVATE_SCHEME, grade.label[:64]))
     return QualitativeEvaluation(
-        name, codes.concept((f"{grade.name}-{grade.value}", codes.SCHEME, grade.meaning[:64]))
+        name, codes.concept((f"{grade.name}-{grade.value}", PRIVATE_SCHEME, grade.meaning[:64]))
     )
 
 
 # ---- reading
-# ------------------------------------------------------------------------------------------
 
 
 def read_sr(path: str | Path) -> Report:
@@ -314,16 +314,18 @@ def _items(parent: Any, *values: str) -> Iterator[Any]:
                 yield from _items(item, *values[1:])
 
 
-def _read_group(item: Any) -> Group:
+def _read_group(item: Any) -> MeasurementGroup:
     name = str(next(_items(item, "112039")).TextValue)
     segment = name if any(True for _ in _items(item, "121191")) else None
     numbers = [child for child in item.ContentSequence if child.ValueType == "NUM"]
     coded = [
         child
         for child in item.ContentSequence
-        if child.ValueType == "CODE" and _scheme(child) == codes.SCHEME
+        if child.ValueType == "CODE" and _scheme(child) == PRIVATE_SCHEME
     ]
-    return Group(name, segment, tuple(map(_read_quantity, numbers)), tuple(map(_read_grade, coded)))
+    return MeasurementGroup(
+        name, segment, tuple(map(_read_quantity, numbers)), tuple(map(_read_grade, coded))
+    )
 
 
 def _scheme(item: Any) -> str:
@@ -344,9 +346,9 @@ def _number(item: Any) -> float:
     return float(measured.get("FloatingPointValue") or measured.NumericValue)
 
 
-def _read_grade(item: Any) -> Grade:
+def _read_grade(item: Any) -> CodedGrade:
     name, value = item.ConceptNameCodeSequence[0], item.ConceptCodeSequence[0]
-    return Grade(
+    return CodedGrade(
         _code(name),
         str(name.CodeMeaning),
         _code(value).removeprefix(f"{_code(name)}-"),

@@ -16,12 +16,10 @@ import numpy as np
 
 from ichnos.errors import InputRefused
 from ichnos.files import atomic_file
-from ichnos.scan import Acquisition, Scan, Source
+from ichnos.scan import AIR_HU, PADDING_BELOW_HU, Acquisition, Scan, Source
 from ichnos.volume import Array, Volume
 
 SUFFIXES = (".nii", ".nii.gz")
-AIR_HU = -1000
-_PADDING_BELOW_HU = -1400  # scanners fill what they did not see with -1500, -2000 or -3024: that is air
 _MOST_PACKED = 1100  # gzip cannot shrink anything further than about 1030 times
 _MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
@@ -149,7 +147,7 @@ def _looks_shifted(array: Array) -> bool:
 
 def _hu(array: Array) -> Array:
     kept = array if array.dtype in (np.dtype(np.int16), np.dtype(np.float32)) else array.astype(np.float32)
-    padded = kept < _PADDING_BELOW_HU
+    padded = kept < PADDING_BELOW_HU
     return np.where(padded, kept.dtype.type(AIR_HU), kept) if padded.any() else kept
 
 
@@ -231,7 +229,6 @@ def _check_position(path: Path, image: Any) -> None:
 
 
 # ---- sidecar
-# ------------------------------------------------------------------------------------------
 
 
 def sidecar_path(path: str | Path) -> Path:

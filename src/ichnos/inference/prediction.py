@@ -6,18 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from ichnos.inference.coordinates import LEAST_BRAIN, AtlasCoordinates, smoothed_coordinates
 from ichnos.inference.grid import SLAB, ReadingGrid
 from ichnos.models import Model
 from ichnos.scan import Scan
 from ichnos.volume import Volume
-
-if TYPE_CHECKING:
-    from ichnos.inference.coordinates import Placement
 
 Floats = npt.NDArray[np.float32]
 
@@ -29,7 +26,7 @@ class Refined:
     probabilities: Floats  # (target, x, y, z)
     grid: ReadingGrid
     model: Model  # the refinement; its targets are the rows
-    place: Placement | None  # by the first network
+    coordinates: AtlasCoordinates | None  # by the first network
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +86,21 @@ class Prediction:
         if not set(axes) <= set(names):
             return None
         return self.probabilities[[names.index(axis) for axis in axes]]
+
+    def atlas_coordinates(self) -> AtlasCoordinates | None:
+        """Return where the scan lies in MNI152 space; None without coordinates, or with too little brain."""
+        if self.refined is not None:
+            return self.refined.coordinates  # known already: the refinement was shown the atlas there
+        position = self.position_mm()
+        if position is None:
+            return None
+        brain = self.probabilities[self.model.manifest.channel("brain")]
+        if int((brain > 0.5).sum()) < LEAST_BRAIN:
+            return None
+        spacing_mm = self.model.manifest.preprocessing.spacing_mm
+        return AtlasCoordinates(
+            smoothed_coordinates(position, brain, spacing_mm), brain, self.grid, self._ras()
+        )
 
     def channel(self, target: str) -> Floats:
         """Return a target's probabilities (x, y, z) on the grid that they were made on."""

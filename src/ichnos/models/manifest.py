@@ -72,16 +72,14 @@ class TargetSpec(_Frozen):
     map around an outline that is given, "image" an image that is drawn.
     """
 
-    # "ICH", "IVH", "PHE", "brain", "ventricles", "leukoaraiosis", "tract_left", "tract_right", "followup",
-    # "mni_x", ...
-    name: str
+    name: str  # in `ichnos.targets`, or one of the model's own
     kind: Literal["mask", "coordinate", "patient", "region", "image"] = (
         "mask"  # a coordinate is given in units of COORDINATE_MM, inside the brain
     )
     threshold: float = Field(
         default=0.5, ge=0, le=1
     )  # operating point: probability above which a voxel counts
-    group: Literal["haematoma", "leukoaraiosis", "tract", "expansion", "anatomy"] = "anatomy"
+    group: str = "anatomy"  # as in `ichnos.targets`
 
 
 class Provenance(_Frozen):

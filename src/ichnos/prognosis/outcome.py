@@ -12,19 +12,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from scipy.special import expit, ndtri
 
-from ichnos.clinical.injury import Grade
-from ichnos.errors import InputRefused
+from ichnos.clinical.injury import INJURY_GRADES, InjuryGrade
+from ichnos.prognosis.store import PlainModel, load_plain
 
 OUTCOME_FILE = "outcome.json"
-GRADES: tuple[Grade, ...] = get_args(Grade)
-REFERENCE: Grade = "complete interruption"
+REFERENCE: InjuryGrade = "complete interruption"
 Arm = Literal["medical", "surgery"]
 Floats = npt.NDArray[np.float64]
 
@@ -44,7 +43,7 @@ _WORDS = {
 class OutcomeInputs:
     """What the model may know of a patient; None where it is not known."""
 
-    injury: Grade | None  # of the worse tract
+    injury: InjuryGrade | None  # of the worse tract
     ich_ml: float
     ivh_ml: float
     leukoaraiosis_ml: float | None
@@ -91,8 +90,8 @@ def _term(inputs: OutcomeInputs, arm: Arm, term: str) -> float:
     }[term]
 
 
-GRADE_TERMS = tuple(f"injury: {grade}" for grade in GRADES if grade != REFERENCE)
-SURGERY_TERMS = ("surgery", *(f"surgery, {grade}" for grade in GRADES if grade != REFERENCE))
+GRADE_TERMS = tuple(f"injury: {grade}" for grade in INJURY_GRADES if grade != REFERENCE)
+SURGERY_TERMS = ("surgery", *(f"surgery, {grade}" for grade in INJURY_GRADES if grade != REFERENCE))
 MOTOR_TERMS = ("intercept", *GRADE_TERMS, *SURGERY_TERMS, "age", "ich", "blood load")
 MRS_TERMS = (*GRADE_TERMS, *SURGERY_TERMS, "age", "ich", "ivh", "leukoaraiosis", "gcs")
 NEEDED = {
@@ -101,11 +100,7 @@ NEEDED = {
 }
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Regression(_Frozen):
+class Regression(PlainModel):
     """Coefficients in the order of `terms`, then whatever else was estimated with them; their covariance."""
 
     terms: tuple[str, ...]
@@ -127,7 +122,7 @@ class Regression(_Frozen):
         return self
 
 
-class OutcomeModel(_Frozen):
+class OutcomeModel(PlainModel):
     """The content of outcome.json."""
 
     format: Literal["ichnos-outcome-1"] = "ichnos-outcome-1"
@@ -227,27 +222,19 @@ def _summary(shares: Floats, level: float) -> Interval:
 
 def injury_of(
     grades: Mapping[str, str | None], loads_ml: Mapping[str, float]
-) -> tuple[Grade | None, float | None]:
+) -> tuple[InjuryGrade | None, float | None]:
     """Return the worse side's grade and load of blood; None where a side is not graded.
 
     >>> injury_of({"left": "no risk", "right": "PHE infiltration"}, {"left": 0.0, "right": 0.0})
     ('PHE infiltration', 0.0)
     """
-    known = {side: grade for side, grade in grades.items() if grade in GRADES}
+    known = {side: grade for side, grade in grades.items() if grade in INJURY_GRADES}
     if len(known) < len(grades) or not known:
         return None, None
-    worst = max(known, key=lambda side: (GRADES.index(known[side]), loads_ml[side]))
+    worst = max(known, key=lambda side: (INJURY_GRADES.index(known[side]), loads_ml[side]))
     return known[worst], loads_ml[worst]
 
 
 def load_outcome_model(folder: str | Path) -> OutcomeModel:
     """Read outcome.json of a model folder, or say what is wrong with it."""
-    file = Path(folder) / OUTCOME_FILE
-    if not file.is_file():
-        raise InputRefused(f"{folder} holds no outcome model: it has no {OUTCOME_FILE}")
-    try:
-        return OutcomeModel.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise InputRefused(f"{file} cannot be used: {where}: {first['msg']}") from None
+    return load_plain(Path(folder) / OUTCOME_FILE, OutcomeModel)

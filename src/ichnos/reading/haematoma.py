@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from ichnos.inference import Prediction
-from ichnos.inference.coordinates import Placement
+from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.reading.blood import DensitySigns, abc2_ml, density_signs, sphericity
 from ichnos.reading.masks import MIN_BLOOD_ML, Masks
 from ichnos.reading.record import Finding, Measure
 from ichnos.reading.site import midline_measure, site_measure
 from ichnos.reading.volumes import volume_measure
+from ichnos.targets import targets_in
 from ichnos.volume import Volume, centroid_mm
 
 _DEFINITION = "defined by the mask; it has no interval of its own"
@@ -22,16 +23,10 @@ _MIDLINE_MM = 5.0  # a clot whose centre is nearer to the midline than this has 
 
 
 def read_haematoma(
-    prediction: Prediction, masks: Masks, hu: Volume, *, place: Placement | None = None
+    prediction: Prediction, masks: Masks, hu: Volume, *, coordinates: AtlasCoordinates | None = None
 ) -> Finding:
-    """Measure the blood of a scan; `hu` in RAS on the masks' grid, `place` where the network says where in
-    the atlas it is.
-    """
-    labels = {
-        "ICH": "Intracerebral haematoma",
-        "IVH": "Intraventricular blood",
-        "PHE": "Perihaematomal oedema",
-    }
+    """Measure the blood of a scan; `hu` in RAS on the masks' grid, `coordinates` for its site."""
+    labels = {target.name: target.label for target in targets_in("haematoma")}
     volumes = tuple(_volume(prediction, masks, name, label) for name, label in labels.items())
     names = tuple(name for name in labels if name in masks.known)
     said = ", ".join(_said(m) for m in volumes if isinstance(m.value, float))
@@ -47,12 +42,19 @@ def read_haematoma(
             target="haematoma",
             status="read",
             sentence=sentence,
-            measures=(*volumes, midline_measure(place)),
+            measures=(*volumes, midline_measure(coordinates)),
             masks=names,
         )
-    side, site = _side(masks), site_measure(place, masks.ich)
+    side, site = _side(masks), site_measure(coordinates, masks.ich)
     where = ", ".join(str(m.value) for m in (side, site) if m.value is not None) or "side not known"
-    measures = (*volumes, side, site, midline_measure(place), *_shape(masks.ich), *_signs(hu, masks.ich))
+    measures = (
+        *volumes,
+        side,
+        site,
+        midline_measure(coordinates),
+        *_shape(masks.ich),
+        *_signs(hu, masks.ich),
+    )
     return Finding(
         target="haematoma",
         status="read",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ichnos.clinical.fazekas import FazekasRegion
 from ichnos.inference import Prediction
-from ichnos.reading.fazekas import fazekas_measures, load_fazekas_law
+from ichnos.prognosis.fazekas import load_fazekas_model
+from ichnos.reading.fazekas import fazekas_measures
 from ichnos.reading.masks import Masks
 from ichnos.reading.record import Finding, Measure, Status
 from ichnos.reading.volumes import volume_measure
@@ -18,15 +20,18 @@ _NO_INTERVAL = "defined by the mask; it has no interval of its own"
 def read_leukoaraiosis(prediction: Prediction, masks: Masks) -> Finding:
     """Measure white-matter disease outside blood, oedema and ventricles."""
     volume = volume_measure(prediction, "leukoaraiosis", masks.leukoaraiosis, "Leukoaraiosis")
-    law, total_ml = load_fazekas_law(prediction.model.folder), volume_ml(masks.leukoaraiosis)
+    model, total_ml = load_fazekas_model(prediction.model.folder), volume_ml(masks.leukoaraiosis)
     if not masks.ventricles.array.any():
         sentence = (
             f"Leukoaraiosis {total_ml:.1f} mL; the ventricles were not found, so it could not be divided."
         )
-        return _finding("read", sentence, (volume, *fazekas_measures(law, None)))
+        return _finding("read", sentence, (volume, *fazekas_measures(model, None)))
     periventricular_ml = _periventricular_ml(masks)
-    parts_ml = {"periventricular": periventricular_ml, "deep": total_ml - periventricular_ml}
-    grades = fazekas_measures(law, parts_ml)
+    parts_ml: dict[FazekasRegion, float] = {
+        "periventricular": periventricular_ml,
+        "deep": total_ml - periventricular_ml,
+    }
+    grades = fazekas_measures(model, parts_ml)
     if not masks.leukoaraiosis.array.any():
         return _finding(
             "none found", "The white matter was searched and no leukoaraiosis was found.", (volume, *grades)

@@ -4,14 +4,15 @@ ventricular blood lies in ventricles.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
 
 from ichnos.anatomy.tract import SIDES, Side, population
 from ichnos.inference import Prediction
-from ichnos.inference.coordinates import Placement
+from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.reading.density import (
     ICH_ABOVE_BRAIN_HU,
     IVH_ABOVE_BRAIN_HU,
@@ -25,10 +26,10 @@ from ichnos.reading.density import (
     where_dark,
     without_sulci,
 )
+from ichnos.targets import TARGETS
 from ichnos.volume import Box, Volume, box_around
 
 MIN_BLOOD_ML = 0.1  # a smaller speck of blood, or of leukoaraiosis, is not reported
-NAMES = ("ICH", "IVH", "PHE", "leukoaraiosis", "brain", "ventricles", "tract_left", "tract_right")
 _INFARCT = "infarct"  # a mask that is taken out of leukoaraiosis and not shown
 # of a population's tracts that cover a place, and of the network's own probability: their mean in a tract, at
 # least
@@ -68,30 +69,23 @@ class Masks:
     tract_right: Volume
     known: frozenset[str]  # names of the masks that the model draws
     expansion: Volume | None = None
+    others: Mapping[str, Volume] = field(default_factory=dict)  # of targets that no rule here knows
 
     def named(self) -> dict[str, Volume]:
         """Return the masks under the names that files and segments carry."""
-        drawn = {
-            "ICH": self.ich,
-            "IVH": self.ivh,
-            "PHE": self.phe,
-            "leukoaraiosis": self.leukoaraiosis,
-            "brain": self.brain,
-            "ventricles": self.ventricles,
-            "tract_left": self.tract_left,
-            "tract_right": self.tract_right,
-        }
-        found = {name: mask for name, mask in drawn.items() if name in self.known}
-        return found if self.expansion is None else {**found, "expansion": self.expansion}
+        own = {name: self.others.get(name, getattr(self, name.lower(), None)) for name in TARGETS}
+        shown = self.known if self.expansion is None else self.known | {"expansion"}
+        return {name: mask for name, mask in own.items() if mask is not None and name in shown}
 
 
-def consistent_masks(prediction: Prediction, place: Placement | None = None) -> Masks:
+def consistent_masks(prediction: Prediction, coordinates: AtlasCoordinates | None = None) -> Masks:
     """Threshold every target at its operating point and settle what two of them claim.
 
-    With a `place` the tract is where the atlas, looked up there, and the network's drawing agree; without, it
-    is what the network drew.
+    With `coordinates` the tract is where the atlas, looked up there, and the network's drawing agree;
+    without, it is what the network drew.
     """
-    taught = [t.name for t in prediction.model.manifest.targets if t.name in NAMES or t.name == _INFARCT]
+    drawn_by_model = [t.name for t in prediction.model.manifest.targets if t.kind == "mask"]
+    taught = [name for name in drawn_by_model if name in _reported() or name == _INFARCT]
     raw = {
         name: prediction.mask(name, threshold=cut_of(prediction, name)).reoriented("RAS") for name in taught
     }
@@ -108,14 +102,32 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
     }
     tracts = (
         {}
-        if place is None
-        else {f"tract_{side}": _tract(side, place, prediction).cropped(box) for side in SIDES}
+        if coordinates is None
+        else {f"tract_{side}": _tract(side, coordinates, prediction).cropped(box) for side in SIDES}
     )
     settled = _settled(drawn, blood, ras.cropped(box), tracts, fine=prediction.refines("ICH"))
+    others = {name: _inside(mask, drawn) for name, mask in drawn.items() if _has_no_rule(name)}
     return Masks(
-        **{field: nothing.pasted(mask) for field, mask in settled.items()},
-        known=(frozenset(raw) & frozenset(NAMES)) | frozenset(tracts),
+        **{name: nothing.pasted(mask) for name, mask in settled.items()},
+        known=(frozenset(raw) - {_INFARCT}) | frozenset(tracts),
+        others={name: nothing.pasted(mask) for name, mask in others.items()},
     )
+
+
+def _reported() -> tuple[str, ...]:
+    return tuple(name for name, target in TARGETS.items() if target.reported)
+
+
+def _has_no_rule(name: str) -> bool:
+    return name != _INFARCT and name.lower() not in {field.name for field in fields(Masks)}
+
+
+def _inside(mask: Volume, drawn: dict[str, Volume]) -> Volume:
+    """Keep of a mask what lies in brain or ventricles, where the model draws a brain."""
+    if "brain" not in drawn:
+        return mask
+    inside = np.logical_or.reduce([drawn[name].array for name in ("brain", "ventricles") if name in drawn])
+    return mask.map_array(lambda a: a & inside)
 
 
 def _brain_in_blood(prediction: Prediction, raw: dict[str, Volume]) -> npt.NDArray[np.bool_]:
@@ -167,7 +179,7 @@ def _settled(
     The scan's density draws the borders of blood, and where no refinement did (not `fine`) those of the rest.
     """
     nothing = hu.with_array(np.zeros(hu.shape, bool))
-    raw = {name: drawn.get(name, nothing) for name in (*NAMES, _INFARCT)}
+    raw = {name: drawn.get(name, nothing) for name in (*_reported(), _INFARCT)}
     brain, ventricles = _largest(raw["brain"]), raw["ventricles"]
     inside = np.asarray(brain.array) | np.asarray(ventricles.array) if "brain" in drawn else np.True_
     ich, ivh = _blood(drawn, probability, hu, brain, fine=fine)
@@ -205,11 +217,11 @@ def _settled(
     }
 
 
-def _tract(side: Side, place: Placement, prediction: Prediction) -> Volume:
+def _tract(side: Side, coordinates: AtlasCoordinates, prediction: Prediction) -> Volume:
     """Return one tract: the atlas knows its shape, the network, where it draws tracts, how this patient's
     differs.
     """
-    share = place.looked_up(population(side))
+    share = coordinates.look_up(population(side))
     name = f"tract_{side}"
     if name in [target.name for target in prediction.model.manifest.targets]:
         drawn = prediction.probability(name).reoriented("RAS")

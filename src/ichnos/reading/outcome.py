@@ -16,8 +16,8 @@ from ichnos.prognosis.outcome import (
     OutcomeInputs,
     OutcomeModel,
     injury_of,
-    load_outcome_model,
 )
+from ichnos.prognosis.store import first_plain
 from ichnos.reading.record import Finding, Measure
 
 _ARMS: tuple[Arm, ...] = ("medical", "surgery")
@@ -56,10 +56,7 @@ def outcome_model_of(model: Model) -> OutcomeModel | None:
     """Return the outcome model beside a model's weights, or the one that ships; None where neither is
     there.
     """
-    return next(
-        (load_outcome_model(f) for f in (model.folder, SHIPPED / "outcome") if (f / OUTCOME_FILE).is_file()),
-        None,
-    )
+    return first_plain((model.folder, SHIPPED / "outcome"), OUTCOME_FILE, OutcomeModel)
 
 
 def outcome_inputs(findings: Mapping[str, Finding], facts: Mapping[str, object]) -> OutcomeInputs:

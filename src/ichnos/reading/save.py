@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,19 +15,17 @@ from ichnos.files import atomic_file
 from ichnos.formats import nifti
 from ichnos.formats.dicom_seg import write_seg
 from ichnos.formats.dicom_source import Algorithm
-from ichnos.formats.dicom_sr import Grade, Group, Quantity, Report, write_sr
+from ichnos.formats.dicom_sr import CodedGrade, MeasurementGroup, Quantity, Report, write_sr
 from ichnos.reading.record import Finding, Measure, Record
+from ichnos.reading.result import Reading
 from ichnos.scan import Scan
 from ichnos.volume import Volume
-
-if TYPE_CHECKING:
-    from ichnos.reading.read import Reading
 
 RECORD, SEG, SR, PAGE = "reading.json", "segmentation.dcm", "measurements.dcm", "report.html"
 
 
-def save_reading(reading: Reading, folder: Path) -> Path:
-    """Write everything a reading holds into a folder; return the folder."""
+def save_reading(reading: Reading, folder: Path, *, page: str = "") -> Path:
+    """Write everything a reading holds into a folder, and its page where one is given; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     masks, files = {}, {}
     if reading.masks is not None and reading.scan is not None:
@@ -42,9 +39,9 @@ def save_reading(reading: Reading, folder: Path) -> Path:
         if reading.scan.source is not None and reading.scan.source.slices:
             _write_dicom(reading.record, reading.scan, drawn, folder)
             files = {"DICOM SEG": SEG, "DICOM SR": SR}
-    if reading.page is not None:
+    if page:
         files["report"] = PAGE
-        _write_text(folder / PAGE, reading.page(reading))
+        _write_text(folder / PAGE, page)
     record = reading.record.model_copy(update={"masks": masks, "files": files})
     _write_text(
         folder / RECORD, json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
@@ -81,10 +78,10 @@ def structured(record: Record) -> Report:
     return Report(groups, (*comments, *(f"Warning: {warning}" for warning in record.warnings)))
 
 
-def _groups(finding: Finding) -> list[Group]:
+def _groups(finding: Finding) -> list[MeasurementGroup]:
     volumes = {f"{mask.lower()}_volume": mask for mask in finding.masks}
     groups = [
-        Group(volumes[m.name], volumes[m.name], (_quantity(m),))
+        MeasurementGroup(volumes[m.name], volumes[m.name], (_quantity(m),))
         for m in finding.measures
         if m.name in volumes and m.value is not None
     ]
@@ -92,7 +89,7 @@ def _groups(finding: Finding) -> list[Group]:
     quantities = tuple(_quantity(m) for m in others if not isinstance(m.value, str | bool))
     grades = tuple(_grade(m) for m in others if isinstance(m.value, str | bool))
     if quantities or grades:
-        groups.append(Group(f"{finding.target} measures", None, quantities, grades))
+        groups.append(MeasurementGroup(f"{finding.target} measures", None, quantities, grades))
     return groups
 
 
@@ -103,10 +100,10 @@ def _quantity(measure: Measure) -> Quantity:
     )
 
 
-def _grade(measure: Measure) -> Grade:
+def _grade(measure: Measure) -> CodedGrade:
     said = (
         {True: "present", False: "absent"}.get(measure.value, str(measure.value))
         if isinstance(measure.value, bool)
         else measure.value
     )
-    return Grade(measure.name, measure.label, str(said), str(said))
+    return CodedGrade(measure.name, measure.label, str(said), str(said))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichnos.anatomy import regions
-from ichnos.inference.coordinates import Placement
+from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.reading.record import Measure
 from ichnos.volume import Volume
 
@@ -25,11 +25,11 @@ _FALX_Y_MM = (-65.0, 45.0)  # behind the first and before the second, the falx i
 _FEWEST_ROWS = 12
 
 
-def site_measure(place: Placement | None, ich: Volume) -> Measure:
+def site_measure(coordinates: AtlasCoordinates | None, ich: Volume) -> Measure:
     """Name the site of a haematoma; `ich` in RAS on the scan's grid, not empty."""
-    if place is None:
+    if coordinates is None:
         return Measure(name="site", label="Site", value=None, reason=NO_PLACE)
-    names, counts = np.unique(regions.sites_at(_positions(place, ich)), return_counts=True)
+    names, counts = np.unique(regions.sites_at(coordinates.positions_mm(ich)), return_counts=True)
     shares = {
         str(name): int(count) / int(counts.sum()) for name, count in zip(names, counts, strict=True) if name
     }
@@ -52,50 +52,30 @@ def site_measure(place: Placement | None, ich: Volume) -> Measure:
     return Measure(name="site", label="Site", value=best, reason=reason)
 
 
-def _positions(place: Placement, mask: Volume, *, most: int = 4000) -> npt.NDArray[np.float32]:
-    """Return MNI mm (n, 3) of up to so many voxels of a mask in RAS on the scan's grid."""
-    index = np.argwhere(np.asarray(mask.array).astype(bool))
-    index = index[:: max(1, len(index) // most)]
-    grid = place.prediction.grid
-    box, last = np.array(grid.box.start), np.array(grid.shape) - 1
-    size = np.array(grid.box.stop) - box
-    at = (index - box + 0.5) / size * np.array(
-        grid.shape
-    ) - 0.5  # both grids share their middle and, nearly, their extent
-    nearest = np.clip(np.round(at).astype(int), 0, last)
-    return np.asarray(place.mni_mm[:, nearest[:, 0], nearest[:, 1], nearest[:, 2]].T, np.float32)
-
-
-def station_measure(place: Placement | None, side: str, touched: Volume | None) -> Measure:
+def station_measure(coordinates: AtlasCoordinates | None, side: str, touched: Volume | None) -> Measure:
     """Name the level at which a tract meets the blood; `touched` in RAS on the scan's grid, None where no
     blood meets it.
     """
     name, label = f"level_{side}", f"Level of the injury, {side}"
     if touched is None:
         return Measure(name=name, label=label, value=None, reason="no blood meets this tract")
-    if place is None:
+    if coordinates is None:
         return Measure(name=name, label=label, value=None, reason=NO_PLACE)
-    height_mm = float(np.median(_positions(place, touched)[:, 2]))
+    height_mm = float(np.median(coordinates.positions_mm(touched)[:, 2]))
     station = _STATION_WORDS.get(regions.station_of_height(height_mm), regions.station_of_height(height_mm))
     return Measure(
         name=name, label=label, value=station, reason=f"from its height in MNI152 space, {height_mm:.0f} mm"
     )
 
 
-def midline_measure(place: Placement | None) -> Measure:
+def midline_measure(coordinates: AtlasCoordinates | None) -> Measure:
     """Measure how far septum and third ventricle stand beside the line between the fixed ends of the falx,
     in mm.
     """
     name, label = "midline_shift", "Midline shift"
-    if place is None:
+    if coordinates is None:
         return Measure(name=name, label=label, value=None, unit="mm", reason=NO_PLACE)
-    grid = place.prediction.grid
-    box_mm = (
-        np.array([b - a for a, b in zip(grid.box.start, grid.box.stop, strict=True)])
-        * place.prediction.scan.volume.reoriented("RAS").spacing_mm
-    )
-    brain = place.prediction.probabilities[place.prediction.model.manifest.channel("brain")] > 0.5
-    shift = midline_shift_mm(place.mni_mm, brain, tuple(float(s) for s in box_mm / grid.shape))
+    shift = midline_shift_mm(coordinates.mni_mm, coordinates.brain > 0.5, coordinates.spacing_mm)
     if shift is None:
         return Measure(
             name=name,

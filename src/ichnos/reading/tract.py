@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ichnos.clinical.injury import TractInjury, tract_injury
-from ichnos.inference.coordinates import Placement
+from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.reading.masks import Masks
 from ichnos.reading.record import Finding, Measure
 from ichnos.reading.site import station_measure
@@ -16,8 +16,8 @@ _NO_INTERVAL = "defined by the masks; it has no interval of its own"
 _OPPOSITE = {"left": "right", "right": "left"}
 
 
-def read_tract(masks: Masks, *, place: Placement | None = None) -> Finding:
-    """Grade the injury of the left and the right tract; `place` names the level, where the network says
+def read_tract(masks: Masks, *, coordinates: AtlasCoordinates | None = None) -> Finding:
+    """Grade the injury of the left and the right tract; `coordinates` names the level, where the network says
     where in the atlas it is.
     """
     names = ("tract_left", "tract_right")
@@ -32,7 +32,7 @@ def read_tract(masks: Masks, *, place: Placement | None = None) -> Finding:
     injuries = {side: _injury(mask, masks.ich, masks.phe) for side, mask in sides.items()}
     touched = {side: masks.ich.with_array(masks.ich.array & mask.array) for side, mask in sides.items()}
     levels = {
-        side: station_measure(place, side, mask if mask.array.any() else None)
+        side: station_measure(coordinates, side, mask if mask.array.any() else None)
         for side, mask in touched.items()
     }
     weakness = Measure(

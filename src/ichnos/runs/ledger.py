@@ -20,7 +20,7 @@ from ichnos import __version__
 from ichnos.errors import UsageError
 from ichnos.files import atomic_file
 
-Record = dict[str, Any]
+LedgerRecord = dict[str, Any]
 
 
 def plain(value: Any) -> Any:
@@ -92,7 +92,7 @@ class Ledger:
             os.close(self._lock)
             self._lock = None
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[LedgerRecord]:
         """Return every record in the order of writing."""
         if not self.path.exists():
             return []
@@ -104,7 +104,7 @@ class Ledger:
                 continue  # half a line from a killed process
         return found
 
-    def finished(self) -> dict[str, Record]:
+    def finished(self) -> dict[str, LedgerRecord]:
         """Return the last record of everyone who is finished, by id."""
         return {record["id"]: record for record in self.records() if record.get("event") == "finished"}
 

@@ -64,7 +64,6 @@ def attempt(call: Call, item: Any, work: Path) -> Outcome:
 
 
 # ---- here
-# ------------------------------------------------------------------------------------------
 
 
 def in_this_process(
@@ -77,7 +76,6 @@ def in_this_process(
 
 
 # ---- local processes
-# ------------------------------------------------------------------------------------------------
 
 
 class _Worker:
@@ -214,7 +212,6 @@ def _died(item_id: str, exitcode: int | None, tries: int) -> Outcome:
 
 
 # ---- dask
-# ------------------------------------------------------------------------------------------
 
 
 def on_scheduler(

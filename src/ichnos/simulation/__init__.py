@@ -1,11 +1,10 @@
-"""Virtual patients: every exam and the truth, grown from anatomy, with the best possible answer known; for
-research only.
+"""Virtual patients: every exam and the ground truth, grown from anatomy, with the best possible answer known.
 
-The rooms inside, in the order data flows: `presets` (who is made), `law` (what is drawn), `mni_head` and
-`label_heads` (source heads), `simulate.simulate_patient` (one patient), `ct`, `mri` and `diffusion` (exams),
-`targets` (truth on an exam's grid), `cohort.simulate_cohort` (a folder of them), `training.batches` (crops
-made on the fly), `check_page.write_sheet` (how real they look). What is used from outside can be imported
-from here; it is loaded on first use.
+For research only. In the order data flows: `cohort.design` (who is simulated), `heads` (source heads),
+`disease` (what they suffer from and how it goes on), `simulate.simulate_patient` (one patient), `exams` (CT,
+MRI, diffusion, and the ground truth on their grids), `cohort.write.simulate_cohort` (a folder of patients),
+`crops.CropDrawer` (crops for training), `check.page.write_sheet` (how real they look). The names below are
+loaded on first use.
 
 >>> from ichnos.simulation import preset
 >>> sum(group.patients for group in preset("demo", scale=1.0).groups)
@@ -19,41 +18,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ichnos.simulation.check.page import write_sheet
-    from ichnos.simulation.cohort.design import free_design, preset
-    from ichnos.simulation.cohort.write import Making, simulate_cohort
-    from ichnos.simulation.crops import Recipe, batches
+    from ichnos.simulation.cohort.design import RenderSettings, free_design, preset
+    from ichnos.simulation.cohort.write import simulate_cohort
+    from ichnos.simulation.crops import Recipe
     from ichnos.simulation.exams.ct import CtExam, simulate_ct
     from ichnos.simulation.exams.diffusion import DiffusionExam, simulate_diffusion
     from ichnos.simulation.exams.mri import MriExam, simulate_mri
     from ichnos.simulation.exams.truth import masks_on_grid
     from ichnos.simulation.heads.from_labels import labelled_head
     from ichnos.simulation.patient import Tissue, VirtualPatient
-    from ichnos.simulation.simulate import Wishes, simulate_patient
+    from ichnos.simulation.simulate import PatientSpec, simulate_patient
 
-_ROOMS = {
-    "check.page": ("write_sheet",),
-    "cohort.write": ("Making", "simulate_cohort"),
-    "exams.ct": ("CtExam", "simulate_ct"),
-    "exams.diffusion": ("DiffusionExam", "simulate_diffusion"),
-    "heads.from_labels": ("labelled_head",),
-    "exams.mri": ("MriExam", "simulate_mri"),
-    "patient": ("Tissue", "VirtualPatient"),
-    "cohort.design": ("free_design", "preset"),
-    "simulate": ("Wishes", "simulate_patient"),
-    "exams.truth": ("masks_on_grid",),
-    "crops": ("Recipe", "batches"),
+_ROOM_OF = {
+    "CtExam": "exams.ct",
+    "DiffusionExam": "exams.diffusion",
+    "MriExam": "exams.mri",
+    "PatientSpec": "simulate",
+    "Recipe": "crops",
+    "RenderSettings": "cohort.design",
+    "Tissue": "patient",
+    "VirtualPatient": "patient",
+    "free_design": "cohort.design",
+    "labelled_head": "heads.from_labels",
+    "masks_on_grid": "exams.truth",
+    "preset": "cohort.design",
+    "simulate_cohort": "cohort.write",
+    "simulate_ct": "exams.ct",
+    "simulate_diffusion": "exams.diffusion",
+    "simulate_mri": "exams.mri",
+    "simulate_patient": "simulate",
+    "write_sheet": "check.page",
 }
-_LAZY = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [
     "CtExam",
     "DiffusionExam",
-    "Making",
     "MriExam",
+    "PatientSpec",
     "Recipe",
+    "RenderSettings",
     "Tissue",
     "VirtualPatient",
-    "Wishes",
-    "batches",
     "free_design",
     "labelled_head",
     "masks_on_grid",
@@ -68,6 +72,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _ROOM_OF:
         raise AttributeError(f"module 'ichnos.simulation' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"ichnos.simulation.{_LAZY[name]}"), name)
+    return getattr(importlib.import_module(f"ichnos.simulation.{_ROOM_OF[name]}"), name)

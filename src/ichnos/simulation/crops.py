@@ -1,14 +1,13 @@
 """Virtual patients on the fly: crops of 1 or 2 mm with every target, for training without a disk.
 
-Making a patient takes seconds, scanning a crop of one a fraction of a second, so each patient gives several
-crops: each with its own pose, slice thickness, kernel, noise, beam hardening and offset. On a GPU, drawing a
-crop moves nothing between host and device.
+Simulating a patient takes seconds, scanning a crop of one a fraction of a second, so each patient gives
+several crops: each with its own pose, slice thickness, kernel, noise, beam hardening and offset. On a GPU,
+drawing a crop moves nothing between host and device.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +17,10 @@ from torch.nn import functional
 from ichnos.errors import UsageError
 from ichnos.simulation.exams.ct_physics import RAYS, ray_effects, textured_noise
 from ichnos.simulation.exams.scanners import Kernel
-from ichnos.simulation.exams.tissue_hu import hounsfield, lesions_at
+from ichnos.simulation.exams.tissue_hu import hounsfield
 from ichnos.simulation.exams.truth import BASELINE_MASKS, FOLLOWUP_MASKS, fine_masks
 from ichnos.simulation.patient import BRAIN_TISSUES, VirtualPatient
+from ichnos.targets import mirrored
 
 _FIELD_MM = 232.0  # field of view of the coarse slices from which beam hardening is computed
 
@@ -31,7 +31,6 @@ class Recipe:
 
     spacing_mm: float = 2.0  # 1 to 3
     side: int = 96  # voxels
-    crops_per_patient: int = 8
     foreground_share: float = 0.6  # share of crops centred on blood, if there is any; the others on brain
     thickness_mm: tuple[float, ...] = (0.0, 2.5, 5.0, 5.0, 5.0, 7.0)  # 0: as thin as the voxels; drawn evenly
     tilt_deg: float = 12.0  # standard deviation of the nod, gantry tilt included
@@ -59,74 +58,21 @@ class Crop:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Crops of several patients, stacked."""
-
-    hu: torch.Tensor  # (n, 1, side, side, side)
-    targets: torch.Tensor  # (n, t, side, side, side) uint8
-    names: tuple[str, ...]
-    expansion: torch.Tensor  # (n,)
-    expansion_probability: torch.Tensor  # (n,)
-
-
-def batches(
-    make: Callable[[int], VirtualPatient],
-    recipe: Recipe,
-    *,
-    size: int,
-    seed: int,
-    device: torch.device | str = "cpu",
-    patients: int = 2,
-) -> Iterator[Batch]:
-    """Yield batches without end; each draws its crops from `patients` virtual patients who are replaced when
-    used up.
-
-    `make` makes the patient of a seed on the device, such as `lambda seed: simulate_patient(seed, head,
-    device=device)`.
-    """
-    rng = np.random.default_rng(seed)
-    generator = torch.Generator(device=device).manual_seed(int(rng.integers(2**62)))
-    present: list[tuple[CropDrawer, int]] = []
-    while True:
-        crops: list[Crop] = []
-        while len(crops) < size:
-            present = [(drawer, left) for drawer, left in present if left > 0]
-            while len(present) < patients:
-                made = CropDrawer(make(int(rng.integers(2**31))), recipe, generator=generator)
-                present.append((made, recipe.crops_per_patient))
-            drawer, left = present.pop(0)
-            crops.append(drawer.draw(rng=rng))
-            present.append((drawer, left - 1))
-        yield stacked(crops)
-
-
-def stacked(crops: list[Crop]) -> Batch:
-    """Stack crops with the same targets into a batch."""
-    return Batch(
-        hu=torch.stack([crop.hu for crop in crops])[:, None],
-        targets=torch.stack([crop.targets for crop in crops]),
-        names=crops[0].names,
-        expansion=torch.tensor([crop.expansion for crop in crops]),
-        expansion_probability=torch.tensor([crop.expansion_probability for crop in crops]),
-    )
-
-
 class CropDrawer:
     """Draws crops of one patient; everything that does not change from crop to crop is made once."""
 
     def __init__(self, patient: VirtualPatient, recipe: Recipe, *, generator: torch.Generator) -> None:
         self.recipe = recipe
         self.generator = generator
-        grown = FOLLOWUP_MASKS if patient.tissue_followup is not None else ()
+        grown = FOLLOWUP_MASKS if patient.followup is not None else ()
         self.names = (*BASELINE_MASKS, *grown)
-        self.mirrored = [self.names.index(_other_side(name)) for name in self.names]
+        self.mirrored = [self.names.index(mirrored(name)) for name in self.names]
         self.spacing_mm = patient.spacing_mm
-        latent, finite = patient.latent, patient.tissue_followup is not None
+        latent, finite = patient.latent, patient.followup is not None
         self.expansion = float(patient.expanded) if latent.has_haematoma and finite else float("nan")
         self.expansion_probability = patient.expansion_probability
         hu = hounsfield(
-            lesions_at(patient, followup=False),
+            patient.baseline,
             haematocrit=latent.haematocrit,
             spacing_mm=patient.spacing_mm,
             generator=generator,
@@ -141,8 +87,8 @@ class CropDrawer:
         self.packed = (
             (masks * weights.view(-1, 1, 1, 1)).sum(0, dtype=torch.int32).to(torch.float32)[None, None]
         )
-        brain = patient.tissue[::4, ::4, ::4] >= int(min(BRAIN_TISSUES))
-        blood = (patient.ich + patient.ivh)[::4, ::4, ::4] >= 0.5
+        brain = patient.baseline.tissue[::4, ::4, ::4] >= int(min(BRAIN_TISSUES))
+        blood = (patient.baseline.ich + patient.baseline.ivh)[::4, ::4, ::4] >= 0.5
         self.brain, self.blood = brain.to(torch.float32), blood.to(torch.float32)
         at = brain.nonzero().to(torch.float32) * 4
         self.middle = (at.amin(0) + at.amax(0)) / 2  # voxel index of the brain's middle
@@ -210,13 +156,13 @@ class CropDrawer:
             score = score + 2 * self.blood
         flat = score.flatten().argmax()
         _, height, depth = self.brain.shape
-        found = (
+        voxel = (
             torch.stack([flat // (height * depth), (flat // depth) % height, flat % depth]).to(torch.float32)
             * 4
         )
         jitter = torch.rand(3, device=self.brain.device, generator=self.generator) - 0.5
         half_mm = self.recipe.side * self.recipe.spacing_mm / 2
-        near = found + jitter * 0.3 * half_mm / self.spacing_mm
+        near = voxel + jitter * 0.3 * half_mm / self.spacing_mm
         reach = 1.0 if half_mm < 60 else 0.35  # a crop as large as the head stays near its middle
         return self.middle + reach * (near - self.middle)
 
@@ -326,10 +272,6 @@ class CropDrawer:
         spread = functional.grid_sample(both, grid, padding_mode="border", align_corners=False)[0]
         error, level = spread.repeat_interleave(together, dim=0).split(groups * together)
         return error[:count], level[:count]
-
-
-def _other_side(name: str) -> str:
-    return {"tract_left": "tract_right", "tract_right": "tract_left"}.get(name, name)
 
 
 def _between_slices(slices: torch.Tensor, side: int, step: float, offset: float) -> torch.Tensor:

@@ -11,13 +11,14 @@ the source head after its random affine: upright, x to the right ear, so -x is l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ichnos.errors import InputRefused
 from ichnos.volume import Affine
 
 
@@ -125,55 +126,52 @@ class Fibres:
 
 
 @dataclass(frozen=True, eq=False)
-class VirtualPatient:
-    """One patient. float32 maps unless said otherwise; all on the grid of `tissue`."""
+class Moment:
+    """The patient's maps at one time, baseline or follow-up; (x, y, z), float32 unless said otherwise."""
 
-    affine: npt.NDArray[np.float64]  # (4, 4) voxel index -> patient RAS mm; isotropic, axis-aligned
-    # (x, y, z) uint8, `Tissue` at baseline, displaced by the mass effect; under blood: the tissue it has
-    # infiltrated
+    # uint8 `Tissue`, displaced by the mass effect; under blood: the tissue it has infiltrated
     tissue: torch.Tensor
     ich: torch.Tensor  # fraction of blood in the tissue, 0..1
     ivh: torch.Tensor  # fraction of blood in the ventricles, 0..1; ich + ivh <= 1
-    blood_hu: (
-        torch.Tensor
-    )  # HU of the blood itself (26..92, signs included), continued ~5 mm beyond its edge; 0 far from blood
-    # perihaematomal oedema degree 0..1 (1: white matter about 10 HU darker); PHE target = degree >= 0.5, not
-    # blood
+    # HU of the blood itself (26..92, signs included), continued about 5 mm beyond its edge; 0 far from blood
+    blood_hu: torch.Tensor
+    # degree 0..1 (1: white matter about 10 HU darker); PHE target = degree >= 0.5 and not blood
     oedema: torch.Tensor
-    leukoaraiosis: (
-        torch.Tensor
-    )  # degree 0..1 (1: about 10 HU darker than white matter, as bright as it gets on FLAIR); target >= 0.5
+    # degree 0..1 (1: about 10 HU darker than white matter, brightest on FLAIR); target >= 0.5
+    leukoaraiosis: torch.Tensor
     infarct_acute: torch.Tensor  # degree 0..1 (1: grey and white matter lose contrast, about 8 HU darker)
     infarct_old: torch.Tensor  # degree 0..1 (1: cavity, HU of CSF; 0.5: gliosis)
-    calcification: (
-        torch.Tensor
-    )  # fraction of calcium 0..1 (1: about +250 HU): choroid, pineal, falx, basal ganglia, vessel walls
-    # (2, x, y, z) corticospinal tract, left then right, membership 0..1 (target >= 0.5), displaced at
-    # baseline
+    # fraction of calcium 0..1 (1: about +250 HU): choroid, pineal, falx, basal ganglia, vessel walls
+    calcification: torch.Tensor
+
+    def cropped(self, box: tuple[slice, ...]) -> Moment:
+        """Return the maps inside a box of voxels, views without a copy."""
+        return Moment(**{field.name: getattr(self, field.name)[box] for field in fields(self)})
+
+
+@dataclass(frozen=True, eq=False)
+class VirtualPatient:
+    """One patient: its maps at baseline and at follow-up on one grid, and what the simulation knows."""
+
+    affine: npt.NDArray[np.float64]  # (4, 4) voxel index -> patient RAS mm; isotropic, axis-aligned
+    baseline: Moment
+    followup: Moment | None  # None when simulated without a follow-up
+    # (2, x, y, z) corticospinal tract, left then right, membership 0..1 (target >= 0.5), at baseline
     tract: torch.Tensor
-    mni_mm: (
-        torch.Tensor | None
-    )  # (3, x, y, z) MNI152 position of each voxel's tissue, mm, where asked for (`mni=True`)
+    mni_mm: torch.Tensor | None  # (3, x, y, z) MNI152 position of each voxel's tissue, mm (`mni=True`)
     fibres: Fibres | None  # where asked for (`fibres=True`)
-    tissue_followup: torch.Tensor | None  # the same at follow-up; all None when `followup=False`
-    ich_followup: torch.Tensor | None
-    ivh_followup: torch.Tensor | None
-    blood_hu_followup: torch.Tensor | None
-    oedema_followup: torch.Tensor | None
-    leukoaraiosis_followup: (
-        torch.Tensor | None
-    )  # the same lesions, displaced as the follow-up's mass effect has it
-    infarct_acute_followup: torch.Tensor | None
-    infarct_old_followup: torch.Tensor | None
-    calcification_followup: torch.Tensor | None
-    growth_probability: (
-        torch.Tensor | None
-    )  # oracle: P(blood, ICH or IVH, at follow-up | baseline) (`oracle_samples>0`)
-    expansion_probability: (
-        float  # oracle: P(growth > 33 % or > 6 mL | everything the baseline shows); NaN without haematoma
-    )
+    # oracle: P(blood, ICH or IVH, at follow-up | baseline) (`oracle_samples>0`)
+    growth_probability: torch.Tensor | None
+    # oracle: P(growth > 33 % or > 6 mL | everything the baseline shows); NaN without haematoma
+    expansion_probability: float
     latent: Latent
     truth: Truth
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the number of voxels along x, y, z."""
+        x, y, z = self.baseline.tissue.shape
+        return x, y, z
 
     @property
     def spacing_mm(self) -> float:
@@ -188,13 +186,24 @@ class VirtualPatient:
     @property
     def device(self) -> torch.device:
         """Return where the maps are."""
-        return self.tissue.device
+        return self.tract.device
 
     @property
     def expanded(self) -> bool:
         """Say whether the parenchymal haematoma grew by more than 33 % or 6 mL until the follow-up."""
         growth_ml = self.truth.followup_ich_ml - self.truth.ich_ml
         return growth_ml > 6.0 or growth_ml > 0.33 * self.truth.ich_ml > 0.0
+
+    def moment(self, *, followup: bool) -> Moment:
+        """Return the maps at baseline or at follow-up; refuse a follow-up that was not simulated."""
+        if not followup:
+            return self.baseline
+        if self.followup is None:
+            raise InputRefused(
+                "this virtual patient was simulated without a follow-up; simulate it with followup=True to"
+                " scan it again"
+            )
+        return self.followup
 
     def world(self, index: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Return patient mm of voxel indices (..., 3)."""

@@ -60,7 +60,7 @@ class Transferred:
 
     partner: Volume  # the image to show on the contact sheet
     registration: Registration
-    maps: Mapping[tuple[str, bids.Kind], Volume]  # (label, kind) -> map on the CT grid
+    maps: Mapping[tuple[str, bids.MapKind], Volume]  # (label, kind) -> map on the CT grid
     shown: Volume  # the one to draw on the sheet: labels or a share
     judged: Mapping[str, Volume]  # name in verdict.PLAUSIBLE -> mask to judge
     verdict: Verdict  # of the target's own making
@@ -246,7 +246,7 @@ def given_mask(patient: Patient, label: str, exam: Exam, settings: Settings) -> 
     it.
     """
     for pipeline in settings.given:
-        for kind in bids.KINDS:
+        for kind in bids.MAP_KINDS:
             path = bids.derivative_path(
                 settings.root, patient.id, pipeline=pipeline, label=label, kind=kind, exam=exam
             )

@@ -26,11 +26,6 @@ from ichnos.transfer.verdict import PairNumbers, brain_of_ct, judge_pair, judge_
 from ichnos.verdict import Verdict
 from ichnos.volume import Volume
 
-NNUNET_LABELS: dict[Target, dict[str, int]] = {
-    "leukoaraiosis": {"leukoaraiosis": 1},
-    "tract": {"tract_left": 1, "tract_right": 2},
-    "expansion": {"ICH": 1, "IVH": 2, "PHE": 3},
-}
 ACCEPTED, REJECTED = "transfer", "transferrejected"
 
 
@@ -142,7 +137,7 @@ def _written(
     return [path.relative_to(home).as_posix() for path in paths]
 
 
-def on_file_grid(volume: Volume, own_grid: Volume, kind: bids.Kind) -> Volume:
+def on_file_grid(volume: Volume, own_grid: Volume, kind: bids.MapKind) -> Volume:
     """Bring a map back onto the grid of the CT's file, where that is sheared (a tilted gantry) and was
     opened upright.
     """

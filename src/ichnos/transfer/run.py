@@ -13,8 +13,9 @@ from typing import Any
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nnunet
 from ichnos.runs import Failure, apply
+from ichnos.targets import label_values
 from ichnos.transfer.makers import PARTNER, Settings, Target
-from ichnos.transfer.pairs import ACCEPTED, NNUNET_LABELS, REJECTED, pairs_of, settle, transfer_pair
+from ichnos.transfer.pairs import ACCEPTED, REJECTED, pairs_of, settle, transfer_pair
 from ichnos.transfer.sheet import read_overrides, write_index
 
 
@@ -89,7 +90,7 @@ def _export(root: Path, folder: Path, target: Target, rows: Sequence[Mapping[str
             f"no pair gave {target} that may be trained on, so {folder.name} was not written; look at the"
             " contact sheets"
         )
-    nnunet.export_cohort(cohort, folder, target, NNUNET_LABELS[target])
+    nnunet.export_cohort(cohort, folder, target, label_values(target))
 
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def answers(study: Study, sections: Sequence[Section]) -> Mapping[str, str]:
 def _outcome_answers(
     study: Study, sections: Sequence[Section], planned: Sequence[object], measured: Section | None
 ) -> Mapping[str, str]:
-    from ichnos.clinical.scores import DEFINITIONS
+    from ichnos.clinical.expansion import DEFINITIONS
 
     found: dict[str, str] = {}
     outcomes = [s for s in sections if s.title.startswith("Outcome") and s.numbers]

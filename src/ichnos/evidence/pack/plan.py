@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ichnos.clinical.scores import DEFINITIONS, HepPoints, ScoreColumns
+from ichnos.clinical.expansion import DEFINITIONS
+from ichnos.clinical.scores import HepPoints, ScoreColumns
 from ichnos.errors import UsageError
 from ichnos.evidence.metrics.overlap import SIZE_BINS_ML
 

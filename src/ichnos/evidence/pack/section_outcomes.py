@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.clinical.scores import DEFINITIONS, Comparator, comparators
+from ichnos.clinical.expansion import DEFINITIONS
+from ichnos.clinical.scores import Comparator, comparators
 from ichnos.errors import InputRefused
 from ichnos.evidence import figures
 from ichnos.evidence.metrics.calibration import Calibration, calibration, decision_curve, logit

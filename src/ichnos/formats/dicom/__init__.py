@@ -3,16 +3,16 @@ onto its slices.
 """
 
 from ichnos.formats.dicom.geometry import mask_from_source, mask_on_source
-from ichnos.formats.dicom.load import Inspection, Study, inspect_dicom, open_dicom, studies_in
+from ichnos.formats.dicom.load import DicomStudy, Inspection, inspect_dicom, open_dicom, studies_in
 from ichnos.formats.dicom.series import SeriesSummary
 from ichnos.formats.dicom.write import Plane, SeriesHeader, cut, stack_affines, write_series
 
 __all__ = [
+    "DicomStudy",
     "Inspection",
     "Plane",
     "SeriesHeader",
     "SeriesSummary",
-    "Study",
     "cut",
     "inspect_dicom",
     "mask_from_source",

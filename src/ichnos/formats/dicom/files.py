@@ -24,7 +24,7 @@ _MAX_RATIO = 200  # CT packs 2 to 10 times; only beyond _SMALL_BYTES does a rati
 _SMALL_BYTES = 1 << 30
 
 
-class Reader:
+class FileReader:
     """Opens files, and members of zip archives written as `archive.zip/folder/member`; keeps archives open
     until it is closed.
     """
@@ -95,7 +95,7 @@ def _check_archive(path: Path, archive: zipfile.ZipFile) -> None:
             raise InputRefused(f"{path} is encrypted; unpack it with its password first")
 
 
-def files_in(path: Path, reader: Reader) -> list[Path]:
+def files_in(path: Path, reader: FileReader) -> list[Path]:
     """List every file that may be DICOM, sorted, so that the same folder always gives the same answer."""
     if not path.exists():
         raise InputRefused(f"{path} does not exist; give a DICOM file, folder, zip or DICOMDIR")

@@ -204,7 +204,6 @@ def _plane_step(edges: Floats, slab: Floats, limit: float) -> float:
 
 
 # ---- for a scan
-# ------------------------------------------------------------------------------------------
 
 
 def source_layout(scan: Scan) -> Layout:

@@ -20,7 +20,7 @@ from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag, Tag
 
 from ichnos.errors import InputRefused
-from ichnos.formats.dicom.files import Reader, files_in
+from ichnos.formats.dicom.files import FileReader, files_in
 from ichnos.volume import Floats
 
 _WORDS = """
@@ -49,7 +49,7 @@ _OTHERWISE_ENCODED = (
 )  # deflated, big endian, deflated frames
 _LPS = np.array([-1.0, -1.0, 1.0])
 
-Progress = Callable[[int, int], None]  # files done, files in all
+FileProgress = Callable[[int, int], None]  # files done, files in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +116,13 @@ class Contents:
     skipped: Counter[str] = field(default_factory=Counter)  # why -> number of files
 
 
-def read_headers(path: Path, reader: Reader, *, progress: Progress | None = None) -> Contents:
+def read_headers(path: Path, reader: FileReader, *, progress: FileProgress | None = None) -> Contents:
     """Read the headers of every DICOM image in a file, folder, zip or DICOMDIR."""
     return read_files(path, files_in(path, reader), reader, progress=progress)
 
 
 def read_files(
-    path: Path, files: Sequence[Path], reader: Reader, *, progress: Progress | None = None
+    path: Path, files: Sequence[Path], reader: FileReader, *, progress: FileProgress | None = None
 ) -> Contents:
     """Read the headers of the given files; `path` names the place they come from."""
     frames: list[Frame] = []
@@ -151,7 +151,7 @@ def read_files(
     return Contents(path, tuple(frames), heads, skipped)
 
 
-def _read(path: Path, reader: Reader) -> list[Frame] | str:
+def _read(path: Path, reader: FileReader) -> list[Frame] | str:
     """Return a file's frames, or in words why it has none."""
     try:
         with reader.open(path) as stream:
@@ -175,7 +175,7 @@ def _read(path: Path, reader: Reader) -> list[Frame] | str:
         return "damaged"
 
 
-def _dataset(path: Path, reader: Reader) -> Any:
+def _dataset(path: Path, reader: FileReader) -> Any:
     """Return a file's header as pydicom's dataset."""
     with reader.open(path) as stream:
         return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
@@ -291,7 +291,7 @@ def _group_floats(groups: Sequence[Any], sequence: str, keyword: str, count: int
     return values if len(values) == count and np.isfinite(values).all() else None
 
 
-def told(data: Any, keyword: str) -> Any:
+def header_value(data: Any, keyword: str) -> Any:
     """Return what a header says under a keyword, in its functional groups too; None where it says nothing,
     or nothing legible.
     """
@@ -306,10 +306,10 @@ def told(data: Any, keyword: str) -> Any:
             return None
 
 
-def number_told(data: Any, keyword: str) -> float | None:
+def header_number(data: Any, keyword: str) -> float | None:
     """Return the finite number under a keyword, None where there is none."""
     try:
-        value = float(told(data, keyword))
+        value = float(header_value(data, keyword))
     except (TypeError, ValueError):
         return None
     return value if np.isfinite(value) else None
@@ -326,7 +326,6 @@ def _grouped(data: Any, keyword: str) -> Any:
 
 
 # ---- how the pixels are stored
-# ----------------------------------------------------------------------------------------
 
 _STORED_WORDS = """
     BitsAllocated BitsStored HighBit PixelRepresentation PhotometricInterpretation RescaleSlope
@@ -382,7 +381,6 @@ def _pixel_offset(syntax: str, stream: BinaryIO) -> int | None:
 
 
 # ---- values as they stand in the file: pydicom's conversion of each would cost more than reading it
-# ---------------------
 
 
 @dataclass(frozen=True)

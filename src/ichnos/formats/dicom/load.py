@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from ichnos.errors import InputRefused
-from ichnos.formats.dicom.files import Reader
+from ichnos.formats.dicom.files import FileReader
 from ichnos.formats.dicom.geometry import layout_of
-from ichnos.formats.dicom.headers import Contents, Progress, number_told, read_files, read_headers, told
-from ichnos.formats.dicom.pixels import AIR_HU, hu_of
+from ichnos.formats.dicom.headers import (
+    Contents,
+    FileProgress,
+    header_number,
+    header_value,
+    read_files,
+    read_headers,
+)
+from ichnos.formats.dicom.pixels import hu_of
 from ichnos.formats.dicom.series import (
     SeriesSummary,
     Stack,
@@ -24,7 +31,7 @@ from ichnos.formats.dicom.series import (
     summary_of,
     words,
 )
-from ichnos.scan import Acquisition, Scan, Source, SourceSlice
+from ichnos.scan import AIR_HU, Acquisition, Scan, Source, SourceSlice
 from ichnos.volume import Volume
 
 
@@ -45,16 +52,16 @@ class Inspection:
         return self.opener(series)
 
 
-def inspect_dicom(path: str | Path, *, progress: Progress | None = None) -> Inspection:
+def inspect_dicom(path: str | Path, *, progress: FileProgress | None = None) -> Inspection:
     """List every series of a place, best first, with reasons; read no pixels."""
-    with Reader() as reader:
+    with FileReader() as reader:
         contents = _contents(Path(path), reader, progress)
     ranked = _ranked(stacks_of(contents))
     pick = ranked[0][1].uid if ranked[0][1].usable else None
     who, studies = _identities(contents)
 
     def opener(series: str | None) -> Scan:
-        with Reader() as reader:
+        with FileReader() as reader:
             return _scan(Path(path), _chosen(Path(path), contents, series), reader)
 
     return Inspection(
@@ -68,13 +75,13 @@ def inspect_dicom(path: str | Path, *, progress: Progress | None = None) -> Insp
     )
 
 
-def open_dicom(path: str | Path, *, series: str | None = None, progress: Progress | None = None) -> Scan:
+def open_dicom(path: str | Path, *, series: str | None = None, progress: FileProgress | None = None) -> Scan:
     """Open the best series of a place, or the one named by its SeriesInstanceUID, in HU on a regular grid."""
     return inspect_dicom(path, progress=progress).open(series)
 
 
 @dataclass(frozen=True)
-class Study:
+class DicomStudy:
     """One study of a place, with the files of its head CT, so that it can be opened without looking at the
     others again.
     """
@@ -97,30 +104,29 @@ class Study:
         """Open the study's head CT, or refuse with the reason why there is none."""
         if self.refusal:
             raise InputRefused(self.refusal)
-        with Reader() as reader:
+        with FileReader() as reader:
             contents = read_files(self.place, self.files, reader)
             return _scan(self.place, _chosen(self.place, contents, None), reader)
 
 
-def studies_in(path: str | Path, *, progress: Progress | None = None) -> list[Study]:
+def studies_in(path: str | Path, *, progress: FileProgress | None = None) -> list[DicomStudy]:
     """Find the head CT of every study in a place, sorted by the study's UID."""
-    with Reader() as reader:
+    with FileReader() as reader:
         contents = _contents(Path(path), reader, progress)
-    best: dict[str, Study] = {}
+    best: dict[str, DicomStudy] = {}
     for stack, summary in _ranked(stacks_of(contents)):
         uid = words(stack, "StudyInstanceUID")
         why = (
             "" if summary.usable else f"no series of the study can be read; the best: {_objections(summary)}"
         )
-        best.setdefault(uid, Study(uid, tuple(sorted({frame.path for frame in stack.frames})), why))
+        best.setdefault(uid, DicomStudy(uid, tuple(sorted({frame.path for frame in stack.frames})), why))
     return [best[uid] for uid in sorted(best)]
 
 
 # ---- choosing
-# ------------------------------------------------------------------------------------------
 
 
-def _contents(path: Path, reader: Reader, progress: Progress | None) -> Contents:
+def _contents(path: Path, reader: FileReader, progress: FileProgress | None) -> Contents:
     """Read a place; a single slice stands for its series, which is looked for beside it."""
     contents = read_headers(path, reader, progress=progress)
     alone = (
@@ -146,10 +152,13 @@ def _ranked(stacks: list[Stack]) -> list[tuple[Stack, SeriesSummary]]:
 def _identities(contents: Contents) -> tuple[set[tuple[str, str]], set[str]]:
     heads = contents.heads.values()
     who = {
-        (str(told(h, "PatientID") or "").strip(), str(told(h, "PatientName") or "").strip("^ ").upper())
+        (
+            str(header_value(h, "PatientID") or "").strip(),
+            str(header_value(h, "PatientName") or "").strip("^ ").upper(),
+        )
         for h in heads
     }
-    return who, {str(told(h, "StudyInstanceUID") or "") for h in heads}
+    return who, {str(header_value(h, "StudyInstanceUID") or "") for h in heads}
 
 
 def _chosen(path: Path, contents: Contents, series: str | None) -> Stack:
@@ -197,10 +206,9 @@ def _with_geometry(path: Path, stack: Stack, summary: SeriesSummary) -> Stack:
 
 
 # ---- loading
-# ------------------------------------------------------------------------------------------
 
 
-def _scan(path: Path, stack: Stack, reader: Reader) -> Scan:
+def _scan(path: Path, stack: Stack, reader: FileReader) -> Scan:
     layout = layout_of(stack.affines, stack.frames[0].shape)
     volume = Volume(layout.spread(hu_of(stack.frames, reader), fill=AIR_HU), layout.affine)
     slices = tuple(SourceSlice(f.path, f.index, f.sop_uid, f.affine, f.shape) for f in stack.frames)
@@ -215,8 +223,8 @@ def _acquisition(stack: Stack) -> Acquisition:
         manufacturer=_text(head, "Manufacturer"),
         scanner=_text(head, "ManufacturerModelName"),
         kernel=words(stack, "ConvolutionKernel").strip() or None,
-        tube_kv=number_told(head, "KVP") or None,
-        slice_thickness_mm=number_told(head, "SliceThickness") or None,
+        tube_kv=header_number(head, "KVP") or None,
+        slice_thickness_mm=header_number(head, "SliceThickness") or None,
         slice_step_mm=distinct(stack.steps_mm),
         tilt_deg=round(stack.tilt_deg, 3),
         contrast_agent=contrast_agent(stack),
@@ -226,7 +234,7 @@ def _acquisition(stack: Stack) -> Acquisition:
 
 
 def _text(head: Any, keyword: str) -> str | None:
-    return str(told(head, keyword) or "").strip() or None
+    return str(header_value(head, keyword) or "").strip() or None
 
 
 def _facts(head: Any) -> dict[str, str | float]:

@@ -11,19 +11,16 @@ import pydicom
 from pydicom.pixels.utils import pixel_array
 
 from ichnos.errors import InputRefused
-from ichnos.formats.dicom.files import Reader
+from ichnos.formats.dicom.files import FileReader
 from ichnos.formats.dicom.headers import Frame, Stored
+from ichnos.scan import AIR_HU, PADDING_BELOW_HU
 from ichnos.volume import Array
 
-AIR_HU = -1000
-_PADDING_BELOW_HU = (
-    -1400
-)  # no scanner measures less; -1500, -2000, -2048 and -3024 mean "outside the field of view"
 _WRAPPED = 57_344  # unsigned values from here on were negative when they were written: -2000 became 63536
 _DENSE_HU = 300.0  # a border denser than this, with air in the middle, is a picture stored inverted
 
 
-def hu_of(frames: Sequence[Frame], reader: Reader) -> Array:
+def hu_of(frames: Sequence[Frame], reader: FileReader) -> Array:
     """Return (slices, rows, columns) in HU: int16 where every slice's rescaling keeps whole numbers, float32
     otherwise.
 
@@ -46,7 +43,7 @@ def hu_of(frames: Sequence[Frame], reader: Reader) -> Array:
     return hu
 
 
-def _native(frame: Frame, reader: Reader) -> Array:
+def _native(frame: Frame, reader: FileReader) -> Array:
     """Return the stored values (rows, columns) of an uncompressed little-endian file."""
     columns, rows = frame.shape
     width = _width(frame)
@@ -72,7 +69,7 @@ def _width(frame: Frame) -> int:
 class _Decoder:
     """Decodes frames of compressed, deflated or big-endian files; reads a multi-frame file once."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: FileReader) -> None:
         self._reader = reader
         self._opened: tuple[object, Any] = (None, None)
 
@@ -128,8 +125,8 @@ def _rescale(values: Array, stored: Stored, out: Array) -> None:
         out[...] = np.clip(values.astype(np.int64) * int(stored.slope) + int(stored.intercept), -32768, 32767)
     if stored.padding is not None and not _is_tissue(stored):
         out[(values >= stored.padding[0]) & (values <= stored.padding[1])] = AIR_HU
-    if out.min() < _PADDING_BELOW_HU:
-        out[out < _PADDING_BELOW_HU] = AIR_HU
+    if out.min() < PADDING_BELOW_HU:
+        out[out < PADDING_BELOW_HU] = AIR_HU
 
 
 def _is_tissue(stored: Stored) -> bool:
@@ -164,4 +161,4 @@ def _invert(hu: Array, stored: Stored) -> None:
     low = -(1 << (stored.bits - 1)) if stored.signed else 0
     total = stored.slope * (2 * low + (1 << stored.bits) - 1) + 2 * stored.intercept
     hu[...] = np.clip(total - hu.astype(np.float32), -32768, 32767)
-    hu[hu < _PADDING_BELOW_HU] = AIR_HU
+    hu[hu < PADDING_BELOW_HU] = AIR_HU

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from pydicom.multival import MultiValue
 
-from ichnos.formats.dicom.headers import Contents, Frame, number_told, told
-from ichnos.volume import Floats
+from ichnos.arrays import Floats
+from ichnos.formats.dicom.headers import Contents, Frame, header_number, header_value
+from ichnos.scan import FEWEST_SLICES, described_without_contrast, missing_slices
 
-FEWEST_SLICES = 8
 _CT = (
     "1.2.840.10008.5.1.4.1.1.2",
     "1.2.840.10008.5.1.4.1.1.2.1",
@@ -45,7 +45,7 @@ class Stack:
     @property
     def coloured(self) -> bool:
         """Say whether its images are colour pictures."""
-        return (number_told(self.head, "SamplesPerPixel") or 1) != 1
+        return (header_number(self.head, "SamplesPerPixel") or 1) != 1
 
     @property
     def affines(self) -> list[Floats]:
@@ -75,13 +75,8 @@ class Stack:
 
     @property
     def missing(self) -> int:
-        """Return how many slices seem to be missing: steps that stand out from both neighbours as a
-        multiple of them.
-        """
-        steps = self.steps_mm
-        padded = np.concatenate([steps[1:2], steps, steps[-2:-1]])
-        beside = np.maximum(padded[:-2], padded[2:]) if len(steps) > 2 else steps
-        return int(np.round(steps / beside - 1)[steps > 1.6 * beside].sum()) if len(steps) else 0
+        """Return how many slices seem to be missing."""
+        return missing_slices(self.steps_mm).count
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,7 @@ class SeriesSummary:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Observation:
     """One observation about a stack."""
 
     text: str
@@ -117,7 +112,6 @@ class Finding:
 
 
 # ---- grouping
-# ------------------------------------------------------------------------------------------
 
 
 def stacks_of(contents: Contents) -> list[Stack]:
@@ -221,7 +215,6 @@ def _one_at_each_position(frames: Sequence[Frame]) -> tuple[Frame, ...]:
 
 
 # ---- scoring
-# ------------------------------------------------------------------------------------------
 
 _WORD = {
     "localizer": r"localizer|scout|topogram|sur?view|scanogram|pilot",
@@ -240,10 +233,6 @@ _WORD = {
     "elsewhere": (
         r"chest|thora|abdom|pelvi|spine|lung|heart|cardi|liver|neck|\bhals|\bknee|\bhip\b|\bfoot|\bhand|shoulder|extrem|coronar"
     ),
-    "without": (
-        r"non.?con|without|w/?o\b|no"
-        r" contrast|\bncct\b|\bnect\b|plain|unenhanced|\bnative?\b|ohne|\bsans\b|\bsin\b|\bsenza\b"
-    ),
     "with": (
         r"\bc\+|\+ ?c\b|with contrast|w/ ?c|kontrast|mit km|\bkm\b|\benhanced\b|\bafter"
         r" contrast|arterial|venous|delayed|"
@@ -254,14 +243,14 @@ _PATTERN = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _WORD.
 _NO_AGENT = re.compile(r"^\W*(none|no|n|nil|without|ohne|non|0|unknown|n/a)?\W*$", re.IGNORECASE)
 
 
-def judge_stack(stack: Stack) -> list[Finding]:
+def judge_stack(stack: Stack) -> list[Observation]:
     """Return everything that speaks for or against reading a stack as the non-contrast head CT."""
     return [*_kind(stack), *_contrast(stack), *_region(stack), *_kernel(stack), *_geometry(stack)]
 
 
 def words(stack: Stack, *keywords: str) -> str:
     """Return the text under some keywords of a stack's header, joined."""
-    return " ".join(_joined(told(stack.head, keyword)) for keyword in keywords)
+    return " ".join(_joined(header_value(stack.head, keyword)) for keyword in keywords)
 
 
 def _joined(value: Any) -> str:
@@ -274,22 +263,22 @@ def _joined(value: Any) -> str:
 
 def contrast_agent(stack: Stack) -> str | None:
     """Return the contrast agent that a header names, None where it names none."""
-    agent = str(told(stack.head, "ContrastBolusAgent") or "")
+    agent = str(header_value(stack.head, "ContrastBolusAgent") or "")
     if not _NO_AGENT.match(agent):
         return agent
-    sequence = told(stack.head, "ContrastBolusAgentSequence")
+    sequence = header_value(stack.head, "ContrastBolusAgentSequence")
     if sequence:
         return str(sequence[0].get("CodeMeaning") or "coded agent")
-    volume = number_told(stack.head, "ContrastBolusVolume") or 0.0
+    volume = header_number(stack.head, "ContrastBolusVolume") or 0.0
     if volume > 0:
         return f"{volume:g} mL of an unnamed agent"
     described = words(stack, "SeriesDescription")
-    if _PATTERN["with"].search(described) and not _PATTERN["without"].search(described):
+    if _PATTERN["with"].search(described) and not described_without_contrast(described):
         return "named in the description"
     return None
 
 
-def _kind(stack: Stack) -> Iterator[Finding]:
+def _kind(stack: Stack) -> Iterator[Observation]:
     modality, sop_class = words(stack, "Modality"), words(stack, "SOPClassUID")
     image_type, described = (
         words(stack, "ImageType").upper(),
@@ -297,66 +286,66 @@ def _kind(stack: Stack) -> Iterator[Finding]:
     )
     columns, rows = stack.frames[0].shape
     if modality != "CT":
-        yield Finding(f"modality {modality or 'not given'}, not CT", excludes=True)
+        yield Observation(f"modality {modality or 'not given'}, not CT", excludes=True)
     if columns == 0 or rows == 0:
-        yield Finding("no image but a report or other object", excludes=True)
+        yield Observation("no image but a report or other object", excludes=True)
     elif sop_class not in _CT:
-        yield Finding("a secondary capture or other object, not a CT image", excludes=True)
+        yield Observation("a secondary capture or other object, not a CT image", excludes=True)
     if "LOCALIZER" in image_type or _PATTERN["localizer"].search(described):
-        yield Finding("a localizer", excludes=True)
+        yield Observation("a localizer", excludes=True)
     if any(word in image_type for word in ("SCREEN SAVE", "DOSE")) or _PATTERN["report"].search(described):
-        yield Finding("a dose report, exam summary or bolus monitoring", excludes=True)
+        yield Observation("a dose report, exam summary or bolus monitoring", excludes=True)
     if stack.coloured:
-        yield Finding("a colour picture", excludes=True)
+        yield Observation("a colour picture", excludes=True)
     if re.search(r"\bM(IN)?IP\b|PROJECTION|VOLUME_?RENDER|\bVRT?\b|\b3D", image_type) or _PATTERN[
         "projection"
     ].search(described):
-        yield Finding("a projection or rendering (MIP, VRT)", excludes=True)
+        yield Observation("a projection or rendering (MIP, VRT)", excludes=True)
     elif image_type.startswith("ORIGINAL\\PRIMARY"):
-        yield Finding("original images", 20)
+        yield Observation("original images", 20)
     elif "DERIVED" in image_type:
-        yield Finding("derived images", -15)
+        yield Observation("derived images", -15)
 
 
-def _contrast(stack: Stack) -> Iterator[Finding]:
+def _contrast(stack: Stack) -> Iterator[Observation]:
     described = words(stack, "SeriesDescription", "ProtocolName")
-    agent, says_without = contrast_agent(stack), bool(_PATTERN["without"].search(described))
+    agent, says_without = contrast_agent(stack), described_without_contrast(described)
     if agent and says_without:
-        yield Finding(f"contrast agent in the header ({agent}), but described as without", -20)
+        yield Observation(f"contrast agent in the header ({agent}), but described as without", -20)
     elif agent:
-        yield Finding(f"contrast agent ({agent})", -100)
+        yield Observation(f"contrast agent ({agent})", -100)
     elif says_without:
-        yield Finding("described as without contrast", 10)
+        yield Observation("described as without contrast", 10)
     if _PATTERN["angiography"].search(described):
-        yield Finding("angiography", -100)
+        yield Observation("angiography", -100)
     if _PATTERN["perfusion"].search(described):
-        yield Finding("perfusion", -100)
+        yield Observation("perfusion", -100)
 
 
-def _region(stack: Stack) -> Iterator[Finding]:
+def _region(stack: Stack) -> Iterator[Observation]:
     part = words(stack, "BodyPartExamined")
     described = words(stack, "SeriesDescription", "ProtocolName", "StudyDescription")
     if _PATTERN["head"].search(part):
-        yield Finding(f"body part {part.strip()}", 20)
+        yield Observation(f"body part {part.strip()}", 20)
     elif part.strip():
-        yield Finding(f"body part {part.strip()}, not head", -80)
+        yield Observation(f"body part {part.strip()}, not head", -80)
     if _PATTERN["head"].search(described):
-        yield Finding("head or brain in the description", 10)
+        yield Observation("head or brain in the description", 10)
     elif _PATTERN["elsewhere"].search(described):
-        yield Finding("another region in the description", -60)
+        yield Observation("another region in the description", -60)
     pixel = stack.frames[0].pixel_mm
     if pixel and max(stack.frames[0].shape[0] * pixel[0], stack.frames[0].shape[1] * pixel[1]) > 350:
         width = max(stack.frames[0].shape[0] * pixel[0], stack.frames[0].shape[1] * pixel[1])
-        yield Finding(f"field of view {width:.0f} mm, wider than a head's", -20)
+        yield Observation(f"field of view {width:.0f} mm, wider than a head's", -20)
 
 
-def _kernel(stack: Stack) -> Iterator[Finding]:
+def _kernel(stack: Stack) -> Iterator[Observation]:
     kernel, described = words(stack, "ConvolutionKernel"), words(stack, "SeriesDescription")
     sharpness = kernel_sharpness(kernel)
     if sharpness == "bone" or _PATTERN["bone"].search(described):
-        yield Finding(f"bone kernel or bone series ({kernel or described})", -40)
+        yield Observation(f"bone kernel or bone series ({kernel or described})", -40)
     elif sharpness == "soft":
-        yield Finding(f"soft-tissue kernel {kernel}", 20)
+        yield Observation(f"soft-tissue kernel {kernel}", 20)
 
 
 def kernel_sharpness(kernel: str) -> str:
@@ -385,33 +374,33 @@ def kernel_sharpness(kernel: str) -> str:
     )
 
 
-def _geometry(stack: Stack) -> Iterator[Finding]:
+def _geometry(stack: Stack) -> Iterator[Observation]:
     count, steps = len(stack.frames), stack.steps_mm
     if not stack.placed:
-        yield Finding("no place in the patient is given", excludes=True)
+        yield Observation("no place in the patient is given", excludes=True)
         return
     if count < FEWEST_SLICES:
-        yield Finding(f"too few slices ({count}, at least {FEWEST_SLICES} are needed)", excludes=True)
+        yield Observation(f"too few slices ({count}, at least {FEWEST_SLICES} are needed)", excludes=True)
     if len(steps) == 0:
         return
     length, step = float(steps.sum()), float(np.median(steps))
     if abs(stack.frames[0].affine[2, 2]) < 0.7:
-        yield Finding("coronal or sagittal, not axial", -50)
-    yield Finding(f"{count} slices over {length:.0f} mm", 15 if 100 <= length <= 260 else -20)
+        yield Observation("coronal or sagittal, not axial", -50)
+    yield Observation(f"{count} slices over {length:.0f} mm", 15 if 100 <= length <= 260 else -20)
     named = f"slice step {' and '.join(f'{s:g}' for s in distinct(steps)[:4])} mm"
-    yield Finding(
+    yield Observation(
         named + (", thin" if step < 1 else ""),
         10 if 2.9 <= step <= 6 else 5 if 1 <= step < 2.9 else 0 if step <= 7 else -10,
     )
     if stack.missing:
-        yield Finding(
+        yield Observation(
             f"{stack.missing} slice(s) missing, largest step {steps.max():.1f} mm",
             -5.0 * min(stack.missing, 4),
         )
     if stack.repeats:
-        yield Finding(f"{stack.repeats} more image(s) of places already taken, left out", -5)
+        yield Observation(f"{stack.repeats} more image(s) of places already taken, left out", -5)
     if stack.duplicates:
-        yield Finding(f"{stack.duplicates} exact duplicate(s) left out", 0)
+        yield Observation(f"{stack.duplicates} exact duplicate(s) left out", 0)
 
 
 def distinct(steps_mm: Floats) -> tuple[float, ...]:
@@ -425,9 +414,9 @@ def distinct(steps_mm: Floats) -> tuple[float, ...]:
 
 def summary_of(stack: Stack) -> SeriesSummary:
     """Return a stack's line in the table."""
-    findings = judge_stack(stack)
+    observations = judge_stack(stack)
     steps = stack.steps_mm
-    number = number_told(stack.head, "SeriesNumber")
+    number = header_number(stack.head, "SeriesNumber")
     return SeriesSummary(
         uid=stack.uid,
         number=None if number is None else int(number),
@@ -440,9 +429,9 @@ def summary_of(stack: Stack) -> SeriesSummary:
         length_mm=float(steps.sum()) if len(steps) else None,
         tilt_deg=round(stack.tilt_deg, 2),
         kernel=words(stack, "ConvolutionKernel").strip(),
-        usable=not any(finding.excludes for finding in findings),
-        score=sum(finding.points for finding in findings),
-        reasons=tuple(str(finding) for finding in findings),
+        usable=not any(observation.excludes for observation in observations),
+        score=sum(observation.points for observation in observations),
+        reasons=tuple(str(observation) for observation in observations),
     )
 
 

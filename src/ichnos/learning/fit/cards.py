@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ichnos.prognosis.growth import GrowthModel
 from ichnos.prognosis.outcome import OutcomeModel
-from ichnos.reading.growth import GrowthLaw
 
 _USE = "Research use only. Not a medical device."
 _SIMULATED = (
@@ -17,7 +17,7 @@ _SIMULATED = (
 )
 
 
-def growth_card(law: GrowthLaw) -> str:
+def growth_card(law: GrowthModel) -> str:
     """Write the card of a growth law as Markdown."""
     variants = [f"- `{v.name}`: {', '.join(v.features)}" for v in law.variants]
     return _card(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import optimize
 
 from ichnos.errors import InputRefused
-from ichnos.reading.fazekas import OrdinalLaw
+from ichnos.prognosis.fazekas import OrdinalModel
 
 GRADES = 4
 LEAST_CASES = 20
@@ -21,7 +21,7 @@ _PLAIN = np.array(
 )  # ln slope, first cut, ln steps to the next cuts
 
 
-def fit_ordinal(volumes_ml: Sequence[float], grades: Sequence[int]) -> OrdinalLaw:
+def fit_ordinal(volumes_ml: Sequence[float], grades: Sequence[int]) -> OrdinalModel:
     """Return the law of greatest penalised likelihood.
 
     >>> law = fit_ordinal([0.1, 1.0, 5.0, 30.0] * 10, [0, 1, 2, 3] * 10)
@@ -47,7 +47,7 @@ def fit_ordinal(volumes_ml: Sequence[float], grades: Sequence[int]) -> OrdinalLa
     )
     slope, cuts = _numbers(found.x)
     first, second, third = (float(round(cut, 4)) for cut in cuts)
-    return OrdinalLaw(slope=float(round(slope, 4)), cuts=(first, second, third))
+    return OrdinalModel(slope=float(round(slope, 4)), cuts=(first, second, third))
 
 
 def left_out(volumes_ml: Sequence[float], grades: Sequence[int], *, folds: int = 5) -> tuple[float, float]:

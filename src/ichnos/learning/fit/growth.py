@@ -13,28 +13,28 @@ import numpy.typing as npt
 import torch
 
 import ichnos
-from ichnos.clinical.scores import DEFINITIONS
+from ichnos.clinical.expansion import DEFINITIONS
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.calibration import calibration
 from ichnos.evidence.metrics.discrimination import auc, compare_paired
 from ichnos.evidence.metrics.intervals import proportion
-from ichnos.reading.growth import (
+from ichnos.prognosis.growth import (
     CHANNEL,
     CLINICAL,
     IMAGE,
     GrowthInputs,
-    GrowthLaw,
+    GrowthModel,
     GrowthParameters,
     GrowthVariant,
-    growth_inputs,
     standardised,
 )
+from ichnos.reading.growth_measures import growth_inputs
 from ichnos.simulation.disease import oracle
 from ichnos.simulation.exams.ct import plan_ct, simulate_ct
 from ichnos.simulation.exams.scanners import CENTRES, centre, draw_protocol
 from ichnos.simulation.exams.truth import masks_on_grid
 from ichnos.simulation.heads.source import SourceHead
-from ichnos.simulation.simulate import Wishes, draws_of, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, draws_of, simulate_patient
 from ichnos.volume import volume_ml
 
 Floats = npt.NDArray[np.float64]
@@ -69,7 +69,7 @@ def simulated_case(seed: int, head: SourceHead, *, spacing_mm: float = 2.0) -> G
     Scanner and slice thickness are those of a centre that the seed chooses. None for a haematoma that the
     thick slices hide.
     """
-    patient = simulate_patient(seed, head, Wishes(spacing_mm=spacing_mm))
+    patient = simulate_patient(seed, head, PatientSpec(spacing_mm=spacing_mm))
     rng = np.random.default_rng([seed, 17])
     place = centre(sorted(CENTRES)[int(rng.integers(len(CENTRES)))])
     first, second = (replace(draw_protocol(place, rng=rng), matrix=_IMAGE_MATRIX) for _ in range(2))
@@ -119,7 +119,7 @@ def redrawn(case: GrowthCase, seed: int, futures: int) -> list[GrowthCase]:
     return [replace(case, followup_ml=float(v) * error) for v in volumes]
 
 
-def fit_growth_law(
+def fit_growth_model(
     cases: Sequence[GrowthCase],
     *,
     cohort: str,
@@ -127,7 +127,7 @@ def fit_growth_law(
     command: str = "",
     refits: int = 30,
     rng: np.random.Generator,
-) -> GrowthLaw:
+) -> GrowthModel:
     """Fit the law with every set of inputs that all cases have; `refits` on resampled patients say how
     firmly it stands.
     """
@@ -151,7 +151,7 @@ def fit_growth_law(
             "a patient lacks a measure of the haematoma, so no variant of the law can be fitted; leave that"
             " patient out"
         )
-    return GrowthLaw(
+    return GrowthModel(
         cohort=cohort,
         patients=patients,
         expanded=round(expanded),
@@ -306,7 +306,9 @@ def cross_validation(
     names = sorted({case.id for case in cases})
     fold_of = dict(zip(names, (rng.permutation(len(names)) % folds).tolist(), strict=True))
     laws = [
-        fit_growth_law([c for c in cases if fold_of[c.id] != k], cohort="", simulated=True, refits=0, rng=rng)
+        fit_growth_model(
+            [c for c in cases if fold_of[c.id] != k], cohort="", simulated=True, refits=0, rng=rng
+        )
         for k in range(folds)
     ]
     asked = cases if judged is None else judged
@@ -314,7 +316,7 @@ def cross_validation(
 
 
 def validation(
-    laws: Sequence[GrowthLaw], cases: Sequence[GrowthCase], *, clinical: bool = True
+    laws: Sequence[GrowthModel], cases: Sequence[GrowthCase], *, clinical: bool = True
 ) -> dict[str, float]:
     """Measure each patient's law, not fitted on that patient: discrimination, calibration, coverage of the
     band, against the oracle's.

@@ -16,11 +16,10 @@ import numpy.typing as npt
 import torch
 
 import ichnos
-from ichnos.clinical.injury import Grade, tract_injury
+from ichnos.clinical.injury import INJURY_GRADES, InjuryGrade, tract_injury
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import auc
 from ichnos.prognosis.outcome import (
-    GRADES,
     MOTOR_TERMS,
     MRS_TERMS,
     NUMBERS,
@@ -35,7 +34,7 @@ from ichnos.simulation.disease import law
 from ichnos.simulation.disease.clinical_row import ClinicalState, clinical_row
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import SITES, VirtualPatient
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 
 Floats = npt.NDArray[np.float64]
 _LEAST_PER_TERM = 5
@@ -58,14 +57,14 @@ class Anatomy:
 
     site: str
     ich_ml: float
-    injury: Grade | None
+    injury: InjuryGrade | None
     blood_load_ml: float | None
     midline_shift_mm: float
 
 
 def simulated_anatomy(seed: int, head: SourceHead, *, spacing_mm: float = 3.0) -> Anatomy:
     """Simulate a patient in voxels and measure the maps as reading does."""
-    patient = simulate_patient(seed, head, Wishes(spacing_mm=spacing_mm, followup=False))
+    patient = simulate_patient(seed, head, PatientSpec(spacing_mm=spacing_mm, followup=False))
     injury, load_ml = _injury(patient)
     return Anatomy(patient.latent.site, patient.truth.ich_ml, injury, load_ml, patient.truth.midline_shift_mm)
 
@@ -125,9 +124,9 @@ def _trial_case(
     )
 
 
-def _injury(patient: VirtualPatient) -> tuple[Grade | None, float | None]:
-    blood = (patient.ich >= 0.5).float().numpy()
-    oedema = ((patient.oedema >= 0.5) & (patient.ich < 0.5)).float().numpy()
+def _injury(patient: VirtualPatient) -> tuple[InjuryGrade | None, float | None]:
+    blood = (patient.baseline.ich >= 0.5).float().numpy()
+    oedema = ((patient.baseline.oedema >= 0.5) & (patient.baseline.ich < 0.5)).float().numpy()
     height = patient.world(np.column_stack([np.zeros((blood.shape[2], 2)), np.arange(blood.shape[2])]))[:, 2]
     injuries = {
         side: tract_injury(
@@ -177,7 +176,10 @@ def fit_outcome_model(
         mrs=_ordinal(mrs),
         low={name: min(values) for name, values in numbers.items()},
         high={name: max(values) for name, values in numbers.items()},
-        cells={grade: (_count(known, grade, "medical"), _count(known, grade, "surgery")) for grade in GRADES},
+        cells={
+            grade: (_count(known, grade, "medical"), _count(known, grade, "surgery"))
+            for grade in INJURY_GRADES
+        },
     )
 
 

@@ -32,10 +32,11 @@ from ichnos.errors import IchnosError, InputRefused, UsageError, require
 from ichnos.files import atomic_file
 from ichnos.formats import nifti, nnunet
 from ichnos.learning.segmentation.cases import check_leakage
-from ichnos.learning.segmentation.target_files import OTHER_SIDE, target_degree, target_file
+from ichnos.learning.segmentation.target_files import target_degree, target_file
 from ichnos.learning.segmentation.training import Means
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, save_model
 from ichnos.models.store import sha256
+from ichnos.targets import mirrored
 
 PLANNERS = {
     "plain": "ExperimentPlanner",
@@ -248,7 +249,7 @@ def _overlapping(labels: dict[str, list[int]]) -> bool:
 
 def job_of(plan: NnunetPlan, work: Path, dataset: dict[str, Any], means: Means) -> dict[str, Any]:
     """Return what the child is told, in plain data; "do" is added by who starts it."""
-    sided = any(name in OTHER_SIDE for name in dataset["labels"])
+    sided = any(mirrored(name) != name for name in dataset["labels"])
     flat = plan.configuration == "2d"
     patch, spacing = _three(plan.patch, int), _three(plan.spacing, float)
     return {

@@ -18,14 +18,8 @@ from ichnos.learning.nnunet.engine import preprocessing_of
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, save_model
 from ichnos.models.store import sha256
 from ichnos.networks.checkpoints import load_checkpoint, read_weights
+from ichnos.targets import TARGETS
 
-_OURS = ("ICH", "IVH", "PHE", "brain", "ventricles", "leukoaraiosis", "tract_left", "tract_right")
-_GROUPS: Mapping[str, Any] = {
-    "ICH": "haematoma",
-    "IVH": "haematoma",
-    "PHE": "haematoma",
-    "leukoaraiosis": "leukoaraiosis",
-} | {f"tract_{side}": "tract" for side in ("left", "right")}
 _CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 
 
@@ -118,9 +112,13 @@ def _targets(labels: Mapping[str, Any], names: Mapping[str, str]) -> tuple[tuple
     foreground = [name for name in labels if name not in ("background", "ignore")]
     regions = any(isinstance(labels[name], list) for name in foreground)
     ordered = foreground if regions else sorted(foreground, key=lambda name: int(labels[name]))
-    own = {name.lower(): name for name in _OURS}
+    own = {name.lower(): name for name, target in TARGETS.items() if target.label_map}
     found = [names.get(name, own.get(name.lower(), name)) for name in ordered]
-    return tuple(TargetSpec(name=name, group=_GROUPS.get(name, "anatomy")) for name in found), regions
+    return tuple(_spec(name) for name in found), regions
+
+
+def _spec(name: str) -> TargetSpec:
+    return TargetSpec(name=name, group=TARGETS[name].group if name in TARGETS else "anatomy")
 
 
 def _network(

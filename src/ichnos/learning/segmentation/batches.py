@@ -23,8 +23,8 @@ from ichnos.learning.segmentation.augmentation import (
 )
 from ichnos.learning.segmentation.cases import DEGREES, Case
 from ichnos.learning.segmentation.loop import Batch
-from ichnos.learning.segmentation.target_files import OTHER_SIDE
 from ichnos.models import Preprocessing
+from ichnos.targets import mirrored, mirrored_channels
 
 BatchAt = Callable[[int], Batch]
 
@@ -80,13 +80,13 @@ class CohortBatches:
         """Return the channels of the targets seen in a mirror; a side whose other side is not learnt has
         no image there.
         """
-        alone = [t for t in self.targets if t in OTHER_SIDE and OTHER_SIDE[t] not in self.targets]
+        alone = [t for t in self.targets if mirrored(t) not in self.targets]
         if alone:
             raise UsageError(
-                f"{alone[0]} is learnt without {OTHER_SIDE[alone[0]]}: learn both, or turn mirroring off"
+                f"{alone[0]} is learnt without {mirrored(alone[0])}: learn both, or turn mirroring off"
                 " (mirrored_share=0)"
             )
-        return [self.targets.index(OTHER_SIDE.get(t, t)) for t in self.targets]
+        return mirrored_channels(self.targets)
 
     def _centre(self, case: Case, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """Draw the voxel in the middle of a patch."""

@@ -34,7 +34,7 @@ LIMITS = (
     "Never simulated: blood outside the brain and its ventricles (subdural, epidural, subarachnoid).",
     "Its probabilities have not been calibrated on real scans.",
 )
-TARGETS = (
+DEFAULT_TARGETS = (
     TargetSpec(name="brain"),
     TargetSpec(name="ventricles"),
     TargetSpec(name="ICH", group="haematoma"),
@@ -71,7 +71,7 @@ def default_settings(
             name="unet",
             arguments={
                 "input_channels": 4,
-                "num_classes": len(TARGETS),
+                "num_classes": len(DEFAULT_TARGETS),
                 "dim": 3,
                 "features_per_stage": [16, 32, 64, 96, 128],
                 "strides": [1, 2, 2, 2, 2],
@@ -82,7 +82,7 @@ def default_settings(
         preprocessing=Preprocessing(
             spacing_mm=(3.0, 3.0, 3.0), windows_hu=((-20, 100), (0, 40), (20, 80), (-1000, 1000)), patch=patch
         ),
-        targets=TARGETS,
+        targets=DEFAULT_TARGETS,
         steps=steps,
         learning_rate=learning_rate,
         sparse_weight=sparse_weight,
@@ -121,7 +121,7 @@ def train_default(
     batches = SimulatedBatches(
         Population(heads=used, seed=taught, cache=cache),
         Schedule(how.patch, how.spacing_mm[0]),
-        TARGETS,
+        DEFAULT_TARGETS,
         how.windows_hu,
     )
     done = 0
@@ -141,7 +141,7 @@ def train_default(
             report=follow,
             initial=earlier.network().state_dict() if earlier else None,
         )
-        points = operating_points(network, batches, _unseen(batches.schedule, done), TARGETS)
+        points = operating_points(network, batches, _unseen(batches.schedule, done), DEFAULT_TARGETS)
     finally:
         batches.close()
     return save_model(

@@ -22,9 +22,9 @@ import torch
 import ichnos
 from ichnos.errors import InputRefused
 from ichnos.inference import Predictor
-from ichnos.inference.refine import SecondLook, calibrated, channels_of, region_of, second_look
+from ichnos.inference.refine import RefinerInput, calibrated, channels_of, refiner_input, region_of
 from ichnos.learning.segmentation.loop import Batch, Progress, Settings, train
-from ichnos.learning.virtual.batches import DISEASED_ML, MASKS_OF, SMALL_ML, scanned
+from ichnos.learning.virtual.batches import DISEASED_ML, SMALL_ML, scanned
 from ichnos.learning.virtual.default_model import LIMITS, taught_heads
 from ichnos.models import (
     LOGIT_UNIT,
@@ -43,13 +43,14 @@ from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
 from ichnos.simulation.heads.from_labels import labelled_head
 from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.patient import SITES, VirtualPatient
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
+from ichnos.targets import mirrored_channels, truth_masks
 from ichnos.volume import Volume
 
 # Operating points: where masks overlapped most, all rules of reading applied, on 21 simulated scans of
 # training heads outside the pool.
 # Blood is asked for what is sure of it: the scan's density draws its borders.
-TARGETS = (
+REFINED_TARGETS = (
     TargetSpec(name="brain", threshold=0.4),
     TargetSpec(name="ventricles", threshold=0.45),
     TargetSpec(name="ICH", group="haematoma", threshold=0.6),
@@ -60,7 +61,7 @@ TARGETS = (
     TargetSpec(name="tract_left", group="tract"),
     TargetSpec(name="tract_right", group="tract"),
 )
-NAMES = tuple(target.name for target in TARGETS)
+NAMES = tuple(target.name for target in REFINED_TARGETS)
 HOW = Preprocessing(
     spacing_mm=(1.5, 1.5, 3.0), windows_hu=((-20, 100), (0, 40), (20, 80), (-1000, 1000)), patch=(80, 96, 16)
 )
@@ -74,9 +75,7 @@ _OWN = tuple(
     NAMES.index(name) for name in ("ICH", "IVH", "PHE", "leukoaraiosis")
 )  # six patches of ten are laid around a voxel of these
 Floats = npt.NDArray[np.float32]
-_SWAPPED = [
-    NAMES.index({"tract_left": "tract_right", "tract_right": "tract_left"}.get(name, name)) for name in NAMES
-]
+_SWAPPED = mirrored_channels(NAMES)
 
 
 def patient_of(
@@ -89,14 +88,14 @@ def patient_of(
     head = mni_head(cache) if source is None else labelled_head(source, cache)
     small, diseased = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in (SMALL_ML, DISEASED_ML))
     is_small = rng.random() < _SMALL
-    wishes = Wishes(
+    spec = PatientSpec(
         haematoma_probability=_BLEEDING,
         followup=False,
         ich_ml=small if is_small else None,
         site=SITES[int(rng.integers(len(SITES)))] if is_small else None,
         leukoaraiosis_ml=diseased if rng.random() < _DISEASED else None,
     )
-    return simulate_patient(_SEED + number, head, wishes)
+    return simulate_patient(_SEED + number, head, spec)
 
 
 def looks(
@@ -108,7 +107,7 @@ def looks(
     torch.set_num_threads(1)
     rng = np.random.default_rng([_SEED, case.number])
     patient = patient_of(case.number, heads, cache, rng)
-    masks = [mask for name in NAMES for mask in MASKS_OF[name]]
+    masks = list(truth_masks(*NAMES))
     for k in range(SCANS):
         protocol = draw_protocol(CENTRES[sorted(CENTRES)[(case.number + 3 * k) % len(CENTRES)]], rng=rng)
         scan, truth = scanned(patient, protocol, SCANS * case.number + k, masks)
@@ -116,9 +115,9 @@ def looks(
         shifted = replace(
             scan, volume=scan.volume.with_array(np.asarray(scan.volume.array, np.float32) + shift)
         )
-        look = second_look(_first(model)(shifted), NAMES, HOW.spacing_mm)
+        look = refiner_input(_first(model)(shifted), NAMES, HOW.spacing_mm)
         true = np.stack(
-            [np.maximum.reduce([_pulled(look, truth[mask]) for mask in MASKS_OF[name]]) for name in NAMES]
+            [np.maximum.reduce([_pulled(look, truth[mask]) for mask in truth_masks(name)]) for name in NAMES]
         )
         _keep(folder / f"{case.number:04d}_{k}.npz", look, true)
     return {"bled": bool(patient.latent.has_haematoma), "head": patient.latent.source}
@@ -130,11 +129,11 @@ def _first(model: Path) -> Predictor:
     return Predictor(load_model(model), threads=1, refine=False)
 
 
-def _pulled(look: SecondLook, mask: Volume) -> npt.NDArray[np.float32]:
+def _pulled(look: RefinerInput, mask: Volume) -> npt.NDArray[np.float32]:
     return look.grid.pull(np.asarray(mask.reoriented("RAS").array, np.float32))
 
 
-def _keep(file: Path, look: SecondLook, truth: npt.NDArray[np.float32]) -> None:
+def _keep(file: Path, look: RefinerInput, truth: npt.NDArray[np.float32]) -> None:
     np.savez(
         file,
         hu=np.clip(look.hu, -1024, 3000).round().astype(np.int16),
@@ -249,7 +248,7 @@ def refinement_settings(*, steps: int, pool: Sequence[Path], learning_rate: floa
             },
         ),
         preprocessing=HOW,
-        targets=TARGETS,
+        targets=REFINED_TARGETS,
         steps=steps,
         learning_rate=learning_rate,
         sparse_weight=0.0,
@@ -331,7 +330,7 @@ def _manifest(
         limits=LIMITS,
         network=settings.network,
         preprocessing=HOW,
-        targets=TARGETS,
+        targets=REFINED_TARGETS,
         refines=model.manifest.weights_sha256,
         provenance=provenance,
     )

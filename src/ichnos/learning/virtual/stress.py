@@ -14,7 +14,6 @@ from scipy import ndimage
 
 from ichnos.errors import InputRefused
 from ichnos.inference import Prediction
-from ichnos.inference.coordinates import placement_of
 from ichnos.reading.masks import Masks, consistent_masks
 from ichnos.scan import Scan
 from ichnos.volume import Volume, volume_ml
@@ -31,7 +30,7 @@ def reader_of(predictor: Callable[[Scan], Prediction]) -> Reader:
 
     def read(scan: Scan) -> Masks:
         prediction = predictor(scan)
-        return consistent_masks(prediction, placement_of(prediction))
+        return consistent_masks(prediction, prediction.atlas_coordinates())
 
     return read
 

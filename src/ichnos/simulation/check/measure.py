@@ -14,7 +14,7 @@ import torch
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
-from ichnos.simulation.cohort.write import TRUTH
+from ichnos.simulation.cohort.exam_files import TRUTH
 from ichnos.simulation.disease import law, oracle
 from ichnos.volume import Array, Floats, Volume
 
@@ -134,7 +134,7 @@ def _optional(path: Path | None) -> Volume | None:
 
 def _masks(root: Path, patient: Patient) -> dict[str, Array]:
     """Return label maps of a patient's truth on the CT grid: blood, brain, leukoaraiosis."""
-    kinds: dict[str, bids.Kind] = {"haematoma": "dseg", "brain": "dseg", "leukoaraiosis": "mask"}
+    kinds: dict[str, bids.MapKind] = {"haematoma": "dseg", "brain": "dseg", "leukoaraiosis": "mask"}
     return {
         label: nifti.load(
             bids.derivative_path(root, patient.id, pipeline=TRUTH, label=label, kind=kind)

@@ -52,6 +52,20 @@ class Design:
     assumed: tuple[str, ...] = field(default=())  # what the paper does not tell and we chose
 
 
+@dataclass(frozen=True)
+class RenderSettings:
+    """All that decides what the patients look like, besides who they are."""
+
+    anatomy: str | None = None  # folder of label maps; None: the MNI head
+    voxel_mm: float = 1.0
+    oracle_samples: int = 32  # re-drawn bleeds behind the oracle's map of growth
+    dicom: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.voxel_mm <= 3:
+            raise UsageError(f"voxels of {self.voxel_mm:g} mm were asked for; give 0.5 to 3")
+
+
 _PAIRED: tuple[Exam, ...] = ("ct", "followup")
 
 PRESETS: dict[str, Design] = {

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from ichnos.errors import InputRefused
-from ichnos.simulation.cohort.design import Subject
+from ichnos.simulation.cohort.design import RenderSettings, Subject
 from ichnos.simulation.heads.from_labels import head_files, labelled_head
 from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import VirtualPatient
-from ichnos.simulation.simulate import Wishes, draws_of, simulate_patient
-
-if TYPE_CHECKING:
-    from ichnos.simulation.cohort.write import Making
+from ichnos.simulation.simulate import PatientSpec, draws_of, simulate_patient
 
 TRIES = 5000
 
 
 def make_subject(
-    subject: Subject, making: Making, *, cache: Path | None = None, device: torch.device | str = "cpu"
+    subject: Subject, render: RenderSettings, *, cache: Path | None = None, device: torch.device | str = "cpu"
 ) -> VirtualPatient:
     """Make the patient of a subject: the first of the subject's own seeds whose law fits what the design asks
     for.
@@ -30,16 +26,16 @@ def make_subject(
     Source heads are kept in the folder `cache`.
     """
     seed = fitting_seed(subject)
-    head = source_head(making.anatomy, seed, cache)
-    wishes = Wishes(
-        spacing_mm=making.voxel_mm,
+    head = source_head(render.anatomy, seed, cache)
+    spec = PatientSpec(
+        spacing_mm=render.voxel_mm,
         haematoma_probability=1.0 if subject.has_haematoma else 0.0,
         acute_infarct_probability=0.04 if subject.has_haematoma else 0.6,
         followup="followup" in subject.exams,
         fibres="diffusion" in subject.exams,
-        oracle_samples=making.oracle_samples if "followup" in subject.exams and subject.has_haematoma else 0,
+        oracle_samples=render.oracle_samples if "followup" in subject.exams and subject.has_haematoma else 0,
     )
-    return simulate_patient(seed, head, wishes, device=device)
+    return simulate_patient(seed, head, spec, device=device)
 
 
 def fitting_seed(subject: Subject) -> int:

@@ -14,16 +14,10 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ichnos.clinical.injury import InjuryGrade, injury_grade, worst_shares
 from ichnos.cohort import Fact
 from ichnos.simulation.patient import VirtualPatient
 
-InjuryGrade = Literal["no risk", "PHE infiltration", "haematoma infiltration", "complete interruption"]
-INJURY_GRADES: tuple[InjuryGrade, ...] = (
-    "no risk",
-    "PHE infiltration",
-    "haematoma infiltration",
-    "complete interruption",
-)
 Arm = Literal["medical", "surgery"]
 
 # Day-180 motor NIHSS against complete interruption (follow-on work of Murray's group), and what surgery adds
@@ -113,33 +107,24 @@ def state_of(patient: VirtualPatient) -> ClinicalState:
         leukoaraiosis_ml=truth.leukoaraiosis_ml,
         infarct_ml=truth.infarct_acute_ml,
         midline_shift_mm=truth.midline_shift_mm,
-        injury=injury_grade(patient),
+        injury=worse_injury(patient),
         site=latent.site,
     )
 
 
-def injury_grade(patient: VirtualPatient) -> InjuryGrade:
-    """Grade the worse of both tracts, level by level: blood takes 95 % of a cross-section, 1 %, or only
-    oedema does.
-    """
+def worse_injury(patient: VirtualPatient) -> InjuryGrade:
+    """Grade the worse of both tracts, level by level; oedema counts where no blood is."""
     if not patient.latent.has_haematoma:
         return "no risk"
-    blood = (patient.ich >= 0.5).to(torch.float32)
-    oedema = ((patient.oedema >= 0.5) & (patient.ich < 0.5)).to(torch.float32)
-    worst_blood, worst_oedema = 0.0, 0.0
+    blood = (patient.baseline.ich >= 0.5).to(torch.float32)
+    oedema = ((patient.baseline.oedema >= 0.5) & (patient.baseline.ich < 0.5)).to(torch.float32)
+    worst = [0.0, 0.0]
     for side in patient.tract:
         tract = (side >= 0.5).to(torch.float32)
-        section = tract.sum((0, 1))
-        if not bool(section.any()):
-            continue
-        level = section >= 0.1 * section[section > 0].median()
-        worst_blood = max(worst_blood, float(((tract * blood).sum((0, 1))[level] / section[level]).max()))
-        worst_oedema = max(worst_oedema, float(((tract * oedema).sum((0, 1))[level] / section[level]).max()))
-    if worst_blood >= 0.95:
-        return "complete interruption"
-    if worst_blood >= 0.01:
-        return "haematoma infiltration"
-    return "PHE infiltration" if worst_oedema >= 0.01 else "no risk"
+        sections = [(tract * part).sum((0, 1)).cpu().double().numpy() for part in (tract, blood, oedema)]
+        if sections[0].any():
+            worst = [max(pair) for pair in zip(worst, worst_shares(*sections), strict=True)]
+    return injury_grade(*worst)
 
 
 def clinical_row(state: ClinicalState, *, trial: bool, rng: np.random.Generator) -> Mapping[str, Fact]:

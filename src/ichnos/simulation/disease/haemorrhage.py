@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ichnos.anatomy import bundles
+from ichnos.simulation.disease import clot
 from ichnos.simulation.disease.arrival import FAR, Crop, arrival, cropped, slowness
 from ichnos.simulation.fields import Floats, looked_up, sampled, smooth_noise
 from ichnos.simulation.heads.source import SourceHead
@@ -42,8 +43,6 @@ _BLOOD_TISSUES = (
 
 
 ANISOTROPY = 1.4  # across strong fibres blood needs so much more time, as a share
-# about the volume of source tissue that a haematoma of one volume has taken; mass effect makes up the rest
-SOURCE_SHARE = 0.65
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +119,9 @@ def grown(
     largest_ml = max(latent.drawn_ich_ml, latent.drawn_followup_ich_ml) / scale
     radius = (3000 * largest_ml / (4 * np.pi)) ** (1 / 3)
     crop = cropped(head, table, centre, half_mm=1.75 * radius + 13)
-    core = (3000 * SOURCE_SHARE * latent.drawn_ich_ml / scale / (4 * np.pi)) ** (1 / 3)
+    core = (3000 * clot.SOURCE_SHARE * latent.drawn_ich_ml / scale / (4 * np.pi)) ** (1 / 3)
     roughness = 0.62 + 0.2 * float(np.clip(latent.irregularity, -1.6, 2.2))
-    slow = slowness(crop.tissue) * _unrest(crop, core, roughness, generator)
+    slow = slowness(crop.tissue) * _texture(crop, core, roughness, generator)
     fibre = _fibres(head, crop)
     time = arrival(_point(crop, centre), slow, crop.spacing_mm, fibre=fibre, anisotropy=ANISOTROPY)
     rough = smooth_noise(
@@ -134,9 +133,9 @@ def grown(
     time = time * torch.exp(
         0.16 * roughness * rough
     )  # the shortest path evens out what is small: roughen the edge itself
-    limit = _limit(time, crop, latent.drawn_ich_ml * SOURCE_SHARE / scale)
+    limit = _limit(time, crop, latent.drawn_ich_ml * clot.SOURCE_SHARE / scale)
     time = _with_islands(time, limit, crop, latent, generator)
-    hu, hu_followup = _densities(time, crop, latent, centre, generator)
+    hu, hu_followup = clot.densities(time, crop, latent, centre, generator)
     return Lesion(crop, centre, slow, fibre, _closed(time, crop), hu, hu_followup)
 
 
@@ -179,14 +178,14 @@ def grown_later(lesion: Lesion, limit: float, generator: torch.Generator) -> Ten
     radius = (3 * float(inside.sum()) * crop.spacing_mm**3 / (4 * np.pi)) ** (1 / 3)
     distance = ((crop.points() - focus.reshape(3, 1, 1, 1)) ** 2).sum(0)
     haste = 1 + 2.2 * torch.exp(-distance / (2 * (0.8 * radius + 4) ** 2))
-    slow = lesion.slow * _unrest(crop, radius, 0.5, generator) / haste
+    slow = lesion.slow * _texture(crop, radius, 0.5, generator) / haste
     onward = arrival(
         torch.where(inside, 0.0, FAR), slow, crop.spacing_mm, fibre=lesion.fibre, anisotropy=ANISOTROPY
     )
     return torch.where(inside, lesion.time - limit, _closed(onward, crop))
 
 
-def _unrest(crop: Crop, radius_mm: float, sigma: float, generator: torch.Generator) -> Tensor:
+def _texture(crop: Crop, radius_mm: float, sigma: float, generator: torch.Generator) -> Tensor:
     """Return a positive random factor on the slowness: lobes of about the lesion's radius, and fingers of
     a third of it.
     """
@@ -254,75 +253,6 @@ def _closed(time: Tensor, crop: Crop) -> Tensor:
     return torch.where(time < FAR / 2, time, continued).clamp(max=400.0)
 
 
-def base_density_hu(haematocrit: float, hours: float) -> float:
-    """Return HU of evenly clotted blood: it rises with haematocrit, and over the first hours as the clot
-    retracts.
-
-    >>> round(base_density_hu(0.41, 3.0)), base_density_hu(0.30, 3.0) < 60
-    (64, True)
-    """
-    return float(np.clip(62 + 75 * (haematocrit - 0.41) + 7 * np.tanh((hours - 2) / 4), 50, 80))
-
-
-def _densities(
-    time: Tensor, crop: Crop, latent: Latent, centre: Floats, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return the blood's HU at baseline, with the signs, and at follow-up, when most have evened out."""
-    device, shape = crop.tissue.device, tuple(crop.tissue.shape)
-    noise = [
-        smooth_noise(shape, correlation=c / crop.spacing_mm, generator=generator, device=device)[0]
-        for c in (9, 4.5)
-    ]
-    spread = 2.2 + 1.6 * float(np.clip(latent.heterogeneity + 1, 0, 3.5))
-    texture = 0.8 * noise[0] + 0.6 * noise[1]
-    early = base_density_hu(latent.haematocrit, latent.onset_to_ct_h) + spread * texture
-    late = (
-        base_density_hu(latent.haematocrit, latent.onset_to_ct_h + latent.followup_interval_h) + 2.5 * texture
-    )
-    inside = (
-        time
-        <= time.reshape(-1)
-        .kthvalue(max(1, int(1000 * SOURCE_SHARE * latent.drawn_ich_ml / crop.spacing_mm**3)))
-        .values
-    )
-    points = crop.points()
-    changes = [_sign_hu(sign, inside, points, noise, generator) for sign in latent.signs]
-    if changes:
-        early = early + torch.stack(changes).min(0).values
-    return early.clamp(26, 92), late.clamp(40, 92)
-
-
-def _sign_hu(
-    sign: str, inside: Tensor, points: Tensor, noise: list[Tensor], generator: torch.Generator
-) -> Tensor:
-    """Return what a density sign adds to the blood's HU."""
-    if sign == "blend":  # a part of lower density with a sharp border
-        direction = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0).to(points)
-        along = (points * direction.reshape(3, 1, 1, 1)).sum(0) + 1.5 * noise[0]
-        return -20.0 * torch.sigmoid((along - torch.quantile(along[inside], 0.7)) / 0.35)
-    if sign == "black_hole":  # dark, encapsulated, away from the edge
-        radius = (3 * float(inside.sum()) / (4 * np.pi)) ** (1 / 3) * float(
-            points[0, 1, 0, 0] - points[0, 0, 0, 0]
-        )
-        middle = (points * inside).sum((1, 2, 3)) / inside.sum()
-        off = (
-            torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0).to(points)
-            * radius
-            * 0.35
-        )
-        distance = ((points - (middle + off).reshape(3, 1, 1, 1)) ** 2).sum(0).sqrt()
-        return -31.0 * torch.sigmoid((0.34 * radius + 1.0 - distance - 0.6 * noise[1]) / 0.4)
-    if (
-        sign == "swirl"
-    ):  # curved bands of unclotted blood, about a fifth of the clot, whatever the noise's levels in it
-        from_middle = (noise[0] - noise[0][inside].median()).abs()
-        return -17.0 * torch.exp(-((from_middle / torch.quantile(from_middle[inside], 0.15)) ** 2))
-    if sign == "fluid_level":  # cells settle towards the back of the head
-        level = torch.quantile(points[1][inside], 0.55)
-        return 8.0 - 32.0 * torch.sigmoid((points[1] - level) / 0.3)
-    return torch.zeros_like(noise[0])
-
-
 def spread_around(lesion: Lesion, time: Tensor, limit: float) -> Tensor:
     """Return arrival times of oedema from the haematoma's edge: quick in white matter, slow in grey, none
     in fluid (crop grid).
@@ -340,36 +270,3 @@ def spread_around(lesion: Lesion, time: Tensor, limit: float) -> Tensor:
 def at(lesion: Lesion, field: Tensor, source_mm: Tensor, *, fill: float) -> Tensor:
     """Return a map of the crop at source points (3, X, Y, Z)."""
     return sampled(field[None], lesion.crop.affine, source_mm, fill=fill)[0]
-
-
-def filled(score: Tensor, where: Tensor, voxels: float, *, softness: float) -> Tensor:
-    """Return fractions 0..1, highest where the score is lowest, that add up to so many voxels (or fill
-    `where`).
-    """
-    return filled_with_limit(score, where, voxels, softness=softness)[0]
-
-
-def filled_with_limit(
-    score: Tensor, where: Tensor, voxels: float, *, softness: float
-) -> tuple[Tensor, float]:
-    """Return the fractions of `filled`, and the score at their edge (fraction 0.5)."""
-    candidates = score[where]
-    if voxels <= 0 or len(candidates) == 0:
-        return torch.zeros_like(score), float(score.min()) - 1.0
-    low, high = float(candidates.min()) - softness, float(candidates.max()) + softness
-    for _ in range(22):
-        middle = (low + high) / 2
-        amount = float(((middle - candidates) / (2 * softness) + 0.5).clamp_(0, 1).sum())
-        low, high = (middle, high) if amount < voxels else (low, middle)
-    return torch.where(where, ((high - score) / (2 * softness) + 0.5).clamp(0, 1), 0.0), high
-
-
-def oedema_degree(around: Tensor, where: Tensor, voxels: float) -> Tensor:
-    """Return oedema degrees: 1 beside the blood, 0.5 at the edge of the wanted volume, quickly 0 beyond."""
-    candidates = around[where]
-    wanted = min(int(voxels), len(candidates))
-    if wanted <= 0:
-        return torch.zeros_like(around)
-    limit = max(float(candidates.kthvalue(wanted).values), 0.5)
-    fading = torch.where(around <= limit, 1 - 0.5 * (around / limit) ** 1.5, 0.5 - (around - limit) / 2.5)
-    return torch.where(where, fading.clamp(0, 1), 0.0)

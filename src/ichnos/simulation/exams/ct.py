@@ -13,7 +13,7 @@ from ichnos.scan import Acquisition
 from ichnos.simulation.exams.ct_physics import RAYS, ray_effects, reconstruct, textured_noise
 from ichnos.simulation.exams.pose import HeadMotion, pull, rigid, slice_stack_affine
 from ichnos.simulation.exams.scanners import CtProtocol
-from ichnos.simulation.exams.tissue_hu import cut_out, hounsfield, lesions_at
+from ichnos.simulation.exams.tissue_hu import hounsfield
 from ichnos.simulation.patient import BRAIN_TISSUES, Tissue, VirtualPatient
 from ichnos.volume import Affine, Floats, Volume
 
@@ -72,14 +72,14 @@ def simulate_ct(
     """
     plan = plan_ct(patient, protocol, followup=followup, sheared=sheared)
     box, affine = _seen(patient, plan)
-    lesions = cut_out(lesions_at(patient, followup=followup), box)
+    seen = patient.moment(followup=followup).cropped(box)
     hu = hounsfield(
-        lesions, haematocrit=patient.latent.haematocrit, spacing_mm=patient.spacing_mm, generator=generator
+        seen, haematocrit=patient.latent.haematocrit, spacing_mm=patient.spacing_mm, generator=generator
     )
     if protocol.metal:
-        hu = _with_metal(hu, lesions.tissue, generator=generator)
+        hu = _with_metal(hu, seen.tissue, generator=generator)
     samples = max(1, round(protocol.thickness_mm / SAMPLE_STEP_MM))
-    motion = _restlessness(plan.shape[2], samples, protocol.motion_mm, generator)
+    motion = _drawn_motion(plan.shape[2], samples, protocol.motion_mm, generator)
     slices = sampled_slices(hu, affine, plan, protocol, motion)
     pixels = scanned(slices, protocol, generator=generator)
     array = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
@@ -92,7 +92,7 @@ def plan_ct(
     """Lay the slices as a technician does: head near the middle, from below the skull base to above the
     vertex.
     """
-    tissue = patient.tissue_followup if followup and patient.tissue_followup is not None else patient.tissue
+    tissue = (patient.followup if followup and patient.followup else patient.baseline).tissue
     brain_mm = _points(tissue, patient.affine, low=int(min(BRAIN_TISSUES)))
     head_mm = _points(tissue, patient.affine, low=int(Tissue.SCALP))
     centre = (brain_mm.min(0) + brain_mm.max(0)) / 2
@@ -136,8 +136,8 @@ def _seen(patient: VirtualPatient, plan: Plan) -> tuple[tuple[slice, ...], Float
         @ plan.affine
         @ np.c_[np.array(corners), np.ones(8)].T
     )
-    low = int(np.clip(np.floor(index[2].min()) - 2, 0, patient.tissue.shape[2] - 2))
-    high = int(np.clip(np.ceil(index[2].max()) + 3, low + 2, patient.tissue.shape[2]))
+    low = int(np.clip(np.floor(index[2].min()) - 2, 0, patient.shape[2] - 2))
+    high = int(np.clip(np.ceil(index[2].max()) + 3, low + 2, patient.shape[2]))
     affine = np.array(patient.affine)
     affine[:3, 3] = patient.world((0, 0, low))
     return (slice(None), slice(None), slice(low, high)), affine
@@ -189,7 +189,7 @@ def _coarse_side(protocol: CtProtocol) -> int:
     return min(protocol.matrix, 2 * math.ceil(protocol.field_of_view_mm / COARSE_PIXEL_MM / 2))
 
 
-def _restlessness(
+def _drawn_motion(
     slices: int, samples: int, motion_mm: float, generator: torch.Generator
 ) -> HeadMotion | None:
     """Draw where a restless head lies in each sample of each slice; None for one that lay still."""

@@ -148,7 +148,7 @@ class _Compartments:
 def _compartments(
     patient: VirtualPatient, affine: Floats, shape: tuple[int, int, int], patient_from_exam: Affine
 ) -> _Compartments:
-    tissue = patient.tissue
+    now, tissue = patient.baseline, patient.baseline.tissue
     fluid = (tissue == Tissue.CSF) | (tissue == Tissue.VENTRICLE)
     white_codes = (Tissue.WHITE, Tissue.BRAINSTEM, Tissue.CEREBELLAR_WHITE, Tissue.THALAMUS, Tissue.PALLIDUM)
     white = torch.zeros_like(fluid)
@@ -156,9 +156,9 @@ def _compartments(
         white |= tissue == code
     grey = (tissue >= int(min(BRAIN_TISSUES))) & ~white
     inside = (tissue > 0) & ~fluid & ~white & ~grey & (tissue != Tissue.AIR_CELL) & (tissue != Tissue.BONE)
-    blood = (patient.ich + patient.ivh).clamp(0, 1)
+    blood = (now.ich + now.ivh).clamp(0, 1)
     clear = 1 - blood
-    wet = (0.7 * patient.oedema + 0.35 * patient.leukoaraiosis + 0.8 * patient.infarct_old).clamp(0, 1)
+    wet = (0.7 * now.oedema + 0.35 * now.leukoaraiosis + 0.8 * now.infarct_old).clamp(0, 1)
     maps = torch.stack(
         [
             fluid * clear,
@@ -227,7 +227,9 @@ def _distortion(
     if protocol.distortion_mm == 0:
         return None
     index_from_exam = np.linalg.inv(patient.affine) @ patient_from_exam.matrix @ affine
-    field = pull((patient.tissue == Tissue.AIR_CELL).to(torch.float32)[None], index_from_exam, shape)[None]
+    field = pull(
+        (patient.baseline.tissue == Tissue.AIR_CELL).to(torch.float32)[None], index_from_exam, shape
+    )[None]
     for _ in range(3):
         field = functional.avg_pool3d(field, 7, stride=1, padding=3, count_include_pad=False)
     return (field[0, 0] / field.max().clamp(min=1e-6)) * (protocol.distortion_mm / protocol.voxel_mm)

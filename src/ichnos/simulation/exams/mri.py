@@ -143,7 +143,7 @@ def mri_grid(
     """Lay an axial stack around the brain as it lies in the magnet: affine, shape, and the map from exam
     mm to patient mm.
     """
-    index = (patient.tissue[::6, ::6, ::6] >= int(min(BRAIN_TISSUES))).nonzero().cpu().numpy() * 6.0
+    index = (patient.baseline.tissue[::6, ::6, ::6] >= int(min(BRAIN_TISSUES))).nonzero().cpu().numpy() * 6.0
     brain = Affine(patient.affine).map(index)
     centre = (brain.min(0) + brain.max(0)) / 2
     exam_from_patient = rigid(rotation_deg=pose_deg, about_mm=centre, shift_mm=-centre + np.asarray(shift_mm))
@@ -164,31 +164,32 @@ def mri_grid(
 
 def tissue_signal(patient: VirtualPatient, contrast: Contrast, *, generator: torch.Generator) -> torch.Tensor:
     """Return the relative signal (x, y, z) of a patient before the magnet spoils it."""
+    now = patient.baseline
     column = 0 if contrast == "flair" else 1
     table = torch.tensor(
         [values[column] for _, values in sorted(_SIGNAL.items())], dtype=torch.float32, device=patient.device
     )
     table = table * (1 + 0.02 * torch.randn(len(table), device=patient.device, generator=generator))
-    signal = table.index_select(0, patient.tissue.to(torch.int32).reshape(-1)).reshape(patient.tissue.shape)
-    brain = (patient.tissue >= int(min(BRAIN_TISSUES))).to(torch.float32)
+    signal = table.index_select(0, now.tissue.to(torch.int32).reshape(-1)).reshape(patient.shape)
+    brain = (now.tissue >= int(min(BRAIN_TISSUES))).to(torch.float32)
     grain = texture(tuple(signal.shape), scale_mm=4.0, spacing_mm=patient.spacing_mm, generator=generator)
     signal = signal * (1 + 0.02 * grain * brain)
-    bright = (patient.leukoaraiosis, patient.oedema, patient.infarct_acute)
+    bright = (now.leukoaraiosis, now.oedema, now.infarct_acute)
     gains = (75.0, 65.0, 55.0) if contrast == "flair" else (-30.0, -28.0, -18.0)
     change = sum(
         (gain * degree for gain, degree in zip(gains, bright, strict=True)), torch.zeros_like(signal)
     )
     signal = signal + brain * change.clamp(min=-45.0, max=90.0)
-    signal = signal + (
-        _cavity(patient.infarct_old, column) - signal * patient.infarct_old.clamp(0, 1)
-    ) * brain * (patient.infarct_old > 0)
-    blood = (patient.ich + patient.ivh).clamp(0, 1)
+    signal = signal + (_cavity(now.infarct_old, column) - signal * now.infarct_old.clamp(0, 1)) * brain * (
+        now.infarct_old > 0
+    )
+    blood = (now.ich + now.ivh).clamp(0, 1)
     clot = (105.0, 70.0)[column] + (18.0, 10.0)[column] * texture(
         tuple(signal.shape), scale_mm=7.0, spacing_mm=patient.spacing_mm, generator=generator
     )
-    edge = 4 * patient.ich * (1 - patient.ich)  # susceptibility darkens the rim
+    edge = 4 * now.ich * (1 - now.ich)  # susceptibility darkens the rim
     signal = torch.lerp(signal, clot, blood) * (1 - (0.45, 0.25)[column] * edge)
-    return (signal * (1 - 0.6 * patient.calcification.clamp(0, 1))).clamp(min=0)
+    return (signal * (1 - 0.6 * now.calcification.clamp(0, 1))).clamp(min=0)
 
 
 def _cavity(degree: torch.Tensor, column: int) -> torch.Tensor:

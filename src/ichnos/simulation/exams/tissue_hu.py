@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
-from ichnos.errors import InputRefused
-from ichnos.simulation.patient import Tissue, VirtualPatient
+from ichnos.simulation.patient import Moment, Tissue
 
 
 @dataclass(frozen=True)
 class Density:
-    """HU of one tissue: its mean, how far patients differ, and its unrest inside one patient."""
+    """HU of one tissue: its mean, how far patients differ, and its roughness inside one patient."""
 
     mean_hu: float
     between_hu: float  # standard deviation between patients
@@ -58,76 +57,41 @@ CALCIUM_RISE_HU = 250.0
 FAT_ABOVE, FAT_STEEPNESS = (
     0.75,
     5.0,
-)  # where the unrest of muscle and scalp is above this, there is fat: about a quarter of them
-
-
-@dataclass(frozen=True, eq=False)
-class Lesions:
-    """The maps of one moment, baseline or follow-up."""
-
-    tissue: torch.Tensor
-    ich: torch.Tensor
-    ivh: torch.Tensor
-    blood_hu: torch.Tensor
-    oedema: torch.Tensor
-    leukoaraiosis: torch.Tensor
-    infarct_acute: torch.Tensor
-    infarct_old: torch.Tensor
-    calcification: torch.Tensor
-
-
-def lesions_at(patient: VirtualPatient, *, followup: bool) -> Lesions:
-    """Return the patient's maps at baseline or at follow-up."""
-    if followup and patient.tissue_followup is None:
-        raise InputRefused(
-            "this virtual patient was made without a follow-up; make it with followup=True to simulate that"
-            " scan"
-        )
-    return Lesions(
-        **{
-            field.name: getattr(patient, f"{field.name}_followup" if followup else field.name)
-            for field in fields(Lesions)
-        }
-    )
-
-
-def cut_out(lesions: Lesions, box: tuple[slice, ...]) -> Lesions:
-    """Return the maps inside a box of voxels, views without a copy."""
-    return Lesions(**{field.name: getattr(lesions, field.name)[box] for field in fields(Lesions)})
+)  # where the roughness of muscle and scalp is above this, there is fat: about a quarter of them
 
 
 def hounsfield(
-    lesions: Lesions, *, haematocrit: float, spacing_mm: float, generator: torch.Generator
+    moment: Moment, *, haematocrit: float, spacing_mm: float, generator: torch.Generator
 ) -> torch.Tensor:
     """Return the HU map (x, y, z) of a patient, float32; texture and the patient's own tissue means come
     from the generator.
     """
-    device = lesions.tissue.device
+    device = moment.tissue.device
     table = torch.tensor(
         [[d.mean_hu, d.between_hu, d.within_hu] for _, d in sorted(DENSITY.items())], device=device
     )
     means = table[:, 0] + table[:, 1] * _tied_scores(device, generator)
     means[Tissue.VENOUS_SINUS] += (haematocrit - 0.42) * 90.0
     means[Tissue.ARTERY] += (haematocrit - 0.42) * 70.0
-    shape = tuple(lesions.tissue.shape)
-    index = lesions.tissue.to(torch.int32).reshape(-1)
+    shape = tuple(moment.tissue.shape)
+    index = moment.tissue.to(torch.int32).reshape(-1)
     hu = means.index_select(0, index).reshape(shape)
-    unrest = table[:, 2].index_select(0, index).reshape(shape)
+    roughness = table[:, 2].index_select(0, index).reshape(shape)
     field = texture(shape, scale_mm=4.0, spacing_mm=spacing_mm, generator=generator)
-    hu += unrest * field
-    soft = (lesions.tissue == int(Tissue.MUSCLE)) | (lesions.tissue == int(Tissue.SCALP))
+    hu += roughness * field
+    soft = (moment.tissue == int(Tissue.MUSCLE)) | (moment.tissue == int(Tissue.SCALP))
     hu = torch.lerp(
         hu, means[Tissue.FAT].expand_as(hu), torch.sigmoid(FAT_STEEPNESS * (field - FAT_ABOVE)) * soft
     )
-    is_brain = (lesions.tissue >= int(Tissue.CORTEX)).to(torch.float32)
+    is_brain = (moment.tissue >= int(Tissue.CORTEX)).to(torch.float32)
     hu = hu - is_brain * (
-        LEUKOARAIOSIS_DROP_HU * lesions.leukoaraiosis
-        + OEDEMA_DROP_HU * lesions.oedema
-        + INFARCT_DROP_HU * lesions.infarct_acute
+        LEUKOARAIOSIS_DROP_HU * moment.leukoaraiosis
+        + OEDEMA_DROP_HU * moment.oedema
+        + INFARCT_DROP_HU * moment.infarct_acute
     ).clamp(max=18.0)
-    hu = torch.lerp(hu, torch.full_like(hu, OLD_INFARCT_HU), lesions.infarct_old * is_brain)
-    blood = (lesions.ich + lesions.ivh).clamp(0, 1)
-    return torch.lerp(hu, lesions.blood_hu, blood) + CALCIUM_RISE_HU * lesions.calcification
+    hu = torch.lerp(hu, torch.full_like(hu, OLD_INFARCT_HU), moment.infarct_old * is_brain)
+    blood = (moment.ich + moment.ivh).clamp(0, 1)
+    return torch.lerp(hu, moment.blood_hu, blood) + CALCIUM_RISE_HU * moment.calcification
 
 
 def _tied_scores(device: torch.device, generator: torch.Generator) -> torch.Tensor:

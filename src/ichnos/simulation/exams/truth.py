@@ -11,22 +11,13 @@ import torch
 from torch.nn import functional
 
 from ichnos.simulation.exams.pose import HeadMotion, pull
-from ichnos.simulation.patient import BRAIN_TISSUES, Tissue, VirtualPatient
+from ichnos.simulation.patient import BRAIN_TISSUES, Moment, Tissue, VirtualPatient
+from ichnos.targets import TARGETS, truth_masks
 from ichnos.volume import Affine, Floats, Volume, volume_ml
 
-BASELINE_MASKS = (
-    "ich",
-    "ivh",
-    "phe",
-    "leukoaraiosis",
-    "tract_left",
-    "tract_right",
-    "brain",
-    "ventricles",
-    "infarct_acute",
-    "infarct_old",
-)
+_TRUTH = truth_masks(*TARGETS)
 FOLLOWUP_MASKS = ("ich_followup", "ivh_followup", "phe_followup")
+BASELINE_MASKS = tuple(name for name in _TRUTH if name not in FOLLOWUP_MASKS)
 
 
 def fine_masks(patient: VirtualPatient, names: Sequence[str]) -> torch.Tensor:
@@ -35,26 +26,22 @@ def fine_masks(patient: VirtualPatient, names: Sequence[str]) -> torch.Tensor:
 
 
 def _fine_mask(patient: VirtualPatient, name: str) -> torch.Tensor:
-    later = name.endswith("_followup")
+    moment = patient.moment(followup=name.endswith("_followup"))
     base = name.removesuffix("_followup")
-
-    def part(field: str) -> torch.Tensor:
-        value: torch.Tensor = getattr(patient, f"{field}_followup" if later else field)
-        return value
-
     if base == "phe":
-        return (part("oedema") >= 0.5) & (part("ich") + part("ivh") < 0.5)
+        return (moment.oedema >= 0.5) & (moment.ich + moment.ivh < 0.5)
     if base == "brain":
-        return (
-            (part("tissue") >= min(BRAIN_TISSUES))
-            | (part("tissue") == Tissue.VENTRICLE)
-            | (part("tissue") == Tissue.CHOROID)
-        )
+        return (moment.tissue >= min(BRAIN_TISSUES)) | _in_ventricles(moment)
     if base == "ventricles":
-        return (part("tissue") == Tissue.VENTRICLE) | (part("tissue") == Tissue.CHOROID)
+        return _in_ventricles(moment)
     if base.startswith("tract_"):
         return patient.tract[0 if base == "tract_left" else 1] >= 0.5
-    return part(base) >= 0.5
+    degree: torch.Tensor = getattr(moment, base)
+    return degree >= 0.5
+
+
+def _in_ventricles(moment: Moment) -> torch.Tensor:
+    return (moment.tissue == Tissue.VENTRICLE) | (moment.tissue == Tissue.CHOROID)
 
 
 def masks_on_grid(
@@ -72,7 +59,7 @@ def masks_on_grid(
     Where the head moved, they lie where the slices show it. All masks travel as bits of one number, so that a
     dozen cost one resampling.
     """
-    packed = torch.zeros(patient.tissue.shape, device=patient.device)
+    packed = torch.zeros(patient.shape, device=patient.device)
     for channel, name in enumerate(names):
         packed.add_(_fine_mask(patient, name), alpha=float(2**channel))
     reach = thickness_mm / float(np.linalg.norm(affine[:3, 2]))
@@ -81,8 +68,8 @@ def masks_on_grid(
     planes: list[list[torch.Tensor]] = [[] for _ in names]
     for k in range(shape[2]):
         depths = _depths(max(1, round(thickness_mm)), k, reach, index_from_exam, affine @ coarse, motion)
-        found = [pull(packed[None], at, (*sides, n), nearest=True, mode="zeros")[0] for at, n in depths]
-        bits = torch.cat(found, 2).round().to(torch.int32)
+        samples = [pull(packed[None], at, (*sides, n), nearest=True, mode="zeros")[0] for at, n in depths]
+        bits = torch.cat(samples, 2).round().to(torch.int32)
         for channel in range(len(names)):
             share = ((bits >> channel) & 1).to(torch.float32).mean(2)
             fits = share.shape == tuple(shape[:2])

@@ -19,7 +19,7 @@ import pandas as pd
 
 from ichnos.anatomy.ct_to_mni import Placement, place
 from ichnos.anatomy.tract import SIDES, atlas
-from ichnos.clinical.injury import tract_injury
+from ichnos.clinical.injury import INJURY_GRADES, tract_injury
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.agreement import pearson, weighted_kappa
@@ -91,7 +91,6 @@ WAYS = {
     "affine": "atlas, affine",
     "deformable": "atlas, deformable",
 }
-GRADES = ("no risk", "PHE infiltration", "haematoma infiltration", "complete interruption")
 Tracts = Mapping[str, Volume | None]  # side -> tract; None where it is not known
 _MIXED = "draws half of its batches from simulated patients"
 _UNMIXED = "no simulated patients (too short a training for them)"
@@ -218,9 +217,9 @@ def worst_injury(tracts: Tracts, blood: Volume | None, oedema: Volume | None) ->
         swollen = blood.array & False if oedema is None else oedema.array
         parts = [np.asarray(array, np.float32) for array in (tract.array, blood.array, swollen)]
         found.append(tract_injury(parts[0], parts[1], parts[2], z_mm=z_mm, voxel_ml=tract.voxel_ml))
-    worst = max(found, key=lambda injury: (GRADES.index(injury.grade), injury.blood_load_ml))
+    worst = max(found, key=lambda injury: (INJURY_GRADES.index(injury.grade), injury.blood_load_ml))
     return {
-        "grade": GRADES.index(worst.grade),
+        "grade": INJURY_GRADES.index(worst.grade),
         "load_ml": round(worst.blood_load_ml, 4),
         "weighted_load_ml": round(worst.weighted_blood_load_ml, 4),
     }
@@ -294,7 +293,7 @@ def page(
 
 
 def _grade(text: object) -> float:
-    return float(GRADES.index(str(text))) if text in GRADES else float("nan")
+    return float(INJURY_GRADES.index(str(text))) if text in INJURY_GRADES else float("nan")
 
 
 def _overlap_table(rows: Sequence[Row], ways: Mapping[str, str]) -> Table:
@@ -338,7 +337,7 @@ def _injury_table(rows: Sequence[Row], ways: Mapping[str, str]) -> Table:
         table_row("r, lesion load against the truth's", unknown, ways, load, certain),
         table_row("r, weighted load against the truth's", unknown, ways, weighted, certain),
     ]
-    for code, grade in enumerate(GRADES):
+    for code, grade in enumerate(INJURY_GRADES):
         count = partial(_count, rows, code)
         out.append(table_row(f"patients graded {grade}", "not reported", ways, count, count("truth")))
     return comparison("injury", f"Injury of the tract in {len(rows)} trial patients", out)
@@ -408,12 +407,12 @@ def _effect(rows: Sequence[Row], way: str, kind: str, grade: str) -> Cell:
     def compute() -> Cell:
         known = [row for row in rows if np.isfinite(number(row.get(f"{way}_grade")))]
         if kind == "surgery":  # within the grade, as the published effect
-            known = [row for row in known if GRADES[int(row[f"{way}_grade"])] == grade]
+            known = [row for row in known if INJURY_GRADES[int(row[f"{way}_grade"])] == grade]
         if len(known) < 8:
             raise InputRefused(f"{len(known)} patient(s) are too few for a regression")
         table = pd.DataFrame(
             {
-                "grade": [GRADES[int(row[f"{way}_grade"])].replace(" ", "_") for row in known],
+                "grade": [INJURY_GRADES[int(row[f"{way}_grade"])].replace(" ", "_") for row in known],
                 "surgery": [float(row["arm"] == "surgery") for row in known],
                 **{
                     name: [number(row.get(name)) for row in known]
@@ -429,12 +428,10 @@ def _effect(rows: Sequence[Row], way: str, kind: str, grade: str) -> Cell:
                 "surgery",
                 of="patients of the grade",
             )
-        here, reference = grade.replace(" ", "_"), GRADES[-1].replace(" ", "_")
+        here, reference = grade.replace(" ", "_"), INJURY_GRADES[-1].replace(" ", "_")
         if not {here, reference} <= set(table["grade"]):
-            raise InputRefused(
-                f"no patient was graded {grade if here not in set(table['grade']) else GRADES[-1]}, so there"
-                " is nothing to compare"
-            )
+            absent = grade if here not in set(table["grade"]) else INJURY_GRADES[-1]
+            raise InputRefused(f"no patient was graded {absent}, so there is nothing to compare")
         outcome = "nihss_motor_180d" if kind == "linear" else "mrs_365d"
         formula = f"{outcome} ~ C(grade, Treatment('{reference}')) * surgery + age_years + ich_ml"
         if kind == "ordinal":

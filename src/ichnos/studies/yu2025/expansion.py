@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.clinical.scores import DEFINITIONS, comparators
+from ichnos.clinical.expansion import DEFAULT_DEFINITION, DEFINITIONS
+from ichnos.clinical.scores import comparators
 from ichnos.cohort import Cohort, Split
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import auc, roc_curve
@@ -28,10 +29,10 @@ from ichnos.learning.expansion.classifier import (
 from ichnos.learning.expansion.crops import Example, facts_of, published_crops, region
 from ichnos.learning.expansion.ensemble import load_classifier, save_classifier
 from ichnos.learning.expansion.labels import Labelled, labelled
-from ichnos.learning.fit.growth import GrowthCase, fit_growth_law
+from ichnos.learning.fit.growth import GrowthCase, fit_growth_model
 from ichnos.models.store import SHIPPED
-from ichnos.reading.expansion import DEFAULT
-from ichnos.reading.growth import IMAGE, GrowthInputs, GrowthLaw, growth_inputs, load_growth_law
+from ichnos.prognosis.growth import IMAGE, GrowthInputs, GrowthModel, load_growth_model
+from ichnos.reading.growth_measures import growth_inputs
 from ichnos.studies.page import Effort, Image, cell, comparison
 from ichnos.studies.shared import number, truth_rows
 
@@ -330,21 +331,24 @@ def _laws(people: People) -> dict[str, Mapping[str, float] | str]:
         GrowthCase(p.patient, p.inputs, p.followup_ml, p.followup_ivh_ml, p.oracle) for p in people.training
     ]
     try:
-        fitted = fit_growth_law(
+        fitted = fit_growth_model(
             cases, cohort="training centres", simulated=False, refits=0, rng=np.random.default_rng(0)
         )
         found["ours, growth law fitted here"] = _risk_by(fitted, people)
     except InputRefused as refusal:
         found["ours, growth law fitted here"] = str(refusal)
     try:
-        found["ours, growth law that ships"] = _risk_by(load_growth_law(SHIPPED / "expansion"), people)
+        found["ours, growth law that ships"] = _risk_by(load_growth_model(SHIPPED / "expansion"), people)
     except InputRefused as refusal:
         found["ours, growth law that ships"] = str(refusal)
     return found
 
 
-def _risk_by(law: GrowthLaw, people: People) -> dict[str, float]:
-    return {p.patient: law.forecast(p.inputs).probability(DEFINITIONS[DEFAULT]) for p in people.external}
+def _risk_by(law: GrowthModel, people: People) -> dict[str, float]:
+    return {
+        p.patient: law.forecast(p.inputs).probability(DEFINITIONS[DEFAULT_DEFINITION])
+        for p in people.external
+    }
 
 
 def _scores(people: People) -> dict[str, Mapping[str, float] | str]:

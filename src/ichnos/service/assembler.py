@@ -1,0 +1,25 @@
+"""The assembler: queues studies that are complete, and takes tasks back from workers that went silent."""
+
+from __future__ import annotations
+
+import logging
+
+from ichnos.service.node import Node
+from ichnos.service.store import queue, studies
+
+log = logging.getLogger(__name__)
+
+
+def assemble(node: Node) -> bool:
+    """Do one round; True if anything changed."""
+    assembly, reading = node.settings.assembly, node.settings.reading
+    rule = studies.SettleRule(assembly.quiet_s, assembly.limit_s, reading.attempts)
+    now = node.clock()
+    with node.database.transaction() as session:
+        settled = studies.settle_studies(session, rule, now=now)
+        dead = queue.release_expired(session, now=now)
+        for task in dead:
+            studies.set_aside(session, task, now=now)
+    for study in settled:
+        log.info("study %d revision %d is complete: %d images", study.id, study.revision, study.images)
+    return bool(settled or dead)

@@ -1,0 +1,148 @@
+"""The DICOM receiver: C-ECHO and C-STORE. Success means: the image is on the disk and in the database.
+
+Status codes: DICOM PS3.4, table B.2-1 (C-STORE) and PS3.7, annex C.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import ssl
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pynetdicom import AE, _config, evt
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StorageCommitmentPushModel,
+    Verification,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from ichnos.errors import InputRefused
+from ichnos.service.node import Node
+from ichnos.service.sender import note_commitment
+from ichnos.service.settings import LOOPBACK, ReceiverSettings
+from ichnos.service.store import queue, studies
+from ichnos.service.store.images import free_gib, store_image
+
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND, PROCESSING_FAILURE, NOT_AUTHORISED = (
+    0x0000, 0xA700, 0xC000, 0x0110, 0x0124,
+)  # fmt: skip
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Receiver:
+    """Listens for associations until it is stopped."""
+
+    node: Node
+    server: Any = None
+
+    @property
+    def port(self) -> int:
+        """Return the port that is listened on."""
+        return int(self.server.socket.getsockname()[1])
+
+    def start(self) -> None:
+        """Listen in threads of this process; returns at once."""
+        settings = self.node.settings.receiver
+        incoming = self.node.settings.home / "incoming"
+        incoming.mkdir(parents=True, exist_ok=True)
+        for left in incoming.iterdir():  # of a process that was killed: nobody was told of success
+            left.unlink()
+        tempfile.tempdir = str(incoming)  # pynetdicom writes chunks there: the later move stays on one disk
+        _config.STORE_RECV_CHUNKED_DATASET = True
+        _config.UNRESTRICTED_STORAGE_SERVICE = True  # every storage class, each transfer syntax as it comes
+        entity = AE(ae_title=settings.ae_title)
+        entity.maximum_associations = settings.associations
+        entity.require_called_aet = bool(settings.peers)
+        entity.require_calling_aet = sorted({peer.ae_title for peer in settings.peers})
+        entity.add_supported_context(Verification)
+        entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+        handlers: list[Any] = [
+            (evt.EVT_C_ECHO, self._echo),
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_N_EVENT_REPORT, self._commitment),
+        ]
+        self.server = entity.start_server(
+            (settings.host, settings.port),
+            block=False,
+            evt_handlers=handlers,
+            ssl_context=tls_context(settings),
+        )
+
+    def stop(self) -> None:
+        """Finish running associations and stop listening."""
+        if self.server is not None:
+            self.server.shutdown()
+
+    def _echo(self, event: Any) -> int:
+        return SUCCESS if self._admitted(event) else NOT_AUTHORISED
+
+    def _store(self, event: Any) -> int:
+        if not self._admitted(event):
+            return NOT_AUTHORISED
+        if self._is_full():
+            return OUT_OF_RESOURCES
+        return self._keep(Path(event.dataset_path), source=str(event.assoc.requestor.ae_title).strip())
+
+    def _commitment(self, event: Any) -> tuple[int, None]:
+        """Take the result of a storage commitment that comes on an association of its own."""
+        if not self._admitted(event):
+            return NOT_AUTHORISED, None
+        known = note_commitment(self.node, event.event_information, int(event.event_type))
+        return (SUCCESS if known else PROCESSING_FAILURE), None
+
+    def _keep(self, received: Path, *, source: str) -> int:
+        """Store one image; whatever goes wrong, the sender is not told of success and sends again."""
+        try:
+            image = store_image(self.node.settings.home, received)
+            with self.node.database.transaction() as session:
+                studies.register_image(session, image, now=self.node.clock(), source=source)
+        except InputRefused as refusal:
+            log.warning("image refused: %s", refusal)
+            return CANNOT_UNDERSTAND
+        except OSError as error:
+            log.error("image not stored: %s", error.strerror)
+            return OUT_OF_RESOURCES
+        except SQLAlchemyError as error:
+            log.error("image not registered: %s", type(error).__name__)
+            return PROCESSING_FAILURE
+        return SUCCESS
+
+    def _admitted(self, event: Any) -> bool:
+        requestor = event.assoc.requestor
+        return is_admitted(self.node.settings.receiver, str(requestor.ae_title), str(requestor.address))
+
+    def _is_full(self) -> bool:
+        storage = self.node.settings.storage
+        if free_gib(self.node.settings.home) < storage.refuse_below_gib:
+            return True
+        with self.node.database.snapshot() as session:
+            return queue.tasks_waiting(session, "read") >= storage.queue_limit
+
+
+def is_admitted(settings: ReceiverSettings, ae_title: str, address: str) -> bool:
+    """Tell whether a sender may connect: a listed peer, or anyone on loopback where no peers are listed.
+
+    >>> [is_admitted(ReceiverSettings(), "ANY", address) for address in ("127.0.0.1", "10.0.0.7")]
+    [True, False]
+    """
+    if not settings.peers:
+        return address in LOOPBACK or ipaddress.ip_address(address).is_loopback
+    return any(p.ae_title == ae_title.strip() and p.address in ("", address) for p in settings.peers)
+
+
+def tls_context(settings: ReceiverSettings) -> ssl.SSLContext | None:
+    """Return the TLS context of the receiver; None without a certificate."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    if settings.tls_peers is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(settings.tls_peers)
+    return context

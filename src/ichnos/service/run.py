@@ -1,0 +1,115 @@
+"""Run the loops of a node: one of them in this process, or all of them as watched child processes."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from typing import Literal
+
+from ichnos.service.node import Node, open_node
+from ichnos.service.settings import NodeSettings
+
+Loop = Literal["receiver", "assembler", "worker", "sender", "web"]
+LOOPS: tuple[Loop, ...] = ("receiver", "assembler", "worker", "sender", "web")
+_PAUSE_S = 0.5  # of a loop that found nothing to do
+_DRAIN_S = 30.0  # for children to finish what they do
+_RESTART_S = 2.0  # between the death of a child and its successor
+log = logging.getLogger(__name__)
+
+
+def run_loop(loop: Loop, settings: NodeSettings) -> None:
+    """Run one loop until SIGTERM or SIGINT; it finishes what it has begun."""
+    node = open_node(settings)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: node.stopping.set())
+    _BODIES[loop](node)
+    node.database.close()
+
+
+def _receive(node: Node) -> None:
+    from ichnos.service.receiver import Receiver
+
+    receiver = Receiver(node)
+    receiver.start()
+    node.stopping.wait()
+    receiver.stop()
+
+
+def _assemble(node: Node) -> None:
+    from ichnos.service.assembler import assemble
+
+    node.repeat(assemble, pause_s=_PAUSE_S)
+
+
+def _work(node: Node) -> None:
+    from ichnos.service.worker import Worker, reader_of
+
+    node.repeat(Worker(node, reader_of(node)).step, pause_s=_PAUSE_S)
+
+
+def _send(node: Node) -> None:
+    from ichnos.service.sender import Sender
+
+    node.repeat(Sender(node).step, pause_s=_PAUSE_S)
+
+
+def _serve_web(node: Node) -> None:
+    import uvicorn
+
+    from ichnos.service.web.app import create_app
+
+    web = node.settings.web
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(node), host=web.host, port=web.port, log_level="warning", server_header=False
+        )
+    )
+    server.run()
+    node.stopping.set()
+
+
+_BODIES: dict[Loop, Callable[[Node], None]] = {
+    "receiver": _receive,
+    "assembler": _assemble,
+    "worker": _work,
+    "sender": _send,
+    "web": _serve_web,
+}
+
+
+def run_all(settings: NodeSettings) -> None:
+    """Run every loop as a child process; start one anew when it dies; end all on SIGTERM or SIGINT."""
+    open_node(settings).database.close()  # tables exist before several processes ask for them
+    context = multiprocessing.get_context("spawn")
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, stop)
+    children: dict[Loop, BaseProcess] = {}
+    while not stopping:
+        for loop in LOOPS:
+            child = children.get(loop)
+            if child is not None and not child.is_alive():
+                log.error("the %s ended with code %s; it is started again", loop, child.exitcode)
+                time.sleep(_RESTART_S)
+            if child is None or not child.is_alive():
+                children[loop] = context.Process(
+                    target=run_loop, args=(loop, settings), name=f"ichnos-{loop}"
+                )
+                children[loop].start()
+        time.sleep(_PAUSE_S)
+    for child in children.values():
+        child.terminate()
+    ends = time.monotonic() + _DRAIN_S
+    for child in children.values():
+        child.join(max(0.1, ends - time.monotonic()))
+        if child.is_alive():
+            child.kill()  # its lease runs out, and another worker takes its task

@@ -1,0 +1,169 @@
+"""The sender: delivers SEG, SR and the report to each destination, and asks for storage commitment.
+
+`sent` means that the destination answered success for every instance; `stored` that it promised to keep them.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+from pydicom.uid import generate_uid
+from pynetdicom import AE
+from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
+from sqlalchemy import select
+
+from ichnos.errors import IchnosError, InputRefused
+from ichnos.service.node import Node, worker_name
+from ichnos.service.settings import Destination
+from ichnos.service.store import events, queue
+from ichnos.service.store.studies import set_aside
+from ichnos.service.store.tables import DeliveryRow, StudyRow
+
+COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"  # well-known instance of the push model, PS3.4 annex J
+log = logging.getLogger(__name__)
+
+
+class NotDelivered(IchnosError):
+    """A destination did not take everything."""
+
+
+@dataclass(eq=False)
+class Sender:
+    """Delivers one study after the other."""
+
+    node: Node
+    name: str = field(default_factory=lambda: worker_name("sender"))
+    rng: random.Random = field(default_factory=random.Random)
+
+    def step(self, _node: Node | None = None) -> bool:
+        """Deliver the next results; False when nothing waits."""
+        settings, now = self.node.settings.reading, self.node.clock()
+        with self.node.database.transaction() as session:
+            task = queue.claim_task(session, "send", worker=self.name, now=now, lease_s=settings.lease_s)
+            if task is None:
+                return False
+            delivery = session.get_one(DeliveryRow, int(task.payload["delivery"]))
+            delivery.state = "sending"
+            study = session.get_one(StudyRow, delivery.study_id)
+            destination = self.node.settings.destination(delivery.destination)
+            files = sorted((self.node.settings.home / study.reading).glob("*.dcm"))
+        try:
+            if destination is None:
+                raise NotDelivered(f"{delivery.destination} is no longer among the destinations")
+            transaction_uid = deliver_files(files, destination, self.node.settings.receiver.ae_title)
+        except (IchnosError, OSError, RuntimeError, ValueError) as error:
+            self._fail(task.id, str(error) or type(error).__name__)
+            return True
+        self._finish(task.id, delivery.id, transaction_uid)
+        return True
+
+    def _finish(self, task_id: int, delivery_id: int, transaction_uid: str) -> None:
+        now = self.node.clock()
+        with self.node.database.transaction() as session:
+            task = queue.held_task(session, task_id, worker=self.name)
+            if task is None:
+                return
+            delivery = session.get_one(DeliveryRow, delivery_id)
+            delivery.state, delivery.error, delivery.changed_at = "sent", "", now
+            delivery.transaction_uid = transaction_uid
+            queue.complete_task(session, task)
+            details = {"destination": delivery.destination}
+            events.append_event(
+                session, "sent", at=now, actor=self.name, study_id=delivery.study_id, details=details
+            )
+
+    def _fail(self, task_id: int, error: str) -> None:
+        now, wait_s = self.node.clock(), self.node.settings.sending.first_wait_s
+        with self.node.database.transaction() as session:
+            task = queue.held_task(session, task_id, worker=self.name)
+            if task is None:
+                return
+            delivery = session.get_one(DeliveryRow, int(task.payload["delivery"]))
+            delivery.state, delivery.error, delivery.changed_at = "waiting", error, now
+            if queue.fail_task(session, task, error, now=now, first_wait_s=wait_s, rng=self.rng):
+                set_aside(session, task, now=now)
+
+
+def deliver_files(files: Sequence[Path], destination: Destination, ae_title: str) -> str:
+    """Send files; return the transaction UID of a storage commitment that was asked for, else ""."""
+    if not files:
+        raise InputRefused("the reading holds no DICOM results: its input was not DICOM")
+    if destination.kind == "stow":
+        _stow(files, destination)
+        return ""
+    return _store(files, destination, ae_title)
+
+
+def _store(files: Sequence[Path], destination: Destination, ae_title: str) -> str:
+    datasets = [dcmread(file) for file in files]
+    entity = AE(ae_title=ae_title)
+    for dataset in datasets:
+        entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+    if destination.commitment:
+        entity.add_requested_context(StorageCommitmentPushModel)
+    association = entity.associate(destination.host, destination.port, ae_title=destination.ae_title)
+    if not association.is_established:
+        raise NotDelivered(f"{destination.name} at {destination.host}:{destination.port} does not answer")
+    try:
+        for dataset in datasets:
+            status = association.send_c_store(dataset)
+            if status is None or "Status" not in status or status.Status != 0:
+                code = f"status 0x{status.Status:04X}" if status and "Status" in status else "no answer"
+                raise NotDelivered(f"{destination.name} did not take the {dataset.Modality}: {code}")
+        return _ask_for_commitment(association, datasets, destination) if destination.commitment else ""
+    finally:
+        association.release()
+
+
+def _ask_for_commitment(association: Any, datasets: Sequence[Dataset], destination: Destination) -> str:
+    request = Dataset()
+    request.TransactionUID = generate_uid()
+    request.ReferencedSOPSequence = []
+    for dataset in datasets:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = (
+            dataset.SOPClassUID,
+            dataset.SOPInstanceUID,
+        )
+        request.ReferencedSOPSequence.append(item)
+    status, _ = association.send_n_action(request, 1, StorageCommitmentPushModel, COMMITMENT_INSTANCE)
+    if not status or status.Status != 0:
+        raise NotDelivered(f"{destination.name} does not accept requests for storage commitment")
+    return str(request.TransactionUID)
+
+
+def _stow(files: Sequence[Path], destination: Destination) -> None:
+    from dicomweb_client.api import DICOMwebClient
+
+    client = DICOMwebClient(destination.url)
+    reply = client.store_instances([dcmread(file) for file in files])
+    if failed := reply.get("FailedSOPSequence"):
+        raise NotDelivered(f"{destination.name} did not take {len(failed)} of {len(files)} instances")
+
+
+def note_commitment(node: Node, report: Dataset, event_type: int) -> bool:
+    """Take the result of a storage commitment; False when its transaction is unknown.
+
+    Event type 1 (PS3.4 J.3.3): the destination keeps every instance.
+    """
+    now, transaction_uid = node.clock(), str(report.get("TransactionUID", ""))
+    with node.database.transaction() as session:
+        wanted = select(DeliveryRow).where(DeliveryRow.transaction_uid == transaction_uid)
+        delivery = session.execute(wanted).scalar()
+        if delivery is None or not transaction_uid:
+            return False
+        kept = event_type == 1 and not report.get("FailedSOPSequence")
+        delivery.state, delivery.changed_at = ("stored" if kept else "sent"), now
+        delivery.error = "" if kept else "the destination did not commit to keeping everything"
+        details = {"destination": delivery.destination}
+        kind = "stored" if kept else "not stored"
+        events.append_event(
+            session, kind, at=now, actor="sender", study_id=delivery.study_id, details=details
+        )
+    return True

@@ -1,0 +1,171 @@
+"""Settings of the node: one validated tree from defaults, a file and flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_AE_LENGTH = 16  # DICOM PS3.5, value representation AE
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Peer(_Part):
+    """A sender that may connect to the receiver."""
+
+    ae_title: str = Field(description="calling AE title")
+    address: str = Field(default="", description="IP address; empty: any address")
+
+    @field_validator("ae_title")
+    @classmethod
+    def _title(cls, title: str) -> str:
+        return checked_ae_title(title)
+
+
+class ReceiverSettings(_Part):
+    """How exams arrive."""
+
+    ae_title: str = Field(default="ICHNOS", description="our AE title")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=11112, ge=0, le=65535, description="DICOM port; 0 chooses a free one")
+    peers: tuple[Peer, ...] = Field(default=(), description="who may connect; empty: loopback only")
+    associations: int = Field(default=25, ge=1, description="associations at the same time")
+    tls_certificate: Path | None = Field(default=None, description="our certificate (PEM); none: no TLS")
+    tls_key: Path | None = Field(default=None, description="private key of the certificate (PEM)")
+    tls_peers: Path | None = Field(
+        default=None, description="authorities that sign peers' certificates (PEM)"
+    )
+
+    @field_validator("ae_title")
+    @classmethod
+    def _title(cls, title: str) -> str:
+        return checked_ae_title(title)
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if self.host not in LOOPBACK and not self.peers:
+            raise ValueError(
+                f"the receiver listens on {self.host} and no peer is listed; name the senders under"
+                " receiver.peers, or listen on 127.0.0.1"
+            )
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TLS needs both receiver.tls_certificate and receiver.tls_key")
+        return self
+
+
+class AssemblySettings(_Part):
+    """When a study counts as complete."""
+
+    quiet_s: float = Field(default=10.0, gt=0, description="seconds without a new image")
+    limit_s: float = Field(default=900.0, gt=0, description="seconds after which a study is read anyway")
+
+
+class ReadingSettings(_Part):
+    """What reads a study."""
+
+    model: str = Field(default="", description="model folder (default: the models that ship with ichnos)")
+    device: str = Field(default="cpu", description="cpu, cuda or mps")
+    threads: int | None = Field(default=None, ge=1, description="threads per worker (default: all cores)")
+    lease_s: float = Field(default=120.0, gt=1, description="seconds before a silent worker loses its task")
+    attempts: int = Field(default=3, ge=1, description="tries before a task is set aside")
+
+
+class Destination(_Part):
+    """Where results go."""
+
+    name: str = Field(description="how people call it")
+    kind: Literal["dicom", "stow"] = Field(default="dicom", description="C-STORE, or STOW-RS")
+    ae_title: str = Field(default="", description="called AE title (dicom)")
+    host: str = Field(default="", description="address (dicom)")
+    port: int = Field(default=104, ge=1, le=65535, description="port (dicom)")
+    url: str = Field(default="", description="DICOMweb root (stow)")
+    commitment: bool = Field(default=False, description="ask for storage commitment (dicom)")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kind == "dicom" and not (self.host and self.ae_title):
+            raise ValueError(f"destination {self.name!r} needs host and ae_title")
+        if self.kind == "stow" and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"destination {self.name!r} needs url, the DICOMweb root as http(s)://…")
+        return self
+
+
+class SendingSettings(_Part):
+    """How results leave."""
+
+    destinations: tuple[Destination, ...] = ()
+    attempts: int = Field(default=8, ge=1, description="tries before a delivery is set aside")
+    first_wait_s: float = Field(default=5.0, gt=0, description="wait after the first failure; it doubles")
+
+    @field_validator("destinations")
+    @classmethod
+    def _unique(cls, destinations: tuple[Destination, ...]) -> tuple[Destination, ...]:
+        names = [destination.name for destination in destinations]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two destinations are called {', '.join(twice)}; names must differ")
+        return destinations
+
+
+class WebSettings(_Part):
+    """The pages and the API."""
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8042, ge=0, le=65535, description="port; 0 chooses a free one")
+    session_hours: float = Field(default=10.0, gt=0, description="hours until people sign in again")
+    secure_cookies: bool = Field(default=False, description="send cookies over HTTPS only")
+
+
+class StorageSettings(_Part):
+    """What is kept, and when no more is accepted."""
+
+    refuse_below_gib: float = Field(
+        default=2.0, ge=0, description="free disk space under which exams are refused"
+    )
+    queue_limit: int = Field(
+        default=10_000, ge=1, description="waiting readings above which exams are refused"
+    )
+    keep_days: float = Field(default=0.0, ge=0, description="days until a study is removed; 0: never")
+
+
+class NodeSettings(_Part):
+    """Everything that decides how the node behaves.
+
+    >>> NodeSettings(home=Path("node")).database_url
+    'sqlite:///node/node.db'
+    """
+
+    home: Path = Field(default=Path("ichnos-node"), description="folder of the node's files")
+    database: str = Field(default="", description="database URL (default: SQLite in the home folder)")
+    receiver: ReceiverSettings = ReceiverSettings()
+    assembly: AssemblySettings = AssemblySettings()
+    reading: ReadingSettings = ReadingSettings()
+    sending: SendingSettings = SendingSettings()
+    web: WebSettings = WebSettings()
+    storage: StorageSettings = StorageSettings()
+
+    @property
+    def database_url(self) -> str:
+        """Return the URL of the database; SQLite in the home folder unless one is given."""
+        return self.database or f"sqlite:///{self.home / 'node.db'}"
+
+    def destination(self, name: str) -> Destination | None:
+        """Return a destination by its name; None when it is no longer configured."""
+        return next((d for d in self.sending.destinations if d.name == name), None)
+
+
+def checked_ae_title(title: str) -> str:
+    """Return an AE title without its padding, or say what is wrong with it.
+
+    >>> checked_ae_title(" ICHNOS ")
+    'ICHNOS'
+    """
+    stripped = title.strip()
+    if not stripped or len(stripped) > _AE_LENGTH or "\\" in stripped or not stripped.isascii():
+        raise ValueError(f"AE title {title!r} must have 1 to {_AE_LENGTH} ASCII characters and no backslash")
+    return stripped

@@ -1,0 +1,88 @@
+"""Files of received images: content-addressed, synced to the disk before anybody is told of success."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+
+from ichnos.errors import InputRefused
+
+_CHUNK = 1 << 20
+_HEADER = [
+    "PatientID", "PatientName", "StudyDate", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID",
+    "SOPClassUID", "Modality",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """One image on the disk, with what the tables need of its header."""
+
+    path: str  # below the home folder
+    sha256: str
+    size: int
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+    sop_class: str
+    modality: str
+    patient_id: str
+    patient_name: str
+    study_date: str
+
+
+def store_image(home: Path, received: Path) -> StoredImage:
+    """Hash, sync and move a received file (DICOM Part 10) below `home/images`; `received` is gone after."""
+    digest, size = _hashed(received)
+    header = _header(received)
+    target = home / "images" / digest[:2] / f"{digest}.dcm"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sync(received)
+    os.replace(received, target)
+    _sync(target.parent)
+    return StoredImage(str(target.relative_to(home)), digest, size, **header)
+
+
+def _hashed(path: Path) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def _header(path: Path) -> dict[str, str]:
+    try:
+        dataset = dcmread(path, stop_before_pixels=True, specific_tags=_HEADER)
+    except (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        raise InputRefused(f"the received file is not readable DICOM ({type(error).__name__})") from None
+    names = {
+        "study_uid": "StudyInstanceUID", "series_uid": "SeriesInstanceUID", "sop_uid": "SOPInstanceUID",
+        "sop_class": "SOPClassUID", "modality": "Modality", "patient_id": "PatientID",
+        "patient_name": "PatientName", "study_date": "StudyDate",
+    }  # fmt: skip
+    values = {field: str(dataset.get(keyword) or "").strip() for field, keyword in names.items()}
+    missing = [names[field] for field in ("study_uid", "series_uid", "sop_uid") if not values[field]]
+    if missing:
+        raise InputRefused(f"the received file has no {' and no '.join(missing)}")
+    return values
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def free_gib(home: Path) -> float:
+    """Return how much space is free on the disk of the home folder, in GiB."""
+    return shutil.disk_usage(home).free / 2**30

@@ -1,0 +1,213 @@
+"""One study through the whole node: received, settled, read, delivered, seen in the browser."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from pydicom.uid import CTImageStorage
+from pynetdicom import AE, evt
+from sqlalchemy import select
+
+from ichnos.errors import InputRefused
+from ichnos.reading import Reading, refused
+from ichnos.service import auth
+from ichnos.service.assembler import assemble
+from ichnos.service.node import Node, open_node
+from ichnos.service.sender import Sender, deliver_files
+from ichnos.service.settings import Destination, NodeSettings, ReceiverSettings, SendingSettings
+from ichnos.service.store import studies
+from ichnos.service.store.images import store_image
+from ichnos.service.store.tables import DeliveryRow, StudyRow
+from ichnos.service.web.app import create_app
+from ichnos.service.worker import Worker
+from service.test_receiver import one_slice
+
+PASSWORD = "correct horse battery"
+
+
+class Clock:
+    """A clock that tests move."""
+
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    settings = NodeSettings(home=tmp_path / "node", receiver=ReceiverSettings(port=0))
+    opened = open_node(settings)
+    made = Node(settings, opened.database, clock=Clock())
+    yield made
+    made.database.close()
+
+
+def receive(node: Node, folder: Path, count: int = 3) -> None:
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        file = folder / f"{number}.dcm"
+        one_slice("1.2.840.7", number).save_as(file, enforce_file_format=True)
+        image = store_image(node.settings.home, file)
+        with node.database.transaction() as session:
+            studies.register_image(session, image, now=node.clock(), source="CT1")
+
+
+def a_reading(folder: Path, name: str) -> Reading:
+    assert len(list(folder.glob("*.dcm"))) == 3
+    return refused(name, "this is no head")
+
+
+def settle(node: Node, after_s: float = 20.0) -> None:
+    node.clock.now += after_s  # type: ignore[attr-defined]
+    assert assemble(node)
+
+
+def state(node: Node) -> tuple[str, str]:
+    with node.database.snapshot() as session:
+        row = session.execute(select(StudyRow)).scalar_one()
+        return row.state, row.reason
+
+
+def test_a_study_is_read_once_and_a_refusal_has_its_reason(node: Node, tmp_path: Path) -> None:
+    receive(node, tmp_path / "in")
+    worker = Worker(node, a_reading)
+    assert not worker.step()  # it is not complete yet
+    settle(node)
+    assert worker.step()
+    assert not worker.step()
+    assert state(node) == ("refused", "this is no head")
+    assert (node.settings.home / "readings" / "1" / "reading.json").is_file()
+    assert not list((node.settings.home / "work").iterdir())
+
+
+def test_a_failing_reader_is_tried_again_and_then_named(node: Node, tmp_path: Path) -> None:
+    receive(node, tmp_path / "in")
+    settle(node)
+
+    def broken(folder: Path, name: str) -> Reading:
+        raise RuntimeError("out of luck")
+
+    worker = Worker(node, broken)
+    for _ in range(node.settings.reading.attempts):
+        assert worker.step()
+        node.clock.now += 3600  # type: ignore[attr-defined]
+    assert state(node) == ("failed", "RuntimeError: out of luck")
+
+
+def test_a_killed_worker_loses_nothing(node: Node, tmp_path: Path) -> None:
+    receive(node, tmp_path / "in")
+    settle(node)
+
+    class Killed(BaseException):
+        pass
+
+    def dies(folder: Path, name: str) -> Reading:
+        raise Killed
+
+    with pytest.raises(Killed):
+        Worker(node, dies).step()
+    assert state(node)[0] == "reading"
+    node.clock.now += node.settings.reading.lease_s + 1  # type: ignore[attr-defined]
+    assemble(node)
+    assert Worker(node, a_reading).step()
+    assert state(node)[0] == "refused"
+
+
+# pynetdicom leaves the socket of a refused connection to the collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_results_reach_a_destination_and_a_silent_one_is_tried_again(node: Node, tmp_path: Path) -> None:
+    taken: list[str] = []
+    entity = AE(ae_title="PACS")
+    entity.add_supported_context(CTImageStorage)
+
+    def keep(event: object) -> int:
+        taken.append(str(event.dataset.SOPInstanceUID))  # type: ignore[attr-defined]
+        return 0
+
+    handlers = [(evt.EVT_C_STORE, keep)]
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
+    port = server.socket.getsockname()[1]
+    file = tmp_path / "result.dcm"
+    one_slice("1.2.840.8", 0).save_as(file, enforce_file_format=True)
+    there = Destination(name="PACS", ae_title="PACS", host="127.0.0.1", port=port)
+    assert deliver_files([file], there, "ICHNOS") == ""
+    assert taken == ["1.2.840.8.1.1"]
+    server.shutdown()
+    with pytest.raises(InputRefused, match="no DICOM results"):
+        deliver_files([], there, "ICHNOS")
+
+    settings = node.settings.model_copy(
+        update={"sending": SendingSettings(destinations=(there,), attempts=2)}
+    )
+    sending = Node(settings, node.database, clock=node.clock)
+    receive(node, tmp_path / "in")
+    with node.database.transaction() as session:
+        study = session.execute(select(StudyRow)).scalar_one()
+        study.state, study.reading = "ready", "readings/1"
+        folder = node.settings.home / "readings" / "1"
+        folder.mkdir(parents=True)
+        os.link(file, folder / "segmentation.dcm")
+        studies.deliver(session, study, "PACS", now=node.clock(), attempts_allowed=2)
+    sender = Sender(sending)
+    for expected in ("waiting", "dead"):
+        assert sender.step()
+        node.clock.now += 3600  # type: ignore[attr-defined]
+        with node.database.snapshot() as session:
+            row = session.execute(select(DeliveryRow)).scalar_one()
+        assert row.state == expected
+        assert "does not answer" in row.error
+
+
+def test_pages_need_a_sign_in_and_forms_their_token(node: Node, tmp_path: Path) -> None:
+    receive(node, tmp_path / "in")
+    settle(node)
+    Worker(node, a_reading).step()
+    with node.database.transaction() as session:
+        auth.add_user(session, "ann", PASSWORD, "reader")
+    with TestClient(create_app(node), follow_redirects=False) as browser:
+        assert browser.get("/").headers["location"] == "/sign-in"
+        assert browser.get("/api/v1/studies").status_code == 401
+        assert browser.post("/sign-in", data={"name": "ann", "password": "wrong"}).status_code == 401
+        assert browser.post("/sign-in", data={"name": "ann", "password": PASSWORD}).status_code == 303
+        page = browser.get("/")
+        assert "DOE JANE" in page.text
+        assert "this is no head" in page.text
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert browser.get("/studies/1").status_code == 200
+        assert browser.get("/studies/99").status_code == 404
+        assert browser.post("/studies/1/acknowledge").status_code == 403
+        csrf = page.text.split('name="csrf" value="')[1].split('"')[0]
+        assert browser.post("/studies/1/acknowledge", data={"csrf": csrf}).status_code == 303
+        assert browser.get("/api/v1/studies").json()[0]["acknowledged_by"] == "ann"
+        assert browser.post("/studies/1/read", data={"csrf": csrf}).status_code == 403  # a reader may not
+        assert browser.get("/readyz").json()["database"] is True
+        metrics = browser.get("/metrics").text
+        assert 'ichnos_studies{state="refused"} 1.0' in metrics
+        assert "DOE" not in metrics
+
+
+def test_wrong_passwords_are_slowed_down(node: Node) -> None:
+    with node.database.transaction() as session:
+        auth.add_user(session, "ann", PASSWORD, "reader")
+    with TestClient(create_app(node), follow_redirects=False) as browser:
+        codes = [
+            browser.post("/sign-in", data={"name": "ann", "password": "wrong"}).status_code for _ in range(9)
+        ]
+        assert codes == [401] * 8 + [429]
+
+
+def test_a_token_opens_the_api_until_it_is_over(node: Node) -> None:
+    clock = node.clock
+    with node.database.transaction() as session:
+        user = auth.add_user(session, "robot", PASSWORD, "researcher")
+        token = auth.issue_token(session, user, label="export", now=clock(), days=1)
+    with TestClient(create_app(node)) as client:
+        header = {"Authorization": f"Bearer {token}"}
+        assert client.get("/api/v1/studies", headers=header).json() == []
+        clock.now += 2 * 86400  # type: ignore[attr-defined]
+        assert client.get("/api/v1/studies", headers=header).status_code == 401
