@@ -1,9 +1,10 @@
-"""Smoothed MNI positions and what the tract atlas says there, on a device: the twin of `inference.coordinates`."""
+"""Smoothed MNI positions and the tract atlas there, on a device: the twin of `inference.coordinates`."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,7 +16,7 @@ _RIDGE = 1e-6  # of the normal equations, relative
 
 
 def smoothed_positions(position_mm: Tensor, brain: Tensor, step_mm: float) -> Tensor:
-    """Return positions (3, x, y, z) as a cubic polynomial plus a smooth rest; `brain` (x, y, z) is its share."""
+    """Return positions (3, x, y, z) as a cubic polynomial plus a smooth rest, where `brain` is its share."""
     terms = _terms(tuple(brain.shape), brain.device)
     inside = (brain > 0.5).reshape(-1)
     design = terms.reshape(len(terms), -1)
@@ -87,6 +88,6 @@ def atlas_at(mni_mm: Tensor) -> Tensor:
 @lru_cache(maxsize=4)
 def _atlas(device: torch.device) -> tuple[Tensor, Tensor]:
     volumes = [population(side) for side in SIDES]
-    maps = torch.stack([torch.as_tensor(volume.array, dtype=torch.float32) for volume in volumes])
-    inverse = torch.linalg.inv(torch.as_tensor(volumes[0].affine, dtype=torch.float64)).float()
+    maps = torch.stack([torch.from_numpy(np.array(volume.array, np.float32)) for volume in volumes])
+    inverse = torch.from_numpy(np.linalg.inv(volumes[0].affine).astype(np.float32))
     return maps.to(device), inverse.to(device)

@@ -62,6 +62,7 @@ _HARD_TARGETS = ("ICH", "IVH", "PHE", "leukoaraiosis", "tract_left", "tract_righ
 _FOCAL_TARGETS = ("IVH", "PHE")
 _FOCAL_WEIGHT, _CONSISTENCY_WEIGHT = 0.15, 0.15
 CALIBRATION_START = 10_000_000  # numbers of patients of training heads that only choose thresholds
+FINE_START = 20_000_000  # numbers of the refinement's patients
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,9 @@ class Feed:
         began = time.monotonic()
         if self.production.waiting() < self.production.workers:
             step = spacing_mm or self.plan.spacing_mm
-            count = self.production.workers
+            count, own = self.production.workers, step == self.plan.spacing_mm
             jobs = [
-                Job(n, step, followup=step == self.plan.spacing_mm)
+                Job(n, step) if own else Job(FINE_START + n, step, followup=False)
                 for n in range(self._asked, self._asked + count)
             ]
             self.production.ask(jobs)
@@ -175,9 +176,7 @@ class Feed:
         self.patients += 1
 
 
-def step_loss(
-    logits: Tensor, batch: LookBatch, done: float
-) -> tuple[Tensor, Tensor]:
+def step_loss(logits: Tensor, batch: LookBatch, done: float) -> tuple[Tensor, Tensor]:
     """Return the loss of a step, and how badly each look was learnt (n,)."""
     truth = torch.cat([batch.truth, batch.mni], 1)
     coordinates = [len(TARGETS) + k for k in range(len(AXES))]
@@ -204,7 +203,7 @@ def _focal(logits: Tensor, share: Tensor, truth: Tensor) -> Tensor:
 
 
 def _disagreement(share: Tensor) -> Tensor:
-    """Return how far the two scans of each head are read apart: 1 - soft Dice of the pair, mean over targets."""
+    """Return how far the two scans of each head are read apart: 1 - soft Dice, mean over targets."""
     first, second = share[0::2], share[1::2]
     apart = ((first - second) ** 2).sum((2, 3, 4))
     size = (first**2 + second**2).sum((2, 3, 4)).detach()

@@ -1,4 +1,4 @@
-"""Looks at phantoms: whole heads on the first network's grid, kept on the device and drawn from again and again."""
+"""Looks at phantoms: whole heads on the first network's grid, kept on the device and drawn from."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from ichnos.learning.virtual.accelerated.scanner import (
     scan_phantom,
 )
 from ichnos.models import COORDINATE_MM
+from ichnos.targets import mirrored_channels
 
 GRID = (64, 80, 64)  # voxels (x, y, z) of a look: the whole head at 3 mm
 STEP_MM = 3.0
@@ -43,10 +44,7 @@ TARGETS = (
     "followup",
 )
 assert len(TARGETS) == len(LABELS)
-_EXCHANGED = [
-    TARGETS.index({"tract_left": "tract_right", "tract_right": "tract_left"}.get(name, name))
-    for name in TARGETS
-]
+_EXCHANGED = mirrored_channels(TARGETS)
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,9 +65,7 @@ class Optimisers:
         parameters = list(network.parameters())
         self._parts: list[tuple[torch.optim.Optimizer, float]]
         if name == "sgd":
-            sgd = torch.optim.SGD(
-                parameters, RATES["sgd"], momentum=0.95, nesterov=True, weight_decay=3e-5
-            )
+            sgd = torch.optim.SGD(parameters, RATES["sgd"], momentum=0.95, nesterov=True, weight_decay=3e-5)
             self._parts = [(sgd, RATES["sgd"])]
             return
         matrices = [p for p in parameters if p.dim() > 2 and name == "muon"]

@@ -1,4 +1,4 @@
-"""A virtual patient in few bytes: what a renderer needs to scan it, on a canvas of one size around the brain."""
+"""A virtual patient in few bytes: what a renderer needs to scan it, on one canvas around the brain."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ichnos.simulation.exams.tissue_hu import Lesions, lesions_at
 from ichnos.simulation.exams.truth import fine_masks
-from ichnos.simulation.patient import BRAIN_TISSUES, VirtualPatient
+from ichnos.simulation.patient import BRAIN_TISSUES, Moment, VirtualPatient
 
 CANVAS_MM = (192.0, 240.0, 210.0)  # about the brain; what lies beyond is air
 ABOVE_MM = 30.0  # of the canvas over the brain's highest voxel
@@ -86,7 +85,7 @@ class Phantom:
     """One patient on a device: everything about it that no scanner changes."""
 
     spacing_mm: float
-    lesions: Lesions  # on the canvas
+    maps: Moment  # on the canvas
     labels: torch.Tensor  # (x, y, z) float32, bits of LABELS
     mni_mm: torch.Tensor  # (3, x, y, z) on every fourth voxel
     haematocrit: float
@@ -98,21 +97,21 @@ def write_phantom(patient: VirtualPatient, number: int, layout: Layout, buffer: 
     """Write a patient's maps into a buffer."""
     views = layout.views(buffer)
     start = _start(patient, layout.shape)
-    lesions = lesions_at(patient, followup=False)
+    maps = patient.baseline
     views["facts"][:] = (
         number,
         patient.latent.haematocrit,
         patient.latent.has_haematoma,
         patient.spacing_mm,
     )
-    _paste(views["tissue"], lesions.tissue.numpy(), start)
+    _paste(views["tissue"], maps.tissue.numpy(), start)
     for channel, name in enumerate(DEGREES):
-        part = getattr(lesions, name)
+        part = getattr(maps, name)
         if name == "calcification" or bool(part.any()):
             _paste(views["degrees"][channel], (part * 255).round().to(torch.uint8).numpy(), start)
         else:
             views["degrees"][channel] = 0
-    blood = (lesions.blood_hu * _BLOOD_STEPS).clamp(0, 255).round().to(torch.uint8)
+    blood = (maps.blood_hu * _BLOOD_STEPS).clamp(0, 255).round().to(torch.uint8)
     _paste(views["blood"], blood.numpy(), start)
     _paste(views["labels"], _labels(patient).numpy(), start)
     assert patient.mni_mm is not None
@@ -125,14 +124,14 @@ def read_phantom(buffer: memoryview, layout: Layout, device: torch.device | str)
     number, haematocrit, bled, spacing_mm = views.pop("facts").tolist()
     on = {name: view.to(device, non_blocking=True) for name, view in views.items()}
     degrees = on["degrees"].float() / 255
-    lesions = Lesions(
+    maps = Moment(
         tissue=on["tissue"],
         blood_hu=on["blood"].float() / _BLOOD_STEPS,
         **{name: degrees[channel] for channel, name in enumerate(DEGREES)},
     )
     return Phantom(
         spacing_mm=spacing_mm,
-        lesions=lesions,
+        maps=maps,
         labels=on["labels"].float(),
         mni_mm=on["mni"],
         haematocrit=haematocrit,
@@ -143,7 +142,7 @@ def read_phantom(buffer: memoryview, layout: Layout, device: torch.device | str)
 
 def _start(patient: VirtualPatient, shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """Return the patient's voxel at the canvas' first corner: the brain in the middle, ABOVE_MM over it."""
-    brain = (patient.tissue[::2, ::2, ::2] >= int(min(BRAIN_TISSUES))).nonzero() * 2
+    brain = (patient.baseline.tissue[::2, ::2, ::2] >= int(min(BRAIN_TISSUES))).nonzero() * 2
     low, high = brain.amin(0).tolist(), brain.amax(0).tolist()
     x, y = ((low[axis] + high[axis] - shape[axis]) // 2 for axis in (0, 1))
     return x, y, high[2] + round(ABOVE_MM / patient.spacing_mm) - shape[2]
@@ -166,7 +165,7 @@ def _paste(
 def _labels(patient: VirtualPatient) -> torch.Tensor:
     names = [part for label in LABELS for part in _PARTS.get(label, (label,)) if _known(patient, part)]
     masks = dict(zip(names, fine_masks(patient, names), strict=True))
-    bits = torch.zeros(patient.tissue.shape, dtype=torch.int16)
+    bits = torch.zeros(patient.shape, dtype=torch.int16)
     for channel, label in enumerate(LABELS):
         parts = [masks[part] for part in _PARTS.get(label, (label,)) if part in masks]
         for part in parts:
@@ -181,7 +180,7 @@ def _bit(label: str) -> int:
 
 
 def _known(patient: VirtualPatient, part: str) -> bool:
-    return not part.endswith("_followup") or patient.tissue_followup is not None
+    return not part.endswith("_followup") or patient.followup is not None
 
 
 def _positions(

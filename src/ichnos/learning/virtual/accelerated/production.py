@@ -20,7 +20,7 @@ from ichnos.errors import IchnosError
 from ichnos.learning.virtual.accelerated.phantom import Layout, Phantom, read_phantom, write_phantom
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import SITES, VirtualPatient
-from ichnos.simulation.simulate import Wishes, simulate_patient
+from ichnos.simulation.simulate import PatientSpec, simulate_patient
 
 SMALL_ML, DISEASED_ML = (0.6, 8.0), (1.0, 50.0)  # drawn evenly in their logarithm
 _BLEEDING, _SMALL, _ANY_SITE, _DISEASED = 0.65, 0.35, 0.5, 0.5  # shares of patients
@@ -37,7 +37,7 @@ class Job:
     followup: bool = True
 
 
-def spec_of(seed: int, number: int, *, spacing_mm: float, followup: bool) -> tuple[int, Wishes]:
+def spec_of(seed: int, number: int, *, spacing_mm: float, followup: bool) -> tuple[int, PatientSpec]:
     """Return a patient's seed and specification: what cohorts hardly hold is common here.
 
     >>> spec_of(0, 1, spacing_mm=1.5, followup=True) == spec_of(0, 1, spacing_mm=1.5, followup=True)
@@ -46,7 +46,7 @@ def spec_of(seed: int, number: int, *, spacing_mm: float, followup: bool) -> tup
     rng = np.random.default_rng([seed, number])
     small, diseased = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in (SMALL_ML, DISEASED_ML))
     bled = bool(rng.random() < _BLEEDING)
-    wishes = Wishes(
+    spec = PatientSpec(
         spacing_mm=spacing_mm,
         haematoma_probability=float(bled),
         acute_infarct_probability=_ACUTE_INFARCT,
@@ -57,13 +57,13 @@ def spec_of(seed: int, number: int, *, spacing_mm: float, followup: bool) -> tup
         followup=followup and bled,
         mni=True,
     )
-    return int(rng.integers(2**31)), wishes
+    return int(rng.integers(2**31)), spec
 
 
 def patient_for(job: Job, heads: Sequence[SourceHead], seed: int) -> VirtualPatient:
     """Simulate the patient of a job."""
-    own, wishes = spec_of(seed, job.number, spacing_mm=job.spacing_mm, followup=job.followup)
-    return simulate_patient(own, heads[job.number % len(heads)], wishes)
+    own, spec = spec_of(seed, job.number, spacing_mm=job.spacing_mm, followup=job.followup)
+    return simulate_patient(own, heads[job.number % len(heads)], spec)
 
 
 @dataclass
@@ -143,3 +143,8 @@ class Production:
                 self._ready[job.spacing_mm].put((slot, job, ""))
             except Exception as error:  # told to the parent, which names the patient
                 self._ready[job.spacing_mm].put((slot, job, repr(error)))
+
+
+def warmed_up(heads: Sequence[SourceHead]) -> None:
+    """Simulate one patient, so that atlases are read once and not in every process."""
+    patient_for(Job(0, 3.0), heads, 0)

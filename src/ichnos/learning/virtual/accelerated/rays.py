@@ -28,7 +28,7 @@ _GROUP_MM = 6.0  # slices nearer than this share their rays
 def ray_effects_at_once(
     hu: Tensor, *, pixel_mm: float, strength: float, generator: torch.Generator
 ) -> RayEffects:
-    """Derive beam hardening and noise level from slices (s, r, r) with pixels of `pixel_mm`, without metal."""
+    """Derive beam hardening and noise level from slices (s, r, r) with pixels of `pixel_mm`."""
     pixel_cm = pixel_mm / 10.0
     water = (hu.clamp(-1000, 100) / 1000.0 + 1.0) * pixel_cm
     bone = (hu.clamp(120, 3000) - 120.0) / 1000.0 * pixel_cm
@@ -61,9 +61,7 @@ def smooth_errors(
         square = torch.cat([square, square[-1:].expand(short, -1, -1)])
     gathered = square.reshape(groups, together, depth, depth).mean(1)
     coarse = functional.interpolate(gathered[None], size=(RAYS, RAYS), mode="area")[0]
-    rays = ray_effects_at_once(
-        coarse, pixel_mm=depth * 1.5 / RAYS, strength=strength, generator=generator
-    )
+    rays = ray_effects_at_once(coarse, pixel_mm=depth * 1.5 / RAYS, strength=strength, generator=generator)
     both = functional.interpolate(
         torch.stack([rays.error_hu, rays.noise]), size=(depth, depth), mode="bilinear", align_corners=False
     )[:, :, padding[2] : padding[2] + width]
@@ -77,9 +75,7 @@ def _turned(device: torch.device) -> Tensor:
     at = (torch.arange(RAYS, device=device, dtype=torch.float32) * 2 + 1) / RAYS - 1
     x, y = at.expand(RAYS, RAYS), at.view(-1, 1).expand(RAYS, RAYS)
     angle = (torch.arange(VIEWS, device=device) * (math.pi / VIEWS)).view(-1, 1, 1)
-    return torch.stack(
-        [angle.cos() * x - angle.sin() * y, angle.sin() * x + angle.cos() * y], dim=-1
-    )
+    return torch.stack([angle.cos() * x - angle.sin() * y, angle.sin() * x + angle.cos() * y], dim=-1)
 
 
 @lru_cache(maxsize=4)

@@ -1,7 +1,7 @@
-"""The scans of a phantom on a GPU: pose, slices, partial volume, blur, noise, beam hardening, streaks, motion.
+"""The scans of a phantom on a GPU: pose, slices, partial volume, blur, noise, streaks, motion.
 
-The same physics as `simulation.exams.ct`, in few large operations instead of many small ones, and on pixels of
-1.5 mm: what a network sees is never finer.
+The same physics as `simulation.exams.ct`, in few large operations instead of many small ones, and on pixels
+of 1.5 mm: what a network sees is never finer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ichnos.learning.virtual.accelerated.phantom import LABELS, MNI_STEP, Phanto
 from ichnos.learning.virtual.accelerated.rays import smooth_errors
 from ichnos.simulation.exams.ct_physics import noise_spectrum, transfer
 from ichnos.simulation.exams.scanners import CENTRES, NOD_DEG, Kernel, draw_protocol
+from ichnos.targets import mirrored_channels
 
 PIXEL_MM = 1.5
 FIELD = (128, 160)  # pixels along x and y: the head and some air
@@ -91,7 +92,7 @@ def _rotation(x: float, y: float, z: float) -> npt.NDArray[np.float64]:
 def _extent(
     phantom: Phantom, turn: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the brain's lowest and highest corner and the head's middle, in millimetres of the turned axes."""
+    """Return the brain's lowest and highest corner and its middle, mm along the turned axes."""
     step = 4
     coarse = phantom.labels[::step, ::step, ::step]
     brain = (coarse.to(torch.int32) & 1).bool().nonzero().cpu().numpy() * step * phantom.spacing_mm
@@ -163,7 +164,9 @@ class Slices:
     pose: Pose
 
 
-def hu_weights(heights_mm: npt.NDArray[np.float64], at_mm: npt.NDArray[np.float64], least_mm: float) -> Tensor:
+def hu_weights(
+    heights_mm: npt.NDArray[np.float64], at_mm: npt.NDArray[np.float64], least_mm: float
+) -> Tensor:
     """Return weights (at, slice) that bring slices to other heights, as reading does it.
 
     Linear between slices farther apart than `least_mm`, a triangle of that half width where they are nearer;
@@ -178,7 +181,9 @@ def hu_weights(heights_mm: npt.NDArray[np.float64], at_mm: npt.NDArray[np.float6
     weights = np.maximum(0.0, 1.0 - np.abs(at_mm[:, None] - heights_mm[None]) / reach[None])
     inside = (at_mm > heights_mm[0] - own[0] / 2 - 1e-6) & (at_mm < heights_mm[-1] + own[-1] / 2 + 1e-6)
     total = weights.sum(1, keepdims=True)
-    return torch.from_numpy(np.where(inside[:, None], weights / np.maximum(total, 1e-6), 0).astype(np.float32))
+    return torch.from_numpy(
+        np.where(inside[:, None], weights / np.maximum(total, 1e-6), 0).astype(np.float32)
+    )
 
 
 def scan_phantom(
@@ -200,22 +205,15 @@ def scan_phantom(
     packed = bits.reshape(count, samples, *FIELD).round().to(torch.int16)
     masks = torch.stack([((packed >> c) & 1).float().mean(1) >= 0.5 for c in range(len(LABELS))])
     if pose.mirrored:
-        masks = masks[_exchanged()]
+        masks = masks[mirrored_channels(LABELS)]
     image = _imaged(slices, scanning, generator, rng)
     return Slices(image, masks.to(torch.uint8), scanning, pose)
 
 
-def _exchanged() -> list[int]:
-    names = {"tract_left": "tract_right", "tract_right": "tract_left"}
-    return [LABELS.index(names.get(name, name)) for name in LABELS]
-
-
 def positions(phantom: Phantom, pose: Pose, axes_mm: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Return MNI positions (3, z, x, y) of a grid given by its axes in millimetres from the field's centre."""
+    """Return MNI positions (3, z, x, y) of a grid given by its axes, mm from the field's centre."""
     at = _points(phantom, pose, axes_mm, coarse=MNI_STEP)
-    mni = functional.grid_sample(
-        phantom.mni_mm[None], at, padding_mode="border", align_corners=True
-    )[0]
+    mni = functional.grid_sample(phantom.mni_mm[None], at, padding_mode="border", align_corners=True)[0]
     if pose.mirrored:
         mni = mni * mni.new_tensor([-1.0, 1.0, 1.0]).view(3, 1, 1, 1)
     return mni
@@ -247,8 +245,11 @@ def _points(
 def field_axes(device: torch.device, step_mm: float) -> tuple[Tensor, Tensor]:
     """Return the positions of the field's pixels along x and y, from its centre."""
     axes = [
-        (torch.arange(round(n * PIXEL_MM / step_mm), device=device, dtype=torch.float32)
-         - (round(n * PIXEL_MM / step_mm) - 1) / 2) * step_mm
+        (
+            torch.arange(round(n * PIXEL_MM / step_mm), device=device, dtype=torch.float32)
+            - (round(n * PIXEL_MM / step_mm) - 1) / 2
+        )
+        * step_mm
         for n in FIELD
     ]
     return axes[0], axes[1]
@@ -297,10 +298,8 @@ def _frequencies(device: torch.device) -> Tensor:
     return torch.hypot(fx, fy)
 
 
-def _noise(
-    count: int, kernel: Kernel, radius: Tensor, generator: torch.Generator
-) -> tuple[Tensor, float]:
-    """Return noise of standard deviation 1 on the field, and how much of the reconstructed noise is left there.
+def _noise(count: int, kernel: Kernel, radius: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Return noise of standard deviation 1, and how much of the reconstructed noise it stands for.
 
     Frequencies that pixels of 1.5 mm cannot carry are lost.
     """

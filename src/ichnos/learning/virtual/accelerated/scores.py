@@ -83,7 +83,7 @@ class Counts:
 
 def score_table(scores: Sequence[TargetScore]) -> str:
     """Return the rows as a Markdown table."""
-    head = "| target | threshold | scans | median Dice | mean Dice | bias mL | error mL | absent | false mL (95 %) |"
+    head = "| target | threshold | scans | median Dice | mean Dice | bias mL | error mL | absent | false mL |"
     rows = [
         f"| {s.name} | {s.threshold:.2f} | {s.scans} | {s.median_dice:.3f} | {s.mean_dice:.3f} |"
         f" {s.bias_ml:+.2f} | {s.error_ml:.2f} | {s.absent} | {s.false_ml:.2f} |"

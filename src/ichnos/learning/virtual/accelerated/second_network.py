@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ichnos.inference.grid import axis_weights
 from ichnos.inference.refine import LOGIT_LIMIT, NEAR_LOGIT
+from ichnos.inference.sliding import tiles
 from ichnos.learning.loop.losses import dice_and_cross_entropy
 from ichnos.learning.virtual.accelerated.atlas_positions import atlas_at, smoothed_positions
 from ichnos.learning.virtual.accelerated.densities import density_map, without_oedema
@@ -29,12 +30,11 @@ from ichnos.learning.virtual.accelerated.scanner import (
 )
 from ichnos.learning.virtual.accelerated.timed import Clock, TimedTraining
 from ichnos.learning.virtual.refinement import HOW, NAMES
-from ichnos.models import COORDINATE_MM, LOGIT_UNIT
+from ichnos.models import COORDINATE_MM, LOGIT_UNIT, NetworkSpec
+from ichnos.targets import mirrored_channels
 
 _CHANNELS = [TARGETS.index(name) for name in NAMES]  # of the first network, in the refinement's order
-_SWAPPED = [
-    NAMES.index({"tract_left": "tract_right", "tract_right": "tract_left"}.get(name, name)) for name in NAMES
-]
+_SWAPPED = mirrored_channels(NAMES)
 _OWN = tuple(NAMES.index(name) for name in ("ICH", "IVH", "PHE", "leukoaraiosis"))
 _OWN_SHARE = 0.6  # of the patches, laid around a voxel of these
 _POINTS = 256  # voxels kept of each target, to lay patches around
@@ -55,8 +55,27 @@ class SecondPlan:
     capacity: int = 1200  # scans kept
     least_scans: int = 24
     spacing_mm: float = 1.0
+    held_out_patients: int = 28
+    calibration_patients: int = 20
     seed: int = 0
     channels_last: bool = True
+
+
+def refiner_network(plan: SecondPlan) -> NetworkSpec:
+    """Return the call that builds the refinement."""
+    stages = len(plan.features)
+    return NetworkSpec(
+        name="refiner",
+        arguments={
+            "input_channels": len(HOW.windows_hu) + len(NAMES) + 2,
+            "num_classes": len(NAMES),
+            "first_logits": len(HOW.windows_hu),
+            "logit_unit": LOGIT_UNIT,
+            "features_per_stage": list(plan.features),
+            "kernel_sizes": [[3, 3, 1], *[3] * (stages - 1)],
+            "strides": [1, [2, 2, 1], *[2] * (stages - 2)],
+        },
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +223,7 @@ def refiner_batch(
     rng: np.random.Generator,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Return what the refinement sees (n, channel, x, y, z) and the truth (n, target, x, y, z), changed a bit."""
+    """Return what the refinement sees (n, channel, x, y, z) and the truth (n, target, x, y, z)."""
     parts = [_cut_patch(scans[int(k)], patch, rng) for k in chosen]
     hu, logits, atlas, truth = (torch.stack(part).float() for part in zip(*parts, strict=True))
     logits, atlas, truth = logits / _LOGIT_STEPS, atlas / _SHARE_STEPS, truth / _SHARE_STEPS
@@ -252,7 +271,7 @@ def _cut_patch(
 
 
 def _filled(part: Tensor, patch: tuple[int, int, int], value: int) -> Tensor:
-    missing = [p - n for p, n in zip(patch, part.shape[-3:], strict=True)]
+    missing = [max(0, p - n) for p, n in zip(patch, part.shape[-3:], strict=True)]
     if not any(missing):
         return part
     x, y, z = missing
@@ -299,11 +318,7 @@ def train_second(
         training.update(loss, done)
         if time.monotonic() - noted > note_every_s:
             rate = (training.step - noted_step) / (time.monotonic() - noted)
-            note(
-                SecondNote(
-                    training.step, done, float(loss.detach()), feed.patients, len(feed.scans), rate
-                )
-            )
+            note(SecondNote(training.step, done, float(loss.detach()), feed.patients, len(feed.scans), rate))
             noted, noted_step = time.monotonic(), training.step
 
 
@@ -313,3 +328,32 @@ def _focal_loss(logits: Tensor, truth: Tensor) -> Tensor:
     entropy = nn.functional.binary_cross_entropy_with_logits(own, wanted, reduction="none")
     weighted = (torch.sigmoid(own) - wanted) ** 2 * entropy
     return (weighted.sum((0, 2, 3, 4)) / (wanted.sum((0, 2, 3, 4)) + 500.0)).mean()
+
+
+def refiner_image(scan: RefinerScan) -> Tensor:
+    """Return what the refinement sees of a whole scan (channel, x, y, z), unchanged."""
+    logits, atlas = scan.logits.float() / _LOGIT_STEPS, scan.atlas.float() / _SHARE_STEPS
+    channels = windowed(scan.hu.float()[None], HOW.windows_hu)[0]
+    return torch.cat([channels, logits / LOGIT_UNIT, 2 * atlas - 1])
+
+
+def refined_shares(
+    network: nn.Module, image: Tensor, box: tuple[tuple[int, int], ...], patch: tuple[int, int, int]
+) -> Tensor:
+    """Return probabilities (target, x, y, z) of a whole scan, tile by tile inside its region, 0 outside."""
+    at = tuple(slice(first, last) for first, last in box)
+    inner = _filled(image[(slice(None), *at)], patch, -1)
+    total = torch.zeros((len(NAMES), *inner.shape[1:]), device=image.device)
+    weight = torch.zeros(inner.shape[1:], device=image.device)
+    axes = [torch.exp(-0.5 * ((torch.arange(p) - (p - 1) / 2) / (p / 8)) ** 2) for p in patch]
+    window = torch.einsum("i,j,k->ijk", *axes).to(image.device)
+    for tile in tiles(tuple(inner.shape[1:]), patch, 0.25):
+        with torch.inference_mode(), torch.autocast(image.device.type, torch.bfloat16):
+            out = network(inner[(slice(None), *tile)][None])[0].float()
+        total[(slice(None), *tile)] += out * window
+        weight[tile] += window
+    shares = torch.zeros((len(NAMES), *image.shape[1:]), device=image.device)
+    own = shares[(slice(None), *at)]
+    sizes = tuple(slice(0, n) for n in own.shape[1:])
+    shares[(slice(None), *at)] = torch.sigmoid(total / weight)[(slice(None), *sizes)]
+    return shares

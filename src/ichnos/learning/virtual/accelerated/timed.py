@@ -1,4 +1,4 @@
-"""Training against the clock: the learning rate, the patch and the average follow the share of time that is over.
+"""Training against the clock: learning rate and patch follow the share of time that is over.
 
 So the long cool-down always completes, whatever a step takes.
 """
