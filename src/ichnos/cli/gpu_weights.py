@@ -78,18 +78,21 @@ def train(
 def pace(
     heads: Heads,
     seconds: Annotated[float, typer.Option(help="how long to measure")] = 60.0,
+    compiled: Annotated[bool, typer.Option(help="time the compiled network as well")] = False,
     device: Device = "cuda",
     workers: Workers = 15,
     toy: Toy = False,
 ) -> None:
     """Measure patients a second and milliseconds a step."""
-    from ichnos.learning.virtual.accelerated.pace import measure_pace, time_looks
+    from ichnos.learning.virtual.accelerated.pace import measure_pace, time_compiled, time_looks
 
     run = _run(heads, Path(), device, workers, 24, True, toy)
     production = _production(run)
     try:
         feed = measure_pace(production, run.first, device, seconds, _echo)
         time_looks(feed, device, _echo)
+        if compiled:
+            time_compiled(feed, device, _echo)
     finally:
         production.close()
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ichnos.errors import IchnosError
 from ichnos.learning.loop.losses import multi_target_loss
 from ichnos.learning.virtual.accelerated.looks import (
     GRID,
@@ -231,6 +232,11 @@ class StepNote:
     patch: tuple[int, int, int]
 
 
+def _check_finite(loss: float, step: int) -> None:
+    if not np.isfinite(loss):
+        raise IchnosError(f"the loss is not finite at step {step}; train with a lower learning rate")
+
+
 def train_first(
     plan: FirstPlan,
     feed: Feed,
@@ -258,11 +264,12 @@ def train_first(
             logits = forward(image)
         loss, hard = step_loss(logits, batch, done)
         training.update(loss, done)
-        if training.step % 4 == 0:
+        if training.step % 8 == 0:
             feed.store.remember(chosen, hard.cpu().numpy())
         if time.monotonic() - noted > note_every_s:
             seconds = time.monotonic() - noted
             rate = (training.step - noted_step) / seconds
+            _check_finite(float(loss.detach()), training.step)
             note(
                 StepNote(
                     training.step, done, float(loss.detach()), feed.patients, feed.store.size, rate, patch

@@ -60,7 +60,9 @@ def _time_steps(
     device: str,
     channels_last: bool,
     echo: Echo,
+    *,
     steps: int = 8,
+    compiled: bool = False,
 ) -> None:
     spec = first_network(plan)
     training = TimedTraining(
@@ -70,6 +72,7 @@ def _time_steps(
         channels_last=channels_last,
     )
     rng = np.random.default_rng(0)
+    forward = torch.compile(training.network) if compiled else training.network
     times, batches = [], []
     for _ in range(steps):
         _wait(device)
@@ -79,17 +82,25 @@ def _time_steps(
         batches.append(time.monotonic() - start)
         image = training.laid_out(windowed(batch.hu, FIRST_PREPROCESSING.windows_hu))
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            logits = training.network(image)
+            logits = forward(image)
         loss, _ = step_loss(logits, batch, 0.5)
         training.update(loss, 0.5)
         _wait(device)
         times.append(time.monotonic() - start)
     memory = torch.cuda.max_memory_allocated() / 2**30 if device != "cpu" else 0.0
     echo(
-        f"features {plan.features[0]}.. patch {patch} batch {count} channels_last {channels_last}:"
+        f"features {plan.features[0]}.. patch {patch} batch {count} channels_last {channels_last}"
+        f"{' compiled' if compiled else ''}, first step {times[0]:.1f} s:"
         f" {1000 * float(np.median(times)):.0f} ms a step,"
         f" of it {1000 * float(np.median(batches)):.0f} ms batch; {memory:.1f} GiB"
     )
+
+
+def time_compiled(feed: Feed, device: str, echo: Echo) -> None:
+    """Report the milliseconds of a step of the compiled network, and how long compiling takes."""
+    for last in (True, False):
+        _, patch, count = feed.plan.growth[-1]
+        _time_steps(feed, feed.plan, patch, count, device, last, echo, compiled=True)
 
 
 def time_looks(feed: Feed, device: str, echo: Echo, repeats: int = 6) -> None:

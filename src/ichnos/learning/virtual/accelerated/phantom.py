@@ -120,9 +120,9 @@ def write_phantom(patient: VirtualPatient, number: int, layout: Layout, buffer: 
 
 def read_phantom(buffer: memoryview, layout: Layout, device: torch.device | str) -> Phantom:
     """Copy a phantom from a buffer to a device."""
-    views = {name: torch.from_numpy(view.copy()) for name, view in layout.views(buffer).items()}
+    views = layout.views(buffer)
     number, haematocrit, bled, spacing_mm = views.pop("facts").tolist()
-    on = {name: view.to(device, non_blocking=True) for name, view in views.items()}
+    on = {name: torch.tensor(view, device=device) for name, view in views.items()}
     degrees = on["degrees"].float() / 255
     maps = Moment(
         tissue=on["tissue"],
