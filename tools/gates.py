@@ -41,7 +41,7 @@ from ichnos.learning.virtual.stress import (
 from ichnos.models import Model, default_model, load_model, note_validation
 from ichnos.prognosis.volume import load_volume_calibration
 from ichnos.reading.masks import Masks, consistent_masks
-from ichnos.reading.site import site_measure
+from ichnos.reading.measures.site import site_measure
 from ichnos.runs import Numbered, apply
 from ichnos.scan import Scan
 from ichnos.simulation.exams.scanners import CENTRES, CtProtocol, draw_protocol

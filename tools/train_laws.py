@@ -26,7 +26,7 @@ from ichnos.learning.virtual.default_model import HELD_OUT
 from ichnos.models import default_model, load_model
 from ichnos.prognosis.fazekas import FAZEKAS_FILE, FazekasModel
 from ichnos.prognosis.volume import VOLUME_FILE, VolumeCalibration
-from ichnos.reading import read
+from ichnos.reading import read_scan
 from ichnos.reading.record import Record
 from ichnos.runs import Numbered, apply
 from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
@@ -63,7 +63,7 @@ def measured(
     patient = simulate_patient(SEED + case.number, head, spec)
     protocol = draw_protocol(CENTRES[sorted(CENTRES)[case.number % len(CENTRES)]], rng=rng)
     scan, truth = scanned(patient, protocol, case.number, [target.lower() for target in TARGETS])
-    record = read(scan, reader(model), only=["haematoma", "leukoaraiosis"]).record
+    record = read_scan(scan, reader(model), only=["haematoma", "leukoaraiosis"]).record
     return {
         **{f"{target}_ml": _value(record, f"{target.lower()}_volume") for target in TARGETS},
         **{f"{target}_true_ml": volume_ml(truth[target.lower()]) for target in TARGETS},

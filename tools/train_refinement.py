@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ichnos.learning.segmentation.loop import Progress
+from ichnos.learning.loop.training import Progress
 from ichnos.learning.virtual.default_model import taught_heads
 from ichnos.learning.virtual.refinement import looks, train_refinement
 from ichnos.models import default_model, load_model

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ichnos.learning.segmentation.loop import Progress
+from ichnos.learning.loop.training import Progress
 from ichnos.learning.virtual.default_model import train_default
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src" / "ichnos" / "models" / "weights" / "multi"

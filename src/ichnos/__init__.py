@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ichnos.api import read, save
+    from ichnos.api import read
+    from ichnos.api import save_reading as save
     from ichnos.formats import open_scan as open
     from ichnos.scan import Scan
     from ichnos.volume import Volume
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "open": ("ichnos.formats", "open_scan"),
     "read": ("ichnos.api", "read"),
-    "save": ("ichnos.api", "save"),
+    "save": ("ichnos.api", "save_reading"),
     "Scan": ("ichnos.scan", "Scan"),
     "Volume": ("ichnos.volume", "Volume"),
 }

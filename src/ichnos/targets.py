@@ -12,7 +12,7 @@ from typing import Literal
 from ichnos.errors import UsageError
 
 Code = tuple[str, str, str]  # of DICOM: value, scheme, meaning
-Kind = Literal["mask", "coordinate"]
+TargetKind = Literal["mask", "coordinate"]
 
 PRIVATE_SCHEME = "99ICHNOS"  # of codes that no public scheme has (docs/dicom.md)
 _ABNORMAL: Code = ("49755003", "SCT", "Morphologically Abnormal Structure")
@@ -39,7 +39,7 @@ class Target:
     name: str  # in models, files and DICOM segments: "ICH"
     label: str  # for people: "Intracerebral haemorrhage"
     group: str = "anatomy"  # "haematoma", "leukoaraiosis", "tract", "expansion", "anatomy"
-    kind: Kind = "mask"
+    kind: TargetKind = "mask"
     label_map: str = ""  # the cohort's map `label-<label_map>` that holds its ground truth; "": none does
     codes: tuple[int, ...] = ()  # values of that map that are the target, its own first; (): all but 0
     truth: tuple[str, ...] = ()  # simulated masks whose union is its ground truth

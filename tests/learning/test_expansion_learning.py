@@ -8,17 +8,14 @@ import torch
 
 from ichnos.errors import InputRefused
 from ichnos.learning.expansion.forecast import (
-    ROI_SHAPE,
-    ROI_SPACING_MM,
-    Pair,
-    best_threshold,
+    ForecastSettings,
     forecast_map,
-    score,
-    synthetic_pair,
     train_forecaster,
-    uniform_dilation,
     warp_loss,
 )
+from ichnos.learning.expansion.forecast_scores import best_threshold, score, uniform_dilation
+from ichnos.learning.expansion.pairs import ROI_SHAPE, ROI_SPACING_MM, LesionPair, synthetic_pair
+from ichnos.learning.loop.settings import changed
 from ichnos.networks import build
 from ichnos.reading.expansion import signed_distance_mm
 
@@ -30,13 +27,13 @@ MM = np.stack(
 )
 
 
-def pair(name: str, *, grow_mm: float = 5.0, shift_mm: float = 0.0, radius_mm: float = 13.0) -> Pair:
+def pair(name: str, *, grow_mm: float = 5.0, shift_mm: float = 0.0, radius_mm: float = 13.0) -> LesionPair:
     """A ball that grows; its follow-up may also lie further to the right."""
     ball = (np.linalg.norm(MM, axis=0) <= radius_mm).astype(np.float32)
     away = np.linalg.norm(MM - np.array([shift_mm, 0, 0]).reshape(3, 1, 1, 1), axis=0)
     later = np.maximum(ball, (away <= radius_mm + grow_mm).astype(np.float32))
     hu = np.where(ball > 0, 65.0, 30.0).astype(np.float32)
-    return Pair(name, hu, ball, np.zeros_like(ball), np.ones(ball.shape, bool), later)
+    return LesionPair(name, hu, ball, np.zeros_like(ball), np.ones(ball.shape, bool), later)
 
 
 @pytest.mark.slow
@@ -48,7 +45,9 @@ def test_the_network_learns_where_blood_comes_and_the_warp_learns_to_swell(tmp_p
     assert still.volume_error_ml < -5
     found = {}
     for kind, steps in (("forecast", 60), ("warp", 40)):
-        network = train_forecaster(known, kind, tmp_path / kind, steps=steps, width=8, learning_rate=5e-3)  # type: ignore[arg-type]
+        how = ForecastSettings(kind=kind, width=8)  # type: ignore[arg-type]
+        how = changed(how, {"steps": steps, "learning_rate": 5e-3})
+        network = train_forecaster(known, how, tmp_path / kind)
         maps = [forecast_map(network, p, kind) for p in known]  # type: ignore[arg-type]
         cut = best_threshold(known, maps)
         found[kind] = score(new, forecast_map(network, new, kind), threshold=cut)  # type: ignore[arg-type]
@@ -103,4 +102,4 @@ def test_a_synthetic_follow_up_has_its_volume_and_moves_the_ct_along() -> None:
 def test_synthetic_pairs_alone_are_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
     made = synthetic_pair(pair("a"), 1.33, np.random.default_rng(0))
     with pytest.raises(InputRefused, match="none of a real follow-up"):
-        train_forecaster([made], "warp", tmp_path, steps=1)
+        train_forecaster([made], ForecastSettings(kind="warp"), tmp_path)

@@ -28,7 +28,7 @@ from ichnos.prognosis.growth import (
     growth_text,
     load_growth_model,
 )
-from ichnos.reading.growth_measures import growth_inputs
+from ichnos.reading.measures.growth import growth_inputs
 from ichnos.volume import Volume, sphere
 
 

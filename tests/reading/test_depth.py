@@ -14,9 +14,9 @@ from builders.readable_head import reading
 from ichnos.anatomy import regions
 from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.prognosis.fazekas import FazekasModel, OrdinalModel
-from ichnos.reading.blood import density_signs
-from ichnos.reading.fazekas import fazekas_measures
-from ichnos.reading.site import midline_shift_mm, site_measure, station_measure
+from ichnos.reading.measures.blood import density_signs
+from ichnos.reading.measures.fazekas import fazekas_measures
+from ichnos.reading.measures.site import midline_shift_mm, site_measure, station_measure
 from ichnos.volume import Box, Volume, sphere
 
 STEP = 3.0

@@ -14,10 +14,12 @@ from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.inference import Predictor
-from ichnos.learning.expansion.classifier import our_recipe
+from ichnos.learning.expansion.classifier import region_classifier
 from ichnos.learning.expansion.ensemble import load_classifier
-from ichnos.learning.expansion.forecast import ROI_SHAPE, ROI_SPACING_MM, Pair, forecast_map, load_forecaster
-from ichnos.learning.expansion.slice_generator import Picture, load_generator
+from ichnos.learning.expansion.forecast import forecast_map, load_forecaster
+from ichnos.learning.expansion.generator_store import load_generator
+from ichnos.learning.expansion.pairs import ROI_SHAPE, ROI_SPACING_MM, LesionPair
+from ichnos.learning.expansion.slice_generator import Picture
 from ichnos.models import load_model
 from ichnos.prognosis.growth import GrowthInputs
 from ichnos.studies.abramova2024 import study as abramova2024
@@ -34,12 +36,14 @@ MM = np.stack(
 )
 
 
-def made_pair(patient: Patient) -> Pair:
+def made_pair(patient: Patient) -> LesionPair:
     radius = 10.0 + int(patient.id)
     ball, later = ((np.linalg.norm(MM, axis=0) <= r).astype(np.float32) for r in (radius, radius + 4))
     hu = np.where(ball > 0, 65.0, 30.0).astype(np.float32)
     oracle = np.clip(1 - (np.linalg.norm(MM, axis=0) - radius) / 8, 0, 1).astype(np.float32)
-    return Pair(patient.id, hu, ball, np.zeros_like(ball), np.ones(ball.shape, bool), later, oracle=oracle)
+    return LesionPair(
+        patient.id, hu, ball, np.zeros_like(ball), np.ones(ball.shape, bool), later, oracle=oracle
+    )
 
 
 def column(page: StudyPage, table: str, row: str, name: str) -> object:
@@ -147,7 +151,7 @@ def test_one_class_alone_is_said_in_words_and_stops_nothing(tmp_path: Path) -> N
     people = People(
         tuple(person(2 * k, "A", rng) for k in range(4)), tuple(person(2 * k, "D", rng) for k in range(3))
     )
-    recipe = our_recipe(steps=1, features=16)
+    recipe = region_classifier(steps=1, features=16)
     told = _asked(people, "ours, as is", recipe, tmp_path, SMOKE, 2, None, published=False)
     assert told == "0 patients expanded; 2 folds need at least 4 of each class"
     risks = {"ours, as is": told, "oracle": {p.patient: p.oracle for p in people.external}}

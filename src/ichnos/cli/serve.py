@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ichnos.errors import InputRefused, UsageError, require
+from ichnos.errors import InputRefused, UsageError
 
 if TYPE_CHECKING:
     from ichnos.service.settings import NodeSettings
 
 
-def serve(
+def serve_command(
     part: Annotated[
         str, typer.Argument(metavar="[receiver|assembler|worker|sender|web]", help="one part (default: all)")
     ] = "",
@@ -26,12 +26,7 @@ def serve(
     web_port: Annotated[int | None, typer.Option(help="port of the pages [8042]")] = None,
     check: Annotated[bool, typer.Option("--check", help="check the settings and end")] = False,
 ) -> int:
-    """Receive exams, read them, send results, show a worklist.
-
-    Example: ichnos serve --home node
-    """
-    for module in ("sqlalchemy", "pynetdicom", "fastapi", "pwdlib"):
-        require(module, extra="service", purpose="the node")
+    """Receive exams, read them, send results, show a worklist."""
     settings = _settings(home, config, database, dicom_port, web_port)
     if check:
         sys.stdout.write(settings.model_dump_json(indent=2) + "\n")

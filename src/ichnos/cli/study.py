@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichnos.cli.threads import single_thread
+from ichnos.cli.terminal.threads import single_thread
 from ichnos.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _FEW = 0.1  # scale up to which a study on processors is kept short
 
 
-def study(
+def study_command(
     name: Annotated[str, typer.Argument(help="murray2024, ryu2025, abramova2024 or yu2025")],
     out: Annotated[
         Path,

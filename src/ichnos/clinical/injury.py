@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
+
+from ichnos.arrays import Floats, Floats32, Mask
 
 InjuryGrade = Literal["no risk", "PHE infiltration", "haematoma infiltration", "complete interruption"]
 INJURY_GRADES: tuple[InjuryGrade, ...] = get_args(InjuryGrade)  # from the least to the worst
-Field = npt.NDArray[np.float32]
 
 INTERRUPTION = 0.95  # a level of the tract whose cross-section is taken by blood to this share is interrupted
 TOUCH = 0.01  # a level touched by less than this share of its cross-section is not
@@ -34,7 +34,7 @@ class TractInjury:
 
 
 def tract_injury(
-    tract: Field, blood: Field, oedema: Field, *, z_mm: npt.NDArray[np.float64], voxel_ml: float
+    tract: Floats32, blood: Floats32, oedema: Floats32, *, z_mm: Floats, voxel_ml: float
 ) -> TractInjury:
     """Judge one side's tract; all maps 0..1 on one RAS grid (x, y, z), z_mm the height of each slice.
 
@@ -66,9 +66,9 @@ def tract_injury(
 
 
 def worst_shares(
-    section: npt.NDArray[np.float64],
-    blood_section: npt.NDArray[np.float64],
-    oedema_section: npt.NDArray[np.float64],
+    section: Floats,
+    blood_section: Floats,
+    oedema_section: Floats,
 ) -> tuple[float, float]:
     """Return the greatest shares of any level of a tract that blood and oedema take, from sums per slice.
 
@@ -80,7 +80,7 @@ def worst_shares(
     return worst[0], worst[1]
 
 
-def _levels(section: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def _levels(section: Floats) -> Mask:
     return np.asarray(section >= 0.1 * np.median(section[section > 0]))
 
 

@@ -58,7 +58,7 @@ class LeakageProof:
     sentence: str
 
 
-def check_leakage(evaluated: Sequence[Evaluated], training: Sequence[TrainingImage] | None) -> LeakageProof:
+def leakage_proof(evaluated: Sequence[Evaluated], training: Sequence[TrainingImage] | None) -> LeakageProof:
     """Prove that training and evaluation share no patient, directly, through a synthetic image, or as a copy
     under another name.
 

@@ -18,7 +18,7 @@ from ichnos.errors import UsageError, require
 from ichnos.models import Manifest, Model
 
 Tile = npt.NDArray[np.float32]
-Backend = Callable[[Tile], Tile]
+TileRunner = Callable[[Tile], Tile]
 BackendName = Literal["auto", "torch", "openvino"]
 
 
@@ -29,7 +29,7 @@ def backend_for(
     device: str = "cpu",
     threads: int | None = None,
     cache: Path | None = None,
-) -> Backend:
+) -> TileRunner:
     """Return the function that runs a model's network on tiles of its patch size.
 
     "auto" is OpenVINO on a CPU where it is installed, torch elsewhere.
@@ -55,7 +55,7 @@ def backend_name(name: BackendName, device: str) -> Literal["torch", "openvino"]
     return name
 
 
-def _in_its_axes(manifest: Manifest, run: Backend) -> Backend:
+def _in_its_axes(manifest: Manifest, run: TileRunner) -> TileRunner:
     """Give a network its tiles in the order of axes that it was trained with, and without z if it sees
     single slices.
     """
@@ -78,7 +78,7 @@ def _sees_slices(manifest: Manifest) -> bool:
     return bool(manifest.network.arguments.get("dim", 3) == 2)
 
 
-def _torch(model: Model, device: str) -> Backend:
+def _torch(model: Model, device: str) -> TileRunner:
     import torch
 
     network = model.network(device=device)
@@ -92,7 +92,7 @@ def _torch(model: Model, device: str) -> Backend:
     return run
 
 
-def _openvino(model: Model, threads: int | None, cache: Path | None) -> Backend:
+def _openvino(model: Model, threads: int | None, cache: Path | None) -> TileRunner:
     openvino = require("openvino", extra="acceleration", purpose="the OpenVINO back end")
     core = openvino.Core()
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _precision(core), "PERFORMANCE_HINT": "LATENCY"}

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
+from ichnos.arrays import Floats32
 from ichnos.inference.grid import ReadingGrid
 from ichnos.volume import Volume
 
@@ -21,22 +21,20 @@ _SMOOTHING_MM = 7.0  # of what the polynomial leaves
 _ORDER = 3
 _SLAB = 8
 
-Floats = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True, eq=False)
 class AtlasCoordinates:
     """MNI152 position of every voxel of a network's grid."""
 
-    mni_mm: Floats  # (3, x, y, z)
-    brain: Floats  # probability of brain (x, y, z) on the same grid
+    mni_mm: Floats32  # (3, x, y, z)
+    brain: Floats32  # probability of brain (x, y, z) on the same grid
     grid: ReadingGrid
     scan_ras: Volume  # the scan in RAS order, whose head the grid covers
 
     def look_up(self, atlas: Volume) -> Volume:
         """Return an atlas map on the scan's grid, in RAS order: linear, 0 outside the atlas; slab by slab."""
         grid, ras = self.grid, self.scan_ras
-        coarse = sampled(atlas, self.mni_mm)
+        coarse = sample_atlas(atlas, self.mni_mm)
         near = ndimage.maximum_filter(coarse, size=3).astype(np.float32)
         out = np.zeros(ras.shape, np.float32)
         first, last = grid.box.start[2], grid.box.stop[2]
@@ -47,7 +45,7 @@ class AtlasCoordinates:
             if candidates.any():
                 at = np.stack([grid.push(axis, slab)[candidates] for axis in self.mni_mm])
                 values = np.zeros(candidates.shape, np.float32)
-                values[candidates] = sampled(atlas, at)
+                values[candidates] = sample_atlas(atlas, at)
                 out[(*grid.box.slices[:2], slice(z, end))] = values
         return ras.with_array(out)
 
@@ -57,7 +55,7 @@ class AtlasCoordinates:
         voxels = np.array([b - a for a, b in zip(self.grid.box.start, self.grid.box.stop, strict=True)])
         return tuple(float(s) for s in voxels * self.scan_ras.spacing_mm / self.grid.shape)
 
-    def positions_mm(self, mask: Volume, *, most: int = 4000) -> Floats:
+    def positions_mm(self, mask: Volume, *, most: int = 4000) -> Floats32:
         """Return MNI mm (n, 3) of up to so many voxels of a mask in RAS on the scan's grid."""
         index = np.argwhere(np.asarray(mask.array).astype(bool))
         index = index[:: max(1, len(index) // most)]
@@ -70,8 +68,8 @@ class AtlasCoordinates:
 
 
 def smoothed_coordinates(
-    position_mm: Floats, weight: Floats, spacing_mm: tuple[float, float, float]
-) -> Floats:
+    position_mm: Floats32, weight: Floats32, spacing_mm: tuple[float, float, float]
+) -> Floats32:
     """Return positions (3, x, y, z) as a cubic polynomial of the place plus a smooth rest; `weight` (x, y,
     z) says where they are known.
     """
@@ -98,7 +96,7 @@ def smoothed_coordinates(
     return np.asarray(smooth + np.stack(rest), np.float32)
 
 
-def _terms(shape: tuple[int, ...]) -> Floats:
+def _terms(shape: tuple[int, ...]) -> Floats32:
     """Return the monomials up to the third order on a grid whose axes run from -1 to 1, (20, x, y, z)."""
     x, y, z = np.meshgrid(*[np.linspace(-1, 1, n, dtype=np.float32) for n in shape], indexing="ij")
     powers = [
@@ -107,7 +105,7 @@ def _terms(shape: tuple[int, ...]) -> Floats:
     return np.stack([x**i * y**j * z**k for i, j, k in powers])
 
 
-def sampled(atlas: Volume, mni_mm: Floats) -> Floats:
+def sample_atlas(atlas: Volume, mni_mm: Floats32) -> Floats32:
     """Sample an atlas at positions (3, ...) by linear interpolation, 0 outside it."""
     inverse = np.linalg.inv(atlas.affine).astype(np.float32)
     index = np.tensordot(inverse[:3, :3], mni_mm, axes=1) + inverse[:3, 3].reshape(

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ichnos.inference.backends import Backend, BackendName, backend_for, backend_name
+from ichnos.inference.backends import BackendName, TileRunner, backend_for, backend_name
 from ichnos.inference.channels import input_channels
 from ichnos.inference.grid import reading_grid
 from ichnos.inference.head import head_box
 from ichnos.inference.prediction import Prediction
-from ichnos.inference.refine import refined
+from ichnos.inference.refine import refine
 from ichnos.inference.sliding import slide
 from ichnos.models import COORDINATE_MM, Model
 from ichnos.scan import Scan
@@ -31,7 +31,7 @@ class Predictor:
         self,
         model: Model,
         *,
-        backend: BackendName | Backend = "auto",
+        backend: BackendName | TileRunner = "auto",
         device: str = "cpu",
         threads: int | None = None,
         cache: Path | None = None,
@@ -42,8 +42,8 @@ class Predictor:
         self.backend = "own function" if callable(backend) else backend_name(backend, device)
         self.refinement = model.refinement() if refine and not callable(backend) else None
         made = {"name": backend, "device": device, "threads": threads, "cache": cache}
-        self._run: Backend = backend if callable(backend) else backend_for(model, **made)  # type: ignore[arg-type]
-        self._refine: Backend | None = backend_for(self.refinement, **made) if self.refinement else None  # type: ignore[arg-type]
+        self._run: TileRunner = backend if callable(backend) else backend_for(model, **made)  # type: ignore[arg-type]
+        self._refine: TileRunner | None = backend_for(self.refinement, **made) if self.refinement else None  # type: ignore[arg-type]
 
     def __call__(self, scan: Scan, *, overlap: float = 0.5) -> Prediction:
         """Predict every target of the model."""
@@ -72,7 +72,7 @@ class Predictor:
         return (
             first
             if self.refinement is None or self._refine is None
-            else refined(first, self.refinement, self._refine)
+            else refine(first, self.refinement, self._refine)
         )
 
 

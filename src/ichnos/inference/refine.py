@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import expit, logit
 
 from ichnos.anatomy.tract import SIDES, population
-from ichnos.inference.backends import Backend
+from ichnos.arrays import Floats32
+from ichnos.inference.backends import TileRunner
 from ichnos.inference.channels import windows
-from ichnos.inference.coordinates import AtlasCoordinates, sampled
+from ichnos.inference.coordinates import AtlasCoordinates, sample_atlas
 from ichnos.inference.grid import ReadingGrid, Weights, axis_weights, reading_grid, resampled
 from ichnos.inference.prediction import Prediction, Refined
 from ichnos.inference.sliding import slide
@@ -29,17 +29,15 @@ BRAIN_HU = 34.0  # to which the median of the brain is moved
 MARGIN_VOXELS = 5  # around that
 _OVERLAP = 0.25  # of tiles
 
-Floats = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True, eq=False)
 class RefinerInput:
     """What the refinement is shown, on its own grid over the head's box."""
 
     grid: ReadingGrid
-    hu: Floats  # (x, y, z), as scanned
-    logits: Floats  # (target, x, y, z), the first network's
-    atlas: Floats  # (side, x, y, z), share of a population's tracts
+    hu: Floats32  # (x, y, z), as scanned
+    logits: Floats32  # (target, x, y, z), the first network's
+    atlas: Floats32  # (side, x, y, z), share of a population's tracts
     coordinates: AtlasCoordinates | None
 
 
@@ -65,7 +63,7 @@ def refiner_input(
         atlas = np.zeros((len(SIDES), *grid.shape), np.float32)
     else:
         at = np.stack([resampled(axis, up) for axis in coordinates.mni_mm])
-        atlas = np.stack([sampled(population(side), at) for side in SIDES])
+        atlas = np.stack([sample_atlas(population(side), at) for side in SIDES])
     logits = np.stack([resampled(channel.astype(np.float32), up) for channel in said])
     return RefinerInput(grid, grid.pull(ras.array), logits, atlas, coordinates)
 
@@ -78,7 +76,7 @@ def slices_of(scan_ras: Volume, spacing_mm: tuple[float, float, float]) -> tuple
     return (spacing_mm[0], spacing_mm[1], step * max(1, round(spacing_mm[2] / step)))
 
 
-def calibrated(hu: Floats, logits: Floats, names: tuple[str, ...]) -> Floats:
+def calibrated(hu: Floats32, logits: Floats32, names: tuple[str, ...]) -> Floats32:
     """Return HU with the scanner's zero moved so that the median of what the first network calls brain,
     and nothing else, is BRAIN_HU.
     """
@@ -87,7 +85,7 @@ def calibrated(hu: Floats, logits: Floats, names: tuple[str, ...]) -> Floats:
     return hu + np.float32(BRAIN_HU - np.median(hu[tissue])) if tissue.any() else hu
 
 
-def channels_of(hu: Floats, logits: Floats, atlas: Floats, how: Preprocessing) -> Floats:
+def channels_of(hu: Floats32, logits: Floats32, atlas: Floats32, how: Preprocessing) -> Floats32:
     """Return what the refinement sees (channel, x, y, z): windows of calibrated HU, then what the first
     network said, then the atlas.
     """
@@ -96,7 +94,7 @@ def channels_of(hu: Floats, logits: Floats, atlas: Floats, how: Preprocessing) -
     ).astype(np.float32)
 
 
-def region_of(logits: Floats, names: tuple[str, ...]) -> Box:
+def region_of(logits: Floats32, names: tuple[str, ...]) -> Box:
     """Return the part of the grid in which brain or ventricles are possible, with a margin; all of it
     where there are none.
     """
@@ -115,7 +113,7 @@ def region_of(logits: Floats, names: tuple[str, ...]) -> Box:
     )
 
 
-def refined(first: Prediction, refinement: Model, run: Backend) -> Prediction:
+def refine(first: Prediction, refinement: Model, run: TileRunner) -> Prediction:
     """Return the first network's answer together with what the refinement makes of it."""
     manifest = refinement.manifest
     names = names_of(manifest)

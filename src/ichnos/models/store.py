@@ -49,7 +49,7 @@ class Model:
         return module.to(device).eval()
 
     def refinement(self) -> Model | None:
-        """Open the model that corrects this one's answers; None where there is none."""
+        """Open the model that refines this one's output; None where there is none."""
         if not (self.folder / REFINEMENT / MANIFEST).is_file():
             return None
         found = load_model(self.folder / REFINEMENT)
@@ -98,16 +98,23 @@ def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Mo
     return Model(folder, complete)
 
 
-def note_validation(model: Model, found: dict[str, float]) -> Model:
-    """Write into model.json and the card how a model was checked, instead of what stood there; its weights
-    stay as they are.
-    """
-    told = model.manifest.provenance.model_copy(update={"validation": found})
-    manifest = model.manifest.model_copy(update={"provenance": told})
-    for name, text in ((MANIFEST, _json(manifest)), (CARD, card_text(manifest))):
-        with atomic_file(model.folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return Model(model.folder, manifest)
+def note_validation(model: Model, validation: dict[str, float]) -> Model:
+    """Write a model's validation into model.json and the card, in place of what stood there."""
+    provenance = model.manifest.provenance.model_copy(update={"validation": validation})
+    noted = Model(model.folder, model.manifest.model_copy(update={"provenance": provenance}))
+    with atomic_file(model.folder / MANIFEST) as temporary:
+        temporary.write_text(_json(noted.manifest), encoding="utf-8")
+    write_card(noted)
+    return noted
+
+
+def write_card(model: Model) -> Path:
+    """Write a model's CARD.md anew, with the thresholds of its refinement where it has one."""
+    refinement = model.refinement()
+    text = card_text(model.manifest, refinement.manifest if refinement is not None else None)
+    with atomic_file(model.folder / CARD) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return model.folder / CARD
 
 
 def _json(manifest: Manifest) -> str:

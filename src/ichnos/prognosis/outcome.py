@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, model_validator
 from scipy.special import expit, ndtri
 
+from ichnos.arrays import Floats
 from ichnos.clinical.injury import INJURY_GRADES, InjuryGrade
+from ichnos.clinical.treatment import TreatmentArm
 from ichnos.prognosis.store import PlainModel, load_plain
 
 OUTCOME_FILE = "outcome.json"
 REFERENCE: InjuryGrade = "complete interruption"
-Arm = Literal["medical", "surgery"]
-Floats = npt.NDArray[np.float64]
 
 LEAST_PER_CELL = 8  # patients of one grade in one arm below which surgery is not judged for that grade
 NUMBERS = ("age_years", "ich_ml", "ivh_ml", "leukoaraiosis_ml", "blood_load_ml", "gcs")
@@ -57,7 +56,7 @@ class OutcomeInputs:
         return math.nan if value is None else float(value)
 
 
-def design_row(inputs: OutcomeInputs, arm: Arm, terms: Sequence[str]) -> Floats:
+def design_row(inputs: OutcomeInputs, arm: TreatmentArm, terms: Sequence[str]) -> Floats:
     """Return the regression's row of a patient in an arm; NaN where an input is not known.
 
     >>> x = OutcomeInputs("no risk", 20.0, 0.0, 3.0, 0.0, 65.0, 14.0)
@@ -68,7 +67,7 @@ def design_row(inputs: OutcomeInputs, arm: Arm, terms: Sequence[str]) -> Floats:
     return np.array([_term(inputs, arm, term) for term in terms], np.float64)
 
 
-def _term(inputs: OutcomeInputs, arm: Arm, term: str) -> float:
+def _term(inputs: OutcomeInputs, arm: TreatmentArm, term: str) -> float:
     operated = float(arm == "surgery")
     if term.startswith("injury: "):
         return math.nan if inputs.injury is None else float(inputs.injury == term.removeprefix("injury: "))
@@ -144,21 +143,21 @@ class OutcomeModel(PlainModel):
     def refusal(self, inputs: OutcomeInputs, which: Literal["motor", "mrs"]) -> str:
         """Return why an outcome cannot be forecast for this patient, or "" where it can."""
         if inputs.injury is None:
-            return "the tract's injury is not known"
+            return "the injury of the corticospinal tract is not graded"
         if min(self.cells.get(inputs.injury, (0, 0))) < LEAST_PER_CELL:
-            return f"too few patients of the cohort had the grade {inputs.injury!r}"
+            return f"too few patients of the fitting cohort had the grade {inputs.injury!r}"
         for name in NEEDED[which]:
             value = inputs.number(name)
             if math.isnan(value):
                 return f"{_WORDS[name]} is not known"
             if not self.low[name] <= value <= self.high[name]:
                 return (
-                    f"{_WORDS[name]} is {value:.3g}; the cohort has {self.low[name]:.3g} to"
+                    f"{_WORDS[name]} is {value:.3g}; the fitting cohort has {self.low[name]:.3g} to"
                     f" {self.high[name]:.3g}"
                 )
         return ""
 
-    def motor_forecast(self, inputs: OutcomeInputs, arm: Arm, *, level: float = 0.8) -> Interval:
+    def motor_forecast(self, inputs: OutcomeInputs, arm: TreatmentArm, *, level: float = 0.8) -> Interval:
         """Return motor NIHSS at 180 days with a band for one patient (not for the mean), cut to the scale."""
         fit = self.motor
         x = design_row(inputs, arm, fit.terms)
@@ -178,7 +177,7 @@ class OutcomeModel(PlainModel):
         return Interval(value, value - half, value + half)
 
     def independent(
-        self, inputs: OutcomeInputs, arm: Arm, *, at_most: int = 3, level: float = 0.95
+        self, inputs: OutcomeInputs, arm: TreatmentArm, *, at_most: int = 3, level: float = 0.95
     ) -> Interval:
         """Return P(mRS at 365 days <= `at_most`) with the interval of that probability."""
         return _summary(self._share(inputs, arm, at_most), level)
@@ -191,7 +190,7 @@ class OutcomeModel(PlainModel):
             self._share(inputs, "surgery", at_most) - self._share(inputs, "medical", at_most), level
         )
 
-    def _share(self, inputs: OutcomeInputs, arm: Arm, at_most: int) -> Floats:
+    def _share(self, inputs: OutcomeInputs, arm: TreatmentArm, at_most: int) -> Floats:
         """Return the probability under the estimate (first) and under draws from its covariance, the same
         draws in every call.
         """

@@ -1,6 +1,4 @@
-"""Expansion: how large the haematoma will probably be a day later, how likely that counts as expansion,
-and where the blood would be.
-"""
+"""Expansion: the haematoma's expected volume after a day, its probability of expansion, and its outline."""
 
 from __future__ import annotations
 
@@ -14,8 +12,8 @@ from ichnos.models import Model
 from ichnos.models.store import SHIPPED
 from ichnos.prognosis.growth import GROWTH_FILE, GrowthForecast, GrowthInputs, GrowthModel
 from ichnos.prognosis.store import first_plain
-from ichnos.reading.growth_measures import growth_inputs
 from ichnos.reading.masks import Masks
+from ichnos.reading.measures.growth import growth_inputs
 from ichnos.reading.record import Finding, Measure
 from ichnos.volume import Volume, box_around
 
@@ -39,7 +37,7 @@ def read_expansion(
     model is installed or the haematoma lies outside its cohort.
     """
     if not masks.ich.array.any():
-        sentence = "No intracerebral haematoma was found, so there is none that could expand."
+        sentence = "No intracerebral haematoma that could expand."
         return Finding(target="expansion", status="none found", sentence=sentence)
     if model is None:
         return _withheld("no growth model is installed")
@@ -64,7 +62,7 @@ def read_expansion(
 
 
 def _withheld(why: str) -> Finding:
-    sentence = f"How the haematoma will grow is not forecast: {why}."
+    sentence = f"No growth forecast: {why}."
     names = (
         ("followup_volume", "Haematoma at follow-up", "mL"),
         ("expansion_probability", "Probability of expansion", "%"),
@@ -77,7 +75,7 @@ def _withheld(why: str) -> Finding:
 
 def _volume(expected: GrowthForecast) -> Measure:
     low, middle, high = (round(expected.quantile_ml(q), 2) for q in (BAND[0], 0.5, BAND[1]))
-    what = "8 of 10 haematomas like this one end between these"
+    what = "80 % prediction interval"
     label = "Haematoma at follow-up, median"
     return Measure(
         name="followup_volume", label=label, value=middle, unit="mL", low=low, high=high, interval=what
@@ -101,10 +99,10 @@ def _probability(
             label=label,
             value=value,
             unit="%",
-            reason="the model holds no refits, so its own doubt is not known",
+            reason="no bootstrap refits were saved, so its uncertainty is unknown",
         )
     low, high = (round(100 * p, 1) for p in interval)
-    what = "9 of 10 refits of the model on resampled patients"
+    what = "90 % of refits on resampled patients"
     return Measure(
         name=name,
         label=label,
@@ -120,10 +118,10 @@ def _sentence(simulated: bool, expected: GrowthForecast) -> str:
     low, middle, high = (expected.quantile_ml(q) for q in (BAND[0], 0.5, BAND[1]))
     definition = DEFINITIONS[DEFAULT_DEFINITION]
     risk = 100 * expected.probability(definition)
-    origin = " The model behind this was fitted on simulated patients." if simulated else ""
+    origin = " The prognostic model was fitted on simulated patients." if simulated else ""
     return (
-        f"Of {expected.ich_ml:.1f} mL, {middle:.1f} mL (8 in 10: {low:.1f} to {high:.1f} mL) are expected a"
-        f" day later; the probability of expansion ({definition.name}) is {risk:.0f} %.{origin}"
+        f"Expected volume at 24 h: {middle:.1f} mL (80 % interval {low:.1f} to {high:.1f}); probability of"
+        f" expansion ({definition.name}) {risk:.0f} %.{origin}"
     )
 
 

@@ -28,7 +28,7 @@ from ichnos.targets import targets_needed
 from ichnos.verdict import Verdict
 from ichnos.volume import Volume
 
-LEAST_BRAIN_ML = 200.0  # a network that finds less brain than this has not understood the scan
+LEAST_BRAIN_ML = 200.0  # with less brain than this, a network has failed on the scan
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class ReaderInputs:
         return self.prediction.scan.facts
 
 
-Reader = Callable[[ReaderInputs], Finding]
+FindingReader = Callable[[ReaderInputs], Finding]
 
 
 def _haematoma(given: ReaderInputs) -> Finding:
@@ -65,7 +65,7 @@ def _outcome(given: ReaderInputs) -> Finding:
 
 
 # Finding -> what reads it, in the order of the record. The masks that each needs stand in `ichnos.targets`.
-READERS: dict[str, Reader] = {
+READERS: dict[str, FindingReader] = {
     "haematoma": _haematoma,
     "leukoaraiosis": lambda given: read_leukoaraiosis(given.prediction, given.masks),
     "tract": lambda given: read_tract(given.masks, coordinates=given.coordinates),
@@ -75,23 +75,16 @@ READERS: dict[str, Reader] = {
 BEFORE_OUTCOME = ("haematoma", "tract", "leukoaraiosis")  # findings that the outcome is read from
 
 
-def read(
+def read_scan(
     scan: Scan, predictor: Predictor, *, name: str = "scan", only: Collection[str] | None = None
 ) -> Reading:
-    """Read every target the model knows; a scan that cannot be read yields a refusal with its reasons,
-    never an empty mask.
-    """
+    """Read every finding the model knows; a scan that cannot be read yields a refusal, never empty masks."""
     chosen = chosen_findings(only)
     judged = scan if scan.quality is not None else scan.judged(judge(scan))
     verdict = refuse_minors(judged)
     if verdict.level == "refuse":
-        return refused(
-            name,
-            "; ".join(reason.text for reason in verdict.at("refuse")),
-            scan=judged,
-            verdict=verdict,
-            only=chosen,
-        )
+        reason = "; ".join(reason.text for reason in verdict.at("refuse"))
+        return refused(name, reason, scan=judged, verdict=verdict, only=chosen)
     try:
         prediction = predictor(judged)
         coordinates = prediction.atlas_coordinates()
@@ -99,39 +92,46 @@ def read(
         _refuse_without_brain(masks)
     except InputRefused as error:
         return refused(name, str(error), scan=judged, verdict=verdict, only=chosen)
-    manifest = predictor.model.manifest
     findings = _findings(prediction, masks, chosen, coordinates)
     record = Record(
         name=name,
         status="read",
         findings=findings,
         quality=quality_reasons(verdict),
-        warnings=(
-            *(r.text for r in verdict.at("warn")),
-            *warnings_of(judged.volume.reoriented("RAS"), masks),
-        ),
-        limits=manifest.limits,
-        facts={
-            key: float(value)
-            for key, value in sorted(judged.facts.items())
-            if isinstance(value, (int, float))
-        },
-        provenance=ReadingProvenance(
-            code_version=ichnos.__version__,
-            model_name=manifest.name,
-            model_version=manifest.version,
-            model_sha256=manifest.weights_sha256,
-            refinement_sha256=predictor.refinement.manifest.weights_sha256 if predictor.refinement else "",
-            input_sha256=_digest(judged.volume),
-            backend=predictor.backend,
-        ),
+        warnings=_warnings(verdict, judged, masks),
+        limits=predictor.model.manifest.limits,
+        facts=_numbers(judged.facts),
+        provenance=_provenance(predictor, judged),
     )
-    grown = [
-        expansion_mask(f, masks, forecast=forecast_of(prediction))
-        for f in findings
-        if f.target == "expansion"
-    ]
-    return Reading(record, judged, replace(masks, expansion=grown[0] if grown else None))
+    return Reading(record, judged, replace(masks, expansion=_expected_mask(findings, prediction, masks)))
+
+
+def _warnings(verdict: Verdict, scan: Scan, masks: Masks) -> tuple[str, ...]:
+    of_quality = (reason.text for reason in verdict.at("warn"))
+    return (*of_quality, *warnings_of(scan.volume.reoriented("RAS"), masks))
+
+
+def _numbers(facts: Mapping[str, Fact]) -> dict[str, float]:
+    return {key: float(fact) for key, fact in sorted(facts.items()) if isinstance(fact, (int, float))}
+
+
+def _provenance(predictor: Predictor, scan: Scan) -> ReadingProvenance:
+    manifest, refinement = predictor.model.manifest, predictor.refinement
+    return ReadingProvenance(
+        code_version=ichnos.__version__,
+        model_name=manifest.name,
+        model_version=manifest.version,
+        model_sha256=manifest.weights_sha256,
+        refinement_sha256=refinement.manifest.weights_sha256 if refinement else "",
+        input_sha256=_digest(scan.volume),
+        backend=predictor.backend,
+    )
+
+
+def _expected_mask(findings: Sequence[Finding], prediction: Prediction, masks: Masks) -> Volume | None:
+    """Return where the haematoma is expected at follow-up; None where that was not forecast."""
+    forecast = next((finding for finding in findings if finding.target == "expansion"), None)
+    return None if forecast is None else expansion_mask(forecast, masks, forecast=forecast_of(prediction))
 
 
 def refused(
@@ -142,7 +142,7 @@ def refused(
     verdict: Verdict | None = None,
     only: Collection[str] | None = None,
 ) -> Reading:
-    """Return the reading of a scan that was not read: every finding says that nobody looked."""
+    """Return the reading of a scan that was not read; every finding says so."""
     reasons: tuple[QualityReason, ...] = quality_reasons(verdict)
     findings = tuple(
         Finding(target=t, status="could not look", sentence=f"Not read: {reason}")
@@ -183,23 +183,21 @@ def _findings(
 
 
 def _not_drawn(name: str, missing: Sequence[str]) -> Finding:
-    sentence = f"{name.capitalize()} was not looked for: this model draws no {' and no '.join(missing)}."
+    sentence = f"{name.capitalize()} not read: this model does not outline {' or '.join(missing)}."
     return Finding(target=name, status="withheld", sentence=sentence)
 
 
 def _refuse_without_brain(masks: Masks) -> None:
-    found_ml = float(np.count_nonzero(masks.brain.array)) * masks.brain.voxel_ml
-    if "brain" in masks.known and found_ml < LEAST_BRAIN_ML:
+    brain_ml = float(np.count_nonzero(masks.brain.array)) * masks.brain.voxel_ml
+    if "brain" in masks.known and brain_ml < LEAST_BRAIN_ML:
         raise InputRefused(
-            f"the network found only {found_ml:.0f} mL of brain, so whatever else it drew cannot be trusted; "
-            "is this a whole, plain head CT, and are the model's weights trained?"
+            f"the network outlined only {brain_ml:.0f} mL of brain, so no other outline can be trusted;"
+            " check that this is a whole, plain head CT and that the model's weights are trained"
         )
 
 
 def _digest(volume: Volume) -> str:
-    """Hash what was read: HU in RAS order and the affine, so that the same scan has the same digest
-    however it arrived.
-    """
+    """Hash HU in RAS order and the affine: the same scan has the same digest however it arrived."""
     ras = volume.reoriented("RAS")
     digest = hashlib.sha256(np.ascontiguousarray(ras.array, np.float32).tobytes())
     digest.update(np.round(ras.affine, 4).astype("<f8").tobytes())

@@ -24,7 +24,7 @@ from ichnos.volume import Volume
 RECORD, SEG, SR, PAGE = "reading.json", "segmentation.dcm", "measurements.dcm", "report.html"
 
 
-def save_reading(reading: Reading, folder: Path, *, page: str = "") -> Path:
+def write_record(reading: Reading, folder: Path, *, page: str = "") -> Path:
     """Write everything a reading holds into a folder, and its page where one is given; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     masks, files = {}, {}

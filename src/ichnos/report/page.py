@@ -32,7 +32,7 @@ def reading_page(reading: Reading) -> str:
     environment = Environment(
         loader=PackageLoader("ichnos.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"shown": shown, "band": band}
+    environment.filters |= {"value_text": value_text, "interval_text": interval_text}
     template = environment.get_template("reading.html.j2")
     told: dict[str, Any] = {
         "record": reading.record,
@@ -48,12 +48,12 @@ def reading_page(reading: Reading) -> str:
     return template.render(told)
 
 
-def shown(measure: Measure) -> str:
+def value_text(measure: Measure) -> str:
     """Return a measure's value with its unit, as people read it.
 
-    >>> shown(Measure(name="a", label="A", value=12.34, unit="mL", reason="-"))
+    >>> value_text(Measure(name="a", label="A", value=12.34, unit="mL", reason="-"))
     '12.3 mL'
-    >>> shown(Measure(name="a", label="A", value=None, reason="too small"))
+    >>> value_text(Measure(name="a", label="A", value=None, reason="too small"))
     '–'
     """
     if measure.value is None:
@@ -65,10 +65,11 @@ def shown(measure: Measure) -> str:
     return f"{_number(measure.value)} {_unit(measure)}".strip()
 
 
-def band(measure: Measure) -> str:
+def interval_text(measure: Measure) -> str:
     """Return a measure's interval as people read it; "" without one.
 
-    >>> band(Measure(name="a", label="A", value=12.3, unit="mL", low=11.0, high=1204.0, interval="80 %"))
+    >>> volume = Measure(name="a", label="A", value=12.3, unit="mL", low=11.0, high=1204.0, interval="80 %")
+    >>> interval_text(volume)
     '11.0 to 1204 mL'
     """
     if measure.low is None or measure.high is None:
@@ -100,9 +101,9 @@ def _cards(record: Record) -> list[_Card]:
         if measure is None or measure.value is None:
             continue
         nothing = measure.unit == "mL" and measure.value == 0
-        value = "none found" if nothing else shown(measure)
+        value = "none found" if nothing else value_text(measure)
         word = nothing or isinstance(measure.value, str)
-        cards.append(_Card(measure.label, value, band(measure), target.colour, word))
+        cards.append(_Card(measure.label, value, interval_text(measure), target.colour, word))
     return cards
 
 

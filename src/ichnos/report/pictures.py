@@ -16,11 +16,11 @@ from PIL import Image, ImageDraw, ImageFont
 from ichnos.targets import TARGETS, label_values, outlined_targets
 from ichnos.volume import Volume
 
-WINDOW_HU = (0.0, 80.0)
+_WINDOW_HU = (0.0, 80.0)
 _WIDTH = 1560  # pixels of the whole picture
 _FINER = 2  # outlines are drawn this much finer and then brought down, so that they are smooth
 
-Plane = npt.NDArray[np.float32]
+_Plane = npt.NDArray[np.float32]
 
 
 def outlined_in(masks: Mapping[str, Volume]) -> list[str]:
@@ -63,7 +63,7 @@ def _tile(
     plane: npt.NDArray[np.generic], masks: Mapping[str, npt.NDArray[np.generic]], wide: int, high: int
 ) -> Image.Image:
     """Draw one slice with its outlines."""
-    low, top = WINDOW_HU
+    low, top = _WINDOW_HU
     grey = np.clip((_view(plane).astype(np.float32) - low) * (255 / (top - low)), 0, 255)
     picture = Image.fromarray(grey).resize((wide, high), Image.Resampling.BICUBIC).convert("RGB")
     size = (wide * _FINER, high * _FINER)

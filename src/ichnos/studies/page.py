@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ichnos import __version__
 from ichnos.errors import InputRefused, require
 from ichnos.evidence.metrics.intervals import Estimate
-from ichnos.evidence.tables import Cell, Table, shown
+from ichnos.evidence.tables import Cell, Table, cell_text
 from ichnos.files import atomic_file
 
 _UNSAID = ("", "-", "–", "todo", "tbd", "nan", "none", "n/a")
@@ -198,7 +198,7 @@ def _html(page: StudyPage) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ichnos.studies"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["shown"] = shown
+    environment.filters["shown"] = cell_text
     environment.filters["is_words"] = lambda value: isinstance(value, str)
     environment.filters["inline"] = lambda picture: (
         "data:image/png;base64," + base64.b64encode(picture.png).decode("ascii")

@@ -20,17 +20,20 @@ from ichnos.evidence.tables import Cell
 from ichnos.files import atomic_file
 from ichnos.formats import bids, nifti
 from ichnos.inference import Predictor
-from ichnos.learning.nnunet.engine import NnunetPlan, train_nnunet
-from ichnos.learning.segmentation.cases import fingerprint
+from ichnos.learning.loop.resources import Resources
+from ichnos.learning.nnunet.engine import train_nnunet
+from ichnos.learning.nnunet.settings import NnunetSettings
+from ichnos.learning.segmentation.budget import settings_within
+from ichnos.learning.segmentation.cases import cases_fingerprint
+from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_degree, target_file
-from ichnos.learning.segmentation.training import Means, Plan, steps_within, train_on_cohort, usable_cases
+from ichnos.learning.segmentation.training import train_on_cohort, usable_cases
 from ichnos.models import Model, load_model
 from ichnos.runs import apply
 from ichnos.runs.ledger import settings_hash
 from ichnos.scan import Scan
 from ichnos.studies.page import Effort, Image, cell, hardware_of, time_spent
-from ichnos.transfer.makers import Settings as TransferSettings
-from ichnos.transfer.makers import Target
+from ichnos.transfer.makers import TransferOptions, TransferTarget
 from ichnos.transfer.pairs import ACCEPTED, pairs_of, settle, transfer_pair
 from ichnos.transfer.run import transfer_cohort
 from ichnos.volume import Volume
@@ -64,7 +67,7 @@ class Labels:
     refused: int
 
 
-def labelled(cohort: Cohort, target: Target, effort: Effort) -> Labels:
+def labelled(cohort: Cohort, target: TransferTarget, effort: Effort) -> Labels:
     """Transfer the target of every pair. A smoke run transfers one pair and takes the labels of all from
     the simulation's truth.
     """
@@ -74,7 +77,7 @@ def labelled(cohort: Cohort, target: Target, effort: Effort) -> Labels:
             " formats.bids.read_cohort"
         )
     root = cohort.root.resolve()
-    settings = TransferSettings(str(root))
+    settings = TransferOptions(str(root))
     pipelines: tuple[str, ...] = (TRUTH,) if effort.smoke else ("manual", ACCEPTED)
     if effort.smoke:
         pairs = pairs_of(cohort, [target])[-1:]
@@ -109,13 +112,13 @@ def with_validation(cohort: Cohort) -> Cohort:
     )
 
 
-def trained(name: str, plan: Plan, labels: Labels, out: Path, effort: Effort) -> Model:
+def trained(name: str, plan: TrainSettings, labels: Labels, out: Path, effort: Effort) -> Model:
     """Train one network for the minutes that a study may spend on it; an interrupted training goes on, a
     finished one is taken up.
     """
     work, folder = out / "training" / name, out / "models" / name
     shared = out / "training" / "cases"
-    means = Means(
+    resources = Resources(
         effort.device,
         pipelines=labels.pipelines,
         cases=shared,
@@ -123,19 +126,22 @@ def trained(name: str, plan: Plan, labels: Labels, out: Path, effort: Effort) ->
         command=f"ichnos study, arm {name}",
     )
     if plan.start:
-        plan = plan.begun_from(plan.start)
+        plan = plan.starting_from(plan.start)
     if effort.smoke:
-        plan = replace(
-            plan if plan.start else _coarser(plan), steps=SMOKE_STEPS, validations=1, width=4, batch=1
-        )
-    asked = repr((plan, effort.minutes, fingerprint(usable_cases(labels.cohort, plan, work, means))))
+        coarse = plan if plan.start else _coarser(plan)
+        plan = coarse.changed(steps=SMOKE_STEPS, validations=1, width=4, batch=1)
+    asked = repr(
+        (plan, effort.minutes, cases_fingerprint(usable_cases(labels.cohort, plan, work, resources)))
+    )
     if _finished(work, asked):
         return load_model(folder)
     if not effort.smoke:
-        plan = steps_within(labels.cohort, plan, work=work, means=means, seconds=60 * effort.minutes)
-        means = replace(means, seconds=60 * effort.minutes)
-    effort.say(f"training {name}: {plan.steps} steps")
-    model = train_on_cohort(labels.cohort, folder, plan, work=work, means=means)
+        plan = settings_within(
+            labels.cohort, plan, work=work, resources=resources, seconds=60 * effort.minutes
+        )
+        resources = replace(resources, seconds=60 * effort.minutes)
+    effort.say(f"training {name}: {plan.loop.steps} steps")
+    model = train_on_cohort(labels.cohort, folder, plan, work=work, resources=resources)
     with atomic_file(work / _FINISHED) as temporary:
         temporary.write_text(asked, encoding="utf-8")
     return model
@@ -148,7 +154,7 @@ def _finished(work: Path, asked: str) -> bool:
     return (work / _FINISHED).is_file() and (work / _FINISHED).read_text(encoding="utf-8") == asked
 
 
-def trained_by_nnunet(plan: Plan, labels: Labels, out: Path, effort: Effort) -> Model:
+def trained_by_nnunet(plan: TrainSettings, labels: Labels, out: Path, effort: Effort) -> Model:
     """Train nnU-Net itself on the same cohort; without a GPU at our plan's voxel size, patch and batch, with
     the topology it derives.
 
@@ -157,23 +163,29 @@ def trained_by_nnunet(plan: Plan, labels: Labels, out: Path, effort: Effort) -> 
     """
     changes: dict[str, Any] = {"epochs": 50, "iterations": 250}
     if effort.device == "cpu":
-        plan = replace(_coarser(plan), width=4, batch=2) if effort.smoke else plan
+        plan = _coarser(plan).changed(width=4, batch=2) if effort.smoke else plan
         iterations = (
             2 if effort.smoke else max(10, round(60 * effort.minutes / _NNUNET_SECONDS_PER_ITERATION / 4))
         )
         changes = {
             "epochs": 1 if effort.smoke else 4,
             "iterations": iterations,
-            "width": plan.width,
-            "batch": plan.batch,
+            "width": plan.architecture.width,
+            "batch": plan.loop.batch,
         }
-        changes |= {"patch": _commas(plan.patch), "spacing": _commas(plan.spacing_mm), "mirrored": False}
+        changes |= {
+            "patch": _commas(plan.preprocessing.patch),
+            "spacing": _commas(plan.preprocessing.spacing_mm),
+            "mirrored": False,
+        }
     effort.say(f"training nnU-Net itself: {changes['epochs']} epochs of {changes['iterations']} iterations")
-    configuration = "2d" if plan.patch[2] == 1 else "3d_fullres"
-    own = NnunetPlan(plan.targets, configuration=configuration, seed=effort.seed, **changes)
-    means = Means(effort.device, pipelines=labels.pipelines, command="ichnos study, arm nnU-Net")
+    configuration = "2d" if plan.flat else "3d_fullres"
+    own = NnunetSettings(targets=plan.targets).changed(
+        configuration=configuration, seed=effort.seed, **changes
+    )
+    resources = Resources(effort.device, pipelines=labels.pipelines, command="ichnos study, arm nnU-Net")
     return train_nnunet(
-        labels.cohort, out / "models" / NNUNET, own, work=out / "training" / NNUNET, means=means
+        labels.cohort, out / "models" / NNUNET, own, work=out / "training" / NNUNET, resources=resources
     )
 
 
@@ -181,12 +193,12 @@ def _commas(values: Sequence[float]) -> str:
     return ",".join(f"{value:g}" for value in values)
 
 
-def _coarser(plan: Plan) -> Plan:
+def _coarser(plan: TrainSettings) -> TrainSettings:
     """Return the plan at twice the voxel size with half the patch; slices keep their distance."""
-    flat = plan.patch[2] == 1
-    x, y, z = plan.spacing_mm
-    sides = plan.patch[0] // 2, plan.patch[1] // 2, 1 if flat else plan.patch[2] // 2
-    return replace(plan, spacing_mm=(2 * x, 2 * y, z if flat else 2 * z), patch=sides)
+    how = plan.preprocessing
+    x, y, z = how.spacing_mm
+    sides = how.patch[0] // 2, how.patch[1] // 2, 1 if plan.flat else how.patch[2] // 2
+    return plan.changed(spacing_mm=(2 * x, 2 * y, z if plan.flat else 2 * z), patch=sides)
 
 
 def worst_picture(name: str, out: Path) -> list[Image]:
@@ -294,7 +306,7 @@ def paired_columns(rows: Sequence[Row], first: str, second: str) -> tuple[list[f
     return [a for a, _ in kept], [b for _, b in kept]
 
 
-def effect_of(kind: regression.Kind, formula: str, table: Any, term: str, *, of: str) -> Estimate:
+def effect_of(kind: regression.ModelKind, formula: str, table: Any, term: str, *, of: str) -> Estimate:
     """Return an adjusted effect; where patients do not determine it, say so in words that do not need the
     formula.
     """

@@ -10,14 +10,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-Level = Literal["note", "warn", "alarm"]
+FlagLevel = Literal["note", "warn", "alarm"]
 
 
 @dataclass(frozen=True)
 class Flag:
     """One warning."""
 
-    level: Level
+    level: FlagLevel
     name: str  # short, stable: "dice_iou"
     text: str
 
@@ -77,7 +77,7 @@ def check_events(name: str, events: int, others: int) -> Flag | None:
     rarer = min(events, others)
     if rarer >= 100:
         return None
-    level: Level = "alarm" if rarer < 20 else "warn"
+    level: FlagLevel = "alarm" if rarer < 20 else "warn"
     return Flag(
         level,
         "few_events",

@@ -28,7 +28,7 @@ from ichnos.prognosis.growth import (
     GrowthVariant,
     standardised,
 )
-from ichnos.reading.growth_measures import growth_inputs
+from ichnos.reading.measures.growth import growth_inputs
 from ichnos.simulation.disease import oracle
 from ichnos.simulation.exams.ct import plan_ct, simulate_ct
 from ichnos.simulation.exams.scanners import CENTRES, centre, draw_protocol

@@ -17,13 +17,13 @@ import torch
 
 import ichnos
 from ichnos.clinical.injury import INJURY_GRADES, InjuryGrade, tract_injury
+from ichnos.clinical.treatment import TreatmentArm
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import auc
 from ichnos.prognosis.outcome import (
     MOTOR_TERMS,
     MRS_TERMS,
     NUMBERS,
-    Arm,
     OutcomeInputs,
     OutcomeModel,
     Regression,
@@ -46,7 +46,7 @@ class OutcomeCase:
 
     id: str
     inputs: OutcomeInputs
-    arm: Arm
+    arm: TreatmentArm
     motor_180d: float  # NaN for the dead or where it was not asked
     mrs_365d: float  # NaN where it is not known
 
@@ -118,7 +118,7 @@ def _trial_case(
         state.age_years,
         float(str(row["gcs"])),
     )
-    arm: Arm = "surgery" if row["arm"] == "surgery" else "medical"
+    arm: TreatmentArm = "surgery" if row["arm"] == "surgery" else "medical"
     return OutcomeCase(
         name, inputs, arm, math.nan if motor is None else float(motor), float(str(row["mrs_365d"]))
     )
@@ -183,7 +183,7 @@ def fit_outcome_model(
     )
 
 
-def _count(cases: Sequence[OutcomeCase], grade: str, arm: Arm) -> int:
+def _count(cases: Sequence[OutcomeCase], grade: str, arm: TreatmentArm) -> int:
     return sum(case.inputs.injury == grade and case.arm == arm for case in cases)
 
 

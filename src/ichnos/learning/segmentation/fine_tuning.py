@@ -1,5 +1,5 @@
-"""Begin a training where another network has ended: with its trunk, and with its answers for the targets
-that both know.
+"""Fine-tuning: start from another network's trunk, and from its output layers for the targets that both
+have.
 """
 
 from __future__ import annotations
@@ -13,26 +13,28 @@ from ichnos import networks
 from ichnos.errors import InputRefused
 from ichnos.models import Model, NetworkSpec, Preprocessing, TargetSpec, default_model, load_model
 
-SHIPPED = "default"  # the weights that come with ichnos
+SHIPPED_NAME = "default"  # the weights that come with ichnos
 
 
 def model_called(name: str) -> Model:
-    """Return the model to begin from: the folder of one, or the one that ships."""
-    return default_model() if name == SHIPPED else load_model(Path(name))
+    """Return the model to start from: a folder, or the model that ships."""
+    return default_model() if name == SHIPPED_NAME else load_model(Path(name))
 
 
-def seen_alike(model: Model) -> Preprocessing:
-    """Return how a training that begins from a model sees a scan: as the model does."""
+def preprocessing_of_start(model: Model) -> Preprocessing:
+    """Return the preprocessing of a training that starts from a model: the model's own."""
     how = model.manifest.preprocessing
     if how.z_score or how.axes != "xyz" or how.patch[2] == 1:
         raise InputRefused(
-            f"{model.folder}: a training can begin from networks that see HU windows in three dimensions, as"
-            " `ichnos train` makes them; this one was imported or sees slices"
+            f"{model.folder}: a training can start from networks that see HU windows in three dimensions, as"
+            " `ichnos train` writes them; this one was imported or sees slices"
         )
     return how
 
 
-def network_alike(model: Model, targets: Sequence[TargetSpec], *, deep_supervision: bool) -> NetworkSpec:
+def network_for_targets(
+    model: Model, targets: Sequence[TargetSpec], *, deep_supervision: bool
+) -> NetworkSpec:
     """Return a network of the model's shape for other targets."""
     spec = model.manifest.network
     changed = {"num_classes": len(targets)} | (
@@ -44,7 +46,7 @@ def network_alike(model: Model, targets: Sequence[TargetSpec], *, deep_supervisi
 def weights_from(
     model: Model, spec: NetworkSpec, targets: Sequence[TargetSpec], *, seed: int
 ) -> dict[str, torch.Tensor]:
-    """Return weights to begin with: the model's where both have them, the seed's for targets that are new."""
+    """Return initial weights: the model's where both have them, the seed's for targets that are new."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         weights = networks.build(spec.name, **spec.arguments).state_dict()

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from ichnos.inference import windows
-from ichnos.learning.segmentation.loop import Batch
+from ichnos.learning.segmentation.objective import Batch
 from ichnos.models import COORDINATE_MM, TargetSpec
 from ichnos.scan import Scan
 from ichnos.simulation.crops import CropDrawer, Recipe

@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 
 import ichnos
-from ichnos.learning.segmentation.loop import Progress, Settings, train
+from ichnos.learning.loop.settings import LoopSettings
+from ichnos.learning.loop.training import Progress
+from ichnos.learning.segmentation.objective import Objective, SegmentationSettings, train_segmentation
 from ichnos.learning.segmentation.operating_points import operating_points
 from ichnos.learning.virtual.batches import Population, Schedule, SimulatedBatches
 from ichnos.models import (
@@ -62,11 +64,11 @@ def default_settings(
     patch: tuple[int, int, int] = (48, 64, 48),
     learning_rate: float = 1.5e-3,
     sparse_weight: float = 0.5,
-) -> Settings:
+) -> SegmentationSettings:
     """Return the settings of the default network: a residual U-Net at 3 mm that sees nearly the whole head
     at once, in four HU windows.
     """
-    return Settings(
+    return SegmentationSettings(
         network=NetworkSpec(
             name="unet",
             arguments={
@@ -83,10 +85,15 @@ def default_settings(
             spacing_mm=(3.0, 3.0, 3.0), windows_hu=((-20, 100), (0, 40), (20, 80), (-1000, 1000)), patch=patch
         ),
         targets=DEFAULT_TARGETS,
-        steps=steps,
-        learning_rate=learning_rate,
-        sparse_weight=sparse_weight,
-        ema_decay=0.998,
+        loop=LoopSettings(
+            steps=steps,
+            learning_rate=learning_rate,
+            warm_up_steps=200,
+            ema_decay=0.998,
+            validations=0,
+            batch=1,
+        ),
+        objective=Objective(sparse_weight=sparse_weight),
     )
 
 
@@ -132,7 +139,7 @@ def train_default(
         report(progress)
 
     try:
-        network = train(
+        network = train_segmentation(
             settings,
             batches,
             work,
@@ -158,7 +165,7 @@ def _unseen(schedule: Schedule, done: int) -> range:
 
 
 def _manifest(
-    settings: Settings,
+    settings: SegmentationSettings,
     points: tuple[TargetSpec, ...],
     heads: tuple[Path, ...],
     steps: int,
@@ -170,7 +177,7 @@ def _manifest(
     provenance = Provenance(
         code_version=ichnos.__version__,
         command=command,
-        seeds=(settings.seed,),
+        seeds=(settings.loop.seed,),
         steps=steps,
         data={"mni152 (nilearn)": "as shipped", **{head.name: sha256(head) for head in heads}},
         hardware="1 GPU" if device != "cpu" else f"{cores} CPU core(s), {platform.machine()}",

@@ -23,7 +23,14 @@ import ichnos
 from ichnos.errors import InputRefused
 from ichnos.inference import Predictor
 from ichnos.inference.refine import RefinerInput, calibrated, channels_of, refiner_input, region_of
-from ichnos.learning.segmentation.loop import Batch, Progress, Settings, train
+from ichnos.learning.loop.settings import LoopSettings
+from ichnos.learning.loop.training import Progress
+from ichnos.learning.segmentation.objective import (
+    Batch,
+    Objective,
+    SegmentationSettings,
+    train_segmentation,
+)
 from ichnos.learning.virtual.batches import DISEASED_ML, SMALL_ML, scanned
 from ichnos.learning.virtual.default_model import LIMITS, taught_heads
 from ichnos.models import (
@@ -229,12 +236,14 @@ def _place(shown: _Shown, rng: np.random.Generator) -> tuple[slice, ...]:
     return tuple(slice(start, start + p) for start, p in zip(starts, HOW.patch, strict=True))
 
 
-def refinement_settings(*, steps: int, pool: Sequence[Path], learning_rate: float = 2e-3) -> Settings:
+def refinement_settings(
+    *, steps: int, pool: Sequence[Path], learning_rate: float = 2e-3
+) -> SegmentationSettings:
     """Return the settings of the refinement: two resolutions of small width, for all else the first
     network has seen.
     """
     channels = len(HOW.windows_hu) + len(NAMES) + 2
-    return Settings(
+    return SegmentationSettings(
         network=NetworkSpec(
             name="refiner",
             arguments={
@@ -249,11 +258,15 @@ def refinement_settings(*, steps: int, pool: Sequence[Path], learning_rate: floa
         ),
         preprocessing=HOW,
         targets=REFINED_TARGETS,
-        steps=steps,
-        learning_rate=learning_rate,
-        sparse_weight=0.0,
-        warm_up_steps=50,
-        ema_decay=0.998,
+        loop=LoopSettings(
+            steps=steps,
+            learning_rate=learning_rate,
+            warm_up_steps=50,
+            ema_decay=0.998,
+            validations=0,
+            batch=1,
+        ),
+        objective=Objective(sparse_weight=0.0),
         data=f"{len(pool)} scans from {pool[0].name} to {pool[-1].name}" if pool else "",
     )
 
@@ -292,7 +305,7 @@ def train_refinement(
         done = progress.step
         report(progress)
 
-    network = train(
+    network = train_segmentation(
         settings,
         PoolBatches(files, seed=earlier.manifest.provenance.steps if earlier else 0),
         work,
@@ -306,14 +319,18 @@ def train_refinement(
 
 
 def _manifest(
-    model: Model, settings: Settings, learnt: tuple[Model | None, int], heads: tuple[Path, ...], **how: str
+    model: Model,
+    settings: SegmentationSettings,
+    learnt: tuple[Model | None, int],
+    heads: tuple[Path, ...],
+    **how: str,
 ) -> Manifest:
     earlier, steps = learnt
     before = earlier.manifest.provenance if earlier else None
     provenance = Provenance(
         code_version=ichnos.__version__,
         command=how["command"],
-        seeds=(settings.seed, _SEED),
+        seeds=(settings.loop.seed, _SEED),
         steps=steps + (before.steps if before else 0),
         data={"mni152 (nilearn)": "as shipped", **{head.name: sha256(head) for head in taught_heads(heads)}},
         hardware=(

@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
 from ichnos.clinical.injury import InjuryGrade, injury_grade, worst_shares
+from ichnos.clinical.treatment import TreatmentArm
 from ichnos.cohort import Fact
 from ichnos.simulation.patient import VirtualPatient
-
-Arm = Literal["medical", "surgery"]
 
 # Day-180 motor NIHSS against complete interruption (follow-on work of Murray's group), and what surgery adds
 # per grade. The drawn
@@ -132,7 +130,9 @@ def clinical_row(state: ClinicalState, *, trial: bool, rng: np.random.Generator)
     sometimes operated on.
     """
     risk = _risk_factors(state, rng)
-    arm: Arm = "surgery" if rng.random() < (0.5 if trial else 0.12 * (state.ich_ml > 30)) else "medical"
+    arm: TreatmentArm = (
+        "surgery" if rng.random() < (0.5 if trial else 0.12 * (state.ich_ml > 30)) else "medical"
+    )
     gcs = _gcs(state, rng)
     motor = float(np.clip(round(_motor_mean(state) + 1.4 + rng.normal(0, 2.0)), 0, 16))
     nihss = float(
@@ -198,7 +198,7 @@ def _motor_mean(state: ClinicalState) -> float:
     return MOTOR_MEAN + MOTOR_EFFECT[state.injury] + 0.012 * (min(state.ich_ml, 80) - 20)
 
 
-def _motor_180d(state: ClinicalState, *, arm: Arm, rng: np.random.Generator) -> float:
+def _motor_180d(state: ClinicalState, *, arm: TreatmentArm, rng: np.random.Generator) -> float:
     operated = MOTOR_SURGERY[state.injury] if arm == "surgery" and state.site else 0.0
     growth = 0.015 * max(0.0, state.followup_ich_ml - state.ich_ml)
     mean = (
@@ -212,7 +212,7 @@ def _motor_180d(state: ClinicalState, *, arm: Arm, rng: np.random.Generator) -> 
 
 
 def _mrs(
-    state: ClinicalState, *, arm: Arm, gcs: float, risk: Mapping[str, int], rng: np.random.Generator
+    state: ClinicalState, *, arm: TreatmentArm, gcs: float, risk: Mapping[str, int], rng: np.random.Generator
 ) -> tuple[int, int]:
     """Draw modified Rankin grades at 90 and at 365 days from proportional odds; who is dead stays so."""
     worse = 0.045 * (state.age_years - 65) + LEUKOARAIOSIS_MRS * (

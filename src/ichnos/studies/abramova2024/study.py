@@ -20,26 +20,27 @@ from pathlib import Path
 
 import numpy as np
 
+from ichnos.arrays import Floats32
 from ichnos.cohort import Cohort
 from ichnos.errors import InputRefused
 from ichnos.evidence.figures import Figure
 from ichnos.evidence.metrics.intervals import Estimate, bootstrap, mean_interval
 from ichnos.evidence.tables import Cell, Table
 from ichnos.learning.expansion.forecast import (
-    SYNTHETIC_FACTORS,
-    Field,
-    ForecastScore,
-    Kind,
-    Pair,
-    best_threshold,
+    ForecastKind,
+    ForecastSettings,
     forecast_map,
-    pair_of,
     save_forecaster,
-    score,
-    synthetic_pair,
     train_forecaster,
+)
+from ichnos.learning.expansion.forecast_scores import (
+    ForecastScore,
+    best_threshold,
+    score,
     uniform_dilation,
 )
+from ichnos.learning.expansion.pairs import SYNTHETIC_FACTORS, LesionPair, pair_of, synthetic_pair
+from ichnos.learning.loop.settings import changed
 from ichnos.simulation.cohort.design import Design, Group
 from ichnos.studies.pace import steps_within
 from ichnos.studies.page import Effort, StudyPage, cell, comparison, hardware_of, time_spent
@@ -52,7 +53,7 @@ SMOKE = Design(
 )
 FEWEST = 12  # patients at a small scale: with fewer nothing can be left out
 PAPER = "Abramova et al. 2024, Applied Sciences 14:2708"
-ARMS: Mapping[str, tuple[Kind, bool]] = {
+ARMS: Mapping[str, tuple[ForecastKind, bool]] = {
     "warp": ("warp", False),
     "warp + synthetic": ("warp", True),
     "ours": ("forecast", False),
@@ -88,7 +89,7 @@ def run(cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
     _check_apart(grown)
     folds = _folds(len(grown), effort)
     steps, scores = _steps(grown, out, effort, len(folds)), _Scores()
-    keep: dict[str, dict[str, Field]] = {}
+    keep: dict[str, dict[str, Floats32]] = {}
     for k, held in enumerate(folds):
         effort.say(f"group {k + 1} of {len(folds)}: {len(held)} patient(s) left out")
         others = [p for i, p in enumerate(grown) if i not in held]
@@ -97,7 +98,7 @@ def run(cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
     return _page(cohort, grown, len(folds), steps, scores, keep, effort)
 
 
-def _check_apart(pairs: Sequence[Pair]) -> None:
+def _check_apart(pairs: Sequence[LesionPair]) -> None:
     """Refuse a patient who is there twice: who is left out would be learnt from under the other name."""
     seen: dict[bytes, str] = {}
     for pair in pairs:
@@ -120,12 +121,12 @@ def _folds(patients: int, effort: Effort) -> list[list[int]]:
     return [sorted(int(i) for i in part) for part in np.array_split(order, count)]
 
 
-def _steps(pairs: Sequence[Pair], out: Path, effort: Effort, folds: int) -> dict[Kind, int]:
+def _steps(pairs: Sequence[LesionPair], out: Path, effort: Effort, folds: int) -> dict[ForecastKind, int]:
     """Return how long each kind is trained: the minutes of a network are for all groups together."""
 
-    def within(kind: Kind) -> int:
+    def within(kind: ForecastKind) -> int:
         def trial(steps: int, folder: Path) -> None:
-            train_forecaster(pairs, kind, folder, steps=steps, width=_width(effort), device=effort.device)
+            train_forecaster(pairs, _settings(kind, steps, effort), folder, device=effort.device)
 
         return steps_within(out / "steps.json", kind, 60 * effort.minutes / folds, trial, least=20, most=2000)
 
@@ -133,46 +134,38 @@ def _steps(pairs: Sequence[Pair], out: Path, effort: Effort, folds: int) -> dict
     return dict.fromkeys(kinds, 6) if effort.smoke else {kind: within(kind) for kind in kinds}
 
 
+def _settings(kind: ForecastKind, steps: int, effort: Effort) -> ForecastSettings:
+    own = ForecastSettings(kind=kind, width=_width(effort))
+    return changed(own, {"steps": steps, "seed": effort.seed})
+
+
 def _width(effort: Effort) -> int:
     return 4 if effort.smoke else 8 if effort.device == "cpu" else 16
 
 
 def _fold_maps(
-    others: Sequence[Pair],
-    held: Sequence[Pair],
+    others: Sequence[LesionPair],
+    held: Sequence[LesionPair],
     out: Path,
     effort: Effort,
-    steps: Mapping[Kind, int],
+    steps: Mapping[ForecastKind, int],
     scores: _Scores,
-) -> list[dict[str, Field]]:
+) -> list[dict[str, Floats32]]:
     """Train every arm on the others, score it on those left out, and return their maps at the operating
     point's scale.
     """
     rng = np.random.default_rng([effort.seed, len(others)])
     made = [synthetic_pair(p, factor, rng) for p in others for factor in SYNTHETIC_FACTORS]
-    maps: list[dict[str, Field]] = [{} for _ in held]
+    maps: list[dict[str, Floats32]] = [{} for _ in held]
     for arm, (kind, synthetic) in ARMS.items():
         effort.say(f"  training {arm}")
         folder = out / arm.replace(" ", "")
         known = [*others, *made] if synthetic else list(others)
-        network = train_forecaster(
-            known,
-            kind,
-            folder,
-            steps=steps[kind],
-            width=_width(effort),
-            seed=effort.seed,
-            device=effort.device,
-        )
+        how = _settings(kind, steps[kind], effort)
+        network = train_forecaster(known, how, folder, device=effort.device)
         stem = f"{arm.replace(' + ', '-')}-{out.name}"
         save_forecaster(
-            network,
-            kind,
-            out.parent / "models" / stem,
-            pairs=known,
-            steps=steps[kind],
-            seed=effort.seed,
-            width=_width(effort),
+            network, how, out.parent / "models" / stem, pairs=known, command="ichnos study abramova2024"
         )
         seen = [forecast_map(network, p, kind, device=effort.device) for p in others]
         cut = best_threshold(others, seen) if kind == "forecast" else 0.5
@@ -187,7 +180,7 @@ def _fold_maps(
     return maps
 
 
-def _reference_scores(others: Sequence[Pair], held: Sequence[Pair], scores: _Scores) -> None:
+def _reference_scores(others: Sequence[LesionPair], held: Sequence[LesionPair], scores: _Scores) -> None:
     factor = float(np.mean([p.later.sum() / p.blood.sum() for p in others]))
     oracles = [p.oracle for p in others if p.oracle is not None]
     cut = best_threshold([p for p in others if p.oracle is not None], oracles) if oracles else 0.5
@@ -207,11 +200,11 @@ def _reference_scores(others: Sequence[Pair], held: Sequence[Pair], scores: _Sco
 
 def _page(
     cohort: Cohort,
-    pairs: Sequence[Pair],
+    pairs: Sequence[LesionPair],
     groups: int,
-    steps: Mapping[Kind, int],
+    steps: Mapping[ForecastKind, int],
     scores: _Scores,
-    maps: dict[str, dict[str, Field]],
+    maps: dict[str, dict[str, Floats32]],
     effort: Effort,
 ) -> StudyPage:
     left = "one patient at a time" if groups == len(pairs) else f"in {groups} groups"
@@ -343,7 +336,7 @@ def _ratio_table(scores: _Scores, effort: Effort) -> Table:
     return comparison("ratios", "What is reachable, and what is gained", rows, note=note)
 
 
-def _picture(pairs: Sequence[Pair], maps: dict[str, dict[str, Field]]) -> Figure:
+def _picture(pairs: Sequence[LesionPair], maps: dict[str, dict[str, Floats32]]) -> Figure:
     """Draw the patient of median growth: baseline, truth, and each forecast, on the slice with most new
     blood.
     """

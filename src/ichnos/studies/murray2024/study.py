@@ -9,7 +9,7 @@ injury, loads, and motor outcome with its interaction with surgery.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ichnos.anatomy.ct_to_mni import Placement, place
+from ichnos.anatomy.ct_to_mni import CtToMni, register_ct_to_mni
 from ichnos.anatomy.tract import SIDES, atlas
 from ichnos.clinical.injury import INJURY_GRADES, tract_injury
 from ichnos.cohort import Cohort, Patient
@@ -25,9 +25,9 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.agreement import pearson, weighted_kappa
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.evidence.tables import Cell, Table
-from ichnos.learning.segmentation.fine_tuning import SHIPPED
+from ichnos.learning.segmentation.fine_tuning import SHIPPED_NAME
+from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_specs
-from ichnos.learning.segmentation.training import Plan
 from ichnos.models import Model
 from ichnos.simulation.cohort.design import Design, Group
 from ichnos.studies.page import Effort, Picture, StudyPage, cell, comparison
@@ -56,10 +56,10 @@ from ichnos.studies.shared import (
     truth_rows,
     worst_picture,
 )
-from ichnos.transfer.makers import Target
+from ichnos.transfer.makers import TransferTarget
 from ichnos.volume import Volume, volume_ml
 
-TARGET: Target = "tract"
+TARGET: TransferTarget = "tract"
 PAPER = (
     "Murray et al., arXiv 2408.06403 (2024), applied to the MISTIE III trial; grades and effects of the same"
     " group's follow-on work."
@@ -79,10 +79,12 @@ SMOKE = Design(
 _SEEN: dict[str, Any] = {"spacing_mm": (2.0, 2.0, 2.0), "patch": (64, 64, 64), "batch": 2, "width": 16}
 PLANS = {
     # As published: a U-Net in three dimensions, taught by the pairs alone.
-    "pairs": Plan(target_specs(TARGET), **_SEEN),
+    "pairs": TrainSettings(targets=target_specs(TARGET)).changed(**_SEEN),
     # Ours: begun with the weights that ship, a loss that minds that a tract is one thread, and simulated
     # patients in half of the batches.
-    "thread": Plan(target_specs(TARGET), cl_dice_weight=0.5, simulated_share=0.5, start=SHIPPED),
+    "thread": TrainSettings(targets=target_specs(TARGET)).changed(
+        cl_dice_weight=0.5, simulated_share=0.5, start=SHIPPED_NAME
+    ),
 }
 WAYS = {
     NNUNET: "nnU-Net itself, 3-D",
@@ -113,11 +115,11 @@ def run(cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
     return page(rows, labels, models, out, effort)
 
 
-def _without_simulation(plan: Plan, effort: Effort) -> Plan:
+def _without_simulation(plan: TrainSettings, effort: Effort) -> TrainSettings:
     """Leave simulated patients out of a short training: making the first of them takes longer than all of
     its steps.
     """
-    return replace(plan, simulated_share=0.0) if _short(effort) else plan
+    return plan.changed(simulated_share=0.0) if _short(effort) else plan
 
 
 def _short(effort: Effort) -> bool:
@@ -144,8 +146,10 @@ class Reader:
             name: _read(predictor(model, self.device)(scan).mask) for name, model in self.models.items()
         }
         blood, oedema = (_blood(cohort, patient, name) for name in (("ICH", "IVH"), ("PHE",)))
-        affine = place(scan.volume)
-        bent = place(scan.volume, kind="deformable", exclude=_either(blood, oedema), start=affine)
+        affine = register_ct_to_mni(scan.volume)
+        bent = register_ct_to_mni(
+            scan.volume, kind="deformable", exclude=_either(blood, oedema), start=affine
+        )
         found |= {"affine": carried(scan.volume, affine), "deformable": carried(scan.volume, bent)}
         label: Tracts = {
             side: label_of(cohort, patient, f"tract_{side}", self.labels.pipelines) for side in SIDES
@@ -175,7 +179,7 @@ def _read(mask_of: Callable[[str], Volume]) -> Tracts:
     return {side: mask_of(f"tract_{side}") for side in SIDES}
 
 
-def carried(ct: Volume, placed: Placement) -> Tracts:
+def carried(ct: Volume, placed: CtToMni) -> Tracts:
     """Return the comparator: the atlas's tracts brought onto the CT by registration."""
     return {
         side: placed.share_on(atlas(side).probability, ct).map_array(lambda share: share > _LIKELY)

@@ -19,7 +19,7 @@ import pandas as pd
 from scipy import ndimage
 
 from ichnos.anatomy import mni
-from ichnos.anatomy.ct_to_mni import place
+from ichnos.anatomy.ct_to_mni import register_ct_to_mni
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.figures import scatter_figure
@@ -32,9 +32,9 @@ from ichnos.evidence.metrics.agreement import (
 )
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.evidence.tables import Cell, Table
-from ichnos.learning.segmentation.fine_tuning import SHIPPED
+from ichnos.learning.segmentation.fine_tuning import SHIPPED_NAME
+from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_file, target_specs
-from ichnos.learning.segmentation.training import Plan
 from ichnos.models import Model
 from ichnos.runs import apply
 from ichnos.simulation.cohort.design import Design, Group
@@ -64,10 +64,10 @@ from ichnos.studies.shared import (
     truth_rows,
     worst_picture,
 )
-from ichnos.transfer.makers import Target
+from ichnos.transfer.makers import TransferTarget
 from ichnos.volume import Volume, volume_ml
 
-TARGET: Target = "leukoaraiosis"
+TARGET: TransferTarget = "leukoaraiosis"
 PAPER = (
     "Ryu et al., Brain and Behavior 2025;15:e70602. Automated segmentation of leukoaraiosis on"
     " non-contrast CT."
@@ -86,9 +86,11 @@ SMOKE = Design(
 )
 PLANS = {
     # As published: slices of a CT at its own thickness, one network of slices.
-    "slices": Plan(target_specs(TARGET), spacing_mm=(1.0, 1.0, 5.0), patch=(192, 192, 1), batch=8, width=16),
+    "slices": TrainSettings(targets=target_specs(TARGET)).changed(
+        spacing_mm=(1.0, 1.0, 5.0), patch=(192, 192, 1), batch=8, width=16
+    ),
     # Ours: the whole context of a coarser head in three dimensions, begun with the weights that ship.
-    "volume": Plan(target_specs(TARGET), start=SHIPPED),
+    "volume": TrainSettings(targets=target_specs(TARGET), start=SHIPPED_NAME),
 }
 WAYS = {
     NNUNET: "nnU-Net itself, 2-D",
@@ -169,7 +171,7 @@ def _finite(value: float) -> float | None:
 
 def dark_white_matter(ct: Volume, cut_hu: float) -> Volume:
     """Return the comparator: smoothed voxels of the atlas's white matter below a cut, and above fluid."""
-    white = place(ct, kind="affine").share_on(mni.template("wm"), ct).array > _WHITE
+    white = register_ct_to_mni(ct, kind="affine").share_on(mni.template("wm"), ct).array > _WHITE
     smooth = _smoothed(ct)
     return ct.with_array(white & (smooth < cut_hu) & (smooth > 5.0))
 
@@ -216,7 +218,7 @@ def _dice_by_cut(patient: Patient, folder: Path, *, labels: Labels) -> dict[str,
     if drawn is None or not drawn.array.any():
         return {"dice": []}
     ct = scan_of(patient).volume
-    white = place(ct, kind="affine").share_on(mni.template("wm"), ct).array > _WHITE
+    white = register_ct_to_mni(ct, kind="affine").share_on(mni.template("wm"), ct).array > _WHITE
     smooth, truth = _smoothed(ct), np.asarray(drawn.array)
     masks = (white & (smooth < cut) & (smooth > 5.0) for cut in CUTS_HU)
     return {"dice": [float(2 * (mask & truth).sum() / (mask.sum() + truth.sum())) for mask in masks]}

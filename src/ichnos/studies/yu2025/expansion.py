@@ -17,22 +17,26 @@ from ichnos.cohort import Cohort, Split
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import auc, roc_curve
 from ichnos.evidence.tables import Cell, Table
+from ichnos.learning.expansion import generator_store, realism
 from ichnos.learning.expansion import slice_generator as synthesis
 from ichnos.learning.expansion.classifier import (
+    ClassifierSettings,
+    examples_fingerprint,
+    published_classifier,
+    region_classifier,
+)
+from ichnos.learning.expansion.crops import Example, facts_of, haematoma_region, published_crops
+from ichnos.learning.expansion.ensemble import (
     Classifier,
-    Recipe,
-    fingerprint,
-    our_recipe,
-    published_recipe,
+    load_classifier,
+    save_classifier,
     train_ensemble,
 )
-from ichnos.learning.expansion.crops import Example, facts_of, published_crops, region
-from ichnos.learning.expansion.ensemble import load_classifier, save_classifier
 from ichnos.learning.expansion.labels import Labelled, labelled
 from ichnos.learning.fit.growth import GrowthCase, fit_growth_model
 from ichnos.models.store import SHIPPED
 from ichnos.prognosis.growth import IMAGE, GrowthInputs, GrowthModel, load_growth_model
-from ichnos.reading.growth_measures import growth_inputs
+from ichnos.reading.measures.growth import growth_inputs
 from ichnos.studies.page import Effort, Image, cell, comparison
 from ichnos.studies.shared import number, truth_rows
 
@@ -129,7 +133,7 @@ def _person(case: Labelled, size: int, truth: Mapping[str, str]) -> Person:
         centre=case.patient.centre,
         outcome=case.expanded,
         slices=slices,
-        region=region(case.hu, case.ich, case.ivh),
+        region=haematoma_region(case.hu, case.ich, case.ivh),
         inputs=growth_inputs(case.ich, case.ivh, case.hu, facts=case.patient.facts),
         followup_ml=case.followup_ml,
         followup_ivh_ml=case.followup_ivh_ml,
@@ -154,7 +158,7 @@ def classified(people: People, out: Path, effort: Effort) -> Found:
         )
         risk[name] = _asked(people, name, recipe, out, effort, folds, made, published=True)
     tokens = len(IMAGE) + len(FACTS)
-    ours = our_recipe(
+    ours = region_classifier(
         steps=_steps(effort, "ours", folds),
         features=tokens,
         batch=_batch(effort),
@@ -169,7 +173,7 @@ def classified(people: People, out: Path, effort: Effort) -> Found:
     return Found(risk, (_made_table(people, drawn),), _sheet(people, drawn, out))
 
 
-def _published_arms(effort: Effort, size: int) -> list[Recipe]:
+def _published_arms(effort: Effort, size: int) -> list[ClassifierSettings]:
     wanted = [
         ("as is", None),
         ("synthesis", 1.0),
@@ -182,7 +186,7 @@ def _published_arms(effort: Effort, size: int) -> list[Recipe]:
         wanted = [("as is", None), ("synthesis", 2.0), ("oversample", 2.0), ("weight", 2.0), ("focal", 2.0)]
     steps, small = _steps(effort, "published", 3), effort.device == "cpu"
     return [
-        published_recipe(
+        published_classifier(
             steps=steps,
             size=size,
             small=small,
@@ -220,7 +224,7 @@ def _generator_steps(effort: Effort) -> int:
 def _asked(
     people: People,
     name: str,
-    recipe: Recipe,
+    recipe: ClassifierSettings,
     out: Path,
     effort: Effort,
     folds: int,
@@ -235,14 +239,14 @@ def _asked(
     folder = out / "classifiers" / stem
     try:
         trained = train_ensemble(
-            given, recipe, folder, folds=folds, made=made, device=effort.device, say=effort.say
+            given, recipe, folder, folds=folds, synthetic=made, device=effort.device, say=effort.say
         )
     except InputRefused as refusal:
         return str(refusal)
     truth, held = {p.patient: p.outcome for p in people.training}, trained.out_of_fold
     area = auc([truth[p] for p in held], list(held.values())).value
     told: dict[str, Any] = {
-        "data": {"images and outcomes": fingerprint(given, recipe)},
+        "data": {"images and outcomes": examples_fingerprint(given, recipe)},
         "validation": {"AUC out of fold": area},
     }
     model = save_classifier(
@@ -272,7 +276,7 @@ def _cut(people: People, trained: Classifier) -> float:
 
 def _maker(
     people: People,
-    recipe: Recipe,
+    recipe: ClassifierSettings,
     out: Path,
     models: Path,
     effort: Effort,
@@ -288,32 +292,34 @@ def _maker(
         chosen = [s for patient in dict.fromkeys(e.patient for e in train) for s in pictures[patient]]
         events = sum(e.outcome for e in train)
         wanted = round((len(train) - events) / (recipe.others_per_expanded or 1.0) - events)
-        plan = synthesis.GeneratorPlan(kind="published", steps=10_000, size=size, seed=effort.seed)
+        plan = synthesis.GeneratorSettings(
+            kind="published", size=size, loop=synthesis.GeneratorLoop(steps=10_000, seed=effort.seed)
+        )
         if effort.device == "cpu":
             steps, noise = _generator_steps(effort), 20 if effort.smoke else 400
-            plan = synthesis.small_plan(
+            plan = synthesis.small_generator(
                 "published", steps=steps, size=size, seed=effort.seed, noise_steps=noise
             )
         network = synthesis.train_generator(chosen, plan, out / f"fold-{fold}", device=effort.device)
         told: dict[str, Any] = {
-            "learnt_from": chosen,
-            "steps": plan.steps,
+            "trained_on": chosen,
+            "steps": plan.loop.steps,
             "command": "ichnos study yu2025",
             "device": effort.device,
         }
-        synthesis.save_generator(network, plan, models / f"generator-fold-{fold}", **told)
+        generator_store.save_generator(network, plan, models / f"generator-fold-{fold}", **told)
         made = list(
-            synthesis.draw_pictures(
+            synthesis.sample_pictures(
                 network,
                 plan,
                 max(2, wanted),
-                learnt_from=chosen,
+                trained_on=chosen,
                 seed=effort.seed + fold,
                 few_steps=5 if effort.smoke else 50,
                 device=effort.device,
             )
         )
-        synthesis.write_ledger(
+        generator_store.write_ledger(
             made, out / f"{recipe.named().replace(' ', '-').replace(':', 'to')}-fold-{fold}.csv"
         )
         drawn.append((f"{recipe.named()}, fold {fold + 1}", made))
@@ -385,7 +391,7 @@ def _scores(people: People) -> dict[str, Mapping[str, float] | str]:
 def _made_table(people: People, drawn: Sequence[tuple[str, Sequence[synthesis.Picture]]]) -> Table:
     every = [s for p in people.external for s in p.slices]  # three of each patient
     real = [s for s in every if s.outcome > 0] or every
-    features = synthesis.RandomFeatures()
+    features = realism.RandomFeatures()
     known = features([s.image for s in real])
     rows: list[dict[str, Cell]] = []
     for name, made in drawn:
@@ -395,15 +401,15 @@ def _made_table(people: People, drawn: Sequence[tuple[str, Sequence[synthesis.Pi
         def new(
             what: str, made: Sequence[synthesis.Picture] = made, learnt: Sequence[synthesis.Picture] = learnt
         ) -> Cell:
-            return cell(lambda: float(getattr(synthesis.novelty(made, learnt, real), what)))
+            return cell(lambda: float(getattr(realism.novelty(made, learnt, real), what)))
 
         rows.append(
             {
                 "images": name,
                 "made": len(made),
                 "learnt from, patients": len(made[0].sources),
-                "FID": cell(lambda own=own: synthesis.frechet_distance(own, known)),  # type: ignore[misc]
-                "KID": cell(lambda own=own: synthesis.kernel_distance(own, known)),  # type: ignore[misc]
+                "FID": cell(lambda own=own: realism.frechet_distance(own, known)),  # type: ignore[misc]
+                "KID": cell(lambda own=own: realism.kernel_distance(own, known)),  # type: ignore[misc]
                 "nearest made over nearest held-out": new("ratio"),
                 "share of copies": new("copies_share"),
             }
@@ -427,6 +433,6 @@ def _sheet(
     real = [s for p in people.training for s in p.slices if s.outcome > 0]
     out.mkdir(parents=True, exist_ok=True)
     rows = [(name, made[:10]) for name, made in drawn[:4]]
-    synthesis.contact_sheet((*rows, ("patients who expanded", real[:10])), out / "contact_sheet.png")
+    realism.slice_sheet((*rows, ("patients who expanded", real[:10])), out / "contact_sheet.png")
     caption = "Images that were made, unselected, above slices of training patients who expanded."
     return (Image("contact_sheet", caption, (out / "contact_sheet.png").read_bytes()),)

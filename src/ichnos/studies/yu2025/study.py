@@ -14,7 +14,6 @@ that the CT shows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,10 @@ from ichnos.evidence.metrics.discrimination import auc, compare_paired, roc_curv
 from ichnos.evidence.metrics.intervals import Estimate, bootstrap, proportion
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.evidence.tables import Cell, Table
-from ichnos.learning.segmentation.cases import check_leakage
-from ichnos.learning.segmentation.fine_tuning import SHIPPED
+from ichnos.learning.segmentation.cases import check_splits
+from ichnos.learning.segmentation.fine_tuning import SHIPPED_NAME
+from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_specs
-from ichnos.learning.segmentation.training import Plan
 from ichnos.models import Model
 from ichnos.simulation.cohort.design import Design, Group
 from ichnos.simulation.disease import law, oracle
@@ -71,13 +70,15 @@ SMOKE = Design(
     "expansion: a few patients of three centres, to try every stage",
 )
 PIPELINES = ("manual", "transfer", "truth")
-PLAN = Plan(target_specs("ICH"), spacing_mm=(1.5, 1.5, 5.0), patch=(96, 96, 16), batch=2, width=12)
+PLAN = TrainSettings(targets=target_specs("ICH")).changed(
+    spacing_mm=(1.5, 1.5, 5.0), patch=(96, 96, 16), batch=2, width=12
+)
 OURS = "ours, from the weights that ship"
 NETWORKS = {
-    "U-Mamba": replace(PLAN, network="umamba_enc"),
+    "U-Mamba": PLAN.changed(network="umamba_enc"),
     "plain twin": PLAN,
-    "transformer (UNETR)": replace(PLAN, network="unetr"),
-    OURS: Plan(target_specs("ICH"), start=SHIPPED),
+    "transformer (UNETR)": PLAN.changed(network="unetr"),
+    OURS: TrainSettings(targets=target_specs("ICH"), start=SHIPPED_NAME),
 }
 NNUNET_ROW = "nnU-Net itself"
 PAPER_DICE: Mapping[str, Cell] = {"U-Mamba": 0.937, OURS: "not in the paper"}
@@ -87,7 +88,7 @@ _LOWER = "lower than U-Mamba's; no number known to us"
 
 def run(cohort: Cohort, out: Path, effort: Effort) -> StudyPage:
     """Do the whole study."""
-    check_leakage(cohort)
+    check_splits(cohort)
     labels = Labels(with_validation(cohort), PIPELINES, {}, 0)
     models, untrained = _outlined(labels, out, effort)
     rows = _outlines_read(labels, models, out, effort)
