@@ -15,6 +15,7 @@ from ichnos.learning.virtual.accelerated.optimisers import OPTIMISERS, Optimiser
 from ichnos.learning.virtual.accelerated.rays import ray_effects_at_once
 from ichnos.learning.virtual.accelerated.scanner import hu_weights
 from ichnos.learning.virtual.accelerated.timed import Clock, TimedTraining, rate_share
+from ichnos.learning.virtual.default_model import DEFAULT_TARGETS
 from ichnos.simulation.exams.ct_physics import RAYS, ray_effects
 
 
@@ -157,6 +158,11 @@ def test_hard_looks_are_drawn_more_often() -> None:
     rng = np.random.default_rng(0)
     drawn = np.concatenate([store.pick(4, rng) for _ in range(300)])
     assert (drawn < 2).mean() > 0.15  # evenly it would be 0.1
+
+
+def test_looks_hold_the_default_targets_in_their_order() -> None:
+    masks = tuple(target.name for target in DEFAULT_TARGETS if target.kind == "mask")
+    assert masks == TARGETS
 
 
 def _full(store: LookStore, size: int) -> LookStore:

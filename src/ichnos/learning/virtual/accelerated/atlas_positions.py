@@ -44,7 +44,8 @@ def _solved(design: Tensor, values: Tensor, weight: Tensor) -> Tensor:
     a = design.double()
     normal = (a * weight) @ a.T
     normal = normal + _RIDGE * normal.diagonal().mean() * torch.eye(len(a), device=a.device).double()
-    return torch.linalg.solve(normal, (a * weight) @ values.double()).float()
+    factors: Tensor = torch.linalg.solve(normal, (a * weight) @ values.double())
+    return factors.float()
 
 
 @lru_cache(maxsize=4)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ichnos.errors import IchnosError
-from ichnos.learning.loop.losses import multi_target_loss
+from ichnos.learning.segmentation.losses import multi_target_loss
 from ichnos.learning.virtual.accelerated.looks import (
     GRID,
     STEP_MM,
@@ -28,23 +28,10 @@ from ichnos.learning.virtual.accelerated.optimisers import OptimiserName
 from ichnos.learning.virtual.accelerated.phantom import Phantom
 from ichnos.learning.virtual.accelerated.production import Job, Production
 from ichnos.learning.virtual.accelerated.timed import Clock, TimedTraining
-from ichnos.models import NetworkSpec, Preprocessing, TargetSpec
+from ichnos.learning.virtual.default_model import DEFAULT_TARGETS
+from ichnos.models import NetworkSpec, Preprocessing
 
 AXES = ("mni_x", "mni_y", "mni_z")
-_GROUPS = {
-    "ICH": "haematoma",
-    "IVH": "haematoma",
-    "PHE": "haematoma",
-    "leukoaraiosis": "leukoaraiosis",
-    "infarct": "leukoaraiosis",
-    "tract_left": "tract",
-    "tract_right": "tract",
-    "followup": "expansion",
-}
-FIRST_TARGETS: tuple[TargetSpec, ...] = (
-    *(TargetSpec(name=name, group=_GROUPS.get(name, "anatomy")) for name in TARGETS),  # type: ignore[arg-type]
-    *(TargetSpec(name=name, kind="coordinate") for name in AXES),
-)
 BRAIN_HU = 34.0  # to which the median of a scan's soft core is moved
 FIRST_PREPROCESSING = Preprocessing(
     spacing_mm=(STEP_MM, STEP_MM, STEP_MM),
@@ -94,7 +81,7 @@ def first_network(plan: FirstPlan) -> NetworkSpec:
         name="unet",
         arguments={
             "input_channels": len(FIRST_PREPROCESSING.windows_hu),
-            "num_classes": len(FIRST_TARGETS),
+            "num_classes": len(DEFAULT_TARGETS),
             "dim": 3,
             "features_per_stage": list(plan.features),
             "strides": [1] + [2] * (stages - 1),

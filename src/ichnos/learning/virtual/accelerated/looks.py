@@ -192,12 +192,12 @@ def batch_of(
     """Cut one patch out of each look and change it: mirrored, shifted in HU, noisy."""
     device = store.hu.device
     index = torch.from_numpy(chosen).to(device)
-    at = tuple(
+    x, y, z = (
         slice(o, o + p) for n, p in zip(GRID, patch, strict=True) for o in [int(rng.integers(0, n - p + 1))]
     )
-    hu = store.hu[(index, *at)].float() + store.shift[index].view(-1, 1, 1, 1)
-    truth = store.degrees[(index, slice(None), *at)].float() / _SHARES
-    mni = store.mni[(index, slice(None), *at)].float()
+    hu = store.hu[index, x, y, z].float() + store.shift[index].view(-1, 1, 1, 1)
+    truth = store.degrees[index, :, x, y, z].float() / _SHARES
+    mni = store.mni[index, :, x, y, z].float()
     mni = torch.where(truth[:, :1] >= 0.5, mni, float("nan"))
     if rng.random() < 0.5:
         hu, truth, mni = hu.flip(1), truth[:, _EXCHANGED].flip(2), mni.flip(2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import lzma
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,17 +35,15 @@ def write_prepared(head: SourceHead, folder: Path) -> Path:
     }
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{head.name}.npz"
-    np.savez(
-        file,
-        affine=head.affine,
-        feature_affine=head.feature_affine,
-        feature_shape=np.array(head.features.shape[1:]),
-        **{f"{name}_shape": np.array(array.shape) for name, array in packed.items()},
-        **{
-            name: np.frombuffer(lzma.compress(array.tobytes(), preset=_PRESET), np.uint8)
-            for name, array in packed.items()
-        },
-    )
+    arrays: dict[str, Any] = {
+        "affine": head.affine,
+        "feature_affine": head.feature_affine,
+        "feature_shape": np.array(head.features.shape[1:]),
+    }
+    for name, array in packed.items():
+        arrays[f"{name}_shape"] = np.array(array.shape)
+        arrays[name] = np.frombuffer(lzma.compress(array.tobytes(), preset=_PRESET), np.uint8)
+    np.savez(file, **arrays)
     return file
 
 
@@ -89,7 +88,7 @@ def split_heads(
 
 
 def _differences(array: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:
-    return np.diff(array.round().astype(np.int16), axis=-1, prepend=np.int16(0))
+    return np.asarray(np.diff(array.round().astype(np.int16), axis=-1, prepend=np.int16(0)), np.int16)
 
 
 def _summed(steps: npt.NDArray[np.generic], per_mm: int) -> npt.NDArray[np.float32]:

@@ -140,7 +140,7 @@ def draw_scanning(pose: Pose, rng: np.random.Generator, *, wild: bool, even: boo
 def _heights(pose: Pose, step: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     step = max(step, PIXEL_MM)
     count = max(4, round((pose.high_mm - pose.low_mm) / step))
-    return pose.low_mm + (np.arange(count) + rng.uniform(0, 1)) * step
+    return np.asarray(pose.low_mm + (np.arange(count) + rng.uniform(0, 1)) * step, np.float64)
 
 
 def _mixed_heights(pose: Pose, thickness: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -284,7 +284,7 @@ def _imaged(
     if scanning.streaks_hu > 0:
         error = error + scanning.streaks_hu * _streaks(slices, rng)
     radius = _frequencies(slices.device)
-    smooth = torch.fft.irfft2(torch.fft.rfft2(slices) * transfer(scanning.kernel, radius), s=FIELD)
+    smooth: Tensor = torch.fft.irfft2(torch.fft.rfft2(slices) * transfer(scanning.kernel, radius), s=FIELD)
     image = smooth * scanning.scale + scanning.offset_hu + error
     noise, share = _noise(len(slices), scanning.kernel, radius, generator)
     thin = math.sqrt(min(1.0, scanning.thickness_mm / PIXEL_MM))  # thinner slices are averaged when read

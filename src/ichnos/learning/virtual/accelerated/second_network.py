@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ichnos.inference.grid import axis_weights
 from ichnos.inference.refine import LOGIT_LIMIT, NEAR_LOGIT
 from ichnos.inference.sliding import tiles
-from ichnos.learning.loop.losses import dice_and_cross_entropy
+from ichnos.learning.segmentation.losses import dice_and_cross_entropy
 from ichnos.learning.virtual.accelerated.atlas_positions import atlas_at, smoothed_positions
 from ichnos.learning.virtual.accelerated.densities import density_map, without_oedema
 from ichnos.learning.virtual.accelerated.first_network import BRAIN_HU, first_image, windowed
@@ -167,7 +167,8 @@ def _softened(hu: Tensor) -> Tensor:
     fx = torch.fft.fftfreq(FIELD[0], 1.0, device=hu.device)[:, None]
     fy = torch.fft.rfftfreq(FIELD[1], 1.0, device=hu.device)[None]
     triangle = (torch.sinc(fx) * torch.sinc(fy)) ** 2
-    return torch.fft.irfft2(torch.fft.rfft2(hu) * triangle, s=FIELD)
+    soft: Tensor = torch.fft.irfft2(torch.fft.rfft2(hu) * triangle, s=FIELD)
+    return soft
 
 
 def _calibration(hu: Tensor, logits: Tensor) -> Tensor:

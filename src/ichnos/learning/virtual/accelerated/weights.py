@@ -19,7 +19,6 @@ from ichnos.learning.virtual.accelerated.first_network import (
     CALIBRATION_START,
     FINE_START,
     FIRST_PREPROCESSING,
-    FIRST_TARGETS,
     Feed,
     FirstPlan,
     first_image,
@@ -40,7 +39,7 @@ from ichnos.learning.virtual.accelerated.second_network import (
     train_second,
 )
 from ichnos.learning.virtual.accelerated.timed import Clock, TimedTraining
-from ichnos.learning.virtual.default_model import LIMITS
+from ichnos.learning.virtual.default_model import DEFAULT_TARGETS, LIMITS
 from ichnos.learning.virtual.refinement import HOW, NAMES, REFINED_TARGETS
 from ichnos.models import COORDINATE_MM, Manifest, Model, Provenance, TargetSpec, load_model, save_model
 from ichnos.models.manifest import NetworkSpec, Preprocessing
@@ -103,7 +102,7 @@ def train_first_part(run: Run, production: Production, echo: Echo) -> tuple[Mode
         nonlocal saved
         echo(f"{clock.spent_s:6.1f} s | {row}")
         if time.monotonic() - saved > run.save_every_s:
-            _save_first(run, training, clock, patients + feed.patients, FIRST_TARGETS, {}, production)
+            _save_first(run, training, clock, patients + feed.patients, DEFAULT_TARGETS, {}, production)
             saved = time.monotonic()
 
     train_first(plan, feed, training, clock, note=note, note_every_s=_SHOW_EVERY_S)
@@ -137,7 +136,7 @@ def _first_points(
     echo(f"MNI position: mean error {held_out[1]:.2f} mm\n")
     points = tuple(
         target.model_copy(update={"threshold": thresholds.get(target.name, target.threshold)})
-        for target in FIRST_TARGETS
+        for target in DEFAULT_TARGETS
     )
     return points, _measures(scores) | {"mni_error_mm": round(held_out[1], 2)}
 
