@@ -58,6 +58,18 @@ VERBS: dict[str, Verb] = {
         "ichnos.cli.train",
         (*_TORCH, ("matplotlib", "evidence")),
     ),
+    "fit": Verb(
+        "fit a model's prognostic and calibration models",
+        "ichnos fit MODEL --parts volumes,fazekas --workers 2",
+        "ichnos.cli.fit",
+        (*_TORCH, *_STATISTICS),
+    ),
+    "stress": Verb(
+        "stress-test a model on simulated scans",
+        "ichnos stress MODEL -o stress --patients 40",
+        "ichnos.cli.stress",
+        (*_TORCH, ("nilearn", "simulation")),
+    ),
     "synthesize": Verb(
         "train a diffusion model and sample synthetic slices",
         "ichnos synthesize COHORT -o slices --images 64",
