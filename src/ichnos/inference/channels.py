@@ -32,8 +32,8 @@ def recentred(
 ) -> npt.NDArray[np.float32]:
     """Move the zero of a head's HU (x, y, z) so that the median of its soft core is `to_hu`.
 
-    The core is what lies CORE_MM or more from bone, air and the skin: brain, most of it. A scan that holds less
-    than LEAST_CORE_ML of it stays as it is.
+    The core is what lies CORE_MM or more from bone, air and the skin: brain, most of it. A scan that holds
+    less than LEAST_CORE_ML of it stays as it is.
 
     >>> ball = np.full((21, 21, 21), 41.0, np.float32)
     >>> float(recentred(ball, 34.0, (3.0, 3.0, 3.0))[10, 10, 10])

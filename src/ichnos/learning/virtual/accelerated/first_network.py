@@ -41,7 +41,7 @@ FIRST_PREPROCESSING = Preprocessing(
 )
 # Patches grow while the first share of the time is over; each with how many looks make a batch.
 GROWTH: tuple[tuple[float, tuple[int, int, int], int], ...] = (
-    (0.20, (40, 48, 40), 32),
+    (0.20, (32, 48, 32), 40),
     (0.45, (48, 64, 48), 24),
     (1.01, GRID, 12),
 )

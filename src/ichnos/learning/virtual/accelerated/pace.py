@@ -36,7 +36,7 @@ def measure_pace(production: Production, plan: FirstPlan, device: str, seconds: 
     while feed.store.size < plan.least_looks:
         feed.pump(most=4, wait_s=0.5)
     echo(f"first {feed.store.size} looks after {time.monotonic() - began:.1f} s")
-    for features in _WIDTHS:
+    for features in _WIDTHS if len(plan.features) == len(_WIDTHS[0]) else (plan.features,):
         for last in (True, False):
             for _, patch, count in plan.growth:
                 _time_steps(feed, replace(plan, features=features), patch, count, device, last, echo)
