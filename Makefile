@@ -46,10 +46,10 @@ bench: setup
 # MINUTES of training from the last checkpoint; HEADS: a folder of label maps (the MNI head alone without it).
 MINUTES ?= 10
 weights: setup
-	$(BIN)/python tools/train_weights.py --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
+	$(BIN)/ichnos train default --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
 
 refinement: setup
-	$(BIN)/python tools/train_refinement.py --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
+	$(BIN)/ichnos train refinement --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
 
 fit: setup
 	$(BIN)/ichnos fit default --workers 2 $(if $(HEADS),--heads $(HEADS))
