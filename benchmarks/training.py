@@ -101,7 +101,7 @@ def by_ichnos(home: Path, precision: str) -> dict[str, float]:
     from ichnos.learning.loop.settings import LoopSettings
     from ichnos.learning.segmentation.augmentation import Augmentation
     from ichnos.learning.segmentation.batches import CohortBatches
-    from ichnos.learning.segmentation.cases import Grid, prepare
+    from ichnos.learning.segmentation.cases import CaseGrid, prepare_cases
     from ichnos.learning.segmentation.objective import SegmentationSettings, train_segmentation
     from ichnos.models import NetworkSpec
 
@@ -110,8 +110,10 @@ def by_ichnos(home: Path, precision: str) -> dict[str, float]:
     how = preprocessing_of(plans, PLAN.configuration)
     spec, _ = network_spec(plans, PLAN, classes=1)
     spec = NetworkSpec(name=spec.name, arguments=spec.arguments | {"deep_supervision": True})
-    cases = prepare(
-        bids.read_cohort(home / "cohort").of_split("train"), Grid(("ICH",), how.spacing_mm), home / "cases"
+    cases = prepare_cases(
+        bids.read_cohort(home / "cohort").of_split("train"),
+        CaseGrid(("ICH",), how.spacing_mm),
+        home / "cases",
     )
     batches = CohortBatches(cases, ("ICH",), how, size=BATCH, augmentation=Augmentation())
     loop = LoopSettings(steps=STEPS, precision=precision, validations=0)  # type: ignore[arg-type]

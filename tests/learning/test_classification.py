@@ -20,7 +20,7 @@ from ichnos.learning.expansion.classifier import (
     region_classifier,
     train_classifier,
 )
-from ichnos.learning.expansion.crops import Example, published_slices, region
+from ichnos.learning.expansion.crops import Example, haematoma_region, published_slices
 from ichnos.learning.expansion.ensemble import load_classifier, save_classifier, train_ensemble
 from ichnos.learning.loop.settings import LoopSettings, changed
 from ichnos.learning.loop.training import Loss, Progress, Step, train
@@ -187,7 +187,7 @@ def test_the_published_crop_loses_the_size_and_ours_keeps_it() -> None:
         slices = published_slices(hu, ich, size=32)
         assert len(slices) == 3
         assert slices[1].shape == (3, 32, 32)
-        ours = region(hu, ich, ivh)
+        ours = haematoma_region(hu, ich, ivh)
         assert ours.shape == (4, 48, 48, 24)
         shares.append((float((slices[1] > 0).mean()), float((ours[2] > 0).mean())))
     (small_crop, small), (large_crop, large) = shares

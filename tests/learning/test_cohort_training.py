@@ -30,7 +30,7 @@ from ichnos.learning.loop.resources import Resources
 from ichnos.learning.segmentation.augmentation import OFF, Augmentation, network_input
 from ichnos.learning.segmentation.batches import CohortBatches
 from ichnos.learning.segmentation.budget import settings_within
-from ichnos.learning.segmentation.cases import Case, Grid, prepare
+from ichnos.learning.segmentation.cases import CaseGrid, TrainingCase, prepare_cases
 from ichnos.learning.segmentation.fine_tuning import network_for_targets, weights_from
 from ichnos.learning.segmentation.objective import Batch
 from ichnos.learning.segmentation.settings import TrainSettings
@@ -91,7 +91,7 @@ def test_a_network_learns_from_a_cohort_and_reads_a_scan_it_never_saw(tmp_path: 
 def test_a_mirror_exchanges_the_sides(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train",), without_tract=())
     names = tuple(t.name for t in target_specs("ICH,tract"))
-    cases = prepare(cohort, Grid(names, (4.0, 4.0, 4.0)), tmp_path / "cases")
+    cases = prepare_cases(cohort, CaseGrid(names, (4.0, 4.0, 4.0)), tmp_path / "cases")
     how = Preprocessing(spacing_mm=(4, 4, 4), windows_hu=((0, 80),), patch=(16, 16, 16))
     seen = CohortBatches(cases, names, how, size=3, augmentation=OFF)(5)
     mirrored = CohortBatches(cases, names, how, size=3, augmentation=replace(OFF, mirrored_share=1.0))(5)
@@ -99,14 +99,14 @@ def test_a_mirror_exchanges_the_sides(tmp_path: Path) -> None:
     assert torch.equal(mirrored.truth, seen.truth[:, [0, 2, 1]].flip(2))
     assert seen.truth[:, 1].any()
     assert seen.truth[:, 2].any()
-    alone = prepare(cohort, Grid(("tract_left",), (4.0, 4.0, 4.0)), tmp_path / "cases")
+    alone = prepare_cases(cohort, CaseGrid(("tract_left",), (4.0, 4.0, 4.0)), tmp_path / "cases")
     with pytest.raises(UsageError, match="tract_left is trained without tract_right"):
         CohortBatches(alone, ("tract_left",), how, augmentation=replace(OFF, mirrored_share=1.0))(0)
 
 
 def test_augmentation_keeps_image_and_truth_together_and_depends_on_the_number_alone(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train",))
-    cases = prepare(cohort, Grid(("ICH",), (4.0, 4.0, 4.0)), tmp_path / "cases")
+    cases = prepare_cases(cohort, CaseGrid(("ICH",), (4.0, 4.0, 4.0)), tmp_path / "cases")
     how = Preprocessing(spacing_mm=(4, 4, 4), windows_hu=((0, 80),), patch=(16, 16, 16))
     turned = CohortBatches(
         cases, ("ICH",), how, size=4, augmentation=replace(OFF, turned_share=1.0, turn_deg=30.0, zoom=0.2)
@@ -294,13 +294,16 @@ def test_it_stops_when_validation_gets_no_better(tmp_path: Path) -> None:
 
 def test_prepared_patients_are_kept_and_prepared_anew_when_a_mask_changes(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
-    grid = Grid(("ICH",), (4.0, 4.0, 4.0))
-    first = prepare(cohort, grid, tmp_path / "cases")
+    grid = CaseGrid(("ICH",), (4.0, 4.0, 4.0))
+    first = prepare_cases(cohort, grid, tmp_path / "cases")
     stamp = (first[0].folder / "hu.npy").stat().st_mtime_ns
-    assert prepare(cohort, grid, tmp_path / "cases")[0].folder.joinpath("hu.npy").stat().st_mtime_ns == stamp
+    assert (
+        prepare_cases(cohort, grid, tmp_path / "cases")[0].folder.joinpath("hu.npy").stat().st_mtime_ns
+        == stamp
+    )
     _, blood, _ = head(1)
     bids.write_derivative(tmp_path / "cohort", "00", blood, pipeline="manual", label="haematoma", kind="dseg")
-    assert prepare(cohort, grid, tmp_path / "cases")[0].folder != first[0].folder
+    assert prepare_cases(cohort, grid, tmp_path / "cases")[0].folder != first[0].folder
 
 
 def test_a_target_is_taken_from_the_pipelines_that_were_asked_for(tmp_path: Path) -> None:
@@ -418,7 +421,7 @@ def test_validations_that_take_too_long_look_at_fewer_patients(
     looked: list[str] = []
     logits = Validator.logits
 
-    def slowly(self: Validator, network: torch.nn.Module, case: Case) -> Any:
+    def slowly(self: Validator, network: torch.nn.Module, case: TrainingCase) -> Any:
         looked.append(case.id)
         time.sleep(0.6)
         return logits(self, network, case)

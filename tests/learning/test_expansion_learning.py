@@ -14,7 +14,7 @@ from ichnos.learning.expansion.forecast import (
     warp_loss,
 )
 from ichnos.learning.expansion.forecast_scores import best_threshold, score, uniform_dilation
-from ichnos.learning.expansion.pairs import ROI_SHAPE, ROI_SPACING_MM, Pair, synthetic_pair
+from ichnos.learning.expansion.pairs import ROI_SHAPE, ROI_SPACING_MM, LesionPair, synthetic_pair
 from ichnos.learning.loop.settings import changed
 from ichnos.networks import build
 from ichnos.reading.expansion import signed_distance_mm
@@ -27,13 +27,13 @@ MM = np.stack(
 )
 
 
-def pair(name: str, *, grow_mm: float = 5.0, shift_mm: float = 0.0, radius_mm: float = 13.0) -> Pair:
+def pair(name: str, *, grow_mm: float = 5.0, shift_mm: float = 0.0, radius_mm: float = 13.0) -> LesionPair:
     """A ball that grows; its follow-up may also lie further to the right."""
     ball = (np.linalg.norm(MM, axis=0) <= radius_mm).astype(np.float32)
     away = np.linalg.norm(MM - np.array([shift_mm, 0, 0]).reshape(3, 1, 1, 1), axis=0)
     later = np.maximum(ball, (away <= radius_mm + grow_mm).astype(np.float32))
     hu = np.where(ball > 0, 65.0, 30.0).astype(np.float32)
-    return Pair(name, hu, ball, np.zeros_like(ball), np.ones(ball.shape, bool), later)
+    return LesionPair(name, hu, ball, np.zeros_like(ball), np.ones(ball.shape, bool), later)
 
 
 @pytest.mark.slow

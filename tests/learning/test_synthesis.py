@@ -16,10 +16,10 @@ from ichnos.evidence.leakage import Evaluated, leakage_proof
 from ichnos.learning.expansion.generator_store import ledger_of, load_generator
 from ichnos.learning.expansion.realism import (
     RandomFeatures,
-    contact_sheet,
     frechet_distance,
     kernel_distance,
     novelty,
+    slice_sheet,
 )
 from ichnos.learning.expansion.slice_generator import (
     Picture,
@@ -105,7 +105,7 @@ def test_every_image_has_a_line_in_the_ledger_and_its_sources_may_not_be_tested(
     assert len({line.sha256 for line in lines}) == 3
     with pytest.raises(InputRefused, match="synthetic training images were made"):
         leakage_proof([Evaluated("p3", split="test")], lines)
-    contact_sheet((("made", made), ("patients", pictures(12))), tmp_path / "sheet.png")
+    slice_sheet((("made", made), ("patients", pictures(12))), tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -18,7 +18,7 @@ from ichnos.learning.expansion.classifier import region_classifier
 from ichnos.learning.expansion.ensemble import load_classifier
 from ichnos.learning.expansion.forecast import forecast_map, load_forecaster
 from ichnos.learning.expansion.generator_store import load_generator
-from ichnos.learning.expansion.pairs import ROI_SHAPE, ROI_SPACING_MM, Pair
+from ichnos.learning.expansion.pairs import ROI_SHAPE, ROI_SPACING_MM, LesionPair
 from ichnos.learning.expansion.slice_generator import Picture
 from ichnos.models import load_model
 from ichnos.prognosis.growth import GrowthInputs
@@ -36,12 +36,14 @@ MM = np.stack(
 )
 
 
-def made_pair(patient: Patient) -> Pair:
+def made_pair(patient: Patient) -> LesionPair:
     radius = 10.0 + int(patient.id)
     ball, later = ((np.linalg.norm(MM, axis=0) <= r).astype(np.float32) for r in (radius, radius + 4))
     hu = np.where(ball > 0, 65.0, 30.0).astype(np.float32)
     oracle = np.clip(1 - (np.linalg.norm(MM, axis=0) - radius) / 8, 0, 1).astype(np.float32)
-    return Pair(patient.id, hu, ball, np.zeros_like(ball), np.ones(ball.shape, bool), later, oracle=oracle)
+    return LesionPair(
+        patient.id, hu, ball, np.zeros_like(ball), np.ones(ball.shape, bool), later, oracle=oracle
+    )
 
 
 def column(page: StudyPage, table: str, row: str, name: str) -> object:

@@ -85,9 +85,9 @@ def _pictures(cohort: Cohort, size: int) -> tuple[list[Picture], list[Picture]]:
     from ichnos.learning.expansion.crops import published_crops
     from ichnos.learning.expansion.labels import labelled
     from ichnos.learning.expansion.slice_generator import Picture
-    from ichnos.learning.segmentation.cases import check_leakage
+    from ichnos.learning.segmentation.cases import check_splits
 
-    check_leakage(cohort)
+    check_splits(cohort)
     parts: tuple[list[Picture], list[Picture]] = ([], [])
     for case in labelled(cohort):
         for k, crop in enumerate(published_crops(case.hu, case.ich, size=size)):
@@ -143,7 +143,7 @@ def _synthesized(
     expanded = [p for p in held_out if p.outcome == 1]
     real = expanded if len(expanded) > 1 else held_out
     sheet = (("synthetic", pictures[:30]), ("held-out patients", real[:20]))
-    realism.contact_sheet(sheet, out / "contact_sheet.png")
+    realism.slice_sheet(sheet, out / "contact_sheet.png")
     result = _result(settings, pictures, trained_on, held_out, real)
     with atomic_file(out / "synthesis.json") as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

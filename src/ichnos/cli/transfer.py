@@ -15,7 +15,7 @@ from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings,
 from ichnos.errors import UsageError
 
 if TYPE_CHECKING:
-    from ichnos.transfer.makers import Target
+    from ichnos.transfer.makers import TransferTarget
     from ichnos.transfer.run import CohortTransfer
 
 
@@ -43,11 +43,11 @@ def transfer_command(
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Transfer targets from the partner exams onto the CTs."""
-    from ichnos.transfer.makers import Settings
+    from ichnos.transfer.makers import TransferOptions
     from ichnos.transfer.run import transfer_cohort
 
     root = cohort.resolve()
-    how = Settings(
+    how = TransferOptions(
         str(root),
         settings.given,
         settings.undo_shift,
@@ -69,13 +69,13 @@ def transfer_command(
     return _show(result, as_json=as_json)
 
 
-def _targets(names: tuple[str, ...]) -> list[Target]:
+def _targets(names: tuple[str, ...]) -> list[TransferTarget]:
     from ichnos.transfer.makers import PARTNER
 
     unknown = [name for name in names if name not in PARTNER]
     if unknown or not names:
         raise UsageError(f"--targets {', '.join(unknown) or 'is empty'}: give any of {', '.join(PARTNER)}")
-    return [cast("Target", name) for name in dict.fromkeys(names)]
+    return [cast("TransferTarget", name) for name in dict.fromkeys(names)]
 
 
 def _show(result: CohortTransfer, *, as_json: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ichnos.cohort import Exam
 from ichnos.simulation.cohort.design import Design, Group
 
 
@@ -19,7 +20,7 @@ class StudyDesign:
     small_minutes: float  # of training per network where a small share is simulated on two cores
 
 
-_PAIRED = ("ct", "followup")
+_PAIRED: tuple[Exam, ...] = ("ct", "followup")
 DESIGNS: dict[str, StudyDesign] = {
     design.name: design
     for design in (

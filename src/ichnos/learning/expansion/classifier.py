@@ -16,21 +16,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused, UsageError
 from ichnos.learning.expansion.crops import Example
 from ichnos.learning.loop.settings import LoopSettings, changed
 from ichnos.learning.loop.training import Loss, Progress, Step, train
 from ichnos.models import NetworkSpec
 
-Arm = Literal["as is", "synthesis", "oversample", "weight", "focal"]
-ARMS: tuple[Arm, ...] = ("as is", "synthesis", "oversample", "weight", "focal")
-Floats = npt.NDArray[np.float64]
+_Arm = Literal["as is", "synthesis", "oversample", "weight", "focal"]
+ARMS: tuple[_Arm, ...] = ("as is", "synthesis", "oversample", "weight", "focal")
 FOCAL_GAMMA = 2.0
 LEAST_EACH = 2
 
@@ -54,7 +53,7 @@ class ClassifierSettings(BaseModel):
 
     network: NetworkSpec = Field(description="network and its arguments")
     loop: ClassifierLoop = ClassifierLoop()
-    arm: Arm = Field(default="as is", description="how the classes are balanced")
+    arm: _Arm = Field(default="as is", description="how the classes are balanced")
     others_per_expanded: float | None = Field(
         default=None,
         gt=0,
@@ -181,7 +180,7 @@ def train_classifier(
         settings.loop,
         loss_of,
         out,
-        data=fingerprint(train_on, settings),
+        data=examples_fingerprint(train_on, settings),
         device=device,
         seconds=seconds,
         report=report,
@@ -250,7 +249,7 @@ def _augmented(image: Tensor, rng: np.random.Generator, *, crop: bool) -> Tensor
     return moved
 
 
-def fingerprint(train: Sequence[Example], settings: ClassifierSettings) -> str:
+def examples_fingerprint(train: Sequence[Example], settings: ClassifierSettings) -> str:
     """Return a hash of the settings and of all examples: another image or outcome gives another."""
     digest = hashlib.sha256(settings.model_dump_json().encode())
     for e in train:

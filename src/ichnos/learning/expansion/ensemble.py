@@ -43,7 +43,7 @@ from ichnos.models import (
 )
 from ichnos.networks.ensemble import CalibratedEnsemble
 
-TARGET = TargetSpec(name="expansion", kind="patient", group="expansion")
+EXPANSION_TARGET = TargetSpec(name="expansion", kind="patient", group="expansion")
 _LIMITS = {
     False: (
         "Sees three slices of a tight crop around the haematoma (learning.expansion.crops.published_crops),"
@@ -51,7 +51,7 @@ _LIMITS = {
     ),
     True: (
         "Sees a region of fixed size in mm with HU windows, ICH and IVH as channels"
-        " (learning.expansion.crops.region): an outline must be given."
+        " (learning.expansion.crops.haematoma_region): an outline must be given."
     ),
 }
 
@@ -208,7 +208,7 @@ def save_classifier(
         ),
         network=NetworkSpec(name="calibrated_ensemble", arguments=arguments),
         preprocessing=_preprocessing(settings),
-        targets=(TARGET,),
+        targets=(EXPANSION_TARGET,),
         provenance=Provenance(
             code_version=ichnos.__version__,
             command=command,

@@ -27,10 +27,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ichnos import __version__
+from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused
 from ichnos.inference import windows
 from ichnos.learning.expansion.crops import REGION_WINDOWS_HU
-from ichnos.learning.expansion.pairs import ROI_SHAPE, ROI_SPACING_MM, Map, Pair, pairs_fingerprint
+from ichnos.learning.expansion.pairs import ROI_SHAPE, ROI_SPACING_MM, LesionPair, pairs_fingerprint
 from ichnos.learning.loop.settings import LoopSettings
 from ichnos.learning.loop.training import Loss, Progress, Step, train
 from ichnos.models import (
@@ -46,14 +47,14 @@ from ichnos.models import (
 from ichnos.networks.warp import AffineWarp
 from ichnos.reading.expansion import signed_distance_mm
 
-Kind = Literal["warp", "forecast"]
-WINDOWS_HU = REGION_WINDOWS_HU
+ForecastKind = Literal["warp", "forecast"]
+_WINDOWS_HU = REGION_WINDOWS_HU
 _NEAR_MM = 24.0  # voxels this near to the lesion count fully in our loss, the others a tenth
 _WAY_MM = 12.0
 _SMOOTHNESS = 0.1
 
 
-def network_input(pair: Pair, kind: Kind) -> Map:
+def forecast_input(pair: LesionPair, kind: ForecastKind) -> Floats32:
     """Return the channels that a network sees: CT and lesion for the warp; two windows, ICH, IVH and the way
     to the lesion for ours.
 
@@ -61,10 +62,10 @@ def network_input(pair: Pair, kind: Kind) -> Map:
     mostly near, and the network need not learn to measure.
     """
     if kind == "warp":
-        return np.stack([windows(pair.hu, WINDOWS_HU[:1])[0], 2 * pair.blood - 1]).astype(np.float32)
+        return np.stack([windows(pair.hu, _WINDOWS_HU[:1])[0], 2 * pair.blood - 1]).astype(np.float32)
     way = np.clip(signed_distance_mm(pair.blood > 0.5, ROI_SPACING_MM) / _WAY_MM, -1, 1)
     return np.concatenate(
-        [windows(pair.hu, WINDOWS_HU), np.stack([2 * pair.ich - 1, 2 * pair.ivh - 1, way])]
+        [windows(pair.hu, _WINDOWS_HU), np.stack([2 * pair.ich - 1, 2 * pair.ivh - 1, way])]
     ).astype(np.float32)
 
 
@@ -86,7 +87,9 @@ class ForecastSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Kind = Field(default="forecast", description="forecast (ours) or warp (after Abramova 2024)")
+    kind: ForecastKind = Field(
+        default="forecast", description="forecast (ours) or warp (after Abramova 2024)"
+    )
     width: int = Field(default=16, ge=1, description="features of the first stage; the published warp has 64")
     loop: ForecastLoop = ForecastLoop()
 
@@ -111,7 +114,7 @@ class ForecastSettings(BaseModel):
 
 
 def train_forecaster(
-    pairs: Sequence[Pair],
+    pairs: Sequence[LesionPair],
     settings: ForecastSettings,
     out: Path,
     *,
@@ -149,7 +152,7 @@ def train_forecaster(
     )
 
 
-def _mirrored(pair: Pair) -> Pair:
+def _mirrored(pair: LesionPair) -> LesionPair:
     names = ("hu", "ich", "ivh", "brain", "later", "later_hu")
     maps = {name: getattr(pair, name)[::-1].copy() for name in names if getattr(pair, name) is not None}
     return replace(pair, **maps)
@@ -159,11 +162,11 @@ def _stacked(maps: Sequence[npt.NDArray[np.generic]], device: str) -> Tensor:
     return torch.from_numpy(np.stack([np.ascontiguousarray(m, np.float32) for m in maps])).to(device)
 
 
-def forecast_loss(network: nn.Module, pairs: Sequence[Pair], device: str) -> Tensor:
+def forecast_loss(network: nn.Module, pairs: Sequence[LesionPair], device: str) -> Tensor:
     """Return cross-entropy of blood at follow-up, full weight near the lesion, plus soft Dice of the
     growth.
     """
-    image = _stacked([network_input(p, "forecast") for p in pairs], device)
+    image = _stacked([forecast_input(p, "forecast") for p in pairs], device)
     truth, before = _stacked([p.later for p in pairs], device), _stacked([p.blood for p in pairs], device)
     near = _stacked([signed_distance_mm(p.blood > 0.5, ROI_SPACING_MM) < _NEAR_MM for p in pairs], device)
     logits = network(image)[:, 0].float()
@@ -176,7 +179,7 @@ def forecast_loss(network: nn.Module, pairs: Sequence[Pair], device: str) -> Ten
     return 10 * entropy + 0.2 * overlap
 
 
-def warp_loss(network: nn.Module, pairs: Sequence[Pair], device: str) -> Tensor:
+def warp_loss(network: nn.Module, pairs: Sequence[LesionPair], device: str) -> Tensor:
     """Return Abramova's loss: smoothness of the move, L1 of the moved CT where the follow-up CT is known,
     Dice of the moved lesion.
     """
@@ -184,20 +187,20 @@ def warp_loss(network: nn.Module, pairs: Sequence[Pair], device: str) -> Tensor:
         raise InputRefused(
             f"the warp's loss needs an affine_warp network; {type(network).__name__} was given"
         )
-    image = _stacked([network_input(p, "warp") for p in pairs], device)
+    image = _stacked([forecast_input(p, "warp") for p in pairs], device)
     truth = _stacked([p.later for p in pairs], device)
     change = network.change(image)
     moved = network.warped(image, change).float()
     lesion = (moved[:, 1] + 1) / 2
     overlap = 1 - (2 * (lesion * truth).sum() + 1) / (lesion.sum() + truth.sum() + 1)
     known = [k for k, p in enumerate(pairs) if p.later_hu is not None]
-    later_hu = [windows(p.later_hu, WINDOWS_HU[:1])[0] for p in pairs if p.later_hu is not None]
+    later_hu = [windows(p.later_hu, _WINDOWS_HU[:1])[0] for p in pairs if p.later_hu is not None]
     l1 = (moved[known, 0] - _stacked(later_hu, device)).abs().mean() if known else overlap.new_zeros(())
     return overlap + l1 + _SMOOTHNESS * (change[:, :, :3] ** 2).sum((1, 2)).mean()
 
 
 def save_forecaster(
-    network: nn.Module, settings: ForecastSettings, folder: Path, *, pairs: Sequence[Pair], command: str
+    network: nn.Module, settings: ForecastSettings, folder: Path, *, pairs: Sequence[LesionPair], command: str
 ) -> Model:
     """Write a forecaster as a Model folder; its input is a region around a given outline."""
     real = [p for p in pairs if not p.synthetic]
@@ -219,7 +222,7 @@ def save_forecaster(
         network=settings.network(),
         preprocessing=Preprocessing(
             spacing_mm=ROI_SPACING_MM,
-            windows_hu=WINDOWS_HU[:1] if settings.kind == "warp" else WINDOWS_HU,
+            windows_hu=_WINDOWS_HU[:1] if settings.kind == "warp" else _WINDOWS_HU,
             patch=ROI_SHAPE,
         ),
         targets=(TargetSpec(name="followup", kind="region", group="expansion"),),
@@ -236,7 +239,7 @@ def save_forecaster(
     return save_model(folder, network, manifest)
 
 
-def load_forecaster(folder: str | Path, *, device: str = "cpu") -> tuple[nn.Module, Kind]:
+def load_forecaster(folder: str | Path, *, device: str = "cpu") -> tuple[nn.Module, ForecastKind]:
     """Load a Model folder as a forecaster for `forecast_map`."""
     model = load_model(folder)
     if [t.kind for t in model.manifest.targets] != ["region"]:
@@ -250,8 +253,10 @@ def load_forecaster(folder: str | Path, *, device: str = "cpu") -> tuple[nn.Modu
 
 
 @torch.inference_mode()
-def forecast_map(network: nn.Module, pair: Pair, kind: Kind, *, device: str = "cpu") -> Map:
+def forecast_map(
+    network: nn.Module, pair: LesionPair, kind: ForecastKind, *, device: str = "cpu"
+) -> Floats32:
     """Return each voxel's probability (ours) or share (warp) of blood at follow-up, 0..1."""
-    out = network.eval()(_stacked([network_input(pair, kind)], device))
+    out = network.eval()(_stacked([forecast_input(pair, kind)], device))
     share = (out[0, 1] + 1) / 2 if kind == "warp" else torch.sigmoid(out[0, 0])
     return np.asarray(share.clamp(0, 1).float().cpu().numpy(), np.float32)

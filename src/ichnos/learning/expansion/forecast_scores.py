@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ichnos.learning.expansion.pairs import ROI_SPACING_MM, Map, Pair
+from ichnos.arrays import Floats32
+from ichnos.learning.expansion.pairs import ROI_SPACING_MM, LesionPair
 from ichnos.reading.expansion import signed_distance_mm
 
 
-def uniform_dilation(pair: Pair, factor: float) -> Map:
+def uniform_dilation(pair: LesionPair, factor: float) -> Floats32:
     """Return the lesion dilated evenly to `factor` times its volume inside the brain: what knows only the
     mean growth.
     """
@@ -38,7 +39,7 @@ class ForecastScore:
 
 
 def score(
-    pair: Pair, forecast: Map, *, threshold: float = 0.5, volume_ml: float | None = None
+    pair: LesionPair, forecast: Floats32, *, threshold: float = 0.5, volume_ml: float | None = None
 ) -> ForecastScore:
     """Score a map at an operating point; `volume_ml` is the forecast volume where it is not the mask's."""
     mask, truth, before = forecast > threshold, pair.later > 0.5, pair.blood > 0.5
@@ -55,7 +56,7 @@ def _dice(mask: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
     return 2 * float((mask & truth).sum()) / float(mask.sum() + truth.sum()) if truth.any() else math.nan
 
 
-def best_threshold(pairs: Sequence[Pair], maps: Sequence[Map]) -> float:
+def best_threshold(pairs: Sequence[LesionPair], maps: Sequence[Floats32]) -> float:
     """Return the operating point with the greatest mean growth Dice, among 0.05 to 0.95; patients who were
     trained on choose it.
     """

@@ -18,7 +18,7 @@ from ichnos.learning.expansion.crops import PUBLISHED_SPACING_MM, WINDOW_90_45_H
 from ichnos.learning.expansion.slice_generator import GeneratorLoop, GeneratorSettings, Picture
 from ichnos.models import Manifest, Model, Preprocessing, Provenance, TargetSpec, load_model, save_model
 
-TARGET = TargetSpec(name="haematoma_slices", kind="image", group="expansion")
+_TARGET = TargetSpec(name="haematoma_slices", kind="image", group="expansion")
 
 
 def save_generator(
@@ -55,7 +55,7 @@ def save_generator(
             windows_hu=(WINDOW_90_45_HU,),
             patch=(settings.size, settings.size, 1),
         ),
-        targets=(TARGET,),
+        targets=(_TARGET,),
         provenance=Provenance(
             code_version=__version__,
             command=command,
@@ -73,7 +73,7 @@ def load_generator(folder: str | Path, *, device: str = "cpu") -> tuple[nn.Modul
     """Load a Model folder as a generator, with the settings that `sample_pictures` takes."""
     model = load_model(folder)
     manifest, arguments = model.manifest, model.manifest.network.arguments
-    if manifest.targets != (TARGET,):
+    if manifest.targets != (_TARGET,):
         raise InputRefused(
             f"{folder} samples no images (network {manifest.network.name}); a generator that"
             " `ichnos synthesize` wrote is expected"

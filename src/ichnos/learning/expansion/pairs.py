@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
+from ichnos.arrays import Floats32, Mask
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
@@ -17,29 +17,28 @@ from ichnos.learning.expansion.crops import REGION_SHAPE, REGION_SPACING_MM, roi
 from ichnos.reading.expansion import signed_distance_mm
 from ichnos.volume import Volume
 
-Map = npt.NDArray[np.float32]  # (x, y, z) on the region
 ROI_SPACING_MM, ROI_SHAPE = REGION_SPACING_MM, REGION_SHAPE
 SYNTHETIC_FACTORS = (1.33, 1.68, 2.0)  # follow-up over baseline volume, as published
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class LesionPair:
     """A patient's lesion at both times on a region around it; shares of a voxel, 0..1."""
 
     patient: str
-    hu: Map  # (x, y, z)
-    ich: Map
-    ivh: Map
-    brain: npt.NDArray[np.bool_]  # where blood may go: inside the brain
-    later: Map  # ICH and IVH at follow-up
-    later_hu: Map | None = None  # for the warp's L1; None: not known, the term is left out
-    oracle: Map | None = None  # the simulation's probability of blood at follow-up
+    hu: Floats32  # (x, y, z)
+    ich: Floats32
+    ivh: Floats32
+    brain: Mask  # where blood may go: inside the brain
+    later: Floats32  # ICH and IVH at follow-up
+    later_hu: Floats32 | None = None  # for the warp's L1; None: not known, the term is left out
+    oracle: Floats32 | None = None  # the simulation's probability of blood at follow-up
     synthetic: bool = False
 
     @property
-    def blood(self) -> Map:
+    def blood(self) -> Floats32:
         """Return ICH and IVH at baseline."""
-        total: Map = np.clip(self.ich + self.ivh, 0, 1)
+        total: Floats32 = np.clip(self.ich + self.ivh, 0, 1)
         return total
 
     @property
@@ -48,7 +47,7 @@ class Pair:
         return float(np.prod(ROI_SPACING_MM)) / 1000
 
 
-def pair_of(cohort: Cohort, patient: Patient) -> Pair | None:
+def pair_of(cohort: Cohort, patient: Patient) -> LesionPair | None:
     """Load a patient's pair from a cohort with the targets haematoma and expansion; None where one is missing
     or empty.
 
@@ -67,25 +66,25 @@ def pair_of(cohort: Cohort, patient: Patient) -> Pair | None:
         return None
     grid = roi_grid(ich, spacing_mm=ROI_SPACING_MM, shape=ROI_SHAPE)
 
-    def on_region(volume: Volume, *values: int) -> Map:
+    def on_region(volume: Volume, *values: int) -> Floats32:
         chosen = (
             volume.with_array(np.isin(volume.array, values).astype(np.float32))
             if values
             else volume.astype(np.float32)
         )
-        values_there: Map = chosen.on_grid(grid, fill=0.0 if values else -1000.0).array
+        values_there: Floats32 = chosen.on_grid(grid, fill=0.0 if values else -1000.0).array
         return values_there
 
     brain, oracle = (bids.find_target(cohort.root, patient.id, name) for name in ("brain", "oracle"))
     hu = on_region(ct)
     inside = on_region(nifti.load(brain).reoriented("RAS"), 1, 2) > 0.5 if brain else hu > -20
     map_ = nifti.load(oracle).reoriented("RAS").on_grid(grid).array.astype(np.float32) if oracle else None
-    return Pair(
+    return LesionPair(
         patient.id, hu, on_region(ich, 1), on_region(labels, 2), inside, on_region(later, 1, 2), oracle=map_
     )
 
 
-def synthetic_pair(pair: Pair, factor: float, rng: np.random.Generator) -> Pair:
+def synthetic_pair(pair: LesionPair, factor: float, rng: np.random.Generator) -> LesionPair:
     """Make a follow-up as published: dilate the lesion to `factor` times its volume, avoiding fluid, and move
     the CT along.
 
@@ -111,7 +110,7 @@ def synthetic_pair(pair: Pair, factor: float, rng: np.random.Generator) -> Pair:
     )
 
 
-def _moved(hu: Map, distance: Map, reach_mm: float) -> Map:
+def _moved(hu: Floats32, distance: Floats32, reach_mm: float) -> Floats32:
     """Pull HU outward: what lay at the lesion's edge comes to lie `reach_mm` outside it; inside the pull
     shrinks to 0, outside it fades.
     """
@@ -129,7 +128,7 @@ def _moved(hu: Map, distance: Map, reach_mm: float) -> Map:
     return np.asarray(ndimage.map_coordinates(hu, at, order=1, mode="nearest"), np.float32)
 
 
-def pairs_fingerprint(pairs: Sequence[Pair]) -> str:
+def pairs_fingerprint(pairs: Sequence[LesionPair]) -> str:
     """Return a hash of what a forecaster is trained on."""
     words = " ".join(f"{p.patient}{p.later.sum():.1f}" for p in pairs)
     return hashlib.sha256(words.encode()).hexdigest()

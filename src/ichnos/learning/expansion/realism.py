@@ -13,11 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused
 from ichnos.files import atomic_file
 from ichnos.learning.expansion.slice_generator import Picture
-
-Floats = npt.NDArray[np.float32]
 
 
 class RandomFeatures:
@@ -36,7 +35,7 @@ class RandomFeatures:
             for a, b in itertools.pairwise(widths)
         ]
 
-    def __call__(self, images: Sequence[Floats]) -> npt.NDArray[np.float64]:
+    def __call__(self, images: Sequence[Floats32]) -> npt.NDArray[np.float64]:
         """Return features (n, 128) of images (size, size) in -1..1."""
         x = torch.from_numpy(np.stack(images))[:, None].float()
         for kernel in self.kernels:
@@ -133,7 +132,7 @@ def _nearest(these: npt.NDArray[np.float64], those: npt.NDArray[np.float64]) -> 
     return out
 
 
-def contact_sheet(rows: Sequence[tuple[str, Sequence[Picture]]], file: Path, *, columns: int = 10) -> None:
+def slice_sheet(rows: Sequence[tuple[str, Sequence[Picture]]], file: Path, *, columns: int = 10) -> None:
     """Draw pictures in titled rows as one PNG, from black at 0 HU to white at 90."""
     from matplotlib.figure import Figure
 

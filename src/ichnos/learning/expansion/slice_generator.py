@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused, UsageError
 from ichnos.learning.loop.settings import LoopSettings, changed
 from ichnos.learning.loop.training import Loss, Progress, Step, train
@@ -28,8 +28,7 @@ from ichnos.models import (
 )
 from ichnos.networks import diffusion
 
-Kind = Literal["published", "conditional"]
-Floats = npt.NDArray[np.float32]
+GeneratorKind = Literal["published", "conditional"]
 _UNKNOWN = 0.1  # share of the training images whose condition is hidden, for guidance
 
 
@@ -38,8 +37,8 @@ class Picture:
     """One slice of a patient, or a synthetic one."""
 
     name: str
-    image: Floats  # (size, size), -1..1
-    mask: Floats  # (size, size), the haematoma's outline, 0..1; zeros where it is not known
+    image: Floats32  # (size, size), -1..1
+    mask: Floats32  # (size, size), the haematoma's outline, 0..1; zeros where it is not known
     outcome: float  # 1 expanded, 0 not
     patient: str = ""  # "" for a synthetic one
     sources: tuple[str, ...] = ()
@@ -61,7 +60,7 @@ class GeneratorSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Kind = Field(
+    kind: GeneratorKind = Field(
         default="conditional", description="conditional (ours), or published (of expanded haematomas only)"
     )
     size: int = Field(default=224, gt=0, description="pixels along a side of an image")
@@ -90,14 +89,14 @@ class GeneratorSettings(BaseModel):
         extra = {"condition_channels": 1, "condition_features": 1} if conditional else {}
         return NetworkSpec(name="diffusion_ukan", arguments=arguments | extra)
 
-    def schedule(self) -> diffusion.Schedule:
+    def schedule(self) -> diffusion.NoiseSchedule:
         """Return the noise schedule: linear as published, cosine for ours."""
         published = self.kind == "published"
         make = diffusion.linear_schedule if published else diffusion.cosine_schedule
         return make(self.noise_steps)
 
 
-def small_generator(kind: Kind, **changes: Any) -> GeneratorSettings:
+def small_generator(kind: GeneratorKind, **changes: Any) -> GeneratorSettings:
     """Return settings whose network a processor without an accelerator can train in minutes.
 
     >>> small_generator("conditional", steps=10).network().arguments["condition_channels"]
@@ -228,7 +227,7 @@ def sample_pictures(
             )
 
 
-def _outline(outlines: Sequence[Floats], rng: np.random.Generator) -> Floats:
+def _outline(outlines: Sequence[Floats32], rng: np.random.Generator) -> Floats32:
     """Choose a patient's outline, mirrored half the time."""
     chosen = outlines[int(rng.integers(len(outlines)))]
     return np.ascontiguousarray(chosen[:, ::-1] if rng.random() < 0.5 else chosen, np.float32)

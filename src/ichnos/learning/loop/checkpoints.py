@@ -34,7 +34,7 @@ class TrainingKey(BaseModel):
 
 
 @dataclass
-class State:
+class TrainingState:
     """A training between two steps."""
 
     network: torch.nn.Module
@@ -49,7 +49,7 @@ class State:
 
 def start(
     spec: NetworkSpec, settings: LoopSettings, device: str, initial: dict[str, torch.Tensor] | None = None
-) -> State:
+) -> TrainingState:
     """Build the network with the seed's weights, or with `initial` ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(
@@ -63,10 +63,10 @@ def start(
         network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
     )
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=settings.precision == "fp16")
-    return State(network, average, optimiser, scaler)
+    return TrainingState(network, average, optimiser, scaler)
 
 
-def save(state: State, key: TrainingKey, out: Path) -> None:
+def save_checkpoint(state: TrainingState, key: TrainingKey, out: Path) -> None:
     """Write the last state; the one before it stays until the new one is whole."""
     _write(
         out / CHECKPOINT,
@@ -82,12 +82,12 @@ def save(state: State, key: TrainingKey, out: Path) -> None:
     )
 
 
-def save_best(state: State, out: Path) -> None:
+def save_best(state: TrainingState, out: Path) -> None:
     """Write the averaged network as the best so far."""
     _write(out / BEST, {"step": state.step, "score": state.best_score, "average": state.average.state_dict()})
 
 
-def resume(key: TrainingKey, settings: LoopSettings, out: Path, device: str) -> State | None:
+def resume(key: TrainingKey, settings: LoopSettings, out: Path, device: str) -> TrainingState | None:
     """Load the checkpoint of a folder, if it holds one; refuse one of another training."""
     file = out / CHECKPOINT
     if not file.is_file():
@@ -115,7 +115,7 @@ def reached(out: Path) -> int:
     return int(_read(file, "cpu")["step"]) if file.is_file() else 0
 
 
-def best_network(state: State, out: Path, device: str) -> torch.nn.Module:
+def best_network(state: TrainingState, out: Path, device: str) -> torch.nn.Module:
     """Return the averaged network of the best validation; the last one where there was none."""
     if state.best_step > 0:
         state.average.load_state_dict(_read(out / BEST, device)["average"])

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ichnos.errors import InputRefused
 from ichnos.learning.loop import checkpoints
-from ichnos.learning.loop.checkpoints import State, TrainingKey
+from ichnos.learning.loop.checkpoints import TrainingKey, TrainingState
 from ichnos.learning.loop.settings import LoopSettings, learning_rate
 from ichnos.learning.loop.team import ALONE, Team
 from ichnos.models import NetworkSpec
@@ -121,12 +121,12 @@ def train(
         left = min(left, max(0.0, seconds - elapsed))
         report(Progress(state.step, loss, settings.steps, left, dict(run.measures), score))
         if team.leads and (score is not None or time.monotonic() - saved > checkpoint_every_s):
-            checkpoints.save(state, key, out)
+            checkpoints.save_checkpoint(state, key, out)
             saved = time.monotonic()
         if over:
             break
     if team.leads:
-        checkpoints.save(state, key, out)
+        checkpoints.save_checkpoint(state, key, out)
     team.wait()
     return checkpoints.best_network(state, out, device)
 
@@ -136,7 +136,7 @@ class _Run:
     """One call of `train`."""
 
     settings: LoopSettings
-    state: State
+    state: TrainingState
     network: nn.Module  # of the state, shared with the team
     loss_of: LossOf
     validate: Validate | None

@@ -31,8 +31,9 @@ from ichnos.errors import IchnosError, InputRefused, UsageError, require
 from ichnos.files import atomic_file
 from ichnos.formats import nifti, nnunet
 from ichnos.learning.loop.resources import Resources
+from ichnos.learning.nnunet.plans import plans_of
 from ichnos.learning.nnunet.settings import PLANNERS, NnunetSettings
-from ichnos.learning.segmentation.cases import check_leakage
+from ichnos.learning.segmentation.cases import check_splits
 from ichnos.learning.segmentation.target_files import target_degree, target_file
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, save_model
 from ichnos.models.store import sha256
@@ -102,7 +103,7 @@ def export(cohort: Cohort, settings: NnunetSettings, work: Path, pipelines: Sequ
     Targets that overlap are trained as regions (each its own sigmoid), the others as labels (softmax), as
     nnU-Net does.
     """
-    check_leakage(cohort)
+    check_splits(cohort)
     people = cohort.of_split("train", "validation").with_exams("ct")
     names = [target.name for target in settings.targets]
     found = [(p, [target_file(cohort, p, name, pipelines) for name in names]) for p in people]
@@ -229,6 +230,8 @@ def job_of(
         "iterations": settings.iterations,
         "device": resources.device,
         "threads": settings.threads,
+        "workers": settings.workers,
+        "learning_rate": settings.learning_rate or None,
         "seed": settings.seed,
         "sided": sided,
         "splits": str(nnunet.dataset_folder(work / "nnUNet_raw", _NUMBER, _NAME) / "splits_final.json"),
@@ -257,15 +260,15 @@ def run_child(job: dict[str, Any], work: Path, *, quiet: bool) -> None:
     file = work / f"{job['do']}.json"
     file.write_text(json.dumps(job, indent=2), encoding="utf-8")
     folders = {name: str(work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    # Augmentation in processes of its own is for machines with many cores; nnU-Net plans with one, and trains
-    # with none.
+    # nnU-Net plans with one process, and augments with as many as the settings say.
     processes = {
-        "nnUNet_n_proc_DA": "1" if job["do"] == "plan" else "0",
+        "nnUNet_n_proc_DA": "1" if job["do"] == "plan" else str(job["workers"]),
         "nnUNet_def_n_proc": "1",
         "nnUNet_compile": "f",
     }
     environment = {**os.environ, **folders, **processes, "OMP_NUM_THREADS": str(job["threads"])}
-    command = [sys.executable, "-m", "ichnos.learning.nnunet.child", str(file)]
+    # -P: a file called torch.py in the working directory is not imported
+    command = [sys.executable, "-P", "-m", "ichnos.learning.nnunet.child", str(file)]
     log = work / "nnunet.log"
     with (
         log.open("a", encoding="utf-8") as written,
@@ -343,25 +346,8 @@ def _dice(means: dict[str, dict[str, float]]) -> list[float]:
 
 
 def preprocessing_of(plans: dict[str, Any], configuration: str) -> Preprocessing:
-    """Translate what nnU-Net decided about voxel size, HU and patch."""
-    chosen = plans["configurations"][configuration]
-    hu = plans["foreground_intensity_properties_per_channel"]["0"]
-    axes = "".join("zyx"[axis] for axis in plans["transpose_forward"])
-    spacing, patch = list(chosen["spacing"]), list(chosen["patch_size"])
-    if configuration == "2d":
-        if axes[0] != "z":
-            raise InputRefused(
-                f"nnU-Net planned slices across {axes[0]}, not across z; these scans are no axial head CTs"
-            )
-        spacing, patch = [plans["original_median_spacing_after_transp"][0], *spacing], [1, *patch]
-    step, side = dict(zip(axes, spacing, strict=True)), dict(zip(axes, patch, strict=True))
-    return Preprocessing(
-        spacing_mm=(step["x"], step["y"], step["z"]),
-        windows_hu=((hu["percentile_00_5"], hu["percentile_99_5"]),),
-        patch=(side["x"], side["y"], side["z"]),
-        z_score=((hu["mean"], max(hu["std"], 1e-8)),),
-        axes=axes,  # type: ignore[arg-type]
-    )
+    """Return what nnU-Net decided about voxel size, HU and patch, in our terms."""
+    return plans_of(plans, configuration, source="plans.json").preprocessing(configuration)
 
 
 def network_spec(plans: dict[str, Any], settings: NnunetSettings, *, classes: int) -> tuple[NetworkSpec, str]:

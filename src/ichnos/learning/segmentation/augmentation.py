@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ichnos.models import Preprocessing
-
-AIR_HU = -1000.0
+from ichnos.scan import AIR_HU
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,16 @@ import torch
 
 from ichnos.errors import UsageError
 from ichnos.learning.segmentation.augmentation import (
-    AIR_HU,
     OFF,
     Augmentation,
     network_input,
     rescanned,
     turned,
 )
-from ichnos.learning.segmentation.cases import DEGREES, Case
+from ichnos.learning.segmentation.cases import DEGREES, TrainingCase
 from ichnos.learning.segmentation.objective import Batch, BatchAt
 from ichnos.models import Preprocessing
+from ichnos.scan import AIR_HU
 from ichnos.targets import mirrored, mirrored_channels
 
 
@@ -29,7 +29,7 @@ from ichnos.targets import mirrored, mirrored_channels
 class CohortBatches:
     """Call it with a number: a batch of patches, evenly over patients, some centred on a target."""
 
-    cases: Sequence[Case]
+    cases: Sequence[TrainingCase]
     targets: tuple[str, ...]
     how: Preprocessing
     size: int = 2
@@ -48,11 +48,11 @@ class CohortBatches:
         truth, known = torch.stack([t for _, t, _ in patches]), torch.stack([k for _, _, k in patches])
         return Batch(image[..., 0], truth[..., 0], known) if self.flat else Batch(image, truth, known)
 
-    def _case(self, rng: np.random.Generator) -> Case:
+    def _case(self, rng: np.random.Generator) -> TrainingCase:
         return self.cases[int(rng.integers(len(self.cases)))]
 
     def _patch(
-        self, case: Case, rng: np.random.Generator, generator: torch.Generator
+        self, case: TrainingCase, rng: np.random.Generator, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return HU (x, y, z), degrees (target, x, y, z) and which targets are known (target,)."""
         change, patch = self.augmentation, self.how.patch
@@ -80,7 +80,7 @@ class CohortBatches:
             )
         return mirrored_channels(self.targets)
 
-    def _centre(self, case: Case, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    def _centre(self, case: TrainingCase, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """Draw the voxel in the middle of a patch."""
         shape, centres = np.array(case.hu.shape), case.centres
         on_target = rng.random() < self.foreground_share
@@ -93,7 +93,9 @@ class CohortBatches:
         return np.asarray(rng.integers(half, np.maximum(shape - half, half + 1)), np.int64)
 
 
-def _cut(case: Case, corner: npt.NDArray[np.int64], size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _cut(
+    case: TrainingCase, corner: npt.NDArray[np.int64], size: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Read a region (1, x, y, z) of HU and (target, x, y, z) of degrees, reaching beyond the grid into air
     where it must.
     """

@@ -12,7 +12,7 @@ import torch
 from ichnos.cohort import Cohort
 from ichnos.learning.loop.checkpoints import CHECKPOINT
 from ichnos.learning.loop.resources import Resources
-from ichnos.learning.segmentation.cases import Case
+from ichnos.learning.segmentation.cases import TrainingCase
 from ichnos.learning.segmentation.objective import train_segmentation
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.sources import batch_source, close
@@ -61,7 +61,7 @@ def settings_within(
 
 
 def _trial(
-    settings: TrainSettings, cases: Sequence[Case], folder: Path, resources: Resources
+    settings: TrainSettings, cases: Sequence[TrainingCase], folder: Path, resources: Resources
 ) -> tuple[torch.nn.Module, float]:
     """Take a few steps; return the network and the seconds of a step."""
     trial = settings.changed(steps=_MEASURED_STEPS, warm_up_steps=0)

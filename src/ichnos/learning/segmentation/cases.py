@@ -28,7 +28,7 @@ _CENTRES = 4000  # voxels of each target that are kept, to centre patches on
 
 
 @dataclass(frozen=True)
-class Grid:
+class CaseGrid:
     """What decides how a case looks on disk."""
 
     targets: tuple[str, ...]
@@ -36,7 +36,7 @@ class Grid:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class TrainingCase:
     """One patient on the network's grid. The arrays are read from disk where they are touched."""
 
     id: str
@@ -65,17 +65,17 @@ class Case:
         return array
 
 
-def prepare(
+def prepare_cases(
     cohort: Cohort,
-    grid: Grid,
+    grid: CaseGrid,
     cache: Path,
     *,
     pipelines: Sequence[str] = TRUSTED_PIPELINES,
     advance: Callable[[str], None] = lambda patient: None,
-) -> tuple[Case, ...]:
+) -> tuple[TrainingCase, ...]:
     """Resample every patient with a CT and a target onto the network's grid; the cache is used where it can.
 
-    >>> prepare(Cohort(()), Grid(("ICH",), (2.0, 2.0, 2.0)), Path("cache"))
+    >>> prepare_cases(Cohort(()), CaseGrid(("ICH",), (2.0, 2.0, 2.0)), Path("cache"))
     ()
     """
     cases = []
@@ -88,8 +88,8 @@ def prepare(
 
 
 def _case(
-    patient: Patient, files: Sequence[tuple[Path, tuple[int, ...]] | None], grid: Grid, cache: Path
-) -> Case:
+    patient: Patient, files: Sequence[tuple[Path, tuple[int, ...]] | None], grid: CaseGrid, cache: Path
+) -> TrainingCase:
     content = {
         "ct": sha256(patient.exam("ct")),
         "targets": [None if f is None else [sha256(f[0]), list(f[1])] for f in files],
@@ -101,7 +101,7 @@ def _case(
     if not (folder / "case.json").is_file():
         _write(folder, patient, files, grid)
     kept = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-    return Case(
+    return TrainingCase(
         patient.id,
         patient.centre,
         patient.split,
@@ -112,7 +112,7 @@ def _case(
 
 
 def _write(
-    folder: Path, patient: Patient, files: Sequence[tuple[Path, tuple[int, ...]] | None], grid: Grid
+    folder: Path, patient: Patient, files: Sequence[tuple[Path, tuple[int, ...]] | None], grid: CaseGrid
 ) -> None:
     ct = nifti.open_nifti(patient.exam("ct")).volume
     ras = ct.reoriented("RAS")
@@ -148,7 +148,7 @@ def _centres(degrees: npt.NDArray[np.uint8], patient: str) -> npt.NDArray[np.int
 # ---- checks
 
 
-def check_cases(cases: Sequence[Case], targets: Sequence[str]) -> None:
+def check_cases(cases: Sequence[TrainingCase], targets: Sequence[str]) -> None:
     """Refuse cases without training or validation patients, a target that nobody has, and leakage."""
     train, validation = ([c for c in cases if c.split == split] for split in ("train", "validation"))
     if not train:
@@ -172,7 +172,7 @@ def check_cases(cases: Sequence[Case], targets: Sequence[str]) -> None:
     )
 
 
-def check_leakage(cohort: Cohort) -> None:
+def check_splits(cohort: Cohort) -> None:
     """Refuse a cohort with one person in two splits, by the column `person` or by the same CT file."""
     people = [(str(p.facts["person"]), p.id, p.split) for p in cohort if p.facts.get("person") is not None]
     _check_apart(people, "are one person by the column person")
@@ -192,7 +192,7 @@ def _check_apart(rows: Sequence[tuple[str, str, Split]], why: str) -> None:
             )
 
 
-def fingerprint(cases: Sequence[Case]) -> str:
+def cases_fingerprint(cases: Sequence[TrainingCase]) -> str:
     """Return one SHA-256 for all cases: another patient, another mask or another grid gives another."""
     names = sorted(f"{case.split}/{case.folder.name}" for case in cases)
     return hashlib.sha256("\n".join(names).encode()).hexdigest()

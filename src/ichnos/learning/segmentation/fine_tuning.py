@@ -13,12 +13,12 @@ from ichnos import networks
 from ichnos.errors import InputRefused
 from ichnos.models import Model, NetworkSpec, Preprocessing, TargetSpec, default_model, load_model
 
-SHIPPED = "default"  # the weights that come with ichnos
+SHIPPED_NAME = "default"  # the weights that come with ichnos
 
 
 def model_called(name: str) -> Model:
     """Return the model to start from: a folder, or the model that ships."""
-    return default_model() if name == SHIPPED else load_model(Path(name))
+    return default_model() if name == SHIPPED_NAME else load_model(Path(name))
 
 
 def preprocessing_of_start(model: Model) -> Preprocessing:

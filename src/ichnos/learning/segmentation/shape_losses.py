@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-Field = torch.Tensor  # (batch, target, x, y, z), degree 0..1
+_Map = torch.Tensor  # (batch, target, x, y, z), degree 0..1
 _EPSILON = 1e-6
 
 
-def cl_dice_loss(probability: Field, truth: Field, known: torch.Tensor, *, steps: int = 4) -> torch.Tensor:
+def cl_dice_loss(probability: _Map, truth: _Map, known: torch.Tensor, *, steps: int = 4) -> torch.Tensor:
     """Return 1 - centre-line Dice with soft skeletons (Shit et al. 2021, arXiv 2003.07311), over the targets
     that are known and there.
 
@@ -31,7 +31,7 @@ def cl_dice_loss(probability: Field, truth: Field, known: torch.Tensor, *, steps
     return _mean_over_present(1 - 2 * precision * recall / (precision + recall), weight)
 
 
-def rim_loss(probability: Field, truth: Field, known: torch.Tensor) -> torch.Tensor:
+def rim_loss(probability: _Map, truth: _Map, known: torch.Tensor) -> torch.Tensor:
     """Return 1 - Dice of the soft rims, a rim being a mask less its erosion by a voxel (after Bokhovkin &
     Burnaev 2019, arXiv 1905.07852).
 
@@ -50,7 +50,7 @@ def rim_loss(probability: Field, truth: Field, known: torch.Tensor) -> torch.Ten
     return _mean_over_present(1 - dice, weight)
 
 
-def _weight(truth: Field, known: torch.Tensor) -> torch.Tensor:
+def _weight(truth: _Map, known: torch.Tensor) -> torch.Tensor:
     """Return 1 for the (batch, target) pairs that are known and in which the target occurs: without it
     there is no form to judge.
     """
@@ -63,7 +63,7 @@ def _mean_over_present(per_target: torch.Tensor, weight: torch.Tensor) -> torch.
     return (per_target * present).sum() / present.sum().clamp(min=1)
 
 
-def _eroded(field: Field) -> Field:
+def _eroded(field: _Map) -> _Map:
     """Take the minimum over the six neighbours and the voxel itself; an axis of one voxel has no
     neighbours.
     """
@@ -75,12 +75,12 @@ def _eroded(field: Field) -> Field:
     return out
 
 
-def _opened(field: Field) -> Field:
+def _opened(field: _Map) -> _Map:
     size = [3 if n > 1 else 1 for n in field.shape[2:]]
     return F.max_pool3d(_eroded(field), size, 1, [n // 2 for n in size])
 
 
-def _soft_skeleton(field: Field, steps: int) -> Field:
+def _soft_skeleton(field: _Map, steps: int) -> _Map:
     skeleton = F.relu(field - _opened(field))
     for _ in range(steps):
         field = _eroded(field)

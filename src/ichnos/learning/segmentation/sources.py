@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ichnos.errors import UsageError
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.segmentation.batches import Ahead, CohortBatches, Mixed
-from ichnos.learning.segmentation.cases import Case
+from ichnos.learning.segmentation.cases import TrainingCase
 from ichnos.learning.segmentation.objective import Batch, BatchAt
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.models import TargetSpec
@@ -16,7 +16,7 @@ from ichnos.models import TargetSpec
 _VIEW_MARGIN = 8  # voxels by which a view of a simulated patient is larger than a patch
 
 
-def batch_source(settings: TrainSettings, cases: Sequence[Case], resources: Resources) -> BatchAt:
+def batch_source(settings: TrainSettings, cases: Sequence[TrainingCase], resources: Resources) -> BatchAt:
     """Return the batches of a training; `close` ends their threads and processes."""
     real: BatchAt = CohortBatches(
         [case for case in cases if case.split == "train"],

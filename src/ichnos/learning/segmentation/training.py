@@ -20,7 +20,14 @@ from ichnos.evidence.leakage import TrainingImage, write_training
 from ichnos.files import atomic_file
 from ichnos.learning.loop.checkpoints import CHECKPOINT
 from ichnos.learning.loop.resources import Resources
-from ichnos.learning.segmentation.cases import Case, Grid, check_cases, check_leakage, fingerprint, prepare
+from ichnos.learning.segmentation.cases import (
+    CaseGrid,
+    TrainingCase,
+    cases_fingerprint,
+    check_cases,
+    check_splits,
+    prepare_cases,
+)
 from ichnos.learning.segmentation.fine_tuning import model_called, network_for_targets, weights_from
 from ichnos.learning.segmentation.objective import SegmentationSettings, train_segmentation
 from ichnos.learning.segmentation.planning import planned_network
@@ -90,21 +97,24 @@ def _initial_weights(
 
 def usable_cases(
     cohort: Cohort, settings: TrainSettings, work: Path, resources: Resources
-) -> tuple[Case, ...]:
+) -> tuple[TrainingCase, ...]:
     """Prepare the patients of the training and validation splits, or say why none can be trained on."""
-    check_leakage(cohort)
-    grid, folder = Grid(settings.names, settings.preprocessing.spacing_mm), resources.cases or work / "cases"
+    check_splits(cohort)
+    grid, folder = (
+        CaseGrid(settings.names, settings.preprocessing.spacing_mm),
+        resources.cases or work / "cases",
+    )
     patients = cohort.of_split("train", "validation")
     if resources.team.leads:
-        prepare(patients, grid, folder, pipelines=resources.pipelines, advance=resources.prepared)
+        prepare_cases(patients, grid, folder, pipelines=resources.pipelines, advance=resources.prepared)
     resources.team.wait()
-    cases = prepare(patients, grid, folder, pipelines=resources.pipelines)
+    cases = prepare_cases(patients, grid, folder, pipelines=resources.pipelines)
     check_cases(cases, settings.names)
     return cases
 
 
-def resolved_settings(settings: TrainSettings, cases: Sequence[Case]) -> SegmentationSettings:
-    """Return a training as it runs: the network of the settings, and the fingerprint of the cases."""
+def resolved_settings(settings: TrainSettings, cases: Sequence[TrainingCase]) -> SegmentationSettings:
+    """Return a training as it runs: the network of the settings, and the cases_fingerprint of the cases."""
     how, architecture = settings.preprocessing, settings.architecture
     network = (
         network_for_targets(
@@ -123,7 +133,7 @@ def resolved_settings(settings: TrainSettings, cases: Sequence[Case]) -> Segment
     )
     sampling = settings.sampling.model_dump_json(exclude={"augmentation"})
     digest = hashlib.sha256(
-        f"{fingerprint(cases)} {sampling} {asdict(settings.sampling.augmentation)}".encode()
+        f"{cases_fingerprint(cases)} {sampling} {asdict(settings.sampling.augmentation)}".encode()
     )
     digest.update("".join(_parents(settings)[-1:]).encode())
     return SegmentationSettings(
@@ -138,7 +148,7 @@ def resolved_settings(settings: TrainSettings, cases: Sequence[Case]) -> Segment
 
 
 def validator_of(
-    settings: TrainSettings, cases: Sequence[Case], out: Path, resources: Resources
+    settings: TrainSettings, cases: Sequence[TrainingCase], out: Path, resources: Resources
 ) -> Validator:
     """Return the validation on the patients that are set aside."""
     held = spread([case for case in cases if case.split == "validation"], settings.validate_on)
@@ -153,7 +163,7 @@ def validator_of(
     )
 
 
-def spread(held: Sequence[Case], count: int) -> list[Case]:
+def spread(held: Sequence[TrainingCase], count: int) -> list[TrainingCase]:
     """Return so many of the cases, evenly spread over them; all for a count of 0.
 
     >>> spread(list("abcdefg"), 3)  # any sequence
@@ -171,7 +181,7 @@ def spread(held: Sequence[Case], count: int) -> list[Case]:
 def manifest_of(
     settings: TrainSettings,
     resolved: SegmentationSettings,
-    cases: Sequence[Case],
+    cases: Sequence[TrainingCase],
     validations: Sequence[Validation],
     resources: Resources,
     *,
@@ -196,7 +206,7 @@ def manifest_of(
             command=resources.command,
             seeds=(settings.loop.seed,),
             steps=best.step,
-            data={"cases (patients, masks, grid)": fingerprint(cases)},
+            data={"cases (patients, masks, grid)": cases_fingerprint(cases)},
             parents=_parents(settings),
             hardware=_hardware(resources),
             trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -205,7 +215,7 @@ def manifest_of(
     )
 
 
-def _limits(settings: TrainSettings, cases: Sequence[Case], best: Validation) -> tuple[str, ...]:
+def _limits(settings: TrainSettings, cases: Sequence[TrainingCase], best: Validation) -> tuple[str, ...]:
     trained_on, share = sum(case.split == "train" for case in cases), settings.sampling.simulated_share
     simulated = f", {share:.0%} of batches from simulated patients" if share else ""
     return (

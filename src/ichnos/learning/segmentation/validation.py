@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ichnos.arrays import Mask
 from ichnos.evidence.figures import FailedSlice, gallery_figure
 from ichnos.files import atomic_file
 from ichnos.inference import input_channels
 from ichnos.inference.sliding import slide
 from ichnos.learning.loop.team import ALONE, Team
-from ichnos.learning.segmentation.cases import DEGREES, Case
+from ichnos.learning.segmentation.cases import DEGREES, TrainingCase
 from ichnos.learning.segmentation.operating_points import Overlaps
 from ichnos.models import Preprocessing, TargetSpec
 
-Mask = npt.NDArray[np.bool_]
 _WINDOW_HU = (0.0, 80.0)
 
 
@@ -44,7 +44,7 @@ class Validator:
     of the patients, and the leader writes.
     """
 
-    cases: Sequence[Case]
+    cases: Sequence[TrainingCase]
     targets: tuple[str, ...]
     how: Preprocessing
     out: Path
@@ -71,7 +71,7 @@ class Validator:
             self._draw(step, [row.worst for row in worst[: self.pictures] if row.worst is not None])
         return score
 
-    def _rows(self, network: torch.nn.Module, case: Case) -> list[_Row]:
+    def _rows(self, network: torch.nn.Module, case: TrainingCase) -> list[_Row]:
         """Return one row per known target: its Dice, or where it is absent the false positives in mL."""
         voxel_ml, at = float(np.prod(self.how.spacing_mm)) / 1000, self.cases.index(case)
         masks, rows = self.logits(network, case) > 0, []
@@ -96,7 +96,7 @@ class Validator:
         seen.merge(self.team)
         return seen.points()
 
-    def logits(self, network: torch.nn.Module, case: Case) -> npt.NDArray[np.float32]:
+    def logits(self, network: torch.nn.Module, case: TrainingCase) -> npt.NDArray[np.float32]:
         """Return the network's logits of a case on its own grid (target, x, y, z)."""
         image = input_channels(np.asarray(case.hu, np.float32), self.how)
 
@@ -116,7 +116,7 @@ class Validator:
             padding=self.how.padding,
         )
 
-    def _failure(self, value: float, case: Case, name: str, truth: Mask, mask: Mask) -> FailedSlice:
+    def _failure(self, value: float, case: TrainingCase, name: str, truth: Mask, mask: Mask) -> FailedSlice:
         """Return the slice in which most is wrong, the patient's right on the left."""
         z = int((truth ^ mask).sum(axis=(0, 1)).argmax())
         low, high = _WINDOW_HU

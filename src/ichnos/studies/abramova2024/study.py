@@ -18,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ichnos.arrays import Floats32
 from ichnos.cohort import Cohort
 from ichnos.errors import InputRefused
 from ichnos.learning.expansion.forecast import (
-    Kind,
+    ForecastKind,
 )
-from ichnos.learning.expansion.pairs import Map, Pair, pair_of
+from ichnos.learning.expansion.pairs import LesionPair, pair_of
 from ichnos.studies.abramova2024.tables import forecast_table, median_picture, ratio_table
 from ichnos.studies.abramova2024.training import (
     LEAST_GROWTH_ML,
@@ -53,7 +54,7 @@ def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyPage:
     check_apart(grown)
     folds = fold_groups(len(grown), budget)
     steps, scores = training_steps(grown, out, budget, len(folds)), ScoresByMethod()
-    keep: dict[str, dict[str, Map]] = {}
+    keep: dict[str, dict[str, Floats32]] = {}
     for k, held in enumerate(folds):
         budget.say(f"group {k + 1} of {len(folds)}: {len(held)} patient(s) left out")
         others = [p for i, p in enumerate(grown) if i not in held]
@@ -64,11 +65,11 @@ def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyPage:
 
 def _page(
     cohort: Cohort,
-    pairs: Sequence[Pair],
+    pairs: Sequence[LesionPair],
     groups: int,
-    steps: Mapping[Kind, int],
+    steps: Mapping[ForecastKind, int],
     scores: ScoresByMethod,
-    maps: dict[str, dict[str, Map]],
+    maps: dict[str, dict[str, Floats32]],
     budget: StudyBudget,
 ) -> StudyPage:
     left = "one patient at a time" if groups == len(pairs) else f"in {groups} groups"

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused
 from ichnos.evidence.figures import Figure
 from ichnos.evidence.metrics.intervals import Estimate, bootstrap, mean_interval
 from ichnos.evidence.tables import Cell, Table
-from ichnos.learning.expansion.pairs import Map, Pair
+from ichnos.learning.expansion.pairs import LesionPair
 from ichnos.studies.abramova2024.training import FORECAST_ARMS, ScoresByMethod
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import cell, comparison
@@ -85,7 +86,7 @@ def ratio_table(scores: ScoresByMethod, budget: StudyBudget) -> Table:
     return comparison("ratios", "What is reachable, and what is gained", rows, note=note)
 
 
-def median_picture(pairs: Sequence[Pair], maps: dict[str, dict[str, Map]]) -> Figure:
+def median_picture(pairs: Sequence[LesionPair], maps: dict[str, dict[str, Floats32]]) -> Figure:
     """Draw the patient of median growth: baseline, truth, and each forecast, on the slice with most new
     blood.
     """

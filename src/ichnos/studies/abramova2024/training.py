@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused
 from ichnos.learning.expansion.forecast import (
+    ForecastKind,
     ForecastSettings,
-    Kind,
     forecast_map,
     save_forecaster,
     train_forecaster,
@@ -22,12 +23,12 @@ from ichnos.learning.expansion.forecast_scores import (
     score,
     uniform_dilation,
 )
-from ichnos.learning.expansion.pairs import SYNTHETIC_FACTORS, Map, Pair, synthetic_pair
+from ichnos.learning.expansion.pairs import SYNTHETIC_FACTORS, LesionPair, synthetic_pair
 from ichnos.learning.loop.settings import changed
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.pace import measured_steps
 
-FORECAST_ARMS: Mapping[str, tuple[Kind, bool]] = {
+FORECAST_ARMS: Mapping[str, tuple[ForecastKind, bool]] = {
     "warp": ("warp", False),
     "warp + synthetic": ("warp", True),
     "ours": ("forecast", False),
@@ -48,7 +49,7 @@ class ScoresByMethod:
         self.by_method.setdefault(method, []).append(found)
 
 
-def check_apart(pairs: Sequence[Pair]) -> None:
+def check_apart(pairs: Sequence[LesionPair]) -> None:
     """Refuse a patient who is there twice: who is left out would be learnt from under the other name."""
     seen: dict[bytes, str] = {}
     for pair in pairs:
@@ -71,10 +72,12 @@ def fold_groups(patients: int, budget: StudyBudget) -> list[list[int]]:
     return [sorted(int(i) for i in part) for part in np.array_split(order, count)]
 
 
-def training_steps(pairs: Sequence[Pair], out: Path, budget: StudyBudget, folds: int) -> dict[Kind, int]:
+def training_steps(
+    pairs: Sequence[LesionPair], out: Path, budget: StudyBudget, folds: int
+) -> dict[ForecastKind, int]:
     """Return how long each kind is trained: the minutes of a network are for all groups together."""
 
-    def within(kind: Kind) -> int:
+    def within(kind: ForecastKind) -> int:
         def trial(steps: int, folder: Path) -> None:
             train_forecaster(pairs, _settings(kind, steps, budget), folder, device=budget.device)
 
@@ -86,7 +89,7 @@ def training_steps(pairs: Sequence[Pair], out: Path, budget: StudyBudget, folds:
     return dict.fromkeys(kinds, 6) if budget.smoke else {kind: within(kind) for kind in kinds}
 
 
-def _settings(kind: Kind, steps: int, budget: StudyBudget) -> ForecastSettings:
+def _settings(kind: ForecastKind, steps: int, budget: StudyBudget) -> ForecastSettings:
     own = ForecastSettings(kind=kind, width=_width(budget))
     return changed(own, {"steps": steps, "seed": budget.seed})
 
@@ -96,19 +99,19 @@ def _width(budget: StudyBudget) -> int:
 
 
 def fold_maps(
-    others: Sequence[Pair],
-    held: Sequence[Pair],
+    others: Sequence[LesionPair],
+    held: Sequence[LesionPair],
     out: Path,
     budget: StudyBudget,
-    steps: Mapping[Kind, int],
+    steps: Mapping[ForecastKind, int],
     scores: ScoresByMethod,
-) -> list[dict[str, Map]]:
+) -> list[dict[str, Floats32]]:
     """Train every arm on the others, score it on those left out, and return their maps at the operating
     point's scale.
     """
     rng = np.random.default_rng([budget.seed, len(others)])
     made = [synthetic_pair(p, factor, rng) for p in others for factor in SYNTHETIC_FACTORS]
-    maps: list[dict[str, Map]] = [{} for _ in held]
+    maps: list[dict[str, Floats32]] = [{} for _ in held]
     for arm, (kind, synthetic) in FORECAST_ARMS.items():
         budget.say(f"  training {arm}")
         folder = out / arm.replace(" ", "")
@@ -132,7 +135,9 @@ def fold_maps(
     return maps
 
 
-def _reference_scores(others: Sequence[Pair], held: Sequence[Pair], scores: ScoresByMethod) -> None:
+def _reference_scores(
+    others: Sequence[LesionPair], held: Sequence[LesionPair], scores: ScoresByMethod
+) -> None:
     factor = float(np.mean([p.later.sum() / p.blood.sum() for p in others]))
     oracles = [p.oracle for p in others if p.oracle is not None]
     cut = best_threshold([p for p in others if p.oracle is not None], oracles) if oracles else 0.5

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from ichnos.learning.segmentation.fine_tuning import SHIPPED
+from ichnos.learning.segmentation.fine_tuning import SHIPPED_NAME
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_specs
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.training import NNUNET_ARM
-from ichnos.transfer.makers import Target
+from ichnos.transfer.makers import TransferTarget
 
-TRACT: Target = "tract"
+TRACT_LABEL: TransferTarget = "tract"
 _SEEN: dict[str, Any] = {"spacing_mm": (2.0, 2.0, 2.0), "patch": (64, 64, 64), "batch": 2, "width": 16}
 TRACT_PLANS = {
     # As published: a U-Net in three dimensions, taught by the pairs alone.
-    "pairs": TrainSettings(targets=target_specs(TRACT)).changed(**_SEEN),
+    "pairs": TrainSettings(targets=target_specs(TRACT_LABEL)).changed(**_SEEN),
     # Ours: begun with the weights that ship, a loss that minds that a tract is one thread, and simulated
     # patients in half of the batches.
-    "thread": TrainSettings(targets=target_specs(TRACT)).changed(
-        cl_dice_weight=0.5, simulated_share=0.5, start=SHIPPED
+    "thread": TrainSettings(targets=target_specs(TRACT_LABEL)).changed(
+        cl_dice_weight=0.5, simulated_share=0.5, start=SHIPPED_NAME
     ),
 }
 TRACT_WAYS = {

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.anatomy.ct_to_mni import Placement, place
+from ichnos.anatomy.ct_to_mni import CtToMni, register_ct_to_mni
 from ichnos.anatomy.tract import SIDES, atlas
 from ichnos.clinical.injury import INJURY_GRADES, tract_injury
 from ichnos.cohort import Cohort, Patient
 from ichnos.evidence.metrics.overlap import dice
-from ichnos.simulation.cohort.write import TRUTH
+from ichnos.simulation.cohort.exam_files import TRUTH
 from ichnos.studies.shared.labels import StudyLabels, label_on_ct
 from ichnos.studies.shared.reading import ct_scan, predictor_of
 from ichnos.volume import Volume, volume_ml
@@ -39,8 +39,10 @@ class TractReader:
             name: _read(predictor_of(model, self.device)(scan).mask) for name, model in self.models.items()
         }
         blood, oedema = (_blood(cohort, patient, name) for name in (("ICH", "IVH"), ("PHE",)))
-        affine = place(scan.volume)
-        bent = place(scan.volume, kind="deformable", exclude=_either(blood, oedema), start=affine)
+        affine = register_ct_to_mni(scan.volume)
+        bent = register_ct_to_mni(
+            scan.volume, kind="deformable", exclude=_either(blood, oedema), start=affine
+        )
         found |= {
             "affine": carried_atlas(scan.volume, affine),
             "deformable": carried_atlas(scan.volume, bent),
@@ -73,7 +75,7 @@ def _read(mask_of: Callable[[str], Volume]) -> Tracts:
     return {side: mask_of(f"tract_{side}") for side in SIDES}
 
 
-def carried_atlas(ct: Volume, placed: Placement) -> Tracts:
+def carried_atlas(ct: Volume, placed: CtToMni) -> Tracts:
     """Return the comparator: the atlas's tracts brought onto the CT by registration."""
     return {
         side: placed.share_on(atlas(side).probability, ct).map_array(lambda share: share > _LIKELY)

@@ -17,7 +17,7 @@ from ichnos.models import Model
 from ichnos.studies.designs import DESIGNS
 from ichnos.studies.murray2024.design import (
     MIXED,
-    TRACT,
+    TRACT_LABEL,
     TRACT_PLANS,
     TRACT_WAYS,
     UNMIXED,
@@ -45,7 +45,7 @@ from ichnos.studies.shared.training import (
 def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyPage:
     """Do the study."""
     budget.say("tracking in diffusion exams and bringing the tracts onto CT")
-    labels = transferred_labels(cohort, TRACT, budget)
+    labels = transferred_labels(cohort, TRACT_LABEL, budget)
     plans = {name: without_simulation(plan, budget) for name, plan in TRACT_PLANS.items()}
     models = {name: train_arm(name, plan, labels, out, budget) for name, plan in plans.items()}
     if budget.nnunet:

@@ -10,8 +10,8 @@ import numpy as np
 
 from ichnos.cohort import Patient
 from ichnos.evidence.metrics.overlap import dice
-from ichnos.simulation.cohort.write import TRUTH
-from ichnos.studies.ryu2025.design import LEUKOARAIOSIS, RISK
+from ichnos.simulation.cohort.exam_files import TRUTH
+from ichnos.studies.ryu2025.design import RISK, WHITE_MATTER_LABEL
 from ichnos.studies.ryu2025.threshold import dark_white_matter
 from ichnos.studies.shared.labels import StudyLabels, label_on_ct, truth_rows
 from ichnos.studies.shared.reading import ct_scan, predictor_of
@@ -33,14 +33,14 @@ class WhiteMatterReader:
         del folder
         scan = ct_scan(patient)
         cohort = self.labels.cohort
-        registered = label_on_ct(cohort, patient, LEUKOARAIOSIS, self.labels.pipelines)
+        registered = label_on_ct(cohort, patient, WHITE_MATTER_LABEL, self.labels.pipelines)
         true = (
-            label_on_ct(cohort, patient, LEUKOARAIOSIS, (TRUTH,))
+            label_on_ct(cohort, patient, WHITE_MATTER_LABEL, (TRUTH,))
             if TRUTH not in self.labels.pipelines
             else registered
         )
         found = {
-            name: predictor_of(model, self.device)(scan).mask(LEUKOARAIOSIS)
+            name: predictor_of(model, self.device)(scan).mask(WHITE_MATTER_LABEL)
             for name, model in self.models.items()
         }
         found["threshold"] = dark_white_matter(scan.volume, self.cut_hu)

@@ -21,7 +21,7 @@ from ichnos.evidence.metrics.agreement import (
 )
 from ichnos.models import Model
 from ichnos.studies.designs import DESIGNS
-from ichnos.studies.ryu2025.design import LEUKOARAIOSIS, WHITE_MATTER_PLANS, WHITE_MATTER_WAYS
+from ichnos.studies.ryu2025.design import WHITE_MATTER_LABEL, WHITE_MATTER_PLANS, WHITE_MATTER_WAYS
 from ichnos.studies.ryu2025.reading import WhiteMatterReader, add_facts
 from ichnos.studies.ryu2025.tables import agreement_table, association_table, group_table
 from ichnos.studies.ryu2025.threshold import chosen_threshold
@@ -44,7 +44,7 @@ from ichnos.studies.shared.training import (
 def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyPage:
     """Do the study."""
     budget.say("bringing hyperintensities from FLAIR onto CT")
-    labels = transferred_labels(cohort, LEUKOARAIOSIS, budget)
+    labels = transferred_labels(cohort, WHITE_MATTER_LABEL, budget)
     models = {name: train_arm(name, plan, labels, out, budget) for name, plan in WHITE_MATTER_PLANS.items()}
     if budget.nnunet:
         models[NNUNET_ARM] = train_nnunet_arm(WHITE_MATTER_PLANS["slices"], labels, out, budget)

@@ -11,11 +11,10 @@ from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
 from ichnos.learning.segmentation.target_files import target_degree, target_file
 from ichnos.runs import apply
-from ichnos.simulation.cohort.write import TRUTH
+from ichnos.simulation.cohort.exam_files import TRUTH
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.rows import StudyRow
-from ichnos.transfer.makers import Settings as TransferSettings
-from ichnos.transfer.makers import Target
+from ichnos.transfer.makers import TransferOptions, TransferTarget
 from ichnos.transfer.pairs import ACCEPTED, pairs_of, settle, transfer_pair
 from ichnos.transfer.run import transfer_cohort
 from ichnos.volume import Volume
@@ -31,7 +30,7 @@ class StudyLabels:
     refused: int
 
 
-def transferred_labels(cohort: Cohort, target: Target, budget: StudyBudget) -> StudyLabels:
+def transferred_labels(cohort: Cohort, target: TransferTarget, budget: StudyBudget) -> StudyLabels:
     """Transfer the target of every pair. A smoke run transfers one pair and takes the labels of all from
     the simulation's truth.
     """
@@ -41,7 +40,7 @@ def transferred_labels(cohort: Cohort, target: Target, budget: StudyBudget) -> S
             " formats.bids.read_cohort"
         )
     root = cohort.root.resolve()
-    settings = TransferSettings(str(root))
+    settings = TransferOptions(str(root))
     pipelines: tuple[str, ...] = (TRUTH,) if budget.smoke else ("manual", ACCEPTED)
     if budget.smoke:
         pairs = pairs_of(cohort, [target])[-1:]

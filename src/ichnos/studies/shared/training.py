@@ -12,7 +12,7 @@ from ichnos.learning.loop.resources import Resources
 from ichnos.learning.nnunet.engine import train_nnunet
 from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.segmentation.budget import settings_within
-from ichnos.learning.segmentation.cases import fingerprint
+from ichnos.learning.segmentation.cases import cases_fingerprint
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.training import train_on_cohort, usable_cases
 from ichnos.models import Model, load_model
@@ -53,7 +53,9 @@ def train_arm(name: str, plan: TrainSettings, labels: StudyLabels, out: Path, bu
     if budget.smoke:
         coarse = plan if plan.start else _coarser(plan)
         plan = coarse.changed(steps=_SMOKE_STEPS, validations=1, width=4, batch=1)
-    asked = repr((plan, budget.minutes, fingerprint(usable_cases(labels.cohort, plan, work, resources))))
+    asked = repr(
+        (plan, budget.minutes, cases_fingerprint(usable_cases(labels.cohort, plan, work, resources)))
+    )
     if _finished(work, asked):
         return load_model(folder)
     if not budget.smoke:

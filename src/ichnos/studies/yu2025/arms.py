@@ -13,7 +13,7 @@ from ichnos.evidence.metrics.discrimination import auc
 from ichnos.evidence.tables import Table
 from ichnos.learning.expansion.classifier import (
     ClassifierSettings,
-    fingerprint,
+    examples_fingerprint,
     published_classifier,
     region_classifier,
 )
@@ -132,7 +132,7 @@ def arm_risk(
         ensemble,
         settings,
         out / "models" / stem,
-        data={"images and outcomes": fingerprint(given, settings)},
+        data={"images and outcomes": examples_fingerprint(given, settings)},
         validation={"AUC out of fold": auc([truth[p] for p in held], list(held.values())).value},
         command=f"ichnos study yu2025, {name}",
         device=budget.device,

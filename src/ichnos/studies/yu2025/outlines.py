@@ -13,7 +13,7 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate, bootstrap
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.evidence.tables import Cell, Table
-from ichnos.learning.segmentation.fine_tuning import SHIPPED
+from ichnos.learning.segmentation.fine_tuning import SHIPPED_NAME
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_specs
 from ichnos.models import Model
@@ -41,7 +41,7 @@ OUTLINE_NETWORKS = {
     "U-Mamba": OUTLINE_PLAN.changed(network="umamba_enc"),
     "plain twin": OUTLINE_PLAN,
     "transformer (UNETR)": OUTLINE_PLAN.changed(network="unetr"),
-    OUR_OUTLINES: TrainSettings(targets=target_specs("ICH"), start=SHIPPED),
+    OUR_OUTLINES: TrainSettings(targets=target_specs("ICH"), start=SHIPPED_NAME),
 }
 NNUNET_ROW = "nnU-Net itself"
 PAPER_DICE: Mapping[str, Cell] = {"U-Mamba": 0.937, OUR_OUTLINES: "not in the paper"}

@@ -10,7 +10,7 @@ import numpy as np
 from ichnos.cohort import Cohort, Split
 from ichnos.errors import InputRefused
 from ichnos.learning.expansion import slice_generator as synthesis
-from ichnos.learning.expansion.crops import Example, facts_of, published_crops, region
+from ichnos.learning.expansion.crops import Example, facts_of, haematoma_region, published_crops
 from ichnos.learning.expansion.labels import Labelled, labelled
 from ichnos.prognosis.growth import IMAGE, GrowthInputs
 from ichnos.reading.measures.growth import growth_inputs
@@ -92,7 +92,7 @@ def _person(case: Labelled, size: int, truth: Mapping[str, str]) -> Person:
         centre=case.patient.centre,
         outcome=case.expanded,
         slices=slices,
-        region=region(case.hu, case.ich, case.ivh),
+        region=haematoma_region(case.hu, case.ich, case.ivh),
         inputs=growth_inputs(case.ich, case.ivh, case.hu, facts=case.patient.facts),
         followup_ml=case.followup_ml,
         followup_ivh_ml=case.followup_ivh_ml,

@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ichnos.cohort import Cohort
-from ichnos.learning.segmentation.cases import check_leakage
+from ichnos.learning.segmentation.cases import check_splits
 from ichnos.studies.designs import DESIGNS
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.labels import StudyLabels, with_validation
@@ -46,7 +46,7 @@ _ENOUGH_EVENTS = 100  # below which a validation is imprecise (Vergouwe 2005)
 
 def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyPage:
     """Run the whole study: outlines, then expansion."""
-    check_leakage(cohort)
+    check_splits(cohort)
     labels = StudyLabels(with_validation(cohort), OUTLINE_PIPELINES, {}, 0)
     models, untrained = train_outlines(labels, out, budget)
     rows = read_outlines(labels, models, out, budget)

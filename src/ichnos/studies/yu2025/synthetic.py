@@ -135,6 +135,6 @@ def synthetic_sheet(people: People, batches: Sequence[SyntheticImages], out: Pat
     real = [s for p in people.training for s in p.slices if s.outcome > 0]
     out.mkdir(parents=True, exist_ok=True)
     rows = [(batch.name, batch.images[:10]) for batch in batches[:4]]
-    realism.contact_sheet((*rows, ("patients who expanded", real[:10])), out / _SHEET)
+    realism.slice_sheet((*rows, ("patients who expanded", real[:10])), out / _SHEET)
     caption = "Synthetic images, unselected, above slices of training patients who expanded."
     return (PngPicture("contact_sheet", caption, (out / _SHEET).read_bytes()),)

@@ -10,7 +10,7 @@ import pytest
 from ichnos.cohort import Patient
 from ichnos.errors import InputRefused
 from ichnos.formats import nifti
-from ichnos.transfer.makers import Settings, ready_orientations
+from ichnos.transfer.makers import TransferOptions, ready_orientations
 from ichnos.volume import Volume
 
 
@@ -26,7 +26,7 @@ def peaks(shape: tuple[int, int, int] = (6, 5, 4)) -> Volume:
 def test_peaks_with_nan_become_orientations_on_their_own_grid(tmp_path: Path) -> None:
     folder = tmp_path / "derivatives" / "tractseg" / "sub-1" / "dwi"
     nifti.save(peaks(), folder / "sub-1_peaks.nii.gz")
-    settings = Settings(str(tmp_path), given=("manual", "tractseg"))
+    settings = TransferOptions(str(tmp_path), given=("manual", "tractseg"))
     found = ready_orientations(Patient("1"), settings)
     assert found is not None
     fod, grid = found
@@ -36,12 +36,14 @@ def test_peaks_with_nan_become_orientations_on_their_own_grid(tmp_path: Path) ->
     assert (np.abs(fod[:3]).sum(axis=-1) > 0).all()
     assert not fod[3:].any()
     assert ready_orientations(Patient("2"), settings) is None
-    assert ready_orientations(Patient("1"), Settings(str(tmp_path))) is None  # the pipeline must be named
+    assert (
+        ready_orientations(Patient("1"), TransferOptions(str(tmp_path))) is None
+    )  # the pipeline must be named
 
 
 def test_files_that_hold_no_orientation_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "derivatives" / "mine" / "sub-1"
-    settings = Settings(str(tmp_path), given=("mine",))
+    settings = TransferOptions(str(tmp_path), given=("mine",))
     nifti.save(Volume(np.full((4, 4, 4, 9), np.nan, np.float32), np.eye(4)), folder / "sub-1_peaks.nii.gz")
     with pytest.raises(InputRefused, match="no voxel holds a peak"):
         ready_orientations(Patient("1"), settings)

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from ichnos.registration.transform import IDENTITY, Transform
 from ichnos.transfer.flair import given_hyperintensities, leukoaraiosis_on_ct
-from ichnos.transfer.slices import between_slices, softened
+from ichnos.transfer.flair.thick_slices import between_slices, softened
 from ichnos.volume import Affine, Volume, volume_ml
 
 

@@ -18,9 +18,10 @@ from ichnos.formats import bids, nifti
 from ichnos.registration import Transform, assess, register
 from ichnos.registration.contrast import view
 from ichnos.transfer.landmarks import find_landmarks, landmark_residual_mm
+from ichnos.transfer.pair_numbers import PairNumbers, brain_of_ct, measure_pair
+from ichnos.transfer.pair_verdict import judge_pair, judge_target
 from ichnos.transfer.pairs import settle
-from ichnos.transfer.sheet import contact_sheet, read_overrides
-from ichnos.transfer.verdict import PairNumbers, brain_of_ct, judge_pair, judge_target, measure_pair
+from ichnos.transfer.sheet import pair_sheet, read_overrides
 from ichnos.verdict import Verdict
 from ichnos.volume import Affine, Volume, sphere, volume_ml
 
@@ -129,8 +130,8 @@ def test_the_contact_sheet_shows_the_target(pair: tuple[Volume, Volume, Transfor
     ct, flair, truth = pair
     brain = brain_of_ct(view(ct, spacing_mm=2.0, contrast="ct"))
     ball = sphere(radius_mm=15, spacing_mm=1.0, centre_mm=(25, 0, 20)).on_grid(ct, interpolation="nearest")
-    with_target = np.asarray(contact_sheet(ct, flair, truth, ball, brain, title="a", verdict=Verdict()))
-    without = np.asarray(contact_sheet(ct, flair, truth, None, brain, title="a", verdict=Verdict()))
+    with_target = np.asarray(pair_sheet(ct, flair, truth, ball, brain, title="a", verdict=Verdict()))
+    without = np.asarray(pair_sheet(ct, flair, truth, None, brain, title="a", verdict=Verdict()))
     changed = np.argwhere((with_target != without).any(axis=-1))
     assert len(changed) > 50
     tile = (changed % 190)[:, 1]

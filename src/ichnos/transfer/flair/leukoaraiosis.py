@@ -18,9 +18,9 @@ import numpy as np
 
 from ichnos.errors import InputRefused, MissingExtra
 from ichnos.registration.transform import Transform
-from ichnos.transfer.mri_to_mni import place_template
-from ichnos.transfer.slices import between_slices, softened
-from ichnos.transfer.wmh import Hyperintensities, checked_flair, segment_hyperintensities
+from ichnos.transfer.flair.segmenter import Hyperintensities, checked_flair, segment_hyperintensities
+from ichnos.transfer.flair.thick_slices import between_slices, softened
+from ichnos.transfer.mri_to_mni import register_mri_to_mni
 from ichnos.verdict import Level, Reason, Verdict
 from ichnos.volume import Volume, volume_ml
 
@@ -52,11 +52,11 @@ def hyperintensities_of(
     leukoaraiosis.
     """
     checked_flair(flair)
-    placing = place_template(flair, weighting="flair", exclude=exclude, threads=threads)
-    found = segment_hyperintensities(flair, flair_from_mni=placing.exam_from_mni, exclude=exclude)
-    level: Level = "pass" if placing.correlation > _LOOSE_PLACING else "warn"
-    text = f"the MNI template correlates with the FLAIR at {placing.correlation:.2f} after placing"
-    reason = Reason("template_placing", level, text, placing.correlation)
+    to_mni = register_mri_to_mni(flair, weighting="flair", exclude=exclude, threads=threads)
+    found = segment_hyperintensities(flair, flair_from_mni=to_mni.exam_from_mni, exclude=exclude)
+    level: Level = "pass" if to_mni.correlation > _LOOSE_PLACING else "warn"
+    text = f"the MNI template correlates with the FLAIR at {to_mni.correlation:.2f} after placing"
+    reason = Reason("template_placing", level, text, to_mni.correlation)
     return Hyperintensities(found.share, found.brightness, found.left_out, found.verdict + Verdict((reason,)))
 
 

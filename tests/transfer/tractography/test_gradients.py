@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from ichnos.errors import InputRefused
-from ichnos.transfer.fibres import fod_from_peaks, one_shell
-from ichnos.transfer.gradients import (
+from ichnos.transfer.tractography.fibres import fod_from_peaks, one_shell
+from ichnos.transfer.tractography.gradient_check import check_gradients, readings
+from ichnos.transfer.tractography.gradients import (
     GradientTable,
-    check_gradients,
     fit_tensor,
     fsl_gradients,
+    gradients_beside,
     image_axes,
-    read_fsl_gradients,
-    readings,
 )
 from ichnos.volume import Volume
 
@@ -106,11 +105,11 @@ def test_tables_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match="equally many"):
         check_gradients(dwi, table(20), brain, expected)
     (tmp_path / "d.bval").write_text("0 1000 1000")
-    with pytest.raises(InputRefused, match=r"d.bvec does not exist"):
-        read_fsl_gradients(tmp_path / "d.bval", tmp_path / "d.bvec", affine=AFFINE)
+    with pytest.raises(InputRefused, match=r"has no d.bvec beside it"):
+        gradients_beside(tmp_path / "d.nii.gz", affine=AFFINE)
     (tmp_path / "d.bvec").write_text("0 1 0\n0 0 x\n0 0 0\n")
     with pytest.raises(InputRefused, match="not a table of numbers"):
-        read_fsl_gradients(tmp_path / "d.bval", tmp_path / "d.bvec", affine=AFFINE)
+        gradients_beside(tmp_path / "d.nii.gz", affine=AFFINE)
 
 
 def test_fsl_files_come_back_in_world_axes(tmp_path: Path) -> None:
@@ -119,7 +118,7 @@ def test_fsl_files_come_back_in_world_axes(tmp_path: Path) -> None:
     vectors = (true.directions @ image_axes(AFFINE)) * sign
     np.savetxt(tmp_path / "d.bvec", vectors.T)
     np.savetxt(tmp_path / "d.bval", true.b_values[None])
-    read = read_fsl_gradients(tmp_path / "d.bval", tmp_path / "d.bvec", affine=AFFINE)
+    read = gradients_beside(tmp_path / "d.nii.gz", affine=AFFINE)
     assert np.allclose(read.directions, true.directions, atol=1e-6)
     assert np.allclose(fsl_gradients(true.b_values, vectors, affine=AFFINE).b_values, true.b_values)
 

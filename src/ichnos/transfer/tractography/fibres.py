@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ichnos.errors import InputRefused, require
-from ichnos.transfer.gradients import GradientTable, image_axes
+from ichnos.transfer.tractography.gradients import GradientTable, image_axes
 from ichnos.volume import Array, Volume
 
 BASIS = "descoteaux07"  # dipy's, not the legacy form

@@ -18,8 +18,8 @@ from ichnos.transfer.flair import (
     leukoaraiosis_on_ct,
     lst_ai_hyperintensities,
 )
-from ichnos.transfer.mri_to_mni import _affine, _fixed, painted_template, place_template
-from ichnos.transfer.wmh import segment_hyperintensities
+from ichnos.transfer.flair.segmenter import segment_hyperintensities
+from ichnos.transfer.mri_to_mni import _affine, _fixed, painted_template, register_mri_to_mni
 from ichnos.volume import Affine, Volume, volume_ml
 
 
@@ -129,10 +129,10 @@ def test_the_template_is_found_from_another_pose() -> None:
     turn[:3, :3] = [[np.cos(0.2), -np.sin(0.2), 0], [np.sin(0.2), np.cos(0.2), 0], [0, 0, 1]]
     turn[:3, 3] = (12, -8, 15)
     exam = Volume(template.array, turn @ template.affine)
-    placing = place_template(exam, weighting="flair", deformable=False)
+    to_mni = register_mri_to_mni(exam, weighting="flair", deformable=False)
     points = np.array([[0.0, 0, 0], [30, -20, 10], [-30, 20, 40], [0, -60, 20]])
-    error = np.linalg.norm(placing.exam_from_mni.map(points) - Affine(turn).map(points), axis=1)
-    assert placing.stripped
+    error = np.linalg.norm(to_mni.exam_from_mni.map(points) - Affine(turn).map(points), axis=1)
+    assert to_mni.stripped
     assert error.max() < 2.0
 
 

@@ -15,7 +15,7 @@ from builders.painted import anatomy, painted, posed
 from ichnos.cli.main import run
 from ichnos.formats import bids, nifti
 from ichnos.registration import Displacement, Transform
-from ichnos.transfer.makers import Settings, given_mask
+from ichnos.transfer.makers import TransferOptions, given_mask
 from ichnos.transfer.pairs import on_file_grid
 from ichnos.volume import Volume, sphere
 
@@ -99,7 +99,7 @@ def test_diffusion_without_its_table_is_refused(tmp_path: Path, capsys: pytest.C
     path = bids.exam_path(root, "1", "diffusion")
     stem = str(path).removesuffix(".nii.gz")
     Path(stem + ".bval").write_text("0 1000 1000\n")
-    assert ".bvec does not exist" in _refused(root, "tract", capsys)
+    assert "dwi.bvec beside it" in _refused(root, "tract", capsys)
     assert nifti.load(path).array.shape[3] == 3
 
 
@@ -111,7 +111,7 @@ def test_masks_of_a_sheared_ct_meet_it_and_come_back(tmp_path: Path) -> None:
     opened = nifti.open_nifti(bids.exam_path(root, "1", "ct")).volume
     assert not opened.same_grid(tilted)
     patient = bids.read_cohort(root).patients[0]
-    drawn = given_mask(patient, "haematoma", "ct", Settings(str(root)))
+    drawn = given_mask(patient, "haematoma", "ct", TransferOptions(str(root)))
     assert drawn is not None
     assert drawn.same_grid(opened)
     written = nifti.load(bids.derivative_path(root, "1", pipeline="manual", label="haematoma", kind="dseg"))
