@@ -54,10 +54,10 @@ def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyPage:
     reader = TractReader(labels, {name: str(model.folder) for name, model in models.items()}, budget.device)
     people = list(labels.cohort.of_split("test", "external").with_exams("ct"))
     rows = read_patients(reader, people, out, budget, settings=model_identity(models))
-    return _page(rows, labels, models, out, budget)
+    return tract_page(rows, labels, models, out, budget)
 
 
-def _page(
+def tract_page(
     rows: list[dict[str, Any]], labels: StudyLabels, models: dict[str, Model], out: Path, budget: StudyBudget
 ) -> StudyPage:
     """Set the paper's numbers beside ours."""

@@ -57,10 +57,10 @@ def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyPage:
     people = list(labels.cohort.of_split("validation", "test", "external").with_exams("ct"))
     told = {**model_identity(models), "cut_hu": cut_hu}
     rows = read_patients(reader, people, out, budget, settings=told)
-    return _page(rows, labels, models, cut_hu, out, budget)
+    return white_matter_page(rows, labels, models, cut_hu, out, budget)
 
 
-def _page(
+def white_matter_page(
     rows: Sequence[dict[str, Any]],
     labels: StudyLabels,
     models: dict[str, Model],
