@@ -78,7 +78,7 @@ def test_abramova_leaves_patients_out_and_fills_its_page(
         Predictor(load_model(tmp_path / "models" / "warp-group-0"))
     twice = [made_pair(Patient("1")), made_pair(Patient("2")), replace(made_pair(Patient("1")), patient="3")]
     with pytest.raises(InputRefused, match="leakage: sub-1 and sub-3 have the same CT"):
-        abramova2024._check_apart(twice)
+        abramova2024.check_apart(twice)
     few = Cohort(tuple(Patient(str(k)) for k in range(2)))
     with pytest.raises(InputRefused, match="4 are the least"):
         abramova2024.run(few, tmp_path / "few", SMOKE)
@@ -170,10 +170,11 @@ def test_p_values_are_adjusted_over_the_methods_of_a_centre() -> None:
     noise = {f"noise {k}": MethodRisk({p: rng.normal() for p in signal}) for k in range(4)}
     few = {"published, as is": MethodRisk(signal), "noise 0": noise["noise 0"]}
     many = {"published, as is": MethodRisk(signal), **noise}
-    at = {
-        n: [r[4] for r in tables.auc_table(people, x).rows if r[0] == "noise 0"][0]
-        for n, x in (("few", few), ("many", many))
-    }
+
+    def adjusted(risks: dict[str, MethodRisk]) -> object:
+        return next(r[4] for r in tables.auc_table(people, risks).rows if r[0] == "noise 0")
+
+    at = {"few": adjusted(few), "many": adjusted(many)}
     as_number = {n: float(str(p).replace("< ", "")) for n, p in at.items()}
     assert as_number["few"] < as_number["many"] or as_number["many"] == 0.001
 

@@ -160,7 +160,10 @@ def _plain(value: Cell) -> Any:
 def _html(page: StudyPage) -> str:
     jinja2 = require("jinja2", extra="evidence", purpose="the page of a study")
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ichnos.studies.shared"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("ichnos.studies.shared"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["shown"] = cell_text
     environment.filters["is_words"] = lambda value: isinstance(value, str)

@@ -13,6 +13,7 @@ from ichnos.learning.nnunet.engine import train_nnunet
 from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.segmentation.budget import settings_within
 from ichnos.learning.segmentation.cases import cases_fingerprint
+from ichnos.learning.segmentation.fine_tuning import starting_from
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.training import train_on_cohort, usable_cases
 from ichnos.models import Model, load_model
@@ -49,7 +50,7 @@ def train_arm(name: str, plan: TrainSettings, labels: StudyLabels, out: Path, bu
         command=f"ichnos study, arm {name}",
     )
     if plan.start:
-        plan = plan.starting_from(plan.start)
+        plan = starting_from(plan, plan.start)
     if budget.smoke:
         coarse = plan if plan.start else _coarser(plan)
         plan = coarse.changed(steps=_SMOKE_STEPS, validations=1, width=4, batch=1)

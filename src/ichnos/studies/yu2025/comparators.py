@@ -7,7 +7,8 @@ import numpy as np
 from ichnos.clinical.expansion import DEFAULT_DEFINITION, DEFINITIONS
 from ichnos.clinical.scores import comparators
 from ichnos.errors import InputRefused
-from ichnos.learning.fit.growth import GrowthCase, fit_growth_model
+from ichnos.learning.fit.growth import fit_growth_model
+from ichnos.learning.fit.growth_cases import GrowthCase
 from ichnos.models.store import SHIPPED
 from ichnos.prognosis.growth import GrowthModel, load_growth_model
 from ichnos.studies.yu2025.people import People
