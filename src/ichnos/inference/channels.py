@@ -9,9 +9,7 @@ from ichnos.models import Preprocessing
 
 
 def input_channels(hu: npt.NDArray[np.float32], how: Preprocessing) -> npt.NDArray[np.float32]:
-    """Turn HU (x, y, z) into the channels that a network sees: clipped to each window, then mapped to
-    -1..1 or standardised.
-    """
+    """Turn HU (x, y, z) into a network's channels: clipped to windows, mapped to -1..1 or standardised."""
     if not how.z_score:
         return windows(hu, how.windows_hu)
     both = zip(how.windows_hu, how.z_score, strict=True)
