@@ -99,10 +99,10 @@ def by_nnunet(home: Path) -> dict[str, float]:
 def by_ichnos(home: Path, precision: str) -> dict[str, float]:
     """Our loop with nnU-Net's planned network, its patch, batch and deep supervision."""
     from ichnos.learning.loop.settings import LoopSettings
-    from ichnos.learning.segmentation.augmentation import Augmentation
     from ichnos.learning.segmentation.batches import CohortBatches
     from ichnos.learning.segmentation.cases import CaseGrid, prepare_cases
     from ichnos.learning.segmentation.objective import SegmentationSettings, train_segmentation
+    from ichnos.learning.segmentation.settings import Augmentation
     from ichnos.models import NetworkSpec
 
     folder = home / "nnUNet_preprocessed" / "Dataset001_Cohort"

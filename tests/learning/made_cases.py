@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ichnos.clinical.injury import INJURY_GRADES
-from ichnos.learning.fit.growth import GrowthCase
-from ichnos.learning.fit.outcome import OutcomeCase
+from ichnos.learning.fit.growth_cases import GrowthCase
+from ichnos.learning.fit.outcome_cases import OutcomeCase
 from ichnos.prognosis.growth import GrowthInputs
 from ichnos.prognosis.outcome import OutcomeInputs
 

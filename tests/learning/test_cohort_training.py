@@ -5,11 +5,6 @@ from, by name.
 from __future__ import annotations
 
 import csv
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,20 +15,18 @@ import pytest
 import torch
 
 from builders.trainable_cohort import head, write_trainable_cohort
-from ichnos.cli.main import run
 from ichnos.cohort import Cohort
 from ichnos.errors import IchnosError, InputRefused, UsageError
 from ichnos.evidence.metrics.overlap import overlap
 from ichnos.formats import bids
 from ichnos.inference import Predictor, input_channels
 from ichnos.learning.loop.resources import Resources
-from ichnos.learning.segmentation.augmentation import OFF, Augmentation, network_input
+from ichnos.learning.segmentation.augmentation import network_input
 from ichnos.learning.segmentation.batches import CohortBatches
 from ichnos.learning.segmentation.budget import settings_within
 from ichnos.learning.segmentation.cases import CaseGrid, TrainingCase, prepare_cases
-from ichnos.learning.segmentation.fine_tuning import network_for_targets, weights_from
 from ichnos.learning.segmentation.objective import Batch
-from ichnos.learning.segmentation.settings import TrainSettings
+from ichnos.learning.segmentation.settings import OFF, Augmentation, TrainSettings
 from ichnos.learning.segmentation.sources import simulated_batches
 from ichnos.learning.segmentation.target_files import target_file, target_specs
 from ichnos.learning.segmentation.training import train_on_cohort
@@ -163,40 +156,6 @@ def test_a_killed_training_goes_on_to_the_same_model(tmp_path: Path) -> None:
         cohort, tmp_path / "cut", PLAN, work=tmp_path / "b", resources=Resources(workers=2)
     )
     assert resumed.manifest.weights_sha256 == whole.manifest.weights_sha256
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_process_that_is_killed_leaves_a_training_that_goes_on(tmp_path: Path) -> None:
-    write_trainable_cohort(tmp_path / "cohort", ("train", "train", "validation"))
-    script = "import sys; from ichnos.cli.main import run; sys.exit(run(sys.argv[1:]))"
-    command = [sys.executable, "-c", script, "train", "ICH", str(tmp_path / "cohort"), "--spacing", "4,4,4"]
-    command += [
-        "--patch",
-        "16,16,16",
-        "--steps",
-        "60",
-        "--set",
-        "width=4",
-        "--set",
-        "validations=20",
-        "--quiet",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, "-o", str(tmp_path / "whole")], env=environment, check=False)
-    assert done.returncode == 0
-    told = tmp_path / "cut.training" / "validation.jsonl"
-    child = subprocess.Popen([*command, "-o", str(tmp_path / "cut")], env=environment)
-    while child.poll() is None and not (told.is_file() and told.read_text(encoding="utf-8").count("\n") >= 4):
-        time.sleep(0.01)
-    child.kill()
-    assert child.wait() == -signal.SIGKILL, "it was killed before its end"
-    assert not (tmp_path / "cut").exists()
-    assert (
-        subprocess.run([*command, "-o", str(tmp_path / "cut")], env=environment, check=False).returncode == 0
-    )
-    sums = [load_model(tmp_path / name).manifest.weights_sha256 for name in ("whole", "cut")]
-    assert sums[0] == sums[1]
 
 
 def test_another_cohort_does_not_go_on_with_a_training(tmp_path: Path) -> None:
@@ -341,79 +300,6 @@ def test_slices_and_every_network(tmp_path: Path) -> None:
         assert prediction.mask("ICH").shape == head(1)[0].shape
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
-    call = [
-        "train",
-        "ICH",
-        str(tmp_path / "cohort"),
-        "-o",
-        str(tmp_path / "m"),
-        "--spacing",
-        "4,4,4",
-        "--patch",
-        "16,16,16",
-        "--json",
-    ]
-    assert (
-        run(
-            [
-                *call,
-                "--steps",
-                "2",
-                "--set",
-                "width=4",
-                "--set",
-                "validations=1",
-                "--set",
-                "deep_supervision=false",
-            ]
-        )
-        == 0
-    )
-    told = json.loads(capsys.readouterr().out)
-    assert told["steps"] == 2
-    assert load_model(tmp_path / "m").manifest.network.arguments["features_per_stage"][0] == 4
-    assert str(tmp_path) not in (tmp_path / "m" / "model.json").read_text(encoding="utf-8")
-    for wrong, says in (
-        (["--set", "depth=3"], "there is no setting 'depth'"),
-        (["--set", "batch=two"], "batch = 'two'"),
-        (["--engine", "other"], "no engine 'other'"),
-        (["--minutes", "1", "--steps", "2"], "not both"),
-        (["--engine", "nnunet", "--steps", "2"], "nnU-Net counts in epochs"),
-        (["--engine", "nnunet", "--set", "configuration=4d"], "configuration = '4d'"),
-        (["--set", "precision=fp8"], "precision = 'fp8'"),
-        (["--patch", "16,16"], "three positive numbers"),
-        (["--network", "vit"], "network = 'vit'"),
-    ):
-        assert run([*call, *wrong]) == 3
-        assert says in capsys.readouterr().err
-
-
-def test_steps_follow_from_minutes_and_stay_for_the_next_call(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
-    call = [
-        "train",
-        "ICH",
-        str(tmp_path / "cohort"),
-        "-o",
-        str(tmp_path / "m"),
-        "--spacing",
-        "4,4,4",
-        "--patch",
-        "16,16,16",
-        "--json",
-    ]
-    assert run([*call, "--minutes", "0.05", "--set", "width=4"]) == 0
-    first = torch.load(tmp_path / "m.training" / "checkpoint.pt", weights_only=True)
-    assert run([*call, "--minutes", "0.01", "--set", "width=4"]) == 0
-    again = torch.load(tmp_path / "m.training" / "checkpoint.pt", weights_only=True)
-    assert again["settings"] == first["settings"]
-    assert again["step"] >= first["step"] > 0
-
-
 def test_validations_that_take_too_long_look_at_fewer_patients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -460,80 +346,3 @@ def test_simulated_patients_are_mixed_in(tmp_path: Path) -> None:
     plan = PLAN.changed(steps=4, validations=1, simulated_share=0.5, batch=1)
     model = train_on_cohort(cohort, tmp_path / "m", plan, work=tmp_path / "w")
     assert "50% of batches from simulated patients" in model.manifest.limits[0]
-
-
-def test_a_training_begins_where_another_network_ended(tmp_path: Path) -> None:
-    cohort = write_trainable_cohort(tmp_path / "cohort", without_tract=())
-    first = train_on_cohort(
-        cohort, tmp_path / "first", PLAN.changed(steps=60, validations=1), work=tmp_path / "one"
-    )
-    plan = (
-        TrainSettings(targets=target_specs("tract,ICH"))
-        .changed(batch=2, steps=1, validations=1)
-        .starting_from(str(tmp_path / "first"))
-    )
-    assert plan.preprocessing == PLAN.preprocessing
-    second = train_on_cohort(
-        cohort, tmp_path / "second", plan.changed(learning_rate=1e-9), work=tmp_path / "two"
-    )
-    assert second.manifest.provenance.parents == (first.manifest.weights_sha256,)
-    scan = Scan(head(4)[0].reoriented("LPS"))
-    before, after = (Predictor(load_model(m.folder), backend="torch")(scan) for m in (first, second))
-    for name in ("ICH", "tract_left", "tract_right"):
-        assert np.abs(before.probability(name).array - after.probability(name).array).max() < 1e-3, (
-            f"{name} is asked in another place now"
-        )
-    new = TrainSettings(targets=target_specs("ventricles,ICH")).starting_from(str(tmp_path / "first"))
-    spec = network_for_targets(first, new.targets, deep_supervision=False)
-    weights = weights_from(first, spec, new.targets, seed=3)
-    old = first.network().state_dict()
-    answer = [name for name in old if weights[name].shape != old[name].shape]
-    assert answer
-    assert all(torch.equal(weights[name][1], old[name][0]) for name in answer), (
-        "ICH is the second of the new targets, the first of the old"
-    )
-    assert not any(torch.equal(weights[name][0], old[name][0]) for name in answer if old[name].dim() > 1), (
-        "ventricles are new"
-    )
-    other = (
-        TrainSettings(targets=target_specs("tract,ICH"))
-        .changed(batch=2, steps=1, validations=1)
-        .starting_from(str(tmp_path / "second"))
-    )
-    with pytest.raises(UsageError, match="other settings or other data"):
-        train_on_cohort(cohort, tmp_path / "third", other.changed(learning_rate=1e-9), work=tmp_path / "two")
-
-
-def test_nnunet_cannot_begin_with_other_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_trainable_cohort(tmp_path / "cohort")
-    assert (
-        run(
-            [
-                "train",
-                "haematoma",
-                str(tmp_path / "cohort"),
-                "-o",
-                str(tmp_path / "m"),
-                "--engine",
-                "nnunet",
-                "--from",
-                "default",
-            ]
-        )
-        == 3
-    )
-    assert "leave out --from" in capsys.readouterr().err
-
-
-def test_a_network_of_slices_or_an_imported_one_is_nothing_to_begin_from(tmp_path: Path) -> None:
-    cohort = write_trainable_cohort(tmp_path / "cohort", without_tract=())
-    flat = PLAN.changed(
-        targets=target_specs("ICH"),
-        spacing_mm=(4.0, 4.0, 5.0),
-        patch=(16, 16, 1),
-        steps=1,
-        validations=1,
-    )
-    train_on_cohort(cohort, tmp_path / "flat", flat, work=tmp_path / "work")
-    with pytest.raises(InputRefused, match="this one was imported or sees slices"):
-        PLAN.starting_from(str(tmp_path / "flat"))

@@ -13,14 +13,9 @@ from made_cases import growth_cases
 from ichnos.clinical.expansion import DEFINITIONS
 from ichnos.errors import InputRefused
 from ichnos.learning.fit.cards import growth_card
-from ichnos.learning.fit.growth import (
-    GrowthCase,
-    case_of,
-    case_row,
-    cross_validation,
-    fit_growth_model,
-    validation,
-)
+from ichnos.learning.fit.growth import fit_growth_model
+from ichnos.learning.fit.growth_cases import GrowthCase, case_of, case_row
+from ichnos.learning.fit.growth_checks import cross_validation, growth_validation
 from ichnos.prognosis.growth import (
     GROWTH_FILE,
     GrowthForecast,
@@ -50,7 +45,7 @@ def test_the_fit_finds_what_decides_growth(law: GrowthModel) -> None:
 
 def test_other_patients_are_told_apart_and_the_probabilities_mean_what_they_say(law: GrowthModel) -> None:
     new = growth_cases(600, seed=1)
-    found = validation([law] * len(new), new)
+    found = growth_validation([law] * len(new), new)
     assert found["auc"] > found["auc_oracle"] - 0.04
     assert found["auc"] > found["auc_volume_alone"] + 0.1
     assert found["calibration_slope"] == pytest.approx(1, abs=0.3)
@@ -113,7 +108,7 @@ def test_the_network_channel_becomes_a_variant_of_its_own() -> None:
     law = fit_growth_model(cases, cohort="made", simulated=True, refits=0, rng=rng)
     assert "image+network" in [v.name for v in law.variants]
     assert (
-        validation([law] * len(cases), cases)["auc"] > 0.95
+        growth_validation([law] * len(cases), cases)["auc"] > 0.95
     )  # the forecast all but gives the follow-up away
     assert law.probability_interval(cases[0].inputs, DEFINITIONS["6ml"]) is None
 

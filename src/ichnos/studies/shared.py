@@ -25,6 +25,7 @@ from ichnos.learning.nnunet.engine import train_nnunet
 from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.segmentation.budget import settings_within
 from ichnos.learning.segmentation.cases import cases_fingerprint
+from ichnos.learning.segmentation.fine_tuning import starting_from
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_degree, target_file
 from ichnos.learning.segmentation.training import train_on_cohort, usable_cases
@@ -126,7 +127,7 @@ def trained(name: str, plan: TrainSettings, labels: Labels, out: Path, effort: E
         command=f"ichnos study, arm {name}",
     )
     if plan.start:
-        plan = plan.starting_from(plan.start)
+        plan = starting_from(plan, plan.start)
     if effort.smoke:
         coarse = plan if plan.start else _coarser(plan)
         plan = coarse.changed(steps=SMOKE_STEPS, validations=1, width=4, batch=1)

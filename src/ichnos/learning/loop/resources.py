@@ -25,4 +25,5 @@ class Resources:
     cache: Path | None = None  # for heads made ready
     command: str = ""  # for the Model's provenance
     prepared: Callable[[str], None] = field(default=lambda patient: None)  # called with each patient's id
+    warn: Callable[[str], None] = field(default=lambda sentence: None)  # called with what a user should know
     report: Callable[[Progress], None] = field(default=lambda progress: None)  # called after each step

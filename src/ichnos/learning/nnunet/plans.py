@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -10,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ichnos.errors import InputRefused
+from ichnos.formats.text import read_json
 from ichnos.models import Preprocessing
 
 Millimetres = Annotated[float, Field(gt=0.01, lt=1000, allow_inf_nan=False)]
@@ -24,7 +24,7 @@ class _Part(BaseModel):
 class PlannedArchitecture(_Part):
     """The call that builds a planned network."""
 
-    network_class_name: str
+    network_class_name: str = ""
     arch_kwargs: dict[str, Any]
     requires_import: list[str] = Field(alias="_kw_requires_import", default=[])
 
@@ -120,15 +120,11 @@ def resolved_configuration(content: Mapping[str, Any], name: str, *, source: str
     return chosen
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
     """Read a JSON object, or say what is wrong with the file."""
     if not file.is_file():
         raise InputRefused(f"{file.parent} is no result folder of nnU-Net: it has no {file.name}")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise InputRefused(f"{file} is not readable as JSON: {reason}") from None
+    content = read_json(file)
     if not isinstance(content, dict):
         raise InputRefused(f"{file} holds no JSON object; a {file.name} of nnU-Net is expected")
     return content

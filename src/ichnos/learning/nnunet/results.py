@@ -13,7 +13,7 @@ import torch
 import ichnos
 from ichnos import networks
 from ichnos.errors import IchnosError, InputRefused, UsageError
-from ichnos.learning.nnunet.plans import Dataset, Plans, dataset_of, plans_of, read_json
+from ichnos.learning.nnunet.plans import Dataset, Plans, dataset_of, plans_of, read_object
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, save_model
 from ichnos.models.store import sha256
 from ichnos.networks.checkpoints import load_checkpoint, read_weights
@@ -31,8 +31,8 @@ def import_result_folder(
     names need not be named.
     """
     folder = folder.resolve()
-    content = read_json(folder / "plans.json")
-    dataset = dataset_of(read_json(folder / "dataset.json"), source="dataset.json")
+    content = read_object(folder / "plans.json")
+    dataset = dataset_of(read_object(folder / "dataset.json"), source="dataset.json")
     configuration = folder.name.rsplit("__", 1)[-1]
     known = content.get("configurations")
     if not isinstance(known, Mapping) or configuration not in known:

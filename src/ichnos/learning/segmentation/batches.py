@@ -12,14 +12,13 @@ import torch
 
 from ichnos.errors import UsageError
 from ichnos.learning.segmentation.augmentation import (
-    OFF,
-    Augmentation,
     network_input,
     rescanned,
     turned,
 )
 from ichnos.learning.segmentation.cases import DEGREES, TrainingCase
 from ichnos.learning.segmentation.objective import Batch, BatchAt
+from ichnos.learning.segmentation.settings import OFF, Augmentation
 from ichnos.models import Preprocessing
 from ichnos.scan import AIR_HU
 from ichnos.targets import mirrored, mirrored_channels

@@ -23,6 +23,7 @@ from ichnos.learning.segmentation.training import (
     validator_of,
 )
 
+FEWEST_STEPS = 200  # below which a training is warned of: the warm-up alone takes a tenth
 _MEASURED_STEPS = 6  # of which the median is taken
 _VALIDATION_SHARE = 0.25  # of the time, at most
 _SPENT = 0.95  # of the time, as a step's duration varies
@@ -53,8 +54,14 @@ def settings_within(
     rounds = _VALIDATION_SHARE * seconds / (patients * patient_s) - 1  # beside the operating points
     validations = int(np.clip(rounds, 1, max(1, settings.loop.validations)))
     left = max(0.0, _SPENT * seconds - (validations + 1) * patients * patient_s)
+    steps = max(1, int(left / step_s))
+    if steps < FEWEST_STEPS:
+        resources.warn(
+            f"{seconds / 60:.3g} min are enough for {steps} steps of {step_s:.2g} s; with fewer than"
+            f" {FEWEST_STEPS} a network learns next to nothing, or loses what it knew. Give more time"
+        )
     return settings.changed(
-        steps=max(1, int(left / step_s)),
+        steps=steps,
         validations=validations,
         validate_on=0 if patients == everyone else patients,
     )

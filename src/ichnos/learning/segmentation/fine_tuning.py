@@ -11,9 +11,20 @@ import torch
 
 from ichnos import networks
 from ichnos.errors import InputRefused
-from ichnos.models import Model, NetworkSpec, Preprocessing, TargetSpec, default_model, load_model
+from ichnos.learning.segmentation.settings import TrainSettings
+from ichnos.models import (
+    Model,
+    NetworkSpec,
+    Preprocessing,
+    TargetSpec,
+    default_model,
+    load_model,
+    save_model,
+)
+from ichnos.models.store import REFINEMENT
 
 SHIPPED_NAME = "default"  # the weights that come with ichnos
+_FINE_TUNING_RATE = 8e-4  # learning rate of a training that starts from weights
 
 
 def model_called(name: str) -> Model:
@@ -30,6 +41,20 @@ def preprocessing_of_start(model: Model) -> Preprocessing:
             " `ichnos train` writes them; this one was imported or sees slices"
         )
     return how
+
+
+def starting_from(settings: TrainSettings, start: str) -> TrainSettings:
+    """Return the settings with the network and the input of a model whose weights a training starts from."""
+    model = model_called(start)
+    how = preprocessing_of_start(model)
+    return settings.changed(
+        network=model.manifest.network.name,
+        spacing_mm=how.spacing_mm,
+        patch=how.patch,
+        windows_hu=how.windows_hu,
+        learning_rate=_FINE_TUNING_RATE,
+        start=start,
+    )
 
 
 def network_for_targets(
@@ -64,3 +89,35 @@ def weights_from(
             if target.name in known:
                 weights[name][row] = old[known.index(target.name)]
     return weights
+
+
+def keep_refinement(start: str, model: Model) -> str:
+    """Give a fine-tuned model its parent's refinement where it can use it; return what a user should know.
+
+    A refinement corrects the first network's output for all of its targets, so a model with fewer of them
+    cannot use it.
+    """
+    parent = model_called(start)
+    refinement = parent.refinement()
+    if refinement is None:
+        return ""
+    needed = [target.name for target in refinement.manifest.targets]
+    missing = [name for name in needed if name not in {t.name for t in model.manifest.targets}]
+    name = parent.manifest.name
+    if missing:
+        return (
+            f"{name} reads with a refinement, which needs {', '.join(missing)} too, so {model.folder.name}"
+            " reads without one: its masks are coarser. Train on all of these targets to keep it"
+        )
+    limit = f"Trained on the output of {name}, and kept for a network that was fine-tuned from it."
+    manifest = refinement.manifest.model_copy(
+        update={
+            "refines": model.manifest.weights_sha256,
+            "limits": (*refinement.manifest.limits, limit),
+        }
+    )
+    save_model(model.folder / REFINEMENT, refinement.network(), manifest)
+    return (
+        f"the refinement of {name} was kept; it was trained on that network's output. Compare both on your"
+        " validation patients: ichnos evaluate --model"
+    )

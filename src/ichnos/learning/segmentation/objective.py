@@ -17,23 +17,9 @@ from ichnos.learning.loop.settings import LoopSettings
 from ichnos.learning.loop.team import ALONE, Team
 from ichnos.learning.loop.training import Loss, Progress, Step, Validate, train
 from ichnos.learning.segmentation.losses import multi_target_loss
+from ichnos.learning.segmentation.settings import Objective
 from ichnos.learning.segmentation.shape_losses import cl_dice_loss, rim_loss
 from ichnos.models import COORDINATE_MM, NetworkSpec, Preprocessing, TargetSpec
-
-
-class Objective(BaseModel):
-    """Weights of the loss."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    # annealed to 0 over the training, so that probabilities stay honest
-    sparse_weight: float = Field(
-        default=0.5, ge=0, description="extra weight of a target's own voxels at the start"
-    )
-    cl_dice_weight: float = Field(
-        default=0.0, ge=0, description="weight of the centre-line term, for thin tubes such as the tract"
-    )
-    rim_weight: float = Field(default=0.0, ge=0, description="weight of the boundary term")
 
 
 class SegmentationSettings(BaseModel):

@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ichnos.learning.loop.settings import LoopSettings, changed
-from ichnos.learning.segmentation.augmentation import Augmentation
-from ichnos.learning.segmentation.fine_tuning import model_called, preprocessing_of_start
-from ichnos.learning.segmentation.objective import Objective
 from ichnos.learning.segmentation.target_files import target_specs
 from ichnos.models import Preprocessing, TargetSpec
 
 WINDOWS_HU = ((-20.0, 100.0), (0.0, 40.0), (20.0, 80.0), (-1000.0, 1000.0))
-_FINE_TUNING_RATE = 8e-4  # learning rate of a training that begins from weights
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How often, and how far. `OFF` changes nothing."""
+
+    mirrored_share: float = 0.5  # left and right exchanged, with the targets of both sides
+    turned_share: float = 0.3  # share of patches that are rotated, scaled and moved
+    turn_deg: float = 15.0  # greatest, about each axis; in the plane alone for slices
+    zoom: float = 0.15  # greatest change of size, either way
+    offset_hu: float = 8.0  # greatest, either way
+    gain: float = 0.03  # greatest change of contrast, either way
+    noise_hu: float = 5.0  # greatest standard deviation
+    noisy_share: float = 0.5
+    blurred_share: float = 0.2
+    thick_share: float = 0.2  # share of patches seen as through thicker slices
+    thick_factor: int = 3  # greatest
+
+    @property
+    def margin(self) -> float:
+        """Return how much larger than the patch a region must be so that a turned patch has no empty
+        corners (in share of its side).
+        """
+        return 0.25 if self.turned_share > 0 else 0.0
+
+
+OFF = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1)
+
+
+class Objective(BaseModel):
+    """Weights of the loss."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # annealed to 0 over the training, so that probabilities stay honest
+    sparse_weight: float = Field(
+        default=0.5, ge=0, description="extra weight of a target's own voxels at the start"
+    )
+    cl_dice_weight: float = Field(
+        default=0.0, ge=0, description="weight of the centre-line term, for thin tubes such as the tract"
+    )
+    rim_weight: float = Field(default=0.0, ge=0, description="weight of the boundary term")
 
 
 class ArchitectureSettings(BaseModel):
@@ -78,19 +117,14 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    targets: TargetList = Field(
-        default=target_specs("haematoma"),
-        description="what is learnt: targets, or haematoma and tract for all of theirs",
-    )
+    targets: TargetList = target_specs("haematoma")  # or their names
     architecture: ArchitectureSettings = ArchitectureSettings()
     preprocessing: InputSettings = InputSettings()
     sampling: SamplingSettings = SamplingSettings()
     objective: Objective = Objective()
     loop: LoopSettings = LoopSettings()
     validate_on: int = Field(default=0, ge=0, description="validation patients; 0: all that are set aside")
-    start: str = Field(
-        default="", description="fine-tune from this model folder, or `default`; set by `starting_from`"
-    )
+    start: str = Field(default="", description="fine-tune from this model folder, or `default`")
 
     @model_validator(mode="after")
     def _validates(self) -> Self:
@@ -115,18 +149,3 @@ class TrainSettings(BaseModel):
         4
         """
         return changed(self, changes)
-
-    def starting_from(self, start: str) -> Self:
-        """Return the settings with the network and the input of a model, whose weights a training starts
-        from.
-        """
-        model = model_called(start)
-        how = preprocessing_of_start(model)
-        return self.changed(
-            network=model.manifest.network.name,
-            spacing_mm=how.spacing_mm,
-            patch=how.patch,
-            windows_hu=how.windows_hu,
-            learning_rate=_FINE_TUNING_RATE,
-            start=start,
-        )

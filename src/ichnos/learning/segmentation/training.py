@@ -28,7 +28,12 @@ from ichnos.learning.segmentation.cases import (
     check_splits,
     prepare_cases,
 )
-from ichnos.learning.segmentation.fine_tuning import model_called, network_for_targets, weights_from
+from ichnos.learning.segmentation.fine_tuning import (
+    keep_refinement,
+    model_called,
+    network_for_targets,
+    weights_from,
+)
 from ichnos.learning.segmentation.objective import SegmentationSettings, train_segmentation
 from ichnos.learning.segmentation.planning import planned_network
 from ichnos.learning.segmentation.settings import TrainSettings
@@ -73,7 +78,9 @@ def train_on_cohort(
         images = [TrainingImage(f"sub-{c.id}", c.id, c.centre, c.split, (), c.voxels_sha256) for c in cases]
         write_training(images, work / "training.csv")
         manifest = manifest_of(settings, resolved, cases, history(work), resources, name=out.name)
-        save_model(out, network, manifest.model_copy(update={"targets": targets}))
+        model = save_model(out, network, manifest.model_copy(update={"targets": targets}))
+        if settings.start and (warning := keep_refinement(settings.start, model)):
+            resources.warn(warning)
     resources.team.wait()
     return load_model(out)
 

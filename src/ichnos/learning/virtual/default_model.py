@@ -14,8 +14,9 @@ import torch
 import ichnos
 from ichnos.learning.loop.settings import LoopSettings
 from ichnos.learning.loop.training import Progress
-from ichnos.learning.segmentation.objective import Objective, SegmentationSettings, train_segmentation
+from ichnos.learning.segmentation.objective import SegmentationSettings, train_segmentation
 from ichnos.learning.segmentation.operating_points import operating_points
+from ichnos.learning.segmentation.settings import Objective
 from ichnos.learning.virtual.batches import Population, Schedule, SimulatedBatches
 from ichnos.models import (
     Manifest,

@@ -27,10 +27,10 @@ from ichnos.learning.loop.settings import LoopSettings
 from ichnos.learning.loop.training import Progress
 from ichnos.learning.segmentation.objective import (
     Batch,
-    Objective,
     SegmentationSettings,
     train_segmentation,
 )
+from ichnos.learning.segmentation.settings import Objective
 from ichnos.learning.virtual.batches import DISEASED_ML, SMALL_ML, scanned
 from ichnos.learning.virtual.default_model import LIMITS, taught_heads
 from ichnos.models import (

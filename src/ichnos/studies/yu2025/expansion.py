@@ -33,7 +33,8 @@ from ichnos.learning.expansion.ensemble import (
     train_ensemble,
 )
 from ichnos.learning.expansion.labels import Labelled, labelled
-from ichnos.learning.fit.growth import GrowthCase, fit_growth_model
+from ichnos.learning.fit.growth import fit_growth_model
+from ichnos.learning.fit.growth_cases import GrowthCase
 from ichnos.models.store import SHIPPED
 from ichnos.prognosis.growth import IMAGE, GrowthInputs, GrowthModel, load_growth_model
 from ichnos.reading.measures.growth import growth_inputs
