@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ichnos.anatomy.tract import SIDES, Side, population
-from ichnos.arrays import Floats, Floats32
+from ichnos.arrays import Floats, Floats32, Mask
 from ichnos.clinical.injury import tract_injury
 from ichnos.errors import InputRefused
 from ichnos.formats import nifti
@@ -46,7 +46,7 @@ def measured_lesion(case: LesionCase, folder: Path) -> dict[str, float]:
     return row
 
 
-def _left(lesion: Volume, present: Floats32) -> float:
+def _left(lesion: Volume, present: Mask) -> float:
     """Return which share of the lesion lies in the left hemisphere."""
     return float((lesion.world(np.argwhere(present))[:, 0] < 0).mean())
 

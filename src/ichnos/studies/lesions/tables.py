@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,8 @@ def side_table(table: Any, *, seed: int = 0) -> Table:
         for name, label in MEASURES.items():
             row: dict[str, Cell] = {"lesion": side, "people": len(data), "measure": label}
             row |= _explained(data, covariates, (name,), seed)
-            rows.append(
-                {**row, "coefficient per SD": cell(lambda d=data, n=name: _effect(d, covariates, n)[0])}
-            )
+            row["coefficient per SD"] = cell(partial(_coefficient, data, covariates, name))
+            rows.append(row)
     return comparison(
         "sides", "Left and right lesions, adjusted for age, sex and volume: ln(1 + NIHSS)", rows
     )
@@ -85,11 +85,9 @@ def rank_table(table: Any) -> Table:
         row: dict[str, Cell] = {"measure": label}
         for outcome, title in (("nihss", "NIHSS"), ("rankin", "Rankin at discharge")):
             data = table.dropna(subset=[outcome])
-            row[f"Spearman with {title}"] = cell(lambda d=data, n=name, o=outcome: spearman(d[n], d[o]))
+            row[f"Spearman with {title}"] = cell(partial(spearman, data[name], data[outcome]))
         data = table.dropna(subset=["rankin"])
-        row[f"AUC, Rankin > {INDEPENDENT}"] = cell(
-            lambda d=data, n=name: _area(d["rankin"] > INDEPENDENT, d[n])
-        )
+        row[f"AUC, Rankin > {INDEPENDENT}"] = cell(partial(_area, data["rankin"] > INDEPENDENT, data[name]))
         rows.append(row)
     return comparison("ranks", "Each measure alone", rows)
 
@@ -100,16 +98,8 @@ def rankin_table(table: Any) -> Table:
     data = table.dropna(subset=[*covariates, "rankin"])
     rows: list[dict[str, Cell]] = []
     for name, label in MEASURES.items():
-        formula = f"rankin ~ {' + '.join(covariates)} + {name}_sd"
-        rows.append(
-            {
-                "measure": label,
-                "people": len(data),
-                "common odds ratio per SD": cell(
-                    lambda f=formula, n=name: fit("ordinal", f, data).effect(f"{n}_sd").estimate
-                ),
-            }
-        )
+        odds = cell(partial(_odds_ratio, data, covariates, name))
+        rows.append({"measure": label, "people": len(data), "common odds ratio per SD": odds})
     return comparison(
         "rankin", "Rankin scale at discharge (6 is death), adjusted for age, sex and volume", rows
     )
@@ -145,6 +135,15 @@ def _explained(data: Any, covariates: tuple[str, ...], added: tuple[str, ...], s
             lambda i: r_squared(outcome[i], whole[i]) - r_squared(outcome[i], base[i])
         )
     return row
+
+
+def _coefficient(data: Any, covariates: tuple[str, ...], name: str) -> Estimate:
+    return _effect(data, covariates, name)[0]
+
+
+def _odds_ratio(data: Any, covariates: tuple[str, ...], name: str) -> Estimate:
+    formula = f"rankin ~ {' + '.join(covariates)} + {name}_sd"
+    return fit("ordinal", formula, data).effect(f"{name}_sd").estimate
 
 
 def _area(dependent: Any, score: Any) -> Estimate:
