@@ -4,11 +4,12 @@ BIN := .venv/bin
 READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test test-all check bench bench-transfer docs weights refinement fit stress clean
+.PHONY: setup demo node-demo test test-all check bench bench-transfer docs weights refinement fit stress clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      set up, simulate a patient, read the CT, name the report"
+	@echo "make node-demo  start the node beside an Orthanc archive and send a study through both"
 	@echo "make test      set up and run the tests (make test-all: the slow ones too)"
 	@echo "make check     style, types, import directions, the rules of the house (tools/house.py)"
 	@echo "make bench     speed, as ratios of two things in one run"
@@ -26,6 +27,9 @@ setup: $(READY)
 
 demo: setup
 	$(BIN)/python tools/demo.py
+
+node-demo: setup
+	$(BIN)/python tools/node_demo.py
 
 test: setup
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
@@ -46,10 +50,10 @@ bench: setup
 # MINUTES of training from the last checkpoint; HEADS: a folder of label maps (the MNI head alone without it).
 MINUTES ?= 10
 weights: setup
-	$(BIN)/python tools/train_weights.py --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
+	$(BIN)/ichnos train default --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
 
 refinement: setup
-	$(BIN)/python tools/train_refinement.py --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
+	$(BIN)/ichnos train refinement --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
 
 fit: setup
 	$(BIN)/ichnos fit default --workers 2 $(if $(HEADS),--heads $(HEADS))

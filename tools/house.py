@@ -334,7 +334,7 @@ def command_line_findings() -> list[str]:
     group: Any = get_command(application())
     out = [finding for name, verb in group.commands.items() for finding in help_findings(verb, name)]
     page = group.get_help(group.context_class(group, info_name="ichnos", max_content_width=80))
-    for name, verb in group.commands.items():
+    for name, verb in ((n, v) for n, v in group.commands.items() if not v.hidden):
         if f"{verb.short_help}\n" not in page + "\n":
             out.append(f"ichnos --help does not show the line of {name} whole: {verb.short_help}")
     return out

@@ -147,7 +147,7 @@ def test_every_default_of_every_verb_is_printed_and_read_back(
 ) -> None:
     assert {"read", "simulate", "transfer"} <= set(trees())
     for verb, tree in trees().items():
-        assert run(["config", verb]) == 0
+        assert run(["config", *verb.split()]) == 0
         (tmp_path / "s.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
         assert settings_of(tree, file=tmp_path / "s.yaml") == tree(), verb
     assert run(["config", "doctor"]) == run(["config", "nothing"]) == 3

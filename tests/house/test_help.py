@@ -55,14 +55,14 @@ def test_the_whole_command_line_follows_the_rule() -> None:
 def test_help_and_version_leave_with_0(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([flag]) == run([]) == run(["--version"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"  {verb.summary}" in shown for verb in VERBS.values())
+    assert all(f"  {verb.summary}" in shown for verb in VERBS.values() if not verb.hidden)
     assert "ichnos 0." in shown
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_shows_its_own_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([verb, "-h"]) == 0
-    assert VERBS[verb].example.split()[0:2] == ["ichnos", verb]
+    assert run([*verb.split(), "-h"]) == 0
+    assert VERBS[verb].example.startswith(f"ichnos {verb}")
     assert VERBS[verb].example in " ".join(capsys.readouterr().out.split())
 
 

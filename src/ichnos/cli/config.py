@@ -12,16 +12,18 @@ from ichnos.errors import UsageError
 
 
 def config_command(
-    verb: Annotated[str, typer.Argument(help="verb whose settings to print")],
+    verb: Annotated[list[str], typer.Argument(help="verb whose settings to print")],
 ) -> int:
     """Print a verb's settings file with its defaults."""
     from ichnos.cli.terminal.settings import settings_text, tree_of
 
-    if verb not in VERBS:
-        raise UsageError(f"there is no verb {verb}; ichnos --help lists them")
-    tree = tree_of(getattr(importlib.import_module(VERBS[verb].module), f"{verb}_command"))
+    name = " ".join(verb)
+    if name not in VERBS:
+        raise UsageError(f"there is no verb {name}; ichnos --help lists them")
+    module = importlib.import_module(VERBS[name].module)
+    tree = tree_of(getattr(module, f"{name.replace(' ', '_')}_command"))
     if tree is None:
-        raise UsageError(f"ichnos {verb} has no settings beyond its flags: ichnos {verb} --help")
-    title = f"Settings of `ichnos {verb}`, with their defaults.\nUse: ichnos {verb} … --config FILE.yaml"
+        raise UsageError(f"ichnos {name} has no settings beyond its flags: ichnos {name} --help")
+    title = f"Settings of `ichnos {name}`, with their defaults.\nUse: ichnos {name} … --config FILE.yaml"
     typer.echo(settings_text(tree(), title), nl=False)
     return 0

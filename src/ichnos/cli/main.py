@@ -32,7 +32,7 @@ def run(arguments: list[str] | None = None) -> int:
 
     A bug of ours is let through, and Python leaves with 1.
     """
-    words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    words = _joined(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         result: Any = application(_verbs_in(words))(words, standalone_mode=False, prog_name="ichnos")
         return result if isinstance(result, int) else 0
@@ -49,6 +49,12 @@ def run(arguments: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _report(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
+
+
+def _joined(words: list[str]) -> list[str]:
+    """Make one word of a verb of two: `ichnos train default` is a verb of its own."""
+    pair = " ".join(words[:2])
+    return [pair, *words[2:]] if len(words) > 1 and pair in VERBS else words
 
 
 def _verbs_in(words: list[str]) -> frozenset[str]:
@@ -74,7 +80,10 @@ def application(loaded: frozenset[str] = frozenset(VERBS)) -> typer.Typer:
         function = _loaded(name, verb) if name in loaded else _not_loaded
         summary = verb.summary[0].upper() + verb.summary[1:] + "."
         epilog = f"Example: {verb.example}"
-        app.command(name=name, help=summary, short_help=verb.summary, epilog=epilog)(function)
+        decorate = app.command(
+            name=name, help=summary, short_help=verb.summary, epilog=epilog, hidden=verb.hidden
+        )
+        decorate(function)
     return app
 
 
@@ -100,7 +109,7 @@ def _ichnos(
 
 def _loaded(name: str, verb: Verb) -> Callable[..., Any]:
     """Import a verb's function; called, it first checks that what it needs is installed."""
-    function = getattr(importlib.import_module(verb.module), f"{name}_command")
+    function = getattr(importlib.import_module(verb.module), f"{name.replace(' ', '_')}_command")
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:

@@ -17,6 +17,7 @@ class Verb:
     example: str  # one command line
     module: str
     needs: tuple[tuple[str, str], ...] = ()  # (library, the extra that brings it)
+    hidden: bool = False  # a verb of two words, shown in the help of its first
 
 
 VERBS: dict[str, Verb] = {
@@ -53,7 +54,7 @@ VERBS: dict[str, Verb] = {
         (("matplotlib", "report"),),
     ),
     "train": Verb(
-        "train a network to read a target from CT",
+        "train a network (own cohort; `default`, `refinement`)",
         "ichnos train haematoma COHORT -o model --minutes 60",
         "ichnos.cli.train",
         (*_TORCH, ("matplotlib", "evidence")),
@@ -61,13 +62,13 @@ VERBS: dict[str, Verb] = {
     "fit": Verb(
         "fit a model's prognostic and calibration models",
         "ichnos fit MODEL --parts volumes,fazekas --workers 2",
-        "ichnos.cli.fit",
+        "ichnos.cli.learning.fit",
         (*_TORCH, *_STATISTICS),
     ),
     "stress": Verb(
         "stress-test a model on simulated scans",
         "ichnos stress MODEL -o stress --patients 40",
-        "ichnos.cli.stress",
+        "ichnos.cli.learning.stress",
         (*_TORCH, ("nilearn", "simulation")),
     ),
     "synthesize": Verb(
@@ -97,4 +98,18 @@ VERBS: dict[str, Verb] = {
         "ichnos.cli.config",
     ),
     "doctor": Verb("check this installation", "ichnos doctor", "ichnos.cli.installation.doctor"),
+    "train default": Verb(
+        "train the default network on virtual patients",
+        "ichnos train default --minutes 60 --heads LABEL_MAPS",
+        "ichnos.cli.learning.train_virtual",
+        (*_TORCH, ("nilearn", "simulation")),
+        hidden=True,
+    ),
+    "train refinement": Verb(
+        "train the refinement of a model on virtual patients",
+        "ichnos train refinement --minutes 60 --model default",
+        "ichnos.cli.learning.train_virtual",
+        (*_TORCH, ("nilearn", "simulation")),
+        hidden=True,
+    ),
 }

@@ -35,6 +35,8 @@ class Preprocessing(_Frozen):
     z_score: tuple[
         tuple[float, float], ...
     ] = ()  # (mean, sd) in HU per window: clipped HU are standardised, not mapped to -1..1
+    # HU to which the median of the scan's soft core is moved before the windows; None: HU as scanned
+    recentred_hu: float | None = None
     axes: Literal["xyz", "xzy", "yxz", "yzx", "zxy", "zyx"] = (
         "xyz"  # order in which the network takes them; nnU-Net's is "zyx"
     )
