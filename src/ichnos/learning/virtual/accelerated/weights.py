@@ -26,6 +26,7 @@ from ichnos.learning.virtual.accelerated.first_network import (
     train_first,
 )
 from ichnos.learning.virtual.accelerated.looks import TARGETS, Look
+from ichnos.learning.virtual.accelerated.phantom import Phantom
 from ichnos.learning.virtual.accelerated.production import Job, Production
 from ichnos.learning.virtual.accelerated.scores import Counts, TargetScore, score_table
 from ichnos.learning.virtual.accelerated.second_network import (
@@ -309,7 +310,12 @@ class _Supply:
         ready = self.production.taken(self.run.device, spacing_mm=plan.spacing_mm, wait_s=wait_s)
         if ready is None:
             return
-        job, phantom = ready
+        began = time.monotonic()
+        self._scan(*ready)
+        self.feed.seconds += time.monotonic() - began
+
+    def _scan(self, job: Job, phantom: Phantom) -> None:
+        plan = self.run.second
         if job.held_out or CALIBRATION_START <= job.number < FINE_START:
             rng = np.random.default_rng([plan.seed, 7, job.number])
             scan = refiner_scan(phantom, self.first, rng, self.generator, wild=False)
