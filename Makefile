@@ -4,11 +4,12 @@ BIN := .venv/bin
 READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test test-all check bench bench-transfer docs weights refinement fit stress clean
+.PHONY: setup demo node-demo test test-all check bench bench-transfer docs weights refinement fit stress clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      set up, simulate a patient, read the CT, name the report"
+	@echo "make node-demo  start the node beside an Orthanc archive and send a study through both"
 	@echo "make test      set up and run the tests (make test-all: the slow ones too)"
 	@echo "make check     style, types, import directions, the rules of the house (tools/house.py)"
 	@echo "make bench     speed, as ratios of two things in one run"
@@ -26,6 +27,9 @@ setup: $(READY)
 
 demo: setup
 	$(BIN)/python tools/demo.py
+
+node-demo: setup
+	$(BIN)/python tools/node_demo.py
 
 test: setup
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"

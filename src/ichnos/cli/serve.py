@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,9 +30,9 @@ def serve_command(
     if check:
         sys.stdout.write(settings.model_dump_json(indent=2) + "\n")
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("pynetdicom").setLevel(logging.ERROR)  # its messages hold names of patients
-    from ichnos.service.run import LOOPS, run_all, run_loop
+    from ichnos.service.run import LOOPS, log_to_stderr, run_all, run_loop
+
+    log_to_stderr()
 
     if part and part not in LOOPS:
         raise UsageError(f"{part!r} is no part of the node; give {', '.join(LOOPS)}, or nothing for all")

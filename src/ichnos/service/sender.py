@@ -26,7 +26,7 @@ from ichnos.service.store.studies import set_aside
 from ichnos.service.store.tables import DeliveryRow, StudyRow
 
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"  # well-known instance of the push model, PS3.4 annex J
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class NotDelivered(IchnosError):

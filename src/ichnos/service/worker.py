@@ -20,7 +20,7 @@ from ichnos.service.store import queue, studies
 from ichnos.service.store.images import StoredImage, store_image
 from ichnos.service.store.studies import ReadingOutcome
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 _FIRST_WAIT_S = 5.0  # after a failed reading; doubles with each try
 ReadStudy = Callable[[Path, str], Reading]  # (folder of images, name of the scan) -> reading
 
@@ -47,7 +47,7 @@ class Worker:
             with self._heartbeat(task.id):
                 outcome = self._read(study.id, files)
         except (IchnosError, OSError, RuntimeError, ValueError, MemoryError) as error:
-            log.exception("study %d could not be read", study.id)
+            _log.exception("study %d could not be read", study.id)
             self._fail(task.id, f"{type(error).__name__}: {error}")
             return True
         self._finish(task.id, outcome)
@@ -78,7 +78,7 @@ class Worker:
         with self.node.database.transaction() as session:
             task = queue.held_task(session, task_id, worker=self.name)
             if task is None:
-                log.warning("task %d was taken by another worker; this result is thrown away", task_id)
+                _log.warning("task %d was taken by another worker; this result is thrown away", task_id)
                 return
             for image in results:
                 studies.register_image(session, image, now=self.node.clock(), source="ichnos")
@@ -129,7 +129,7 @@ class Worker:
             thread.join()
 
 
-def reader_of(node: Node) -> ReadStudy:
+def study_reader(node: Node) -> ReadStudy:
     """Return a function that reads a folder of images with the configured model, loaded on first use."""
     settings = node.settings.reading
     engine = Engine(

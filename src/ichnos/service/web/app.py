@@ -34,10 +34,10 @@ def create_app(node: Node) -> FastAPI:
     app.state.sign_in_limit = RateLimit()
     app.add_middleware(BaseHTTPMiddleware, dispatch=_with_headers)
     app.add_exception_handler(SignInNeeded, _to_sign_in)
-    app.include_router(pages.router)
-    app.include_router(api.router, prefix="/api/v1")
-    app.include_router(dicomweb.router, prefix="/dicom-web")
-    app.include_router(operation.router)
+    app.include_router(pages.PAGES)
+    app.include_router(api.API, prefix="/api/v1")
+    app.include_router(dicomweb.DICOMWEB, prefix="/dicom-web")
+    app.include_router(operation.OPERATION)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     return app
 

@@ -8,9 +8,9 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydicom import dcmread
 from pydicom.encaps import generate_frames
@@ -18,24 +18,21 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ichnos.errors import InputRefused
-from ichnos.service.auth import Visitor
 from ichnos.service.node import Node
 from ichnos.service.store import studies
 from ichnos.service.store.images import free_gib, store_image
 from ichnos.service.store.metadata import metadata_of
 from ichnos.service.store.tables import InstanceRow, StudyRow
-from ichnos.service.web.access import NodeOfRequest, allowed
+from ichnos.service.web.access import NodeOfRequest, Reader, Researcher
 
-router = APIRouter(include_in_schema=False)
-Reader = Annotated[Visitor, Depends(allowed("reader"))]
-Researcher = Annotated[Visitor, Depends(allowed("researcher"))]
+DICOMWEB = APIRouter(include_in_schema=False)
 _JSON = "application/dicom+json"
 _STUDY_TAGS = ("00080020", "00080030", "00080050", "00100010", "00100020", "0020000D", "00200010")
 _SERIES_TAGS = ("00080060", "0008103E", "0020000D", "0020000E", "00200011")
 _INSTANCE_TAGS = ("00080016", "00080018", "0020000D", "0020000E", "00200013", "00280010", "00280011")
 
 
-@router.get("/studies")
+@DICOMWEB.get("/studies")
 def search_studies(node: NodeOfRequest, visitor: Reader, request: Request) -> Response:
     """QIDO-RS: list studies; StudyInstanceUID and PatientID are matched exactly."""
     wanted = dict(request.query_params)
@@ -52,7 +49,7 @@ def search_studies(node: NodeOfRequest, visitor: Reader, request: Request) -> Re
     return _json([row for row in rows if row])
 
 
-@router.get("/studies/{study_uid}/series")
+@DICOMWEB.get("/studies/{study_uid}/series")
 def search_series(node: NodeOfRequest, visitor: Reader, study_uid: str) -> Response:
     """QIDO-RS: list the series of a study."""
     with node.database.snapshot() as session:
@@ -65,16 +62,16 @@ def search_series(node: NodeOfRequest, visitor: Reader, study_uid: str) -> Respo
     return _json(answers)
 
 
-@router.get("/studies/{study_uid}/series/{series_uid}/instances")
+@DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/instances")
 def search_instances(node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str) -> Response:
     """QIDO-RS: list the instances of a series."""
     instances = _found(node, study_uid, series_uid)
     return _json([_some(metadata_of(node.settings.home, one.path), _INSTANCE_TAGS) for one in instances])
 
 
-@router.get("/studies/{study_uid}/metadata")
-@router.get("/studies/{study_uid}/series/{series_uid}/metadata")
-@router.get("/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}/metadata")
+@DICOMWEB.get("/studies/{study_uid}/metadata")
+@DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/metadata")
+@DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}/metadata")
 def retrieve_metadata(
     node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str = "", sop_uid: str = ""
 ) -> Response:
@@ -84,9 +81,9 @@ def retrieve_metadata(
     )
 
 
-@router.get("/studies/{study_uid}")
-@router.get("/studies/{study_uid}/series/{series_uid}")
-@router.get("/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}")
+@DICOMWEB.get("/studies/{study_uid}")
+@DICOMWEB.get("/studies/{study_uid}/series/{series_uid}")
+@DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}")
 def retrieve_instances(
     node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str = "", sop_uid: str = ""
 ) -> StreamingResponse:
@@ -95,7 +92,7 @@ def retrieve_instances(
     return _multipart((file.read_bytes() for file in files), "application/dicom")
 
 
-@router.get("/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}/frames/{numbers}")
+@DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}/frames/{numbers}")
 def retrieve_frames(
     node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str, sop_uid: str, numbers: str
 ) -> StreamingResponse:
@@ -114,8 +111,8 @@ def retrieve_frames(
     return _multipart((frames[number - 1] for number in wanted), kind)
 
 
-@router.post("/studies")
-@router.post("/studies/{study_uid}")
+@DICOMWEB.post("/studies")
+@DICOMWEB.post("/studies/{study_uid}")
 async def store_instances(
     node: NodeOfRequest, visitor: Researcher, request: Request, study_uid: str = ""
 ) -> Response:
