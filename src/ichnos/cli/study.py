@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from ichnos.cohort import Cohort
     from ichnos.studies.designs import StudyDesign
     from ichnos.studies.shared.budget import StudyBudget
+    from ichnos.studies.shared.page import StudyPage
 
+_LESIONS = "lesions"  # the study of lesion masks of people, which needs a folder
 _SMALL = 0.1  # scale up to which a study without a GPU is kept short
 _MINUTES = 10.0  # of training per network, otherwise
 
@@ -41,24 +43,27 @@ class StudySettings(SettingsTree):
 
 @with_settings(StudySettings)
 def study_command(
-    name: Annotated[str, typer.Argument(help="murray2024, ryu2025, abramova2024 or yu2025")],
+    name: Annotated[str, typer.Argument(help="murray2024, ryu2025, abramova2024, yu2025, lesions")],
     out: Annotated[Path, typer.Option("-o", "--out", help="output folder; re-run to resume")],
     settings: StudySettings,
+    folder: Annotated[Path | None, typer.Argument(help="lesion masks and table, for lesions")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print studies.json")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="hide progress messages")] = False,
 ) -> int:
     """Run the design of a published study on a cohort and write its page."""
-    from ichnos.errors import require
-    from ichnos.studies import design_named, study_run
     from ichnos.studies.shared.page import write_page
 
-    if (settings.cohort is not None) + (settings.simulate is not None) + settings.smoke != 1:
-        raise UsageError("give one of --cohort DIR, --simulate FRACTION and --smoke: whose patients to study")
-    if settings.with_nnunet:
-        require("nnunetv2", extra="nnunet", purpose="ichnos study --with-nnunet")
-    design = design_named(name)
-    budget = _budget(design, settings, _Stopwatch(out / "minutes.json"), silent=quiet or as_json)
-    page = study_run(design)(_patients(design, settings, out, budget), out, budget)
+    if (name == _LESIONS) != (folder is not None):
+        raise UsageError(
+            "give FOLDER, with lesion masks and their table, to the study lesions and to no other: "
+            "ichnos study lesions FOLDER -o OUT"
+        )
+    if folder is not None:
+        from ichnos.studies.lesions import lesion_study
+
+        page = lesion_study(folder, out, workers=settings.workers)
+    else:
+        page = _paper_page(name, out, settings, silent=quiet or as_json)
     html = write_page(page, out)
     save_settings(settings, out / "settings.yaml", verb="study")
     if as_json:
@@ -68,6 +73,20 @@ def study_command(
         typer.echo(table.markdown())
     typer.echo(f"page: {html}")
     return 0
+
+
+def _paper_page(name: str, out: Path, settings: StudySettings, *, silent: bool) -> StudyPage:
+    """Run the design of a paper on the cohort that the settings ask for."""
+    from ichnos.errors import require
+    from ichnos.studies import design_named, study_run
+
+    if (settings.cohort is not None) + (settings.simulate is not None) + settings.smoke != 1:
+        raise UsageError("give one of --cohort DIR, --simulate FRACTION and --smoke: whose patients to study")
+    if settings.with_nnunet:
+        require("nnunetv2", extra="nnunet", purpose="ichnos study --with-nnunet")
+    design = design_named(name)
+    budget = _budget(design, settings, _Stopwatch(out / "minutes.json"), silent=silent)
+    return study_run(design)(_patients(design, settings, out, budget), out, budget)
 
 
 def _budget(

@@ -15,7 +15,7 @@ from ichnos.evidence.metrics.agreement import pearson, weighted_kappa
 from ichnos.evidence.tables import Cell, Table
 from ichnos.studies.shared.page import cell, comparison
 from ichnos.studies.shared.rows import (
-    StudyRow,
+    PatientRow,
     adjusted_effect,
     column_mean,
     known_number,
@@ -28,7 +28,7 @@ def grade_rank(text: object) -> float:
     return float(INJURY_GRADES.index(str(text))) if text in INJURY_GRADES else float("nan")
 
 
-def overlap_table(rows: Sequence[StudyRow], ways: Mapping[str, str]) -> Table:
+def overlap_table(rows: Sequence[PatientRow], ways: Mapping[str, str]) -> Table:
     healthy = [row for row in rows if not row.get("ich_ml")]
     asked: tuple[tuple[str, Cell, Callable[[str], Cell]], ...] = (
         ("Dice, both sides", 0.57, partial(_dice, rows)),
@@ -45,7 +45,7 @@ def overlap_table(rows: Sequence[StudyRow], ways: Mapping[str, str]) -> Table:
 
 
 def _dice(
-    rows: Sequence[StudyRow], way: str, *, sides: Sequence[str] = SIDES, bleeding: bool | None = None
+    rows: Sequence[PatientRow], way: str, *, sides: Sequence[str] = SIDES, bleeding: bool | None = None
 ) -> Cell:
     """Return the mean Dice over sides; with `bleeding`, over the sides that bleed or those that do not."""
     chosen = [
@@ -57,7 +57,7 @@ def _dice(
     return column_mean(chosen, "dice", of="such a side and a tract to compare with")
 
 
-def injury_table(rows: Sequence[StudyRow], ways: Mapping[str, str]) -> Table:
+def injury_table(rows: Sequence[PatientRow], ways: Mapping[str, str]) -> Table:
     unknown, certain = "unknown outside a simulation", "1 by definition"
     kappa, load, weighted = (
         partial(_kappa, rows),
@@ -75,20 +75,20 @@ def injury_table(rows: Sequence[StudyRow], ways: Mapping[str, str]) -> Table:
     return comparison("injury", f"Injury of the tract in {len(rows)} trial patients", out)
 
 
-def _kappa(rows: Sequence[StudyRow], way: str) -> Cell:
+def _kappa(rows: Sequence[PatientRow], way: str) -> Cell:
     return cell(lambda: weighted_kappa(*paired_columns(rows, f"{way}_grade", "true_grade"), grades=4))
 
 
-def _load(rows: Sequence[StudyRow], name: str, way: str) -> Cell:
+def _load(rows: Sequence[PatientRow], name: str, way: str) -> Cell:
     return cell(lambda: pearson(*paired_columns(rows, f"{way}_{name}", f"truth_{name}")))
 
 
-def _count(rows: Sequence[StudyRow], code: int, way: str) -> Cell:
+def _count(rows: Sequence[PatientRow], code: int, way: str) -> Cell:
     graded = [known_number(row.get(f"{way}_grade")) for row in rows]
     return f"{sum(grade == code for grade in graded)} of {sum(np.isfinite(graded))} who could be graded"
 
 
-def outcome_table(rows: Sequence[StudyRow], ways: Mapping[str, str]) -> Table:
+def outcome_table(rows: Sequence[PatientRow], ways: Mapping[str, str]) -> Table:
     """Return effects on motor NIHSS (points) and mRS (odds), each way's grades in turn."""
     wanted = (
         (
@@ -135,7 +135,7 @@ def outcome_table(rows: Sequence[StudyRow], ways: Mapping[str, str]) -> Table:
     )
 
 
-def _effect(rows: Sequence[StudyRow], way: str, kind: str, grade: str) -> Cell:
+def _effect(rows: Sequence[PatientRow], way: str, kind: str, grade: str) -> Cell:
     def compute() -> Cell:
         known = [row for row in rows if np.isfinite(known_number(row.get(f"{way}_grade")))]
         if kind == "surgery":  # within the grade, as the published effect

@@ -20,7 +20,7 @@ from ichnos.studies.ryu2025.design import LARGE_INFARCT_ML, RISK, WHITE_MATTER_W
 from ichnos.studies.shared.labels import StudyLabels
 from ichnos.studies.shared.page import cell, comparison
 from ichnos.studies.shared.rows import (
-    StudyRow,
+    PatientRow,
     adjusted_effect,
     column_mean,
     known_number,
@@ -31,12 +31,14 @@ from ichnos.studies.shared.rows import (
 _SPARE = 4  # patients more than terms, without whom a regression is not tried
 
 
-def _against(rows: Sequence[StudyRow], statistic: Any, other: str) -> Any:
+def _against(rows: Sequence[PatientRow], statistic: Any, other: str) -> Any:
     """Return the function of a way to read that compares its volumes with another column."""
     return lambda way: cell(lambda: statistic(*paired_columns(rows, f"{way}_ml", other)))
 
 
-def agreement_table(external: Sequence[StudyRow], held: Sequence[StudyRow], ways: Mapping[str, str]) -> Table:
+def agreement_table(
+    external: Sequence[PatientRow], held: Sequence[PatientRow], ways: Mapping[str, str]
+) -> Table:
     label = _against(external, concordance, "true_ml")("registered")
     no_truth = "no truth for MRI volumes: they are the reference"
     rows = [
@@ -90,7 +92,7 @@ def agreement_table(external: Sequence[StudyRow], held: Sequence[StudyRow], ways
     return comparison("ryu2025", "The paper's table, and ours", rows, note="External patients with FLAIR.")
 
 
-def _calibrated(external: Sequence[StudyRow], held: Sequence[StudyRow], way: str) -> Cell:
+def _calibrated(external: Sequence[PatientRow], held: Sequence[PatientRow], way: str) -> Cell:
     def compute() -> Cell:
         calibrate = fit_volume_calibrator(
             *paired_columns(held, f"{way}_ml", "mri_ml"), fitted_on="validation"
@@ -101,11 +103,11 @@ def _calibrated(external: Sequence[StudyRow], held: Sequence[StudyRow], way: str
     return cell(compute)
 
 
-def group_table(external: Sequence[StudyRow], ways: Mapping[str, str]) -> Table:
+def group_table(external: Sequence[PatientRow], ways: Mapping[str, str]) -> Table:
     """CCC against the registered label by centre, vendor and size of an acute infarct."""
     centres = sorted({str(row["centre"]) for row in external})
     vendors = sorted({str(row["vendor"]) for row in external})
-    groups: list[tuple[str, Cell, list[StudyRow]]] = [
+    groups: list[tuple[str, Cell, list[PatientRow]]] = [
         *[
             (f"centre {name or '(none)'}", "not reported", [row for row in external if row["centre"] == name])
             for name in centres
@@ -134,7 +136,7 @@ def group_table(external: Sequence[StudyRow], ways: Mapping[str, str]) -> Table:
     return comparison("groups", "Agreement with the registered label, by group", rows)
 
 
-def association_table(rows: Sequence[StudyRow], labels: StudyLabels) -> Table:
+def association_table(rows: Sequence[PatientRow], labels: StudyLabels) -> Table:
     """Who has more of it, and how they fare; each term adjusted for the others."""
     if not labels.rows and not rows:
         raise InputRefused("no patient is left to look at; see the contact sheets of the transfer")

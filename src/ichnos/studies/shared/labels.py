@@ -13,7 +13,7 @@ from ichnos.learning.segmentation.target_files import target_degree, target_file
 from ichnos.runs import apply
 from ichnos.simulation.cohort.exam_files import TRUTH
 from ichnos.studies.shared.budget import StudyBudget
-from ichnos.studies.shared.rows import StudyRow
+from ichnos.studies.shared.rows import PatientRow
 from ichnos.transfer.makers import TransferOptions, TransferTarget
 from ichnos.transfer.pairs import ACCEPTED, pairs_of, settle, transfer_pair
 from ichnos.transfer.run import transfer_cohort
@@ -26,7 +26,7 @@ class StudyLabels:
 
     cohort: Cohort
     pipelines: tuple[str, ...]
-    rows: Mapping[str, StudyRow]  # patient -> numbers of the pair, with its verdict
+    rows: Mapping[str, PatientRow]  # patient -> numbers of the pair, with its verdict
     refused: int
 
 

@@ -16,7 +16,7 @@ from ichnos.models import Model
 from ichnos.studies.shared.budget import StudyBudget, hardware_of, time_spent
 from ichnos.studies.shared.page import cell
 
-StudyRow = Mapping[str, Any]
+PatientRow = Mapping[str, Any]
 _LEAST_FOR_INTERVAL = 3
 _BEYOND = 1e4  # an odds ratio or its inverse that says that the data do not determine it
 
@@ -33,7 +33,7 @@ def known_number(text: object) -> float:
         return float("nan")
 
 
-def paired_columns(rows: Sequence[StudyRow], first: str, second: str) -> tuple[list[float], list[float]]:
+def paired_columns(rows: Sequence[PatientRow], first: str, second: str) -> tuple[list[float], list[float]]:
     """Return two columns of the rows that have both."""
     pairs = [(known_number(row.get(first)), known_number(row.get(second))) for row in rows]
     kept = [(a, b) for a, b in pairs if np.isfinite(a) and np.isfinite(b)]
@@ -54,7 +54,7 @@ def adjusted_effect(kind: regression.ModelKind, formula: str, table: Any, term: 
     return found
 
 
-def column_mean(rows: Sequence[StudyRow], column: str, *, of: str) -> Cell:
+def column_mean(rows: Sequence[PatientRow], column: str, *, of: str) -> Cell:
     """Return the mean of a column with its interval, or why there is none."""
     values = [value for row in rows if np.isfinite(value := known_number(row.get(column)))]
     if not values:

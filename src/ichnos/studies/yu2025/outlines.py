@@ -21,7 +21,7 @@ from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.labels import StudyLabels, label_on_ct
 from ichnos.studies.shared.page import PngPicture, cell, comparison
 from ichnos.studies.shared.reading import ct_scan, model_identity, predictor_of, read_patients
-from ichnos.studies.shared.rows import StudyRow, column_mean
+from ichnos.studies.shared.rows import PatientRow, column_mean
 from ichnos.studies.shared.training import (
     FROM_SHIPPED,
     NNUNET_NOT_ASKED,
@@ -97,7 +97,7 @@ def read_outlines(
     return read_patients(task, people, out, budget, settings=model_identity(models))
 
 
-def outline_table(rows: Sequence[StudyRow], refusals: Mapping[str, str]) -> Table:
+def outline_table(rows: Sequence[PatientRow], refusals: Mapping[str, str]) -> Table:
     def line(name: str) -> dict[str, Cell]:
         if name in refusals:
             empty: dict[str, Cell] = dict.fromkeys(
@@ -123,7 +123,7 @@ def outline_table(rows: Sequence[StudyRow], refusals: Mapping[str, str]) -> Tabl
     return comparison("outlines", "Outlines of the haematoma on the external centres", lines, note=note)
 
 
-def _difference(rows: Sequence[StudyRow], name: str) -> Estimate:
+def _difference(rows: Sequence[PatientRow], name: str) -> Estimate:
     both = [(r.get(f"{name} dice"), r.get("plain twin dice")) for r in rows]
     pairs = [(a, b) for a, b in both if a is not None and b is not None]
     if len(pairs) < 3:
