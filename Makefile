@@ -4,19 +4,20 @@ BIN := .venv/bin
 READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test test-all check bench bench-transfer docs weights refinement laws gates clean
+.PHONY: setup demo node-demo test test-all check bench bench-transfer docs weights refinement fit stress clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      set up, simulate a patient, read the CT, name the report"
+	@echo "make node-demo  start the node beside an Orthanc archive and send a study through both"
 	@echo "make test      set up and run the tests (make test-all: the slow ones too)"
 	@echo "make check     style, types, import directions, the rules of the house (tools/house.py)"
 	@echo "make bench     speed, as ratios of two things in one run"
 	@echo "make docs      build the documentation into build/docs"
 	@echo "make weights   train the default weights, from the last checkpoint if there is one"
 	@echo "make refinement  train what corrects the default weights where the scan is finer than they see; after each training"
-	@echo "make laws      learn, on simulated scans, what the default weights' volumes are worth; after each training"
-	@echo "make gates     try the default weights on simulated scans of heads that they never saw"
+	@echo "make fit       fit the prognostic and calibration models of the default weights; after each training"
+	@echo "make stress    stress-test the default weights on simulated scans of heads that they never saw"
 
 $(READY): pyproject.toml constraints.txt tools/setup_venv.sh
 	PYTHON=$(PYTHON) bash tools/setup_venv.sh
@@ -26,6 +27,9 @@ setup: $(READY)
 
 demo: setup
 	$(BIN)/python tools/demo.py
+
+node-demo: setup
+	$(BIN)/python tools/node_demo.py
 
 test: setup
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
@@ -46,17 +50,17 @@ bench: setup
 # MINUTES of training from the last checkpoint; HEADS: a folder of label maps (the MNI head alone without it).
 MINUTES ?= 10
 weights: setup
-	$(BIN)/python tools/train_weights.py --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
+	$(BIN)/ichnos train default --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
 
 refinement: setup
-	$(BIN)/python tools/train_refinement.py --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
+	$(BIN)/ichnos train refinement --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
 
-laws: setup
-	$(BIN)/python tools/train_laws.py --workers 2 $(if $(HEADS),--heads $(HEADS))
+fit: setup
+	$(BIN)/ichnos fit default --workers 2 $(if $(HEADS),--heads $(HEADS))
 
 PATIENTS ?= 60
-gates: setup
-	$(BIN)/python tools/gates.py --workers 2 --patients $(PATIENTS) $(if $(HEADS),--heads $(HEADS))
+stress: setup
+	$(BIN)/ichnos stress default -o build/stress --workers 2 --patients $(PATIENTS) $(if $(HEADS),--heads $(HEADS))
 
 bench-transfer: setup
 	$(BIN)/python benchmarks/transfer.py

@@ -16,11 +16,11 @@ from ichnos.cohort import Exam
 from ichnos.formats import bids, nifti
 from ichnos.registration import Registration, Transform, assess, read_transform, register, write_transform
 from ichnos.transfer import flair as white
+from ichnos.transfer.flair import Hyperintensities
 from ichnos.transfer.followup import transfer_followup
-from ichnos.transfer.gradients import read_fsl_gradients
-from ichnos.transfer.tractography import TRACT_DENSITY, density_on_ct, track
-from ichnos.transfer.verdict import judge_pair, measure_pair
-from ichnos.transfer.wmh import Hyperintensities
+from ichnos.transfer.pair_numbers import measure_pair
+from ichnos.transfer.pair_verdict import judge_pair
+from ichnos.transfer.tractography import TRACT_DENSITY, density_on_ct, gradients_beside, track
 from ichnos.volume import Affine, Volume, volume_ml
 
 BROKEN = ("wrong_patient", "flipped", "shifted", "half_missing")
@@ -138,8 +138,7 @@ def measure_tract(pair: Pair, folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     dwi = nifti.load(path)
-    stem = str(path).removesuffix(".nii.gz")
-    table = read_fsl_gradients(Path(stem + ".bval"), Path(stem + ".bvec"), affine=dwi.affine)
+    table = gradients_beside(path, affine=dwi.affine)
     first = dwi.with_array(dwi.array[..., table.unweighted].mean(axis=-1))
     row: dict[str, Any] = {}
     found = register(ct, first, fixed_contrast="ct", moving_contrast="mri")

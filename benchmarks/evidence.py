@@ -163,13 +163,13 @@ def pack() -> list[dict[str, Any]]:
 _MEASURED = """
 import resource, sys, time
 from pathlib import Path
-from ichnos.evidence.pack.pack import evaluate
+from ichnos.evidence.pack.pack import write_evidence
 from ichnos.formats import bids
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     began = time.perf_counter()
     cohort = bids.read_cohort(root / "cohort")
-    evaluate(root / "predictions", [cohort], root / "out", workers=2, progress=False)
+    write_evidence(root / "predictions", [cohort], root / "out", workers=2, progress=False)
     both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     own, children = (resource.getrusage(who).ru_maxrss / 1024 for who in both)
     print(time.perf_counter() - began, own, children)

@@ -103,14 +103,14 @@ def further_scans(scan: Path, model: Path, out: Path, threads: int, count: int) 
     """
     import psutil
 
-    from ichnos.api import Engine, read_with
+    from ichnos.api import Engine, read_with, save_reading
     from ichnos.formats import open_scan
 
     predictor = Engine(model=str(model), threads=threads).predictor()
     resident = []
     for k in range(count):
         started = time.perf_counter()
-        read_with(predictor, open_scan(scan), name=f"scan{k}").save(out / f"scan{k}")
+        save_reading(read_with(predictor, open_scan(scan), name=f"scan{k}"), out / f"scan{k}")
         resident.append(psutil.Process().memory_info().rss / 2**20)
     return time.perf_counter() - started, resident[-1] - resident[1]
 

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ichnos.networks.selective_scan import Chunking, Scanned, chunked_scan, sequential_scan
+from ichnos.networks.chunked_scan import chunked_scan
+from ichnos.networks.scan_parts import Chunking, Scanned
+from ichnos.networks.selective_scan import sequential_scan
 from run import table
 
 BATCH, CHANNELS, STATES = 1, 64, 16

@@ -3,7 +3,7 @@ one after the other.
 
 Seconds are processor time per step (data, augmentation, network, loss, optimiser), which a busy machine
 disturbs less than the clock does; memory is the peak of a process of its own. python benchmarks/training.py
-[FOLDER]; a folder that is given is kept and gone on with.
+[FOLDER]; a folder that is given is kept and resumed.
 """
 
 from __future__ import annotations
@@ -22,23 +22,28 @@ import torch
 
 from ichnos.cohort import Patient
 from ichnos.formats import bids
+from ichnos.formats.bids import TRUSTED_PIPELINES
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.nnunet.engine import (
-    NnunetPlan,
     export,
     job_of,
     network_spec,
     preprocessing_of,
     run_child,
 )
-from ichnos.learning.segmentation.cases import PIPELINES
+from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.segmentation.target_files import target_specs
-from ichnos.learning.segmentation.training import Means
 from ichnos.volume import Volume
 from run import table
 
 PATCH, BATCH, WIDTH, STEPS = (64, 64, 64), 2, 16, 5
-PLAN = NnunetPlan(
-    target_specs("ICH"), width=WIDTH, batch=BATCH, patch=",".join(map(str, PATCH)), epochs=1, iterations=STEPS
+PLAN = NnunetSettings(
+    targets=target_specs("ICH"),
+    width=WIDTH,
+    batch=BATCH,
+    patch=",".join(map(str, PATCH)),
+    epochs=1,
+    iterations=STEPS,
 )
 
 
@@ -93,10 +98,11 @@ def by_nnunet(home: Path) -> dict[str, float]:
 
 def by_ichnos(home: Path, precision: str) -> dict[str, float]:
     """Our loop with nnU-Net's planned network, its patch, batch and deep supervision."""
-    from ichnos.learning.segmentation.augmentation import Augmentation
+    from ichnos.learning.loop.settings import LoopSettings
     from ichnos.learning.segmentation.batches import CohortBatches
-    from ichnos.learning.segmentation.cases import Grid, prepare
-    from ichnos.learning.segmentation.loop import Settings, train
+    from ichnos.learning.segmentation.cases import CaseGrid, prepare_cases
+    from ichnos.learning.segmentation.objective import SegmentationSettings, train_segmentation
+    from ichnos.learning.segmentation.settings import Augmentation
     from ichnos.models import NetworkSpec
 
     folder = home / "nnUNet_preprocessed" / "Dataset001_Cohort"
@@ -104,16 +110,17 @@ def by_ichnos(home: Path, precision: str) -> dict[str, float]:
     how = preprocessing_of(plans, PLAN.configuration)
     spec, _ = network_spec(plans, PLAN, classes=1)
     spec = NetworkSpec(name=spec.name, arguments=spec.arguments | {"deep_supervision": True})
-    cases = prepare(
-        bids.read_cohort(home / "cohort").of_split("train"), Grid(("ICH",), how.spacing_mm), home / "cases"
+    cases = prepare_cases(
+        bids.read_cohort(home / "cohort").of_split("train"),
+        CaseGrid(("ICH",), how.spacing_mm),
+        home / "cases",
     )
     batches = CohortBatches(cases, ("ICH",), how, size=BATCH, augmentation=Augmentation())
-    settings = Settings(
-        network=spec, preprocessing=how, targets=PLAN.targets, steps=STEPS, precision=precision
-    )  # type: ignore[arg-type]
+    loop = LoopSettings(steps=STEPS, precision=precision, validations=0)  # type: ignore[arg-type]
+    settings = SegmentationSettings(network=spec, preprocessing=how, targets=PLAN.targets, loop=loop)
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        train(
+        train_segmentation(
             settings,
             batches,
             Path(folder),
@@ -142,13 +149,13 @@ def isolated(engine: str, home: Path) -> dict[str, float]:
 
 
 def measured(home: Path) -> dict[str, dict[str, float]]:
-    """Return what each engine took; a folder that holds some of it already is gone on with."""
+    """Return what each engine took; a folder that holds some of it already is resumed."""
     kept = home / "measured.json"
     found: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.is_file() else {}
     if not (home / "train.json").is_file():
         write_cohort(home / "cohort")
-        dataset = export(bids.read_cohort(home / "cohort"), PLAN, home, PIPELINES)
-        job = job_of(PLAN, home, dataset, Means())
+        dataset = export(bids.read_cohort(home / "cohort"), PLAN, home, TRUSTED_PIPELINES)
+        job = job_of(PLAN, home, dataset, Resources())
         run_child(job | {"do": "plan"}, home, quiet=True)
         (home / "train.json").write_text(json.dumps(job | {"do": "train"}))
     for engine in ("nnunet", "ichnos fp32"):

@@ -26,8 +26,7 @@ from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.patient import VirtualPatient
 from ichnos.simulation.simulate import PatientSpec, simulate_patient
 from ichnos.transfer.flair import hyperintensities_of
-from ichnos.transfer.gradients import fsl_gradients
-from ichnos.transfer.tractography import track
+from ichnos.transfer.tractography import fsl_gradients, track
 from ichnos.volume import Volume, volume_ml
 
 FIRST_SEED = 101

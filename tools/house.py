@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MOST_LINES = 500  # of a file
@@ -26,6 +27,8 @@ LEAST_EXAMPLE_SHARE = 0.15  # public docstrings that hold an example that runs
 LONGEST_LINE = 110
 # Names that a protocol fixes: each module of a kind has its own.
 FIXED_NAMES = frozenset({"main", "run", "upgrade", "downgrade", "revision", "down_revision"})
+LONGEST_HELP = 59  # characters of one option's help
+_SHELL_OPTIONS = ("install_completion", "show_completion")  # typer's own
 _PLACEHOLDER = "to be " + "filled"
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -299,6 +302,44 @@ def _lines(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
+# ---- the command line ----------------------------------------------------------------------------
+
+
+def help_findings(command: Any, name: str) -> list[str]:
+    """List what is wrong with a verb's help: texts too long or cut, lines too wide, no example."""
+    out = []
+    for parameter in command.params:
+        text = getattr(parameter, "help", None) or ""
+        if not text and parameter.name != "help":
+            out.append(f"{name}: {parameter.name} has no help text")
+        if len(text) > LONGEST_HELP and parameter.name not in _SHELL_OPTIONS:
+            out.append(f"{name}: the help of {parameter.name} has {len(text)} characters: {text}")
+    page = command.get_help(command.context_class(command, info_name=name, max_content_width=80))
+    for row in page.splitlines():
+        if len(row) > 80:
+            out.append(f"{name}: a line of help has {len(row)} characters")
+        if row.endswith("...") and "Usage:" not in row:
+            out.append(f"{name}: a line of help is cut: {row.strip()}")
+    if f"Example: ichnos {name}" not in " ".join(page.split()):
+        out.append(f"{name}: the help shows no example")
+    return out
+
+
+def command_line_findings() -> list[str]:
+    """List what is wrong with the help of every verb of ichnos."""
+    from typer.main import get_command
+
+    from ichnos.cli.main import application
+
+    group: Any = get_command(application())
+    out = [finding for name, verb in group.commands.items() for finding in help_findings(verb, name)]
+    page = group.get_help(group.context_class(group, info_name="ichnos", max_content_width=80))
+    for name, verb in ((n, v) for n, v in group.commands.items() if not v.hidden):
+        if f"{verb.short_help}\n" not in page + "\n":
+            out.append(f"ichnos --help does not show the line of {name} whole: {verb.short_help}")
+    return out
+
+
 RULES: dict[str, Callable[[House], list[str]]] = {
     "no import circles": circles,
     "one owner per public name": shared_names,
@@ -333,6 +374,8 @@ def main(arguments: list[str]) -> int:
     """Print the figures per room, then every finding; leave with 1 if there is one."""
     house = House(Path(arguments[0]) if arguments else REPOSITORY)
     findings = [f"{rule}: {sentence}" for rule, check in RULES.items() for sentence in check(house)]
+    if house.root == REPOSITORY:
+        findings += [f"whole help: {sentence}" for sentence in command_line_findings()]
     examples, total = example_share(house.modules)
     print("\n".join(room_figures(house)))
     print(f"95 % of functions are within {p95_lines(function_lengths(house).values())} lines")

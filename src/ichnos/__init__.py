@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ichnos.api import read
+    from ichnos.api import save_reading as save
     from ichnos.formats import open_scan as open
     from ichnos.scan import Scan
     from ichnos.volume import Volume
@@ -16,10 +17,15 @@ if TYPE_CHECKING:
 _LAZY = {
     "open": ("ichnos.formats", "open_scan"),
     "read": ("ichnos.api", "read"),
+    "save": ("ichnos.api", "save_reading"),
     "Scan": ("ichnos.scan", "Scan"),
     "Volume": ("ichnos.volume", "Volume"),
 }
-__all__ = ["Scan", "Volume", "__version__", "open", "read"]
+__all__ = ["Scan", "Volume", "__version__", "open", "read", "save"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

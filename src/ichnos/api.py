@@ -1,9 +1,9 @@
-"""From whatever a user has to a Reading with its report: a path, a Scan, a Volume or a nibabel image."""
+"""The Python face: read a path, a Scan, a Volume or a nibabel image; save the reading with its report."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ichnos.errors import InputRefused, UsageError
 from ichnos.inference import BackendName, Predictor, backend_name
 from ichnos.models import default_model, load_model
-from ichnos.reading import TARGETS, Reading, refused
-from ichnos.reading import read as read_scan
+from ichnos.reading import Reading, read_scan, refused
+from ichnos.reading.save import write_record
 from ichnos.report.page import reading_page
 from ichnos.scan import FACTS, Scan, known_facts
 from ichnos.volume import Volume
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Engine:
-    """What reads: plain data, so that it can be sent to another process, where the model is then loaded
-    once.
-    """
+    """Which model reads, and how: plain data, so that each process can load the model itself, once."""
 
     model: str = ""  # a model folder; "": the default model
     backend: BackendName = "auto"
@@ -60,9 +58,9 @@ def _prepare_torch(engine: Engine) -> None:
     try:
         torch.empty(1, device=engine.device)
     except (RuntimeError, AssertionError) as error:
-        said = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise UsageError(
-            f"device {engine.device!r} cannot be used here ({said}); give cpu, or a device that torch knows"
+            f"device {engine.device!r} cannot be used here ({reason}); give cpu, or a device that torch knows"
         ) from None
 
 
@@ -70,7 +68,7 @@ def read(
     scan: Any,
     *,
     model: str | Path = "",
-    only: Collection[str] = TARGETS,
+    only: Collection[str] | None = None,
     facts: Mapping[str, float] | None = None,
     name: str = "",
     device: str = "cpu",
@@ -78,19 +76,24 @@ def read(
 ) -> Reading:
     """Read a head CT: a path (DICOM file, folder, zip, NIfTI), a Scan, a Volume in HU, or a nibabel image.
 
-    `facts` are what the scan does not tell: any of age_years, onset_to_ct_h, anticoagulation (0 or 1), gcs.
-    A scan that may not be read gives a Reading whose record says "refused" and why; `reading.save(folder)`
-    writes everything.
+    `facts` are clinical facts: any of age_years, onset_to_ct_h, anticoagulation (0 or 1), gcs. A path that
+    does not exist raises; a scan that must not be read gives a Reading whose record says "refused" and why.
+
+    >>> reading = read("head_ct.nii.gz", only=["haematoma"], facts={"age_years": 71})  # doctest: +SKIP
+    >>> reading.finding("haematoma").measure("ich_volume").value  # doctest: +SKIP
+    19.3
     """
     if unknown := sorted(set(facts or {}) - set(FACTS)):
         raise UsageError(f"facts hold {unknown[0]!r}; give any of {', '.join(FACTS)}")
-    told = known_facts(facts or {}, where="facts")
+    known = known_facts(facts or {}, where="facts")
     engine = Engine(model=str(model), device=device, threads=threads)
     if isinstance(scan, str | Path):
+        if not Path(scan).exists():
+            raise InputRefused(f"{scan} does not exist; give the path of a head CT (DICOM or NIfTI)")
         return read_with(
-            engine.predictor(), Path(scan), name=name or _name(Path(scan)), only=only, facts=told
+            engine.predictor(), Path(scan), name=name or _name(Path(scan)), only=only, facts=known
         )
-    return read_with(engine.predictor(), _as_scan(scan), name=name or "scan", only=only, facts=told)
+    return read_with(engine.predictor(), _as_scan(scan), name=name or "scan", only=only, facts=known)
 
 
 def read_with(
@@ -98,25 +101,26 @@ def read_with(
     scan: Scan | Path,
     *,
     name: str,
-    only: Collection[str] = TARGETS,
+    only: Collection[str] | None = None,
     facts: Mapping[str, float] | None = None,
 ) -> Reading:
-    """Read a scan, or the one at a path, and give the reading its report; what cannot be opened becomes a
-    refusal.
-    """
+    """Read a scan, or the one at a path; what cannot be opened becomes a refusal."""
     if isinstance(scan, Path):
         from ichnos.formats import open_scan
 
         try:
             scan = open_scan(scan)
         except InputRefused as error:
-            return with_report(refused(name, str(error), only=only))
-    return with_report(read_scan(scan.with_facts(facts or {}), predictor, name=name, only=only))
+            return refused(name, str(error), only=only)
+    return read_scan(scan.with_facts(facts or {}), predictor, name=name, only=only)
 
 
-def with_report(reading: Reading) -> Reading:
-    """Return the reading with what draws its report."""
-    return replace(reading, page=reading_page)
+def save_reading(reading: Reading, folder: str | Path) -> Path:
+    """Write reading.json, the masks on the input's grid, SEG and SR for DICOM, and report.html.
+
+    Returns the folder. The same reading gives the same bytes.
+    """
+    return write_record(reading, Path(folder), page=reading_page(reading))
 
 
 def _as_scan(given: Any) -> Scan:

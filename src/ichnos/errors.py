@@ -7,6 +7,7 @@ usage, 1 for a bug of ours.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 
@@ -52,3 +53,24 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         raise MissingExtra(
             f'{purpose} needs {module}, which is not installed: pip install "ichnos[{extra}]"'
         ) from None
+
+
+def require_installed(needs: tuple[tuple[str, str], ...], *, purpose: str) -> None:
+    """Refuse at once, before any work, if libraries are missing; importing none of them.
+
+    `needs` are pairs of a library and the extra that brings it.
+
+    >>> require_installed((("json", "learning"),), purpose="reading JSON")
+    >>> require_installed((("no_such_module", "learning"), ("nor_this", "report")), purpose="training")
+    Traceback (most recent call last):
+    ichnos.errors.MissingExtra: training needs no_such_module and nor_this, which are not installed: pip
+    install "ichnos[learning,report]"
+    """
+    missing = [(name, extra) for name, extra in needs if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " and ".join(name for name, _ in missing)
+        extras = ",".join(dict.fromkeys(extra for _, extra in missing))
+        verb = "is" if len(missing) == 1 else "are"
+        raise MissingExtra(
+            f'{purpose} needs {names}, which {verb} not installed: pip install "ichnos[{extras}]"'
+        )

@@ -82,6 +82,7 @@ class Source:
     study_uid: str | None = None
     series_uid: str | None = None
     slices: tuple[SourceSlice, ...] = ()  # sorted along their normal, feet to head; empty for NIfTI
+    left_out: tuple[str, ...] = ()  # why files beside the series could not be read
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ichnos.inference import Predictor
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec
-from ichnos.reading import Reading, read
+from ichnos.reading import Reading, read_scan
 from ichnos.scan import Scan
 from ichnos.verdict import Verdict
 from ichnos.volume import Volume
@@ -86,4 +86,4 @@ def head(*, clot: bool = True, orientation: str = "RAS") -> Scan:
 
 
 def reading(**options: object) -> Reading:
-    return read(head(**options), Predictor(model(), backend=rule), name="made")  # type: ignore[arg-type]
+    return read_scan(head(**options), Predictor(model(), backend=rule), name="made")  # type: ignore[arg-type]

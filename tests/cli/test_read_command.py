@@ -22,6 +22,7 @@ import ichnos
 from builders.head import head_hu
 from builders.series import Quirks, build_series
 from builders.tiny_model import tiny_model
+from ichnos.api import save_reading
 from ichnos.cli.main import run
 from ichnos.errors import UsageError
 from ichnos.formats import nifti, open_scan
@@ -111,7 +112,7 @@ def test_from_python_a_path_a_scan_and_a_nibabel_image_are_read_alike(
     assert {r.record.provenance.input_sha256 for r in readings} == {
         readings[0].record.provenance.input_sha256
     }  # type: ignore[union-attr]
-    saved = readings[2].save(tmp_path / "saved")
+    saved = save_reading(readings[2], tmp_path / "saved")
     assert (saved / "report.html").is_file()
     assert not list(saved.glob("*.dcm")), "a nibabel image has no DICOM series to belong to"
     refused = ichnos.read(tmp_path / "saved" / "ICH.nii.gz", model=model)

@@ -18,7 +18,7 @@ from ichnos.cli.main import run
 from ichnos.cohort import Cohort
 from ichnos.errors import InputRefused, UsageError
 from ichnos.evidence.leakage import TrainingImage, write_training
-from ichnos.evidence.pack.pack import Pack, evaluate
+from ichnos.evidence.pack.pack import Pack, write_evidence
 from ichnos.evidence.pack.plan import EvidencePlan, RegressionPlan
 from ichnos.formats import bids, nifti
 from ichnos.volume import Volume
@@ -38,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, Pack]:
             "regressions": (RegressionPlan(kind="linear", formula="ich_followup_ml ~ ich_ml + age_years"),),
         }
     )
-    return made, evaluate(
+    return made, write_evidence(
         made.predictions, [bids.read_cohort(made.cohort)], root / "out", plan=plan, progress=False
     )
 
@@ -51,7 +51,7 @@ def facts_only(tmp_path: Path) -> Made:
 
 def _run(made: Made, **changes: object) -> Pack:
     plan = QUICK.model_copy(update=changes)
-    return evaluate(
+    return write_evidence(
         made.predictions,
         [bids.read_cohort(made.cohort)],
         made.cohort.parent / "out",
@@ -210,7 +210,7 @@ def test_predictions_that_do_not_fit_the_cohort_are_refused(facts_only: Made) ->
 def test_duplicate_patients_over_two_cohorts_are_refused(facts_only: Made, tmp_path: Path) -> None:
     cohort = bids.read_cohort(facts_only.cohort)
     with pytest.raises(InputRefused, match="more than once: P0000"):
-        evaluate(facts_only.predictions, [cohort, cohort], tmp_path / "o", plan=QUICK, progress=False)
+        write_evidence(facts_only.predictions, [cohort, cohort], tmp_path / "o", plan=QUICK, progress=False)
 
 
 def test_other_files_in_the_way_are_not_touched(facts_only: Made, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_one_outcome_only_and_missing_volumes_are_named_and_the_rest_goes_on(fac
     pack = _run(facts_only, expansion="12.5ml", volume_columns=("ich_ml", "ich_ml"))
     assert any("at least one case of each class" in flag.text for flag in pack.flags)
     assert (pack.out / "tables" / "grades.csv").is_file()
-    other = evaluate(
+    other = write_evidence(
         facts_only.predictions,
         [bids.read_cohort(facts_only.cohort)],
         facts_only.cohort.parent / "other",
@@ -265,7 +265,7 @@ def test_a_cohort_without_centres_is_one_group_and_flagged(facts_only: Made) -> 
     import dataclasses
 
     nowhere = Cohort(tuple(dataclasses.replace(p, centre="") for p in cohort), cohort.root)
-    pack = evaluate(
+    pack = write_evidence(
         facts_only.predictions, [nowhere], facts_only.cohort.parent / "out", plan=QUICK, progress=False
     )
     assert "no_centre" in {flag.name for flag in pack.flags}
@@ -312,7 +312,7 @@ def test_the_command_refuses_with_sentences(tmp_path: Path, capsys: pytest.Captu
 def test_two_models_stand_side_by_side(tmp_path: Path) -> None:
     first, second = make(tmp_path / "a", patients=30, shift=1), make(tmp_path / "b", patients=30, shift=3)
     held = [bids.read_cohort(first.cohort)]
-    pack = evaluate(
+    pack = write_evidence(
         first.predictions, held, tmp_path / "out", plan=ONE_TARGET, against=second.predictions, progress=False
     )
     with (pack.out / "tables" / "models_masks.csv").open(newline="") as stream:

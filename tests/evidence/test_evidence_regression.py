@@ -11,7 +11,8 @@ from statsmodels.stats.meta_analysis import combine_effects
 
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.pooling import fit_imputed, impute, random_effects, rubin
-from ichnos.evidence.metrics.regression import fit, proportional_odds_test
+from ichnos.evidence.metrics.proportional_odds import proportional_odds_test
+from ichnos.evidence.metrics.regression import fit
 
 # Colditz et al. 1994, JAMA 271:698: BCG against tuberculosis; (cases, others) vaccinated, then control.
 BCG = np.array(

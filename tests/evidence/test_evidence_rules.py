@@ -9,14 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ichnos.clinical.scores import DEFINITIONS, HepPoints, ScoreColumns, bat, brain, comparators, hep
+from ichnos.clinical.expansion import DEFINITIONS
+from ichnos.clinical.scores import HepPoints, ScoreColumns, bat, brain, comparators, hep
 from ichnos.errors import InputRefused, UsageError
-from ichnos.evidence.leakage import Evaluated, TrainingImage, check_leakage, read_training, write_training
+from ichnos.evidence.leakage import Evaluated, TrainingImage, leakage_proof, read_training, write_training
 from ichnos.evidence.metrics.intervals import Estimate
-from ichnos.evidence.metrics.summary import by_centre, column, compare_models, over_centres, summarise
+from ichnos.evidence.metrics.summary import by_centre, compare_models, measure_column, over_centres, summarise
 from ichnos.evidence.pack.flags import check_centres, check_events, check_pair, check_prevalence, iou_of_dice
 from ichnos.evidence.pack.plan import EvidencePlan, load_plan
-from ichnos.evidence.tables import Table, shown
+from ichnos.evidence.tables import Table, cell_text
 
 PATIENTS = pd.DataFrame(
     {
@@ -78,12 +79,12 @@ EVALUATED = [Evaluated("A", split="test", model_hash="m"), Evaluated("B", split=
 
 
 def test_a_clean_ledger_is_proven() -> None:
-    found = check_leakage(
+    found = leakage_proof(
         EVALUATED,
         [TrainingImage("i1", "C"), TrainingImage("s1", sources=("C", "D")), TrainingImage("i2", "D")],
     )
     assert (found.proven, found.training_patients, found.synthetic_images) == (True, 2, 1)
-    assert not check_leakage(EVALUATED, None).proven
+    assert not leakage_proof(EVALUATED, None).proven
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_every_kind_of_leak_is_refused_by_name(
     evaluated: list[Evaluated], training: list[TrainingImage] | None, why: str
 ) -> None:
     with pytest.raises(InputRefused, match=why):
-        check_leakage(evaluated, training)
+        leakage_proof(evaluated, training)
 
 
 def test_a_training_list_survives_its_file(tmp_path: object) -> None:
@@ -193,9 +194,9 @@ def test_two_models_are_compared_by_wilcoxon_with_holm() -> None:
 
 def test_missing_measures_are_nan() -> None:
     rows = [{"a": {"dice": 0.5, "scored": {"dice": 0.5}}}, {"a": {"dice": None, "scored": {"dice": 1.0}}}, {}]
-    assert column(rows, "a", "dice").tolist()[0] == 0.5
-    assert np.isnan(column(rows, "a", "dice")[1:]).all()
-    assert column(rows, "a", "dice", scored=True)[1] == 1.0
+    assert measure_column(rows, "a", "dice").tolist()[0] == 0.5
+    assert np.isnan(measure_column(rows, "a", "dice")[1:]).all()
+    assert measure_column(rows, "a", "dice", scored=True)[1] == 1.0
 
 
 def test_one_table_three_ways() -> None:
@@ -212,8 +213,8 @@ def test_one_table_three_ways() -> None:
     assert r"Dice \& more\_50\%" in latex
     assert "$<$" in latex
     assert latex.count("&") - latex.count(r"\&") == 2 * 3
-    assert shown(Estimate(-0.5, -1.0, 0.25, 3)) == "-0.50 (-1.00 to 0.25)"
-    assert shown(Estimate(0.5, float("nan"), float("nan"), 1)) == "0.500 (–)"
+    assert cell_text(Estimate(-0.5, -1.0, 0.25, 3)) == "-0.50 (-1.00 to 0.25)"
+    assert cell_text(Estimate(0.5, float("nan"), float("nan"), 1)) == "0.500 (–)"
 
 
 def test_plans_are_checked(tmp_path: object) -> None:

@@ -22,7 +22,7 @@ from builders.series import Quirks, ball, build_series
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import nifti
 from ichnos.formats.dicom import open_dicom
-from ichnos.formats.dicom_codes import SEGMENTS
+from ichnos.formats.dicom_codes import segment_targets
 from ichnos.formats.dicom_seg import read_seg, write_seg
 from ichnos.formats.dicom_source import Alias
 from ichnos.scan import Scan
@@ -233,8 +233,8 @@ def test_frames_without_references_are_found_by_their_place(opened: Opened, tmp_
 def test_every_segment_that_we_know_can_be_written(opened: Opened, tmp_path: Path) -> None:
     scan = opened(Quirks(steps_mm=(5.0,) * 13))
     mask = scan.volume.map_array(lambda hu: hu > 0)
-    seg = write_seg(scan, dict.fromkeys(SEGMENTS, mask), tmp_path / "seg.dcm")
-    assert list(read_seg(seg.path, scan)) == list(SEGMENTS)
+    seg = write_seg(scan, dict.fromkeys(segment_targets(), mask), tmp_path / "seg.dcm")
+    assert list(read_seg(seg.path, scan)) == list(segment_targets())
     assert dciodvfy_errors(seg.path) == []
 
 

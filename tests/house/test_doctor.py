@@ -11,7 +11,7 @@ from importlib import metadata
 import numpy as np
 import pytest
 
-from ichnos.cli import doctor, selftest
+from ichnos.cli.installation import doctor, selftest
 from ichnos.cli.main import run
 from ichnos.volume import Volume
 

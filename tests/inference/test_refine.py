@@ -12,7 +12,7 @@ from scipy.special import expit
 from ichnos import networks
 from ichnos.errors import InputRefused
 from ichnos.inference import Predictor
-from ichnos.inference.refine import calibrated, region_of, second_look, slices_of
+from ichnos.inference.refine import calibrated, refiner_input, region_of, slices_of
 from ichnos.models import (
     LOGIT_UNIT,
     Manifest,
@@ -109,7 +109,7 @@ def test_a_refinement_that_has_learnt_nothing_changes_nothing_but_the_operating_
     assert (plain.threshold("ICH"), both.threshold("ICH")) == (0.5, 0.4)
     assert (plain.probabilities == both.probabilities).all()
     assert both.refined is not None
-    look = second_look(
+    look = refiner_input(
         plain, NAMES, (3.0, 3.0, 3.0)
     )  # logits, not probabilities, are brought to the finer grid
     inside = (slice(None), *region_of(look.logits, NAMES).slices)
@@ -122,7 +122,7 @@ def test_a_refinement_that_has_learnt_nothing_changes_nothing_but_the_operating_
 def test_what_the_refinement_says_is_what_is_read(tmp_path: Path) -> None:
     model = saved(tmp_path / "m", bias=20.0)
     prediction = Predictor(model, backend="torch")(scan())
-    look = second_look(Predictor(model, backend="torch", refine=False)(scan()), NAMES, (3, 3, 3))
+    look = refiner_input(Predictor(model, backend="torch", refine=False)(scan()), NAMES, (3, 3, 3))
     assert look.grid.shape[2] == scan().volume.shape[2]  # slices of 5 mm stay whole
     assert prediction.refined is not None
     assert prediction.probability("ICH").array[45, 50, 15] > 0.99

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ichnos.learning.fit.growth import GrowthCase
-from ichnos.learning.fit.outcome import OutcomeCase
-from ichnos.prognosis.outcome import GRADES, OutcomeInputs
-from ichnos.reading.growth import GrowthInputs
+from ichnos.clinical.injury import INJURY_GRADES
+from ichnos.learning.fit.growth_cases import GrowthCase
+from ichnos.learning.fit.outcome_cases import OutcomeCase
+from ichnos.prognosis.growth import GrowthInputs
+from ichnos.prognosis.outcome import OutcomeInputs
 
 EFFECT = {
     "no risk": -3.8,
@@ -57,7 +58,7 @@ def outcome_cases(n: int, *, seed: int = 0) -> list[OutcomeCase]:
     rng = np.random.default_rng(seed)
     cases = []
     for k in range(n):
-        grade = GRADES[int(rng.integers(4))]
+        grade = INJURY_GRADES[int(rng.integers(4))]
         arm = "surgery" if rng.random() < 0.5 else "medical"
         age, gcs = float(rng.uniform(40, 85)), float(rng.integers(6, 16))
         inputs = OutcomeInputs(

@@ -13,17 +13,13 @@ import torch
 
 from ichnos.errors import InputRefused, UsageError
 from ichnos.evidence.metrics.discrimination import auc
-from ichnos.learning.expansion.classifier import (
-    Recipe,
-    check_examples,
-    our_recipe,
-    published_recipe,
-    train_classifier,
-    train_ensemble,
-)
-from ichnos.learning.expansion.crops import Example, published_slices, region
-from ichnos.learning.expansion.ensemble import load_classifier, save_classifier
-from ichnos.learning.loop.optimise import Course, optimise
+from ichnos.learning.expansion.classifier import check_examples, train_classifier
+from ichnos.learning.expansion.crops import Example, haematoma_region, published_slices
+from ichnos.learning.expansion.ensemble import load_classifier, save_classifier, train_ensemble
+from ichnos.learning.expansion.settings import ClassifierSettings, published_classifier, region_classifier
+from ichnos.learning.loop.settings import LoopSettings, changed
+from ichnos.learning.loop.steps import Loss, Step
+from ichnos.learning.loop.training import Progress, train
 from ichnos.models import NetworkSpec
 from ichnos.volume import Volume
 
@@ -52,8 +48,9 @@ def examples(n: int, *, seed: int = 0, share: float = 0.3, prefix: str = "p") ->
     return made
 
 
-def recipe(**changes) -> Recipe:  # type: ignore[no-untyped-def]
-    return Recipe(network=TINY, **{"steps": 40, "batch": 16, "learning_rate": 3e-3, **changes})
+def recipe(**changes) -> ClassifierSettings:  # type: ignore[no-untyped-def]
+    how = {"steps": 40, "batch": 16, "learning_rate": 3e-3, **changes}
+    return changed(ClassifierSettings(network=TINY), how)
 
 
 def test_an_ensemble_tells_new_patients_apart_and_is_calibrated_to_the_true_prevalence(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -101,22 +98,22 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_numbers(tmp_path) -> No
     whole, _ = train_classifier(examples(20), recipe(steps=6), tmp_path / "whole")
     stopped = False
 
-    def stop(step: int, loss: float) -> None:
+    def stop(progress: Progress) -> None:
         nonlocal stopped
-        if step == 3 and not stopped:
+        if progress.step == 3 and not stopped:
             stopped = True
             raise KeyboardInterrupt
 
-    course = Course(network=TINY, steps=6, warm_up_steps=2)
+    how = LoopSettings(steps=6, warm_up_steps=2, validations=0)
     x = torch.ones(2, 2, 16, 16)
 
-    def loss_of(network: torch.nn.Module, step: int) -> torch.Tensor:
-        return ((network(x * step) - 1) ** 2).mean()
+    def loss_of(network: torch.nn.Module, step: Step) -> Loss:
+        return Loss(((network(x * step.number) - 1) ** 2).mean())
 
     with pytest.raises(KeyboardInterrupt):
-        optimise(course, loss_of, tmp_path / "b", report=stop, checkpoint_every_s=-1)
-    resumed = optimise(course, loss_of, tmp_path / "b")
-    straight = optimise(course, loss_of, tmp_path / "a")
+        train(TINY, how, loss_of, tmp_path / "b", report=stop, checkpoint_every_s=-1)
+    resumed = train(TINY, how, loss_of, tmp_path / "b")
+    straight = train(TINY, how, loss_of, tmp_path / "a")
     for a, b in zip(resumed.parameters(), straight.parameters(), strict=True):
         assert torch.equal(a, b)
     again, _ = train_classifier(examples(20), recipe(steps=6), tmp_path / "whole")  # nothing left to do
@@ -129,7 +126,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_numbers(tmp_path) -> No
 def test_weighted_arms_raise_the_risk_of_the_rarer_class(arm: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
     noise = [replace(e, image=np.zeros_like(e.image)) for e in examples(40, share=0.2)]
 
-    def mean_risk(how: Recipe, name: str) -> float:
+    def mean_risk(how: ClassifierSettings, name: str) -> float:
         network, _ = train_classifier(noise, how, tmp_path / name)
         with torch.no_grad():
             return float(torch.softmax(network(torch.zeros(1, 2, 16, 16)), 1)[0, 1])
@@ -150,7 +147,7 @@ def test_what_nothing_honest_can_be_learnt_from_is_refused(tmp_path) -> None:  #
     broken = replace(some[2], image=np.full((2, 16, 16), np.nan, np.float32))
     with pytest.raises(InputRefused, match="hold NaN"):
         check_examples([*some[:2], broken, *some[3:]])
-    with pytest.raises(UsageError, match="needs images that were made"):
+    with pytest.raises(UsageError, match="needs synthetic images"):
         train_classifier(some, recipe(arm="synthesis"), tmp_path)
     with pytest.raises(UsageError, match="may not see"):
         train_classifier([*some, copy], recipe(), tmp_path)
@@ -159,14 +156,14 @@ def test_what_nothing_honest_can_be_learnt_from_is_refused(tmp_path) -> None:  #
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    course = Course(network=TINY, steps=4)
+    how = LoopSettings(steps=4, validations=0)
     x = torch.zeros(1, 2, 16, 16)
 
-    def loss_of(network: torch.nn.Module, step: int) -> torch.Tensor:
-        return network(x).sum() * (float("nan") if step == 2 else 1.0)
+    def loss_of(network: torch.nn.Module, step: Step) -> Loss:
+        return Loss(network(x).sum() * (float("nan") if step.number == 2 else 1.0))
 
     with pytest.raises(InputRefused, match="not finite at step 2"):
-        optimise(course, loss_of, tmp_path, checkpoint_every_s=-1)
+        train(TINY, how, loss_of, tmp_path, checkpoint_every_s=-1)
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 2
 
 
@@ -186,11 +183,11 @@ def test_the_published_crop_loses_the_size_and_ours_keeps_it() -> None:
         slices = published_slices(hu, ich, size=32)
         assert len(slices) == 3
         assert slices[1].shape == (3, 32, 32)
-        ours = region(hu, ich, ivh)
+        ours = haematoma_region(hu, ich, ivh)
         assert ours.shape == (4, 48, 48, 24)
         shares.append((float((slices[1] > 0).mean()), float((ours[2] > 0).mean())))
     (small_crop, small), (large_crop, large) = shares
     assert large_crop == pytest.approx(small_crop, abs=0.08)
     assert large > 8 * small
-    assert published_recipe(steps=1).network.arguments["image_size"] == [224, 224]
-    assert our_recipe(steps=1, features=3).network.arguments["clinical_features"] == 3
+    assert published_classifier(steps=1).network.arguments["image_size"] == [224, 224]
+    assert region_classifier(steps=1, features=3).network.arguments["clinical_features"] == 3

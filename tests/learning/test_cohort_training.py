@@ -5,11 +5,6 @@ from, by name.
 from __future__ import annotations
 
 import csv
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,31 +15,26 @@ import pytest
 import torch
 
 from builders.trainable_cohort import head, write_trainable_cohort
-from ichnos.cli.main import run
 from ichnos.cohort import Cohort
 from ichnos.errors import IchnosError, InputRefused, UsageError
 from ichnos.evidence.metrics.overlap import overlap
 from ichnos.formats import bids
 from ichnos.inference import Predictor, input_channels
-from ichnos.learning.segmentation.augmentation import OFF, Augmentation, network_input
+from ichnos.learning.loop.resources import Resources
+from ichnos.learning.segmentation.augmentation import network_input
 from ichnos.learning.segmentation.batches import CohortBatches
-from ichnos.learning.segmentation.cases import Case, Grid, prepare
-from ichnos.learning.segmentation.fine_tuning import network_alike, weights_from
-from ichnos.learning.segmentation.loop import Batch
+from ichnos.learning.segmentation.budget import settings_within
+from ichnos.learning.segmentation.cases import CaseGrid, TrainingCase, prepare_cases
+from ichnos.learning.segmentation.objective import Batch
+from ichnos.learning.segmentation.settings import OFF, Augmentation, TrainSettings
+from ichnos.learning.segmentation.sources import simulated_batches
 from ichnos.learning.segmentation.target_files import target_file, target_specs
-from ichnos.learning.segmentation.training import (
-    Means,
-    Plan,
-    simulated_batches,
-    steps_within,
-    train_on_cohort,
-)
+from ichnos.learning.segmentation.training import train_on_cohort
 from ichnos.learning.segmentation.validation import Validator, history
 from ichnos.models import Preprocessing, load_model
 from ichnos.scan import Scan
 
-PLAN = Plan(
-    target_specs("ICH,tract"),
+PLAN = TrainSettings(targets=target_specs("ICH,tract")).changed(
     spacing_mm=(4.0, 4.0, 4.0),
     patch=(16, 16, 16),
     windows_hu=((0.0, 80.0),),
@@ -59,13 +49,13 @@ PLAN = Plan(
 def test_a_network_learns_from_a_cohort_and_reads_a_scan_it_never_saw(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", without_tract=(0,))
     steps: list[int] = []
-    means = Means(report=lambda progress: steps.append(progress.step))
+    resources = Resources(report=lambda progress: steps.append(progress.step))
     model = train_on_cohort(
         cohort,
         tmp_path / "model",
-        replace(PLAN, steps=100, validations=2),
+        PLAN.changed(steps=100, validations=2),
         work=tmp_path / "work",
-        means=means,
+        resources=resources,
     )
     assert steps == list(range(1, 101))
     assert model.manifest.provenance.validation["dice_ICH"] > 0.6
@@ -94,7 +84,7 @@ def test_a_network_learns_from_a_cohort_and_reads_a_scan_it_never_saw(tmp_path: 
 def test_a_mirror_exchanges_the_sides(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train",), without_tract=())
     names = tuple(t.name for t in target_specs("ICH,tract"))
-    cases = prepare(cohort, Grid(names, (4.0, 4.0, 4.0)), tmp_path / "cases")
+    cases = prepare_cases(cohort, CaseGrid(names, (4.0, 4.0, 4.0)), tmp_path / "cases")
     how = Preprocessing(spacing_mm=(4, 4, 4), windows_hu=((0, 80),), patch=(16, 16, 16))
     seen = CohortBatches(cases, names, how, size=3, augmentation=OFF)(5)
     mirrored = CohortBatches(cases, names, how, size=3, augmentation=replace(OFF, mirrored_share=1.0))(5)
@@ -102,14 +92,14 @@ def test_a_mirror_exchanges_the_sides(tmp_path: Path) -> None:
     assert torch.equal(mirrored.truth, seen.truth[:, [0, 2, 1]].flip(2))
     assert seen.truth[:, 1].any()
     assert seen.truth[:, 2].any()
-    alone = prepare(cohort, Grid(("tract_left",), (4.0, 4.0, 4.0)), tmp_path / "cases")
-    with pytest.raises(UsageError, match="tract_left is learnt without tract_right"):
+    alone = prepare_cases(cohort, CaseGrid(("tract_left",), (4.0, 4.0, 4.0)), tmp_path / "cases")
+    with pytest.raises(UsageError, match="tract_left is trained without tract_right"):
         CohortBatches(alone, ("tract_left",), how, augmentation=replace(OFF, mirrored_share=1.0))(0)
 
 
 def test_augmentation_keeps_image_and_truth_together_and_depends_on_the_number_alone(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train",))
-    cases = prepare(cohort, Grid(("ICH",), (4.0, 4.0, 4.0)), tmp_path / "cases")
+    cases = prepare_cases(cohort, CaseGrid(("ICH",), (4.0, 4.0, 4.0)), tmp_path / "cases")
     how = Preprocessing(spacing_mm=(4, 4, 4), windows_hu=((0, 80),), patch=(16, 16, 16))
     turned = CohortBatches(
         cases, ("ICH",), how, size=4, augmentation=replace(OFF, turned_share=1.0, turn_deg=30.0, zoom=0.2)
@@ -158,46 +148,14 @@ def test_a_killed_training_goes_on_to_the_same_model(tmp_path: Path) -> None:
     whole = train_on_cohort(cohort, tmp_path / "whole", PLAN, work=tmp_path / "a")
     with pytest.raises(Killed):
         train_on_cohort(
-            cohort, tmp_path / "cut", PLAN, work=tmp_path / "b", means=Means(report=kill, workers=2)
+            cohort, tmp_path / "cut", PLAN, work=tmp_path / "b", resources=Resources(report=kill, workers=2)
         )
     assert not (tmp_path / "cut").exists()
     assert torch.load(tmp_path / "b" / "checkpoint.pt", weights_only=True)["step"] == 2
-    resumed = train_on_cohort(cohort, tmp_path / "cut", PLAN, work=tmp_path / "b", means=Means(workers=2))
-    assert resumed.manifest.weights_sha256 == whole.manifest.weights_sha256
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_process_that_is_killed_leaves_a_training_that_goes_on(tmp_path: Path) -> None:
-    write_trainable_cohort(tmp_path / "cohort", ("train", "train", "validation"))
-    script = "import sys; from ichnos.cli.main import run; sys.exit(run(sys.argv[1:]))"
-    command = [sys.executable, "-c", script, "train", "ICH", str(tmp_path / "cohort"), "--spacing", "4,4,4"]
-    command += [
-        "--patch",
-        "16,16,16",
-        "--steps",
-        "60",
-        "--set",
-        "width=4",
-        "--set",
-        "validations=20",
-        "--quiet",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, "-o", str(tmp_path / "whole")], env=environment, check=False)
-    assert done.returncode == 0
-    told = tmp_path / "cut.training" / "validation.jsonl"
-    child = subprocess.Popen([*command, "-o", str(tmp_path / "cut")], env=environment)
-    while child.poll() is None and not (told.is_file() and told.read_text(encoding="utf-8").count("\n") >= 4):
-        time.sleep(0.01)
-    child.kill()
-    assert child.wait() == -signal.SIGKILL, "it was killed before its end"
-    assert not (tmp_path / "cut").exists()
-    assert (
-        subprocess.run([*command, "-o", str(tmp_path / "cut")], env=environment, check=False).returncode == 0
+    resumed = train_on_cohort(
+        cohort, tmp_path / "cut", PLAN, work=tmp_path / "b", resources=Resources(workers=2)
     )
-    sums = [load_model(tmp_path / name).manifest.weights_sha256 for name in ("whole", "cut")]
-    assert sums[0] == sums[1]
+    assert resumed.manifest.weights_sha256 == whole.manifest.weights_sha256
 
 
 def test_another_cohort_does_not_go_on_with_a_training(tmp_path: Path) -> None:
@@ -232,7 +190,7 @@ def test_a_target_that_nobody_has_is_named(tmp_path: Path) -> None:
         train_on_cohort(
             cohort,
             tmp_path / "m",
-            replace(PLAN, targets=target_specs("ICH,leukoaraiosis")),
+            PLAN.changed(targets=target_specs("ICH,leukoaraiosis")),
             work=tmp_path / "w",
         )
 
@@ -288,20 +246,23 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_survives(
 
 def test_it_stops_when_validation_gets_no_better(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
-    plan = replace(PLAN, steps=12, validations=12, patience=2, learning_rate=1e-12)
+    plan = PLAN.changed(steps=12, validations=12, patience=2, learning_rate=1e-12)
     train_on_cohort(cohort, tmp_path / "m", plan, work=tmp_path / "w")
     assert [row.step for row in history(tmp_path / "w")] == [1, 2, 3]
 
 
 def test_prepared_patients_are_kept_and_prepared_anew_when_a_mask_changes(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
-    grid = Grid(("ICH",), (4.0, 4.0, 4.0))
-    first = prepare(cohort, grid, tmp_path / "cases")
+    grid = CaseGrid(("ICH",), (4.0, 4.0, 4.0))
+    first = prepare_cases(cohort, grid, tmp_path / "cases")
     stamp = (first[0].folder / "hu.npy").stat().st_mtime_ns
-    assert prepare(cohort, grid, tmp_path / "cases")[0].folder.joinpath("hu.npy").stat().st_mtime_ns == stamp
+    assert (
+        prepare_cases(cohort, grid, tmp_path / "cases")[0].folder.joinpath("hu.npy").stat().st_mtime_ns
+        == stamp
+    )
     _, blood, _ = head(1)
     bids.write_derivative(tmp_path / "cohort", "00", blood, pipeline="manual", label="haematoma", kind="dseg")
-    assert prepare(cohort, grid, tmp_path / "cases")[0].folder != first[0].folder
+    assert prepare_cases(cohort, grid, tmp_path / "cases")[0].folder != first[0].folder
 
 
 def test_a_target_is_taken_from_the_pipelines_that_were_asked_for(tmp_path: Path) -> None:
@@ -323,7 +284,7 @@ def test_a_target_is_taken_from_the_pipelines_that_were_asked_for(tmp_path: Path
 
 def test_slices_and_every_network(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
-    plan = replace(PLAN, steps=1, validations=1, targets=target_specs("ICH"))
+    plan = PLAN.changed(steps=1, validations=1, targets=target_specs("ICH"))
     for network, patch in (
         ("unet", (16, 16, 1)),
         ("umamba_bot", (16, 16, 16)),
@@ -331,85 +292,12 @@ def test_slices_and_every_network(tmp_path: Path) -> None:
         ("unetr", (16, 16, 16)),
     ):
         name = f"{network}{patch[2]}"
-        plan = replace(
-            plan, network=network, patch=patch, precision="bf16", cl_dice_weight=0.5, rim_weight=0.5
+        plan = plan.changed(
+            network=network, patch=patch, precision="bf16", cl_dice_weight=0.5, rim_weight=0.5
         )
         model = train_on_cohort(cohort, tmp_path / name, plan, work=tmp_path / f"{name}.work")
         prediction = Predictor(model, backend="torch")(Scan(head(1)[0]))
         assert prediction.mask("ICH").shape == head(1)[0].shape
-
-
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
-    call = [
-        "train",
-        "ICH",
-        str(tmp_path / "cohort"),
-        "-o",
-        str(tmp_path / "m"),
-        "--spacing",
-        "4,4,4",
-        "--patch",
-        "16,16,16",
-        "--json",
-    ]
-    assert (
-        run(
-            [
-                *call,
-                "--steps",
-                "2",
-                "--set",
-                "width=4",
-                "--set",
-                "validations=1",
-                "--set",
-                "deep_supervision=false",
-            ]
-        )
-        == 0
-    )
-    told = json.loads(capsys.readouterr().out)
-    assert told["steps"] == 2
-    assert load_model(tmp_path / "m").manifest.network.arguments["features_per_stage"][0] == 4
-    assert str(tmp_path) not in (tmp_path / "m" / "model.json").read_text(encoding="utf-8")
-    for wrong, says in (
-        (["--set", "depth=3"], "there is no such field"),
-        (["--set", "batch=two"], "batch is a int, as batch=2"),
-        (["--engine", "other"], "no engine 'other'"),
-        (["--minutes", "1", "--steps", "2"], "not both"),
-        (["--engine", "nnunet", "--steps", "2"], "nnU-Net counts in epochs"),
-        (["--engine", "nnunet", "--set", "configuration=4d"], "no configuration '4d'"),
-        (["--set", "precision=fp8"], "no precision 'fp8'"),
-        (["--patch", "16,16"], "three positive numbers"),
-        (["--network", "vit"], "'vit' is no network for segmentation"),
-    ):
-        assert run([*call, *wrong]) == 3
-        assert says in capsys.readouterr().err
-
-
-def test_steps_follow_from_minutes_and_stay_for_the_next_call(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
-    call = [
-        "train",
-        "ICH",
-        str(tmp_path / "cohort"),
-        "-o",
-        str(tmp_path / "m"),
-        "--spacing",
-        "4,4,4",
-        "--patch",
-        "16,16,16",
-        "--json",
-    ]
-    assert run([*call, "--minutes", "0.05", "--set", "width=4"]) == 0
-    first = torch.load(tmp_path / "m.training" / "checkpoint.pt", weights_only=True)
-    assert run([*call, "--minutes", "0.01", "--set", "width=4"]) == 0
-    again = torch.load(tmp_path / "m.training" / "checkpoint.pt", weights_only=True)
-    assert again["settings"] == first["settings"]
-    assert again["step"] >= first["step"] > 0
 
 
 def test_validations_that_take_too_long_look_at_fewer_patients(
@@ -419,116 +307,42 @@ def test_validations_that_take_too_long_look_at_fewer_patients(
     looked: list[str] = []
     logits = Validator.logits
 
-    def slowly(self: Validator, network: torch.nn.Module, case: Case) -> Any:
+    def slowly(self: Validator, network: torch.nn.Module, case: TrainingCase) -> Any:
         looked.append(case.id)
         time.sleep(0.6)
         return logits(self, network, case)
 
     monkeypatch.setattr(Validator, "logits", slowly)
-    plan = steps_within(cohort, PLAN, work=tmp_path / "w", means=Means(), seconds=12.0)
+    plan = settings_within(cohort, PLAN, work=tmp_path / "w", resources=Resources(), seconds=12.0)
     assert len(looked) == 1, "one patient tells how long they take"
     assert 1 <= plan.validate_on <= 2, (
         "two rounds in a quarter of twelve seconds, with 0.6 s and more for each"
     )
-    assert plan.validations * plan.validate_on <= 4, "and no more rounds than that"
-    model = train_on_cohort(cohort, tmp_path / "m", replace(plan, steps=2), work=tmp_path / "w")
+    assert plan.loop.validations * plan.validate_on <= 4, "and no more rounds than that"
+    model = train_on_cohort(cohort, tmp_path / "m", plan.changed(steps=2), work=tmp_path / "w")
     assert f"checked on {plan.validate_on} others" in model.manifest.limits[0]
-    patient = steps_within(cohort, PLAN, work=tmp_path / "v", means=Means(), seconds=600.0)
-    assert (patient.validate_on, patient.validations) == (0, PLAN.validations)
+    patient = settings_within(cohort, PLAN, work=tmp_path / "v", resources=Resources(), seconds=600.0)
+    assert (patient.validate_on, patient.loop.validations) == (0, PLAN.loop.validations)
 
 
 def test_simulated_batches_bring_the_targets_in_their_order(tmp_path: Path) -> None:
-    plan = replace(PLAN, targets=target_specs("tract,ICH"), simulated_share=0.5)
-    source = simulated_batches(plan, Means(cache=tmp_path))
+    plan = PLAN.changed(targets=target_specs("tract,ICH"), simulated_share=0.5)
+    source = simulated_batches(plan, Resources(cache=tmp_path))
     assert [t.name for t in source.batch_at.targets] == ["brain", "tract_left", "tract_right", "ICH"]
     truth = torch.arange(4.0).reshape(1, 4, 1, 1, 1)
     chosen = replace(
         source, batch_at=lambda number: Batch(torch.zeros(1, 1, 1, 1, 1), truth + number, torch.ones(1, 4))
     )(10)
     assert chosen.truth.flatten().tolist() == [11.0, 12.0, 13.0]
-    for refused in (replace(plan, patch=(16, 16, 1)), replace(plan, spacing_mm=(1.0, 1.0, 5.0))):
+    for refused in (plan.changed(patch=(16, 16, 1)), plan.changed(spacing_mm=(1.0, 1.0, 5.0))):
         with pytest.raises(UsageError, match="one voxel size of 2 to 6 mm"):
-            simulated_batches(refused, Means())
+            simulated_batches(refused, Resources())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_simulated_patients_are_mixed_in(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
-    plan = replace(PLAN, steps=4, validations=1, simulated_share=0.5, batch=1)
+    plan = PLAN.changed(steps=4, validations=1, simulated_share=0.5, batch=1)
     model = train_on_cohort(cohort, tmp_path / "m", plan, work=tmp_path / "w")
     assert "50% of batches from simulated patients" in model.manifest.limits[0]
-
-
-def test_a_training_begins_where_another_network_ended(tmp_path: Path) -> None:
-    cohort = write_trainable_cohort(tmp_path / "cohort", without_tract=())
-    first = train_on_cohort(
-        cohort, tmp_path / "first", replace(PLAN, steps=60, validations=1), work=tmp_path / "one"
-    )
-    plan = Plan(target_specs("tract,ICH"), batch=2, steps=1, validations=1).begun_from(
-        str(tmp_path / "first")
-    )
-    assert (plan.patch, plan.spacing_mm, plan.windows_hu) == (PLAN.patch, PLAN.spacing_mm, PLAN.windows_hu)
-    second = train_on_cohort(
-        cohort, tmp_path / "second", replace(plan, learning_rate=1e-9), work=tmp_path / "two"
-    )
-    assert second.manifest.provenance.parents == (first.manifest.weights_sha256,)
-    scan = Scan(head(4)[0].reoriented("LPS"))
-    before, after = (Predictor(load_model(m.folder), backend="torch")(scan) for m in (first, second))
-    for name in ("ICH", "tract_left", "tract_right"):
-        assert np.abs(before.probability(name).array - after.probability(name).array).max() < 1e-3, (
-            f"{name} is asked in another place now"
-        )
-    new = Plan(target_specs("ventricles,ICH")).begun_from(str(tmp_path / "first"))
-    spec = network_alike(first, new.targets, deep_supervision=False)
-    weights = weights_from(first, spec, new.targets, seed=3)
-    old = first.network().state_dict()
-    answer = [name for name in old if weights[name].shape != old[name].shape]
-    assert answer
-    assert all(torch.equal(weights[name][1], old[name][0]) for name in answer), (
-        "ICH is the second of the new targets, the first of the old"
-    )
-    assert not any(torch.equal(weights[name][0], old[name][0]) for name in answer if old[name].dim() > 1), (
-        "ventricles are new"
-    )
-    other = Plan(target_specs("tract,ICH"), batch=2, steps=1, validations=1).begun_from(
-        str(tmp_path / "second")
-    )
-    with pytest.raises(UsageError, match="other settings or other data"):
-        train_on_cohort(cohort, tmp_path / "third", replace(other, learning_rate=1e-9), work=tmp_path / "two")
-
-
-def test_nnunet_cannot_begin_with_other_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_trainable_cohort(tmp_path / "cohort")
-    assert (
-        run(
-            [
-                "train",
-                "haematoma",
-                str(tmp_path / "cohort"),
-                "-o",
-                str(tmp_path / "m"),
-                "--engine",
-                "nnunet",
-                "--from",
-                "default",
-            ]
-        )
-        == 3
-    )
-    assert "leave out --from" in capsys.readouterr().err
-
-
-def test_a_network_of_slices_or_an_imported_one_is_nothing_to_begin_from(tmp_path: Path) -> None:
-    cohort = write_trainable_cohort(tmp_path / "cohort", without_tract=())
-    flat = replace(
-        PLAN,
-        targets=target_specs("ICH"),
-        spacing_mm=(4.0, 4.0, 5.0),
-        patch=(16, 16, 1),
-        steps=1,
-        validations=1,
-    )
-    train_on_cohort(cohort, tmp_path / "flat", flat, work=tmp_path / "work")
-    with pytest.raises(InputRefused, match="this one was imported or sees slices"):
-        PLAN.begun_from(str(tmp_path / "flat"))

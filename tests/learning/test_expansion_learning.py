@@ -7,36 +7,29 @@ import pytest
 import torch
 
 from ichnos.errors import InputRefused
-from ichnos.learning.expansion.forecast import (
-    ROI_SHAPE,
-    ROI_SPACING_MM,
-    Pair,
-    best_threshold,
-    forecast_map,
-    score,
-    synthetic_pair,
-    train_forecaster,
-    uniform_dilation,
-    warp_loss,
-)
+from ichnos.learning.expansion.forecast import forecast_map, train_forecaster, warp_loss
+from ichnos.learning.expansion.forecast_scores import best_threshold, score, uniform_dilation
+from ichnos.learning.expansion.pairs import LesionPair, synthetic_pair
+from ichnos.learning.expansion.settings import REGION_SHAPE, REGION_SPACING_MM, ForecastSettings
+from ichnos.learning.loop.settings import changed
 from ichnos.networks import build
 from ichnos.reading.expansion import signed_distance_mm
 
 MM = np.stack(
     np.meshgrid(
-        *[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(ROI_SHAPE, ROI_SPACING_MM, strict=True)],
+        *[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(REGION_SHAPE, REGION_SPACING_MM, strict=True)],
         indexing="ij",
     )
 )
 
 
-def pair(name: str, *, grow_mm: float = 5.0, shift_mm: float = 0.0, radius_mm: float = 13.0) -> Pair:
+def pair(name: str, *, grow_mm: float = 5.0, shift_mm: float = 0.0, radius_mm: float = 13.0) -> LesionPair:
     """A ball that grows; its follow-up may also lie further to the right."""
     ball = (np.linalg.norm(MM, axis=0) <= radius_mm).astype(np.float32)
     away = np.linalg.norm(MM - np.array([shift_mm, 0, 0]).reshape(3, 1, 1, 1), axis=0)
     later = np.maximum(ball, (away <= radius_mm + grow_mm).astype(np.float32))
     hu = np.where(ball > 0, 65.0, 30.0).astype(np.float32)
-    return Pair(name, hu, ball, np.zeros_like(ball), np.ones(ball.shape, bool), later)
+    return LesionPair(name, hu, ball, np.zeros_like(ball), np.ones(ball.shape, bool), later)
 
 
 @pytest.mark.slow
@@ -48,7 +41,9 @@ def test_the_network_learns_where_blood_comes_and_the_warp_learns_to_swell(tmp_p
     assert still.volume_error_ml < -5
     found = {}
     for kind, steps in (("forecast", 60), ("warp", 40)):
-        network = train_forecaster(known, kind, tmp_path / kind, steps=steps, width=8, learning_rate=5e-3)  # type: ignore[arg-type]
+        how = ForecastSettings(kind=kind, width=8)  # type: ignore[arg-type]
+        how = changed(how, {"steps": steps, "learning_rate": 5e-3})
+        network = train_forecaster(known, how, tmp_path / kind)
         maps = [forecast_map(network, p, kind) for p in known]  # type: ignore[arg-type]
         cut = best_threshold(known, maps)
         found[kind] = score(new, forecast_map(network, new, kind), threshold=cut)  # type: ignore[arg-type]
@@ -96,11 +91,11 @@ def test_a_synthetic_follow_up_has_its_volume_and_moves_the_ct_along() -> None:
     assert ((p.blood > 0.5) & (made.later < 0.5)).sum() == 0
     assert made.synthetic
     assert made.later_hu is not None
-    ring = (made.later > 0.5) & (signed_distance_mm(p.blood > 0.5, ROI_SPACING_MM) > 1)
+    ring = (made.later > 0.5) & (signed_distance_mm(p.blood > 0.5, REGION_SPACING_MM) > 1)
     assert made.later_hu[ring].mean() > p.hu[ring].mean() + 10  # blood has come to lie where tissue was
 
 
 def test_synthetic_pairs_alone_are_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
     made = synthetic_pair(pair("a"), 1.33, np.random.default_rng(0))
     with pytest.raises(InputRefused, match="none of a real follow-up"):
-        train_forecaster([made], "warp", tmp_path, steps=1)
+        train_forecaster([made], ForecastSettings(kind="warp"), tmp_path)

@@ -7,9 +7,9 @@ import pytest
 
 from ichnos.errors import InputRefused
 from ichnos.learning.fit.fazekas import fit_ordinal, left_out
-from ichnos.reading.fazekas import OrdinalLaw
+from ichnos.prognosis.fazekas import OrdinalModel
 
-TRUE = OrdinalLaw(slope=2.0, cuts=(1.0, 3.0, 5.0))
+TRUE = OrdinalModel(slope=2.0, cuts=(1.0, 3.0, 5.0))
 
 
 def _drawn(count: int) -> tuple[list[float], list[int]]:

@@ -10,36 +10,31 @@ import numpy as np
 import pytest
 from made_cases import growth_cases
 
-from ichnos.clinical.scores import DEFINITIONS
+from ichnos.clinical.expansion import DEFINITIONS
 from ichnos.errors import InputRefused
 from ichnos.learning.fit.cards import growth_card
-from ichnos.learning.fit.growth import (
-    GrowthCase,
-    case_of,
-    case_row,
-    cross_validation,
-    fit_growth_law,
-    validation,
-)
-from ichnos.reading.growth import (
-    LAW_FILE,
+from ichnos.learning.fit.growth import fit_growth_model
+from ichnos.learning.fit.growth_cases import GrowthCase, case_of, case_row
+from ichnos.learning.fit.growth_checks import cross_validation, growth_validation
+from ichnos.prognosis.growth import (
+    GROWTH_FILE,
     GrowthForecast,
-    GrowthLaw,
-    growth_inputs,
-    growth_law_text,
-    load_growth_law,
+    GrowthModel,
+    growth_text,
+    load_growth_model,
 )
+from ichnos.reading.measures.growth import growth_inputs
 from ichnos.volume import Volume, sphere
 
 
 @pytest.fixture(scope="module")
-def law() -> GrowthLaw:
-    return fit_growth_law(
+def law() -> GrowthModel:
+    return fit_growth_model(
         growth_cases(400), cohort="made", simulated=True, refits=4, rng=np.random.default_rng(0)
     )
 
 
-def test_the_fit_finds_what_decides_growth(law: GrowthLaw) -> None:
+def test_the_fit_finds_what_decides_growth(law: GrowthModel) -> None:
     image = law.variants[0]
     slopes = dict(zip(image.features, image.parameters.growing[1:], strict=True))
     assert slopes["spread_hu"] == pytest.approx(1.4, abs=0.5)
@@ -48,9 +43,9 @@ def test_the_fit_finds_what_decides_growth(law: GrowthLaw) -> None:
     assert [v.name for v in law.variants] == ["image", "image+clinical"]  # no network's forecast was given
 
 
-def test_other_patients_are_told_apart_and_the_probabilities_mean_what_they_say(law: GrowthLaw) -> None:
+def test_other_patients_are_told_apart_and_the_probabilities_mean_what_they_say(law: GrowthModel) -> None:
     new = growth_cases(600, seed=1)
-    found = validation([law] * len(new), new)
+    found = growth_validation([law] * len(new), new)
     assert found["auc"] > found["auc_oracle"] - 0.04
     assert found["auc"] > found["auc_volume_alone"] + 0.1
     assert found["calibration_slope"] == pytest.approx(1, abs=0.3)
@@ -58,7 +53,7 @@ def test_other_patients_are_told_apart_and_the_probabilities_mean_what_they_say(
     assert found["band_80_coverage"] == pytest.approx(0.8, abs=0.06)
 
 
-def test_probability_median_and_definitions_agree(law: GrowthLaw) -> None:
+def test_probability_median_and_definitions_agree(law: GrowthModel) -> None:
     for case in growth_cases(30, seed=2):
         f = law.forecast(case.inputs)
         assert f.quantile_ml(0.1) < f.quantile_ml(0.5) < f.quantile_ml(0.9)
@@ -84,14 +79,14 @@ def test_the_probability_is_the_share_of_drawn_volumes() -> None:
     assert f.quantile_ml(0.9) == pytest.approx(np.quantile(drawn, 0.9), rel=0.01)
 
 
-def test_a_haematoma_outside_the_cohort_is_named(law: GrowthLaw) -> None:
+def test_a_haematoma_outside_the_cohort_is_named(law: GrowthModel) -> None:
     usual = growth_cases(1, seed=5)[0].inputs
     assert law.outside(usual) == ""
-    assert "150; the law was fitted on" in law.outside(replace(usual, ich_ml=150.0))
+    assert "150; the model was fitted on" in law.outside(replace(usual, ich_ml=150.0))
     assert "density" in law.outside(replace(usual, mean_hu=20.0))
 
 
-def test_unknown_clinical_facts_fall_back_to_the_image(law: GrowthLaw) -> None:
+def test_unknown_clinical_facts_fall_back_to_the_image(law: GrowthModel) -> None:
     inputs = growth_cases(1, seed=6)[0].inputs
     assert law.variant_for(inputs).name == "image+clinical"
     assert law.variant_for(replace(inputs, onset_to_ct_h=None)).name == "image"
@@ -110,10 +105,10 @@ def test_the_network_channel_becomes_a_variant_of_its_own() -> None:
         )
         for c in growth_cases(200, seed=3)
     ]
-    law = fit_growth_law(cases, cohort="made", simulated=True, refits=0, rng=rng)
+    law = fit_growth_model(cases, cohort="made", simulated=True, refits=0, rng=rng)
     assert "image+network" in [v.name for v in law.variants]
     assert (
-        validation([law] * len(cases), cases)["auc"] > 0.95
+        growth_validation([law] * len(cases), cases)["auc"] > 0.95
     )  # the forecast all but gives the follow-up away
     assert law.probability_interval(cases[0].inputs, DEFINITIONS["6ml"]) is None
 
@@ -127,22 +122,22 @@ def test_cross_validation_tells_what_other_patients_would_see() -> None:
 def test_too_few_expansions_are_refused() -> None:
     none = [GrowthCase(c.id, c.inputs, c.inputs.ich_ml, c.inputs.ivh_ml) for c in growth_cases(60)]
     with pytest.raises(InputRefused, match="60 patients with 0 expansions"):
-        fit_growth_law(none, cohort="made", simulated=True, rng=np.random.default_rng(0))
+        fit_growth_model(none, cohort="made", simulated=True, rng=np.random.default_rng(0))
 
 
-def test_the_file_gives_the_same_forecast_and_a_damaged_one_is_named(law: GrowthLaw, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    (tmp_path / LAW_FILE).write_text(growth_law_text(law), encoding="utf-8")
-    again = load_growth_law(tmp_path)
+def test_the_file_gives_the_same_forecast_and_a_damaged_one_is_named(law: GrowthModel, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / GROWTH_FILE).write_text(growth_text(law), encoding="utf-8")
+    again = load_growth_model(tmp_path)
     inputs = growth_cases(1, seed=7)[0].inputs
     assert again.forecast(inputs).quantile_ml(0.5) == pytest.approx(
         law.forecast(inputs).quantile_ml(0.5), rel=1e-3
     )
     assert "simulated patients only" in growth_card(again)
-    (tmp_path / LAW_FILE).write_text('{"format": "ichnos-growth-1"}', encoding="utf-8")
+    (tmp_path / GROWTH_FILE).write_text('{"format": "ichnos-growth-1"}', encoding="utf-8")
     with pytest.raises(InputRefused, match="cannot be used"):
-        load_growth_law(tmp_path)
-    with pytest.raises(InputRefused, match="holds no growth law"):
-        load_growth_law(tmp_path / "nowhere")
+        load_growth_model(tmp_path)
+    with pytest.raises(InputRefused, match="there is no growth model"):
+        load_growth_model(tmp_path / "nowhere")
 
 
 def test_rows_bring_cases_back() -> None:

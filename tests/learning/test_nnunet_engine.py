@@ -12,19 +12,19 @@ import pytest
 from builders.trainable_cohort import head, write_trainable_cohort
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import nifti
+from ichnos.formats.bids import TRUSTED_PIPELINES
 from ichnos.inference import Predictor
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.nnunet.child import _fit
 from ichnos.learning.nnunet.engine import (
-    NnunetPlan,
     export,
     job_of,
     network_spec,
     preprocessing_of,
     train_nnunet,
 )
-from ichnos.learning.segmentation.cases import PIPELINES
+from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.segmentation.target_files import target_specs
-from ichnos.learning.segmentation.training import Means
 from ichnos.scan import Scan
 
 pytest.importorskip("nnunetv2")
@@ -64,17 +64,19 @@ def test_what_nnunet_decided_is_written_in_our_terms() -> None:
 
 
 def test_its_networks_and_ours_are_rebuilt_by_name() -> None:
-    spec, prefix = network_spec(PLANS, NnunetPlan(()), classes=3)
+    spec, prefix = network_spec(PLANS, NnunetSettings(targets=()), classes=3)
     assert (spec.name, prefix, spec.arguments["dim"], spec.arguments["num_classes"]) == (
         "planned",
         "network.",
         3,
         3,
     )
-    spec, prefix = network_spec(PLANS, NnunetPlan((), network="umamba_bot", configuration="2d"), classes=2)
+    spec, prefix = network_spec(
+        PLANS, NnunetSettings(targets=(), network="umamba_bot", configuration="2d"), classes=2
+    )
     assert (spec.name, prefix, spec.arguments["dim"]) == ("umamba_bot", "", 2)
-    with pytest.raises(UsageError, match="no network called 'vit'"):
-        NnunetPlan((), network="vit")
+    with pytest.raises(UsageError, match="network = 'vit': Input should be 'plain'"):
+        NnunetSettings(targets=()).changed(network="vit")
 
 
 def test_another_patch_gets_the_topology_that_nnunet_derives_from_it() -> None:
@@ -105,14 +107,16 @@ def test_another_patch_gets_the_topology_that_nnunet_derives_from_it() -> None:
     assert fitted["kernel_sizes"][0] == [1, 3, 3], "across thick slices it does not reach"
     assert fitted["n_conv_per_stage_decoder"] == [2] * 4
     with pytest.raises(UsageError, match="three positive numbers"):
-        job_of(NnunetPlan((), patch="64,64"), Path(), {"labels": {}}, Means())
+        job_of(NnunetSettings(targets=(), patch="64,64"), Path(), {"labels": {}}, Resources())
 
 
 def test_targets_apart_become_labels_and_targets_that_overlap_become_regions(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(
         tmp_path / "cohort", ("train", "train", "validation", "test"), without_tract=(1,)
     )
-    apart = export(cohort, NnunetPlan(target_specs("ICH,tract")), tmp_path / "apart", PIPELINES)
+    apart = export(
+        cohort, NnunetSettings(targets=target_specs("ICH,tract")), tmp_path / "apart", TRUSTED_PIPELINES
+    )
     assert apart["labels"] == {"ICH": [1], "tract_left": [2], "tract_right": [3]}
     assert apart["patients"] == [
         "00",
@@ -130,7 +134,10 @@ def test_targets_apart_become_labels_and_targets_that_overlap_become_regions(tmp
     for number in ("00", "02"):
         nifti.save(both, cohort.patients[int(number)].targets["tract"])
     crossing = export(
-        cohort, NnunetPlan(target_specs("ICH,tract_left,tract_right")), tmp_path / "crossing", PIPELINES
+        cohort,
+        NnunetSettings(targets=target_specs("ICH,tract_left,tract_right")),
+        tmp_path / "crossing",
+        TRUSTED_PIPELINES,
     )
     described = json.loads(
         (tmp_path / "crossing" / "nnUNet_raw" / "Dataset001_Cohort" / "dataset.json").read_text()
@@ -139,7 +146,12 @@ def test_targets_apart_become_labels_and_targets_that_overlap_become_regions(tmp
     assert len(shared) == 1
     assert described["regions_class_order"] == [1, 2, 3]
     with pytest.raises(InputRefused, match="no patient of the split 'train' has all of leukoaraiosis"):
-        export(cohort, NnunetPlan(target_specs("leukoaraiosis")), tmp_path / "none", PIPELINES)
+        export(
+            cohort,
+            NnunetSettings(targets=target_specs("leukoaraiosis")),
+            tmp_path / "none",
+            TRUSTED_PIPELINES,
+        )
 
 
 @pytest.mark.slow
@@ -151,10 +163,10 @@ def test_nnunet_trains_and_our_inference_reads_as_its_predictor_does(
 ) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train", "train", "validation"))
     patch = "16,16,16" if configuration == "3d_fullres" else "32,32,1"
-    plan = NnunetPlan(
-        target_specs("ICH,tract"),
-        network,
-        configuration,
+    plan = NnunetSettings(
+        targets=target_specs("ICH,tract"),
+        network=network,
+        configuration=configuration,
         epochs=1,
         iterations=3,
         width=4,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ichnos.learning.segmentation.loop import Batch
+from ichnos.learning.segmentation.objective import Batch
 from ichnos.learning.segmentation.operating_points import operating_points
 from ichnos.models import TargetSpec
 

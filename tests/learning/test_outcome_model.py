@@ -10,7 +10,8 @@ from made_cases import EFFECT, outcome_cases
 
 from ichnos.errors import InputRefused
 from ichnos.learning.fit.cards import outcome_card
-from ichnos.learning.fit.outcome import Anatomy, fit_outcome_model, simulated_trial, validation
+from ichnos.learning.fit.outcome import fit_outcome_model, outcome_validation
+from ichnos.learning.fit.outcome_cases import Anatomy, simulated_trial
 from ichnos.prognosis.outcome import OUTCOME_FILE, OutcomeInputs, OutcomeModel, load_outcome_model
 from ichnos.reading.outcome import read_outcome
 from ichnos.reading.record import Finding, Measure
@@ -35,7 +36,7 @@ def test_the_effects_of_injury_and_surgery_are_found(model: OutcomeModel) -> Non
 
 
 def test_other_patients_lie_in_the_band(model: OutcomeModel) -> None:
-    found = validation(model, outcome_cases(600, seed=1))
+    found = outcome_validation(model, outcome_cases(600, seed=1))
     assert found["motor_band_80_coverage"] == pytest.approx(0.8, abs=0.07)
     assert found["motor_r"] > 0.7
     assert found["mrs_0_3_auc"] > 0.65

@@ -12,7 +12,7 @@ import torch
 
 from ichnos import networks
 from ichnos.errors import InputRefused
-from ichnos.learning.loop.losses import multi_target_loss
+from ichnos.learning.segmentation.losses import multi_target_loss
 from ichnos.learning.virtual.default_model import default_settings
 from ichnos.learning.virtual.refinement import HOW, NAMES, PoolBatches, looks, train_refinement
 from ichnos.models import Manifest, Model, Provenance, default_model, load_model, save_model

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from ichnos.errors import InputRefused, UsageError
-from ichnos.learning.loop.losses import dice_and_cross_entropy
-from ichnos.learning.segmentation.loop import Batch, Settings, train
+from ichnos.learning.loop.settings import LoopSettings, changed
+from ichnos.learning.segmentation.losses import dice_and_cross_entropy
+from ichnos.learning.segmentation.objective import Batch, SegmentationSettings, train_segmentation
 from ichnos.models import NetworkSpec, Preprocessing, TargetSpec
 
-SETTINGS = Settings(
+SETTINGS = SegmentationSettings(
     network=NetworkSpec(
         name="unet",
         arguments={
@@ -29,10 +30,7 @@ SETTINGS = Settings(
     ),
     preprocessing=Preprocessing(spacing_mm=(4, 4, 4), windows_hu=((0, 80),), patch=(8, 8, 8)),
     targets=(TargetSpec(name="bright"), TargetSpec(name="never_known")),
-    steps=60,
-    learning_rate=1e-2,
-    warm_up_steps=5,
-    ema_decay=0.9,
+    loop=LoopSettings(steps=60, learning_rate=1e-2, warm_up_steps=5, ema_decay=0.9, validations=0),
 )
 
 
@@ -50,7 +48,7 @@ def batch_at(step: int) -> Batch:
 
 
 def test_it_learns_what_is_known(tmp_path: Path) -> None:
-    network = train(SETTINGS.model_copy(update={"steps": 600}), batch_at, tmp_path)
+    network = train_segmentation(changed(SETTINGS, {"steps": 600}), batch_at, tmp_path)
     batch = batch_at(10_000)
     found = network(batch.image)[:, 0] > 0
     truth = batch.truth[:, 0] > 0
@@ -58,7 +56,7 @@ def test_it_learns_what_is_known(tmp_path: Path) -> None:
 
 
 def test_a_killed_training_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
-    whole = train(SETTINGS, batch_at, tmp_path / "whole")
+    whole = train_segmentation(SETTINGS, batch_at, tmp_path / "whole")
 
     class Killed(Exception):
         pass
@@ -69,16 +67,16 @@ def test_a_killed_training_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
         return batch_at(step)
 
     with pytest.raises(Killed):
-        train(SETTINGS, batch_until_killed, tmp_path / "killed", checkpoint_every_s=0)
-    resumed = train(SETTINGS, batch_at, tmp_path / "killed")
+        train_segmentation(SETTINGS, batch_until_killed, tmp_path / "killed", checkpoint_every_s=0)
+    resumed = train_segmentation(SETTINGS, batch_at, tmp_path / "killed")
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_other_settings_do_not_go_on_with_a_training(tmp_path: Path) -> None:
-    train(SETTINGS.model_copy(update={"steps": 1}), batch_at, tmp_path)
+    train_segmentation(changed(SETTINGS, {"steps": 1}), batch_at, tmp_path)
     with pytest.raises(UsageError, match="other settings"):
-        train(SETTINGS, batch_at, tmp_path)
+        train_segmentation(SETTINGS, batch_at, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_is_named_and_the_checkpoint_survives(tmp_path: Path) -> None:
@@ -87,7 +85,7 @@ def test_a_loss_that_is_not_finite_is_named_and_the_checkpoint_survives(tmp_path
         return Batch(batch.image * float("nan"), batch.truth, batch.known) if step == 5 else batch
 
     with pytest.raises(InputRefused, match="not finite at step 5"):
-        train(SETTINGS, poisoned, tmp_path, checkpoint_every_s=0)
+        train_segmentation(SETTINGS, poisoned, tmp_path, checkpoint_every_s=0)
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert content["step"] == 5
     assert all(torch.isfinite(v).all() for v in content["network"].values())
@@ -96,7 +94,7 @@ def test_a_loss_that_is_not_finite_is_named_and_the_checkpoint_survives(tmp_path
 def test_no_global_random_state_is_touched(tmp_path: Path) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    train(SETTINGS.model_copy(update={"steps": 2}), batch_at, tmp_path)
+    train_segmentation(changed(SETTINGS, {"steps": 2}), batch_at, tmp_path)
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -6,18 +6,26 @@ import numpy as np
 import pytest
 import torch
 
-from ichnos.learning.virtual.batches import MASKS_OF, Look, Population, Schedule, SimulatedBatches, looks_at
-from ichnos.learning.virtual.default_model import TARGETS, default_settings
+from ichnos.learning.virtual.batches import (
+    Look,
+    Population,
+    Schedule,
+    SimulatedBatches,
+    looks_at,
+    masks_among,
+)
+from ichnos.learning.virtual.default_model import DEFAULT_TARGETS, default_settings
 
 WINDOWS = default_settings(steps=1).preprocessing.windows_hu
-NAMES = [target.name for target in TARGETS]
+NAMES = [target.name for target in DEFAULT_TARGETS]
+MASKS = masks_among(NAMES)
 
 
 def made_look(side: int) -> Look:
     """A head of nothing but brain, its left half marked as left tract, MNI x running from left to right."""
     hu = np.full((side,) * 3, 35, np.int16)
-    degrees = np.zeros((len(MASKS_OF), *hu.shape), np.uint8)
-    order = list(MASKS_OF)
+    degrees = np.zeros((len(MASKS), *hu.shape), np.uint8)
+    order = MASKS
     degrees[order.index("brain")] = 8
     degrees[order.index("tract_left"), : side // 2] = 8
     x = (np.arange(side) - (side - 1) / 2)[:, None, None] * np.ones(hu.shape)
@@ -26,7 +34,7 @@ def made_look(side: int) -> Look:
 
 def batches(schedule: Schedule) -> SimulatedBatches:
     """Batches whose only look is the made one."""
-    made = SimulatedBatches(Population(), schedule, TARGETS, WINDOWS)
+    made = SimulatedBatches(Population(), schedule, DEFAULT_TARGETS, WINDOWS)
     made._group = lambda group: [made_look(schedule.side)]  # type: ignore[method-assign]
     return made
 
@@ -63,7 +71,7 @@ def test_what_is_cut_off_is_not_asked_for() -> None:
 def test_a_batch_is_a_function_of_its_step() -> None:
     schedule = Schedule((16, 16, 16), spacing_mm=6.0 / 2, patients=2, looks=1, uses=2, side=32)
     population = Population(haematoma_share=1.0, spacing_mm=4.0)
-    first, second = (SimulatedBatches(population, schedule, TARGETS, WINDOWS) for _ in range(2))
+    first, second = (SimulatedBatches(population, schedule, DEFAULT_TARGETS, WINDOWS) for _ in range(2))
     try:
         in_order = [first(step) for step in range(schedule.steps_per_group)]
         jumped = second(3)
@@ -79,7 +87,7 @@ def test_a_batch_is_a_function_of_its_step() -> None:
 def test_a_look_shows_brain_blood_and_positions() -> None:
     population = Population(haematoma_share=1.0, spacing_mm=4.0)
     (look,) = looks_at(population, Schedule((16, 16, 16), looks=1, side=64), tuple(NAMES), 0)
-    order = [name for name in MASKS_OF if name in NAMES]
+    order = [name for name in MASKS if name in NAMES]
     brain = look.degrees[order.index("brain")] >= 4
     assert 900 < brain.sum() * 27 / 1000 < 1900, "mL of brain"
     assert look.degrees[order.index("ICH")].max() >= 4

@@ -12,20 +12,17 @@ import pytest
 import torch
 
 from ichnos.errors import InputRefused, UsageError
-from ichnos.evidence.leakage import Evaluated, check_leakage
-from ichnos.learning.expansion.slice_generator import (
-    Picture,
+from ichnos.evidence.leakage import Evaluated, leakage_proof
+from ichnos.learning.expansion.generator_store import ledger_of, load_generator
+from ichnos.learning.expansion.realism import (
     RandomFeatures,
-    contact_sheet,
-    draw_pictures,
     frechet_distance,
     kernel_distance,
-    ledger_of,
-    load_generator,
     novelty,
-    small_plan,
-    train_generator,
+    slice_sheet,
 )
+from ichnos.learning.expansion.settings import small_generator
+from ichnos.learning.expansion.slice_generator import Picture, sample_pictures, train_generator
 from ichnos.models import load_model
 
 TINY = {"size": 16, "ch_mult": (1,), "embed_dims": (32, 32, 32), "noise_steps": 50, "batch": 8}
@@ -47,28 +44,28 @@ def pictures(n: int, *, seed: int = 0, prefix: str = "p", bright: float = 0.6) -
 
 def test_a_conditional_generator_draws_blood_where_its_outline_is(tmp_path) -> None:  # type: ignore[no-untyped-def]
     learnt = pictures(24)
-    plan = small_plan("conditional", steps=60, **TINY, learning_rate=5e-3)
+    plan = small_generator("conditional", steps=60, **TINY, learning_rate=5e-3)
     network = train_generator(learnt, plan, tmp_path)
-    made = list(draw_pictures(network, plan, 4, learnt_from=learnt, seed=1, few_steps=10))
+    made = list(sample_pictures(network, plan, 4, trained_on=learnt, seed=1, few_steps=10))
     inside = np.mean([p.image[p.mask > 0.5].mean() for p in made])
     outside = np.mean([p.image[p.mask < 0.5].mean() for p in made])
     assert inside > outside + 0.2
-    again = list(draw_pictures(network, plan, 4, learnt_from=learnt, seed=1, few_steps=10))
+    again = list(sample_pictures(network, plan, 4, trained_on=learnt, seed=1, few_steps=10))
     assert all(np.array_equal(a.image, b.image) for a, b in zip(made, again, strict=True))
 
 
 def test_the_published_generator_sees_expanded_haematomas_alone(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    plan = small_plan("published", steps=2, **TINY)
+    plan = small_generator("published", steps=2, **TINY)
     network = train_generator(pictures(8), plan, tmp_path)
-    made = list(draw_pictures(network, plan, 3, learnt_from=pictures(8), seed=0, few_steps=None))
+    made = list(sample_pictures(network, plan, 3, trained_on=pictures(8), seed=0, few_steps=None))
     assert made[0].sources == ("p1", "p3", "p5", "p7")
     assert made[0].image.shape == (16, 16)
     assert np.abs(made[0].image).max() <= 1
-    with pytest.raises(UsageError, match="expanded haematomas alone"):
-        next(draw_pictures(network, plan, 1, learnt_from=pictures(8), outcome=0.0, seed=0))
+    with pytest.raises(UsageError, match="expanded haematomas only"):
+        next(sample_pictures(network, plan, 1, trained_on=pictures(8), outcome=0.0, seed=0))
     with pytest.raises(InputRefused, match="of expanded haematomas were given"):
         train_generator(pictures(2), plan, tmp_path / "b")
-    with pytest.raises(InputRefused, match="from patients alone"):
+    with pytest.raises(InputRefused, match="images of patients only"):
         train_generator([*pictures(8), made[0]], plan, tmp_path / "c")
 
 
@@ -103,8 +100,8 @@ def test_every_image_has_a_line_in_the_ledger_and_its_sources_may_not_be_tested(
     assert [line.image for line in lines] == ["made-0", "made-1", "made-2"]
     assert len({line.sha256 for line in lines}) == 3
     with pytest.raises(InputRefused, match="synthetic training images were made"):
-        check_leakage([Evaluated("p3", split="test")], lines)
-    contact_sheet((("made", made), ("patients", pictures(12))), tmp_path / "sheet.png")
+        leakage_proof([Evaluated("p3", split="test")], lines)
+    slice_sheet((("made", made), ("patients", pictures(12))), tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -131,7 +128,7 @@ def test_the_command_writes_images_ledger_sheet_and_report(monkeypatch: pytest.M
     assert (out / "contact_sheet.png").is_file()
     network, plan = load_generator(out / "model")
     assert run(["models", "verify", str(out / "model")]) == 0
-    drawn = list(draw_pictures(network, plan, 3, learnt_from=wide[:6], seed=plan.seed))
+    drawn = list(sample_pictures(network, plan, 3, trained_on=wide[:6], seed=plan.loop.seed))
     assert np.array_equal(drawn[0].image, np.load(out / "images" / f"{drawn[0].name}.npy")), (
         "the Model draws what the command drew"
     )

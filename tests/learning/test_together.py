@@ -20,7 +20,8 @@ import torch, torch.distributed as dist
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from learning.test_segmentation import SETTINGS, batch_at
-from ichnos.learning.segmentation.loop import Batch, train
+from ichnos.learning.loop.settings import changed
+from ichnos.learning.segmentation.objective import Batch, train_segmentation
 from ichnos.learning.loop.team import Team
 
 mode, out = sys.argv[3], Path(sys.argv[1])
@@ -32,11 +33,12 @@ def poisoned(number):
     batch = same(number)
     return Batch(batch.image * float("nan"), batch.truth, batch.known) if number == 7 else batch
 
-settings = SETTINGS.model_copy(update={"steps": 6, "validate_every": 3})
+settings = changed(SETTINGS, {"steps": 6, "validations": 2})
 source = {"same": same, "apart": batch_at, "poisoned": poisoned}[mode]
 folder = out if team.leads else out.with_name(out.name)
 try:
-    network = train(settings, source, folder, team=team, validate=lambda network, step: float(step))
+    validate = lambda network, step: float(step)
+    network = train_segmentation(settings, source, folder, team=team, validate=validate)
     torch.save(network.state_dict(), out / f"rank-{team.rank}.pt")
 except Exception as error:
     (out / f"error-{team.rank}.txt").write_text(str(error))
@@ -63,7 +65,8 @@ def together(out: Path, mode: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    from ichnos.learning.segmentation.loop import train
+    from ichnos.learning.loop.settings import changed
+    from ichnos.learning.segmentation.objective import train_segmentation
     from learning.test_segmentation import SETTINGS, batch_at
 
     together(tmp_path / "same", "same")
@@ -72,7 +75,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         torch.load(tmp_path / "same" / f"rank-{rank}.pt", weights_only=True) for rank in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
-    alone = train(SETTINGS.model_copy(update={"steps": 6}), batch_at, tmp_path / "alone").state_dict()
+    alone = train_segmentation(changed(SETTINGS, {"steps": 6}), batch_at, tmp_path / "alone").state_dict()
     assert all(torch.allclose(first[name], alone[name], atol=1e-5) for name in first), (
         "two equal batches have the gradient of one"
     )

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from ichnos.errors import UsageError
+from ichnos.networks import scan_parts
 from ichnos.networks import selective_scan as scan
+from ichnos.networks.chunked_scan import chunked_scan
 from ichnos.networks.scan_export import exportable_scan
-from ichnos.networks.selective_scan import Chunking, Scanned, chunked_scan, selective_scan, sequential_scan
+from ichnos.networks.scan_parts import Chunking, Scanned
+from ichnos.networks.selective_scan import selective_scan, sequential_scan
 
 Inputs = dict[str, Tensor]
 
@@ -123,7 +126,7 @@ def test_every_option_is_as_in_the_sequential_twin(absent: tuple[str, ...], soft
 def test_several_segments_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, grad_out = made_inputs(1, 4, 3, 700), torch.ones(1, 4, 700, dtype=torch.float64)
     expected, expected_grads = gradients(chunked_scan, inputs, grad_out, delta_softplus=True)
-    monkeypatch.setitem(scan._STEP_ELEMENTS, "cpu", 24)
+    monkeypatch.setitem(scan_parts._STEP_ELEMENTS, "cpu", 24)
     assert Chunking.of(700, 12, "cpu").segments > 5
     result, grads = gradients(chunked_scan, inputs, grad_out, delta_softplus=True)
     assert relative(result.output, expected.output) < 1e-12

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ichnos.errors import InputRefused, UsageError
+from ichnos.learning.loop.settings import published_learning_rate
+from ichnos.learning.loop.training import update_average
 from ichnos.networks import diffusion
 from ichnos.networks.kan import KANLinear
 from ichnos.networks.ukan import DiffusionUKAN
@@ -217,21 +219,23 @@ def test_diffusion_is_the_published_one(shared: Path) -> None:
 def test_learning_rate_is_the_published_trace(shared: Path) -> None:
     stored = torch.load(shared / "parity" / "lr_trace.pt", weights_only=True)["lrs"]
     for epochs, rates in stored.items():
-        ours = [diffusion.published_learning_rate(epoch, int(epochs)) for epoch in range(1, int(epochs) + 1)]
+        ours = [published_learning_rate(epoch, int(epochs)) for epoch in range(1, int(epochs) + 1)]
         assert max(abs(a - float(b)) for a, b in zip(ours, rates, strict=True)) < 1e-15
 
 
 @pytest.mark.parametrize(
     "schedule", [diffusion.linear_schedule(1000), diffusion.cosine_schedule(1000)], ids=["linear", "cosine"]
 )
-def test_schedules_end_in_noise(schedule: diffusion.Schedule) -> None:
+def test_schedules_end_in_noise(schedule: diffusion.NoiseSchedule) -> None:
     assert bool((schedule.alphas_bar.diff() < 0).all())
     assert float(schedule.alphas_bar[0]) > 0.999
     assert float(schedule.alphas_bar[-1]) < 1e-4
     assert torch.allclose(schedule.signal**2 + schedule.noise**2, torch.ones(1000, dtype=torch.float64))
 
 
-def perfect(x0: Tensor, schedule: diffusion.Schedule, prediction: diffusion.Prediction) -> diffusion.Denoiser:
+def perfect(
+    x0: Tensor, schedule: diffusion.NoiseSchedule, prediction: diffusion.Parametrisation
+) -> diffusion.Denoiser:
     """A denoiser that knows the image."""
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
@@ -244,7 +248,7 @@ def perfect(x0: Tensor, schedule: diffusion.Schedule, prediction: diffusion.Pred
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 @pytest.mark.parametrize("steps", [1, 4, 50])
 def test_samplers_return_to_the_image_that_a_perfect_denoiser_knows(
-    prediction: diffusion.Prediction, steps: int
+    prediction: diffusion.Parametrisation, steps: int
 ) -> None:
     g = torch.Generator().manual_seed(0)
     schedule = diffusion.cosine_schedule(100)
@@ -298,6 +302,6 @@ def test_average_follows_slowly() -> None:
     with torch.no_grad():
         network.weight.fill_(3.0)
         network.running_mean.fill_(5.0)
-    diffusion.update_average(average, network, decay=0.75)
+    update_average(average, network, decay=0.75)
     assert average.weight.tolist() == [1.5, 1.5]
     assert average.running_mean.tolist() == [5.0, 5.0]

@@ -12,10 +12,11 @@ import pytest
 
 from builders.readable_head import reading
 from ichnos.anatomy import regions
-from ichnos.inference.coordinates import Placement
-from ichnos.reading.blood import density_signs
-from ichnos.reading.fazekas import FazekasLaw, OrdinalLaw, fazekas_measures
-from ichnos.reading.site import midline_shift_mm, site_measure, station_measure
+from ichnos.inference.coordinates import AtlasCoordinates
+from ichnos.prognosis.fazekas import FazekasModel, OrdinalModel
+from ichnos.reading.measures.blood import density_signs
+from ichnos.reading.measures.fazekas import fazekas_measures
+from ichnos.reading.measures.site import midline_shift_mm, site_measure, station_measure
 from ichnos.volume import Box, Volume, sphere
 
 STEP = 3.0
@@ -28,10 +29,11 @@ def straight() -> np.ndarray:
     return (np.indices(SHAPE) * STEP + first[:, None, None, None]).astype(np.float32)
 
 
-def place_of(mni_mm: np.ndarray) -> Placement:
+def place_of(mni_mm: np.ndarray) -> AtlasCoordinates:
     """Wrap positions as those of a scan on the network's own grid."""
     grid = SimpleNamespace(box=Box((0, 0, 0), SHAPE), shape=SHAPE)
-    return Placement(SimpleNamespace(grid=grid), mni_mm)  # type: ignore[arg-type]
+    everywhere = np.ones(SHAPE, np.float32)
+    return AtlasCoordinates(mni_mm, everywhere, grid, Volume(everywhere, np.eye(4)))  # type: ignore[arg-type]
 
 
 def clot_at(mm: tuple[float, float, float], radius_mm: float = 9.0) -> Volume:
@@ -121,17 +123,17 @@ def test_swirl_is_a_part_as_dark_as_brain() -> None:
 
 
 def test_fazekas_grades_need_a_law_and_then_come_with_their_probabilities() -> None:
-    law = FazekasLaw(
+    law = FazekasModel(
         cohort="made patients",
-        periventricular=OrdinalLaw(slope=3, cuts=(1, 4, 7)),
-        deep=OrdinalLaw(slope=3, cuts=(2, 5, 8)),
+        periventricular=OrdinalModel(slope=3, cuts=(1, 4, 7)),
+        deep=OrdinalModel(slope=3, cuts=(2, 5, 8)),
     )
     periventricular, deep = fazekas_measures(law, {"periventricular": 20.0, "deep": 0.0})
     assert (periventricular.value, deep.value) == ("3", "0")
     assert "made patients" in periventricular.reason
     assert {m.value for m in fazekas_measures(None, {"periventricular": 1.0, "deep": 1.0})} == {None}
     with pytest.raises(ValueError, match="must rise"):
-        OrdinalLaw(slope=1, cuts=(3, 2, 1))
+        OrdinalModel(slope=1, cuts=(3, 2, 1))
 
 
 def test_a_whole_reading_says_what_it_cannot_say() -> None:

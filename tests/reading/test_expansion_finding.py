@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ichnos.prognosis.growth import IMAGE, GrowthModel, GrowthParameters, GrowthVariant
 from ichnos.reading.expansion import expansion_mask, grown_mask, probable_ml, read_expansion
-from ichnos.reading.growth import IMAGE, GrowthLaw, GrowthParameters, GrowthVariant
 from ichnos.reading.masks import Masks
 from ichnos.volume import Volume, sphere, volume_ml
 
@@ -31,7 +31,7 @@ def scene(*, bleeds: bool = True) -> tuple[Masks, Volume]:
     return masks, hu
 
 
-def law(*, highest_ml: float = 100.0, growing: float = 1.0) -> GrowthLaw:
+def law(*, highest_ml: float = 100.0, growing: float = 1.0) -> GrowthModel:
     n = len(IMAGE)
     parameters = GrowthParameters(
         growing=(growing, *[0.0] * n),
@@ -51,7 +51,7 @@ def law(*, highest_ml: float = 100.0, growing: float = 1.0) -> GrowthLaw:
         parameters=parameters,
         refits=(parameters.model_copy(update={"growing": (growing + 0.5, *[0.0] * n)}),),
     )
-    return GrowthLaw(
+    return GrowthModel(
         cohort="made",
         patients=100,
         expanded=30,
@@ -103,8 +103,8 @@ def test_a_smaller_volume_shrinks_the_mask() -> None:
 def test_what_cannot_be_forecast_is_withheld_with_its_reason() -> None:
     masks, hu = scene()
     for finding, why in (
-        (read_expansion(None, masks, hu), "no growth law"),
-        (read_expansion(law(highest_ml=5.0), masks, hu), "the law was fitted on"),
+        (read_expansion(None, masks, hu), "no growth model"),
+        (read_expansion(law(highest_ml=5.0), masks, hu), "the model was fitted on"),
     ):
         assert finding.status == "withheld"
         assert why in finding.sentence

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from builders.painted import anatomy, brain_points, painted, posed, ventricles
-from ichnos.anatomy.ct_to_mni import place, template_as_ct
+from ichnos.anatomy.ct_to_mni import register_ct_to_mni, template_as_ct
 from ichnos.errors import InputRefused
 from ichnos.registration import Displacement, Registration, Transform, register
 from ichnos.registration.contrast import View
@@ -114,7 +114,7 @@ def test_a_ct_finds_its_place_in_mni_space() -> None:
     template, _ = template_as_ct()
     ct, moved = posed(template.resampled((1.5, 1.5, 5.0), fill=-1000.0), (15, -6, 10), (5, 20, -30))
     points = brain_points()
-    found = place(ct)
+    found = register_ct_to_mni(ct)
     error = np.linalg.norm(found.mni_from_ct.map(moved.map(points)) - points, axis=1)
     assert np.median(error) < 2.0
 

@@ -6,7 +6,7 @@ import re
 
 from builders.readable_head import head, model, reading, rule
 from ichnos.inference import Predictor
-from ichnos.reading import read
+from ichnos.reading import read_scan
 from ichnos.report import reading_page
 from ichnos.verdict import Reason, Verdict
 
@@ -25,6 +25,6 @@ def test_the_page_stands_alone_and_shows_every_finding() -> None:
 
 def test_a_refusal_is_shown_as_a_refusal() -> None:
     scan = head().judged(Verdict((Reason("not_head", "refuse", "this is a chest, not a head"),)))
-    page = reading_page(read(scan, Predictor(model(), backend=rule)))
+    page = reading_page(read_scan(scan, Predictor(model(), backend=rule)))
     assert "was not read: this is a chest" in page
     assert "mL" not in page

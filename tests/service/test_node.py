@@ -135,11 +135,11 @@ def test_results_reach_a_destination_and_a_silent_one_is_tried_again(node: Node,
     file = tmp_path / "result.dcm"
     one_slice("1.2.840.8", 0).save_as(file, enforce_file_format=True)
     there = Destination(name="PACS", ae_title="PACS", host="127.0.0.1", port=port)
-    assert deliver_files([file], there, "ICHNOS") == ""
+    deliver_files([file], there, "ICHNOS", "1.2.3")
     assert taken == ["1.2.840.8.1.1"]
     server.shutdown()
     with pytest.raises(InputRefused, match="no DICOM results"):
-        deliver_files([], there, "ICHNOS")
+        deliver_files([], there, "ICHNOS", "1.2.3")
 
     settings = node.settings.model_copy(
         update={"sending": SendingSettings(destinations=(there,), attempts=2)}

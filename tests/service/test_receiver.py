@@ -38,7 +38,7 @@ def one_slice(study: str, number: int) -> Dataset:
     dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 15, 1, 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.PixelData = np.full((4, 4), number, np.int16).tobytes()
-    dataset.file_meta = FileMetaDataset()
+    dataset.preamble, dataset.file_meta = bytes(128), FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID

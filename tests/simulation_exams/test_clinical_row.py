@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from builders.small_patient import small_patient
+from ichnos.clinical.injury import INJURY_GRADES
 from ichnos.simulation.disease.clinical_row import (
     COLUMNS,
-    INJURY_GRADES,
     ClinicalState,
     clinical_row,
-    injury_grade,
     state_of,
+    worse_injury,
 )
 
 STATE = ClinicalState(
@@ -106,14 +106,14 @@ def test_scores_stay_in_their_ranges() -> None:
 def test_injury_is_graded_from_the_maps() -> None:
     patient = small_patient()
     assert (
-        injury_grade(patient) == "haematoma infiltration"
+        worse_injury(patient) == "haematoma infiltration"
     )  # the bleed at (-28, 5) reaches the tract at (-24, -12)
-    assert injury_grade(small_patient(bleeds=False)) == "no risk"
+    assert worse_injury(small_patient(bleeds=False)) == "no risk"
     everywhere = replace(patient, baseline=replace(patient.baseline, ich=(patient.tract[0] > 0).float()))
-    assert injury_grade(everywhere) == "complete interruption"
+    assert worse_injury(everywhere) == "complete interruption"
     around = replace(
         patient,
         baseline=replace(patient.baseline, ich=patient.baseline.ich * 0, oedema=patient.tract[1]),
     )
-    assert injury_grade(around) == "PHE infiltration"
+    assert worse_injury(around) == "PHE infiltration"
     assert state_of(patient).ich_ml == patient.truth.ich_ml

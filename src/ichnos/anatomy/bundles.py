@@ -15,9 +15,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from ichnos.anatomy import mni, tract
+from ichnos.arrays import Floats32
 from ichnos.volume import Volume
 
-Field = npt.NDArray[np.float32]
 SLOTS: tuple[str, ...] = ("projection", "callosal", "association")
 STEP = 2  # template voxels per voxel of these maps
 
@@ -27,8 +27,8 @@ class Bundles:
     """Unit directions and weights on a 2 mm grid in MNI152 space."""
 
     affine: npt.NDArray[np.float64]  # (4, 4)
-    orientation: Field  # (slot, 3, x, y, z), zero where the weight is 0
-    weight: Field  # (slot, x, y, z), 0..1, together at most 0.9
+    orientation: Floats32  # (slot, 3, x, y, z), zero where the weight is 0
+    weight: Floats32  # (slot, x, y, z), 0..1, together at most 0.9
 
 
 @lru_cache(maxsize=1)
@@ -53,14 +53,14 @@ def bundles() -> Bundles:
     return Bundles(affine, orientation.astype(np.float32), weight.astype(np.float32))
 
 
-def _unit(x: Field, y: Field, z: Field) -> Field:
+def _unit(x: Floats32, y: Floats32, z: Floats32) -> Floats32:
     stacked = np.stack(np.broadcast_arrays(x, y, z)).astype(np.float32)
     length = np.linalg.norm(stacked, axis=0, keepdims=True)
-    unit: Field = stacked / np.maximum(length, 1e-6)
+    unit: Floats32 = stacked / np.maximum(length, 1e-6)
     return unit
 
 
-def _projection(xyz: Field) -> tuple[Field, Field]:
+def _projection(xyz: Floats32) -> tuple[Floats32, Floats32]:
     """Return the fan of the corona radiata above the capsule, and the corticospinal tract itself where it
     runs.
     """
@@ -78,15 +78,15 @@ def _projection(xyz: Field) -> tuple[Field, Field]:
     share = np.where(z < -3, 0.65, 0.5 * np.exp(-(((a - 25 - 0.25 * np.clip(z - 15, 0, 60)) / 15) ** 2)))
     for side in tract.SIDES:
         atlas = tract.atlas(side)
-        radius = atlas.radius.array[::STEP, ::STEP, ::STEP]
+        away_mm = atlas.distance_mm.array[::STEP, ::STEP, ::STEP]
         own = -np.moveaxis(atlas.orientation.array[::STEP, ::STEP, ::STEP], -1, 0)  # up, as the fan
-        inside = (radius < 2.2) & (np.linalg.norm(own, axis=0) > 0)
+        inside = (away_mm < 3.0) & (np.linalg.norm(own, axis=0) > 0)
         direction = np.where(inside, own, direction).astype(np.float32)
-        share = np.where(inside, np.maximum(share, np.where(radius < 1.2, 0.7, 0.5)), share)
+        share = np.where(inside, np.maximum(share, np.where(away_mm < 0.5, 0.7, 0.5)), share)
     return direction, share.astype(np.float32)
 
 
-def _callosal(xyz: Field) -> tuple[Field, Field]:
+def _callosal(xyz: Floats32) -> tuple[Floats32, Floats32]:
     """Return arcs from hemisphere to hemisphere: level in the midline, turning up (or down behind) into
     the gyri.
     """
@@ -104,7 +104,7 @@ def _callosal(xyz: Field) -> tuple[Field, Field]:
     return direction, share.astype(np.float32)
 
 
-def _association(xyz: Field) -> tuple[Field, Field]:
+def _association(xyz: Floats32) -> tuple[Floats32, Floats32]:
     """Return the superior longitudinal, arcuate and inferior fronto-occipital fasciculi, and the cingulum."""
     x, y, z = xyz
     a, sign = np.abs(x), np.sign(x)

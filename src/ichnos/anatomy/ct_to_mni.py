@@ -21,7 +21,7 @@ _LIQUOR_MM, _SKULL_MM = 3.0, 9.0  # outer limits from the brain's surface
 
 
 @dataclass(frozen=True, eq=False)
-class Placement:
+class CtToMni:
     """Where a CT lies in MNI space."""
 
     mni_from_ct: Transform  # maps points of the CT (RAS mm) to MNI mm
@@ -33,23 +33,19 @@ class Placement:
         """
         return self.mni_from_ct.pull_share(atlas, grid)
 
-    def labels_on(self, labels: Volume, grid: Volume) -> Volume:
-        """Bring a label map in MNI space onto a grid in the CT's space."""
-        return self.mni_from_ct.pull_labels(labels, grid)
 
-
-def place(
+def register_ct_to_mni(
     ct: Volume,
     *,
     kind: Literal["affine", "deformable"] = "affine",
     exclude: Volume | None = None,
-    start: Placement | None = None,
+    start: CtToMni | None = None,
     threads: int = 1,
-) -> Placement:
+) -> CtToMni:
     """Find where a head CT lies in MNI space; "deformable" follows its anatomy, "affine" only size and pose.
 
     `exclude` is a mask in the CT's space that takes no part in the deformable step (a haematoma with its
-    oedema). `start` is an affine placement of the same CT, where it is known already.
+    oedema). `start` is an affine registration of the same CT, where it is known already.
     """
     template, far = template_as_ct()
     if start is None:
@@ -63,7 +59,7 @@ def place(
             scale_limit=1.35,
             threads=threads,
         )
-        start = Placement(~affine.transform, affine)
+        start = CtToMni(~affine.transform, affine)
     found, mni_from_ct = start.registration, start.mni_from_ct
     if kind == "deformable":
         beyond = mni_from_ct.pull(far, ct, interpolation="nearest", fill=1)
@@ -83,7 +79,7 @@ def place(
             threads=threads,
         )
         mni_from_ct = found.transform
-    return Placement(mni_from_ct, found)
+    return CtToMni(mni_from_ct, found)
 
 
 @lru_cache(maxsize=1)

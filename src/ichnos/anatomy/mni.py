@@ -1,4 +1,4 @@
-"""MNI152 space (2009a, asymmetric nonlinear, 1 mm): the template's maps and the deep structures named in
+"""MNI152 space (2009a, symmetric nonlinear, 1 mm): the template's maps and the deep structures named in
 them.
 
 The maps are those of nilearn's wheel; they are read straight from its files, because importing
@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from ichnos.arrays import Mask
 from ichnos.errors import MissingExtra
 from ichnos.volume import Volume
 
 Map = Literal["t1", "gm", "wm"]
-Mask = npt.NDArray[np.bool_]
 
 # Structure codes of `structures()`.
 (

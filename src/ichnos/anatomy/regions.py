@@ -5,18 +5,16 @@ deep sites.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
 
 import edt
 import numpy as np
 import numpy.typing as npt
 
 from ichnos.anatomy import mni, tract
+from ichnos.anatomy.tract import Side
+from ichnos.arrays import Mask
 from ichnos.errors import UsageError
 from ichnos.volume import Volume
-
-Mask = npt.NDArray[np.bool_]
-Side = Literal["left", "right"]
 
 STATIONS: tuple[str, ...] = (
     "cortex",
@@ -122,14 +120,12 @@ def _region(name: str) -> Volume:
 
 
 def _station(name: str, xyz: npt.NDArray[np.float32]) -> Mask:
-    """Return the part of a generous tract (1.8 half thicknesses) that lies in the station's range of
-    heights.
-    """
+    """Return the part of a generous tract (2 mm beyond its surface) in the station's range of heights."""
     names = list(STATIONS)
     lowest = [*_LOWEST_MM.values(), -80.0][names.index(name)]
     highest = [90.0, *_LOWEST_MM.values()][names.index(name)]
-    radius = np.minimum(tract.atlas("left").radius.array, tract.atlas("right").radius.array)
-    part: Mask = (radius < 1.8) & (xyz[2] >= lowest) & (xyz[2] < highest)
+    near = [tract.atlas(side).distance_mm.array <= 2.0 for side in tract.SIDES]
+    part: Mask = (near[0] | near[1]) & (xyz[2] >= lowest) & (xyz[2] < highest)
     return part
 
 

@@ -1,10 +1,9 @@
-"""The corticospinal tract as an own geometric atlas in MNI152 space: from the motor cortex to the pyramid,
-left and right.
+"""The corticospinal tract as a geometric atlas in MNI152 space: from the sensorimotor cortex to the pyramid.
 
-Five courses (leg, trunk, arm, hand, face) are drawn as smooth curves through landmarks; the sheet between
-them is the tract. In the internal capsule the order is somatotopic (face in front, leg behind), in the
-peduncle it turns (face medial, leg lateral), in the pyramid all fibres are bundled. The probability map is
-what a population of randomly varied sheets covers.
+Between its levels (`tract_levels`) the tract is smooth. The order of fibres along the sheet is somatotopic:
+the face in front and the leg behind in corona radiata and capsule; at the cortex the leg lies medially at the
+vertex, the face laterally and lowest. The population map is the share of varied tracts that covers a voxel.
+The template is symmetric, and so is the atlas.
 """
 
 from __future__ import annotations
@@ -14,56 +13,33 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
-import edt
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
-from scipy.interpolate import PchipInterpolator
-from scipy.spatial import cKDTree
 
 from ichnos.anatomy import mni
+from ichnos.anatomy.tract_levels import (
+    BOTTOM_MM,
+    TOP_MM,
+    cortex_mm,
+    last_position,
+    sheet_at,
+    variation_mm,
+)
+from ichnos.arrays import Floats, Floats32, Mask
 from ichnos.volume import Volume
 
 Side = Literal["left", "right"]
 SIDES: tuple[Side, ...] = ("left", "right")
-Floats = npt.NDArray[np.float64]
 
-# Landmarks of the right side, MNI mm, from the cortex down to the level of the internal capsule's roof.
-_COURSES: dict[str, tuple[tuple[float, float, float], ...]] = {
-    "leg": ((7, -29, 69), (11, -28, 60), (17, -26, 49), (21.5, -24.5, 38), (24.5, -23.5, 28)),
-    "trunk": ((22, -26, 66), (23, -26, 58), (24, -25, 48), (25, -24, 38), (25.8, -22.8, 28)),
-    "arm": ((31, -25, 61), (30.5, -24.5, 55), (29, -24, 47), (27.5, -23, 38), (26.3, -22, 28)),
-    "hand": ((37, -22, 56), (35.5, -22, 51), (32.5, -22, 44), (29.5, -21.5, 37), (26.8, -21, 28)),
-    "face": ((53, -6, 35), (47, -8.5, 35), (40, -12.5, 34), (32.5, -17, 31), (27.2, -19.5, 26.5)),
-}
-# Below, all courses share a stem: centre, the vector from its middle to the leg's edge (the face's edge is
-# opposite), half thickness.
-_STEM: tuple[tuple[tuple[float, float, float], tuple[float, float], float], ...] = (
-    ((25.6, -20.3, 20.0), (0.9, -2.9), 3.0),
-    ((24.4, -18.8, 13.0), (1.5, -3.0), 2.7),
-    ((22.6, -17.2, 6.0), (1.7, -2.9), 2.6),
-    ((20.2, -15.8, 0.0), (1.7, -2.4), 2.6),
-    ((17.2, -15.6, -6.0), (2.0, -1.8), 2.6),
-    ((14.4, -16.8, -12.0), (2.3, -1.4), 2.6),
-    ((11.6, -18.4, -18.0), (2.2, -1.0), 2.6),
-    ((8.9, -19.4, -24.0), (1.8, -0.4), 2.8),
-    ((7.0, -20.2, -31.0), (1.5, 0.0), 3.0),
-    ((6.0, -22.8, -38.0), (1.3, 0.0), 2.8),
-    ((5.2, -27.6, -45.0), (1.0, 0.0), 2.5),
-    ((4.5, -32.0, -51.0), (0.8, 0.0), 2.3),
-    ((4.0, -36.0, -58.0), (0.7, 0.0), 2.1),
-)
-_CORTICAL_RADIUS_MM = (
-    3.6,
-    3.4,
-    3.2,
-    3.1,
-    3.0,
-)  # half thickness of the sheet at the five landmarks of a course
-_POSITIONS = (-1.0, -0.55, -0.15, 0.35, 1.0)  # leg .. face along the sheet; the hand's part is the widest
-PEOPLE = 48  # varied tracts in a population
+FAR_MM = 20.0  # distances are counted up to here
+NEAR_MM = 10.0  # directions are given up to here
+# Above this height gyri part the tract: there it keeps to voxels with this share of white matter. Both were
+# chosen in the fit of the levels, so that area and spread agree with the published atlases from 50 to 70 mm.
+GYRI_MM, GYRAL_WHITE = 40.0, 0.65
+PEOPLE = 96  # varied tracts in a population
+_ALONG_MM = 15.0  # deviations of one person's tract are alike over such a length (standard deviation)
 _STORED = Path(__file__).with_name("tract_population.npz")
-_TANGIBLE = 1.0  # radii from the sheet's middle that count as tract
+_LEVELS = 250  # steps in which the stored shares are counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,15 +47,24 @@ class TractAtlas:
     """One side's corticospinal tract in MNI152 space, on the template's 1 mm grid."""
 
     side: Side
-    # distance to the sheet's middle in units of its half thickness: <= 1 inside, 9 far away; float32
-    radius: Volume
-    # (x, y, z, 3) unit tangent, pointing down, RAS axes; zero farther than 4 half thicknesses; float32
+    # signed distance to the tract's surface in the axial plane, mm: negative inside, at most FAR_MM; float32.
+    # At the cortex it passes over sulci: `mask` does not.
+    distance_mm: Volume
+    # (x, y, z, 3) unit tangent, pointing down, RAS axes; zero farther than NEAR_MM; float32
     orientation: Volume
+
+    @cached_property
+    def mask(self) -> Volume:
+        """Return the tract of the average person, bool."""
+        return self.distance_mm.map_array(lambda distance: (distance <= 0) & _passable())
 
     @cached_property
     def probability(self) -> Volume:
         """Return the share of a population of varied tracts that covers each voxel, 0..1, float32."""
-        return self.radius.map_array(_population)
+        shares = _population()
+        return self.distance_mm.with_array(
+            np.ascontiguousarray(shares[::-1]) if self.side == "left" else shares
+        )
 
 
 @lru_cache(maxsize=2)
@@ -87,102 +72,157 @@ def population(side: Side) -> Volume:
     """Return the share of a population of varied tracts that covers each voxel of the template's 1 mm grid,
     float32.
 
-    The same as `atlas(side).probability`, which takes seconds to compute: read from the file that
-    `tools/tract_population.py` wrote.
+    The same as `atlas(side).probability` in steps of 1/250, read from a file: it needs no template.
+
+    >>> population("left").shape
+    (197, 233, 189)
     """
     with np.load(_STORED, allow_pickle=False) as stored:
         share = np.zeros(tuple(stored["shape"]), np.float32)
         box = tuple(slice(int(a), int(b)) for a, b in zip(stored["start"], stored["stop"], strict=True))
-        share[box] = stored[side].astype(np.float32) / PEOPLE
-        return Volume(share, stored["affine"])
+        share[box] = stored["right"].astype(np.float32) / _LEVELS
+        return Volume(np.ascontiguousarray(share[::-1]) if side == "left" else share, stored["affine"])
+
+
+def store_population(path: Path = _STORED) -> Path:
+    """Compute the population map and write it where `population` reads it; return the file."""
+    share = atlas("right").probability
+    counts = np.round(np.asarray(share.array) * _LEVELS).astype(np.uint8)
+    filled = np.argwhere(counts)
+    start, stop = filled.min(axis=0), filled.max(axis=0) + 1
+    box = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+    np.savez_compressed(
+        path, start=start, stop=stop, shape=counts.shape, affine=share.affine, right=counts[box]
+    )
+    return path
 
 
 def course(position: float, *, side: Side = "right", samples: int = 160) -> Floats:
     """Return one fibre of the sheet, (samples, 4): MNI mm and half thickness, from cortex to pyramid.
 
-    `position` runs from -1 (leg) through 0.35 (hand) to 1 (face).
+    `position` runs from -1 (leg) through 0.35 (hand) to 1 (face); `tract_levels.BODY_PARTS` names them.
 
     >>> hand = course(0.35)
-    >>> hand[0, :3].round().tolist(), bool(hand[-1, 2] < -55)
-    ([37.0, -22.0, 56.0], True)
+    >>> float(hand[0, 2]), bool(hand[-1, 2] < -55)
+    (64.0, True)
     """
-    order = np.array(_POSITIONS)
-    upper = PchipInterpolator(order, np.array(list(_COURSES.values()), np.float64), axis=0)(position)
-    points = [np.append(p, r) for p, r in zip(upper, _CORTICAL_RADIUS_MM, strict=True)]
-    for (x, y, z), (to_leg_x, to_leg_y), thickness in _STEM:
-        points.append(np.array([x - position * to_leg_x, y - position * to_leg_y, z, thickness]))
-    knots = np.array(points)
-    length = np.r_[0, np.cumsum(np.linalg.norm(np.diff(knots[:, :3], axis=0), axis=1))]
-    line: Floats = PchipInterpolator(length, knots, axis=0)(np.linspace(0, length[-1], samples))
+    z = np.linspace(cortex_mm(position), BOTTOM_MM, samples)
+    sheet = sheet_at(z)
+    along = 2 * (position + 1) / (last_position(z) + 1) - 1
+    line = np.column_stack([sheet[:, :2] + along[:, None] * sheet[:, 2:4], z, sheet[:, 4]])
     if side == "left":
         line[:, 0] *= -1
     return line
 
 
-def sheet(side: Side, *, fibres: int = 41) -> Floats:
-    """Return the whole tract as fibres, (fibres, samples, 4), leg to face."""
-    return np.stack([course(p, side=side) for p in np.linspace(-1, 1, fibres)])
-
-
 @lru_cache(maxsize=2)
 def atlas(side: Side) -> TractAtlas:
-    """Return one side of the atlas (computed once)."""
-    structures = mni.structures()
-    fibres = sheet(side)
-    tangent = np.gradient(fibres[..., :3], axis=1)
-    tangent /= np.linalg.norm(tangent, axis=-1, keepdims=True)
-    radius, nearest, voxels = _normalised_distance(structures, fibres)
-    radius[_forbidden()] += 1.5
-    orientation = np.zeros((*structures.shape, 3), np.float32)
-    orientation[voxels] = np.where((radius[voxels] <= 4.0)[:, None], tangent.reshape(-1, 3)[nearest], 0)
-    return TractAtlas(side, structures.with_array(radius), Volume(orientation, structures.affine))
+    """Return one side of the atlas (computed once).
 
-
-def _normalised_distance(
-    grid: Volume, fibres: Floats
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], tuple[npt.NDArray[np.int64], ...]]:
-    """Return distance over half thickness on the grid, the nearest fibre point of each near voxel, and
-    these voxels.
+    >>> bool(atlas("left").mask.array.sum() > 15_000)  # about 20 mL
+    True
     """
-    points = fibres.reshape(-1, 4)
-    near = np.zeros(grid.shape, bool)
-    near[tuple(np.round(grid.index(points[:, :3])).astype(int).T)] = True
-    near = edt.edt(~near, parallel=1) < 9
-    voxels = tuple(axis.astype(np.int64) for axis in np.nonzero(near))
-    distance, neighbours = cKDTree(points[:, :3]).query(grid.world(np.stack(voxels, -1)), k=4)
-    ratio = distance / points[neighbours, 3]
-    best = ratio.argmin(1)
-    radius = np.full(grid.shape, 9.0, np.float32)
-    radius[voxels] = ratio.min(1)
-    return radius, neighbours[np.arange(len(best)), best].astype(np.int64), voxels
+    structures = mni.structures()
+    if side == "left":
+        right = atlas("right")
+        distance = np.ascontiguousarray(right.distance_mm.array[::-1])
+        orientation = right.orientation.array[::-1] * np.array([-1, 1, 1], np.float32)
+        return TractAtlas(side, structures.with_array(distance), Volume(orientation, structures.affine))
+    x, y, heights = _plane(structures)
+    distance = np.full(structures.shape, FAR_MM, np.float32)
+    orientation = np.zeros((*structures.shape, 3), np.float32)
+    for k, z in enumerate(heights):
+        beyond = max(BOTTOM_MM - z, z - TOP_MM, 0.0)
+        if beyond < FAR_MM:
+            here = np.clip(z, BOTTOM_MM, TOP_MM)
+            inside = _distance(x, y, sheet_at(here)[0])
+            distance[:, :, k] = np.minimum(
+                np.hypot(np.maximum(inside, 0), beyond) + np.minimum(inside, 0), FAR_MM
+            )
+            near = distance[:, :, k] < NEAR_MM
+            orientation[near, k] = _tangents(x[near], y[near], float(here))
+    fluid = np.isin(structures.array, (0, mni.CSF, mni.VENTRICLE))
+    distance[fluid] = np.maximum(distance[fluid], 2.0)  # no fibre runs through fluid
+    return TractAtlas(side, structures.with_array(distance), Volume(orientation, structures.affine))
+
+
+def _plane(grid: Volume) -> tuple[Floats, Floats, Floats]:
+    """Return x and y of an axial plane of the template's grid, each (x, y), and the heights of all planes."""
+    x, y, z = (grid.affine[i, 3] + grid.affine[i, i] * np.arange(n) for i, n in enumerate(grid.shape))
+    plane = np.meshgrid(x, y, indexing="ij")
+    return plane[0], plane[1], z
+
+
+def _distance(x: Floats, y: Floats, sheet: Floats) -> Floats:
+    """Return the signed distance of points to the section's edge, mm."""
+    along, across, half_length = _section_axes(x, y, sheet)
+    distance: Floats = np.hypot(np.maximum(np.abs(along) - half_length, 0), across) - sheet[4]
+    return distance
+
+
+def _section_axes(x: Floats, y: Floats, sheet: Floats) -> tuple[Floats, Floats, float]:
+    """Return positions along and across the sheet, mm, and its half length."""
+    half_length = float(np.hypot(sheet[2], sheet[3]))
+    front_x, front_y = sheet[2] / half_length, sheet[3] / half_length
+    dx, dy = x - sheet[0], y - sheet[1]
+    return dx * front_x + dy * front_y, -dx * front_y + dy * front_x, half_length
+
+
+def _tangents(x: Floats, y: Floats, z: float) -> Floats:
+    """Return which way fibres run through points of one height, (n, 3), pointing down."""
+    along, across, half_length = _section_axes(x, y, sheet_at(z)[0])
+    share = np.clip(along / half_length, -1, 1)
+    position = (share + 1) / 2 * (last_position(z)[0] + 1) - 1
+    offset = np.clip(across / sheet_at(z)[0, 4], -1.5, 1.5)
+    ends = []
+    for height in (min(z + 1, TOP_MM), max(z - 1, BOTTOM_MM)):
+        sheet = sheet_at(height)[0]
+        there = 2 * (position + 1) / (last_position(height)[0] + 1) - 1
+        normal = np.array([-sheet[3], sheet[2]]) / np.hypot(sheet[2], sheet[3])
+        spot = sheet[:2] + there[:, None] * sheet[2:4] + (offset * sheet[4])[:, None] * normal
+        ends.append(np.column_stack([spot, np.full(len(x), height)]))
+    tangent: Floats = ends[1] - ends[0]
+    unit: Floats = tangent / np.linalg.norm(tangent, axis=1, keepdims=True)
+    return unit
 
 
 @lru_cache(maxsize=1)
-def _forbidden() -> mni.Mask:
-    """Return where no corticospinal fibre can run: fluid and nuclei; cortex only away from its junction
-    with white matter.
-    """
-    codes = mni.structures().array
-    fluid: mni.Mask = np.isin(
-        codes,
-        (0, mni.CSF, mni.VENTRICLE, mni.PUTAMEN, mni.PALLIDUM, mni.THALAMUS, mni.CAUDATE, mni.HIPPOCAMPUS),
-    )
-    deep_cortex = (codes == mni.CORTEX) & ~ndimage.binary_dilation(codes == mni.WHITE, iterations=2)
-    forbidden: mni.Mask = fluid | deep_cortex
-    return forbidden
+def _passable() -> Mask:
+    """Return where the tract may run: white matter at the height of the gyri, all but fluid below."""
+    structures = mni.structures()
+    white = mni.template("wm").array >= GYRAL_WHITE
+    above = mni.coordinates(structures)[2] >= GYRI_MM
+    fluid = np.isin(structures.array, (0, mni.CSF, mni.VENTRICLE))
+    passable: Mask = np.where(above, white, ~fluid)
+    return passable
 
 
-def _population(
-    radius: npt.NDArray[np.float32], *, people: int = PEOPLE, shift_mm: float = 1.6
-) -> npt.NDArray[np.float32]:
-    """Return how many of a population of shifted and thickened tracts cover each voxel."""
+@lru_cache(maxsize=1)
+def _population() -> Floats32:
+    """Return which share of varied right tracts covers each voxel, those half inside counted by half."""
+    structures = mni.structures()
+    x, y, heights = _plane(structures)
+    box = (slice(int(np.searchsorted(x[:, 0], -1)), None), slice(*np.searchsorted(y[0], (-75, 25))))
+    x, y = x[box], y[box]
+    shift, thicker = _people(heights)
+    total = np.zeros(structures.shape, np.float32)
+    for k, z in enumerate(heights):
+        if BOTTOM_MM <= z <= TOP_MM:
+            sheet = sheet_at(z)[0]
+            for person in range(PEOPLE):
+                dx, dy = shift[person, :, k]
+                edge = _distance(x - dx, y - dy, sheet) - thicker[person, k]
+                total[(*box, k)] += np.clip(0.5 - edge, 0, 1)
+    return np.asarray(total / PEOPLE * _passable(), np.float32)
+
+
+def _people(heights: Floats) -> tuple[Floats, Floats]:
+    """Return each person's shift (person, x and y, height) and added half thickness (person, height), mm."""
     rng = np.random.default_rng(20240806)
-    box = ndimage.find_objects((radius < 6).astype(np.uint8))[0]
-    inside = radius[box]
-    total = np.zeros(inside.shape, np.float32)
-    for _ in range(people):
-        moved = ndimage.shift(inside, rng.normal(0, shift_mm, 3), order=1, mode="nearest", prefilter=False)
-        total += moved < _TANGIBLE * np.exp(rng.normal(0, 0.12))
-    probability = np.zeros(radius.shape, np.float32)
-    probability[box] = total / people
-    return probability
+    white_noise = rng.normal(size=(PEOPLE // 2, 3, len(heights)))
+    step_mm = float(heights[1] - heights[0])
+    smooth = ndimage.gaussian_filter1d(white_noise, _ALONG_MM / step_mm, axis=2, mode="wrap")
+    smooth /= smooth.std(axis=(0, 2), keepdims=True)
+    both = np.concatenate([smooth, -smooth])  # in opposite pairs, so that the mean person is the atlas
+    position, thickness = variation_mm(heights)
+    return both[:, :2] * position, both[:, 2] * thickness

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _OLDEST_YEARS = 90  # higher ages are rare enough to point at a person
 
 
-def convert(
+def convert_command(
     path: Annotated[Path, typer.Argument(help="folder or zip with any number of studies, or one NIfTI file")],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for the results; run again to go on")],
     workers: Annotated[int, typer.Option(help="processes on this machine")] = 1,
@@ -70,7 +70,7 @@ class _NiftiFile:
     path: Path
 
     @property
-    def place(self) -> Path:
+    def folder(self) -> Path:
         return self.path
 
     @property
@@ -91,7 +91,7 @@ def convert_one(item: DicomStudy | _NiftiFile, folder: Path) -> Mapping[str, Any
     try:
         scan = item.open()
     except InputRefused as error:  # the ledger keeps the reason: without the path, which may name the patient
-        raise InputRefused(str(error).replace(str(item.place), item.id)) from None
+        raise InputRefused(str(error).replace(str(item.folder), item.id)) from None
     scan = scan.judged(judge(scan))
     file = folder / f"{item.id}_ct.nii.gz"
     nifti.save(scan.volume, file)

@@ -1,78 +1,112 @@
-"""ichnos evaluate: the evidence pack of a folder of predictions on one or more cohorts."""
+"""`ichnos evaluate READINGS COHORT… -o OUT`: how far readings, or predictions, can be trusted."""
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import Field
 
+from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
 from ichnos.errors import UsageError
 
+if TYPE_CHECKING:
+    from ichnos.cohort import Cohort
+    from ichnos.evidence.pack.pack import Pack
+    from ichnos.evidence.pack.plan import EvidencePlan
 
-def evaluate(
-    predictions: Annotated[
-        Path, typer.Argument(help="folder with predictions.csv, and the masks that it names")
-    ],
-    cohorts: Annotated[list[Path], typer.Argument(help="one or more cohorts that hold the truth")],
+_READINGS = "readings"  # folder inside OUT for what `--model` reads first
+
+
+class EvaluateSettings(SettingsTree):
+    """What is evaluated, and on whom."""
+
+    model: str = Field("", description="read first with this model folder, or `default`")
+    plan: Path | None = Field(None, description="evaluation plan, JSON or TOML")
+    expansion: str | None = Field(None, description="33%-or-6ml, 6ml, 3ml, 12.5ml, revised")
+    splits: tuple[str, ...] = Field((), description="splits (default: test, external)")
+    training: Path | None = Field(None, description="list of training images, CSV")
+    against: Path | None = Field(None, description="readings of a second model")
+    device: str = Field("cpu", description="of --model: cpu, cuda or mps")
+    workers: Annotated[int, EXECUTION] = Field(1, ge=1, description="processes on this machine")
+
+
+@with_settings(EvaluateSettings)
+def evaluate_command(
+    folders: Annotated[list[Path], typer.Argument(help="folder of readings, then the cohorts")],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the evidence pack")],
-    plan: Annotated[Path | None, typer.Option(help="evaluation plan, JSON or TOML")] = None,
-    expansion: Annotated[
-        str | None,
-        typer.Option(help="definition of haematoma expansion: 33%-or-6ml, 6ml, 3ml, 12.5ml, revised"),
-    ] = None,
-    split: Annotated[
-        list[str] | None, typer.Option(help="split to evaluate; may be given more than once")
-    ] = None,
-    training: Annotated[
-        Path | None, typer.Option(help="list of training images (CSV), to prove that nothing leaks")
-    ] = None,
-    against: Annotated[
-        Path | None, typer.Option(help="second folder of predictions, to compare with on the same cases")
-    ] = None,
-    workers: Annotated[int, typer.Option(help="processes that measure cases")] = 1,
-    json: Annotated[bool, typer.Option("--json", help="print evidence.json")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="no progress bar")] = False,
+    settings: EvaluateSettings,
+    as_json: Annotated[bool, typer.Option("--json", help="print evidence.json")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="hide progress messages")] = False,
 ) -> int:
-    """Write tables, figures, a methods paragraph, checklists and one page that say how far a model can be
-    believed.
-    """
-    from ichnos.errors import require
+    """Compare readings with the ground truth of cohorts: tables, figures, methods, checklists, one page."""
+    from ichnos.evidence.pack.pack import claim_folder, write_evidence
+    from ichnos.evidence.pack.plan import load_plan
     from ichnos.formats.bids import read_cohort
 
-    for module in ("pandas", "statsmodels", "sklearn", "matplotlib", "jinja2"):
-        require(module, extra="evidence", purpose="ichnos evaluate")
-    from ichnos.evidence.pack import pack as packs
-    from ichnos.evidence.pack.plan import load_plan
-
-    if not predictions.is_dir():
-        raise UsageError(f"{predictions} is not a folder; give the folder that holds predictions.csv")
-    chosen = load_plan(plan, expansion=expansion, splits=tuple(split or ()))
+    given, cohorts = _sides(folders, settings.model)
+    plan = load_plan(settings.plan, expansion=settings.expansion, splits=settings.splits)
     held = [read_cohort(folder) for folder in cohorts]
-    pack = packs.evaluate(
-        predictions,
+    if given is None:
+        claim_folder(out)
+        _read(held, plan, out / _READINGS, settings, quiet=quiet or as_json)
+    pack = write_evidence(
+        given or out / _READINGS,
         held,
         out,
-        plan=chosen,
-        training=training,
-        against=against,
-        workers=workers,
-        progress=not (quiet or json),
+        plan=plan,
+        training=settings.training,
+        against=settings.against,
+        workers=settings.workers,
+        progress=not (quiet or as_json),
     )
-    if json:
-        sys.stdout.write((pack.out / "evidence.json").read_text(encoding="utf-8"))
-    else:
-        _tell(pack)
+    save_settings(settings, out / "settings.yaml", verb="evaluate")
+    _show(pack, as_json=as_json)
     return 2 if pack.failures else 0
 
 
-def _tell(pack: object) -> None:
+def _sides(folders: list[Path], model: str) -> tuple[Path | None, list[Path]]:
+    """Return the folder of readings (None: they are made first) and those of the cohorts."""
+    given, cohorts = (None, folders) if model else (folders[0], folders[1:])
+    if not cohorts:
+        raise UsageError(
+            "no cohort was given; give the folder of readings and then the cohort, or a cohort and --model"
+        )
+    if given is not None and not given.is_dir():
+        raise UsageError(f"{given} is not a folder; give the folder that `ichnos read` wrote")
+    return given, cohorts
+
+
+def _read(
+    cohorts: list[Cohort], plan: EvidencePlan, out: Path, settings: EvaluateSettings, *, quiet: bool
+) -> None:
+    """Read the baseline CT of every patient of the evaluated splits, and of the validation split."""
+    from ichnos.api import Engine
+    from ichnos.cli.inputs.scans import find_scans
+    from ichnos.cli.read import read_one
+    from ichnos.reading import READERS
+    from ichnos.runs import apply
+
+    splits = {*plan.splits, "validation"}
+    people = [p for cohort in cohorts for p in cohort if p.split in splits and "ct" in p.exams]
+    baseline = {str(patient.exams["ct"]) for patient in people}
+    scans = find_scans([cohort.root for cohort in cohorts if cohort.root], progress=not quiet)
+    items = [item for item in scans if str(item.place) in baseline]
+    model = "" if settings.model == "default" else str(Path(settings.model).resolve())
+    engine = Engine(model=model, device=settings.device)
+    decisive = {"model": engine.open_model().all_weights(), "device": engine.device}
+    task = partial(read_one, engine=engine, only=tuple(READERS), pdf=False)
+    apply(task, items, out=out, settings=decisive, name="read", workers=settings.workers, progress=not quiet)
+
+
+def _show(pack: Pack, *, as_json: bool) -> None:
     from rich.console import Console
 
-    from ichnos.evidence.pack.pack import Pack
-
-    assert isinstance(pack, Pack)
+    if as_json:
+        typer.echo((pack.out / "evidence.json").read_text(encoding="utf-8"), nl=False)
+        return
     console = Console(soft_wrap=True)
     console.print(f"{pack.cases} patients evaluated: {pack.page}", markup=False)
     for flag in pack.flags:

@@ -24,7 +24,7 @@ _PICTURE_PIXELS = 160  # height of one slice in the row
 _BAR_FROM_FILES = 500
 
 
-def inspect(
+def inspect_command(
     path: Annotated[Path, typer.Argument(help="file, folder, zip or DICOMDIR; a NIfTI file; or a cohort")],
     series: Annotated[
         str | None, typer.Option(help="judge this SeriesInstanceUID instead of the best one")

@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Annotated, Any, cast
 
 import typer
 
-from ichnos.errors import IchnosError
+from ichnos.cli.verbs import VERBS, Verb
+from ichnos.errors import IchnosError, require_installed
 
-# Verb -> one line of help, in the order of a working day. `ichnos VERB` is the function `VERB` in
-# ichnos/cli/VERB.py;
-# these modules import heavy libraries only inside their functions, so that `ichnos --help` is quick.
-VERBS: dict[str, str] = {
-    "inspect": "list the series of a folder, name the head CT, say whether it may be read",
-    "convert": "make NIfTI files without identity of the head CTs in a folder of studies",
-    "read": "read head CTs: masks, measures, DICOM SEG and SR, a report each",
-    "models": "list, show, verify, export and import models",
-    "simulate": "make a virtual paired, multi-centre cohort, with the truth",
-    "transfer": "bring what partner exams show onto the CTs, with a verdict per pair",
-    "train": "teach a network to read a target from CT, by our own loop or by nnU-Net",
-    "synthesize": "learn slices of haematomas by diffusion, draw new ones with a ledger, and look for copies",
-    "study": "run a paper's whole design on a cohort, and set its table beside ours",
-    "evaluate": "say how far a model can be believed: tables, figures, methods and checklists",
-    "serve": "receive, read and send exams next to an archive",
-    "doctor": "say what is installed, what an extra would add, and test this installation",
-}
-
-# typer carries a click of its own, whose base error it does not export; its public BadParameter descends from
-# it.
+# typer carries a click of its own, whose base error it does not export; its public BadParameter descends
+# from it.
 _CallError = cast(
     type[Exception], next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 )
-
-app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None
-)
-
-
-@app.callback()
-def ichnos() -> None:
-    """From one plain head CT, what another exam would have shown. Research use only."""
-
-
-for _verb, _summary in VERBS.items():
-    app.command(name=_verb, help=_summary)(getattr(importlib.import_module(f"ichnos.cli.{_verb}"), _verb))
+_HELP_COLUMNS = 80
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,27 +28,101 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run a verb; return 0 fine, 2 refused input, 3 bad usage, 130 interrupted. A bug of ours is let
-    through, and Python leaves with 1.
+    """Run a verb; return 0 fine, 2 refused input, 3 bad usage, 130 interrupted.
+
+    A bug of ours is let through, and Python leaves with 1.
     """
+    words = _joined(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        result: Any = app(arguments, standalone_mode=False)
+        result: Any = application(_verbs_in(words))(words, standalone_mode=False, prog_name="ichnos")
         return result if isinstance(result, int) else 0
     except IchnosError as error:
-        return _say(str(error), error.exit_code)
+        return _report(str(error), error.exit_code)
     except typer.Exit as stop:
         return stop.exit_code
     except _CallError as error:
-        return _say(cast(Any, error).format_message() or "say what to do: ichnos --help lists the verbs", 3)
+        return _report(cast(Any, error).format_message() or "give a verb; ichnos --help lists them", 3)
     except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted", 130)
+        return _report("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _say(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
+        return _report(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
 
 
-def _say(sentence: str, code: int) -> int:
+def _joined(words: list[str]) -> list[str]:
+    """Make one word of a verb of two: `ichnos train default` is a verb of its own."""
+    pair = " ".join(words[:2])
+    return [pair, *words[2:]] if len(words) > 1 and pair in VERBS else words
+
+
+def _verbs_in(words: list[str]) -> frozenset[str]:
+    """Return the verbs whose modules a call needs: its own, or all when a shell asks for completions."""
+    if "_ICHNOS_COMPLETE" in os.environ:
+        return frozenset(VERBS)
+    return frozenset([word for word in words if not word.startswith("-")][:1])
+
+
+def application(loaded: frozenset[str] = frozenset(VERBS)) -> typer.Typer:
+    """Return the command line; verbs that are not loaded have only their line of help."""
+    app = typer.Typer(
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            "max_content_width": _HELP_COLUMNS,
+        },
+    )
+    app.callback()(_ichnos)
+    for name, verb in VERBS.items():
+        function = _loaded(name, verb) if name in loaded else _not_loaded
+        summary = verb.summary[0].upper() + verb.summary[1:] + "."
+        epilog = f"Example: {verb.example}"
+        decorate = app.command(
+            name=name, help=summary, short_help=verb.summary, epilog=epilog, hidden=verb.hidden
+        )
+        decorate(function)
+    return app
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from ichnos import __version__
+
+        typer.echo(f"ichnos {__version__}")
+        raise typer.Exit(0)
+
+
+def _ichnos(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version and exit", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """From one plain head CT, what another exam would have shown.
+
+    Research use only. `ichnos VERB --help` describes a verb.
+    """
+
+
+def _loaded(name: str, verb: Verb) -> Callable[..., Any]:
+    """Import a verb's function; called, it first checks that what it needs is installed."""
+    function = getattr(importlib.import_module(verb.module), f"{name.replace(' ', '_')}_command")
+
+    @functools.wraps(function)
+    def command(**given: Any) -> Any:
+        require_installed(verb.needs, purpose=f"ichnos {name}")
+        return function(**given)
+
+    return command
+
+
+def _not_loaded() -> None:
+    raise AssertionError("a verb was called whose module was not loaded")
+
+
+def _report(sentence: str, code: int) -> int:
     sys.stderr.write(f"ichnos: {sentence}\n")
     return code

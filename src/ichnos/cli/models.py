@@ -18,19 +18,17 @@ if TYPE_CHECKING:
 _ACTIONS = ("list", "show", "verify", "export", "import")
 
 
-def models(
+def models_command(
     action: Annotated[str, typer.Argument(help="list, show, verify, export or import")] = "list",
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(help="model folders (import: a result folder); the shipped ones without"),
+        typer.Argument(help="model folders or names (default: those that ship)"),
     ] = None,
-    onnx: Annotated[Path | None, typer.Option(help="export: write this .onnx file")] = None,
-    monai: Annotated[
-        Path | None, typer.Option(help="export: write a MONAI bundle into this new folder")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="import: the new model folder")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="export: ONNX file to write")] = None,
+    monai: Annotated[Path | None, typer.Option(help="export: new folder for a MONAI bundle")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="import: new model folder")] = None,
     label: Annotated[
-        list[str] | None, typer.Option(help="import: their label = our target, such as hematoma=ICH")
+        list[str] | None, typer.Option(help="import: their label = our target (hematoma=ICH)")
     ] = None,
     fold: Annotated[str, typer.Option(help="import: which fold")] = "0",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -114,8 +112,10 @@ def _shown(model: Model, *, as_json: bool) -> int:
     if as_json:
         typer.echo(model.manifest.model_dump_json(indent=2))
         return 0
-    for part in (model, model.refinement()):
-        typer.echo(card_text(part.manifest) if part is not None else "")
+    refinement = model.refinement()
+    typer.echo(card_text(model.manifest, refinement.manifest if refinement is not None else None))
+    if refinement is not None:
+        typer.echo(card_text(refinement.manifest))
     return 0
 
 

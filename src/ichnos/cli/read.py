@@ -6,122 +6,132 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic import Field
 
+from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
 from ichnos.errors import UsageError
 
 if TYPE_CHECKING:
     from ichnos.api import Engine
-    from ichnos.cli.scans import ScanItem
+    from ichnos.cli.inputs.scans import ScanItem
+    from ichnos.reading import Record
     from ichnos.runs import Summary
 
 TABLE = "summary.csv"
 _EXPECTED = {"InputRefused", "OSError", "PermissionError", "FileNotFoundError", "MemoryError"}
+_UNITS = {"[hnsf'U]": "HU", "%": "percent"}
+_SHOWN_VOLUMES = {
+    "ich_volume_mL": "ICH mL",
+    "ivh_volume_mL": "IVH mL",
+    "phe_volume_mL": "PHE mL",
+    "leukoaraiosis_volume_mL": "LA mL",
+}
 
 
-def read(
-    paths: Annotated[
-        list[Path], typer.Argument(help="DICOM files, folders, zips; NIfTI files or folders of them; cohorts")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder for the results; run again to go on")],
-    only: Annotated[str, typer.Option(help="any of haematoma,leukoaraiosis,tract,expansion,outcome")] = "",
-    facts: Annotated[
-        Path | None,
-        typer.Option(
-            help="table (tab-separated) with id and any of age_years, onset_to_ct_h, anticoagulation, gcs"
-        ),
-    ] = None,
-    model: Annotated[Path | None, typer.Option(help="model folder instead of the default one")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="threads per process; all cores without it")] = None,
-    backend: Annotated[str, typer.Option(help="auto, openvino or torch")] = "auto",
-    pdf: Annotated[
-        bool, typer.Option("--pdf", help="write report.pdf too (needs Chromium or WeasyPrint)")
-    ] = False,
-    workers: Annotated[int, typer.Option(help="processes on this machine")] = 1,
-    scheduler: Annotated[
-        str | None, typer.Option(help="address of a dask scheduler, such as tcp://host:8786")
-    ] = None,
+class ReadSettings(SettingsTree):
+    """How scans are read."""
+
+    only: tuple[str, ...] = Field((), description="findings to read (default: all)")
+    facts: Path | None = Field(None, description="table of clinical facts, tab-separated")
+    model: Path | None = Field(None, description="model folder (default: the one that ships)")
+    device: str = Field("cpu", description="where to compute: cpu, cuda or mps")
+    backend: Literal["auto", "openvino", "torch"] = Field("auto", description="inference engine")
+    pdf: bool = Field(False, description="also write report.pdf (needs Chromium or WeasyPrint)")
+    threads: Annotated[int | None, EXECUTION] = Field(
+        None, ge=1, description="threads per process (default: all cores)"
+    )
+    workers: Annotated[int, EXECUTION] = Field(1, ge=1, description="processes on this machine")
+    scheduler: Annotated[str | None, EXECUTION] = Field(None, description="dask scheduler, tcp://host:port")
+
+
+@with_settings(ReadSettings)
+def read_command(
+    paths: Annotated[list[Path], typer.Argument(help="DICOM or NIfTI files, folders, zips; cohorts")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="output folder; re-run to resume")],
+    settings: ReadSettings,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Read head CTs; a scan that cannot be read is reported with the reason and does not stop the rest."""
-    from ichnos.cli.facts import read_facts
-    from ichnos.cli.scans import find_scans, with_facts
-    from ichnos.reading import TARGETS, chosen_targets
-    from ichnos.report.pdf import printer
-    from ichnos.runs import apply
+    from ichnos.cli.inputs.scans import find_scans
 
     if out.is_file():
         raise UsageError(f"{out} is a file; give a folder for the results")
-    targets = chosen_targets([part.strip() for part in only.split(",") if part.strip()]) if only else TARGETS
-    engine = _engine(model, device, threads, backend, workers)
-    weights = (
-        engine.open_model().all_weights()
-    )  # a damaged or missing model stops everything before it begins
-    if pdf:
-        printer()  # likewise
-    told_of = read_facts(facts) if facts is not None else {}
-    items = with_facts(find_scans(paths, progress=not as_json), told_of)
-    settings = _settings(engine, weights, targets, items, pdf=pdf)
-    task = partial(read_one, engine=engine, only=targets, pdf=pdf)
-    summary = apply(
-        task,
-        items,
-        out=out,
-        settings=settings,
-        name="read",
-        workers=workers,
-        scheduler=scheduler,
-        progress=not as_json,
-    )
+    engine = _engine(settings)
+    weights = engine.open_model().all_weights()  # a damaged model stops everything before it begins
+    items = _with_table(find_scans(paths, progress=not as_json), settings.facts)
+    summary = _read_all(items, out, settings, engine, weights, progress=not as_json)
     _refuse_another_input(summary, items, out)
-    told = _with_failures(summary, items)
-    told.save_table(out / TABLE)
-    _tell(told, out, as_json=as_json)
-    return _exit_code(told)
+    whole = _with_failures(summary, items)
+    whole.save_table(out / TABLE)
+    save_settings(settings, out / "settings.yaml", verb="read")
+    _show(whole, out, as_json=as_json)
+    return _exit_code(whole)
 
 
-def _engine(model: Path | None, device: str, threads: int | None, backend: str, workers: int) -> Engine:
-    from ichnos.api import Engine
-    from ichnos.inference import backend_name
-
-    if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads were asked for; give 1 or more")
-    if threads is None and workers > 1:
-        threads = max(1, (os.cpu_count() or 1) // workers)
-    chosen = backend_name(backend, device)  # type: ignore[arg-type]  # what the user typed; it says which names there are
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichnos" / "openvino"
-    folder = str(model.resolve()) if model is not None else ""
-    return Engine(model=folder, backend=chosen, device=device, threads=threads, cache=str(cache))
-
-
-def _settings(
-    engine: Engine, weights: str, targets: tuple[str, ...], items: list[ScanItem], *, pdf: bool
-) -> dict[str, Any]:
-    """Return all that decides a result besides the scan."""
+def _read_all(
+    items: list[ScanItem], out: Path, settings: ReadSettings, engine: Engine, weights: str, *, progress: bool
+) -> Summary:
     from ichnos import __version__
+    from ichnos.reading import chosen_findings
+    from ichnos.report.pdf import printer
+    from ichnos.runs import apply
 
-    return {
+    targets = chosen_findings(list(settings.only) or None)
+    if settings.pdf:
+        printer()  # without one, nothing begins
+    decisive = {  # all that decides a result besides the scan
         "ichnos": __version__,
         "model": weights,
         "only": list(targets),
         "device": engine.device,
         "backend": engine.backend,
         "facts": {item.id: dict(item.facts) for item in items if item.facts},
-        "pdf": pdf,
+        "pdf": settings.pdf,
     }
+    return apply(
+        partial(read_one, engine=engine, only=targets, pdf=settings.pdf),
+        items,
+        out=out,
+        settings=decisive,
+        name="read",
+        workers=settings.workers,
+        scheduler=settings.scheduler,
+        progress=progress,
+    )
+
+
+def _with_table(items: list[ScanItem], table: Path | None) -> list[ScanItem]:
+    from ichnos.cli.inputs.facts import read_facts
+    from ichnos.cli.inputs.scans import with_facts
+
+    return with_facts(items, read_facts(table) if table is not None else {})
+
+
+def _engine(settings: ReadSettings) -> Engine:
+    from ichnos.api import Engine
+    from ichnos.inference import backend_name
+
+    threads = settings.threads
+    if threads is None and settings.workers > 1:
+        threads = max(1, (os.cpu_count() or 1) // settings.workers)
+    backend = backend_name(settings.backend, settings.device)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichnos" / "openvino"
+    folder = str(settings.model.resolve()) if settings.model is not None else ""
+    return Engine(model=folder, backend=backend, device=settings.device, threads=threads, cache=str(cache))
 
 
 def read_one(
     item: ScanItem, folder: Path, *, engine: Engine, only: tuple[str, ...], pdf: bool
 ) -> dict[str, Any]:
     """Read one scan into a folder of its own; return its row. A refused scan is a result too: it says why."""
-    from ichnos.api import read_with, with_report
+    from ichnos.api import read_with, save_reading
     from ichnos.errors import InputRefused
     from ichnos.reading import refused
     from ichnos.report.pdf import write_pdf
@@ -129,14 +139,14 @@ def read_one(
     try:
         reading = read_with(engine.predictor(), item.open(), name=item.id, only=only)
     except InputRefused as error:  # without the path, which may name the patient
-        reading = with_report(refused(item.id, str(error).replace(str(item.place), item.id), only=only))
-    place = reading.save(folder / item.id)
+        reading = refused(item.id, str(error).replace(str(item.place), item.id), only=only)
+    place = save_reading(reading, folder / item.id)
     if pdf:
         write_pdf(place / "report.html", place / "report.pdf")
     return _row(item, reading.record)
 
 
-def _row(item: ScanItem, record: Any) -> dict[str, Any]:
+def _row(item: ScanItem, record: Record) -> dict[str, Any]:
     row: dict[str, Any] = {
         "input": item.given,
         "status": record.status,
@@ -146,7 +156,7 @@ def _row(item: ScanItem, record: Any) -> dict[str, Any]:
     for finding in record.findings:
         row[finding.target] = finding.status
         for measure in finding.measures:
-            unit = {"[hnsf'U]": "HU", "%": "percent"}.get(measure.unit, measure.unit)
+            unit = _UNITS.get(measure.unit, measure.unit)
             row[f"{measure.name}_{unit}" if unit else measure.name] = (
                 "n/a" if measure.value is None else measure.value
             )
@@ -175,19 +185,18 @@ def _with_failures(summary: Summary, items: list[ScanItem]) -> Summary:
     return replace(summary, rows=tuple(rows))
 
 
-# ---- what the user sees
-# -------------------------------------------------------------------------------------------------
+# ---- what the user sees --------------------------------------------------------------------------
 
 
-def _tell(summary: Summary, out: Path, *, as_json: bool) -> None:
+def _show(summary: Summary, out: Path, *, as_json: bool) -> None:
     if as_json:
-        told = {
+        result = {
             "out": str(out),
             "table": str(out / TABLE),
             "scans": list(summary.rows),
             "done_now": summary.done_now,
         }
-        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
     elif len(summary.rows) == 1 and summary.rows[0]["status"] != "failed":
         _show_one(out / str(summary.rows[0]["id"]))
     else:
@@ -208,22 +217,10 @@ def _show_one(folder: Path) -> None:
 
 
 def _show_table(summary: Summary, out: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from ichnos.cli.terminal.tables import print_table
 
-    columns = {
-        "ich_volume_mL": "ICH mL",
-        "ivh_volume_mL": "IVH mL",
-        "phe_volume_mL": "PHE mL",
-        "leukoaraiosis_volume_mL": "LA mL",
-    }
-    table = Table("scan", "status", *columns.values(), "why not, or warnings")
-    for row in summary.rows:
-        numbers = [f"{row[c]:.1f}" if isinstance(row.get(c), int | float) else "" for c in columns]
-        table.add_row(
-            str(row["id"]), str(row["status"]), *numbers, str(row.get("reason") or row.get("warnings") or "")
-        )
-    Console().print(table)
+    header = ("scan", "status", *_SHOWN_VOLUMES.values(), "reason or warnings")
+    print_table(header, [_line(row) for row in summary.rows])
     count = sum(row["status"] == "read" for row in summary.rows)
     typer.echo(
         f"{count} of {len(summary.rows)} scans read, {summary.done_now} of them now in {summary.seconds:.0f}"
@@ -231,10 +228,13 @@ def _show_table(summary: Summary, out: Path) -> None:
     )
 
 
+def _line(row: Mapping[str, Any]) -> list[object]:
+    volumes = [f"{row[c]:.1f}" if isinstance(row.get(c), int | float) else "" for c in _SHOWN_VOLUMES]
+    return [row["id"], row["status"], *volumes, row.get("reason") or row.get("warnings")]
+
+
 def _exit_code(summary: Summary) -> int:
-    """Return 0 if every scan was read, 2 if some were refused or the disk would not have them, 1 if
-    anything else failed.
-    """
+    """Return 0 if every scan was read, 2 if some were refused or the disk failed, 1 for anything else."""
     kinds = {failure.kind for failure in summary.failures}
     if kinds - _EXPECTED:
         return 1

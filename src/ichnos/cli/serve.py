@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ichnos.errors import InputRefused, UsageError, require
+from ichnos.errors import InputRefused, UsageError
 
 if TYPE_CHECKING:
     from ichnos.service.settings import NodeSettings
 
 
-def serve(
+def serve_command(
     part: Annotated[
         str, typer.Argument(metavar="[receiver|assembler|worker|sender|web]", help="one part (default: all)")
     ] = "",
@@ -26,19 +25,14 @@ def serve(
     web_port: Annotated[int | None, typer.Option(help="port of the pages [8042]")] = None,
     check: Annotated[bool, typer.Option("--check", help="check the settings and end")] = False,
 ) -> int:
-    """Receive exams, read them, send results, show a worklist.
-
-    Example: ichnos serve --home node
-    """
-    for module in ("sqlalchemy", "pynetdicom", "fastapi", "pwdlib"):
-        require(module, extra="service", purpose="the node")
+    """Receive exams, read them, send results, show a worklist."""
     settings = _settings(home, config, database, dicom_port, web_port)
     if check:
         sys.stdout.write(settings.model_dump_json(indent=2) + "\n")
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("pynetdicom").setLevel(logging.ERROR)  # its messages hold names of patients
-    from ichnos.service.run import LOOPS, run_all, run_loop
+    from ichnos.service.run import LOOPS, log_to_stderr, run_all, run_loop
+
+    log_to_stderr()
 
     if part and part not in LOOPS:
         raise UsageError(f"{part!r} is no part of the node; give {', '.join(LOOPS)}, or nothing for all")

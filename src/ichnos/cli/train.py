@@ -1,6 +1,4 @@
-"""`ichnos train TARGET COHORT -o MODEL`: a network that reads a target from CT, by our own loop or by
-nnU-Net.
-"""
+"""`ichnos train TARGET COHORT -o MODEL`: train a network to read a target from CT."""
 
 from __future__ import annotations
 
@@ -9,204 +7,186 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic import Field
 
+from ichnos.cli.terminal.settings import EXECUTION, Flag, with_settings
 from ichnos.errors import UsageError
+from ichnos.formats.bids import TRUSTED_PIPELINES
+from ichnos.learning.nnunet.settings import NnunetSettings
+from ichnos.learning.segmentation.settings import TrainSettings
 
 if TYPE_CHECKING:
     from ichnos.cohort import Cohort
+    from ichnos.learning.loop.resources import Resources
     from ichnos.learning.loop.team import Team
-    from ichnos.learning.nnunet.engine import NnunetPlan
-    from ichnos.learning.segmentation.loop import Progress
-    from ichnos.learning.segmentation.training import Means, Plan
-    from ichnos.models import Model, TargetSpec
-
-P = TypeVar("P", "Plan", "NnunetPlan")
+    from ichnos.learning.loop.training import Progress
+    from ichnos.models import Model
 
 
-def train(
-    target: Annotated[
-        str,
-        typer.Argument(
-            help="comma list of haematoma (ICH, IVH, PHE), leukoaraiosis, tract, brain, ventricles"
-        ),
-    ],
-    cohort: Annotated[
-        Path, typer.Argument(help="folder of the cohort; its column split says who trains and who validates")
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder of the Model")],
-    engine: Annotated[str, typer.Option(help="ichnos or nnunet")] = "ichnos",
-    network: Annotated[
-        str, typer.Option(help="unet, umamba_bot, umamba_enc; nnunet also plain, resenc_m, resenc_l")
-    ] = "",
-    begin: Annotated[
-        str,
-        typer.Option(
-            "--from", help="begin with a Model's network, weights, spacing and patch: its folder, or default"
-        ),
-    ] = "",
-    minutes: Annotated[float | None, typer.Option(help="take as many steps as fit into this time")] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="take this many steps (2000 unless --minutes is given)")
-    ] = None,
-    spacing: Annotated[str, typer.Option(help="voxel size that the network sees: x,y,z in mm")] = "2,2,2",
-    patch: Annotated[
-        str, typer.Option(help="voxels of a patch: x,y,z; z of 1 asks for a network of slices")
-    ] = "64,64,64",
-    simulated_share: Annotated[
-        float, typer.Option(help="share of batches from patients simulated meanwhile")
-    ] = 0.0,
-    anatomy: Annotated[Path | None, typer.Option(help="folder of label maps for simulated patients")] = None,
-    pipelines: Annotated[
-        str, typer.Option(help="where under derivatives/ targets are looked for")
-    ] = "manual,transfer,truth",
-    more: Annotated[
-        list[str] | None, typer.Option("--set", help="other fields of the plan: batch=4, patience=5")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps")] = "cpu",
-    workers: Annotated[int, typer.Option(help="threads that make batches ahead")] = 0,
-    seed: Annotated[int, typer.Option(help="same seed, same numbers")] = 0,
-    work: Annotated[
-        Path | None,
-        typer.Option(help="prepared patients, checkpoints, pictures (beside the Model unless given)"),
-    ] = None,
-    tensorboard: Annotated[
-        Path | None, typer.Option(help="also log for TensorBoard into this folder")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
-) -> int:
-    """Train on a cohort; run the same command again to go on. `torchrun --no-python ichnos train …` trains
-    with several processes.
-    """
-    from ichnos.errors import require
-    from ichnos.formats.bids import read_cohort
+class TrainCommandSettings(TrainSettings):
+    """What `ichnos train` takes: the settings of a training, and short flags for the commonest of them."""
 
-    for module, extra in (("torch", "learning"), ("safetensors", "learning"), ("matplotlib", "evidence")):
-        require(module, extra=extra, purpose="ichnos train")
-    from ichnos.learning.segmentation.target_files import target_specs
-    from ichnos.learning.segmentation.training import Means, Plan
-
-    if minutes is not None and steps is not None:
-        raise UsageError("give --minutes or --steps, not both: either one decides how long to train")
-    people, specs = read_cohort(cohort, pipelines=_list(pipelines)), target_specs(target)
-    home, quiet = work or out.with_name(f"{out.name}.training"), quiet or as_json
-    means = Means(device, workers, pipelines=_list(pipelines), cache=_cache(), command=_command())
-    if engine == "nnunet":
-        if begin:
-            raise UsageError(
-                "nnU-Net plans its own network, so it cannot begin with the weights of another: leave out"
-                " --from"
-            )
-        if minutes is not None or steps is not None:
-            raise UsageError(
-                "nnU-Net counts in epochs: give --set epochs=50 --set iterations=250 instead of --minutes or"
-                " --steps"
-            )
-        return _told(
-            _by_nnunet(people, out, specs, network, seed, more, home, means, quiet=quiet),
-            home,
-            as_json=as_json,
-        )
-    if engine != "ichnos":
-        raise UsageError(f"there is no engine {engine!r}; give ichnos or nnunet")
-    sides = {"spacing_mm": _three(spacing, float, "--spacing"), "patch": _three(patch, int, "--patch")}
-    plan = Plan(
-        specs,
-        network=network or "unet",
-        steps=steps or 2000,
-        simulated_share=simulated_share,
-        seed=seed,
-        **sides,  # type: ignore[arg-type]
+    recipe: str = Field("", description="small, published, or a settings file")
+    engine: Literal["ichnos", "nnunet"] = Field("ichnos", description="training engine")
+    network: str | None = Field(None, description="unet, umamba_bot, umamba_enc, unetr, …")
+    start: Annotated[str, Flag(("--from",))] = Field(
+        "", description="fine-tune from this model, or `default`"
     )
-    plan = _changed(plan.begun_from(begin) if begin else plan, more)
+    minutes: float | None = Field(None, gt=0, description="train as many steps as fit into this time")
+    steps: int | None = Field(None, ge=1, description="optimiser steps (default: 2000)")
+    spacing: tuple[float, float, float] | None = Field(None, description="voxel size in mm (default: 2,2,2)")
+    patch: tuple[int, int, int] | None = Field(None, description="voxels of a patch; z of 1: slices")
+    simulated_share: float | None = Field(None, description="fraction of batches simulated meanwhile")
+    seed: int | None = Field(None, description="same seed, same numbers (default: 0)")
+    pipelines: tuple[str, ...] = Field(TRUSTED_PIPELINES, description="folders with targets")
+    anatomy: Path | None = Field(None, description="folder of label maps to simulate from")
+    nnunet: NnunetSettings = NnunetSettings()
+    device: Annotated[str, EXECUTION] = Field("cpu", description="cpu, cuda or mps")
+    workers: Annotated[int, EXECUTION] = Field(0, ge=0, description="threads that prefetch batches")
+    work: Annotated[Path | None, EXECUTION] = Field(None, description="checkpoints (default: MODEL.training)")
+    tensorboard: Annotated[Path | None, EXECUTION] = Field(None, description="log for TensorBoard there")
+
+
+@with_settings(TrainCommandSettings)
+def train_command(
+    target: Annotated[str, typer.Argument(help="haematoma, leukoaraiosis, tract, brain, ventricles, …")],
+    cohort: Annotated[Path, typer.Argument(help="cohort folder with splits train and validation")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder of the Model")],
+    settings: TrainCommandSettings,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="hide progress messages")] = False,
+) -> int:
+    """Train on a cohort; re-run to resume. Several processes: `torchrun --no-python ichnos train …`."""
+    from ichnos.formats.bids import read_cohort
+    from ichnos.learning.loop.resources import Resources
+
+    patients = read_cohort(cohort, pipelines=settings.pipelines)
+    home, quiet = settings.work or out.with_name(f"{out.name}.training"), quiet or as_json
     with _team() as team:
-        heads = tuple(sorted(anatomy.glob("*.nii.gz"))) if anatomy else ()
-        means = replace(means, team=team, anatomies=heads)
-        model = _trained(people, out, plan, home, means, minutes, tensorboard, quiet=quiet or not team.leads)
-        return _told(model, home, as_json=as_json) if team.leads else 0
+        resources = Resources(
+            settings.device,
+            settings.workers,
+            team=team,
+            pipelines=settings.pipelines,
+            anatomies=tuple(sorted(settings.anatomy.glob("*.nii.gz"))) if settings.anatomy else (),
+            cache=_cache(),
+            command=_command(),
+            warn=_warn if team.leads else lambda sentence: None,
+        )
+        train = _by_nnunet if _engine(target, settings) == "nnunet" else _by_ichnos
+        model = train(target, patients, out, settings, home, resources, quiet=quiet or not team.leads)
+        return _show(model, home, as_json=as_json) if team.leads else 0
+
+
+def _engine(target: str, settings: TrainCommandSettings) -> str:
+    """Return the engine; a recipe decides it."""
+    from ichnos.learning.recipes import segmentation_recipe
+
+    if not settings.recipe:
+        return settings.engine
+    own = segmentation_recipe(target, settings.recipe)
+    return "nnunet" if isinstance(own, NnunetSettings) else "ichnos"
+
+
+def _by_ichnos(
+    target: str,
+    patients: Cohort,
+    out: Path,
+    settings: TrainCommandSettings,
+    home: Path,
+    resources: Resources,
+    *,
+    quiet: bool,
+) -> Model:
+    from ichnos.learning.segmentation.budget import settings_within
+    from ichnos.learning.segmentation.training import train_on_cohort
+
+    if settings.minutes is not None and settings.steps is not None:
+        raise UsageError("give --minutes or --steps, not both: either one decides how long to train")
+    chosen = _chosen(target, settings)
+    with _shown(quiet) as (prepared, follow):
+        resources = replace(resources, prepared=prepared)
+        if settings.minutes is not None:
+            seconds = 60 * settings.minutes
+            chosen = settings_within(patients, chosen, work=home, resources=resources, seconds=seconds)
+            resources = replace(resources, seconds=seconds)
+        with _logged(settings.tensorboard, follow) as report:
+            resources = replace(resources, report=report)
+            return train_on_cohort(patients, out, chosen, work=home, resources=resources)
+
+
+def _chosen(target: str, settings: TrainCommandSettings) -> TrainSettings:
+    """Return the settings of the training that the command asks for."""
+    from ichnos.learning.segmentation.fine_tuning import starting_from
+
+    own = settings.model_dump(include=set(TrainSettings.model_fields), exclude_unset=True)
+    recipe = _recipe(target, settings, TrainSettings)
+    chosen = TrainSettings.model_validate(_merged(recipe, own) | {"targets": target})
+    if settings.start:
+        chosen = starting_from(chosen, settings.start)
+    names = {"spacing_mm": settings.spacing} | {
+        name: getattr(settings, name) for name in ("network", "steps", "patch", "simulated_share", "seed")
+    }
+    return chosen.changed(**{name: value for name, value in names.items() if value is not None})
 
 
 def _by_nnunet(
-    people: Cohort,
+    target: str,
+    patients: Cohort,
     out: Path,
-    specs: tuple[TargetSpec, ...],
-    network: str,
-    seed: int,
-    more: list[str] | None,
+    settings: TrainCommandSettings,
     home: Path,
-    means: Means,
+    resources: Resources,
     *,
     quiet: bool,
 ) -> Model:
-    from ichnos.learning.nnunet.engine import NnunetPlan, train_nnunet
+    from ichnos.learning.nnunet.engine import train_nnunet
 
-    plan = _changed(NnunetPlan(specs, network=network or "plain", seed=seed), more)
-    return train_nnunet(people, out, plan, work=home, means=means, quiet=quiet)
-
-
-def _changed(plan: P, more: list[str] | None) -> P:
-    """Return a plan with fields set as NAME=VALUE says; a number or a word, of the type that the field
-    has.
-    """
-    changes: dict[str, Any] = {}
-    plain = {
-        f.name: getattr(plan, f.name)
-        for f in fields(plan)
-        if isinstance(getattr(plan, f.name), (bool, int, float, str))
-    }
-    for given in more or []:
-        name, _, text = given.partition("=")
-        if name not in plain:
-            raise UsageError(f"--set {given}: there is no such field; there are {', '.join(plain)}")
-        kind = type(plain[name])
-        try:
-            changes[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
-        except (KeyError, ValueError):
-            raise UsageError(f"--set {given}: {name} is a {kind.__name__}, as {name}={plain[name]}") from None
-    return replace(plan, **changes)
-
-
-def _trained(
-    people: Cohort,
-    out: Path,
-    plan: Plan,
-    home: Path,
-    means: Means,
-    minutes: float | None,
-    tensorboard: Path | None,
-    *,
-    quiet: bool,
-) -> Model:
-    from ichnos.learning.segmentation.training import steps_within, train_on_cohort
-
-    with _shown(quiet) as (prepared, follow):
-        means = replace(means, prepared=prepared)
-        if minutes is not None:
-            plan = steps_within(people, plan, work=home, means=means, seconds=60 * minutes)
-            means = replace(means, seconds=60 * minutes)
-        with _logged(tensorboard, follow) as report:
-            return train_on_cohort(people, out, plan, work=home, means=replace(means, report=report))
-
-
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _three(text: str, kind: type, option: str) -> tuple[float, ...]:
-    try:
-        values = tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != 3 or min(values) <= 0:
+    if settings.start:
         raise UsageError(
-            f"{option} {text!r} is not understood; give three positive numbers, as {option} 2,2,2"
+            "nnU-Net plans its own network, so it cannot start from the weights of another: leave out --from"
         )
-    return values
+    if settings.minutes is not None or settings.steps is not None:
+        raise UsageError(
+            "nnU-Net counts in epochs: give --set nnunet.epochs=50 --set nnunet.iterations=250 instead of"
+            " --minutes or --steps"
+        )
+    names = {name: getattr(settings, name) for name in ("network", "seed")}
+    own = settings.nnunet.model_dump(exclude_unset=True)
+    recipe = _recipe(target, settings, NnunetSettings)
+    chosen = NnunetSettings.model_validate(_merged(recipe, own) | {"targets": target}).changed(
+        **{name: value for name, value in names.items() if value is not None}
+    )
+    return train_nnunet(patients, out, chosen, work=home, resources=resources, quiet=quiet)
+
+
+def _recipe(
+    target: str, settings: TrainCommandSettings, kind: type[TrainSettings] | type[NnunetSettings]
+) -> dict[str, Any]:
+    """Return the recipe that the command names as plain data; empty where it names none."""
+    from ichnos.learning.recipes import segmentation_recipe
+
+    own = segmentation_recipe(target, settings.recipe) if settings.recipe else None
+    return own.model_dump() if isinstance(own, kind) else {}
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Lay settings over others, group by group."""
+    merged = dict(below)
+    for name, value in above.items():
+        inside = below.get(name)
+        both = isinstance(value, dict) and isinstance(inside, dict)
+        merged[name] = _merged(inside, value) if both and isinstance(inside, dict) else value
+    return merged
+
+
+def _warn(sentence: str) -> None:
+    typer.echo(f"note: {sentence}", err=True)
 
 
 def _command() -> str:
@@ -216,13 +196,13 @@ def _command() -> str:
 
 
 def _cache() -> Path:
-    """Return the user's own folder for what can be made again."""
+    """Return the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichnos"
 
 
 @contextmanager
 def _team() -> Iterator[Team]:
-    """Join the processes that torchrun has started, if it has."""
+    """Join the processes that torchrun has started, if any."""
     from ichnos.learning.loop.team import ALONE, Team
 
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -243,29 +223,25 @@ def _team() -> Iterator[Team]:
 
 @contextmanager
 def _shown(quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[Progress], None]]]:
-    """Show who is prepared, then the step with its loss, the Dice of each target and the time left."""
+    """Show the patient being prepared, then the step, its loss, each target's Dice and the time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[told]}"),
-    )
+    text, detail = TextColumn("{task.description}"), TextColumn("{task.fields[detail]}")
     console = Console(stderr=True)
+    columns = (text, BarColumn(bar_width=20), MofNCompleteColumn(), detail)
     with Bar(*columns, console=console, disable=quiet) as bar:
-        line = bar.add_task("preparing", total=None, told="")
+        line = bar.add_task("preparing", total=None, detail="")
 
         def prepared(patient: str) -> None:
-            bar.update(line, advance=1, told=f"sub-{patient}")
+            bar.update(line, advance=1, detail=f"sub-{patient}")
 
         def follow(progress: Progress) -> None:
-            dice = "  ".join(f"{name} {value:.2f}" for name, value in progress.dice.items())
+            measures = "  ".join(f"{name} {value:.2f}" for name, value in progress.measures.items())
             left = f"{progress.seconds_left / 60:.0f} min left"
-            told = f"loss {progress.loss:.3f}  {dice}  {left}"
-            bar.update(line, description="training", completed=progress.step, total=progress.steps, told=told)
+            bar.update(line, description="training", completed=progress.step, total=progress.steps)
+            bar.update(line, detail=f"loss {progress.loss:.3f}  {measures}  {left}")
             if progress.score is not None:
                 bar.console.print(f"step {progress.step}: validation Dice {progress.score:.3f}", markup=False)
 
@@ -287,8 +263,8 @@ def _logged(folder: Path | None, follow: Callable[[Progress], None]) -> Iterator
 
         def report(progress: Progress) -> None:
             writer.add_scalar("loss", progress.loss, progress.step)
-            for name, value in progress.dice.items():
-                writer.add_scalar(f"dice/{name}", value, progress.step)
+            for name, value in progress.measures.items():
+                writer.add_scalar(f"measure/{name}", value, progress.step)
             if progress.score is not None:
                 writer.add_scalar("validation", progress.score, progress.step)
             follow(progress)
@@ -296,20 +272,20 @@ def _logged(folder: Path | None, follow: Callable[[Progress], None]) -> Iterator
         yield report
 
 
-def _told(model: Model, home: Path, *, as_json: bool) -> int:
+def _show(model: Model, home: Path, *, as_json: bool) -> int:
     provenance = model.manifest.provenance
     if as_json:
-        told = {
+        result = {
             "model": str(model.folder),
             "steps": provenance.steps,
             "validation": provenance.validation,
             "work": str(home),
         }
-        typer.echo(json.dumps(told, indent=2))
+        typer.echo(json.dumps(result, indent=2))
         return 0
-    found = ", ".join(f"{name} {value:.3f}" for name, value in provenance.validation.items())
+    values = ", ".join(f"{name} {value:.3f}" for name, value in provenance.validation.items())
     typer.echo(
-        f"{model.folder}: best at step {provenance.steps}; validation: {found or 'no patient has a target'}"
+        f"{model.folder}: best at step {provenance.steps}; validation: {values or 'no patient has a target'}"
     )
     typer.echo(f"worst cases: {home / 'worst'}")
     return 0

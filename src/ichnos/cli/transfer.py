@@ -1,5 +1,5 @@
-"""`ichnos transfer COHORT`: partner exams → targets on the CT grid, with a verdict and a contact sheet per
-pair.
+"""`ichnos transfer COHORT`: partner exams → targets on the CT grid, with a verdict and a contact sheet
+per pair.
 """
 
 from __future__ import annotations
@@ -9,94 +9,90 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from pydantic import Field
 
+from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
 from ichnos.errors import UsageError
 
 if TYPE_CHECKING:
-    from ichnos.transfer.makers import Target
+    from ichnos.transfer.makers import TransferTarget
     from ichnos.transfer.run import CohortTransfer
 
 
-def transfer(
+class TransferSettings(SettingsTree):
+    """How what partner exams show is brought onto the CTs."""
+
+    targets: tuple[str, ...] = Field(
+        ("tract", "leukoaraiosis", "expansion"), description="targets to transfer (default: all three)"
+    )
+    given: tuple[str, ...] = Field(("manual",), description="derivatives/ pipelines to take masks from")
+    undo_shift: bool = Field(False, description="expansion: undo the mass effect")
+    seeds_per_side: int = Field(4000, ge=1, description="tract: seeds per side")
+    denoise: bool = Field(False, description="tract: denoise diffusion first (slow)")
+    warp: bool = Field(False, description="deformable instead of rigid registration")
+    trx: bool = Field(False, description="tract: write .trx instead of .tck")
+    nnunet: str | None = Field(None, description="also write DatasetNNN_Name (one target)")
+    workers: Annotated[int, EXECUTION] = Field(1, ge=1, description="processes on this machine")
+    scheduler: Annotated[str | None, EXECUTION] = Field(None, description="dask scheduler, tcp://host:port")
+
+
+@with_settings(TransferSettings)
+def transfer_command(
     cohort: Annotated[Path, typer.Argument(help="folder of the cohort (participants.tsv, sub-*)")],
-    targets: Annotated[
-        str, typer.Option(help="any of tract,leukoaraiosis,expansion")
-    ] = "tract,leukoaraiosis,expansion",
-    given: Annotated[
-        str, typer.Option(help="pipelines under derivatives/ whose masks, peaks and FODs are taken")
-    ] = "manual",
-    undo_shift: Annotated[
-        bool, typer.Option("--undo-shift", help="expansion: take back what the haematoma pushed aside")
-    ] = False,
-    seeds_per_side: Annotated[int, typer.Option(help="tract: how many seeds per side")] = 4000,
-    denoise: Annotated[bool, typer.Option("--denoise", help="tract: remove noise first (slow)")] = False,
-    warp: Annotated[
-        bool, typer.Option("--warp", help="leukoaraiosis and tract: let the MRI bend, not only turn")
-    ] = False,
-    trx: Annotated[
-        bool, typer.Option("--trx", help="tract: write streamlines as .trx instead of .tck")
-    ] = False,
-    nnunet: Annotated[str | None, typer.Option(help="also write DatasetNNN_Name (one target)")] = None,
-    workers: Annotated[int, typer.Option(help="processes")] = 1,
-    scheduler: Annotated[str | None, typer.Option(help="address of a dask scheduler instead")] = None,
+    settings: TransferSettings,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
-    """Bring what the partner exams show onto the CTs."""
-    from ichnos.transfer.makers import Settings
+    """Transfer targets from the partner exams onto the CTs."""
+    from ichnos.transfer.makers import TransferOptions
     from ichnos.transfer.run import transfer_cohort
 
-    settings = Settings(
-        str(cohort.resolve()),
-        tuple(_list(given)),
-        undo_shift,
-        seeds_per_side,
-        denoise,
-        warp=warp,
-        streamlines="trx" if trx else "tck",
+    root = cohort.resolve()
+    how = TransferOptions(
+        str(root),
+        settings.given,
+        settings.undo_shift,
+        settings.seeds_per_side,
+        settings.denoise,
+        warp=settings.warp,
+        streamlines="trx" if settings.trx else "tck",
     )
     result = transfer_cohort(
-        cohort.resolve(),
-        _targets(targets),
-        settings=settings,
-        workers=workers,
-        scheduler=scheduler,
-        nnunet_dataset=nnunet,
+        root,
+        _targets(settings.targets),
+        settings=how,
+        workers=settings.workers,
+        scheduler=settings.scheduler,
+        nnunet_dataset=settings.nnunet,
         progress=not as_json,
     )
-    return _told(result, as_json=as_json)
+    save_settings(settings, root / ".ichnos" / "transfer" / "settings.yaml", verb="transfer")
+    return _show(result, as_json=as_json)
 
 
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _targets(text: str) -> list[Target]:
+def _targets(names: tuple[str, ...]) -> list[TransferTarget]:
     from ichnos.transfer.makers import PARTNER
 
-    chosen = list(dict.fromkeys(_list(text)))
-    unknown = [name for name in chosen if name not in PARTNER]
-    if unknown or not chosen:
-        raise UsageError(
-            f"targets {', '.join(unknown) or 'none'} were asked for; give any of {', '.join(PARTNER)}"
-        )
-    return [cast("Target", name) for name in chosen]
+    unknown = [name for name in names if name not in PARTNER]
+    if unknown or not names:
+        raise UsageError(f"--targets {', '.join(unknown) or 'is empty'}: give any of {', '.join(PARTNER)}")
+    return [cast("TransferTarget", name) for name in dict.fromkeys(names)]
 
 
-def _told(result: CohortTransfer, *, as_json: bool) -> int:
+def _show(result: CohortTransfer, *, as_json: bool) -> int:
     failures = [{"id": f.id, "why": f.why} for f in result.failures]
     counts = {
         word: result.count(level) for word, level in (("pass", "pass"), ("warn", "warn"), ("fail", "refuse"))
     }
     if as_json:
         rows = [{k: v for k, v in row.items() if k != "files"} for row in result.rows]
-        told = {
+        answer = {
             "index": str(result.index),
             **counts,
             "nothing": len(failures),
             "pairs": rows,
             "failures": failures,
         }
-        typer.echo(json.dumps(told | {"nnunet": str(result.nnunet) if result.nnunet else None}, indent=2))
+        typer.echo(json.dumps(answer | {"nnunet": str(result.nnunet) if result.nnunet else None}, indent=2))
         return 2 if failures else 0
     _table(result)
     typer.echo(
@@ -110,16 +106,18 @@ def _told(result: CohortTransfer, *, as_json: bool) -> int:
 
 
 def _table(result: CohortTransfer) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from ichnos.cli.terminal.tables import print_table
 
     words = {"pass": "pass", "warn": "warn", "refuse": "fail"}
-    table = Table("pair", "verdict", "margin", "overlap", "coverage", "cause")
-    for row in result.rows:
-        numbers = [
-            "" if row[k] is None else f"{row[k]:.2f}" for k in ("margin", "head_overlap", "brain_coverage")
+    measures = ("margin", "head_overlap", "brain_coverage")
+    rows = [
+        [
+            row["id"],
+            words[row["verdict"]],
+            *("" if row[k] is None else f"{row[k]:.2f}" for k in measures),
+            row["causes"],
         ]
-        table.add_row(row["id"], words[row["verdict"]], *numbers, row["causes"])
-    for failure in result.failures:
-        table.add_row(failure.id, "none", "", "", "", failure.why)
-    Console().print(table)
+        for row in result.rows
+    ]
+    failed = [[failure.id, "none", "", "", "", failure.why] for failure in result.failures]
+    print_table(("pair", "verdict", "margin", "overlap", "coverage", "cause"), [*rows, *failed])

@@ -7,13 +7,14 @@ The formula of the published integrity score is not known; these are defined her
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-Grade = Literal["no risk", "PHE infiltration", "haematoma infiltration", "complete interruption"]
-Field = npt.NDArray[np.float32]
+from ichnos.arrays import Floats, Floats32, Mask
+
+InjuryGrade = Literal["no risk", "PHE infiltration", "haematoma infiltration", "complete interruption"]
+INJURY_GRADES: tuple[InjuryGrade, ...] = get_args(InjuryGrade)  # from the least to the worst
 
 INTERRUPTION = 0.95  # a level of the tract whose cross-section is taken by blood to this share is interrupted
 TOUCH = 0.01  # a level touched by less than this share of its cross-section is not
@@ -23,7 +24,7 @@ TOUCH = 0.01  # a level touched by less than this share of its cross-section is 
 class TractInjury:
     """One side's tract. Shares are 0..1."""
 
-    grade: Grade
+    grade: InjuryGrade
     blood_load_ml: float  # tract membership x blood, summed
     oedema_load_ml: float
     # as above, each level weighted by (greatest cross-section / own): a bottleneck counts more (Zhu 2010)
@@ -33,7 +34,7 @@ class TractInjury:
 
 
 def tract_injury(
-    tract: Field, blood: Field, oedema: Field, *, z_mm: npt.NDArray[np.float64], voxel_ml: float
+    tract: Floats32, blood: Floats32, oedema: Floats32, *, z_mm: Floats, voxel_ml: float
 ) -> TractInjury:
     """Judge one side's tract; all maps 0..1 on one RAS grid (x, y, z), z_mm the height of each slice.
 
@@ -45,28 +46,52 @@ def tract_injury(
     section = tract.sum(axis=(0, 1), dtype=np.float64)
     if not section.any():
         raise ValueError("the tract is empty; a tract that was not found cannot be graded")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        blood_share = (tract * blood).sum(axis=(0, 1), dtype=np.float64) / section
-        oedema_share = (tract * oedema).sum(axis=(0, 1), dtype=np.float64) / section
-    level = section >= 0.1 * np.median(section[section > 0])
-    worst_blood = float(blood_share[level].max())
-    worst_oedema = float(oedema_share[level].max())
+    blood_section, oedema_section = (
+        (tract * other).sum(axis=(0, 1), dtype=np.float64) for other in (blood, oedema)
+    )
+    level = _levels(section)
+    share = np.divide(blood_section, section, out=np.zeros_like(section), where=section > 0)
+    worst_blood, worst_oedema = worst_shares(section, blood_section, oedema_section)
     weight = np.where(level, section[level].max() / np.where(level, section, 1), 0)
     return TractInjury(
-        grade=_grade(worst_blood, worst_oedema),
-        blood_load_ml=float((blood_share * section)[section > 0].sum()) * voxel_ml,
-        oedema_load_ml=float((oedema_share * section)[section > 0].sum()) * voxel_ml,
-        weighted_blood_load_ml=float((np.nan_to_num(blood_share) * section * weight).sum()) * voxel_ml,
+        grade=injury_grade(worst_blood, worst_oedema),
+        blood_load_ml=float(blood_section.sum()) * voxel_ml,
+        oedema_load_ml=float(oedema_section.sum()) * voxel_ml,
+        weighted_blood_load_ml=float((blood_section * weight).sum()) * voxel_ml,
         largest_loss=worst_blood,
-        largest_loss_z_mm=float(z_mm[level][int(np.argmax(blood_share[level]))])
+        largest_loss_z_mm=float(z_mm[level][int(np.argmax(share[level]))])
         if worst_blood > 0
         else float("nan"),
     )
 
 
-def _grade(blood: float, oedema: float) -> Grade:
-    if blood >= INTERRUPTION:
+def worst_shares(
+    section: Floats,
+    blood_section: Floats,
+    oedema_section: Floats,
+) -> tuple[float, float]:
+    """Return the greatest shares of any level of a tract that blood and oedema take, from sums per slice.
+
+    >>> worst_shares(np.array([10.0, 20.0, 0.0]), np.array([1.0, 10.0, 0.0]), np.array([3.0, 0.0, 0.0]))
+    (0.5, 0.3)
+    """
+    level = _levels(section)
+    worst = [float((part[level] / section[level]).max()) for part in (blood_section, oedema_section)]
+    return worst[0], worst[1]
+
+
+def _levels(section: Floats) -> Mask:
+    return np.asarray(section >= 0.1 * np.median(section[section > 0]))
+
+
+def injury_grade(blood_share: float, oedema_share: float) -> InjuryGrade:
+    """Return the grade of a tract from the greatest shares of its cross-section in blood and in oedema.
+
+    >>> injury_grade(0.5, 1.0), injury_grade(0.0, 0.2)
+    ('haematoma infiltration', 'PHE infiltration')
+    """
+    if blood_share >= INTERRUPTION:
         return "complete interruption"
-    if blood >= TOUCH:
+    if blood_share >= TOUCH:
         return "haematoma infiltration"
-    return "PHE infiltration" if oedema >= TOUCH else "no risk"
+    return "PHE infiltration" if oedema_share >= TOUCH else "no risk"

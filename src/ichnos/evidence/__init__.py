@@ -1,1 +1,1 @@
-"""evidence: to be filled."""
+"""Evidence: metrics with intervals, tables, figures, and the pack that says how far to trust a model."""

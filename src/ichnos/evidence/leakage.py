@@ -5,6 +5,7 @@ on both sides.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class LeakageProof:
     sentence: str
 
 
-def check_leakage(evaluated: Sequence[Evaluated], training: Sequence[TrainingImage] | None) -> LeakageProof:
+def leakage_proof(evaluated: Sequence[Evaluated], training: Sequence[TrainingImage] | None) -> LeakageProof:
     """Prove that training and evaluation share no patient, directly, through a synthetic image, or as a copy
     under another name.
 
@@ -136,8 +137,8 @@ def _refuse(what: str, who: Sequence[str]) -> None:
 
 
 def _doubles(keys: Iterable[tuple[str, str]]) -> list[str]:
-    seen: set[tuple[str, str]] = set()
-    return sorted({key[0] for key in keys if key in seen or seen.add(key)})  # type: ignore[func-returns-value]
+    """Return the patients who are there more than once for one model."""
+    return sorted({key[0] for key, count in Counter(keys).items() if count > 1})
 
 
 def read_training(path: str | Path) -> tuple[TrainingImage, ...]:

@@ -40,13 +40,13 @@ class Table:
     def markdown(self) -> str:
         """Return a Markdown table with its caption and note."""
         lines = [f"**{self.caption}**", "", _line(self.columns), "|" + "---|" * len(self.columns)]
-        lines += [_line([shown(cell) for cell in row]) for row in self.rows]
+        lines += [_line([cell_text(cell) for cell in row]) for row in self.rows]
         return "\n".join([*lines, "", self.note, ""])
 
     def latex(self) -> str:
         """Return a booktabs table."""
         align = "l" + "r" * (len(self.columns) - 1)
-        body = [" & ".join(_tex(shown(cell)) for cell in row) + r" \\" for row in self.rows]
+        body = [" & ".join(_tex(cell_text(cell)) for cell in row) + r" \\" for row in self.rows]
         head = " & ".join(rf"\textbf{{{_tex(c)}}}" for c in self.columns) + r" \\"
         note = [r"\par\smallskip\footnotesize " + _tex(self.note)] if self.note else []
         return "\n".join(
@@ -64,7 +64,7 @@ class Table:
         )
 
 
-def shown(cell: Cell) -> str:
+def cell_text(cell: Cell) -> str:
     """Return a cell as people read it: three significant digits, estimates with their interval, undefined as
     a dash.
 

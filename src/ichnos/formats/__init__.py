@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichnos.errors import UsageError
+from ichnos.formats.limits import DEFAULT_LIMITS, Limits
 from ichnos.scan import Scan
 
 if TYPE_CHECKING:
@@ -14,34 +15,45 @@ if TYPE_CHECKING:
 
 
 def open_scan(
-    path: str | Path, *, series: str | None = None, progress: Callable[[int, int], None] | None = None
+    path: str | Path,
+    *,
+    series: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Scan:
     """Open the head CT in a DICOM file, folder, zip or DICOMDIR, or in a NIfTI file.
 
-    `series` names a SeriesInstanceUID and overrides the choice; `progress` is told (files done, files in
-    all).
+    `series` names a SeriesInstanceUID and overrides the choice; `progress` gets (files done, files in all).
     """
+    if not isinstance(path, str | Path):
+        raise UsageError(
+            f"open takes the path of a DICOM file, folder or archive or of a NIfTI file, not a"
+            f" {type(path).__name__}; an array becomes a scan by Scan(Volume(array, affine))"
+        )
     from ichnos.formats import nifti
 
     if nifti.is_nifti(path) and not Path(path).is_dir():
         if series is not None:
             raise UsageError(f"{path} is NIfTI and has no series to choose from; leave --series out")
-        return nifti.open_nifti(path)
+        return nifti.open_nifti(path, limits=limits)
     from ichnos.formats.dicom import open_dicom
 
-    return open_dicom(path, series=series, progress=progress)
+    return open_dicom(path, series=series, progress=progress, limits=limits)
 
 
-def inspect_path(path: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Inspection:
-    """List what lies in a place, best first, and which of it is the head CT. A NIfTI file counts as one
-    series.
-    """
+def inspect_path(
+    path: str | Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Inspection:
+    """List what lies in a place, best first, and which is the head CT; a NIfTI file is one series."""
     from ichnos.formats import nifti
     from ichnos.formats.dicom import Inspection, SeriesSummary, inspect_dicom
 
     if not nifti.is_nifti(path) or Path(path).is_dir():
-        return inspect_dicom(path, progress=progress)
-    scan = nifti.open_nifti(path)
+        return inspect_dicom(path, progress=progress, limits=limits)
+    scan = nifti.open_nifti(path, limits=limits)
     columns, rows, slices = scan.volume.shape
     x_mm, y_mm, z_mm = scan.volume.spacing_mm
     summary = SeriesSummary(
@@ -61,5 +73,5 @@ def inspect_path(path: str | Path, *, progress: Callable[[int, int], None] | Non
         reasons=("a NIfTI file: the only image in it",),
     )
     return Inspection(
-        Path(path), (summary,), summary.uid, 1, 1, {}, lambda series: open_scan(path, series=series)
+        Path(path), (summary,), summary.uid, 1, 1, {}, (), lambda series: open_scan(path, series=series)
     )

@@ -7,6 +7,7 @@ CT is not in BIDS yet: `.bidsignore` tells validators so.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,8 @@ from ichnos.cohort import EXAMS, Cohort, Exam, Fact, Patient
 from ichnos.errors import InputRefused, UsageError
 from ichnos.files import atomic_file
 from ichnos.formats import nifti
+from ichnos.formats.text import read_table, read_text
+from ichnos.targets import label_maps
 from ichnos.volume import Floats, Volume
 
 BIDS_VERSION = "1.10.0"
@@ -32,7 +35,6 @@ EXAM_PLACES: dict[Exam, tuple[str, str, str]] = {
     "t1": ("mri", "anat", "T1w"),
     "diffusion": ("mri", "dwi", "dwi"),
 }
-TARGETS = ("haematoma", "leukoaraiosis", "tract", "expansion")
 MapKind = Literal["mask", "dseg", "probseg"]
 MAP_KINDS: tuple[MapKind, ...] = ("dseg", "mask", "probseg")  # the order in which a target is looked for
 TRUSTED_PIPELINES = ("manual", "transfer", "truth")  # where targets are looked for; predictions must be named
@@ -123,7 +125,9 @@ def read_cohort(root: str | Path, *, pipelines: Sequence[str] = TRUSTED_PIPELINE
             )
         exams = {exam: path for exam in EXAMS if (path := exam_path(root, patient_id, exam)).is_file()}
         targets = {
-            t: found for t in TARGETS if (found := find_target(root, patient_id, t, pipelines)) is not None
+            t: found
+            for t in label_maps()
+            if (found := find_target(root, patient_id, t, pipelines)) is not None
         }
         facts = {name: _fact(text) for name, text in row.items()}
         patients.append(Patient(patient_id, centre, split, exams, targets, facts))  # type: ignore[arg-type]
@@ -137,17 +141,12 @@ def read_participants(root: str | Path) -> list[dict[str, str]]:
         raise InputRefused(
             f"{root} is not a cohort: it holds no participants.tsv; docs/cohorts.md shows the layout"
         )
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        table = csv.DictReader(stream, delimiter="\t", restval="")
-        rows = [dict(row) for row in table]
-        columns = table.fieldnames or []
+    columns, rows = read_table(path)
     if not columns or columns[0] != "participant_id":
         raise InputRefused(
             f"{path} has no column participant_id in the first place; tabs must divide its columns"
         )
     for number, row in enumerate(rows, start=2):
-        if None in row:
-            raise InputRefused(f"{path}, line {number}, has more fields than there are columns")
         row["participant_id"] = row["participant_id"].removeprefix("sub-")
         if not _ID.fullmatch(row["participant_id"]):
             raise InputRefused(
@@ -177,7 +176,7 @@ def read_gradients(dwi: str | Path) -> tuple[Floats, Floats]:
         if not path.is_file():
             raise InputRefused(f"{dwi} has no {path.name} beside it; put its gradient table there")
         try:
-            tables.append(np.loadtxt(path, dtype=np.float64, ndmin=2))
+            tables.append(np.loadtxt(io.StringIO(read_text(path)), dtype=np.float64, ndmin=2))
         except ValueError as error:
             raise InputRefused(f"{path} is not a table of numbers ({error})") from None
     bvals, bvecs = tables[0].ravel(), tables[1]

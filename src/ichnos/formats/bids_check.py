@@ -4,7 +4,6 @@ go.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +16,7 @@ import numpy as np
 from ichnos.cohort import EXAMS
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
+from ichnos.formats.text import read_json, read_text
 
 _ENDINGS = (".nii.gz", ".json", ".bval", ".bvec", ".tsv")
 _DERIVED = re.compile(r"(sub-[A-Za-z0-9]+)_(ses-[A-Za-z0-9]+)_.*_?(mask|dseg|probseg)\.(nii\.gz|json)")
@@ -63,9 +63,9 @@ def _description(root: Path, folder: Path) -> Iterator[CohortIssue]:
         yield CohortIssue("error", where, "is missing; it names the dataset and its BIDSVersion")
         return
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        yield CohortIssue("error", where, f"is not JSON ({error})")
+        content = read_json(path)
+    except InputRefused as refusal:
+        yield _refused(path, where, refusal)
         return
     wanted = ("Name", "BIDSVersion") if folder == root else ("Name", "BIDSVersion", "GeneratedBy")
     for key in wanted:
@@ -75,8 +75,12 @@ def _description(root: Path, folder: Path) -> Iterator[CohortIssue]:
 
 def _ignored(root: Path) -> Iterator[CohortIssue]:
     path = root / ".bidsignore"
-    told = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if "ct" not in told:
+    try:
+        ignored = read_text(path) if path.is_file() else ""
+    except InputRefused as refusal:
+        yield _refused(path, ".bidsignore", refusal)
+        return
+    if "ct" not in ignored:
         yield CohortIssue(
             "warning",
             ".bidsignore",

@@ -8,71 +8,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SCHEME = "99ICHNOS"
+from ichnos.errors import UsageError
+from ichnos.targets import PRIVATE_SCHEME, TARGETS, Code, Target
+
 SCHEME_NAME = "ichnos private codes, see docs/dicom.md of the ichnos project"
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
 
-Code = tuple[str, str, str]  # value, scheme, meaning
-
-ABNORMAL: Code = ("49755003", "SCT", "Morphologically Abnormal Structure")
-ANATOMICAL: Code = ("91723000", "SCT", "Anatomical Structure")
-HAEMORRHAGE: Code = ("50960005", "SCT", "Hemorrhage")
-OEDEMA: Code = ("79654002", "SCT", "Edema")
-BRAIN: Code = ("12738006", "SCT", "Brain")
-BRAIN_VENTRICLE: Code = ("35764002", "SCT", "Brain ventricle")
-LATERAL_VENTRICLE: Code = ("66720007", "SCT", "Lateral Ventricle")
-WHITE_MATTER_CODE: Code = ("68523003", "SCT", "Cerebral White Matter")
-INTERNAL_CAPSULE: Code = ("85637007", "SCT", "Internal Capsule")
-LEFT: Code = ("7771000", "SCT", "Left")
-RIGHT: Code = ("24028007", "SCT", "Right")
 VOLUME: Code = ("118565006", "SCT", "Volume")
 PROBABILITY: Code = ("122157", "DCM", "Probability")
 SUM_OF_VOXELS: Code = ("126030", "DCM", "Sum of segmented voxel volumes")
 ARTIFICIAL_INTELLIGENCE: Code = ("123110", "DCM", "Artificial Intelligence")
 COMMENT: Code = ("121106", "DCM", "Comment")
-TRACT: Code = ("CST", SCHEME, "Corticospinal tract")
-LEUKOARAIOSIS: Code = ("LA", SCHEME, "Leukoaraiosis")
 
 
 @dataclass(frozen=True)
-class SegmentKind:
-    """What a segment shows, in words and codes."""
+class SegmentCodes:
+    """The codes of a target as highdicom takes them, new ones each time."""
 
-    label: str  # for people
-    category: Code
-    kind: Code
-    region: Code
-    side: Code | None = None
-    rgb: tuple[int, int, int] = (255, 255, 0)
+    category: Any
+    type: Any
+    region: Any
+    side: Any | None
 
 
-# Our name of a mask -> what it shows. A name that is not here is refused: no segment leaves without a
-# meaning.
-SEGMENTS: Mapping[str, SegmentKind] = {
-    "ICH": SegmentKind("Intracerebral haemorrhage", ABNORMAL, HAEMORRHAGE, BRAIN, rgb=(214, 39, 40)),
-    "IVH": SegmentKind(
-        "Intraventricular haemorrhage", ABNORMAL, HAEMORRHAGE, LATERAL_VENTRICLE, rgb=(148, 0, 150)
-    ),
-    "PHE": SegmentKind("Perihaematomal oedema", ABNORMAL, OEDEMA, BRAIN, rgb=(255, 187, 60)),
-    "expansion": SegmentKind(
-        "Predicted haemorrhage at follow-up",
-        ABNORMAL,
-        ("ICH-FU", SCHEME, "Predicted hemorrhage at follow-up"),
-        BRAIN,
-        rgb=(255, 127, 80),
-    ),
-    "leukoaraiosis": SegmentKind(
-        "Leukoaraiosis", ABNORMAL, LEUKOARAIOSIS, WHITE_MATTER_CODE, rgb=(65, 182, 230)
-    ),
-    "tract_left": SegmentKind(
-        "Corticospinal tract, left", ANATOMICAL, TRACT, INTERNAL_CAPSULE, LEFT, (44, 160, 44)
-    ),
-    "tract_right": SegmentKind(
-        "Corticospinal tract, right", ANATOMICAL, TRACT, INTERNAL_CAPSULE, RIGHT, (152, 223, 90)
-    ),
-    "brain": SegmentKind("Brain", ANATOMICAL, BRAIN, BRAIN, rgb=(250, 235, 215)),
-    "ventricles": SegmentKind("Ventricles", ANATOMICAL, BRAIN_VENTRICLE, BRAIN, rgb=(100, 149, 237)),
-}
+def segment_targets() -> dict[str, Target]:
+    """Return the targets that can be segments: those with codes. No segment leaves without a meaning."""
+    return {name: target for name, target in TARGETS.items() if target.category is not None}
+
+
+def segment_codes(target: Target) -> SegmentCodes:
+    """Return a target's codes; one without is refused."""
+    if target.category is None or target.type is None or target.region is None:
+        raise UsageError(f"the target {target.name!r} has no DICOM codes, so it cannot be a segment")
+    side = concept(target.side) if target.side is not None else None
+    return SegmentCodes(concept(target.category), concept(target.type), concept(target.region), side)
+
 
 # Unit as we write it -> UCUM code and meaning.
 UNITS: Mapping[str, tuple[str, str]] = {
@@ -113,7 +83,7 @@ def measure_code(name: str, label: str) -> Code:
         return VOLUME
     if name == "probability" or name.endswith("_probability"):
         return PROBABILITY
-    return name, SCHEME, label[:64]
+    return name, PRIVATE_SCHEME, label[:64]
 
 
 def describe_private_scheme(dataset: Any) -> None:
@@ -123,7 +93,7 @@ def describe_private_scheme(dataset: Any) -> None:
 
     item = Dataset()
     item.CodingSchemeDesignator, item.CodingSchemeName, item.CodingSchemeResponsibleOrganization = (
-        SCHEME,
+        PRIVATE_SCHEME,
         SCHEME_NAME,
         "ichnos",
     )

@@ -14,7 +14,7 @@ import numpy as np
 from ichnos.errors import InputRefused
 from ichnos.files import atomic_file
 from ichnos.formats.dicom.geometry import mask_from_source, mask_on_source
-from ichnos.formats.dicom_codes import SEGMENTS, SegmentKind, concept, describe_private_scheme
+from ichnos.formats.dicom_codes import concept, describe_private_scheme, segment_codes, segment_targets
 from ichnos.formats.dicom_source import (
     MANUFACTURER,
     Algorithm,
@@ -26,6 +26,7 @@ from ichnos.formats.dicom_source import (
     tolerant,
 )
 from ichnos.scan import Scan, SourceSlice
+from ichnos.targets import TARGETS, Target
 from ichnos.volume import Array, Volume
 
 SEG_SERIES_NUMBER = 9001
@@ -58,11 +59,11 @@ def write_seg(
     Masks lie on the scan's grid or any other; an empty mask is a segment whose every frame is empty. The same
     content gives the same bytes; all UIDs follow from it.
     """
-    unknown = sorted(set(masks) - set(SEGMENTS))
+    unknown = sorted(set(masks) - set(segment_targets()))
     if unknown or not masks:
         raise InputRefused(
             f"no code is known for the mask(s) {', '.join(unknown) or 'of an empty list'}; there is"
-            f" {', '.join(SEGMENTS)}"
+            f" {', '.join(segment_targets())}"
         )
     algorithm = algorithm or Algorithm()
     headers = source_headers(scan, alias=alias)
@@ -118,7 +119,7 @@ def _segmentation(
         omit_empty_frames=False,
     )
     for item, name in zip(dataset.SegmentSequence, names, strict=True):
-        _say_side(item, SEGMENTS[name])
+        _say_side(item, TARGETS[name])
     describe_private_scheme(dataset)
     stamp(dataset, first, description="ichnos segmentation - RESEARCH USE ONLY")
     return dataset
@@ -146,12 +147,12 @@ def _description(number: int, name: str, algorithm: Algorithm) -> Any:
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentDescription
 
-    shown = SEGMENTS[name]
+    shown, coded = TARGETS[name], segment_codes(TARGETS[name])
     description = SegmentDescription(
         segment_number=number,
         segment_label=name,
-        segmented_property_category=concept(shown.category),
-        segmented_property_type=concept(shown.kind),
+        segmented_property_category=coded.category,
+        segmented_property_type=coded.type,
         algorithm_type="AUTOMATIC",
         algorithm_identification=AlgorithmIdentificationSequence(
             name=algorithm.name,
@@ -159,7 +160,7 @@ def _description(number: int, name: str, algorithm: Algorithm) -> Any:
             version=algorithm.version,
             parameters={"use": algorithm.parameters[0]},
         ),
-        anatomic_regions=[concept(shown.region)],
+        anatomic_regions=[coded.region],
         tracking_id=name,
         tracking_uid=derived_uid("segment", name),
         display_color=CIELabColor.from_rgb(*shown.rgb),
@@ -168,15 +169,16 @@ def _description(number: int, name: str, algorithm: Algorithm) -> Any:
     return description
 
 
-def _say_side(item: Any, shown: SegmentKind) -> None:
+def _say_side(item: Any, target: Target) -> None:
     """Name left or right where the readers look: beside the property type (Slicer) and beside the region."""
     from pydicom.sequence import Sequence
 
-    if shown.side is not None:
-        item.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = Sequence(
-            [concept(shown.side)]
-        )
-        item.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = Sequence([concept(shown.side)])
+    if target.side is None:
+        return
+    side = concept(target.side)
+    kind, region = item.SegmentedPropertyTypeCodeSequence[0], item.AnatomicRegionSequence[0]
+    kind.SegmentedPropertyTypeModifierCodeSequence = Sequence([side])
+    region.AnatomicRegionModifierSequence = Sequence([side])
 
 
 # ---- reading

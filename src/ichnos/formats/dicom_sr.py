@@ -25,11 +25,12 @@ from ichnos.formats.dicom_source import (
     tolerant,
 )
 from ichnos.scan import Scan
+from ichnos.targets import PRIVATE_SCHEME, Code
 
 SR_SERIES_NUMBER = 9002
 SR_STORAGE = "1.2.840.10008.5.1.4.1.1.88.34"  # Comprehensive 3D SR
-_CT_OF_HEAD: codes.Code = ("303653007", "SCT", "CT of head")
-_REPORT: codes.Code = ("126000", "DCM", "Imaging Measurement Report")
+_CT_OF_HEAD: Code = ("303653007", "SCT", "CT of head")
+_REPORT: Code = ("126000", "DCM", "Imaging Measurement Report")
 _UPPER, _LOWER = "371886008", "371885007"  # SCT: range of upper, of lower measurement uncertainty
 
 
@@ -59,7 +60,7 @@ class CodedGrade:
 class MeasurementGroup:
     """What was measured of one thing."""
 
-    name: str  # stable: "ICH", "expansion"; one of dicom_codes.SEGMENTS gives it codes and a site
+    name: str  # stable: "ICH", "expansion"; a target of this name gives it codes and a site
     segment: str | None = None  # the mask in the SEG that it was measured on
     quantities: tuple[Quantity, ...] = ()
     grades: tuple[CodedGrade, ...] = ()
@@ -209,15 +210,11 @@ def _group(
         "measurements": [_measurement(quantity, group) for quantity in group.quantities] or None,
         "qualitative_evaluations": [_grade(grade) for grade in group.grades] or None,
     }
-    shown = codes.SEGMENTS.get(group.name)
-    if shown is not None:
-        told["finding_category"], told["finding_type"] = (
-            codes.concept(shown.category),
-            codes.concept(shown.kind),
-        )
-        told["finding_sites"] = [
-            FindingSite(codes.concept(shown.region), codes.concept(shown.side) if shown.side else None)
-        ]
+    target = codes.segment_targets().get(group.name)
+    if target is not None:
+        coded = codes.segment_codes(target)
+        told["finding_category"], told["finding_type"] = coded.category, coded.type
+        told["finding_sites"] = [FindingSite(coded.region, coded.side)]
     if group.segment is None or seg is None:
         return MeasurementsAndQualitativeEvaluations(**told)
     told["referenced_segment"] = ReferencedSegment(
@@ -266,9 +263,9 @@ def _measurement(quantity: Quantity, group: MeasurementGroup) -> Any:
 def _grade(grade: CodedGrade) -> Any:
     from highdicom.sr import QualitativeEvaluation
 
-    name = codes.concept((grade.name, codes.SCHEME, grade.label[:64]))
+    name = codes.concept((grade.name, PRIVATE_SCHEME, grade.label[:64]))
     return QualitativeEvaluation(
-        name, codes.concept((f"{grade.name}-{grade.value}", codes.SCHEME, grade.meaning[:64]))
+        name, codes.concept((f"{grade.name}-{grade.value}", PRIVATE_SCHEME, grade.meaning[:64]))
     )
 
 
@@ -324,7 +321,7 @@ def _read_group(item: Any) -> MeasurementGroup:
     coded = [
         child
         for child in item.ContentSequence
-        if child.ValueType == "CODE" and _scheme(child) == codes.SCHEME
+        if child.ValueType == "CODE" and _scheme(child) == PRIVATE_SCHEME
     ]
     return MeasurementGroup(
         name, segment, tuple(map(_read_quantity, numbers)), tuple(map(_read_grade, coded))

@@ -5,9 +5,12 @@ reason.
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import math
 import zlib
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,34 @@ import numpy as np
 
 from ichnos.errors import InputRefused
 from ichnos.files import atomic_file
+from ichnos.formats.limits import DEFAULT_LIMITS, MIB, Limits, inflated
+from ichnos.formats.plausible import refuse_impossible_size
+from ichnos.formats.text import read_json
 from ichnos.scan import AIR_HU, PADDING_BELOW_HU, Acquisition, Scan, Source
-from ichnos.volume import Array, Volume
+from ichnos.volume import Array, Floats, Volume
 
 SUFFIXES = (".nii", ".nii.gz")
-_MOST_PACKED = 1100  # gzip cannot shrink anything further than about 1030 times
+_HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
+_LARGEST_OFFSET = 1 << 26  # bytes; header extensions beyond 64 MiB are damage
+_TRAILING_BYTES = 1 << 20  # after the voxels
+_TEMPLATE_CODES = (3, 4)  # Talairach, MNI: the sform of a registered image
+_SAME_DIRECTION = 0.9  # cosine between an axis of qform and of sform: 26 degrees
+_SAME_PLACE_MM = 1.0
+_SINGULAR = 1e-6  # determinant of unit axes
+# What nibabel and numpy raise when a header or its voxels are not what they should be.
+_DAMAGED = (
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+    nibabel.spatialimages.HeaderTypeError,
+    nibabel.wrapstruct.WrapStructError,
+    OSError,
+    EOFError,
+    ArithmeticError,
+    KeyError,
+    TypeError,
+    ValueError,
+    zlib.error,
+)
 _MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
 
@@ -33,31 +59,29 @@ def is_nifti(path: str | Path) -> bool:
     return str(path).lower().endswith(SUFFIXES)
 
 
-def load(path: str | Path) -> Volume:
-    """Load any NIfTI image as it is: number type kept where it is not scaled, a single fourth frame
-    dropped, RAS mm.
-    """
-    image = _opened(Path(path))
-    units = _mm_per_unit(Path(path), image)
+def load(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Volume:
+    """Load any NIfTI image in RAS mm: number type kept where not scaled, a single fourth frame dropped."""
+    path = Path(path)
+    image = _opened(path, limits)
     try:
-        if (
-            str(path).lower().endswith(".gz")
-        ):  # unpack it to the end, where gzip's checksum tells damage that nibabel would not notice
-            image = type(image).from_bytes(gzip.decompress(Path(path).read_bytes()))
         volume = Volume.from_nibabel(image)
-    except (OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
+    except _DAMAGED as error:
         raise InputRefused(f"{path} is damaged or cut short: its voxels cannot be read ({error})") from None
-    return (
-        Volume(volume.array, np.diag([units, units, units, 1.0]) @ volume.affine) if units != 1.0 else volume
-    )
+    return Volume(volume.array, _in_mm(path, image, volume.affine))
 
 
-def load_grid(path: str | Path) -> Volume:
+def load_grid(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Volume:
     """Return the grid of an image without its voxels (one byte in all, zero)."""
-    image = _opened(Path(path))
-    units = _mm_per_unit(Path(path), image)
-    shape = tuple(int(n) for n in (*image.shape, 1, 1, 1)[:3])
-    return Volume(np.broadcast_to(np.uint8(0), shape), np.diag([units, units, units, 1.0]) @ image.affine)
+    path = Path(path)
+    image = _opened(path, limits, voxels=False)
+    x, y, z = (int(n) for n in (*image.shape, 1, 1, 1)[:3])
+    return Volume(np.broadcast_to(np.uint8(0), (x, y, z)), _in_mm(path, image, image.affine))
+
+
+def _in_mm(path: Path, image: Any, affine: Floats) -> Floats:
+    unit = image.header.get_xyzt_units()[0]
+    scale = _MM_PER_UNIT[unit]
+    return np.asarray(np.diag([scale, scale, scale, 1.0]) @ affine, np.float64)
 
 
 def save(volume: Volume, path: str | Path) -> None:
@@ -77,27 +101,30 @@ def save(volume: Volume, path: str | Path) -> None:
             image.to_stream(raw)
 
 
-def open_nifti(path: str | Path) -> Scan:
-    """Open a head CT in HU from NIfTI; what the JSON sidecar beside it tells becomes the acquisition.
+def open_nifti(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Scan:
+    """Open a head CT in HU from NIfTI; the JSON sidecar beside it becomes the acquisition.
 
     A sheared grid (gantry tilt left in the file) is resampled onto the orthogonal grid around it.
     """
     path = Path(path)
-    volume = load(path)
+    volume = load(path, limits=limits)
     if volume.array.ndim == 4:
         raise InputRefused(
             f"{path} holds {volume.array.shape[3]} frames; a head CT has one: split the file and give one of"
             " them"
         )
-    sidecar = read_sidecar(path)
+    sidecar = read_sidecar(path, limits=limits)
     modality = str(sidecar.get("Modality", "CT"))
     if modality != "CT":
         raise InputRefused(f"{path} is not a CT: the JSON file beside it says Modality {modality}")
+    refuse_impossible_size(volume, path)
     if objection := why_not_ct(volume.array):
         raise InputRefused(f"{path} does not look like a CT in HU: {objection}")
     volume = volume.with_array(_hu(volume.array))
     if not volume.is_orthogonal:
-        volume = volume.on_grid(volume.orthogonal_grid(), fill=AIR_HU)
+        grid = volume.orthogonal_grid()
+        limits.check_growth(grid.array.size, volume.array.size, path)
+        volume = volume.on_grid(grid, fill=AIR_HU)
     return Scan(volume, _acquisition(sidecar, volume), Source(path))
 
 
@@ -151,81 +178,132 @@ def _hu(array: Array) -> Array:
     return np.where(padded, kept.dtype.type(AIR_HU), kept) if padded.any() else kept
 
 
-def _opened(path: Path) -> Any:
-    if not path.exists():
-        raise InputRefused(f"{path} does not exist; give an existing .nii or .nii.gz file")
-    if path.is_dir() or not is_nifti(path):
-        raise InputRefused(f"{path} is not a NIfTI file; its name should end in .nii or .nii.gz")
-    if path.stat().st_size == 0:
-        raise InputRefused(f"{path} is empty (0 bytes); copy or export it again")
+# ---- opening a file that may be anything
+
+
+def _opened(path: Path, limits: Limits, *, voxels: bool = True) -> Any:
+    """Return a nibabel image whose size, position and unit have been checked; `voxels`: they are read too."""
+    _check_file(path)
+    packed = path.name.lower().endswith(".gz")
     try:
-        image: Any = nibabel.load(path)
-    except PermissionError:
+        start = _first_bytes(path, packed=packed)
+        promised = _promised_bytes(path, start, limits)
+        if packed and voxels:  # unpacked to the end, where gzip's checksum tells damage
+            content = path.read_bytes()
+            most = promised + _TRAILING_BYTES
+            content = inflated(content, gzip=True, most=most, limits=limits, name=path)
+            image: Any = _image_class(start).from_bytes(content)
+        else:
+            image = nibabel.load(path)
+    except (InputRefused, PermissionError):
         raise
-    except (
-        nibabel.filebasedimages.ImageFileError,
-        nibabel.spatialimages.HeaderDataError,
-        OSError,
-        EOFError,
-        zlib.error,
-        ValueError,
-    ) as e:
+    except _DAMAGED as error:
         raise InputRefused(
-            f"{path} is not a readable NIfTI file ({e}); it may be damaged or cut short"
+            f"{path} is not a readable NIfTI file ({error}); it may be damaged or cut short"
         ) from None
     if not isinstance(image, nibabel.Nifti1Image):
         raise InputRefused(f"{path} is a {type(image).__name__}, not NIfTI; convert it first")
-    _check_size(path, image)
-    _check_position(path, image)
-    return image
-
-
-def _check_size(path: Path, image: Any) -> None:
-    """Refuse a header that promises more than the file can hold, before memory is set aside for it."""
-    if min(image.shape, default=0) < 1:
-        raise InputRefused(
-            f"{path} is damaged: its header gives the size"
-            f" {' x '.join(map(str, image.shape)) or 'of nothing'}"
-        )
-    promised = float(np.prod(np.array(image.shape, np.float64))) * image.get_data_dtype().itemsize
-    held = path.stat().st_size * (_MOST_PACKED if path.name.lower().endswith(".gz") else 1)
-    if promised > held:
+    if not packed and promised > path.stat().st_size:
         raise InputRefused(
             f"{path} is damaged or cut short: its header promises {' x '.join(map(str, image.shape))} voxels,"
             " which the file cannot hold"
         )
+    _check_position(path, image)
+    return image
 
 
-def _mm_per_unit(path: Path, image: Any) -> float:
-    try:
-        return _MM_PER_UNIT[image.header.get_xyzt_units()[0]]
-    except KeyError:
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise InputRefused(f"{path} does not exist; give an existing .nii or .nii.gz file")
+    if path.is_dir() or not is_nifti(path):
+        raise InputRefused(f"{path} is not a NIfTI file; its name should end in .nii or .nii.gz")
+    if not path.is_file():
+        raise InputRefused(f"{path} is a pipe, socket or device; give an ordinary file")
+    if path.stat().st_size == 0:
+        raise InputRefused(f"{path} is empty (0 bytes); copy or export it again")
+
+
+def _first_bytes(path: Path, *, packed: bool) -> bytes:
+    with path.open("rb") as raw:
+        if not packed:
+            return raw.read(_HEADER_BYTES)
+        return zlib.decompressobj(31).decompress(raw.read(16 * _HEADER_BYTES), _HEADER_BYTES)
+
+
+def _promised_bytes(path: Path, start: bytes, limits: Limits) -> int:
+    """Return how many bytes a file has according to its header, within the limits."""
+    header = _image_class(start).header_class.from_fileobj(io.BytesIO(start), check=False)
+    shape = header.get_data_shape()
+    if min(shape, default=0) < 1:
         raise InputRefused(
-            f"{path} gives its size in a unit that NIfTI does not know; correct its header"
-        ) from None
+            f"{path} is damaged: its header gives the size {' x '.join(map(str, shape)) or 'of nothing'}"
+        )
+    limits.check_voxels(shape, path)
+    size = header.get_data_dtype().itemsize * prod(int(n) for n in shape)
+    limits.check("unpacked_mib", size / MIB, f"{path} promises {size / MIB:,.0f} MiB of voxels")
+    offset = float(header["vox_offset"])
+    if not 0 <= offset <= _LARGEST_OFFSET:
+        raise InputRefused(f"{path} is damaged: its voxels would begin at byte {offset:g}")
+    return int(size + max(int(offset), header.sizeof_hdr))
+
+
+def _image_class(start: bytes) -> Any:
+    nifti_2 = int.from_bytes(start[:4], "little") == 540 or int.from_bytes(start[:4], "big") == 540
+    return nibabel.Nifti2Image if nifti_2 else nibabel.Nifti1Image
 
 
 def _check_position(path: Path, image: Any) -> None:
     """Refuse a file that does not say where left is, or says it twice differently."""
+    header = image.header
     try:
-        (qform, qcode), (sform, scode) = (
-            image.header.get_qform(coded=True),
-            image.header.get_sform(coded=True),
-        )
-    except ValueError as error:
+        qform, qcode = header.get_qform(coded=True)
+        sform, scode = header.get_sform(coded=True)
+    except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
         raise InputRefused(
             f"{path} gives an orientation that is no rotation (qform: {error}); correct its header"
         ) from None
+    if _unit(header) not in _MM_PER_UNIT:
+        raise InputRefused(f"{path} gives its size in a unit that NIfTI does not know; correct its header")
     if not (qcode or scode):
         raise InputRefused(
             f"{path} does not say where left and right are (qform and sform codes are 0); export it with its"
             " orientation"
         )
-    if qcode and scode and np.linalg.det(qform[:3, :3]) * np.linalg.det(sform[:3, :3]) < 0:
-        raise InputRefused(
-            f"{path} says two different things about left and right (qform and sform are mirrored); correct"
-            " its header"
-        )
+    if qcode and scode:
+        template = int(scode) in _TEMPLATE_CODES and int(qcode) not in _TEMPLATE_CODES
+        if objection := _disagreement(image.shape, qform, sform, same_space=not template):
+            raise InputRefused(f"{path} says two different things about {objection}; correct its header")
+
+
+def _unit(header: Any) -> str:
+    try:
+        return str(header.get_xyzt_units()[0])
+    except KeyError:
+        return ""
+
+
+def _disagreement(shape: tuple[int, ...], qform: Floats, sform: Floats, *, same_space: bool) -> str:
+    """Return in words how two maps from voxels to millimetres differ; "" where they do not.
+
+    An image registered to a template (sform) may lie elsewhere in the scanner (qform), not turned around.
+    """
+    if not (np.isfinite(qform).all() and np.isfinite(sform).all()):
+        return "its position (qform or sform is not finite)"
+    lengths = [np.linalg.norm(a[:3, :3], axis=0) for a in (qform, sform)]
+    if min(lengths[0].min(), lengths[1].min()) == 0:
+        return ""  # singular: refused as such
+    axes = [a[:3, :3] / length for a, length in zip((qform, sform), lengths, strict=True)]
+    if min(abs(np.linalg.det(a)) for a in axes) < _SINGULAR:
+        return ""
+    if np.sum(axes[0] * axes[1], axis=0).min() < _SAME_DIRECTION:
+        return "where its axes point (qform and sform are turned or mirrored)"
+    if not same_space:
+        return ""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in (*shape, 1, 1)[:3]])).reshape(3, -1)
+    apart = np.linalg.norm((qform - sform)[:3, :3] @ corners + (qform - sform)[:3, 3:], axis=0)
+    if apart.max() > max(_SAME_PLACE_MM, 0.5 * float(lengths[1].min())):
+        return f"its place (qform and sform lie up to {apart.max():.1f} mm apart)"
+    return ""
 
 
 # ---- sidecar
@@ -245,15 +323,12 @@ def sidecar_path(path: str | Path) -> Path:
     return path.with_suffix(".json")
 
 
-def read_sidecar(path: str | Path) -> dict[str, Any]:
-    """Return what the JSON file beside an image says; {} if there is none."""
+def read_sidecar(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
+    """Return the content of the JSON file beside an image; {} if there is none."""
     beside = sidecar_path(path)
     if not beside.is_file():
         return {}
-    try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputRefused(f"{beside} is not JSON ({error}); correct or remove it") from None
+    content = read_json(beside, limits=limits)
     if not isinstance(content, dict):
         raise InputRefused(f"{beside} holds a {type(content).__name__}; a sidecar is one JSON object")
     return content
@@ -299,16 +374,27 @@ def sidecar_of(acquisition: Acquisition) -> dict[str, Any]:
 
 
 def _acquisition(sidecar: Mapping[str, Any], volume: Volume) -> Acquisition:
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for field, name in _BIDS_NAME.items():
         value = sidecar.get(name)
-        if value is None:
-            continue
-        number = field in ("tube_kv", "slice_thickness_mm", "tilt_deg")
-        if number and not isinstance(value, int | float):
-            continue
-        told[field] = (
-            float(value) if number else "\\".join(map(str, value)) if isinstance(value, list) else str(value)
-        )
-    steps = sidecar.get("SliceStepsMillimetres") or [max(volume.spacing_mm)]
-    return Acquisition(**told, slice_step_mm=tuple(round(float(step), 4) for step in steps))
+        if field in ("tube_kv", "slice_thickness_mm", "tilt_deg"):
+            if (number := _number(value)) is not None:
+                fields[field] = number
+        elif isinstance(value, list):
+            fields[field] = "\\".join(map(str, value))
+        elif isinstance(value, str | int | float):
+            fields[field] = str(value)
+    given = sidecar.get("SliceStepsMillimetres")
+    steps = [_number(step) for step in given] if isinstance(given, list) else []
+    known = [step for step in steps if step is not None] or [max(volume.spacing_mm)]
+    return Acquisition(**fields, slice_step_mm=tuple(round(step, 4) for step in known))
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number of a sidecar as float, None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None

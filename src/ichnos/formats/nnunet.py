@@ -16,6 +16,7 @@ from ichnos.cohort import Cohort, Patient, Split
 from ichnos.errors import InputRefused, UsageError
 from ichnos.files import atomic_file
 from ichnos.formats import nifti
+from ichnos.formats.text import read_json
 from ichnos.volume import Volume
 
 _NAME = re.compile(r"Dataset\d{3}_\w+")
@@ -137,6 +138,8 @@ def read_dataset(folder: str | Path, target: str) -> Cohort:
     folder = Path(folder)
     about = read_description(folder)
     channels = about.get("channel_names") or about.get("modality") or {}
+    if not isinstance(channels, dict) or not isinstance(about.get("labels", {}), dict):
+        raise InputRefused(f"{folder / 'dataset.json'} does not map channels and labels to names; correct it")
     if len(channels) != 1:
         raise InputRefused(
             f"{folder} has {len(channels)} channels ({', '.join(map(str, channels.values()))}); one, the CT,"
@@ -166,7 +169,7 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "dataset.json"
     if not path.is_file():
         raise InputRefused(f"{folder} is not an nnU-Net raw dataset: it has no dataset.json")
-    content = _read_json(path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise InputRefused(f"{path} holds a {type(content).__name__}; one JSON object is expected")
     return content
@@ -174,15 +177,11 @@ def read_description(folder: str | Path) -> dict[str, Any]:
 
 def _validation(folder: Path) -> frozenset[str]:
     path = folder / "splits_final.json"
-    folds = _read_json(path) if path.is_file() else []
-    return frozenset(folds[0]["val"]) if folds else frozenset()
-
-
-def _read_json(path: Path) -> Any:
+    folds = read_json(path) if path.is_file() else []
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputRefused(f"{path} is not JSON ({error}); correct it") from None
+        return frozenset(str(case) for case in folds[0]["val"]) if folds else frozenset()
+    except (KeyError, IndexError, TypeError):
+        raise InputRefused(f'{path} is not a list of folds with "train" and "val"; correct it') from None
 
 
 def _write_json(path: Path, content: Any) -> None:

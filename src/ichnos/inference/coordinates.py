@@ -1,9 +1,8 @@
 """Where each voxel of a scan lies in MNI152 space, from the coordinates that the network regressed, and what
 an atlas says there.
 
-The network's answer is good in the mean and restless in each voxel. A cubic polynomial over all of the brain
-takes out the unrest; what it cannot follow (a haematoma's push, one person's shape) is kept as the smoothed
-rest.
+The network's answer is unbiased but noisy per voxel. A cubic polynomial over all of the brain takes out the
+noise; what it cannot follow (a haematoma's mass effect, one person's shape) is kept as the smoothed residual.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
-from ichnos.inference.prediction import Prediction
+from ichnos.arrays import Floats32
+from ichnos.inference.grid import ReadingGrid
 from ichnos.volume import Volume
 
 LEAST_BRAIN = 2000  # voxels of the network's grid; from fewer no position is fitted
@@ -22,20 +21,20 @@ _SMOOTHING_MM = 7.0  # of what the polynomial leaves
 _ORDER = 3
 _SLAB = 8
 
-Floats = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True, eq=False)
-class Placement:
-    """MNI152 position of every voxel of the network's grid."""
+class AtlasCoordinates:
+    """MNI152 position of every voxel of a network's grid."""
 
-    prediction: Prediction
-    mni_mm: Floats  # (3, x, y, z)
+    mni_mm: Floats32  # (3, x, y, z)
+    brain: Floats32  # probability of brain (x, y, z) on the same grid
+    grid: ReadingGrid
+    scan_ras: Volume  # the scan in RAS order, whose head the grid covers
 
-    def looked_up(self, atlas: Volume) -> Volume:
+    def look_up(self, atlas: Volume) -> Volume:
         """Return an atlas map on the scan's grid, in RAS order: linear, 0 outside the atlas; slab by slab."""
-        grid, ras = self.prediction.grid, self.prediction.scan.volume.reoriented("RAS")
-        coarse = sampled(atlas, self.mni_mm)
+        grid, ras = self.grid, self.scan_ras
+        coarse = sample_atlas(atlas, self.mni_mm)
         near = ndimage.maximum_filter(coarse, size=3).astype(np.float32)
         out = np.zeros(ras.shape, np.float32)
         first, last = grid.box.start[2], grid.box.stop[2]
@@ -45,33 +44,32 @@ class Placement:
             candidates = grid.push(near, slab) > 0
             if candidates.any():
                 at = np.stack([grid.push(axis, slab)[candidates] for axis in self.mni_mm])
-                found = np.zeros(candidates.shape, np.float32)
-                found[candidates] = sampled(atlas, at)
-                out[(*grid.box.slices[:2], slice(z, end))] = found
+                values = np.zeros(candidates.shape, np.float32)
+                values[candidates] = sample_atlas(atlas, at)
+                out[(*grid.box.slices[:2], slice(z, end))] = values
         return ras.with_array(out)
 
-    def on_scan(self) -> Floats:
-        """Return the position of every voxel of the head's box (3, x, y, z) on the scan's grid."""
-        whole = slice(0, self.prediction.grid.box.stop[2] - self.prediction.grid.box.start[2])
-        return np.stack([self.prediction.grid.push(axis, whole) for axis in self.mni_mm])
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Return the voxel size of the network's grid, in mm."""
+        voxels = np.array([b - a for a, b in zip(self.grid.box.start, self.grid.box.stop, strict=True)])
+        return tuple(float(s) for s in voxels * self.scan_ras.spacing_mm / self.grid.shape)
+
+    def positions_mm(self, mask: Volume, *, most: int = 4000) -> Floats32:
+        """Return MNI mm (n, 3) of up to so many voxels of a mask in RAS on the scan's grid."""
+        index = np.argwhere(np.asarray(mask.array).astype(bool))
+        index = index[:: max(1, len(index) // most)]
+        box, last = np.array(self.grid.box.start), np.array(self.grid.shape) - 1
+        size = np.array(self.grid.box.stop) - box
+        # Both grids share their middle and, nearly, their extent.
+        at = (index - box + 0.5) / size * np.array(self.grid.shape) - 0.5
+        x, y, z = np.clip(np.round(at).astype(int), 0, last).T
+        return np.asarray(self.mni_mm[:, x, y, z].T, np.float32)
 
 
-def placement_of(prediction: Prediction) -> Placement | None:
-    """Return where the scan lies in MNI152 space; None where the model regresses no coordinates or saw too
-    little brain.
-    """
-    if prediction.refined is not None:
-        return prediction.refined.place  # known already: the refinement was shown the atlas there
-    position = prediction.position_mm()
-    if position is None:
-        return None
-    brain = prediction.probabilities[prediction.model.manifest.channel("brain")]
-    if int((brain > 0.5).sum()) < LEAST_BRAIN:
-        return None
-    return Placement(prediction, calmed(position, brain, prediction.model.manifest.preprocessing.spacing_mm))
-
-
-def calmed(position_mm: Floats, weight: Floats, spacing_mm: tuple[float, float, float]) -> Floats:
+def smoothed_coordinates(
+    position_mm: Floats32, weight: Floats32, spacing_mm: tuple[float, float, float]
+) -> Floats32:
     """Return positions (3, x, y, z) as a cubic polynomial of the place plus a smooth rest; `weight` (x, y,
     z) says where they are known.
     """
@@ -98,7 +96,7 @@ def calmed(position_mm: Floats, weight: Floats, spacing_mm: tuple[float, float, 
     return np.asarray(smooth + np.stack(rest), np.float32)
 
 
-def _terms(shape: tuple[int, ...]) -> Floats:
+def _terms(shape: tuple[int, ...]) -> Floats32:
     """Return the monomials up to the third order on a grid whose axes run from -1 to 1, (20, x, y, z)."""
     x, y, z = np.meshgrid(*[np.linspace(-1, 1, n, dtype=np.float32) for n in shape], indexing="ij")
     powers = [
@@ -107,7 +105,7 @@ def _terms(shape: tuple[int, ...]) -> Floats:
     return np.stack([x**i * y**j * z**k for i, j, k in powers])
 
 
-def sampled(atlas: Volume, mni_mm: Floats) -> Floats:
+def sample_atlas(atlas: Volume, mni_mm: Floats32) -> Floats32:
     """Sample an atlas at positions (3, ...) by linear interpolation, 0 outside it."""
     inverse = np.linalg.inv(atlas.affine).astype(np.float32)
     index = np.tensordot(inverse[:3, :3], mni_mm, axes=1) + inverse[:3, 3].reshape(

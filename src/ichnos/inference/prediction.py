@@ -6,30 +6,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from ichnos.arrays import Floats32
+from ichnos.inference.coordinates import LEAST_BRAIN, AtlasCoordinates, smoothed_coordinates
 from ichnos.inference.grid import SLAB, ReadingGrid
 from ichnos.models import Model
 from ichnos.scan import Scan
 from ichnos.volume import Volume
-
-if TYPE_CHECKING:
-    from ichnos.inference.coordinates import Placement
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Refined:
     """What the refinement made of some targets, on a finer grid."""
 
-    probabilities: Floats  # (target, x, y, z)
+    probabilities: Floats32  # (target, x, y, z)
     grid: ReadingGrid
     model: Model  # the refinement; its targets are the rows
-    place: Placement | None  # by the first network
+    coordinates: AtlasCoordinates | None  # by the first network
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +34,7 @@ class Prediction:
     Targets that the model's refinement knows are taken from there: probability, operating point and all.
     """
 
-    probabilities: Floats  # (target, x, y, z) on the network's grid; coordinates in MNI152 mm
+    probabilities: Floats32  # (target, x, y, z) on the network's grid; coordinates in MNI152 mm
     grid: ReadingGrid
     scan: Scan
     model: Model
@@ -80,7 +75,7 @@ class Prediction:
             out[(*self.grid.box.slices[:2], at)] = slab
         return ras.with_array(out).reoriented(self.scan.volume.orientation)
 
-    def position_mm(self) -> Floats | None:
+    def position_mm(self) -> Floats32 | None:
         """Return where each voxel of the network's grid lies in MNI152 space (3, x, y, z), or None if the
         model does not say.
         """
@@ -90,16 +85,31 @@ class Prediction:
             return None
         return self.probabilities[[names.index(axis) for axis in axes]]
 
-    def channel(self, target: str) -> Floats:
+    def atlas_coordinates(self) -> AtlasCoordinates | None:
+        """Return where the scan lies in MNI152 space; None without coordinates, or with too little brain."""
+        if self.refined is not None:
+            return self.refined.coordinates  # known already: the refinement was shown the atlas there
+        position = self.position_mm()
+        if position is None:
+            return None
+        brain = self.probabilities[self.model.manifest.channel("brain")]
+        if int((brain > 0.5).sum()) < LEAST_BRAIN:
+            return None
+        spacing_mm = self.model.manifest.preprocessing.spacing_mm
+        return AtlasCoordinates(
+            smoothed_coordinates(position, brain, spacing_mm), brain, self.grid, self._ras()
+        )
+
+    def channel(self, target: str) -> Floats32:
         """Return a target's probabilities (x, y, z) on the grid that they were made on."""
         source = self._source(target)
-        found: Floats = source.probabilities[source.model.manifest.channel(target)]
+        found: Floats32 = source.probabilities[source.model.manifest.channel(target)]
         return found
 
     def _source(self, target: str) -> Refined | Prediction:
         return self.refined if self.refined is not None and self.refines(target) else self
 
-    def _slabs(self, target: str) -> Iterator[tuple[slice, Floats]]:
+    def _slabs(self, target: str) -> Iterator[tuple[slice, Floats32]]:
         channel, grid = self.channel(target), self._source(target).grid
         first, last = grid.box.start[2], grid.box.stop[2]
         for z in range(first, last, SLAB):

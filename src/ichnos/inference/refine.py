@@ -1,8 +1,7 @@
-"""The second look: what a first network says on coarse voxels is corrected where the scan itself is finer.
+"""The refinement: a second network corrects, on finer voxels, what a first one says on coarse ones.
 
-A second network sees the scan at half the voxel size in plane and in slices of its own, beside it what the
-first one said of each target and what the atlas of the tracts says there. It gives corrections of the first
-one's logits.
+It sees the scan at half the voxel size in plane and in whole slices, the first network's logits of each
+target, and the atlas of the tracts at the voxel's position. Its output replaces the first one's logits.
 """
 
 from __future__ import annotations
@@ -10,17 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import expit, logit
 
 from ichnos.anatomy.tract import SIDES, population
-from ichnos.inference.backends import Backend
+from ichnos.arrays import Floats32
+from ichnos.inference.backends import TileRunner
 from ichnos.inference.channels import windows
-from ichnos.inference.coordinates import Placement, placement_of, sampled
+from ichnos.inference.coordinates import AtlasCoordinates, sample_atlas
 from ichnos.inference.grid import ReadingGrid, Weights, axis_weights, reading_grid, resampled
 from ichnos.inference.prediction import Prediction, Refined
 from ichnos.inference.sliding import slide
 from ichnos.models import LOGIT_UNIT, Manifest, Model, Preprocessing
+from ichnos.targets import label_values
 from ichnos.volume import Box, Volume
 
 LOGIT_LIMIT = 7.9  # of what the first network says: more is no surer
@@ -29,23 +29,21 @@ BRAIN_HU = 34.0  # to which the median of the brain is moved
 MARGIN_VOXELS = 5  # around that
 _OVERLAP = 0.25  # of tiles
 
-Floats = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True, eq=False)
-class SecondLook:
+class RefinerInput:
     """What the refinement is shown, on its own grid over the head's box."""
 
     grid: ReadingGrid
-    hu: Floats  # (x, y, z), as scanned
-    logits: Floats  # (target, x, y, z), the first network's
-    atlas: Floats  # (side, x, y, z), share of a population's tracts
-    place: Placement | None
+    hu: Floats32  # (x, y, z), as scanned
+    logits: Floats32  # (target, x, y, z), the first network's
+    atlas: Floats32  # (side, x, y, z), share of a population's tracts
+    coordinates: AtlasCoordinates | None
 
 
-def second_look(
+def refiner_input(
     first: Prediction, names: tuple[str, ...], spacing_mm: tuple[float, float, float]
-) -> SecondLook:
+) -> RefinerInput:
     """Lay the refinement's grid over the head and bring there what it is shown; `names` are the targets to
     be refined.
     """
@@ -60,14 +58,14 @@ def second_look(
     said = np.clip(
         logit(np.clip([first.channel(name) for name in names], 1e-6, 1 - 1e-6)), -LOGIT_LIMIT, LOGIT_LIMIT
     )
-    place = placement_of(first)
-    if place is None:
+    coordinates = first.atlas_coordinates()
+    if coordinates is None:
         atlas = np.zeros((len(SIDES), *grid.shape), np.float32)
     else:
-        at = np.stack([resampled(axis, up) for axis in place.mni_mm])
-        atlas = np.stack([sampled(population(side), at) for side in SIDES])
+        at = np.stack([resampled(axis, up) for axis in coordinates.mni_mm])
+        atlas = np.stack([sample_atlas(population(side), at) for side in SIDES])
     logits = np.stack([resampled(channel.astype(np.float32), up) for channel in said])
-    return SecondLook(grid, grid.pull(ras.array), logits, atlas, place)
+    return RefinerInput(grid, grid.pull(ras.array), logits, atlas, coordinates)
 
 
 def slices_of(scan_ras: Volume, spacing_mm: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -78,16 +76,16 @@ def slices_of(scan_ras: Volume, spacing_mm: tuple[float, float, float]) -> tuple
     return (spacing_mm[0], spacing_mm[1], step * max(1, round(spacing_mm[2] / step)))
 
 
-def calibrated(hu: Floats, logits: Floats, names: tuple[str, ...]) -> Floats:
+def calibrated(hu: Floats32, logits: Floats32, names: tuple[str, ...]) -> Floats32:
     """Return HU with the scanner's zero moved so that the median of what the first network calls brain,
     and nothing else, is BRAIN_HU.
     """
-    others = [k for k, name in enumerate(names) if name in ("ventricles", "ICH", "IVH", "PHE")]
+    others = [k for k, name in enumerate(names) if name == "ventricles" or name in label_values("haematoma")]
     tissue = (logits[names.index("brain")] > 0) & (logits[others] < 0).all(axis=0)
     return hu + np.float32(BRAIN_HU - np.median(hu[tissue])) if tissue.any() else hu
 
 
-def channels_of(hu: Floats, logits: Floats, atlas: Floats, how: Preprocessing) -> Floats:
+def channels_of(hu: Floats32, logits: Floats32, atlas: Floats32, how: Preprocessing) -> Floats32:
     """Return what the refinement sees (channel, x, y, z): windows of calibrated HU, then what the first
     network said, then the atlas.
     """
@@ -96,7 +94,7 @@ def channels_of(hu: Floats, logits: Floats, atlas: Floats, how: Preprocessing) -
     ).astype(np.float32)
 
 
-def region_of(logits: Floats, names: tuple[str, ...]) -> Box:
+def region_of(logits: Floats32, names: tuple[str, ...]) -> Box:
     """Return the part of the grid in which brain or ventricles are possible, with a margin; all of it
     where there are none.
     """
@@ -115,11 +113,11 @@ def region_of(logits: Floats, names: tuple[str, ...]) -> Box:
     )
 
 
-def refined(first: Prediction, refinement: Model, run: Backend) -> Prediction:
+def refine(first: Prediction, refinement: Model, run: TileRunner) -> Prediction:
     """Return the first network's answer together with what the refinement makes of it."""
     manifest = refinement.manifest
     names = names_of(manifest)
-    look = second_look(first, names, manifest.preprocessing.spacing_mm)
+    look = refiner_input(first, names, manifest.preprocessing.spacing_mm)
     box = region_of(look.logits, names)
     at = (slice(None), *box.slices)
     hu = calibrated(look.hu[box.slices], look.logits[at], names)
@@ -133,7 +131,7 @@ def refined(first: Prediction, refinement: Model, run: Backend) -> Prediction:
         first.grid,
         first.scan,
         first.model,
-        Refined(probabilities, look.grid, refinement, look.place),
+        Refined(probabilities, look.grid, refinement, look.coordinates),
     )
 
 

@@ -7,20 +7,19 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-Field = npt.NDArray[np.float32]
+from ichnos.arrays import Floats32
 
 
 def slide(
-    image: Field,
-    run: Callable[[Field], Field],
+    image: Floats32,
+    run: Callable[[Floats32], Floats32],
     *,
     patch: tuple[int, int, int],
     channels: int,
     overlap: float = 0.5,
     padding: float = -1.0,
-) -> Field:
+) -> Floats32:
     """Return the blended output (channels, x, y, z) of `run` over an image (input channel, x, y, z).
 
     An image smaller than a tile is padded on both sides, as nnU-Net and MONAI do it, by default with -1, the
@@ -46,8 +45,10 @@ def slide(
 
 
 def tiles(shape: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> Iterator[tuple[slice, ...]]:
-    """Yield the fewest evenly spread tiles that cover a shape with at least the given overlap of
-    neighbours.
+    """Yield the fewest evenly spread tiles that cover a shape with at least this overlap of neighbours.
+
+    >>> [tile[0] for tile in tiles((10,), (6,), 0.5)]
+    [slice(0, 6, None), slice(2, 8, None), slice(4, 10, None)]
     """
     starts = []
     for n, p in zip(shape, patch, strict=True):
@@ -58,7 +59,7 @@ def tiles(shape: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> Ite
 
 
 @functools.cache
-def _window(patch: tuple[int, int, int]) -> Field:
+def _window(patch: tuple[int, int, int]) -> Floats32:
     """A Gaussian of an eighth of the tile as standard deviation: a tile's rim knows least."""
     axes = [np.exp(-0.5 * ((np.arange(p) - (p - 1) / 2) / (p / 8)) ** 2) for p in patch]
     return np.asarray(np.einsum("i,j,k->ijk", *axes), np.float32)

@@ -35,6 +35,8 @@ class Preprocessing(_Frozen):
     z_score: tuple[
         tuple[float, float], ...
     ] = ()  # (mean, sd) in HU per window: clipped HU are standardised, not mapped to -1..1
+    # HU to which the median of the scan's soft core is moved before the windows; None: HU as scanned
+    recentred_hu: float | None = None
     axes: Literal["xyz", "xzy", "yxz", "yzx", "zxy", "zyx"] = (
         "xyz"  # order in which the network takes them; nnU-Net's is "zyx"
     )
@@ -72,16 +74,14 @@ class TargetSpec(_Frozen):
     map around an outline that is given, "image" an image that is drawn.
     """
 
-    # "ICH", "IVH", "PHE", "brain", "ventricles", "leukoaraiosis", "tract_left", "tract_right", "followup",
-    # "mni_x", ...
-    name: str
+    name: str  # in `ichnos.targets`, or one of the model's own
     kind: Literal["mask", "coordinate", "patient", "region", "image"] = (
         "mask"  # a coordinate is given in units of COORDINATE_MM, inside the brain
     )
     threshold: float = Field(
         default=0.5, ge=0, le=1
     )  # operating point: probability above which a voxel counts
-    group: Literal["haematoma", "leukoaraiosis", "tract", "expansion", "anatomy"] = "anatomy"
+    group: str = "anatomy"  # as in `ichnos.targets`
 
 
 class Provenance(_Frozen):

@@ -46,7 +46,7 @@ def load_checkpoint(
     U-MambaEnc `input_size`); what the caller says overrules the file. Only tensors and plain data are
     unpickled.
     """
-    content = _read(Path(path))
+    content = read_plain(Path(path))
     state = _weights(content, Path(path))
     found_name = name or _network_name(state, Path(path))
     inferred = (
@@ -72,7 +72,7 @@ def load_checkpoint(
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint by name, of whatever network they are."""
-    return _weights(_read(Path(path)), Path(path))
+    return _weights(read_plain(Path(path)), Path(path))
 
 
 def load_weights(network: nn.Module, state: State, *, source: str) -> None:
@@ -123,7 +123,8 @@ def load_safetensors(path: Path) -> Checkpoint:
 # ------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> Any:
+def read_plain(path: Path) -> Any:
+    """Read a file that torch saved; tensors and plain data only, so that no code of the file runs."""
     if not path.is_file():
         raise InputRefused(f"{path} is not a file; expected a checkpoint (.pth, .pt)")
     numbers = [
@@ -148,10 +149,15 @@ def _read(path: Path) -> Any:
                 f"{path} holds {thing}; only tensors and plain data are read from a checkpoint, since a"
                 " pickle can run code"
             ) from None
-        except (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
-            raise InputRefused(
-                f"{path} cannot be read as a checkpoint: {type(error).__name__}: {error}"
-            ) from None
+        except (ArithmeticError, MemoryError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
+            raise _unreadable(path, error) from None
+        except (RuntimeError, AttributeError) as error:
+            raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: BaseException) -> InputRefused:
+    reason = (str(error).splitlines() or [""])[0][:160]
+    return InputRefused(f"{path} cannot be read as a checkpoint: {type(error).__name__}: {reason}")
 
 
 def _weights(content: Any, path: Path) -> dict[str, Tensor]:
@@ -231,16 +237,27 @@ def _planned(content: Any, name: str) -> dict[str, Any]:
     init = content.get("init_args") if isinstance(content, Mapping) else None
     if not isinstance(init, Mapping) or not isinstance(init.get("plans"), Mapping):
         return {}
-    plans = dict(init["plans"]["configurations"])
-    chosen = dict(plans[init["configuration"]])
-    while "inherits_from" in chosen:
-        chosen = {**plans[chosen.pop("inherits_from")], **chosen}
+    chosen = _inherited(init["plans"].get("configurations"), init.get("configuration"))
     architecture = chosen.get("architecture", {}).get("arch_kwargs", {})
     strides = architecture.get("strides", chosen.get("pool_op_kernel_sizes"))
     planned: dict[str, Any] = {} if strides is None else {"strides": [[int(i) for i in s] for s in strides]}
     if name == "umamba_enc" and "patch_size" in chosen:
         planned["input_size"] = [int(n) for n in chosen["patch_size"]]
     return planned
+
+
+def _inherited(configurations: Any, name: Any) -> dict[str, Any]:
+    """Return a configuration of the plans with what it inherits from others."""
+    chosen: dict[str, Any] = {"inherits_from": name}
+    seen: set[Any] = set()
+    while "inherits_from" in chosen:
+        parent = chosen.pop("inherits_from")
+        held = configurations.get(parent) if isinstance(configurations, Mapping) else None
+        if parent in seen or not isinstance(held, Mapping):
+            raise InputRefused(f"the plans inside the checkpoint are broken at the configuration {parent!r}")
+        seen.add(parent)
+        chosen = {**held, **chosen}
+    return chosen
 
 
 def _ukan_arguments(state: State) -> dict[str, Any]:

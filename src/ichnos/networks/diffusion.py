@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ichnos.errors import UsageError
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t (b, c, ...), t (b,)) -> prediction like x_t
-Prediction = Literal["epsilon", "v"]
+Parametrisation = Literal["epsilon", "v"]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class NoiseSchedule:
     """The betas of a diffusion process, float64, and what follows from them; index 0 is the least noisy
     step.
     """
@@ -70,23 +70,23 @@ class Schedule:
         return c1, c1 * self.betas / self.noise
 
 
-def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Schedule:
+def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> NoiseSchedule:
     """Rise linearly from `first` to `last`, as published for DDPM and Diffusion U-KAN: spaced in float32,
     then kept in float64.
 
     >>> linear_schedule(3).betas
     tensor([1.0000e-04, 1.0050e-02, 2.0000e-02], dtype=torch.float64)
     """
-    return Schedule(torch.linspace(first, last, steps, dtype=torch.float32).double())
+    return NoiseSchedule(torch.linspace(first, last, steps, dtype=torch.float32).double())
 
 
-def cosine_schedule(steps: int = 1000, offset: float = 0.008, largest: float = 0.999) -> Schedule:
+def cosine_schedule(steps: int = 1000, offset: float = 0.008, largest: float = 0.999) -> NoiseSchedule:
     """Let abar fall as a squared cosine (Nichol & Dhariwal 2021, eq. 17), which wastes fewer steps on pure
     noise.
     """
     at = torch.arange(steps + 1, dtype=torch.float64) / steps
     abar = torch.cos((at + offset) / (1 + offset) * math.pi / 2) ** 2
-    return Schedule((1 - abar[1:] / abar[:-1]).clamp(max=largest))
+    return NoiseSchedule((1 - abar[1:] / abar[:-1]).clamp(max=largest))
 
 
 def at_step(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
@@ -94,13 +94,13 @@ def at_step(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
     return values.to(t.device)[t].to(like.dtype).reshape(-1, *[1] * (like.dim() - 1))
 
 
-def add_noise(x0: Tensor, t: Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
+def add_noise(x0: Tensor, t: Tensor, noise: Tensor, schedule: NoiseSchedule) -> Tensor:
     """Draw x_t given x_0 and standard normal noise."""
     return at_step(schedule.signal, t, x0) * x0 + at_step(schedule.noise, t, x0) * noise
 
 
 def training_target(
-    x0: Tensor, t: Tensor, noise: Tensor, schedule: Schedule, prediction: Prediction = "epsilon"
+    x0: Tensor, t: Tensor, noise: Tensor, schedule: NoiseSchedule, prediction: Parametrisation = "epsilon"
 ) -> Tensor:
     """Return what the network should predict at x_t."""
     if prediction == "epsilon":
@@ -113,8 +113,8 @@ def loss_map(
     x0: Tensor,
     t: Tensor,
     noise: Tensor,
-    schedule: Schedule,
-    prediction: Prediction = "epsilon",
+    schedule: NoiseSchedule,
+    prediction: Parametrisation = "epsilon",
 ) -> Tensor:
     """Squared error of the prediction, elementwise (b, c, ...)."""
     predicted = model(add_noise(x0, t, noise, schedule), t)
@@ -128,14 +128,16 @@ def published_loss(squared_error: Tensor) -> Tensor:
     return squared_error.sum() / 1000.0
 
 
-def as_epsilon(predicted: Tensor, x: Tensor, t: Tensor, schedule: Schedule, prediction: Prediction) -> Tensor:
+def as_epsilon(
+    predicted: Tensor, x: Tensor, t: Tensor, schedule: NoiseSchedule, prediction: Parametrisation
+) -> Tensor:
     """Turn a prediction at x_t into the noise it implies."""
     if prediction == "epsilon":
         return predicted
     return at_step(schedule.signal, t, x) * predicted + at_step(schedule.noise, t, x) * x
 
 
-def ddpm_mean(eps: Tensor, x: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+def ddpm_mean(eps: Tensor, x: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
     """Mean of x_{t-1} given x_t and the noise in it."""
     c1, c2 = schedule.mean_coefficients
     return at_step(c1, t, x) * x - at_step(c2, t, x) * eps
@@ -145,10 +147,10 @@ def ddpm_mean(eps: Tensor, x: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
 def sample_ddpm(
     model: Denoiser,
     x: Tensor,
-    schedule: Schedule,
+    schedule: NoiseSchedule,
     *,
     noises: Iterable[Tensor],
-    prediction: Prediction = "epsilon",
+    prediction: Parametrisation = "epsilon",
 ) -> Tensor:
     """Walk from pure noise x_T to an image in [-1, 1], every step of the schedule; `noises` yields one
     like x per step but the last.
@@ -167,11 +169,11 @@ def sample_ddpm(
 def sample_ddim(
     model: Denoiser,
     x: Tensor,
-    schedule: Schedule,
+    schedule: NoiseSchedule,
     *,
     steps: int = 50,
     clip: bool = True,
-    prediction: Prediction = "epsilon",
+    prediction: Parametrisation = "epsilon",
 ) -> Tensor:
     """Walk from pure noise x_T to an image in [-1, 1] in a few deterministic steps (Song 2021, DDIM, eta =
     0).
@@ -219,35 +221,3 @@ def kept_conditions(batch: int, dropout: float, *, generator: torch.Generator) -
     without.
     """
     return torch.rand(batch, generator=generator, device=generator.device) >= dropout
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, *, decay: float = 0.9999) -> None:
-    """Move the weights of `average` towards those of `network` (exponential moving average); buffers are
-    copied.
-    """
-    for mine, theirs in zip(average.parameters(), network.parameters(), strict=True):
-        mine.lerp_(theirs.to(mine.dtype), 1.0 - decay)
-    for held, current in zip(average.buffers(), network.buffers(), strict=True):
-        held.copy_(current)
-
-
-def published_learning_rate(epoch: int, epochs: int, *, rate: float = 2e-4, peak: float = 2.0) -> float:
-    """Learning rate of Diffusion U-KAN during `epoch` (from 1): linear warm-up to `peak` times `rate`, then a
-    cosine of period 2 `epochs`.
-
-    The cosine restarts one epoch late and a hair above its peak, and ends well above zero; the published
-    trace is reproduced as it is.
-
-    >>> published_learning_rate(1, 100), published_learning_rate(11, 100)
-    (0.0002, 0.0004)
-    """
-    warm, at = epochs // 10, epoch - 1
-    if at <= warm and warm:
-        return rate * (1.0 + (peak - 1.0) * at / warm)
-    return (
-        rate
-        * peak
-        * (1.0 + math.cos(math.pi * (at - warm - 1) / epochs))
-        / (1.0 + math.cos(math.pi / epochs))
-    )

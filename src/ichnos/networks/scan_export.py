@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ichnos.networks.selective_scan import Chunking, Scanned, checked_inputs, skip_and_gate, step_sizes
+from ichnos.networks.scan_parts import Chunking, Scanned, checked_inputs, skip_and_gate, step_sizes
 
 _UNROLLED = 32
 

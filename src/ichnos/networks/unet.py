@@ -276,7 +276,7 @@ class Decoder(nn.Module):
             rows.append(
                 (
                     stage,
-                    Upsample(dim, below, width, topology.strides[level + 1]),
+                    NearestUpsample(dim, below, width, topology.strides[level + 1]),
                     _conv(dim, width, num_classes, 1),
                 )
             )
@@ -299,7 +299,7 @@ class Decoder(nn.Module):
         return outputs[::-1] if self.deep_supervision else outputs[-1]
 
 
-class Upsample(nn.Module):
+class NearestUpsample(nn.Module):
     """Nearest-neighbour upsampling and 1x1 convolution. The two commute, so the convolution runs on the
     smaller grid.
     """

@@ -12,21 +12,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from scipy.special import expit, ndtri
 
-from ichnos.clinical.injury import Grade
-from ichnos.errors import InputRefused
+from ichnos.arrays import Floats
+from ichnos.clinical.injury import INJURY_GRADES, InjuryGrade
+from ichnos.clinical.treatment import TreatmentArm
+from ichnos.prognosis.store import PlainModel, load_plain
 
 OUTCOME_FILE = "outcome.json"
-GRADES: tuple[Grade, ...] = get_args(Grade)
-REFERENCE: Grade = "complete interruption"
-Arm = Literal["medical", "surgery"]
-Floats = npt.NDArray[np.float64]
+REFERENCE: InjuryGrade = "complete interruption"
 
 LEAST_PER_CELL = 8  # patients of one grade in one arm below which surgery is not judged for that grade
 NUMBERS = ("age_years", "ich_ml", "ivh_ml", "leukoaraiosis_ml", "blood_load_ml", "gcs")
@@ -44,7 +42,7 @@ _WORDS = {
 class OutcomeInputs:
     """What the model may know of a patient; None where it is not known."""
 
-    injury: Grade | None  # of the worse tract
+    injury: InjuryGrade | None  # of the worse tract
     ich_ml: float
     ivh_ml: float
     leukoaraiosis_ml: float | None
@@ -58,7 +56,7 @@ class OutcomeInputs:
         return math.nan if value is None else float(value)
 
 
-def design_row(inputs: OutcomeInputs, arm: Arm, terms: Sequence[str]) -> Floats:
+def design_row(inputs: OutcomeInputs, arm: TreatmentArm, terms: Sequence[str]) -> Floats:
     """Return the regression's row of a patient in an arm; NaN where an input is not known.
 
     >>> x = OutcomeInputs("no risk", 20.0, 0.0, 3.0, 0.0, 65.0, 14.0)
@@ -69,7 +67,7 @@ def design_row(inputs: OutcomeInputs, arm: Arm, terms: Sequence[str]) -> Floats:
     return np.array([_term(inputs, arm, term) for term in terms], np.float64)
 
 
-def _term(inputs: OutcomeInputs, arm: Arm, term: str) -> float:
+def _term(inputs: OutcomeInputs, arm: TreatmentArm, term: str) -> float:
     operated = float(arm == "surgery")
     if term.startswith("injury: "):
         return math.nan if inputs.injury is None else float(inputs.injury == term.removeprefix("injury: "))
@@ -91,8 +89,8 @@ def _term(inputs: OutcomeInputs, arm: Arm, term: str) -> float:
     }[term]
 
 
-GRADE_TERMS = tuple(f"injury: {grade}" for grade in GRADES if grade != REFERENCE)
-SURGERY_TERMS = ("surgery", *(f"surgery, {grade}" for grade in GRADES if grade != REFERENCE))
+GRADE_TERMS = tuple(f"injury: {grade}" for grade in INJURY_GRADES if grade != REFERENCE)
+SURGERY_TERMS = ("surgery", *(f"surgery, {grade}" for grade in INJURY_GRADES if grade != REFERENCE))
 MOTOR_TERMS = ("intercept", *GRADE_TERMS, *SURGERY_TERMS, "age", "ich", "blood load")
 MRS_TERMS = (*GRADE_TERMS, *SURGERY_TERMS, "age", "ich", "ivh", "leukoaraiosis", "gcs")
 NEEDED = {
@@ -101,11 +99,7 @@ NEEDED = {
 }
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Regression(_Frozen):
+class Regression(PlainModel):
     """Coefficients in the order of `terms`, then whatever else was estimated with them; their covariance."""
 
     terms: tuple[str, ...]
@@ -127,7 +121,7 @@ class Regression(_Frozen):
         return self
 
 
-class OutcomeModel(_Frozen):
+class OutcomeModel(PlainModel):
     """The content of outcome.json."""
 
     format: Literal["ichnos-outcome-1"] = "ichnos-outcome-1"
@@ -149,21 +143,21 @@ class OutcomeModel(_Frozen):
     def refusal(self, inputs: OutcomeInputs, which: Literal["motor", "mrs"]) -> str:
         """Return why an outcome cannot be forecast for this patient, or "" where it can."""
         if inputs.injury is None:
-            return "the tract's injury is not known"
+            return "the injury of the corticospinal tract is not graded"
         if min(self.cells.get(inputs.injury, (0, 0))) < LEAST_PER_CELL:
-            return f"too few patients of the cohort had the grade {inputs.injury!r}"
+            return f"too few patients of the fitting cohort had the grade {inputs.injury!r}"
         for name in NEEDED[which]:
             value = inputs.number(name)
             if math.isnan(value):
                 return f"{_WORDS[name]} is not known"
             if not self.low[name] <= value <= self.high[name]:
                 return (
-                    f"{_WORDS[name]} is {value:.3g}; the cohort has {self.low[name]:.3g} to"
+                    f"{_WORDS[name]} is {value:.3g}; the fitting cohort has {self.low[name]:.3g} to"
                     f" {self.high[name]:.3g}"
                 )
         return ""
 
-    def motor_forecast(self, inputs: OutcomeInputs, arm: Arm, *, level: float = 0.8) -> Interval:
+    def motor_forecast(self, inputs: OutcomeInputs, arm: TreatmentArm, *, level: float = 0.8) -> Interval:
         """Return motor NIHSS at 180 days with a band for one patient (not for the mean), cut to the scale."""
         fit = self.motor
         x = design_row(inputs, arm, fit.terms)
@@ -183,7 +177,7 @@ class OutcomeModel(_Frozen):
         return Interval(value, value - half, value + half)
 
     def independent(
-        self, inputs: OutcomeInputs, arm: Arm, *, at_most: int = 3, level: float = 0.95
+        self, inputs: OutcomeInputs, arm: TreatmentArm, *, at_most: int = 3, level: float = 0.95
     ) -> Interval:
         """Return P(mRS at 365 days <= `at_most`) with the interval of that probability."""
         return _summary(self._share(inputs, arm, at_most), level)
@@ -196,7 +190,7 @@ class OutcomeModel(_Frozen):
             self._share(inputs, "surgery", at_most) - self._share(inputs, "medical", at_most), level
         )
 
-    def _share(self, inputs: OutcomeInputs, arm: Arm, at_most: int) -> Floats:
+    def _share(self, inputs: OutcomeInputs, arm: TreatmentArm, at_most: int) -> Floats:
         """Return the probability under the estimate (first) and under draws from its covariance, the same
         draws in every call.
         """
@@ -227,27 +221,19 @@ def _summary(shares: Floats, level: float) -> Interval:
 
 def injury_of(
     grades: Mapping[str, str | None], loads_ml: Mapping[str, float]
-) -> tuple[Grade | None, float | None]:
+) -> tuple[InjuryGrade | None, float | None]:
     """Return the worse side's grade and load of blood; None where a side is not graded.
 
     >>> injury_of({"left": "no risk", "right": "PHE infiltration"}, {"left": 0.0, "right": 0.0})
     ('PHE infiltration', 0.0)
     """
-    known = {side: grade for side, grade in grades.items() if grade in GRADES}
+    known = {side: grade for side, grade in grades.items() if grade in INJURY_GRADES}
     if len(known) < len(grades) or not known:
         return None, None
-    worst = max(known, key=lambda side: (GRADES.index(known[side]), loads_ml[side]))
+    worst = max(known, key=lambda side: (INJURY_GRADES.index(known[side]), loads_ml[side]))
     return known[worst], loads_ml[worst]
 
 
 def load_outcome_model(folder: str | Path) -> OutcomeModel:
     """Read outcome.json of a model folder, or say what is wrong with it."""
-    file = Path(folder) / OUTCOME_FILE
-    if not file.is_file():
-        raise InputRefused(f"{folder} holds no outcome model: it has no {OUTCOME_FILE}")
-    try:
-        return OutcomeModel.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise InputRefused(f"{file} cannot be used: {where}: {first['msg']}") from None
+    return load_plain(Path(folder) / OUTCOME_FILE, OutcomeModel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,6 +29,7 @@ def slice_reasons(scan: Scan) -> Iterator[Reason]:
     )
     unseen, text = _largest_gap(steps, scan.acquisition.slice_thickness_mm)
     yield Reason("gaps", level_of(unseen, UNSEEN_MM), text, unseen, "mm")
+    yield from _files_left_out(scan)
     count = (
         len(scan.source.slices) if scan.source and scan.source.slices else scan.volume.shape[slice_axis(scan)]
     )
@@ -38,6 +40,15 @@ def slice_reasons(scan: Scan) -> Iterator[Reason]:
         f"{count} slices{f', fewer than {FEWEST_SLICES}' if few else ''}",
         float(count),
     )
+
+
+def _files_left_out(scan: Scan) -> Iterator[Reason]:
+    """Warn of files beside the series that could not be read, which may have been slices of it."""
+    if scan.source is None or not scan.source.left_out:
+        return
+    why = ", ".join(f"{n} {reason}" for reason, n in sorted(Counter(scan.source.left_out).items()))
+    text = f"files beside the series were left out ({why}); they may have been slices of it"
+    yield Reason("files", "warn", text, float(len(scan.source.left_out)))
 
 
 def steps_mm(scan: Scan) -> Floats:

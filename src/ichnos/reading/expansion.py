@@ -1,6 +1,4 @@
-"""Expansion: how large the haematoma will probably be a day later, how likely that counts as expansion,
-and where the blood would be.
-"""
+"""Expansion: the haematoma's expected volume after a day, its probability of expansion, and its outline."""
 
 from __future__ import annotations
 
@@ -8,29 +6,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ichnos.clinical.scores import DEFINITIONS, ExpansionDefinition
+from ichnos.clinical.expansion import DEFAULT_DEFINITION, DEFINITIONS, ExpansionDefinition
 from ichnos.inference import Prediction
 from ichnos.models import Model
 from ichnos.models.store import SHIPPED
-from ichnos.reading.growth import (
-    LAW_FILE,
-    GrowthForecast,
-    GrowthInputs,
-    GrowthLaw,
-    growth_inputs,
-    load_growth_law,
-)
+from ichnos.prognosis.growth import GROWTH_FILE, GrowthForecast, GrowthInputs, GrowthModel
+from ichnos.prognosis.store import first_plain
 from ichnos.reading.masks import Masks
+from ichnos.reading.measures.growth import growth_inputs
 from ichnos.reading.record import Finding, Measure
 from ichnos.volume import Volume, box_around
 
 BAND = (0.1, 0.9)
-DEFAULT = "33%-or-6ml"
 _REACH_MM = 40.0  # how far beyond the haematoma a follow-up mask may reach
 
 
 def read_expansion(
-    law: GrowthLaw | None,
+    model: GrowthModel | None,
     masks: Masks,
     hu: Volume,
     *,
@@ -41,36 +33,36 @@ def read_expansion(
     """Forecast the haematoma's growth; `hu` in RAS on the masks' grid.
 
     `facts` may hold `onset_to_ct_h` and `anticoagulation`. `forecast` is a network's probability of blood at
-    follow-up on the same grid, used where the law was fitted with one. Withheld, with the reason, where no
-    law is installed or the haematoma lies outside its cohort.
+    follow-up on the same grid, used where the model was fitted with one. Withheld, with the reason, where no
+    model is installed or the haematoma lies outside its cohort.
     """
     if not masks.ich.array.any():
-        sentence = "No intracerebral haematoma was found, so there is none that could expand."
+        sentence = "No intracerebral haematoma that could expand."
         return Finding(target="expansion", status="none found", sentence=sentence)
-    if law is None:
-        return _withheld("no growth law is installed")
+    if model is None:
+        return _withheld("no growth model is installed")
     inputs = growth_inputs(
         masks.ich, masks.ivh, hu, facts=facts, forecast_ml=None if forecast is None else probable_ml(forecast)
     )
-    why = law.outside(inputs)
+    why = model.outside(inputs)
     if why:
         return _withheld(why)
-    expected = law.forecast(inputs)
+    expected = model.forecast(inputs)
     measures = (
         _volume(expected),
-        *(_probability(law, inputs, expected, key, d) for key, d in definitions.items()),
+        *(_probability(model, inputs, expected, key, d) for key, d in definitions.items()),
     )
     return Finding(
         target="expansion",
         status="read",
-        sentence=_sentence(law.simulated, expected),
+        sentence=_sentence(model.simulated, expected),
         measures=measures,
         masks=("expansion",),
     )
 
 
 def _withheld(why: str) -> Finding:
-    sentence = f"How the haematoma will grow is not forecast: {why}."
+    sentence = f"No growth forecast: {why}."
     names = (
         ("followup_volume", "Haematoma at follow-up", "mL"),
         ("expansion_probability", "Probability of expansion", "%"),
@@ -83,7 +75,7 @@ def _withheld(why: str) -> Finding:
 
 def _volume(expected: GrowthForecast) -> Measure:
     low, middle, high = (round(expected.quantile_ml(q), 2) for q in (BAND[0], 0.5, BAND[1]))
-    what = "8 of 10 haematomas like this one end between these"
+    what = "80 % prediction interval"
     label = "Haematoma at follow-up, median"
     return Measure(
         name="followup_volume", label=label, value=middle, unit="mL", low=low, high=high, interval=what
@@ -91,22 +83,26 @@ def _volume(expected: GrowthForecast) -> Measure:
 
 
 def _probability(
-    law: GrowthLaw, inputs: GrowthInputs, expected: GrowthForecast, key: str, definition: ExpansionDefinition
+    model: GrowthModel,
+    inputs: GrowthInputs,
+    expected: GrowthForecast,
+    key: str,
+    definition: ExpansionDefinition,
 ) -> Measure:
-    name = "expansion_probability" if key == DEFAULT else f"expansion_probability_{key}"
+    name = "expansion_probability" if key == DEFAULT_DEFINITION else f"expansion_probability_{key}"
     label = f"Probability of expansion ({definition.name})"
     value = round(100 * expected.probability(definition), 1)
-    interval = law.probability_interval(inputs, definition)
+    interval = model.probability_interval(inputs, definition)
     if interval is None:
         return Measure(
             name=name,
             label=label,
             value=value,
             unit="%",
-            reason="the law holds no refits, so its own doubt is not known",
+            reason="no bootstrap refits were saved, so its uncertainty is unknown",
         )
     low, high = (round(100 * p, 1) for p in interval)
-    what = "9 of 10 refits of the law on resampled patients"
+    what = "90 % of refits on resampled patients"
     return Measure(
         name=name,
         label=label,
@@ -120,19 +116,18 @@ def _probability(
 
 def _sentence(simulated: bool, expected: GrowthForecast) -> str:
     low, middle, high = (expected.quantile_ml(q) for q in (BAND[0], 0.5, BAND[1]))
-    risk = 100 * expected.probability(DEFINITIONS[DEFAULT])
-    origin = " The law behind this was fitted on simulated patients." if simulated else ""
+    definition = DEFINITIONS[DEFAULT_DEFINITION]
+    risk = 100 * expected.probability(definition)
+    origin = " The prognostic model was fitted on simulated patients." if simulated else ""
     return (
-        f"Of {expected.ich_ml:.1f} mL, {middle:.1f} mL (8 in 10: {low:.1f} to {high:.1f} mL) are expected a"
-        f" day later; the probability of expansion ({DEFINITIONS[DEFAULT].name}) is {risk:.0f} %.{origin}"
+        f"Expected volume at 24 h: {middle:.1f} mL (80 % interval {low:.1f} to {high:.1f}); probability of"
+        f" expansion ({definition.name}) {risk:.0f} %.{origin}"
     )
 
 
-def growth_law_of(model: Model) -> GrowthLaw | None:
-    """Return the growth law beside a model's weights, or the one that ships; None where neither is there."""
-    return next(
-        (load_growth_law(f) for f in (model.folder, SHIPPED / "expansion") if (f / LAW_FILE).is_file()), None
-    )
+def growth_model_of(model: Model) -> GrowthModel | None:
+    """Return the growth model beside a model's weights, or the one that ships; None without either."""
+    return first_plain((model.folder, SHIPPED / "expansion"), GROWTH_FILE, GrowthModel)
 
 
 def forecast_of(prediction: Prediction) -> Volume | None:

@@ -2,97 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ichnos.inference import Prediction
-from ichnos.inference.coordinates import Placement
-from ichnos.reading.blood import DensitySigns, abc2_ml, density_signs, sphericity
+from ichnos.inference.coordinates import AtlasCoordinates
+from ichnos.prognosis.volume import load_volume_calibration
 from ichnos.reading.masks import MIN_BLOOD_ML, Masks
-from ichnos.reading.record import Finding, Measure
-from ichnos.reading.site import midline_measure, site_measure
-from ichnos.reading.volumes import volume_measure
+from ichnos.reading.measures.blood import DensitySigns, abc2_ml, density_signs, sphericity
+from ichnos.reading.measures.site import midline_measure, site_measure
+from ichnos.reading.measures.volume import volume_measure
+from ichnos.reading.record import Finding, Measure, Status
+from ichnos.targets import targets_in
 from ichnos.volume import Volume, centroid_mm
 
-_DEFINITION = "defined by the mask; it has no interval of its own"
-IRREGULAR_BELOW = 0.55  # our own limit, not a published one
-# Li 2017: at least three small clots apart from the main one (or four joined to it, which are not counted
-# here)
+BY_DEFINITION = "measured from the mask"
+IRREGULAR_BELOW = 0.55  # sphericity; our own limit, not a published one
+# Li 2017: at least three small clots apart from the main one (or four joined to it, not counted here).
 ISLANDS = 3
 _MIDLINE_MM = 5.0  # a clot whose centre is nearer to the midline than this has no side
+_WITHOUT_SIDE = ("brainstem",)  # sites that are one structure across the midline
 
 
 def read_haematoma(
-    prediction: Prediction, masks: Masks, hu: Volume, *, place: Placement | None = None
+    prediction: Prediction, masks: Masks, hu: Volume, *, coordinates: AtlasCoordinates | None = None
 ) -> Finding:
-    """Measure the blood of a scan; `hu` in RAS on the masks' grid, `place` where the network says where in
-    the atlas it is.
-    """
-    labels = {
-        "ICH": "Intracerebral haematoma",
-        "IVH": "Intraventricular blood",
-        "PHE": "Perihaematomal oedema",
-    }
-    volumes = tuple(_volume(prediction, masks, name, label) for name, label in labels.items())
-    names = tuple(name for name in labels if name in masks.known)
-    said = ", ".join(_said(m) for m in volumes if isinstance(m.value, float))
+    """Measure the blood of a scan; `hu` in RAS on the masks' grid, `coordinates` for its site."""
+    volumes = {t.name: _volume(prediction, masks, t.name, t.label) for t in targets_in("haematoma")}
+    names = tuple(name for name in volumes if name in masks.known)
+    level = _level_text(prediction)
     if not masks.ich.array.any() and not masks.ivh.array.any():
         searched = "intracerebral or intraventricular" if "IVH" in masks.known else "intracerebral"
-        sentence = f"The brain was searched and no {searched} blood of {MIN_BLOOD_ML:g} mL or more was found."
-        return Finding(
-            target="haematoma", status="none found", sentence=sentence, measures=volumes, masks=names
-        )
+        sentence = f"No {searched} blood of {MIN_BLOOD_ML:g} mL or more."
+        return _finding("none found", sentence, tuple(volumes.values()), names)
     if not masks.ich.array.any():
-        sentence = f"Blood was found in the ventricles alone: {said}."
-        return Finding(
-            target="haematoma",
-            status="read",
-            sentence=sentence,
-            measures=(*volumes, midline_measure(place)),
-            masks=names,
-        )
-    side, site = _side(masks), site_measure(place, masks.ich)
-    where = ", ".join(str(m.value) for m in (side, site) if m.value is not None) or "side not known"
-    measures = (*volumes, side, site, midline_measure(place), *_shape(masks.ich), *_signs(hu, masks.ich))
-    return Finding(
-        target="haematoma",
-        status="read",
-        sentence=f"Blood was found ({where}): {said}.",
-        measures=measures,
-        masks=names,
-    )
+        sentence = f"Isolated intraventricular haemorrhage, {_amount(volumes['IVH'], level)}."
+        return _finding("read", sentence, (*volumes.values(), midline_measure(coordinates)), names)
+    side, site = _side(masks), site_measure(coordinates, masks.ich)
+    where = (side, site, midline_measure(coordinates))
+    measures = (*volumes.values(), *where, *_shape(masks.ich), *_signs(hu, masks.ich))
+    return _finding("read", _headline(volumes, side.value, site.value, level), measures, names)
 
 
-def _said(volume: Measure) -> str:
-    word = {"ich_volume": "ICH", "ivh_volume": "ventricular blood", "phe_volume": "oedema"}[volume.name]
-    return f"{word} {volume.value:.1f} mL" if volume.value else f"no {word}"
+def _finding(status: Status, sentence: str, measures: tuple[Measure, ...], masks: tuple[str, ...]) -> Finding:
+    return Finding(target="haematoma", status=status, sentence=sentence, measures=measures, masks=masks)
+
+
+def _headline(volumes: Mapping[str, Measure], side: object, site: object, level: str) -> str:
+    """Return the finding as a radiologist would write it: side, site, volumes."""
+    words = [str(side)] if side is not None and site not in _WITHOUT_SIDE else []
+    words += [str(site) if site is not None else "intracerebral", "haemorrhage"]
+    parts = [f"{' '.join(words).capitalize()}, {_amount(volumes['ICH'], level)}"]
+    for name, label in (("IVH", "intraventricular blood"), ("PHE", "perihaematomal oedema")):
+        if volumes[name].value is not None:
+            parts.append(f"{label} {_amount(volumes[name], '')}" if volumes[name].value else f"no {label}")
+    return "; ".join(parts) + "."
+
+
+def _amount(volume: Measure, level: str) -> str:
+    shown = f"{volume.value:.1f} mL"
+    if not level or volume.low is None or volume.high is None:
+        return shown
+    return f"{shown} ({level} {volume.low:.1f} to {volume.high:.1f})"
+
+
+def _level_text(prediction: Prediction) -> str:
+    """Return what a sentence calls the interval of a volume; "" without a calibration."""
+    calibration = load_volume_calibration(prediction.model.folder)
+    return f"{100 * calibration.level:.0f} % interval" if calibration is not None else ""
 
 
 def _volume(prediction: Prediction, masks: Masks, name: str, label: str) -> Measure:
-    if name not in masks.known:
-        return Measure(
-            name=f"{name.lower()}_volume",
-            label=label,
-            value=None,
-            unit="mL",
-            reason="this model does not draw it",
-        )
-    return volume_measure(prediction, name, masks.named()[name], label)
+    if name in masks.known:
+        return volume_measure(prediction, name, masks.named()[name], label)
+    reason = "this model does not outline it"
+    return Measure(name=f"{name.lower()}_volume", label=label, value=None, unit="mL", reason=reason)
 
 
 def _side(masks: Masks) -> Measure:
-    if "brain" not in masks.known:
-        return Measure(
-            name="side",
-            label="Side",
-            value=None,
-            reason="this model draws no brain, so its midline is not known",
-        )
-    return _grade("side", "Side", side_of(masks.ich, masks.brain))
+    if "brain" in masks.known:
+        return _grade("side", "Side", side_of(masks.ich, masks.brain))
+    reason = "this model does not outline the brain, so its midline is unknown"
+    return Measure(name="side", label="Side", value=None, reason=reason)
 
 
 def side_of(mask: Volume, brain: Volume) -> str:
-    """Return "left", "right" or "midline": the clot's centre against the brain's midline at its height; both
-    masks RAS on one grid.
+    """Return "left", "right" or "midline" by the clot's centre and the brain's midline at its height.
+
+    Both masks are RAS on one grid.
 
     >>> from ichnos.volume import sphere
     >>> brain = sphere(radius_mm=60, spacing_mm=2.0)
@@ -109,9 +107,7 @@ def side_of(mask: Volume, brain: Volume) -> str:
 
 
 def _midline_x(brain: Volume, at: np.ndarray) -> float:
-    """Fit a plane x = a + b y + c z to the middles of the brain's rows, and return its x beside a point
-    (voxels).
-    """
+    """Fit a plane x = a + b y + c z to the middles of the brain's rows; return its x at a point (voxels)."""
     filled = np.asarray(brain.array).astype(bool)
     width = filled.sum(axis=0)
     y, z = np.nonzero(width > 0.5 * width.max())
@@ -123,62 +119,39 @@ def _midline_x(brain: Volume, at: np.ndarray) -> float:
 
 
 def _grade(name: str, label: str, value: str | bool) -> Measure:
-    return Measure(name=name, label=label, value=value, reason=_DEFINITION)
+    return Measure(name=name, label=label, value=value, reason=BY_DEFINITION)
+
+
+def _number(name: str, label: str, value: float, unit: str = "", *, digits: int = 1) -> Measure:
+    return Measure(name=name, label=label, value=round(value, digits), unit=unit, reason=BY_DEFINITION)
 
 
 def _shape(ich: Volume) -> tuple[Measure, ...]:
-    round_ = sphericity(ich)
+    value = sphericity(ich)
+    irregular = f"Irregular shape (sphericity below {IRREGULAR_BELOW:g})"
     return (
-        Measure(
-            name="abc2",
-            label="ABC/2, for comparison",
-            value=round(abc2_ml(ich), 2),
-            unit="mL",
-            reason=_DEFINITION,
-        ),
-        Measure(
-            name="sphericity", label="Sphericity (1: a ball)", value=round(round_, 3), reason=_DEFINITION
-        ),
-        _grade(
-            "irregular", f"Irregular shape (sphericity below {IRREGULAR_BELOW:g})", round_ < IRREGULAR_BELOW
-        ),
+        _number("abc2", "ABC/2, for comparison", abc2_ml(ich), "mL", digits=2),
+        _number("sphericity", "Sphericity (1: a ball)", value, digits=3),
+        _grade("irregular", irregular, value < IRREGULAR_BELOW),
     )
 
 
 def _signs(hu: Volume, ich: Volume) -> tuple[Measure, ...]:
     signs: DensitySigns = density_signs(hu, ich)
-    density = (
-        Measure(
-            name="mean_density",
-            label="Mean density of the clot",
-            value=round(signs.mean_hu, 1),
-            unit="[hnsf'U]",
-            reason=_DEFINITION,
-        ),
-        Measure(
-            name="density_sd",
-            label="Spread of its density",
-            value=round(signs.sd_hu, 1),
-            unit="[hnsf'U]",
-            reason=_DEFINITION,
-        ),
+    island_sign = f"Island sign ({ISLANDS} or more separate small clots)"
+    return (
+        _number("mean_density", "Mean density of the clot", signs.mean_hu, "[hnsf'U]"),
+        _number("density_sd", "Standard deviation of its density", signs.sd_hu, "[hnsf'U]"),
+        _sign("black_hole", "Black-hole sign", signs.black_hole),
+        _sign("blend", "Blend sign", signs.blend),
+        _sign("swirl", "Swirl sign", signs.swirl),
+        _number("islands", "Separate small clots", float(signs.island_count)),
+        _grade("island_sign", island_sign, signs.island_count >= ISLANDS),
     )
-    named = [
-        ("black_hole", "Black-hole sign", signs.black_hole),
-        ("blend", "Blend sign", signs.blend),
-        ("swirl", "Swirl sign", signs.swirl),
-    ]
-    too_small = "the clot is too small for this sign to be told from noise"
-    graded = tuple(
-        _grade(name, label, value)
-        if value is not None
-        else Measure(name=name, label=label, value=None, reason=too_small)
-        for name, label, value in named
-    )
-    islands = Measure(
-        name="islands", label="Separate small clots", value=float(signs.island_count), reason=_DEFINITION
-    )
-    sign = _grade(
-        "island_sign", f"Island sign ({ISLANDS} or more separate small clots)", signs.island_count >= ISLANDS
-    )
-    return (*density, *graded, islands, sign)
+
+
+def _sign(name: str, label: str, value: bool | None) -> Measure:
+    if value is not None:
+        return _grade(name, label, value)
+    reason = "the clot is too small to separate this sign from noise"
+    return Measure(name=name, label=label, value=None, reason=reason)

@@ -4,42 +4,55 @@ from __future__ import annotations
 
 import numpy as np
 
+from ichnos.anatomy.regions import PERIVENTRICULAR_MM
+from ichnos.clinical.fazekas import FazekasRegion
 from ichnos.inference import Prediction
-from ichnos.reading.fazekas import fazekas_measures, load_fazekas_law
+from ichnos.prognosis.fazekas import load_fazekas_model
 from ichnos.reading.masks import Masks
+from ichnos.reading.measures.fazekas import fazekas_measures
+from ichnos.reading.measures.volume import volume_measure
 from ichnos.reading.record import Finding, Measure, Status
-from ichnos.reading.volumes import volume_measure
 from ichnos.volume import box_around, volume_ml
 
-PERIVENTRICULAR_MM = 10.0  # white matter nearer to a ventricle than this is periventricular (DeCarli 2005)
-_NO_INTERVAL = "defined by the mask; it has no interval of its own"
+_BY_DEFINITION = "measured from the mask"
 
 
 def read_leukoaraiosis(prediction: Prediction, masks: Masks) -> Finding:
     """Measure white-matter disease outside blood, oedema and ventricles."""
     volume = volume_measure(prediction, "leukoaraiosis", masks.leukoaraiosis, "Leukoaraiosis")
-    law, total_ml = load_fazekas_law(prediction.model.folder), volume_ml(masks.leukoaraiosis)
+    model, total_ml = load_fazekas_model(prediction.model.folder), volume_ml(masks.leukoaraiosis)
     if not masks.ventricles.array.any():
         sentence = (
-            f"Leukoaraiosis {total_ml:.1f} mL; the ventricles were not found, so it could not be divided."
+            f"Leukoaraiosis {total_ml:.1f} mL; not divided into periventricular and deep, because the"
+            " ventricles were not found."
         )
-        return _finding("read", sentence, (volume, *fazekas_measures(law, None)))
+        return _finding("read", sentence, (volume, *fazekas_measures(model, None)))
     periventricular_ml = _periventricular_ml(masks)
-    parts_ml = {"periventricular": periventricular_ml, "deep": total_ml - periventricular_ml}
-    grades = fazekas_measures(law, parts_ml)
+    parts_ml: dict[FazekasRegion, float] = {
+        "periventricular": periventricular_ml,
+        "deep": total_ml - periventricular_ml,
+    }
+    grades = fazekas_measures(model, parts_ml)
     if not masks.leukoaraiosis.array.any():
-        return _finding(
-            "none found", "The white matter was searched and no leukoaraiosis was found.", (volume, *grades)
-        )
-    labels = {"periventricular": f"… within {PERIVENTRICULAR_MM:g} mm of a ventricle", "deep": "… deeper"}
+        return _finding("none found", "No leukoaraiosis.", (volume, *grades))
+    labels = {
+        "periventricular": f"Leukoaraiosis within {PERIVENTRICULAR_MM:g} mm of a ventricle",
+        "deep": "Leukoaraiosis, deeper",
+    }
     parts = tuple(
-        Measure(name=f"{name}_volume", label=labels[name], value=round(ml, 3), unit="mL", reason=_NO_INTERVAL)
+        Measure(
+            name=f"{name}_volume", label=labels[name], value=round(ml, 3), unit="mL", reason=_BY_DEFINITION
+        )
         for name, ml in parts_ml.items()
     )
-    sentence = (
-        f"Leukoaraiosis {total_ml:.1f} mL, of which {periventricular_ml:.1f} mL lie around the ventricles."
-    )
+    sentence = f"Leukoaraiosis {total_ml:.1f} mL, of which {periventricular_ml:.1f} mL periventricular."
     return _finding("read", sentence, (volume, *parts, *grades))
+
+
+def _part(region: FazekasRegion, ml: float) -> Measure:
+    near = f"within {PERIVENTRICULAR_MM:g} mm of a ventricle"
+    label = f"Leukoaraiosis, {near if region == 'periventricular' else 'deeper'}"
+    return Measure(name=f"{region}_volume", label=label, value=round(ml, 3), unit="mL", reason=_BY_DEFINITION)
 
 
 def _finding(status: Status, sentence: str, measures: tuple[Measure, ...]) -> Finding:

@@ -1,17 +1,16 @@
-"""From probabilities to masks that agree with each other: blood excludes oedema and leukoaraiosis,
-ventricular blood lies in ventricles.
-"""
+"""From probabilities to masks that agree: blood excludes oedema and leukoaraiosis, IVH lies in ventricles."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
 
 from ichnos.anatomy.tract import SIDES, Side, population
 from ichnos.inference import Prediction
-from ichnos.inference.coordinates import Placement
+from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.reading.density import (
     ICH_ABOVE_BRAIN_HU,
     IVH_ABOVE_BRAIN_HU,
@@ -25,37 +24,31 @@ from ichnos.reading.density import (
     where_dark,
     without_sulci,
 )
+from ichnos.targets import TARGETS
 from ichnos.volume import Box, Volume, box_around
 
-MIN_BLOOD_ML = 0.1  # a smaller speck of blood, or of leukoaraiosis, is not reported
-NAMES = ("ICH", "IVH", "PHE", "leukoaraiosis", "brain", "ventricles", "tract_left", "tract_right")
+MIN_BLOOD_ML = 0.1  # a smaller component of blood, or of leukoaraiosis, is not reported
 _INFARCT = "infarct"  # a mask that is taken out of leukoaraiosis and not shown
-# of a population's tracts that cover a place, and of the network's own probability: their mean in a tract, at
-# least
+# Mean of the population's tract probability and the network's own, from which a voxel is tract.
 TRACT_SHARE = 0.42
-GROWTH_MM, VENTRICLE_REACH_MM = (
-    12.0,
-    6.0,
-)  # how far from what the network is sure of blood is looked for; from its ventricles, for IVH
-ALLOWED_PROBABILITY = 0.15  # of blood, and of brain where blood is, by the network: less excludes brain there
-# blood near ventricles is in them from this share of the probability of a haematoma: rarely met, it is said
-# quietly
+GROWTH_MM = 12.0  # blood is looked for this far from what the network is sure of
+VENTRICLE_REACH_MM = 6.0  # ventricular blood lies this near to the network's ventricles
+ALLOWED_PROBABILITY = 0.15  # of blood, and of brain where blood is: below it, no brain under the blood
+# Blood near ventricles is ventricular from this ratio of the probabilities of IVH and ICH. A network meets
+# ventricular blood rarely, so its probability is low; a refinement's less so.
 IVH_TO_ICH = 0.3
-FINE_IVH_TO_ICH = 0.7  # likewise, of a refinement
-# Asked of the network where the scan's own density decides after it.
+FINE_IVH_TO_ICH = 0.7
+# Thresholds where the scan's own density decides afterwards.
 AT_MOST = {"leukoaraiosis": 0.25, "ventricles": 0.5, "IVH": 0.2, "PHE": 0.2}
 PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaematomal
 
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """Masks on the scan's grid in RAS order; each voxel belongs to at most one of ICH, IVH, PHE and
-    leukoaraiosis.
+    """Masks on the scan's grid in RAS order; ICH, IVH, PHE and leukoaraiosis share no voxel.
 
-    `expansion` is where the haematoma is expected at follow-up; None where that was not forecast.
-
-    A mask whose name is not in `known` is empty because the model does not look for it: `named` leaves it
-    out.
+    `expansion` is where the haematoma is expected at follow-up; None where that was not forecast. A mask
+    whose name is not in `known` is empty because the model does not outline it: `named` leaves it out.
     """
 
     ich: Volume
@@ -66,34 +59,28 @@ class Masks:
     ventricles: Volume
     tract_left: Volume
     tract_right: Volume
-    known: frozenset[str]  # names of the masks that the model draws
+    known: frozenset[str]  # names of the masks that the model outlines
     expansion: Volume | None = None
+    others: Mapping[str, Volume] = field(default_factory=dict)  # of targets that no rule here knows
 
     def named(self) -> dict[str, Volume]:
         """Return the masks under the names that files and segments carry."""
-        drawn = {
-            "ICH": self.ich,
-            "IVH": self.ivh,
-            "PHE": self.phe,
-            "leukoaraiosis": self.leukoaraiosis,
-            "brain": self.brain,
-            "ventricles": self.ventricles,
-            "tract_left": self.tract_left,
-            "tract_right": self.tract_right,
-        }
-        found = {name: mask for name, mask in drawn.items() if name in self.known}
-        return found if self.expansion is None else {**found, "expansion": self.expansion}
+        own = {name: self.others.get(name, getattr(self, name.lower(), None)) for name in TARGETS}
+        shown = self.known if self.expansion is None else self.known | {"expansion"}
+        return {name: mask for name, mask in own.items() if mask is not None and name in shown}
 
 
-def consistent_masks(prediction: Prediction, place: Placement | None = None) -> Masks:
+def consistent_masks(prediction: Prediction, coordinates: AtlasCoordinates | None = None) -> Masks:
     """Threshold every target at its operating point and settle what two of them claim.
 
-    With a `place` the tract is where the atlas, looked up there, and the network's drawing agree; without, it
-    is what the network drew.
+    With `coordinates` the tract is where the atlas, looked up there, and the network's drawing agree;
+    without, it is what the network drew.
     """
-    taught = [t.name for t in prediction.model.manifest.targets if t.name in NAMES or t.name == _INFARCT]
+    outlined = [t.name for t in prediction.model.manifest.targets if t.kind == "mask"]
     raw = {
-        name: prediction.mask(name, threshold=cut_of(prediction, name)).reoriented("RAS") for name in taught
+        name: prediction.mask(name, threshold=threshold_of(prediction, name)).reoriented("RAS")
+        for name in outlined
+        if name in _reported() or name == _INFARCT
     }
     if "brain" in raw:
         raw["brain"] = raw["brain"].map_array(lambda a: a | _brain_in_blood(prediction, raw))
@@ -106,51 +93,65 @@ def consistent_masks(prediction: Prediction, place: Placement | None = None) -> 
         for name in ("ICH", "IVH")
         if name in raw
     }
-    tracts = (
-        {}
-        if place is None
-        else {f"tract_{side}": _tract(side, place, prediction).cropped(box) for side in SIDES}
-    )
+    tracts = _tracts(prediction, coordinates, box)
     settled = _settled(drawn, blood, ras.cropped(box), tracts, fine=prediction.refines("ICH"))
+    others = {name: _inside(mask, drawn) for name, mask in drawn.items() if _has_no_rule(name)}
     return Masks(
-        **{field: nothing.pasted(mask) for field, mask in settled.items()},
-        known=(frozenset(raw) & frozenset(NAMES)) | frozenset(tracts),
+        **{name: nothing.pasted(mask) for name, mask in settled.items()},
+        known=(frozenset(raw) - {_INFARCT}) | frozenset(tracts),
+        others={name: nothing.pasted(mask) for name, mask in others.items()},
     )
+
+
+def _tracts(prediction: Prediction, coordinates: AtlasCoordinates | None, box: Box) -> dict[str, Volume]:
+    if coordinates is None:
+        return {}
+    return {f"tract_{side}": _tract(side, coordinates, prediction).cropped(box) for side in SIDES}
+
+
+def _reported() -> tuple[str, ...]:
+    return tuple(name for name, target in TARGETS.items() if target.reported)
+
+
+def _has_no_rule(name: str) -> bool:
+    return name != _INFARCT and name.lower() not in {field.name for field in fields(Masks)}
+
+
+def _inside(mask: Volume, drawn: dict[str, Volume]) -> Volume:
+    """Keep of a mask what lies in brain or ventricles, where the model draws a brain."""
+    if "brain" not in drawn:
+        return mask
+    inside = np.logical_or.reduce([drawn[name].array for name in ("brain", "ventricles") if name in drawn])
+    return mask.map_array(lambda a: a & inside)
 
 
 def _brain_in_blood(prediction: Prediction, raw: dict[str, Volume]) -> npt.NDArray[np.bool_]:
-    """Return where blood is possible and brain is not excluded (RAS): a clot does not look like brain, and
-    yet lies in it.
-    """
+    """Return where blood is possible and brain is not excluded (RAS): a clot lies in brain unlike it."""
 
     def allowed(name: str) -> npt.NDArray[np.bool_]:
         return np.asarray(prediction.mask(name, threshold=ALLOWED_PROBABILITY).reoriented("RAS").array)
 
-    blood, place = (
+    blood, tissue = (
         [allowed(name) for name in names if name in raw]
         for names in (("ICH", "IVH"), ("brain", "ventricles"))
     )
-    return (
-        np.asarray(np.logical_or.reduce(blood) & np.logical_or.reduce(place))
-        if blood
-        else np.zeros(raw["brain"].shape, bool)
-    )
+    if not blood:
+        return np.zeros(raw["brain"].shape, bool)
+    return np.asarray(np.logical_or.reduce(blood) & np.logical_or.reduce(tissue))
 
 
-def cut_of(prediction: Prediction, name: str) -> float:
-    """Return the probability above which a target counts."""
+def threshold_of(prediction: Prediction, name: str) -> float:
+    """Return the probability above which a voxel belongs to a target's mask."""
     threshold = prediction.threshold(name)
     return threshold if prediction.refines(name) else min(threshold, AT_MOST.get(name, 1.0))
 
 
 def _box_of_brain(raw: dict[str, Volume], nothing: Volume) -> Box:
-    """Return the part of the scan in which anything can be found: brain and ventricles, or all of it where
-    the model draws no brain.
-    """
-    found = [raw[name].array for name in ("brain", "ventricles") if name in raw]
-    if "brain" not in raw or not np.any([mask.any() for mask in found]):
+    """Return the box of brain and ventricles, or the whole scan where the model outlines no brain."""
+    parts = [raw[name].array for name in ("brain", "ventricles") if name in raw]
+    if "brain" not in raw or not np.any([mask.any() for mask in parts]):
         return Box((0, 0, 0), tuple(nothing.shape))
-    return box_around(nothing.with_array(np.logical_or.reduce(found)), margin_mm=VENTRICLE_REACH_MM)
+    return box_around(nothing.with_array(np.logical_or.reduce(parts)), margin_mm=VENTRICLE_REACH_MM)
 
 
 def _settled(
@@ -161,36 +162,33 @@ def _settled(
     *,
     fine: bool,
 ) -> dict[str, Volume]:
-    """Return the masks by the names of the fields of Masks; all on one grid in RAS order, as are HU and the
-    probabilities of blood.
+    """Return the masks by the names of the fields of Masks; all on one grid in RAS order.
 
     The scan's density draws the borders of blood, and where no refinement did (not `fine`) those of the rest.
     """
     nothing = hu.with_array(np.zeros(hu.shape, bool))
-    raw = {name: drawn.get(name, nothing) for name in (*NAMES, _INFARCT)}
+    raw = {name: drawn.get(name, nothing) for name in (*_reported(), _INFARCT)}
     brain, ventricles = _largest(raw["brain"]), raw["ventricles"]
     inside = np.asarray(brain.array) | np.asarray(ventricles.array) if "brain" in drawn else np.True_
-    ich, ivh = _blood(drawn, probability, hu, brain, fine=fine)
-    ich = like_blood(
-        _without_specks(ich.map_array(lambda a: a & inside)), hu, brain, least_hu=ICH_ABOVE_BRAIN_HU
+    ich, ivh = (
+        like_blood(_without_specks(mask.map_array(lambda a: a & inside)), hu, brain, least_hu=least_hu)
+        for mask, least_hu in zip(
+            _blood(drawn, probability, hu, brain, fine=fine),
+            (ICH_ABOVE_BRAIN_HU, IVH_ABOVE_BRAIN_HU),
+            strict=True,
+        )
     )
-    ivh = like_blood(
-        _without_specks(ivh.map_array(lambda a: a & inside)), hu, brain, least_hu=IVH_ABOVE_BRAIN_HU
-    )
-    blood = ich.array | ivh.array
+    blood = np.asarray(ich.array | ivh.array)
     phe = raw["PHE"].map_array(lambda a: a & inside & ~blood & ~ventricles.array & near(ich, PHE_REACH_MM))
-    if not fine:
-        phe = darker_than_brain(phe, hu, brain, blood)
-    leukoaraiosis = raw["leukoaraiosis"].map_array(
-        lambda a: a & inside & ~(blood | phe.array | raw[_INFARCT].array)
-    )
+    phe = phe if fine else darker_than_brain(phe, hu, brain, blood)
+    taken = blood | phe.array | raw[_INFARCT].array
+    leukoaraiosis = raw["leukoaraiosis"].map_array(lambda a: a & inside & ~taken)
     if not fine:
         smooth = smoothed(hu)
         leukoaraiosis = where_dark(leukoaraiosis, hu, brain, ventricles)
-        brain, ventricles = (
-            without_sulci(brain, ventricles, smooth, blood),
-            mostly_fluid(ventricles, smooth, brain, blood),
-        )
+        outer = without_sulci(brain, ventricles, smooth, blood)
+        brain, ventricles = outer, mostly_fluid(ventricles, smooth, brain, blood)
+    both = {name: tracts.get(name, raw[name]) for name in ("tract_left", "tract_right")}
     return {
         "ich": ich,
         "ivh": ivh,
@@ -198,18 +196,13 @@ def _settled(
         "leukoaraiosis": _without_specks(leukoaraiosis),
         "brain": brain,
         "ventricles": ventricles.map_array(lambda a: a | ivh.array),
-        **{
-            name: tracts.get(name, raw[name]).map_array(lambda a: a & inside)
-            for name in ("tract_left", "tract_right")
-        },
+        **{name: mask.map_array(lambda a: a & inside) for name, mask in both.items()},
     }
 
 
-def _tract(side: Side, place: Placement, prediction: Prediction) -> Volume:
-    """Return one tract: the atlas knows its shape, the network, where it draws tracts, how this patient's
-    differs.
-    """
-    share = place.looked_up(population(side))
+def _tract(side: Side, coordinates: AtlasCoordinates, prediction: Prediction) -> Volume:
+    """Return one tract: the atlas gives its shape, the network's own drawing how this patient's differs."""
+    share = coordinates.look_up(population(side))
     name = f"tract_{side}"
     if name in [target.name for target in prediction.model.manifest.targets]:
         drawn = prediction.probability(name).reoriented("RAS")
@@ -222,9 +215,9 @@ def _blood(
 ) -> tuple[Volume, Volume]:
     """Return haematoma and ventricular blood that share no voxel.
 
-    No network draws the border of blood as sharply as the scan does: blood reaches as far as the scan is
-    dense around what the network is sure of and the network does not exclude it. It is ventricular where the
-    network says so and the ventricles are near.
+    The scan's density shows the border of blood more sharply than any network: blood reaches as far as the
+    scan is dense around what the network is sure of, unless the network excludes it. It is ventricular where
+    the network says so near the ventricles.
     """
     nothing = hu.with_array(np.zeros(hu.shape, bool))
     ich, ivh = drawn.get("ICH", nothing), drawn.get("IVH", nothing)

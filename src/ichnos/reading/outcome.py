@@ -1,44 +1,40 @@
-"""Outcome: motor NIHSS and mRS that a patient like this one would be expected to reach, and what surgery
-would be expected to change.
-"""
+"""Outcome: expected motor NIHSS and mRS of a patient like this one, and the expected effect of surgery."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from ichnos.clinical.treatment import TREATMENT_ARMS
 from ichnos.models import Model
 from ichnos.models.store import SHIPPED
 from ichnos.prognosis.outcome import (
     OUTCOME_FILE,
-    Arm,
     Interval,
     OutcomeInputs,
     OutcomeModel,
     injury_of,
-    load_outcome_model,
 )
+from ichnos.prognosis.store import first_plain
 from ichnos.reading.record import Finding, Measure
 
-_ARMS: tuple[Arm, ...] = ("medical", "surgery")
 _IN_WORDS = {"medical": "without surgery", "surgery": "with surgery"}
 
 
 def read_outcome(
     model: OutcomeModel | None, findings: Sequence[Finding], *, facts: Mapping[str, object] | None = None
 ) -> Finding:
-    """Forecast the outcome of a patient with a haematoma from the findings of the scan and a clinical row
-    (`age_years`, `gcs`).
+    """Forecast the outcome after a haematoma from the findings of a scan and `age_years` and `gcs`.
 
-    Withheld, with the reason, without a model, without a haematoma, without a graded tract, and outside the
-    fitting cohort. An outcome that can be forecast is given even where the other cannot.
+    Withheld, with the reason, without a model, a haematoma or a graded tract, and outside the fitting cohort.
+    One outcome is given even where the other cannot be.
     """
     by_target = {finding.target: finding for finding in findings}
     if model is None:
         return _withheld("no outcome model is installed")
     haematoma = by_target.get("haematoma")
     if haematoma is None or haematoma.status != "read":
-        return _withheld("the model is one of outcome after a haematoma, and none was read in this scan")
+        return _withheld("the model applies to patients with a haematoma, and none was read in this scan")
     inputs = outcome_inputs(by_target, facts or {})
     motor, mrs = model.refusal(inputs, "motor"), model.refusal(inputs, "mrs")
     if motor and mrs:
@@ -53,13 +49,8 @@ def read_outcome(
 
 
 def outcome_model_of(model: Model) -> OutcomeModel | None:
-    """Return the outcome model beside a model's weights, or the one that ships; None where neither is
-    there.
-    """
-    return next(
-        (load_outcome_model(f) for f in (model.folder, SHIPPED / "outcome") if (f / OUTCOME_FILE).is_file()),
-        None,
-    )
+    """Return the outcome model beside a model's weights, or the one that ships; None without either."""
+    return first_plain((model.folder, SHIPPED / "outcome"), OUTCOME_FILE, OutcomeModel)
 
 
 def outcome_inputs(findings: Mapping[str, Finding], facts: Mapping[str, object]) -> OutcomeInputs:
@@ -101,16 +92,16 @@ def _motor(model: OutcomeModel, inputs: OutcomeInputs) -> tuple[Measure, ...]:
             f"Motor NIHSS at 180 days, {_IN_WORDS[arm]}",
             model.motor_forecast(inputs, arm),
             "",
-            "8 of 10 survivors like this patient",
+            "80 % prediction interval for a survivor",
         )
-        for arm in _ARMS
+        for arm in TREATMENT_ARMS
     )
     gain = _measure(
         "surgery_motor_gain",
-        "Points of motor NIHSS that surgery would spare",
+        "Motor NIHSS points spared by surgery",
         model.motor_gain(inputs),
         "",
-        "95 % of the mean effect",
+        "95 % interval of the mean effect",
     )
     return (*scores, gain)
 
@@ -122,15 +113,19 @@ def _mrs(model: OutcomeModel, inputs: OutcomeInputs) -> tuple[Measure, ...]:
             f"Probability of mRS 0 to 3 at 365 days, {_IN_WORDS[arm]}",
             _percent(model.independent(inputs, arm)),
             "%",
-            "95 % of the fit",
+            "95 % confidence interval",
         )
-        for arm in _ARMS
+        for arm in TREATMENT_ARMS
     )
     gain = _percent(model.independence_gain(inputs))
     return (
         *shares,
         _measure(
-            "surgery_mrs_gain", "Change of that probability by surgery", gain, "%", "95 % of the mean effect"
+            "surgery_mrs_gain",
+            "Change of that probability by surgery",
+            gain,
+            "%",
+            "95 % interval of the mean effect",
         ),
     )
 
@@ -156,7 +151,7 @@ def _empty(which: Literal["motor", "mrs"], why: str) -> tuple[Measure, ...]:
 
 
 def _withheld(why: str) -> Finding:
-    sentence = f"No outcome is forecast: {why}."
+    sentence = f"No outcome forecast: {why}."
     return Finding(
         target="outcome",
         status="withheld",
@@ -168,25 +163,24 @@ def _withheld(why: str) -> Finding:
 def _sentence(model: OutcomeModel, inputs: OutcomeInputs, motor: str, mrs: str) -> str:
     parts = []
     if not motor:
-        gain = model.motor_gain(inputs)
-        verdict = (
-            "would be expected to gain"
-            if gain.low > 0
-            else "would be expected to lose"
-            if gain.high < 0
-            else "may gain or lose"
-        )
-        shown = f"{gain.value:+.1f} points of motor NIHSS spared, {gain.low:+.1f} to {gain.high:+.1f}"
-        parts.append(
-            f"With the injury {inputs.injury!r}, patients like this one {verdict} by surgery ({shown})."
-        )
+        parts.append(_surgery_sentence(model.motor_gain(inputs)))
     if not mrs:
-        parts.append(
-            f"mRS 0 to 3 after a year: {100 * model.independent(inputs, 'medical').value:.0f} % without"
-            " surgery."
-        )
+        share = 100 * model.independent(inputs, "medical").value
+        parts.append(f"Probability of mRS 0 to 3 at one year without surgery: {share:.0f} %.")
     if not model.randomised:
-        parts.append("The arms were not drawn by lot, so a difference between them is no effect of surgery.")
+        parts.append(
+            "Treatment was not randomised; do not read a difference between arms as an effect of surgery."
+        )
     if model.simulated:
-        parts.append("The model behind this was fitted on simulated patients.")
+        parts.append("The prognostic model was fitted on simulated patients.")
     return " ".join(parts)
+
+
+def _surgery_sentence(gain: Interval) -> str:
+    """Return what surgery is expected to change in motor NIHSS at 180 days; a gain is positive."""
+    interval = f"95 % interval {gain.low:+.1f} to {gain.high:+.1f}"
+    if gain.low > 0:
+        return f"Surgery is expected to improve motor NIHSS by {gain.value:.1f} points ({interval})."
+    if gain.high < 0:
+        return f"Surgery is expected to worsen motor NIHSS by {-gain.value:.1f} points ({interval})."
+    return f"The effect of surgery on motor NIHSS is uncertain: {gain.value:+.1f} points spared ({interval})."

@@ -7,18 +7,16 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from ichnos.errors import UsageError
+from ichnos.prognosis.store import PlainModel
 from ichnos.verdict import Verdict
 
 Status = Literal["read", "none found", "withheld", "could not look"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Measure(_Frozen):
+class Measure(PlainModel):
     """One number or grade that leaves the program."""
 
     name: str  # stable: "ich_volume"
@@ -41,7 +39,7 @@ class Measure(_Frozen):
         return self
 
 
-class Finding(_Frozen):
+class Finding(PlainModel):
     """What was read of one target."""
 
     target: str  # "haematoma", "leukoaraiosis", "tract", "expansion"
@@ -51,11 +49,17 @@ class Finding(_Frozen):
     masks: tuple[str, ...] = ()  # names of the masks that belong to it
 
     def measure(self, name: str) -> Measure:
-        """Return one measure by its name."""
-        return next(m for m in self.measures if m.name == name)
+        """Return one measure by its name; an unknown one is refused with the choices."""
+        for measure in self.measures:
+            if measure.name == name:
+                return measure
+        raise UsageError(
+            f"the finding {self.target!r} has no measure {name!r}; it has"
+            f" {', '.join(measure.name for measure in self.measures) or 'none'}"
+        )
 
 
-class QualityReason(_Frozen):
+class QualityReason(PlainModel):
     """One reason of the quality verdict, as it is stored."""
 
     name: str
@@ -65,7 +69,7 @@ class QualityReason(_Frozen):
     unit: str = ""
 
 
-class ReadingProvenance(_Frozen):
+class ReadingProvenance(PlainModel):
     """What made this reading."""
 
     code_version: str
@@ -77,7 +81,7 @@ class ReadingProvenance(_Frozen):
     backend: str
 
 
-class Record(_Frozen):
+class Record(PlainModel):
     """The content of reading.json."""
 
     schema_version: Literal["ichnos-reading-1"] = "ichnos-reading-1"
@@ -99,8 +103,14 @@ class Record(_Frozen):
     )  # what else was written, in words -> file beside reading.json
 
     def finding(self, target: str) -> Finding:
-        """Return the finding of a target."""
-        return next(f for f in self.findings if f.target == target)
+        """Return the finding of a target; an unknown one is refused with the choices."""
+        for finding in self.findings:
+            if finding.target == target:
+                return finding
+        raise UsageError(
+            f"the reading has no finding {target!r}; it has"
+            f" {', '.join(finding.target for finding in self.findings) or 'none'}"
+        )
 
 
 def quality_reasons(verdict: Verdict | None) -> tuple[QualityReason, ...]:

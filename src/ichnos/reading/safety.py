@@ -1,6 +1,4 @@
-"""What a quality verdict does not see and a reading must know: children, air inside the skull, a brain of
-unlikely size.
-"""
+"""Checks beyond the quality verdict: children, air inside the skull, a brain of implausible size."""
 
 from __future__ import annotations
 
@@ -16,22 +14,20 @@ from ichnos.volume import Volume, volume_ml
 
 ADULT_YEARS = 18.0
 ADULT_BRAIN_ML = (800.0, 2100.0)
-BLOOD_HU = (30.0, 100.0)  # mean of what was called an intracerebral haematoma
-AIR_HU = -300.0
+_BLOOD_MEAN_HU = (30.0, 100.0)  # mean of what was called an intracerebral haematoma
+_AIR_BELOW_HU = -300.0
 AIR_ML = 0.5  # of air within the brain's outline: a head that was operated on, or hurt
 
 
 def refuse_minors(scan: Scan) -> Verdict:
-    """Return the scan's verdict with its age judged: no model has learnt from children, whose heads are
-    another population.
-    """
+    """Return the scan's verdict with the age judged: no model was trained on children."""
     verdict = scan.quality or Verdict()
     age = scan.facts.get("age_years")
     if not isinstance(age, int | float):
         return verdict
     minor = age < ADULT_YEARS
     text = (
-        f"the patient is {age:g} years old; the models have learnt from adults alone"
+        f"the patient is {age:g} years old; the models were trained on adults only"
         if minor
         else "the patient is an adult"
     )
@@ -39,12 +35,15 @@ def refuse_minors(scan: Scan) -> Verdict:
 
 
 def warnings_of(hu: Volume, masks: Masks) -> Iterator[str]:
-    """Say what makes a reading doubtful although the scan passed; `hu` in RAS on the masks' grid."""
+    """Yield what makes a reading doubtful although the scan passed; `hu` in RAS on the masks' grid."""
     ich = np.asarray(masks.ich.array).astype(bool)
-    if ich.any() and not BLOOD_HU[0] <= (mean_hu := float(np.asarray(hu.array)[ich].mean())) <= BLOOD_HU[1]:
+    if (
+        ich.any()
+        and not _BLOOD_MEAN_HU[0] <= (mean_hu := float(np.asarray(hu.array)[ich].mean())) <= _BLOOD_MEAN_HU[1]
+    ):
         yield (
-            f"what was called blood measures {mean_hu:.0f} HU on average; {BLOOD_HU[0]:.0f} to"
-            f" {BLOOD_HU[1]:.0f} are expected of blood"
+            f"what was called blood measures {mean_hu:.0f} HU on average; {_BLOOD_MEAN_HU[0]:.0f} to"
+            f" {_BLOOD_MEAN_HU[1]:.0f} are expected of blood"
         )
     if "brain" not in masks.known:
         return
@@ -52,20 +51,19 @@ def warnings_of(hu: Volume, masks: Masks) -> Iterator[str]:
     low, high = ADULT_BRAIN_ML
     if not low <= brain_ml <= high:
         yield (
-            f"{brain_ml:.0f} mL of brain were found, {low:.0f} to {high:.0f} are usual: a child, an"
+            f"the brain measures {brain_ml:.0f} mL ({low:.0f} to {high:.0f} mL are usual): a child, an"
             " incomplete scan, or a wrong outline"
         )
     air_ml = air_inside_ml(hu, masks.brain)
     if air_ml >= AIR_ML:
         yield (
-            f"{air_ml:.1f} mL of air lie inside the skull, as after an operation or an injury; no model has"
-            " learnt from such heads"
+            f"{air_ml:.1f} mL of air inside the skull, as after surgery or trauma; no model was trained on"
+            " such heads"
         )
 
 
 def air_inside_ml(hu: Volume, brain: Volume) -> float:
-    """Return the air within the outline of the upper half of the brain, where no sinus lies, in mL; both RAS
-    on one grid.
+    """Return the air within the upper half of the brain, above the sinuses, in mL; both RAS on one grid.
 
     >>> from ichnos.volume import sphere
     >>> brain = sphere(radius_mm=50, spacing_mm=2.0)
@@ -82,7 +80,9 @@ def air_inside_ml(hu: Volume, brain: Volume) -> float:
     middle = int(np.average(np.arange(filled.shape[2]), weights=filled.sum(axis=(0, 1))))
     upper = slice(middle, int(heights[-1]) + 1)
     outline = _spanned(filled[..., upper], 0) & _spanned(filled[..., upper], 1)
-    return float(np.count_nonzero(outline & (np.asarray(hu.array)[..., upper] < AIR_HU))) * brain.voxel_ml
+    return (
+        float(np.count_nonzero(outline & (np.asarray(hu.array)[..., upper] < _AIR_BELOW_HU))) * brain.voxel_ml
+    )
 
 
 def _spanned(mask: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.bool_]:

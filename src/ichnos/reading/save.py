@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,17 +17,15 @@ from ichnos.formats.dicom_seg import write_seg
 from ichnos.formats.dicom_source import Algorithm
 from ichnos.formats.dicom_sr import CodedGrade, MeasurementGroup, Quantity, Report, write_sr
 from ichnos.reading.record import Finding, Measure, Record
+from ichnos.reading.result import Reading
 from ichnos.scan import Scan
 from ichnos.volume import Volume
-
-if TYPE_CHECKING:
-    from ichnos.reading.read import Reading
 
 RECORD, SEG, SR, PAGE = "reading.json", "segmentation.dcm", "measurements.dcm", "report.html"
 
 
-def save_reading(reading: Reading, folder: Path) -> Path:
-    """Write everything a reading holds into a folder; return the folder."""
+def write_record(reading: Reading, folder: Path, *, page: str = "") -> Path:
+    """Write everything a reading holds into a folder, and its page where one is given; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     masks, files = {}, {}
     if reading.masks is not None and reading.scan is not None:
@@ -42,9 +39,9 @@ def save_reading(reading: Reading, folder: Path) -> Path:
         if reading.scan.source is not None and reading.scan.source.slices:
             _write_dicom(reading.record, reading.scan, drawn, folder)
             files = {"DICOM SEG": SEG, "DICOM SR": SR}
-    if reading.page is not None:
+    if page:
         files["report"] = PAGE
-        _write_text(folder / PAGE, reading.page(reading))
+        _write_text(folder / PAGE, page)
     record = reading.record.model_copy(update={"masks": masks, "files": files})
     _write_text(
         folder / RECORD, json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"

@@ -5,46 +5,42 @@ from __future__ import annotations
 import numpy as np
 
 from ichnos.clinical.injury import TractInjury, tract_injury
-from ichnos.inference.coordinates import Placement
+from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.reading.masks import Masks
-from ichnos.reading.record import Finding, Measure
-from ichnos.reading.site import station_measure
+from ichnos.reading.measures.site import station_measure
+from ichnos.reading.record import Finding, Measure, Status
 from ichnos.volume import Volume, box_around, volume_ml
 
-MIN_TRACT_ML = 2.0  # less than this on a side is a tract that was not found, not a tract without injury
-_NO_INTERVAL = "defined by the masks; it has no interval of its own"
+MIN_TRACT_ML = 2.0  # less than this on a side is no tract that could be graded
+_BY_DEFINITION = "measured from the masks"
 _OPPOSITE = {"left": "right", "right": "left"}
 
 
-def read_tract(masks: Masks, *, place: Placement | None = None) -> Finding:
-    """Grade the injury of the left and the right tract; `place` names the level, where the network says
-    where in the atlas it is.
-    """
-    names = ("tract_left", "tract_right")
+def read_tract(masks: Masks, *, coordinates: AtlasCoordinates | None = None) -> Finding:
+    """Grade the injury of the left and the right tract; `coordinates` name the level of the injury."""
     sides = {"left": masks.tract_left, "right": masks.tract_right}
     small = [side for side, mask in sides.items() if volume_ml(mask) < MIN_TRACT_ML]
     if small:
         sentence = (
-            f"The corticospinal tract could not be found on the {' and '.join(small)}; its injury cannot be"
+            f"The corticospinal tract could not be outlined on the {' and '.join(small)}; its injury is not"
             " graded."
         )
-        return Finding(target="tract", status="could not look", sentence=sentence, masks=names)
+        return _finding("withheld", sentence)
     injuries = {side: _injury(mask, masks.ich, masks.phe) for side, mask in sides.items()}
-    touched = {side: masks.ich.with_array(masks.ich.array & mask.array) for side, mask in sides.items()}
-    levels = {
-        side: station_measure(place, side, mask if mask.array.any() else None)
-        for side, mask in touched.items()
-    }
-    weakness = Measure(
-        name="weakness", label="Side of expected weakness", value=_weak_side(injuries), reason=_NO_INTERVAL
+    weak = Measure(
+        name="weakness", label="Side of expected weakness", value=_weak_side(injuries), reason=_BY_DEFINITION
     )
-    measures = (
-        weakness,
-        *(m for side, injury in injuries.items() for m in (*_measures(side, injury), levels[side])),
-    )
-    return Finding(
-        target="tract", status="read", sentence=_sentence(injuries), measures=measures, masks=names
-    )
+    measures = [weak]
+    for side, injury in injuries.items():
+        touched = masks.ich.with_array(masks.ich.array & sides[side].array)
+        level = station_measure(coordinates, side, touched if touched.array.any() else None)
+        measures += [*_measures(side, injury), level]
+    return _finding("read", _sentence(injuries), tuple(measures))
+
+
+def _finding(status: Status, sentence: str, measures: tuple[Measure, ...] = ()) -> Finding:
+    names = ("tract_left", "tract_right")
+    return Finding(target="tract", status=status, sentence=sentence, measures=measures, masks=names)
 
 
 def _injury(tract: Volume, ich: Volume, phe: Volume) -> TractInjury:
@@ -64,12 +60,12 @@ def _measures(side: str, injury: TractInjury) -> tuple[Measure, ...]:
             label=f"{label}, {side}",
             value=round(value, 3),
             unit=unit,
-            reason=_NO_INTERVAL,
+            reason=_BY_DEFINITION,
         )
 
     return (
         Measure(
-            name=f"injury_{side}", label=f"Tract injury, {side}", value=injury.grade, reason=_NO_INTERVAL
+            name=f"injury_{side}", label=f"Tract injury, {side}", value=injury.grade, reason=_BY_DEFINITION
         ),
         number("largest_loss", "Largest share of its cross-section in blood", 100 * injury.largest_loss, "%"),
         number("blood_load", "Tract in blood", injury.blood_load_ml, "mL"),
@@ -84,10 +80,10 @@ def _measures(side: str, injury: TractInjury) -> tuple[Measure, ...]:
 
 
 def _sentence(injuries: dict[str, TractInjury]) -> str:
-    grades = "; ".join(f"{side} {injury.grade}" for side, injury in injuries.items())
-    if (weak := _weak_side(injuries)) == "none":
-        return f"Corticospinal tract: {grades}."
-    return f"Corticospinal tract: {grades}. Weakness would be expected on the {weak} side of the body."
+    grades = ", ".join(f"{side} {injury.grade}" for side, injury in injuries.items())
+    weak = _weak_side(injuries)
+    expected = "" if weak == "none" else f"; weakness is expected on the {weak} side of the body"
+    return f"Corticospinal tract: {grades}{expected}."
 
 
 def _weak_side(injuries: dict[str, TractInjury]) -> str:

@@ -5,14 +5,14 @@ flair_on_ct = found.transform.pull(flair, ct)
 """
 
 from ichnos.registration.files import read_transform, write_transform
-from ichnos.registration.register import Kind, Registration, assess, register
+from ichnos.registration.register import Registration, RegistrationKind, assess, register
 from ichnos.registration.transform import IDENTITY, Displacement, Transform
 
 __all__ = [
     "IDENTITY",
     "Displacement",
-    "Kind",
     "Registration",
+    "RegistrationKind",
     "Transform",
     "assess",
     "read_transform",

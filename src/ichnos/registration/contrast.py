@@ -12,12 +12,12 @@ import numpy as np
 from ichnos.errors import InputRefused
 from ichnos.volume import Array, Volume
 
-Contrast = Literal["ct", "mri"]
+ImageContrast = Literal["ct", "mri"]
 CT_WINDOW_HU = (-20.0, 100.0)  # liquor, grey, white, blood; below it air and fat, above it bone
-BLOOD_HU = 50.0
+FRESH_BLOOD_HU = 50.0
 
 
-def contrast_of(image: Volume) -> Contrast:
+def contrast_of(image: Volume) -> ImageContrast:
     """Say whether an image is in HU (air far below zero) or an MRI.
 
     >>> contrast_of(Volume(np.full((4, 4, 4), -1000.0), np.eye(4)))
@@ -32,10 +32,10 @@ class View:
 
     image: Volume  # float32 in [0, 1], even voxels, RAS
     head: Volume  # bool: where there is a head, or a brain if the skull has been taken off
-    contrast: Contrast
+    contrast: ImageContrast
 
 
-def view(image: Volume, *, spacing_mm: float, contrast: Contrast | None = None) -> View:
+def view(image: Volume, *, spacing_mm: float, contrast: ImageContrast | None = None) -> View:
     """Cut the grey values to where the information is, and resample to even voxels."""
     from scipy import ndimage
 
@@ -73,7 +73,7 @@ def checked_for_registration(image: Volume) -> None:
         )
 
 
-def _unit(array: Array, contrast: Contrast) -> Array:
+def _unit(array: Array, contrast: ImageContrast) -> Array:
     if contrast == "ct":
         low, high = CT_WINDOW_HU
     else:
@@ -83,7 +83,7 @@ def _unit(array: Array, contrast: Contrast) -> Array:
     return unit
 
 
-def _head(array: Array, contrast: Contrast) -> Array:
+def _head(array: Array, contrast: ImageContrast) -> Array:
     """Return the largest body, holes filled; a threshold between air and tissue."""
     from scipy import ndimage
 

@@ -16,7 +16,7 @@ from ichnos.registration.contrast import View
 from ichnos.registration.transform import Displacement, Transform
 from ichnos.volume import Volume
 
-Backend = Literal["greedy", "ants"]
+DeformableBackend = Literal["greedy", "ants"]
 
 
 def deformed(
@@ -26,7 +26,7 @@ def deformed(
     *,
     exclude: Volume | None,
     stiffness: float,
-    backend: Backend,
+    backend: DeformableBackend,
     threads: int,
 ) -> Transform:
     """Return `start` followed by a smooth displacement on the fixed grid; `stiffness` 1 is usual, larger

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ichnos.errors import InputRefused, UsageError
-from ichnos.registration.transform import Displacement, Part, Transform
+from ichnos.registration.transform import Displacement, Transform, TransformPart
 from ichnos.volume import Affine, Volume
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -73,7 +73,7 @@ def _field(lps: Volume) -> Displacement:
     return Displacement(lps.with_array((lps.array * _FLIP).astype(np.float32)))
 
 
-def _to_itk(part: Part) -> Any:
+def _to_itk(part: TransformPart) -> Any:
     import SimpleITK as sitk
 
     if isinstance(part, Displacement):
@@ -86,7 +86,7 @@ def _to_itk(part: Part) -> Any:
     return moved
 
 
-def _from_itk(moved: Any) -> tuple[Part, ...]:
+def _from_itk(moved: Any) -> tuple[TransformPart, ...]:
     import SimpleITK as sitk
 
     moved = moved.Downcast()

@@ -7,14 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-from ichnos.registration.contrast import BLOOD_HU, Contrast, View, view
-from ichnos.registration.deformable import Backend, deformed
-from ichnos.registration.rigid import coarse_poses, refined
+from ichnos.registration.contrast import FRESH_BLOOD_HU, ImageContrast, View, view
+from ichnos.registration.deformable import DeformableBackend, deformed
+from ichnos.registration.rigid import coarse_poses, refined_pose
 from ichnos.registration.similarity import samples, similarity
 from ichnos.registration.transform import Transform
 from ichnos.volume import Volume
 
-Kind = Literal["rigid", "affine", "deformable"]
+RegistrationKind = Literal["rigid", "affine", "deformable"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Registration:
     """How to get from the fixed exam to the moving one, and how well they match there."""
 
     transform: Transform  # maps points of the fixed exam's space to the moving exam's: moving_from_fixed
-    kind: Kind
+    kind: RegistrationKind
     # normalised mutual information in the head, 1 … 2; 1 means that neither tells anything about the other
     similarity: float
     rigid_similarity: float  # the same after the rigid step
@@ -40,15 +40,15 @@ def register(
     fixed: Volume,
     moving: Volume,
     *,
-    kind: Kind = "rigid",
+    kind: RegistrationKind = "rigid",
     exclude: Volume | None = None,
-    fixed_contrast: Contrast | None = None,
-    moving_contrast: Contrast | None = None,
+    fixed_contrast: ImageContrast | None = None,
+    moving_contrast: ImageContrast | None = None,
     start: Transform | None = None,
     stiffness: float = 1.0,
     spacing_mm: float = 2.0,
     scale_limit: float = 1.06,
-    backend: Backend = "greedy",
+    backend: DeformableBackend = "greedy",
     rng: np.random.Generator | None = None,
     threads: int = 1,
 ) -> Registration:
@@ -69,7 +69,9 @@ def register(
     rigid = start or _rigid(fixed, moving, (fine_f, fine_m), exclude=exclude, rng=rng, threads=threads)
     found = rigid
     if kind == "rigid" and start is not None:
-        found = refined(rigid, fine_f, fine_m, kind="rigid", exclude=exclude, fine=True, threads=threads)[0]
+        found = refined_pose(
+            rigid, fine_f, fine_m, kind="rigid", exclude=exclude, fine=True, threads=threads
+        )[0]
     elif kind == "affine" or start is None:
         found = (
             _affine(rigid, fine_f, fine_m, exclude=exclude, scale_limit=scale_limit, threads=threads)
@@ -86,7 +88,7 @@ def register(
 def assess(transform: Transform, fixed: Volume, moving: Volume, *, spacing_mm: float = 2.0) -> Registration:
     """Give the numbers of a transform that came from elsewhere: another program, or a person's hand."""
     seen = view(fixed, spacing_mm=spacing_mm)
-    kind: Kind = "deformable" if transform.displacements else "affine"
+    kind: RegistrationKind = "deformable" if transform.displacements else "affine"
     rigid = Transform.of(transform.affine)
     return _judged(
         transform, rigid, kind, seen, view(moving, spacing_mm=spacing_mm), _all_excluded(fixed, seen, None)
@@ -107,12 +109,12 @@ def _rigid(
     poses = coarse_poses(coarse_f, coarse_m, keep=3, rng=rng, exclude=exclude)
     if len(poses) > 1:
         tried = [
-            refined(pose, coarse_f, coarse_m, kind="rigid", exclude=exclude, fine=False, threads=threads)
+            refined_pose(pose, coarse_f, coarse_m, kind="rigid", exclude=exclude, fine=False, threads=threads)
             for pose in poses
         ]
         chosen = samples(coarse_f, count=8000, rng=rng, exclude=exclude)
         poses = sorted((pose for pose, _ in tried), key=lambda pose: -similarity(pose, chosen, coarse_m))
-    return refined(poses[0], *fine, kind="rigid", exclude=exclude, fine=True, threads=threads)[0]
+    return refined_pose(poses[0], *fine, kind="rigid", exclude=exclude, fine=True, threads=threads)[0]
 
 
 def _affine(
@@ -124,7 +126,7 @@ def _affine(
     chosen = samples(fixed, count=8000, rng=np.random.default_rng(2), exclude=exclude)
     best, best_score, at = rigid, similarity(rigid, chosen, moving), rigid
     for fine in (False, True):
-        at = refined(at, fixed, moving, kind="affine", exclude=exclude, fine=fine, threads=threads)[0]
+        at = refined_pose(at, fixed, moving, kind="affine", exclude=exclude, fine=fine, threads=threads)[0]
         stretch = np.linalg.svd(at.affine.matrix[:3, :3], compute_uv=False)
         if stretch.max() > scale_limit or stretch.min() < 1 / scale_limit:
             break
@@ -144,7 +146,7 @@ def _all_excluded(fixed: Volume, seen: View, exclude: Volume | None) -> Volume |
         return exclude
     even = ndimage.gaussian_filter(np.clip(fixed.on_grid(seen.image, fill=-1000.0).array, -100.0, 300.0), 1.0)
     inside = ndimage.binary_erosion(seen.head.array, iterations=max(1, round(12 / seen.image.spacing_mm[0])))
-    blood = ndimage.binary_opening((even > BLOOD_HU) & (even < 95.0) & inside)
+    blood = ndimage.binary_opening((even > FRESH_BLOOD_HU) & (even < 95.0) & inside)
     blood = ndimage.binary_dilation(blood, iterations=2) & inside
     if exclude is not None:
         blood |= exclude.astype(np.float32).on_grid(seen.image).array > 0.5
@@ -152,7 +154,12 @@ def _all_excluded(fixed: Volume, seen: View, exclude: Volume | None) -> Volume |
 
 
 def _judged(
-    found: Transform, rigid: Transform, kind: Kind, fixed: View, moving: View, exclude: Volume | None
+    found: Transform,
+    rigid: Transform,
+    kind: RegistrationKind,
+    fixed: View,
+    moving: View,
+    exclude: Volume | None,
 ) -> Registration:
     chosen = samples(fixed, count=20000, rng=np.random.default_rng(1), exclude=exclude)
     field_of_view = (

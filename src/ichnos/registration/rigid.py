@@ -42,7 +42,7 @@ def coarse_poses(
     ]
 
 
-def refined(
+def refined_pose(
     start: Transform,
     fixed: View,
     moving: View,

@@ -84,7 +84,7 @@ class Displacement:
         return Volume(np.linalg.det(np.eye(3) + slopes @ step).astype(np.float32), self.field.affine)
 
 
-Part = Affine | Displacement
+TransformPart = Affine | Displacement
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,12 +96,12 @@ class Transform:
     [1.0, 2.0, 3.0]
     """
 
-    parts: tuple[Part, ...] = field(default=())
+    parts: tuple[TransformPart, ...] = field(default=())
 
     @classmethod
-    def of(cls, *parts: Part) -> Transform:
+    def of(cls, *parts: TransformPart) -> Transform:
         """Make a transform of parts; neighbouring affine maps become one."""
-        chain: tuple[Part, ...] = ()
+        chain: tuple[TransformPart, ...] = ()
         for part in parts:
             chain = _joined(chain, part)
         return cls(chain)
@@ -238,7 +238,7 @@ def _slabs(grid: Volume) -> Iterator[slice]:
     return (slice(start, start + layers) for start in range(0, grid.shape[2], layers))
 
 
-def _joined(done: tuple[Part, ...], part: Part) -> tuple[Part, ...]:
+def _joined(done: tuple[TransformPart, ...], part: TransformPart) -> tuple[TransformPart, ...]:
     if done and isinstance(part, Affine) and isinstance(done[-1], Affine):
         return (*done[:-1], done[-1] @ part)
     return (*done, part)

@@ -5,37 +5,17 @@ provenance.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ichnos.reading import Measure, Reading, Record
-from ichnos.report.pictures import COLOURS, data_uri, montage_png
+from ichnos.report.pictures import data_uri, montage_png, outlined_in
 from ichnos.report.viewer import ct_nifti, labels_nifti, niivue_script, viewer_grid
 from ichnos.scan import Scan
+from ichnos.targets import TARGETS, outlined_targets
 from ichnos.volume import Volume, centroid_mm
-
-_LABELS = {
-    "ICH": "intracerebral haematoma",
-    "IVH": "ventricular blood",
-    "PHE": "oedema",
-    "expansion": "predicted follow-up",
-    "leukoaraiosis": "leukoaraiosis",
-    "tract_left": "left corticospinal tract",
-    "tract_right": "right corticospinal tract",
-}
-# What stands at the top, in this order: (finding, measure, colour).
-_CARDS = (
-    ("haematoma", "ich_volume", COLOURS["ICH"]),
-    ("haematoma", "ivh_volume", COLOURS["IVH"]),
-    ("haematoma", "phe_volume", COLOURS["PHE"]),
-    ("expansion", "expansion_probability", COLOURS["expansion"]),
-    ("leukoaraiosis", "leukoaraiosis_volume", COLOURS["leukoaraiosis"]),
-    ("tract", "injury_left", COLOURS["tract_left"]),
-    ("tract", "injury_right", COLOURS["tract_right"]),
-)
 
 
 @dataclass(frozen=True)
@@ -52,7 +32,7 @@ def reading_page(reading: Reading) -> str:
     environment = Environment(
         loader=PackageLoader("ichnos.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"shown": shown, "band": band}
+    environment.filters |= {"value_text": value_text, "interval_text": interval_text}
     template = environment.get_template("reading.html.j2")
     told: dict[str, Any] = {
         "record": reading.record,
@@ -68,18 +48,12 @@ def reading_page(reading: Reading) -> str:
     return template.render(told)
 
 
-def save_page(reading: Reading, file: Path) -> Path:
-    """Write the page; return its path."""
-    file.write_text(reading_page(reading), encoding="utf-8")
-    return file
-
-
-def shown(measure: Measure) -> str:
+def value_text(measure: Measure) -> str:
     """Return a measure's value with its unit, as people read it.
 
-    >>> shown(Measure(name="a", label="A", value=12.34, unit="mL", reason="-"))
+    >>> value_text(Measure(name="a", label="A", value=12.34, unit="mL", reason="-"))
     '12.3 mL'
-    >>> shown(Measure(name="a", label="A", value=None, reason="too small"))
+    >>> value_text(Measure(name="a", label="A", value=None, reason="too small"))
     '–'
     """
     if measure.value is None:
@@ -91,10 +65,11 @@ def shown(measure: Measure) -> str:
     return f"{_number(measure.value)} {_unit(measure)}".strip()
 
 
-def band(measure: Measure) -> str:
+def interval_text(measure: Measure) -> str:
     """Return a measure's interval as people read it; "" without one.
 
-    >>> band(Measure(name="a", label="A", value=12.3, unit="mL", low=11.0, high=1204.0, interval="80 %"))
+    >>> volume = Measure(name="a", label="A", value=12.3, unit="mL", low=11.0, high=1204.0, interval="80 %")
+    >>> interval_text(volume)
     '11.0 to 1204 mL'
     """
     if measure.low is None or measure.high is None:
@@ -118,22 +93,18 @@ def _unit(measure: Measure) -> str:
 
 
 def _cards(record: Record) -> list[_Card]:
-    by_target = {finding.target: finding for finding in record.findings}
-    found = []
-    for target, name, colour in _CARDS:
-        measures = {m.name: m for m in by_target[target].measures} if target in by_target else {}
-        if name in measures and (m := measures[name]).value is not None:
-            nothing = m.unit == "mL" and m.value == 0
-            found.append(
-                _Card(
-                    m.label,
-                    "none found" if nothing else shown(m),
-                    band(m),
-                    colour,
-                    nothing or isinstance(m.value, str),
-                )
-            )
-    return found
+    """Return a tile for each outlined target whose headline measure was read."""
+    measures = {measure.name: measure for finding in record.findings for measure in finding.measures}
+    cards = []
+    for target in outlined_targets():
+        measure = measures.get(target.tile or f"{target.name.lower()}_volume")
+        if measure is None or measure.value is None:
+            continue
+        nothing = measure.unit == "mL" and measure.value == 0
+        value = "none found" if nothing else value_text(measure)
+        word = nothing or isinstance(measure.value, str)
+        cards.append(_Card(measure.label, value, interval_text(measure), target.colour, word))
+    return cards
 
 
 def _scan_line(scan: Scan) -> str:
@@ -153,7 +124,7 @@ def _scan_line(scan: Scan) -> str:
 
 
 def _pictures(hu: Volume, masks: dict[str, Volume]) -> dict[str, Any]:
-    drawn = {name: mask for name, mask in masks.items() if name in COLOURS and mask.array.any()}
+    drawn = {name: masks[name] for name in outlined_in(masks)}
     blood = [drawn[name] for name in ("ICH", "IVH") if name in drawn]
     grid = viewer_grid(hu)
     focus = (
@@ -166,11 +137,11 @@ def _pictures(hu: Volume, masks: dict[str, Volume]) -> dict[str, Any]:
     return {
         "montage": data_uri(montage_png(hu, masks)),
         "montage_note": "Slices through the blood." if blood else "Slices through the whole brain.",
-        "legend": [(name, _LABELS[name], COLOURS[name]) for name in COLOURS if name in drawn],
+        "legend": [(name, TARGETS[name].label, TARGETS[name].colour) for name in drawn],
         "viewer": True,
         "volumes": labels_nifti(drawn, grid),
         "ct": ct_nifti(hu, grid),
         "focus_mm": [round(float(v), 1) for v in focus],
         "niivue": Markup(niivue_script()),
-        "colours": COLOURS,
+        "colours": {name: TARGETS[name].colour for name in drawn},
     }

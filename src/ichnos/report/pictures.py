@@ -13,30 +13,27 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from ichnos.targets import TARGETS, label_values, outlined_targets
 from ichnos.volume import Volume
 
-COLOURS: dict[str, str] = {
-    "ICH": "#ff3b30",
-    "IVH": "#ff9500",
-    "PHE": "#ffd60a",
-    "expansion": "#ff7fbf",
-    "leukoaraiosis": "#64d2ff",
-    "tract_left": "#30d158",
-    "tract_right": "#bf5af2",
-}
-WINDOW_HU = (0.0, 80.0)
+_WINDOW_HU = (0.0, 80.0)
 _WIDTH = 1560  # pixels of the whole picture
 _FINER = 2  # outlines are drawn this much finer and then brought down, so that they are smooth
-_BLOOD = ("ICH", "IVH", "PHE")
 
-Plane = npt.NDArray[np.float32]
+_Plane = npt.NDArray[np.float32]
+
+
+def outlined_in(masks: Mapping[str, Volume]) -> list[str]:
+    """Return the names of the masks that are drawn: those of outlined targets that are not empty."""
+    names = [target.name for target in outlined_targets()]
+    return [name for name in names if name in masks and masks[name].array.any()]
 
 
 def montage_png(hu: Volume, masks: Mapping[str, Volume], *, most: int = 18) -> bytes:
     """Draw axial slices through all blood (through the whole brain when there is none), as PNG bytes. All
     volumes RAS on one grid.
     """
-    drawn = {name: masks[name] for name in COLOURS if name in masks and masks[name].array.any()}
+    drawn = {name: masks[name] for name in outlined_in(masks)}
     slices = _slices(hu, masks, most)
     columns = min(6, math.ceil(math.sqrt(1.6 * len(slices))))
     x, y = _extent(hu, masks)
@@ -66,7 +63,7 @@ def _tile(
     plane: npt.NDArray[np.generic], masks: Mapping[str, npt.NDArray[np.generic]], wide: int, high: int
 ) -> Image.Image:
     """Draw one slice with its outlines."""
-    low, top = WINDOW_HU
+    low, top = _WINDOW_HU
     grey = np.clip((_view(plane).astype(np.float32) - low) * (255 / (top - low)), 0, 255)
     picture = Image.fromarray(grey).resize((wide, high), Image.Resampling.BICUBIC).convert("RGB")
     size = (wide * _FINER, high * _FINER)
@@ -78,7 +75,7 @@ def _tile(
         )
         inside = soft > 0.5
         line = Image.fromarray(np.where(inside & ~_eroded(inside, 2 * _FINER - 1), 255, 0).astype(np.uint8))
-        picture.paste(COLOURS[name], mask=line.resize((wide, high), Image.Resampling.BOX))
+        picture.paste(TARGETS[name].colour, mask=line.resize((wide, high), Image.Resampling.BOX))
     return picture
 
 
@@ -110,7 +107,7 @@ def _slices(hu: Volume, masks: Mapping[str, Volume], most: int) -> list[int]:
     through the brain.
     """
     marked = np.zeros(hu.shape[2], bool)
-    for name in _BLOOD:
+    for name in label_values("haematoma"):
         if name in masks:
             marked |= np.asarray(masks[name].array).any(axis=(0, 1))
     if marked.any():

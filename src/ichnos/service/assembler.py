@@ -7,7 +7,7 @@ import logging
 from ichnos.service.node import Node
 from ichnos.service.store import queue, studies
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def assemble(node: Node) -> bool:
@@ -21,5 +21,5 @@ def assemble(node: Node) -> bool:
         for task in dead:
             studies.set_aside(session, task, now=now)
     for study in settled:
-        log.info("study %d revision %d is complete: %d images", study.id, study.revision, study.images)
+        _log.info("study %d revision %d is complete: %d images", study.id, study.revision, study.images)
     return bool(settled or dead)

@@ -30,7 +30,7 @@ from ichnos.service.store.images import free_gib, store_image
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND, PROCESSING_FAILURE, NOT_AUTHORISED = (
     0x0000, 0xA700, 0xC000, 0x0110, 0x0124,
 )  # fmt: skip
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -102,13 +102,13 @@ class Receiver:
             with self.node.database.transaction() as session:
                 studies.register_image(session, image, now=self.node.clock(), source=source)
         except InputRefused as refusal:
-            log.warning("image refused: %s", refusal)
+            _log.warning("image refused: %s", refusal)
             return CANNOT_UNDERSTAND
         except OSError as error:
-            log.error("image not stored: %s", error.strerror)
+            _log.error("image not stored: %s", error.strerror)
             return OUT_OF_RESOURCES
         except SQLAlchemyError as error:
-            log.error("image not registered: %s", type(error).__name__)
+            _log.error("image not registered: %s", type(error).__name__)
             return PROCESSING_FAILURE
         return SUCCESS
 

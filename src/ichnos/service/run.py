@@ -18,11 +18,19 @@ LOOPS: tuple[Loop, ...] = ("receiver", "assembler", "worker", "sender", "web")
 _PAUSE_S = 0.5  # of a loop that found nothing to do
 _DRAIN_S = 30.0  # for children to finish what they do
 _RESTART_S = 2.0  # between the death of a child and its successor
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
+
+
+def log_to_stderr() -> None:
+    """Log one line per event to the standard error stream; libraries speak only of errors."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("ichnos").setLevel(logging.INFO)
+    logging.getLogger("pynetdicom").setLevel(logging.ERROR)  # its messages hold names of patients
 
 
 def run_loop(loop: Loop, settings: NodeSettings) -> None:
     """Run one loop until SIGTERM or SIGINT; it finishes what it has begun."""
+    log_to_stderr()
     node = open_node(settings)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: node.stopping.set())
@@ -46,9 +54,9 @@ def _assemble(node: Node) -> None:
 
 
 def _work(node: Node) -> None:
-    from ichnos.service.worker import Worker, reader_of
+    from ichnos.service.worker import Worker, study_reader
 
-    node.repeat(Worker(node, reader_of(node)).step, pause_s=_PAUSE_S)
+    node.repeat(Worker(node, study_reader(node)).step, pause_s=_PAUSE_S)
 
 
 def _send(node: Node) -> None:
@@ -98,7 +106,7 @@ def run_all(settings: NodeSettings) -> None:
         for loop in LOOPS:
             child = children.get(loop)
             if child is not None and not child.is_alive():
-                log.error("the %s ended with code %s; it is started again", loop, child.exitcode)
+                _log.error("the %s ended with code %s; it is started again", loop, child.exitcode)
                 time.sleep(_RESTART_S)
             if child is None or not child.is_alive():
                 children[loop] = context.Process(

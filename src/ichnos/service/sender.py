@@ -26,7 +26,7 @@ from ichnos.service.store.studies import set_aside
 from ichnos.service.store.tables import DeliveryRow, StudyRow
 
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"  # well-known instance of the push model, PS3.4 annex J
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class NotDelivered(IchnosError):
@@ -50,29 +50,31 @@ class Sender:
                 return False
             delivery = session.get_one(DeliveryRow, int(task.payload["delivery"]))
             delivery.state = "sending"
+            # Noted before anything is sent: the commitment may come back at once, on another association.
+            delivery.transaction_uid = transaction_uid = str(generate_uid())
             study = session.get_one(StudyRow, delivery.study_id)
             destination = self.node.settings.destination(delivery.destination)
             files = sorted((self.node.settings.home / study.reading).glob("*.dcm"))
         try:
             if destination is None:
                 raise NotDelivered(f"{delivery.destination} is no longer among the destinations")
-            transaction_uid = deliver_files(files, destination, self.node.settings.receiver.ae_title)
+            deliver_files(files, destination, self.node.settings.receiver.ae_title, transaction_uid)
         except (IchnosError, OSError, RuntimeError, ValueError) as error:
             self._fail(task.id, str(error) or type(error).__name__)
             return True
-        self._finish(task.id, delivery.id, transaction_uid)
+        self._finish(task.id, delivery.id)
         return True
 
-    def _finish(self, task_id: int, delivery_id: int, transaction_uid: str) -> None:
+    def _finish(self, task_id: int, delivery_id: int) -> None:
         now = self.node.clock()
         with self.node.database.transaction() as session:
             task = queue.held_task(session, task_id, worker=self.name)
             if task is None:
                 return
             delivery = session.get_one(DeliveryRow, delivery_id)
-            delivery.state, delivery.error, delivery.changed_at = "sent", "", now
-            delivery.transaction_uid = transaction_uid
             queue.complete_task(session, task)
+            if delivery.state != "stored":  # else the commitment was quicker
+                delivery.state, delivery.error, delivery.changed_at = "sent", "", now
             details = {"destination": delivery.destination}
             events.append_event(
                 session, "sent", at=now, actor=self.name, study_id=delivery.study_id, details=details
@@ -90,17 +92,19 @@ class Sender:
                 set_aside(session, task, now=now)
 
 
-def deliver_files(files: Sequence[Path], destination: Destination, ae_title: str) -> str:
-    """Send files; return the transaction UID of a storage commitment that was asked for, else ""."""
+def deliver_files(
+    files: Sequence[Path], destination: Destination, ae_title: str, transaction_uid: str
+) -> None:
+    """Send files; then ask for storage commitment under `transaction_uid`, where the destination wants it."""
     if not files:
         raise InputRefused("the reading holds no DICOM results: its input was not DICOM")
     if destination.kind == "stow":
         _stow(files, destination)
-        return ""
-    return _store(files, destination, ae_title)
+    else:
+        _store(files, destination, ae_title, transaction_uid)
 
 
-def _store(files: Sequence[Path], destination: Destination, ae_title: str) -> str:
+def _store(files: Sequence[Path], destination: Destination, ae_title: str, transaction_uid: str) -> None:
     datasets = [dcmread(file) for file in files]
     entity = AE(ae_title=ae_title)
     for dataset in datasets:
@@ -116,14 +120,17 @@ def _store(files: Sequence[Path], destination: Destination, ae_title: str) -> st
             if status is None or "Status" not in status or status.Status != 0:
                 code = f"status 0x{status.Status:04X}" if status and "Status" in status else "no answer"
                 raise NotDelivered(f"{destination.name} did not take the {dataset.Modality}: {code}")
-        return _ask_for_commitment(association, datasets, destination) if destination.commitment else ""
+        if destination.commitment:
+            _ask_for_commitment(association, datasets, destination, transaction_uid)
     finally:
         association.release()
 
 
-def _ask_for_commitment(association: Any, datasets: Sequence[Dataset], destination: Destination) -> str:
+def _ask_for_commitment(
+    association: Any, datasets: Sequence[Dataset], destination: Destination, transaction_uid: str
+) -> None:
     request = Dataset()
-    request.TransactionUID = generate_uid()
+    request.TransactionUID = transaction_uid
     request.ReferencedSOPSequence = []
     for dataset in datasets:
         item = Dataset()
@@ -135,7 +142,6 @@ def _ask_for_commitment(association: Any, datasets: Sequence[Dataset], destinati
     status, _ = association.send_n_action(request, 1, StorageCommitmentPushModel, COMMITMENT_INSTANCE)
     if not status or status.Status != 0:
         raise NotDelivered(f"{destination.name} does not accept requests for storage commitment")
-    return str(request.TransactionUID)
 
 
 def _stow(files: Sequence[Path], destination: Destination) -> None:

@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ichnos.api import Engine, read_with
+from ichnos.api import Engine, read_with, save_reading
 from ichnos.errors import IchnosError
 from ichnos.reading import Reading, Record
 from ichnos.service.node import Node, worker_name
 from ichnos.service.store import queue, studies
+from ichnos.service.store.images import StoredImage, store_image
 from ichnos.service.store.studies import ReadingOutcome
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 _FIRST_WAIT_S = 5.0  # after a failed reading; doubles with each try
 ReadStudy = Callable[[Path, str], Reading]  # (folder of images, name of the scan) -> reading
 
@@ -46,7 +47,7 @@ class Worker:
             with self._heartbeat(task.id):
                 outcome = self._read(study.id, files)
         except (IchnosError, OSError, RuntimeError, ValueError, MemoryError) as error:
-            log.exception("study %d could not be read", study.id)
+            _log.exception("study %d could not be read", study.id)
             self._fail(task.id, f"{type(error).__name__}: {error}")
             return True
         self._finish(task.id, outcome)
@@ -62,7 +63,7 @@ class Worker:
         for file in files:
             os.link(file, images / file.name)
         reading = self.read_study(images, f"study-{study_id}")
-        reading.save(scratch / "reading")
+        save_reading(reading, scratch / "reading")
         final.parent.mkdir(parents=True, exist_ok=True)
         old = scratch / "old"
         if final.exists():
@@ -73,11 +74,14 @@ class Worker:
 
     def _finish(self, task_id: int, outcome: ReadingOutcome) -> None:
         sending = self.node.settings.sending
+        results = self._stored_results(outcome)
         with self.node.database.transaction() as session:
             task = queue.held_task(session, task_id, worker=self.name)
             if task is None:
-                log.warning("task %d was taken by another worker; this result is thrown away", task_id)
+                _log.warning("task %d was taken by another worker; this result is thrown away", task_id)
                 return
+            for image in results:
+                studies.register_image(session, image, now=self.node.clock(), source="ichnos")
             studies.finish_reading(
                 session,
                 task,
@@ -86,6 +90,15 @@ class Worker:
                 destinations=[destination.name for destination in sending.destinations],
                 attempts_allowed=sending.attempts,
             )
+
+    def _stored_results(self, outcome: ReadingOutcome) -> list[StoredImage]:
+        """Keep SEG and SR beside the images, so that a viewer finds them in the node's DICOMweb."""
+        home, results = self.node.settings.home, []
+        for file in sorted((home / outcome.folder).glob("*.dcm")):
+            copy = home / "work" / f"{self.name}-{file.name}"
+            shutil.copyfile(file, copy)
+            results.append(store_image(home, copy))
+        return results
 
     def _fail(self, task_id: int, error: str) -> None:
         now = self.node.clock()
@@ -116,7 +129,7 @@ class Worker:
             thread.join()
 
 
-def reader_of(node: Node) -> ReadStudy:
+def study_reader(node: Node) -> ReadStudy:
     """Return a function that reads a folder of images with the configured model, loaded on first use."""
     settings = node.settings.reading
     engine = Engine(

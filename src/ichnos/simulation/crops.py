@@ -20,6 +20,7 @@ from ichnos.simulation.exams.scanners import Kernel
 from ichnos.simulation.exams.tissue_hu import hounsfield
 from ichnos.simulation.exams.truth import BASELINE_MASKS, FOLLOWUP_MASKS, fine_masks
 from ichnos.simulation.patient import BRAIN_TISSUES, VirtualPatient
+from ichnos.targets import mirrored
 
 _FIELD_MM = 232.0  # field of view of the coarse slices from which beam hardening is computed
 
@@ -69,7 +70,7 @@ class CropDrawer:
         self.generator = generator
         grown = FOLLOWUP_MASKS if patient.followup is not None else ()
         self.names = (*BASELINE_MASKS, *grown)
-        self.mirrored = [self.names.index(_other_side(name)) for name in self.names]
+        self.mirrored = [self.names.index(mirrored(name)) for name in self.names]
         self.spacing_mm = patient.spacing_mm
         latent, finite = patient.latent, patient.followup is not None
         self.expansion = float(patient.expanded) if latent.has_haematoma and finite else float("nan")
@@ -283,10 +284,6 @@ class CropDrawer:
         spread = functional.grid_sample(both, grid, padding_mode="border", align_corners=False)[0]
         error, level = spread.repeat_interleave(together, dim=0).split(groups * together)
         return error[:count], level[:count]
-
-
-def _other_side(name: str) -> str:
-    return {"tract_left": "tract_right", "tract_right": "tract_left"}.get(name, name)
 
 
 def _slices(

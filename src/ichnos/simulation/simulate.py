@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ichnos.anatomy import tract as tract_atlas
+from ichnos.anatomy.tract_levels import variation_mm
 from ichnos.simulation.disease import chronic as parenchyma
 from ichnos.simulation.disease import haemorrhage, law, oracle
 from ichnos.simulation.disease.chronic import Chronic
@@ -25,6 +26,7 @@ from ichnos.simulation.streams import random_stream
 
 Tensor = torch.Tensor
 _NAN = float("nan")
+_TRACT_EDGE_MM = 1.4  # width over which the share of a voxel in the tract falls from 1 to 0
 
 
 @dataclass(frozen=True)
@@ -210,21 +212,37 @@ def _tract(mni: Tensor, tissue: Tensor, grid: Grid, seed: int) -> Tensor:
     """
     generator = random_stream(seed, "tract")
     out = torch.zeros((2, *grid.shape), device=tissue.device)
-    wobble = 1.1 * smooth_noise(
-        grid.coarse_shape, correlation=7, generator=generator, device=tissue.device, channels=3
-    )
-    thick = torch.exp(0.1 * torch.randn(2, generator=generator)).tolist()
-    solid = (tissue != Tissue.VENTRICLE) & (tissue != Tissue.CSF) & (tissue >= Tissue.CORTEX)
+    position_sd, thickness_sd = _tract_variation(mni[2])
+    thicker = torch.randn(2, generator=generator).tolist()
     for index, side in enumerate(tract_atlas.SIDES):
-        atlas = tract_atlas.atlas(side).radius
-        radius = torch.from_numpy(atlas.array).to(tissue.device)[None]
-        moved = mni + wobble
-        near = sampled(radius, atlas.affine, moved, fill=9.0)[0] < 4.5
-        box = grid.box(near, margin=1)
-        distance = sampled(radius, atlas.affine, grid.enlarged(moved[(slice(None), *box)]), fill=9.0)[0]
+        wobble = smooth_noise(
+            grid.coarse_shape, correlation=7, generator=generator, device=tissue.device, channels=3
+        )
+        atlas = tract_atlas.atlas(side).distance_mm
+        moved = mni + wobble * position_sd
+        field = torch.from_numpy(atlas.array).to(tissue.device)[None]
+        coarse = sampled(field, atlas.affine, moved, fill=tract_atlas.FAR_MM)[0]
+        box = grid.box(coarse < 6.0, margin=1)
+        at = torch.cat([moved, (thicker[index] * thickness_sd)[None]])[(slice(None), *box)]
+        *points, extra = grid.enlarged(at)
+        distance = sampled(field, atlas.affine, torch.stack(points), fill=tract_atlas.FAR_MM)[0] - extra
         fine = grid.fine(box)
-        out[(index, *fine)] = ((thick[index] - distance) * 1.35 + 0.5).clamp(0, 1) * solid[fine]
+        out[(index, *fine)] = (0.5 - distance / _TRACT_EDGE_MM).clamp(0, 1)
+        out[(index, *fine)] *= _holds_tract(tissue[fine], points[2])
     return out
+
+
+def _tract_variation(z_mm: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the spread of the tract's position and half thickness between people at each height, mm."""
+    position_sd, thickness_sd = variation_mm(z_mm.cpu().numpy().ravel())
+    position, thickness = (torch.from_numpy(sd).to(z_mm) for sd in (position_sd, thickness_sd))
+    return position.reshape(z_mm.shape), thickness.reshape(z_mm.shape)
+
+
+def _holds_tract(tissue: Tensor, z_mm: Tensor) -> Tensor:
+    """Return where the tract may run (bool): white matter among the gyri, any brain tissue below."""
+    solid = (tissue != Tissue.VENTRICLE) & (tissue != Tissue.CSF) & (tissue >= Tissue.CORTEX)
+    return torch.where(z_mm >= tract_atlas.GYRI_MM, tissue == Tissue.WHITE, solid)
 
 
 def _truth(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ichnos.clinical.scores import DEFINITIONS, ExpansionDefinition
+from ichnos.clinical.expansion import DEFINITIONS, ExpansionDefinition
 from ichnos.errors import InputRefused
 from ichnos.registration import Registration, register
 from ichnos.verdict import Reason, Verdict

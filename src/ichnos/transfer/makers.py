@@ -16,23 +16,27 @@ from ichnos.anatomy.tract import SIDES
 from ichnos.cohort import Exam, Patient
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
-from ichnos.registration import Kind, Registration, register
+from ichnos.registration import Registration, RegistrationKind, register
 from ichnos.registration.contrast import contrast_of
-from ichnos.transfer.mri_to_mni import place_template
-from ichnos.transfer.verdict import Limits
+from ichnos.transfer.mri_to_mni import register_mri_to_mni
+from ichnos.transfer.pair_verdict import PairLimits
 from ichnos.verdict import Verdict
 from ichnos.volume import Array, Volume, volume_ml
 
 if TYPE_CHECKING:
-    from ichnos.transfer.gradients import GradientTable
     from ichnos.transfer.tractography import Tractography
+    from ichnos.transfer.tractography.gradients import GradientTable
 
-Target = Literal["leukoaraiosis", "tract", "expansion"]
-PARTNER: dict[Target, Exam] = {"leukoaraiosis": "flair", "tract": "diffusion", "expansion": "followup"}
+TransferTarget = Literal["leukoaraiosis", "tract", "expansion"]
+PARTNER: dict[TransferTarget, Exam] = {
+    "leukoaraiosis": "flair",
+    "tract": "diffusion",
+    "expansion": "followup",
+}
 
 
 @dataclass(frozen=True)
-class Settings:
+class TransferOptions:
     """All that decides a result besides the pair."""
 
     root: str  # the cohort
@@ -46,10 +50,10 @@ class Settings:
         False  # leukoaraiosis and tract: let the partner exam bend, not only turn; for an exam of another day
     )
     streamlines: Literal["tck", "trx"] = "tck"
-    limits: Limits = field(default_factory=Limits)
+    limits: PairLimits = field(default_factory=PairLimits)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> RegistrationKind:
         """Return how far the partner MRI may be changed to fit the CT."""
         return "deformable" if self.warp else "rigid"
 
@@ -70,7 +74,7 @@ class Transferred:
     )  # further files: name ending -> what writes it
 
 
-def make_expansion(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
+def make_expansion(ct: Volume, patient: Patient, settings: TransferOptions) -> Transferred:
     """Bring the follow-up CT's haematoma onto the baseline CT; both haematomas must be given."""
     from ichnos.transfer.followup import transfer_followup
 
@@ -100,12 +104,12 @@ def make_expansion(ct: Volume, patient: Patient, settings: Settings) -> Transfer
     )
 
 
-def make_leukoaraiosis(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
+def make_leukoaraiosis(ct: Volume, patient: Patient, settings: TransferOptions) -> Transferred:
     """Segment white-matter hyperintensities on the FLAIR (or take a given mask) and bring them onto the
     CT.
     """
     from ichnos.transfer import flair as wm
-    from ichnos.transfer.wmh import checked_flair
+    from ichnos.transfer.flair.segmenter import checked_flair
 
     flair = _mri(patient, "flair")
     checked_flair(flair)
@@ -136,7 +140,7 @@ def make_leukoaraiosis(ct: Volume, patient: Patient, settings: Settings) -> Tran
     )
 
 
-def make_tract(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
+def make_tract(ct: Volume, patient: Patient, settings: TransferOptions) -> Transferred:
     """Track both corticospinal tracts in the diffusion exam and bring their density onto the CT."""
     from ichnos.transfer import tractography as tracts
 
@@ -153,8 +157,8 @@ def make_tract(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
     exclude = None if there is None else there.with_array(there.array > 0.3)
     ready = ready_orientations(patient, settings)
     if ready is not None:
-        placing = place_template(first, weighting="b0", exclude=exclude)
-        both = tracts.track_fod(*ready, placing=placing, seeds_per_side=settings.seeds_per_side)
+        to_mni = register_mri_to_mni(first, weighting="b0", exclude=exclude)
+        both = tracts.track_fod(*ready, to_mni=to_mni, seeds_per_side=settings.seeds_per_side)
     else:
         both = tracts.track(
             dwi, table, exclude=exclude, denoise=settings.denoise, seeds_per_side=settings.seeds_per_side
@@ -163,7 +167,7 @@ def make_tract(ct: Volume, patient: Patient, settings: Settings) -> Transferred:
 
 
 def _tract_on_ct(
-    ct: Volume, first: Volume, found: Registration, both: Tractography, settings: Settings
+    ct: Volume, first: Volume, found: Registration, both: Tractography, settings: TransferOptions
 ) -> Transferred:
     from ichnos.transfer import tractography as tracts
 
@@ -202,17 +206,16 @@ def _tract_on_ct(
 
 
 def _gradients(patient: Patient, dwi: Volume) -> GradientTable:
-    from ichnos.transfer.gradients import read_fsl_gradients
+    from ichnos.transfer.tractography.gradients import gradients_beside
 
-    stem = str(patient.exam("diffusion")).removesuffix(".gz").removesuffix(".nii")
-    return read_fsl_gradients(Path(stem + ".bval"), Path(stem + ".bvec"), affine=dwi.affine)
+    return gradients_beside(patient.exam("diffusion"), affine=dwi.affine)
 
 
-def ready_orientations(patient: Patient, settings: Settings) -> tuple[Array, Volume] | None:
+def ready_orientations(patient: Patient, settings: TransferOptions) -> tuple[Array, Volume] | None:
     """Return fibre orientations that another program left for the patient, with their grid: a *peaks or an
     MRtrix *fod file.
     """
-    from ichnos.transfer.fibres import fod_from_mrtrix, fod_from_peaks
+    from ichnos.transfer.tractography.fibres import fod_from_mrtrix, fod_from_peaks
 
     for pipeline in settings.given:
         folder = Path(settings.root) / "derivatives" / pipeline / bids.subject(patient.id)
@@ -223,7 +226,7 @@ def ready_orientations(patient: Patient, settings: Settings) -> tuple[Array, Vol
     return None
 
 
-MAKERS: dict[Target, Callable[[Volume, Patient, Settings], Transferred]] = {
+MAKERS: dict[TransferTarget, Callable[[Volume, Patient, TransferOptions], Transferred]] = {
     "leukoaraiosis": make_leukoaraiosis,
     "tract": make_tract,
     "expansion": make_expansion,
@@ -237,11 +240,11 @@ def _save(path: Path, *, tract: Any, reference: Volume) -> None:
     save_streamlines(tract, path, reference=reference)
 
 
-def _blood(patient: Patient, exam: Exam, settings: Settings) -> Volume | None:
+def _blood(patient: Patient, exam: Exam, settings: TransferOptions) -> Volume | None:
     return given_mask(patient, "haematoma", exam, settings)
 
 
-def given_mask(patient: Patient, label: str, exam: Exam, settings: Settings) -> Volume | None:
+def given_mask(patient: Patient, label: str, exam: Exam, settings: TransferOptions) -> Volume | None:
     """Return a mask that somebody has drawn on an exam, from the first of the trusted pipelines that has
     it.
     """

@@ -45,7 +45,7 @@ _LOWEST_MM = -45.0  # below this MNI height necks and faces differ too much to h
 
 
 @dataclass(frozen=True, eq=False)
-class Placing:
+class MriToMni:
     """Where MNI space lies in an exam."""
 
     exam_from_mni: Transform
@@ -58,14 +58,14 @@ class Placing:
         return ~self.exam_from_mni
 
 
-def place_template(
+def register_mri_to_mni(
     exam: Volume,
     *,
     weighting: Weighting,
     exclude: Volume | None = None,
     deformable: bool = True,
     threads: int = 1,
-) -> Placing:
+) -> MriToMni:
     """Find MNI space in an exam of any pose; `exclude` is a mask in the exam's space (a haematoma) that
     takes no part in the warp.
     """
@@ -90,7 +90,7 @@ def place_template(
     )
     if deformable:
         best = best @ _warp(inner, seen, best, exclude=exclude, threads=threads)
-    return Placing(best, correlation(best, inner, seen), stripped)
+    return MriToMni(best, correlation(best, inner, seen), stripped)
 
 
 def _looks(seen: View) -> tuple[bool, ...]:

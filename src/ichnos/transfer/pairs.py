@@ -20,26 +20,22 @@ from ichnos.formats import bids, nifti
 from ichnos.registration import write_transform
 from ichnos.registration.contrast import view
 from ichnos.transfer.landmarks import find_landmarks, landmark_residual_mm
-from ichnos.transfer.makers import MAKERS, PARTNER, Settings, Target, Transferred
-from ichnos.transfer.sheet import contact_sheet
-from ichnos.transfer.verdict import PairNumbers, brain_of_ct, judge_pair, judge_target, measure_pair
+from ichnos.transfer.makers import MAKERS, PARTNER, TransferOptions, Transferred, TransferTarget
+from ichnos.transfer.pair_numbers import PairNumbers, brain_of_ct, measure_pair
+from ichnos.transfer.pair_verdict import judge_pair, judge_target
+from ichnos.transfer.sheet import pair_sheet
 from ichnos.verdict import Verdict
 from ichnos.volume import Volume
 
-NNUNET_LABELS: dict[Target, dict[str, int]] = {
-    "leukoaraiosis": {"leukoaraiosis": 1},
-    "tract": {"tract_left": 1, "tract_right": 2},
-    "expansion": {"ICH": 1, "IVH": 2, "PHE": 3},
-}
 ACCEPTED, REJECTED = "transfer", "transferrejected"
 
 
 @dataclass(frozen=True)
-class Pair:
+class TransferPair:
     """A patient and the target that a partner exam is to give."""
 
     patient: Patient
-    target: Target
+    target: TransferTarget
 
     @property
     def id(self) -> str:
@@ -47,9 +43,9 @@ class Pair:
         return f"{self.patient.id}-{self.target}"
 
 
-def pairs_of(cohort: Cohort, targets: Sequence[Target]) -> list[Pair]:
+def pairs_of(cohort: Cohort, targets: Sequence[TransferTarget]) -> list[TransferPair]:
     """Return every pair of the cohort that has both exams; refuse if there is none."""
-    found = [Pair(p, t) for t in targets for p in cohort.with_exams("ct", PARTNER[t])]
+    found = [TransferPair(p, t) for t in targets for p in cohort.with_exams("ct", PARTNER[t])]
     if not found:
         wanted = ", ".join(f"{t} (needs ct and {PARTNER[t]})" for t in targets)
         raise InputRefused(
@@ -59,7 +55,7 @@ def pairs_of(cohort: Cohort, targets: Sequence[Target]) -> list[Pair]:
     return found
 
 
-def transfer_pair(pair: Pair, folder: Path, *, settings: Settings) -> dict[str, Any]:
+def transfer_pair(pair: TransferPair, folder: Path, *, settings: TransferOptions) -> dict[str, Any]:
     """Transfer one target, judge it, write it with its contact sheet into `folder`, and return its row."""
     ct = nifti.open_nifti(pair.patient.exam("ct")).volume
     made = MAKERS[pair.target](ct, pair.patient, settings)
@@ -80,7 +76,9 @@ def transfer_pair(pair: Pair, folder: Path, *, settings: Settings) -> dict[str, 
     }
 
 
-def _verdict(pair: Pair, made: Transferred, numbers: PairNumbers, ct: Volume, settings: Settings) -> Verdict:
+def _verdict(
+    pair: TransferPair, made: Transferred, numbers: PairNumbers, ct: Volume, settings: TransferOptions
+) -> Verdict:
     hours = pair.patient.facts.get(f"ct_to_{PARTNER[pair.target]}_h")
     marks = find_landmarks(Path(settings.root), pair.patient.id, settings.given)
     verdict = judge_pair(
@@ -97,7 +95,7 @@ def _verdict(pair: Pair, made: Transferred, numbers: PairNumbers, ct: Volume, se
 
 
 def _written(
-    pair: Pair,
+    pair: TransferPair,
     folder: Path,
     pipeline: str,
     made: Transferred,
@@ -136,7 +134,7 @@ def _written(
     sheets.mkdir(parents=True, exist_ok=True)
     brain = brain_of_ct(view(ct, spacing_mm=2.0, contrast="ct"))
     found = made.registration.transform
-    contact_sheet(ct, made.partner, found, made.shown, brain, title=pair.id, verdict=verdict).save(
+    pair_sheet(ct, made.partner, found, made.shown, brain, title=pair.id, verdict=verdict).save(
         sheets / f"{pair.id}.png"
     )
     return [path.relative_to(home).as_posix() for path in paths]

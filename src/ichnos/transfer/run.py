@@ -13,8 +13,9 @@ from typing import Any
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nnunet
 from ichnos.runs import Failure, apply
-from ichnos.transfer.makers import PARTNER, Settings, Target
-from ichnos.transfer.pairs import ACCEPTED, NNUNET_LABELS, REJECTED, pairs_of, settle, transfer_pair
+from ichnos.targets import label_values
+from ichnos.transfer.makers import PARTNER, TransferOptions, TransferTarget
+from ichnos.transfer.pairs import ACCEPTED, REJECTED, pairs_of, settle, transfer_pair
 from ichnos.transfer.sheet import read_overrides, write_index
 
 
@@ -35,9 +36,9 @@ class CohortTransfer:
 
 def transfer_cohort(
     root: Path,
-    targets: Sequence[Target],
+    targets: Sequence[TransferTarget],
     *,
-    settings: Settings,
+    settings: TransferOptions,
     workers: int = 1,
     scheduler: str | None = None,
     nnunet_dataset: str | None = None,
@@ -70,7 +71,7 @@ def transfer_cohort(
     return CohortTransfer(tuple(rows), done.failures, index, folder, done.seconds)
 
 
-def _dataset(root: Path, name: str, targets: Sequence[Target]) -> Path:
+def _dataset(root: Path, name: str, targets: Sequence[TransferTarget]) -> Path:
     if len(targets) != 1:
         raise UsageError(
             f"an nnU-Net dataset holds one target, and {len(targets)} were asked for; give one with --targets"
@@ -82,14 +83,14 @@ def _dataset(root: Path, name: str, targets: Sequence[Target]) -> Path:
     return nnunet.dataset_folder(parent, int(number), rest)
 
 
-def _export(root: Path, folder: Path, target: Target, rows: Sequence[Mapping[str, Any]]) -> None:
+def _export(root: Path, folder: Path, target: TransferTarget, rows: Sequence[Mapping[str, Any]]) -> None:
     cohort = bids.read_cohort(root, pipelines=(ACCEPTED,)).with_exams("ct", PARTNER[target])
     if not any(target in p.targets for p in cohort):
         raise InputRefused(
             f"no pair gave {target} that may be trained on, so {folder.name} was not written; look at the"
             " contact sheets"
         )
-    nnunet.export_cohort(cohort, folder, target, NNUNET_LABELS[target])
+    nnunet.export_cohort(cohort, folder, target, label_values(target))
 
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,12 +24,12 @@ from ichnos.volume import Array, Volume, box_around
 TILE = 190  # pixels
 SLICES = 7
 ROWS = ("CT", "partner exam on the CT", "checkerboard", "partner's edges on the CT", "target on the CT")
-COLOURS = ((255, 90, 80), (90, 200, 255), (255, 210, 70))
+_COLOURS = ((255, 90, 80), (90, 200, 255), (255, 210, 70))
 LEVEL_WORDS = {"pass": "pass", "warn": "warn", "refuse": "fail"}  # what a person reads of a pair
 _LEVEL_COLOURS = {"pass": "#1a7f37", "warn": "#9a6700", "refuse": "#cf222e"}
 
 
-def contact_sheet(
+def pair_sheet(
     ct: Volume,
     partner: Volume,
     partner_from_ct: Transform,
@@ -123,7 +123,7 @@ def _rgb(a: Array) -> Array:
 
 def _painted(a: Array, labels: Array) -> Array:
     out = _rgb(a)
-    for label, colour in enumerate(COLOURS, 1):
+    for label, colour in enumerate(_COLOURS, 1):
         out[labels == label] = np.array(colour) / 255
     return out
 

@@ -24,6 +24,7 @@ from ichnos.cli.main import run
 from ichnos.errors import IchnosError, InputRefused
 from ichnos.formats import inspect_path, open_scan
 from ichnos.formats.dicom import mask_on_source, studies_in
+from ichnos.quality import judge
 
 SMALL = Quirks(shape=(16, 16), pixel_mm=14.0, steps_mm=(5.0,) * 11)
 
@@ -61,7 +62,7 @@ def test_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     ):
         for _ in range(1100):
             member.write(bytes(1 << 20))
-    with pytest.raises(InputRefused, match="like a zip bomb"):
+    with pytest.raises(InputRefused, match="like a bomb; the limit `packing_ratio`"):
         open_scan(tmp_path / "bomb.zip")
 
 
@@ -136,14 +137,14 @@ def test_one_sentence_and_exit_code_2(
 def test_no_permission_is_not_silence(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hidden = next(study.iterdir())
     hidden.chmod(0)
-    assert run(["inspect", str(study)]) == 2
-    assert "ermission" in capsys.readouterr().err
+    assert run(["inspect", str(study)]) == 0
+    assert "1 unreadable file" in capsys.readouterr().out
 
 
-def test_a_file_that_may_not_be_read_stops_the_reading(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As above, for those who run tests as root: a slice that cannot be opened must not be left out in
-    silence.
-    """
+def test_a_file_that_may_not_be_read_is_left_out_and_named(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, for those who run tests as root: a slice that cannot be opened is not left out in silence."""
     hidden, really_open = sorted(study.iterdir())[3], Path.open
 
     def guarded(path: Path, *arguments: object, **options: object) -> object:
@@ -152,8 +153,11 @@ def test_a_file_that_may_not_be_read_stops_the_reading(study: Path, monkeypatch:
         return really_open(path, *arguments, **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Path, "open", guarded)
-    with pytest.raises(PermissionError):
-        open_scan(study)
+    scan = open_scan(study)
+    assert scan.source is not None
+    assert scan.source.left_out == ("unreadable file",)
+    assert [r.level for r in judge(scan).reasons if r.name in ("files", "gaps")] == ["warn", "warn"]
+    assert inspect_path(study).left_out == ((hidden, "unreadable file"),)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

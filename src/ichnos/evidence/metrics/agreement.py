@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import LEVEL, Estimate, normal_quantile, paired
-from ichnos.volume import Floats
 
 
 def concordance(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = LEVEL) -> Estimate:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import Booleans
 from ichnos.evidence.metrics.intervals import LEVEL, Estimate, normal_quantile, two_classes
-from ichnos.volume import Floats
 
 
 @dataclass(frozen=True, eq=False)

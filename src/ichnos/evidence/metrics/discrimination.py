@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ichnos.arrays import Floats
 from ichnos.evidence.metrics.intervals import LEVEL, Estimate, bootstrap, normal_quantile, two_classes
-from ichnos.volume import Floats
 
 Booleans = npt.NDArray[np.bool_]
 
@@ -72,11 +72,6 @@ def compare_paired(
     return _difference(float(a1.mean() - b1.mean()), se, level)
 
 
-def compare_unpaired(first: Auc, second: Auc, *, level: float = LEVEL) -> AucDifference:
-    """Compare the areas of two separate groups of cases."""
-    return _difference(first.value - second.value, float(np.hypot(first.se, second.se)), level)
-
-
 def _difference(value: float, se: float, level: float) -> AucDifference:
     from scipy.special import ndtr
 
@@ -120,25 +115,6 @@ def _slow_auc(outcome: npt.ArrayLike, score: npt.ArrayLike) -> tuple[float, floa
     return float(wins.mean()), float(np.sqrt(_variance(of_events) + _variance(of_others)))
 
 
-def auc_bootstrap(
-    outcome: npt.ArrayLike,
-    score: npt.ArrayLike,
-    *,
-    rng: np.random.Generator,
-    repeats: int = 2000,
-    level: float = LEVEL,
-) -> Estimate:
-    """Return the area with a percentile interval from resampling within each class."""
-    events, (values,) = two_classes(outcome, score)
-    return bootstrap(
-        lambda at: float(_placements(events[at], values[at])[0].mean()),
-        events,
-        rng=rng,
-        repeats=repeats,
-        level=level,
-    )
-
-
 def precision_recall_auc(
     outcome: npt.ArrayLike,
     score: npt.ArrayLike,
@@ -161,8 +137,8 @@ def precision_recall_auc(
 def _average_precision(events: Booleans, values: Floats) -> float:
     order = np.argsort(-values, kind="stable")
     hits, last_of_tie = np.cumsum(events[order]), np.append(np.diff(values[order]) != 0, True)
-    found, named = hits[last_of_tie], np.flatnonzero(last_of_tie) + 1
-    return float(np.sum(np.diff(found, prepend=0) * found / named) / events.sum())
+    true, positive = hits[last_of_tie], np.flatnonzero(last_of_tie) + 1
+    return float(np.sum(np.diff(true, prepend=0) * true / positive) / events.sum())
 
 
 @dataclass(frozen=True, eq=False)

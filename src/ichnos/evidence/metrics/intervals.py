@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
-from ichnos.volume import Floats
 
 LEVEL = 0.95
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ichnos.arrays import Mask
 from ichnos.evidence.metrics.surfaces import (
-    Mask,
     SurfaceDistances,
     distances_between,
     require_same_grid,

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import LEVEL, Estimate, paired
 from ichnos.evidence.metrics.regression import Effect, Fit
-from ichnos.volume import Floats
 
 
 @dataclass(frozen=True)

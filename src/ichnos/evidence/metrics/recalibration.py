@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.calibration import checked_probabilities, logit
 from ichnos.evidence.metrics.intervals import Estimate, finite, proportion, two_classes
-from ichnos.volume import Floats
 
 Method = Literal["platt", "isotonic", "temperature"]
 

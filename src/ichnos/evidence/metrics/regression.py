@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import LEVEL, Estimate, normal_quantile
-from ichnos.volume import Floats
 
-Kind = Literal["logistic", "ordinal", "linear", "cox"]
-EFFECT_NAMES: Mapping[Kind, str] = {
+ModelKind = Literal["logistic", "ordinal", "linear", "cox"]
+EFFECT_NAMES: Mapping[ModelKind, str] = {
     "logistic": "odds ratio",
     "ordinal": "common odds ratio",
     "linear": "coefficient",
@@ -44,7 +44,7 @@ class Effect:
 class Fit:
     """A fitted model."""
 
-    kind: Kind
+    kind: ModelKind
     formula: str
     effects: tuple[Effect, ...]  # without intercept and thresholds
     n: int  # rows used
@@ -69,14 +69,14 @@ class Fit:
         )
 
 
-def fit(kind: Kind, formula: str, table: Any, *, time: str | None = None, level: float = LEVEL) -> Fit:
+def fit(kind: ModelKind, formula: str, table: Any, *, time: str | None = None, level: float = LEVEL) -> Fit:
     """Fit a model to a pandas table; rows with a missing value are left out and counted.
 
     For "cox" the left side of the formula is the event column (0/1) and `time` names the column of follow-up
     times.
     """
-    data, dropped = _complete_rows(formula, table, time)
-    outcome, design = _matrices(formula, data)
+    data, dropped = complete_rows(formula, table, time)
+    outcome, design = design_matrices(formula, data)
     _check_outcome(kind, formula, outcome)
     design = design.drop(columns="Intercept", errors="ignore")
     if design.shape[1] == 0:
@@ -119,7 +119,8 @@ def _covariance(result: Any, formula: str, rows: int) -> Floats:
         ) from None
 
 
-def _complete_rows(formula: str, table: Any, time: str | None) -> tuple[Any, int]:
+def complete_rows(formula: str, table: Any, time: str | None) -> tuple[Any, int]:
+    """Return the rows that have every value a formula needs, and how many were left out."""
     from patsy import EvalFactor, ModelDesc
 
     wanted = {time} if time else set()
@@ -151,7 +152,8 @@ def _mentions(text: str, column: str) -> bool:
     return re.search(rf"(?<![\w.]){re.escape(column)}(?![\w.])", text) is not None
 
 
-def _matrices(formula: str, data: Any) -> tuple[Floats, Any]:
+def design_matrices(formula: str, data: Any) -> tuple[Floats, Any]:
+    """Return the outcome (n,) and the design matrix of a formula, or refuse a constant or textual column."""
     from patsy import PatsyError, dmatrices
 
     try:
@@ -171,7 +173,7 @@ def _matrices(formula: str, data: Any) -> tuple[Floats, Any]:
     return left.iloc[:, 0].to_numpy(float), right
 
 
-def _check_outcome(kind: Kind, formula: str, outcome: Floats) -> None:
+def _check_outcome(kind: ModelKind, formula: str, outcome: Floats) -> None:
     values = np.unique(outcome)
     if kind in ("logistic", "cox") and not np.isin(values, (0, 1)).all():
         raise InputRefused(
@@ -183,7 +185,7 @@ def _check_outcome(kind: Kind, formula: str, outcome: Floats) -> None:
         raise InputRefused(f"the outcome of {formula!r} has the same value in every row")
 
 
-def _fitted(kind: Kind, formula: str, outcome: Floats, design: Any, time: Floats | None) -> Any:
+def _fitted(kind: ModelKind, formula: str, outcome: Floats, design: Any, time: Floats | None) -> Any:
     import statsmodels.api as sm
     from statsmodels.miscmodels.ordinal_model import OrderedModel
     from statsmodels.tools.sm_exceptions import PerfectSeparationError
@@ -213,7 +215,13 @@ def _fitted(kind: Kind, formula: str, outcome: Floats, design: Any, time: Floats
 
 
 def _effect(
-    name: str, coefficient: float, variance: float, kind: Kind, n: int, freedom: float | None, level: float
+    name: str,
+    coefficient: float,
+    variance: float,
+    kind: ModelKind,
+    n: int,
+    freedom: float | None,
+    level: float,
 ) -> Effect:
     from scipy import stats
 
@@ -238,78 +246,17 @@ def _rarer(outcome: Floats) -> int:
 def _warned(
     caught: Sequence[warnings.WarningMessage], effects: Sequence[Effect], events: int, terms: int
 ) -> tuple[str, ...]:
-    told = []
+    sentences = []
     if any("Convergence" in w.category.__name__ for w in caught):
-        told.append("the fit did not converge; its estimates are not to be trusted")
+        sentences.append("the fit did not converge; its estimates are not to be trusted")
     wide = [e.term for e in effects if not np.isfinite(e.se) or e.se > 50]
     if wide or any("PerfectSeparation" in w.category.__name__ for w in caught):
-        told.append(
+        sentences.append(
             f"the outcome is (nearly) separated by {', '.join(wide) or 'a column'}: that estimate is not"
             " finite"
         )
     if events < EVENTS_PER_TERM * terms:
-        told.append(
+        sentences.append(
             f"{events} cases of the rarer outcome for {terms} terms are fewer than {EVENTS_PER_TERM} per term"
         )
-    return tuple(told)
-
-
-@dataclass(frozen=True)
-class ProportionalOdds:
-    """Brant's test: a small p speaks against one common odds ratio for every cut of the grades."""
-
-    chi2: float
-    freedom: int
-    p: float
-
-
-def proportional_odds_test(formula: str, table: Any) -> ProportionalOdds:
-    """Test whether the effects are the same at every cut of an ordinal outcome (Brant 1990, Biometrics
-    46:1171).
-
-    Cuts at which the binary model has no finite fit are left out.
-    """
-    import statsmodels.api as sm
-
-    data, _ = _complete_rows(formula, table, None)
-    outcome, design = _matrices(formula, data)
-    x = sm.add_constant(design.drop(columns="Intercept", errors="ignore").to_numpy(float))
-    cuts = np.unique(outcome)[:-1]
-    fits = [f for f in (_binary(outcome > cut, x) for cut in cuts) if f is not None]
-    k = x.shape[1] - 1
-    if len(fits) < 2:
-        raise InputRefused(
-            f"fewer than two cuts of the outcome of {formula!r} can be fitted, so proportional odds cannot be"
-            " tested"
-        )
-    slopes = np.concatenate([beta[1:] for beta, _, _ in fits])
-    variance = np.zeros((slopes.size, slopes.size))
-    for a, (_, p_a, inverse_a) in enumerate(fits):
-        for b, (_, p_b, inverse_b) in enumerate(fits):
-            weight = (
-                p_b * (1 - p_a) if b >= a else p_a * (1 - p_b)
-            )  # cov of the two indicators; P(y > cut) falls with the cut
-            block = inverse_a @ (x.T * weight) @ x @ inverse_b
-            variance[a * k : (a + 1) * k, b * k : (b + 1) * k] = block[1:, 1:]
-    contrast = np.hstack([np.tile(np.eye(k), (len(fits) - 1, 1)), -np.eye(k * (len(fits) - 1))])
-    difference = contrast @ slopes
-    chi2 = float(difference @ np.linalg.solve(contrast @ variance @ contrast.T, difference))
-    from scipy.stats import chi2 as chi2_law
-
-    freedom = contrast.shape[0]
-    return ProportionalOdds(chi2, freedom, float(chi2_law.sf(chi2, freedom)))
-
-
-def _binary(events: Any, x: Floats) -> tuple[Floats, Floats, Floats] | None:
-    import statsmodels.api as sm
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            result = sm.Logit(events.astype(float), x).fit(disp=0, maxiter=100)
-        except Exception:  # separated or singular at this cut
-            return None
-    p = np.asarray(result.predict())
-    if not result.mle_retvals["converged"] or np.abs(result.params).max() > 50:
-        return None
-    return np.asarray(result.params), p, np.linalg.inv((x.T * (p * (1 - p))) @ x)
+    return tuple(sentences)

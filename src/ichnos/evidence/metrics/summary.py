@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import holm
 from ichnos.evidence.metrics.intervals import Estimate, bootstrap, mean_interval
 from ichnos.evidence.metrics.pooling import RandomEffects, random_effects
-from ichnos.volume import Floats
 
 
 @dataclass(frozen=True)
-class Summary:
+class MeasureSummary:
     """A measure over the cases of one centre, or of all."""
 
     centre: str  # "" for all
@@ -27,7 +27,7 @@ class Summary:
     undefined: int  # cases left out because a mask is empty
 
 
-def summarise(values: npt.ArrayLike, *, centre: str = "") -> Summary:
+def summarise(values: npt.ArrayLike, *, centre: str = "") -> MeasureSummary:
     """Describe one measure; NaN is undefined and counted.
 
     >>> summarise([0.5, 0.7, float("nan")]).undefined
@@ -36,7 +36,7 @@ def summarise(values: npt.ArrayLike, *, centre: str = "") -> Summary:
     array = np.asarray(values, np.float64).ravel()
     known = array[~np.isnan(array)]
     quartiles = np.percentile(known, (25, 50, 75)) if known.size else np.full(3, np.nan)
-    return Summary(
+    return MeasureSummary(
         centre,
         mean_interval(array),
         float(quartiles[1]),
@@ -45,13 +45,13 @@ def summarise(values: npt.ArrayLike, *, centre: str = "") -> Summary:
     )
 
 
-def by_centre(values: npt.ArrayLike, centres: Sequence[str]) -> tuple[Summary, ...]:
+def by_centre(values: npt.ArrayLike, centres: Sequence[str]) -> tuple[MeasureSummary, ...]:
     """Describe one measure per centre, in the order of their names."""
     array, where = np.asarray(values, np.float64), np.asarray(centres)
     return tuple(summarise(array[where == name], centre=str(name)) for name in np.unique(where))
 
 
-def over_centres(summaries: Sequence[Summary]) -> RandomEffects | None:
+def over_centres(summaries: Sequence[MeasureSummary]) -> RandomEffects | None:
     """Pool the centres' means with a prediction interval for the next centre; None with fewer than three
     centres that have a spread.
     """
@@ -113,7 +113,9 @@ def _paired(
     return estimate, float(wilcoxon(gap).pvalue) if np.any(gap != 0) else float("nan")
 
 
-def column(rows: Sequence[Mapping[str, Any]], target: str, measure: str, *, scored: bool = False) -> Floats:
+def measure_column(
+    rows: Sequence[Mapping[str, Any]], target: str, measure: str, *, scored: bool = False
+) -> Floats:
     """Return one measure of one target over the case rows; NaN where a row lacks it. JSON's null is NaN
     too.
     """

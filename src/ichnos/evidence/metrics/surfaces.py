@@ -15,10 +15,10 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from ichnos.arrays import Floats, Mask
 from ichnos.errors import InputRefused
-from ichnos.volume import Floats, Volume
+from ichnos.volume import Volume
 
-Mask = npt.NDArray[np.bool_]
 Cells = npt.NDArray[np.int64]
 Spacing = tuple[float, float, float]
 

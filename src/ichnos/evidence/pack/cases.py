@@ -4,67 +4,88 @@ number of patients.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from ichnos.errors import InputRefused
+import numpy as np
+
+from ichnos.clinical.injury import tract_injury
 from ichnos.evidence.metrics.overlap import cl_dice, growth_dice, lesion_detection, overlap
 from ichnos.evidence.metrics.surfaces import require_same_grid
+from ichnos.evidence.pack.evaluation import EvaluationCase
 from ichnos.evidence.pack.plan import EvidencePlan
-from ichnos.evidence.pack.predictions import Case
+from ichnos.evidence.pack.predictions import Layer
 from ichnos.formats import nifti
 from ichnos.runs import Summary, apply, settings_hash
-from ichnos.volume import Volume
+from ichnos.volume import Volume, box_around, volume_ml
 
+CaseRows = Sequence[Mapping[str, Any]]  # what `measure_cases` gives: one row per case
+TRUE = "true_"  # prefix of what was measured on the true masks: columns of facts, not scores
 _DEPENDS_ON_EMPTY = ("dice", "iou", "precision", "recall", "nsd", "hd95_mm", "assd_mm")
+_LEAST_TRACT_ML = 2.0  # a smaller tract was not found; it is not one without injury
+_GROWN, _BASELINE, _OEDEMA = "expansion ICH", "haematoma ICH", "haematoma PHE"
 
 
 def measure_cases(
-    cases: tuple[Case, ...], plan: EvidencePlan, out: Path, *, workers: int = 1, progress: bool = True
+    cases: tuple[EvaluationCase, ...],
+    plan: EvidencePlan,
+    out: Path,
+    *,
+    workers: int = 1,
+    progress: bool = True,
 ) -> Summary:
     """Measure every case with masks, resuming where an earlier call stopped; a case that fails is named
     and does not stop the rest.
     """
-    chosen = [case for case in cases if set(case.truth) & set(case.predicted)]
+    chosen = [case for case in cases if _shared(case) or case.grade_injury]
     settings = {
         "plan": plan.model_dump(
             mode="json", include={"labels", "targets", "lesions", "tubes", "tolerance_mm", "size_bins_ml"}
         ),
-        "masks": settings_hash(
-            [
-                [case.id, *(_stamp(p) for p in (*case.truth.values(), *case.predicted.values()))]
-                for case in chosen
-            ]
-        ),
+        "masks": settings_hash([[case.id, *_stamps(case)] for case in chosen]),
     }
-    task = partial(measure, plan=plan)
+    task = partial(measure_case, plan=plan)
     return apply(
         task, chosen, out=out, settings=settings, name="evaluate", workers=workers, progress=progress
     )
 
 
-def _stamp(path: Path) -> str:
+def _shared(case: EvaluationCase) -> list[str]:
+    """Return the masks that both sides hold, in the order of their names."""
+    return sorted(set(case.truth) & set(case.predicted))
+
+
+def _stamps(case: EvaluationCase) -> list[str]:
     """Tell a changed mask from the one that was measured before; name and size cost nothing to look up."""
-    return f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}"
+    files = dict.fromkeys(layer.path for layer in (*case.truth.values(), *case.predicted.values()))
+    return [f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
 
 
-def measure(case: Case, _: Path, *, plan: EvidencePlan) -> Mapping[str, Any]:
-    """Return all measures of one case: {"haematoma ICH": {"dice": …}, …}; targets that only one side has
+def measure_case(case: EvaluationCase, _: Path, *, plan: EvidencePlan) -> Mapping[str, Any]:
+    """Return all measures of one case: {"haematoma ICH": {"dice": …}, …}; masks that only one side has
     are left out.
     """
-    found: dict[str, Any] = {}
-    for target in sorted(set(case.truth) & set(case.predicted)):
-        truth, prediction = nifti.load(case.truth[target]), nifti.load(case.predicted[target])
+    load = lru_cache(maxsize=4)(nifti.load)  # the labels of one map are read one after the other
+
+    def mask(layer: Layer) -> Volume:
+        return layer.of(load(layer.path))
+
+    row: dict[str, Any] = {}
+    for name in _shared(case):
+        truth, prediction = mask(case.truth[name]), mask(case.predicted[name])
         require_same_grid(truth, prediction)
-        for label, code in plan.labels_of(target).items():
-            name = f"{target} {label}".strip()
-            found[name] = _measured(_one(truth, code), _one(prediction, code), name, plan)
-        if target == "expansion" and "haematoma" in case.truth:
-            found["expansion ICH"] |= _growth(case, truth, prediction, plan)
-    return found
+        row[name] = _measured(truth, prediction, name, plan)
+        if name == _GROWN and _BASELINE in case.truth:
+            baseline = mask(case.truth[_BASELINE])
+            row[name]["growth_dice"] = growth_dice(
+                baseline=baseline, truth_followup=truth, predicted_followup=prediction
+            )
+    if case.grade_injury:
+        row |= _true_injury({name: mask(layer) for name, layer in case.truth.items()})
+    return row
 
 
 def _measured(truth: Volume, prediction: Volume, name: str, plan: EvidencePlan) -> dict[str, Any]:
@@ -81,20 +102,33 @@ def _measured(truth: Volume, prediction: Volume, name: str, plan: EvidencePlan) 
     return row
 
 
-def _growth(case: Case, truth: Volume, prediction: Volume, plan: EvidencePlan) -> dict[str, float]:
-    baseline = _one(nifti.load(case.truth["haematoma"]), plan.labels_of("haematoma").get("ICH"))
-    code = plan.labels_of("expansion").get("ICH")
-    followup, predicted = _one(truth, code), _one(prediction, code)
-    return {
-        "growth_dice": growth_dice(baseline=baseline, truth_followup=followup, predicted_followup=predicted)
-    }
-
-
-def _one(labels: Volume, code: int | None) -> Volume:
-    """Return one label as a mask."""
-    if labels.array.ndim != 3:
-        raise InputRefused(
-            f"a label map with {labels.array.ndim} axes was given where (x, y, z) is expected; give one map"
-            " per target"
+def _true_injury(truth: Mapping[str, Volume]) -> dict[str, Any]:
+    """Grade each side's tract on the true masks, by the definition that readings use; empty without them."""
+    if _BASELINE not in truth:
+        return {}
+    row: dict[str, Any] = {}
+    for side in ("left", "right"):
+        tract = truth.get(f"tract {side}")
+        if tract is None or volume_ml(tract) < _LEAST_TRACT_ML:
+            continue
+        ras = tract.reoriented("RAS")
+        box = box_around(ras)
+        near = ras.cropped(box)
+        blood, oedema = (_like(truth.get(name), ras).cropped(box) for name in (_BASELINE, _OEDEMA))
+        heights = np.zeros((near.shape[2], 3))
+        heights[:, 2] = np.arange(near.shape[2])
+        injury = tract_injury(
+            *(np.asarray(part.array, np.float32) for part in (near, blood, oedema)),
+            z_mm=near.world(heights)[:, 2],
+            voxel_ml=near.voxel_ml,
         )
-    return labels.map_array(lambda a: a != 0 if code is None else a == code)
+        row |= {
+            f"{TRUE}injury_{side}": injury.grade,
+            f"{TRUE}blood_load_{side}": injury.blood_load_ml,
+            f"{TRUE}largest_loss_{side}": injury.largest_loss,
+        }
+    return row
+
+
+def _like(mask: Volume | None, grid: Volume) -> Volume:
+    return grid.map_array(np.zeros_like) if mask is None else mask.reoriented("RAS")

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ichnos.evidence.pack.predictions import Study
-from ichnos.evidence.pack.sections import Section
+from ichnos.clinical.expansion import DEFINITIONS
+from ichnos.evidence.pack.evaluation import Evaluation
+from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import Table
 
 AUTHOR = "author"
+_ABOUT = ("cohort", "compared", "gallery")  # sections that hold no performance
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,9 @@ CLAIM: tuple[_Item, ...] = (
 )
 
 
-def checklists(study: Study, sections: Sequence[Section]) -> tuple[Table, Table]:
+def checklists(evaluation: Evaluation, sections: Sequence[Section]) -> tuple[Table, Table]:
     """Return both lists with what this run knows."""
-    known = answers(study, sections)
+    known = answers(evaluation, sections)
     return (
         _table("tripod_ai", "TRIPOD+AI", TRIPOD_AI, known),
         _table("claim", "CLAIM 2024", CLAIM, known),
@@ -125,78 +127,72 @@ def _table(name: str, title: str, items: Sequence[_Item], known: Mapping[str, st
     return Table(name, title, ("Item", "Subject", "Answer"), rows, note)
 
 
-def answers(study: Study, sections: Sequence[Section]) -> Mapping[str, str]:
+def answers(evaluation: Evaluation, sections: Sequence[Section]) -> Mapping[str, str]:
     """Return what the run knows, by name; an answer that it cannot give is absent."""
     names = {section.name for section in sections}
-    planned = [o for o in study.plan.outcomes if any(s.name == o.name and s.numbers for s in sections)]
-    missing = int(study.table.isna().any(axis=1).sum())
-    centres = sorted({case.centre for case in study.cases if case.centre})
+    planned = [o for o in evaluation.plan.outcomes if any(s.name == o.name and s.numbers for s in sections)]
+    missing = int(evaluation.table.isna().any(axis=1).sum())
+    centres = sorted({case.centre for case in evaluation.cases if case.centre})
     measured = next((s for s in sections if s.title.startswith("Masks")), None)
+    titles = [s.title for s in sections if s.tables and s.name not in _ABOUT]
     known = {
         "objective": "Evaluation of a model that was fixed beforehand; no model was trained in this run.",
-        "sources": f"Cohort(s): {', '.join(study.cohorts)}.",
+        "sources": f"Cohort(s): {', '.join(evaluation.cohorts)}.",
         "missing": (
-            f"{missing} of {len(study.cases)} patients lack at least one fact or prediction (Table patients);"
-            " each analysis states how many it left out."
+            f"{missing} of {len(evaluation.cases)} patients lack at least one fact or prediction (Table"
+            " patients); each analysis states how many it left out."
         ),
         "measures": "See Methods; every number is defined in docs/evidence.md.",
         "intervals": "95 % intervals throughout; how each is made stands in Methods.",
         "flow": (
-            f"Table flow: {study.flow['evaluated']} of {study.flow['in the evaluated splits']} patients"
-            " evaluated."
+            f"Table flow: {evaluation.flow['evaluated']} of {evaluation.flow['in the evaluated splits']}"
+            " patients evaluated."
         ),
         "characteristics": "Table patients.",
-        "performance": (
-            "Sections"
-            f" {', '.join(s.title for s in sections if s.tables and s.name not in ('cohort', 'gallery'))}."
-        ),
+        "performance": f"Sections {', '.join(titles)}.",
     }
     if centres:
         known["centres"] = f"{len(centres)} centre(s): {', '.join(centres)}."
     if len(centres) > 1:
         known["heterogeneity"] = "Per-centre tables with a random-effects mean and a prediction interval."
-    if study.proof.proven:
-        known["leakage"] = study.proof.sentence
-    if study.proof.model_hashes:
-        known["model"] = f"Model hash {', '.join(h[:12] for h in study.proof.model_hashes)}."
+    if evaluation.proof.proven:
+        known["leakage"] = evaluation.proof.sentence
+    if evaluation.proof.model_hashes:
+        known["model"] = f"Model hash {', '.join(h[:12] for h in evaluation.proof.model_hashes)}."
     if "gallery" in names:
         known["gallery"] = "Failure gallery."
     flagged = [flag.text for section in sections for flag in section.flags if flag.level != "note"]
     if flagged:
         known["flags"] = "Raised by the run: " + " ".join(flagged)
-    return {**known, **_outcome_answers(study, sections, planned, measured)}
+    return {**known, **_outcome_answers(evaluation, sections, planned, measured)}
 
 
 def _outcome_answers(
-    study: Study, sections: Sequence[Section], planned: Sequence[object], measured: Section | None
+    evaluation: Evaluation, sections: Sequence[Section], planned: Sequence[object], measured: Section | None
 ) -> Mapping[str, str]:
-    from ichnos.clinical.scores import DEFINITIONS
-
-    found: dict[str, str] = {}
     outcomes = [s for s in sections if s.title.startswith("Outcome") and s.numbers]
-    if outcomes:
-        found["outcome"] = "; ".join(
-            f"{s.name}" + (f": {DEFINITIONS[study.plan.expansion].name}" if s.name == "expansion" else "")
-            for s in outcomes
-        )
-        found["events"] = "; ".join(
+    if not outcomes:
+        return {} if measured is None else {"outcome": "Masks on the CT grid, per target and label."}
+    plan = evaluation.plan
+    expansion = DEFINITIONS[plan.expansion].name
+    found = {
+        "outcome": "; ".join(f"{s.name}: {expansion}" if s.name == "expansion" else s.name for s in outcomes),
+        "events": "; ".join(
             f"{s.name}: {s.numbers['auc'].events} events in {s.numbers['auc'].n}" for s in outcomes
-        )
-        found["threshold"] = "; ".join(
+        ),
+        "threshold": "; ".join(
             f"{s.name}: {s.numbers['threshold']:.3g} ({s.numbers['rates'].point.rule})" for s in outcomes
+        ),
+    }
+    if any(len(s.numbers.get("calibration", {})) > 1 for s in outcomes):
+        found["recalibration"] = (
+            "Fitted on other cases or by prevalence; before and after stand side by side."
         )
-        if any(len(s.numbers.get("calibration", {})) > 1 for s in outcomes):
-            found["recalibration"] = (
-                "Fitted on other cases or by prevalence; before and after stand side by side."
-            )
-        if study.plan.training_prevalence is not None:
-            found["imbalance"] = (
-                f"Training images held {study.plan.training_prevalence:.0%} events; prior odds were shifted"
-                " back."
-            )
-        shifts = [flag.text for s in outcomes for flag in s.flags if flag.name in ("prevalence", "centres")]
-        if shifts:
-            found["shift"] = " ".join(shifts)
-    elif measured is not None:
-        found["outcome"] = "Masks on the CT grid, per target and label."
+    if plan.training_prevalence is not None:
+        found["imbalance"] = (
+            f"Training images held {plan.training_prevalence:.0%} events; prior odds were shifted back."
+        )
+    shifts = [flag.text for s in outcomes for flag in s.flags if flag.name in ("prevalence", "centres")]
+    if shifts:
+        found["shift"] = " ".join(shifts)
     return found

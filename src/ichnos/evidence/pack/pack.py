@@ -15,19 +15,23 @@ from typing import Any
 from ichnos import __version__
 from ichnos.cohort import Cohort
 from ichnos.errors import UsageError
-from ichnos.evidence.metrics.summary import column
-from ichnos.evidence.pack.cases import measure_cases
+from ichnos.evidence.metrics.summary import measure_column
+from ichnos.evidence.pack.cases import TRUE, measure_cases
 from ichnos.evidence.pack.checklists import checklists
-from ichnos.evidence.pack.flags import Flag, check_pair
-from ichnos.evidence.pack.gallery import gallery_section
+from ichnos.evidence.pack.evaluation import Evaluation, gather
+from ichnos.evidence.pack.flags import ReviewFlag, check_pair
+from ichnos.evidence.pack.outcomes.section import outcome_sections
 from ichnos.evidence.pack.page import render_page
 from ichnos.evidence.pack.plan import EvidencePlan
-from ichnos.evidence.pack.predictions import Study, gather
-from ichnos.evidence.pack.section_masks import mask_sections
-from ichnos.evidence.pack.section_measures import grade_section, measure_sections, regression_section
-from ichnos.evidence.pack.section_models import models_section
-from ichnos.evidence.pack.section_outcomes import outcome_sections
-from ichnos.evidence.pack.sections import Section, cohort_section
+from ichnos.evidence.pack.readings import worse_grade
+from ichnos.evidence.pack.section import Section
+from ichnos.evidence.pack.sections.cohort import cohort_section
+from ichnos.evidence.pack.sections.comparison import comparison_section
+from ichnos.evidence.pack.sections.gallery import gallery_section
+from ichnos.evidence.pack.sections.masks import mask_sections
+from ichnos.evidence.pack.sections.measures import grade_section, interval_section, measure_sections
+from ichnos.evidence.pack.sections.models import models_section
+from ichnos.evidence.pack.sections.regressions import regression_section
 from ichnos.evidence.tables import Table
 from ichnos.files import atomic_file
 from ichnos.runs import Summary
@@ -40,7 +44,7 @@ class Pack:
     out: Path
     page: Path
     sections: tuple[Section, ...]
-    flags: tuple[Flag, ...]
+    flags: tuple[ReviewFlag, ...]
     failures: tuple[str, ...]  # cases that could not be measured, with the reason
     cases: int
 
@@ -55,7 +59,7 @@ class Pack:
         }
 
 
-def evaluate(
+def write_evidence(
     predictions: str | Path,
     cohorts: Sequence[Cohort],
     out: str | Path,
@@ -66,74 +70,99 @@ def evaluate(
     workers: int = 1,
     progress: bool = True,
 ) -> Pack:
-    """Evaluate a folder of predictions on cohorts and write the pack into `out`; `against` is a second model
-    on the same cases.
+    """Evaluate readings or predictions on cohorts and write the evidence pack into `out`.
 
-    A run that was interrupted goes on where it stopped. Leakage, and predictions that match no cohort, refuse
-    before anything is written.
+    `predictions` is the folder that `ichnos read` wrote, or one with predictions.csv; `against` is such a
+    folder of a second model on the same cases. An interrupted run is resumed. Leakage, and predictions that
+    match no cohort, are refused before anything is written.
     """
     plan, out = plan or EvidencePlan(), Path(out)
-    study = gather(predictions, cohorts, plan, training=training)
+    evaluation = gather(predictions, cohorts, plan, training=training)
     rival = gather(against, cohorts, plan) if against is not None else None
-    if out.exists() and any(out.iterdir()) and not (out / ".ichnos").is_dir():
-        raise UsageError(
-            f"{out} holds other files; give a new or empty folder, or one that an earlier evaluation began"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    measured = measure_cases(study.cases, plan, out, workers=workers, progress=progress)
+    claim_folder(out)
+    measured = measure_cases(evaluation.cases, plan, out, workers=workers, progress=progress)
     other = (
         measure_cases(rival.cases, plan, out / "against", workers=workers, progress=progress)
         if rival
         else None
     )
-    study = _with_measured_volumes(study, measured.rows)
-    sections = _sections(study, measured, rival, other)
+    evaluation = _with_measured_facts(evaluation, measured.rows)
+    sections = _sections(evaluation, measured, rival, other)
     failures = tuple(f"{f.id}: {f.why}" for f in measured.failures)
-    flags = (*_failure_flags(failures), *_claim_flags(study), *(flag for s in sections for flag in s.flags))
-    lists = checklists(study, sections)
-    page = _write(out, study, sections, flags, lists, measured)
-    pack = Pack(out, page, sections, flags, failures, len(study.cases))
+    flags = (
+        *_failure_flags(failures),
+        *_claim_flags(evaluation),
+        *(flag for s in sections for flag in s.flags),
+    )
+    lists = checklists(evaluation, sections)
+    page = _write(out, evaluation, sections, flags, lists, measured)
+    pack = Pack(out, page, sections, flags, failures, len(evaluation.cases))
     _write_text(out / "evidence.json", json.dumps(pack.numbers(), indent=2, ensure_ascii=False) + "\n")
     return pack
 
 
+def claim_folder(out: Path) -> None:
+    """Make the folder of an evidence pack; one that holds other files is refused."""
+    if out.exists() and any(out.iterdir()) and not (out / ".ichnos").is_dir():
+        raise UsageError(
+            f"{out} holds other files; give a new or empty folder, or one that an earlier evaluation began"
+        )
+    (out / ".ichnos").mkdir(parents=True, exist_ok=True)
+
+
 def _sections(
-    study: Study, measured: Summary, rival: Study | None, other: Summary | None
+    evaluation: Evaluation, measured: Summary, rival: Evaluation | None, other: Summary | None
 ) -> tuple[Section, ...]:
-    found: list[Section | None] = [
-        cohort_section(study),
-        *mask_sections(study, measured.rows),
-        *outcome_sections(study),
-        *measure_sections(study),
+    sections: list[Section | None] = [
+        cohort_section(evaluation),
+        comparison_section(evaluation, measured.rows),
+        *mask_sections(evaluation, measured.rows),
+        *outcome_sections(evaluation),
+        *measure_sections(evaluation),
     ]
-    found += [grade_section(study), regression_section(study)]
+    sections += [grade_section(evaluation), interval_section(evaluation), regression_section(evaluation)]
     if rival is not None and other is not None:
-        found.append(models_section(study, measured.rows, rival, other.rows))
-    found.append(gallery_section(study, measured.rows))
-    return tuple(section for section in found if section is not None)
+        sections.append(models_section(evaluation, measured.rows, rival, other.rows))
+    sections.append(gallery_section(evaluation, measured.rows))
+    return tuple(section for section in sections if section is not None)
 
 
-def _with_measured_volumes(study: Study, rows: Sequence[Mapping[str, Any]]) -> Study:
-    """Take the volumes that define expansion from the true masks where the cohort's table does not hold
-    them.
-    """
-    sources = {"haematoma ICH": 0, "expansion ICH": 1}
-    table = study.table
+def _with_measured_facts(evaluation: Evaluation, rows: Sequence[Mapping[str, Any]]) -> Evaluation:
+    """Take volumes and tract injuries from the true masks where the cohort's table does not hold them."""
+    table = evaluation.table
     by_id = {str(row["id"]): row for row in rows}
-    ordered = [by_id.get(case.id, {}) for case in study.cases]
-    for name, at in sources.items():
-        wanted = study.plan.volume_columns[at]
-        values = column(ordered, name, "truth_ml")
-        if wanted not in table.columns and any(not math.isnan(v) for v in values):
-            table = table.assign(**{wanted: values})
-    return dataclasses.replace(study, table=table)
+    ordered = [by_id.get(case.id, {}) for case in evaluation.cases]
+    for name, fact in _volume_columns(evaluation.plan).items():
+        values = measure_column(ordered, name, "truth_ml")
+        if fact not in table.columns and any(not math.isnan(v) for v in values):
+            table = table.assign(**{fact: values})
+    for key in dict.fromkeys(key for row in ordered for key in row if key.startswith(TRUE)):
+        fact = key.removeprefix(TRUE)
+        if fact not in table.columns:
+            table = table.assign(**{fact: [row.get(key) for row in ordered]})
+    if "injury" not in table.columns and {"injury_left", "injury_right"} <= set(table.columns):
+        sides = zip(table["injury_left"], table["injury_right"], strict=True)
+        table = table.assign(injury=[worse_grade(*pair) for pair in sides])
+    return dataclasses.replace(evaluation, table=table)
 
 
-def _failure_flags(failures: Sequence[str]) -> tuple[Flag, ...]:
+def _volume_columns(plan: EvidencePlan) -> dict[str, str]:
+    """Return which true mask gives which column of facts."""
+    baseline, followup = plan.volume_columns
+    return {
+        "haematoma ICH": baseline,
+        "expansion ICH": followup,
+        "haematoma IVH": plan.ivh_columns[0],
+        "haematoma PHE": "phe_ml",
+        "leukoaraiosis": "leukoaraiosis_ml",
+    }
+
+
+def _failure_flags(failures: Sequence[str]) -> tuple[ReviewFlag, ...]:
     if not failures:
         return ()
     return (
-        Flag(
+        ReviewFlag(
             "alarm",
             "not_measured",
             f"{len(failures)} case(s) could not be measured and are left out; the first: {failures[0]}",
@@ -141,8 +170,8 @@ def _failure_flags(failures: Sequence[str]) -> tuple[Flag, ...]:
     )
 
 
-def _claim_flags(study: Study) -> tuple[Flag, ...]:
-    claims = study.claims
+def _claim_flags(evaluation: Evaluation) -> tuple[ReviewFlag, ...]:
+    claims = evaluation.claims
     if {"dice", "iou"} <= set(claims) and (
         flag := check_pair(claims["dice"], claims["iou"], of="mean")
     ) is not None:
@@ -152,9 +181,9 @@ def _claim_flags(study: Study) -> tuple[Flag, ...]:
 
 def _write(
     out: Path,
-    study: Study,
+    evaluation: Evaluation,
     sections: Sequence[Section],
-    flags: Sequence[Flag],
+    flags: Sequence[ReviewFlag],
     lists: Sequence[Table],
     measured: Summary,
 ) -> Path:
@@ -165,21 +194,21 @@ def _write(
             _write_text(out / "tables" / f"{table.name}.{ending}", text)
     for figure in (f for s in sections for f in s.figures):
         (out / "figures" / f"{figure.name}.png").write_bytes(figure.png)
-        if study.plan.vector_figures:
+        if evaluation.plan.vector_figures:
             (out / "figures" / f"{figure.name}.pdf").write_bytes(figure.pdf())
     methods = methods_paragraph(sections)
     _write_text(out / "methods.md", methods + "\n")
-    _write_text(out / "plan.json", study.plan.model_dump_json(indent=2) + "\n")
+    _write_text(out / "plan.json", evaluation.plan.model_dump_json(indent=2) + "\n")
     _write_text(out / "cases.csv", _cases_csv(measured))
     page = out / "report.html"
-    _write_text(page, render_page(study, sections, flags=flags, methods=methods, lists=lists))
+    _write_text(page, render_page(evaluation, sections, flags=flags, methods=methods, lists=lists))
     return page
 
 
 def methods_paragraph(sections: Sequence[Section]) -> str:
     """Join the sections' sentences, each once, into the paragraph for a paper."""
-    told = list(dict.fromkeys(sentence for section in sections for sentence in section.methods))
-    return " ".join([*told, f"Analyses were run with ichnos {__version__}."])
+    sentences = list(dict.fromkeys(sentence for section in sections for sentence in section.methods))
+    return " ".join([*sentences, f"Analyses were run with ichnos {__version__}."])
 
 
 def _cases_csv(measured: Summary) -> str:
@@ -203,13 +232,13 @@ def _cases_csv(measured: Summary) -> str:
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    cells: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
+            cells |= _flat(value, f"{prefix}{key}.")
         elif not isinstance(value, list):
-            found[prefix + key] = "" if isinstance(value, float) and math.isnan(value) else value
-    return found
+            cells[prefix + key] = "" if isinstance(value, float) and math.isnan(value) else value
+    return cells
 
 
 def _plain(value: Any) -> Any:

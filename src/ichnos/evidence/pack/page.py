@@ -10,14 +10,19 @@ from ichnos import __version__
 from ichnos.errors import require
 from ichnos.evidence.figures import Figure
 from ichnos.evidence.metrics.intervals import Estimate
-from ichnos.evidence.pack.flags import Flag
-from ichnos.evidence.pack.predictions import Study
-from ichnos.evidence.pack.sections import Section
-from ichnos.evidence.tables import Cell, Table, shown
+from ichnos.evidence.pack.evaluation import Evaluation
+from ichnos.evidence.pack.flags import ReviewFlag
+from ichnos.evidence.pack.section import Section
+from ichnos.evidence.tables import Cell, Table, cell_text
 
 
 def render_page(
-    study: Study, sections: Sequence[Section], *, flags: Sequence[Flag], methods: str, lists: Sequence[Table]
+    evaluation: Evaluation,
+    sections: Sequence[Section],
+    *,
+    flags: Sequence[ReviewFlag],
+    methods: str,
+    lists: Sequence[Table],
 ) -> str:
     """Return the page as HTML text."""
     jinja2 = require("jinja2", extra="evidence", purpose="the evidence page")
@@ -27,12 +32,12 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shown"] = shown
+    environment.filters["shown"] = cell_text
     environment.filters["stacked"] = lambda cell: _stacked(jinja2, cell)
     environment.filters["inline"] = _inline
     order = {"alarm": 0, "warn": 1, "note": 2}
     page: str = environment.get_template("evidence.html.j2").render(
-        study=study,
+        evaluation=evaluation,
         sections=sections,
         flags=sorted(flags, key=lambda flag: order[flag.level]),
         methods=methods,
@@ -44,9 +49,9 @@ def render_page(
 
 def _stacked(jinja2: ModuleType, cell: Cell) -> str:
     """Put the interval under the value, so that wide tables fit the page."""
-    value, bracket, interval = shown(cell).partition(" (")
+    value, bracket, interval = cell_text(cell).partition(" (")
     if not isinstance(cell, Estimate) or not bracket:
-        return shown(cell)
+        return cell_text(cell)
     markup: str = jinja2.utils.markupsafe.Markup('{}<span class="ci">({}</span>').format(value, interval)
     return markup
 

@@ -9,9 +9,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ichnos.clinical.scores import DEFINITIONS, HepPoints, ScoreColumns
+from ichnos.clinical.expansion import DEFINITIONS
+from ichnos.clinical.injury import INJURY_GRADES
+from ichnos.clinical.scores import HepPoints, ScoreColumns
 from ichnos.errors import UsageError
 from ichnos.evidence.metrics.overlap import SIZE_BINS_ML
+from ichnos.targets import label_maps, targets_in
 
 
 class _Frozen(BaseModel):
@@ -24,6 +27,7 @@ class OutcomePlan(_Frozen):
     name: str
     probability: str  # column of the predictions
     truth: str = ""  # 0/1 column of the cohort; "" for expansion, which is defined by volumes
+    at_most: float | None = None  # the event is a value of that column up to this, such as mRS 3
     adjust_for: tuple[str, ...] = ("age_years", "ich_ml", "onset_to_ct_h")  # those that the cohort has
 
 
@@ -43,6 +47,7 @@ class GradePlan(_Frozen):
     predicted: str
     truth: str
     grades: int
+    words: tuple[str, ...] = ()  # names of the grades in rising order, where the columns hold words
 
 
 class RegressionPlan(_Frozen):
@@ -54,17 +59,89 @@ class RegressionPlan(_Frozen):
     impute: bool = False  # fill missing rows by multiple imputation
 
 
+def _labels() -> dict[str, dict[str, int]]:
+    """Return the labels of the cohort's maps, as the registry of targets has them."""
+    labels = {
+        name: {
+            target.name.removeprefix(f"{name}_"): target.code for target in targets_in(name) if target.codes
+        }
+        for name in label_maps()
+    }
+    return {name: codes for name, codes in labels.items() if codes} | {"expansion": {"ICH": 1}}
+
+
+_FAZEKAS = tuple(
+    GradePlan(name=f"Fazekas, {part}", predicted=f"fazekas_{part}", truth=f"fazekas_{part}", grades=4)
+    for part in ("periventricular", "deep")
+)
+_INJURY = tuple(
+    GradePlan(
+        name=f"Tract injury, {side}",
+        predicted=f"injury{suffix}",
+        truth=f"injury{suffix}",
+        grades=len(INJURY_GRADES),
+        words=INJURY_GRADES,
+    )
+    for side, suffix in (("worse side", ""), ("left", "_left"), ("right", "_right"))
+)
+# What `ichnos read` measures, and the cohort's column of the same.
+_MEASURES = (
+    MeasurePlan(name="ICH volume as reported", predicted="ich_volume", truth="ich_ml", unit="mL"),
+    MeasurePlan(name="IVH volume as reported", predicted="ivh_volume", truth="ivh_ml", unit="mL"),
+    MeasurePlan(name="PHE volume as reported", predicted="phe_volume", truth="phe_ml", unit="mL"),
+    MeasurePlan(
+        name="Leukoaraiosis volume as reported",
+        predicted="leukoaraiosis_volume",
+        truth="leukoaraiosis_ml",
+        unit="mL",
+    ),
+    MeasurePlan(
+        name="Leukoaraiosis volume against FLAIR",
+        predicted="leukoaraiosis_volume",
+        truth="leukoaraiosis_flair_ml",
+        unit="mL",
+    ),
+    MeasurePlan(name="Volume at follow-up", predicted="followup_volume", truth="ich_followup_ml", unit="mL"),
+    *(
+        MeasurePlan(
+            name=f"Tract in blood, {side}",
+            predicted=f"blood_load_{side}",
+            truth=f"blood_load_{side}",
+            unit="mL",
+        )
+        for side in ("left", "right")
+    ),
+    *(
+        MeasurePlan(
+            name=f"Largest loss of the tract's cross-section, {side}",
+            predicted=f"largest_loss_{side}",
+            truth=f"largest_loss_{side}",
+            unit="share",
+        )
+        for side in ("left", "right")
+    ),
+    MeasurePlan(
+        name="Motor NIHSS at 180 days", predicted="nihss_motor_180d", truth="nihss_motor_180d", unit="points"
+    ),
+)
+_OUTCOMES = (
+    OutcomePlan(name="expansion", probability="expansion_probability"),
+    OutcomePlan(
+        name="mRS 0 to 3 at 365 days",
+        probability="mrs_0_3_365d",
+        truth="mrs_365d",
+        at_most=3,
+        adjust_for=("age_years", "gcs", "ich_ml"),
+    ),
+)
+
+
 class EvidencePlan(_Frozen):
     """Everything that decides what the evidence pack says."""
 
     splits: tuple[str, ...] = ("test", "external", "")
-    labels: Mapping[
-        str, Mapping[str, int]
-    ] = {  # target -> label -> value in the map; other targets: every voxel that is not zero
-        "haematoma": {"ICH": 1, "IVH": 2, "PHE": 3},
-        "tract": {"left": 1, "right": 2},
-        "expansion": {"ICH": 1},
-    }
+    # target -> label -> value in the map; other targets: every voxel that is not zero
+    labels: Mapping[str, Mapping[str, int]] = Field(default_factory=_labels)
     targets: tuple[str, ...] = ("haematoma", "leukoaraiosis", "tract", "expansion")
     lesions: tuple[str, ...] = ("haematoma ICH", "leukoaraiosis")  # counted lesion by lesion
     tubes: tuple[str, ...] = ("tract left", "tract right")  # judged by their centre line
@@ -73,12 +150,9 @@ class EvidencePlan(_Frozen):
     expansion: str = "33%-or-6ml"
     volume_columns: tuple[str, str] = ("ich_ml", "ich_followup_ml")
     ivh_columns: tuple[str, str] = ("ivh_ml", "ivh_followup_ml")
-    outcomes: tuple[OutcomePlan, ...] = (OutcomePlan(name="expansion", probability="expansion_probability"),)
-    measures: tuple[MeasurePlan, ...] = ()
-    grades: tuple[GradePlan, ...] = tuple(
-        GradePlan(name=f"Fazekas, {place}", predicted=f"fazekas_{place}", truth=f"fazekas_{place}", grades=4)
-        for place in ("periventricular", "deep")
-    )
+    outcomes: tuple[OutcomePlan, ...] = _OUTCOMES
+    measures: tuple[MeasurePlan, ...] = _MEASURES
+    grades: tuple[GradePlan, ...] = (*_FAZEKAS, *_INJURY)
     regressions: tuple[RegressionPlan, ...] = ()
     score_columns: ScoreColumns = ScoreColumns()
     hep_points: HepPoints | None = None

@@ -6,7 +6,8 @@ moved within its plane by whole pixels:
 
 - even steps: one grid plane per slice, the plain stack;
 - uneven steps (4 and 7 mm, a missing slice): the planes are as thin as it takes for every slab to hold a
-  whole number of them;
+  whole number of them, as far as memory and time stay within half as much again of an even stack's; beyond
+  that every slab is right to half a plane at either end, and every slice still owns a plane;
 - gantry tilt: the grid's third axis is the slices' normal, and each slice is moved so that it keeps its
   place, at most half a
   pixel off.
@@ -34,8 +35,9 @@ _EVEN = (
     0.1  # steps that stay within this share of the mean step, and within _EVEN_MM, of a regular grid are even
 )
 _EVEN_MM = 0.25
-_MAX_PLANES = 600  # of a grid for uneven steps
-_MAX_VOXELS = 150_000_000  # in it
+_MAX_PLANES = 600  # of a grid for uneven steps, or half as many again as slices if that is more
+# What a reading costs beside its planes is about what 13 million voxels of them cost (benchmarks/uneven.py).
+_SPARE_VOXELS = 6_500_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +130,7 @@ def layout_of(affines: Sequence[Floats], source_shape: tuple[int, int]) -> Layou
     column, row, normal = _right_angles(affines[0])
     origins = np.array([affine[:3, 3] for affine in affines])
     depth = (origins - origins[0]) @ normal
-    first, step, owner, slab = _planes(
-        depth, limit=min(_MAX_PLANES, _MAX_VOXELS / (source_shape[0] * source_shape[1]))
-    )
+    first, step, owner, slab = _planes(depth, limit=_most_planes(len(affines), source_shape))
     across = np.stack(
         [(origins - origins[0]) @ column / column_mm, (origins - origins[0]) @ row / row_mm], axis=1
     )  # in pixels
@@ -163,7 +163,13 @@ def _right_angles(affine: Floats) -> tuple[Floats, Floats, Floats]:
     return column, row, normal if normal @ affine[:3, 2] > 0 else -normal
 
 
-def _planes(depth: Floats, *, limit: float) -> tuple[float, float, Ints, Floats]:
+def _most_planes(slices: int, source_shape: tuple[int, int]) -> int:
+    """Return how many planes a grid may have so that it costs at most half as much again as an even one."""
+    most = 1.5 * slices + _SPARE_VOXELS / (source_shape[0] * source_shape[1])
+    return int(min(most, max(_MAX_PLANES, 1.5 * slices)))
+
+
+def _planes(depth: Floats, *, limit: int) -> tuple[float, float, Ints, Floats]:
     """Return the first plane's depth, the distance of planes, which slice fills each, and the slab of each
     slice in mm.
     """
@@ -180,27 +186,39 @@ def _planes(depth: Floats, *, limit: float) -> tuple[float, float, Ints, Floats]
     step, first = np.polyfit(count, depth, 1)
     if np.abs(depth - (first + step * count)).max() <= min(_EVEN * step, _EVEN_MM):
         return float(first), float(step), count.astype(np.intp), slab
-    step = _plane_step(edges, slab, limit)
-    centres = edges[0] + (np.arange(max(len(depth), round((edges[-1] - edges[0]) / step))) + 0.5) * step
-    owner = np.clip(np.searchsorted(edges, centres) - 1, 0, len(depth) - 1)
-    return float(centres[0]), float(step), owner.astype(np.intp), slab
+    planes = _plane_count(edges, slab, max(limit, len(depth)))
+    step = float(edges[-1] - edges[0]) / planes
+    centres = edges[0] + (np.arange(planes) + 0.5) * step
+    owner = np.clip(np.searchsorted(edges, centres) - 1, 0, len(depth) - 1).astype(np.intp)
+    return float(centres[0]), step, _every_slice(owner, len(depth)), slab
 
 
-def _plane_step(edges: Floats, slab: Floats, limit: float) -> float:
-    """Return the greatest plane distance of which every slab is a whole multiple, or the one that comes
-    nearest to it.
-    """
-    thinnest = float(edges[-1] - edges[0]) / max(limit, 2 * len(slab))
-    best, best_error = max(thinnest, float(slab.min())), np.inf
-    for parts in range(1, max(2, int(slab.min() / thinnest) + 1)):
-        step = float(slab.min() / parts)
+def _plane_count(edges: Floats, slab: Floats, limit: int) -> int:
+    """Return the least number of planes of which every slab is a whole multiple, or the nearest to it."""
+    thickness = float(edges[-1] - edges[0])
+    fewest = min(limit, int(np.ceil(thickness / float(slab.min()) - 1e-6)))
+    best, best_error = fewest, np.inf
+    for planes in range(fewest, limit + 1):
+        step = thickness / planes
         at = (edges - edges[0]) / step
         error = float(np.abs(at - np.round(at)).max()) * step
         if error <= 0.002 * float(slab.min()):
-            return step
-        if error < best_error - 1e-9 and step >= thinnest:
-            best, best_error = step, error
+            return planes
+        if error < best_error - 1e-9:
+            best, best_error = planes, error
     return best
+
+
+def _every_slice(owner: Ints, slices: int) -> Ints:
+    """Give each slice that is thinner than a plane a plane of its own, from a neighbour with several."""
+    owner = owner.copy()
+    for k in np.setdiff1d(np.arange(slices), owner):
+        at = int(np.searchsorted(owner, k))  # planes stay in the order of the slices
+        beside = [plane for plane in (at - 1, at) if 0 <= plane < len(owner)]
+        count, plane = max((int(np.sum(owner == owner[plane])), plane) for plane in beside)
+        if count > 1:
+            owner[plane] = k
+    return owner
 
 
 # ---- for a scan

@@ -21,6 +21,7 @@ from pydicom.tag import BaseTag, Tag
 
 from ichnos.errors import InputRefused
 from ichnos.formats.dicom.files import FileReader, files_in
+from ichnos.formats.limits import MIB, LimitExceeded, Limits, inflated
 from ichnos.volume import Floats
 
 _WORDS = """
@@ -36,17 +37,22 @@ _TOGETHER_WORDS = """
     PatientID PatientName StudyInstanceUID SeriesInstanceUID SOPClassUID Modality ImageType
     ConvolutionKernel Rows Columns SamplesPerPixel PhotometricInterpretation
 """
+IMAGE_TYPE_AT = _TOGETHER_WORDS.split().index("ImageType")  # in a frame's stack_key
 _INT = {word: int(tag) for word, tag in TAG.items()}  # plain integers: looking up pydicom's own tags is slow
 _TOGETHER = [_INT[word] for word in _TOGETHER_WORDS.split()]
 _NATIVE = (
     "1.2.840.10008.1.2",
     "1.2.840.10008.1.2.1",
 )  # implicit and explicit little endian, pixels as they are
+_DEFLATED = "1.2.840.10008.1.2.1.99"
 _OTHERWISE_ENCODED = (
-    "1.2.840.10008.1.2.1.99",
+    _DEFLATED,
     "1.2.840.10008.1.2.2",
     "1.2.840.10008.1.2.8.1",
 )  # deflated, big endian, deflated frames
+_ITEM = b"\xfe\xff\x00\xe0"  # tag of a sequence's item, little endian
+_ORDINARY_BYTES = 2 * MIB  # no header in a file of this size keeps a parser busy for long
+_NO_IMAGE = ("not DICOM", "empty", "DICOM without an image")  # reasons that need no further word
 _LPS = np.array([-1.0, -1.0, 1.0])
 
 FileProgress = Callable[[int, int], None]  # files done, files in all
@@ -108,39 +114,46 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What was found in a place."""
+    """The images of a place, and the files that were left out."""
 
     path: Path
     frames: tuple[Frame, ...]
     heads: dict[tuple[object, ...], Any]  # stack_key -> header of one of its files
     skipped: Counter[str] = field(default_factory=Counter)  # why -> number of files
+    left_out: tuple[tuple[Path, str], ...] = ()  # those that should have been readable, with the reason
 
 
 def read_headers(path: Path, reader: FileReader, *, progress: FileProgress | None = None) -> Contents:
     """Read the headers of every DICOM image in a file, folder, zip or DICOMDIR."""
-    return read_files(path, files_in(path, reader), reader, progress=progress)
+    listing = files_in(path, reader)
+    return read_files(path, listing.files, reader, left_out=listing.left_out, progress=progress)
 
 
 def read_files(
-    path: Path, files: Sequence[Path], reader: FileReader, *, progress: FileProgress | None = None
+    path: Path,
+    files: Sequence[Path],
+    reader: FileReader,
+    *,
+    left_out: Sequence[tuple[Path, str]] = (),
+    progress: FileProgress | None = None,
 ) -> Contents:
-    """Read the headers of the given files; `path` names the place they come from."""
+    """Read the headers of the given files; `path` names the place they come from. No file stops the rest."""
     frames: list[Frame] = []
     heads: dict[tuple[object, ...], Any] = {}
-    skipped: Counter[str] = Counter()
+    left = list(left_out)
+    skipped: Counter[str] = Counter(why for _, why in left)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # pydicom warns of each odd value; what matters is judged here and later
         for done, file in enumerate(files, start=1):
-            found = _read(file, reader)
-            if isinstance(found, str):
-                skipped[found] += 1
-                continue
-            frames += found
-            for frame in found:
-                if frame.stack_key not in heads:
-                    heads[frame.stack_key] = _dataset(file, reader)
+            result = _read(file, reader, heads)
+            if isinstance(result, str):
+                skipped[result] += 1
+                if result not in _NO_IMAGE:
+                    left.append((file, result))
+            else:
+                frames += result
             if progress is not None:
                 progress(done, len(files))
     if not frames:
@@ -148,37 +161,76 @@ def read_files(
         raise InputRefused(
             f"{path} holds no DICOM image ({why}); give a file, folder, zip or DICOMDIR with CT images"
         )
-    return Contents(path, tuple(frames), heads, skipped)
+    return Contents(path, tuple(frames), heads, skipped, tuple(left))
 
 
-def _read(path: Path, reader: FileReader) -> list[Frame] | str:
-    """Return a file's frames, or in words why it has none."""
+def _read(path: Path, reader: FileReader, heads: dict[tuple[object, ...], Any]) -> list[Frame] | str:
+    """Return a file's frames, or in words why it has none; keep its header if its stack has none yet."""
     try:
-        with reader.open(path) as stream:
-            start = stream.read(132)
-            bare = start[128:] != b"DICM"
-            if bare and start[:2] not in (b"\x08\x00", b"\x02\x00", b"\x00\x08"):
-                return "not DICOM" if start else "empty"
-            header = None if bare else _ordinary(stream)
-            if header is None:
-                stream.seek(0)
-                header = _any(stream, bare)
-            if not (header.raw("SOPInstanceUID") and header.raw("SeriesInstanceUID")):
-                return "not DICOM" if bare else "DICOM without an image"
-            offset = _pixel_offset(header.syntax, stream)
-        return _frames(header, path, offset, lambda: _dataset(path, reader))
-    except (PermissionError, InputRefused):
-        raise
+        frames = _frames_of(path, reader)
+        for frame in frames if not isinstance(frames, str) else ():
+            if frame.stack_key not in heads:
+                heads[frame.stack_key] = _dataset(path, reader)
+        return frames
+    except LimitExceeded as refusal:
+        return f"beyond the limit `{refusal.limit}`"
+    except RecursionError:
+        return "nested too deeply"
     except InvalidDicomError:
         return "not DICOM"
+    except (OSError, InputRefused):
+        return "unreadable file"
     except Exception:  # a damaged file may break the parser in any way; it is counted, and the user is told
         return "damaged"
+
+
+def _frames_of(path: Path, reader: FileReader) -> list[Frame] | str:
+    with reader.open(path) as stream:
+        start = stream.read(132)
+        bare = start[128:] != b"DICM"
+        if bare and start[:2] not in (b"\x08\x00", b"\x02\x00", b"\x00\x08"):
+            return "not DICOM" if start else "empty"
+        source = reader.bounded(stream, path) if _is_large(stream, len(start)) else stream
+        header = None if bare else _ordinary(source)
+        if header is None:
+            _refuse_deflated_bomb(stream, path, reader.limits, bare=bare)
+            source.seek(0)
+            header = _any(source, bare)
+        if not (header.raw("SOPInstanceUID") and header.raw("SeriesInstanceUID")):
+            return "not DICOM" if bare else "DICOM without an image"
+        offset = _pixel_offset(header.syntax, stream)
+    _refuse_oversized(header, path, reader.limits)
+    return _frames(header, path, offset, lambda: _dataset(path, reader))
+
+
+def _is_large(stream: BinaryIO, at: int) -> bool:
+    """Say whether a file could hold a header that keeps the parser busy; bounding every read costs time."""
+    size = stream.seek(0, 2)
+    stream.seek(at)
+    return size > _ORDINARY_BYTES
+
+
+def _refuse_oversized(header: _Raw, path: Path, limits: Limits) -> None:
+    """Refuse frames and functional groups beyond the limits before anything is set aside for them."""
+    pixels = header.unsigned("Columns") * header.unsigned("Rows")
+    limits.check("frame_pixels", pixels, f"{path} has {pixels:,} pixels in one frame")
+    groups = header.raw("PerFrameFunctionalGroupsSequence")
+    if isinstance(groups, bytes):
+        items = groups.count(_ITEM)
+        limits.check("header_elements", 8 * items, f"{path} has {items:,} items in its functional groups")
+
+
+def _refuse_deflated_bomb(stream: BinaryIO, path: Path, limits: Limits, *, bare: bool) -> None:
+    """Refuse a deflated file that unpacks to more than a file may hold; pydicom unpacks it in one go."""
+    stream.seek(0 if bare else 132)
+    if _syntax_of(stream) == _DEFLATED:
+        inflated(stream.read(), gzip=False, most=limits.unpacked_mib * MIB, limits=limits, name=path)
 
 
 def _dataset(path: Path, reader: FileReader) -> Any:
     """Return a file's header as pydicom's dataset."""
     with reader.open(path) as stream:
-        return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+        return pydicom.dcmread(reader.bounded(stream, path), stop_before_pixels=True, force=True)
 
 
 def _frames(header: _Raw, path: Path, offset: int | None, dataset: Callable[[], Any]) -> list[Frame]:
@@ -414,14 +466,7 @@ def _ordinary(stream: BinaryIO) -> _Raw | None:
     """Read a little-endian file element by element, without a dataset for each; None for any other file.
     Stops before the pixels.
     """
-    meta = {
-        int(e.tag): e.value
-        for e in data_element_generator(
-            stream, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2
-        )
-    }
-    told_syntax = meta.get(0x00020010)
-    syntax = told_syntax.decode("latin-1").strip(" \0") if isinstance(told_syntax, bytes) else ""
+    syntax = _syntax_of(stream)
     if not syntax or syntax in _OTHERWISE_ENCODED:
         return None
     at = stream.tell()
@@ -433,6 +478,13 @@ def _ordinary(stream: BinaryIO) -> _Raw | None:
         stream, not explicit, True, stop_when=lambda tag, _vr, _length: tag >= 0x7FE00000
     )
     return _Raw({int(e.tag): e.value for e in elements}, True, syntax)
+
+
+def _syntax_of(stream: BinaryIO) -> str:
+    """Read the file meta group, which begins here, and return its transfer syntax."""
+    elements = data_element_generator(stream, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
+    value = next((e.value for e in list(elements) if int(e.tag) == 0x00020010), b"")
+    return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else ""
 
 
 def _any(stream: BinaryIO, bare: bool) -> _Raw:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 from ichnos.errors import InputRefused
-from ichnos.formats.dicom.files import FileReader
+from ichnos.formats.dicom.files import FileReader, walk
 from ichnos.formats.dicom.geometry import layout_of
 from ichnos.formats.dicom.headers import (
     Contents,
@@ -31,13 +32,15 @@ from ichnos.formats.dicom.series import (
     summary_of,
     words,
 )
-from ichnos.scan import AIR_HU, Acquisition, Scan, Source, SourceSlice
+from ichnos.formats.limits import DEFAULT_LIMITS, Limits
+from ichnos.formats.plausible import refuse_impossible_size
+from ichnos.scan import AIR_HU, FACTS, Acquisition, Scan, Source, SourceSlice
 from ichnos.volume import Volume
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What lies in a place, and which of it is the head CT."""
+    """The series of a place, and which of them is the head CT."""
 
     path: Path
     series: tuple[SeriesSummary, ...]  # best first
@@ -45,6 +48,7 @@ class Inspection:
     patients: int
     studies: int
     skipped: dict[str, int]  # why files were left aside -> how many
+    left_out: tuple[tuple[Path, str], ...]  # files that should have been readable, with the reason
     opener: Callable[[str | None], Scan] = field(repr=False, compare=False)
 
     def open(self, series: str | None = None) -> Scan:
@@ -52,43 +56,52 @@ class Inspection:
         return self.opener(series)
 
 
-def inspect_dicom(path: str | Path, *, progress: FileProgress | None = None) -> Inspection:
+def inspect_dicom(
+    path: str | Path, *, progress: FileProgress | None = None, limits: Limits = DEFAULT_LIMITS
+) -> Inspection:
     """List every series of a place, best first, with reasons; read no pixels."""
-    with FileReader() as reader:
+    with FileReader(limits) as reader:
         contents = _contents(Path(path), reader, progress)
     ranked = _ranked(stacks_of(contents))
     pick = ranked[0][1].uid if ranked[0][1].usable else None
-    who, studies = _identities(contents)
+    patients, studies = _identities(contents)
 
     def opener(series: str | None) -> Scan:
-        with FileReader() as reader:
-            return _scan(Path(path), _chosen(Path(path), contents, series), reader)
+        with FileReader(limits) as reader:
+            return _scan(Path(path), _chosen(Path(path), contents, series), reader, contents.left_out)
 
     return Inspection(
         Path(path),
         tuple(summary for _, summary in ranked),
         pick,
-        len(who),
+        len(patients),
         len(studies),
         dict(contents.skipped),
+        contents.left_out,
         opener,
     )
 
 
-def open_dicom(path: str | Path, *, series: str | None = None, progress: FileProgress | None = None) -> Scan:
+def open_dicom(
+    path: str | Path,
+    *,
+    series: str | None = None,
+    progress: FileProgress | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Scan:
     """Open the best series of a place, or the one named by its SeriesInstanceUID, in HU on a regular grid."""
-    return inspect_dicom(path, progress=progress).open(series)
+    return inspect_dicom(path, progress=progress, limits=limits).open(series)
 
 
 @dataclass(frozen=True)
 class DicomStudy:
-    """One study of a place, with the files of its head CT, so that it can be opened without looking at the
-    others again.
-    """
+    """One study of a place with the files of its head CT, opened without looking at the others again."""
 
     uid: str
     files: tuple[Path, ...]  # of the series that was picked, or that came nearest to it
     refusal: str  # why it has no head CT; "" if it has
+    limits: Limits = DEFAULT_LIMITS
+    left_out: tuple[tuple[Path, str], ...] = ()  # files of the place that belong to no study
 
     @property
     def id(self) -> str:
@@ -96,7 +109,7 @@ class DicomStudy:
         return "study-" + hashlib.sha256(self.uid.encode()).hexdigest()[:12]
 
     @property
-    def place(self) -> Path:
+    def folder(self) -> Path:
         """Return the folder of its first file."""
         return self.files[0].parent
 
@@ -104,14 +117,16 @@ class DicomStudy:
         """Open the study's head CT, or refuse with the reason why there is none."""
         if self.refusal:
             raise InputRefused(self.refusal)
-        with FileReader() as reader:
-            contents = read_files(self.place, self.files, reader)
-            return _scan(self.place, _chosen(self.place, contents, None), reader)
+        with FileReader(self.limits) as reader:
+            contents = read_files(self.folder, self.files, reader, left_out=self.left_out)
+            return _scan(self.folder, _chosen(self.folder, contents, None), reader, contents.left_out)
 
 
-def studies_in(path: str | Path, *, progress: FileProgress | None = None) -> list[DicomStudy]:
+def studies_in(
+    path: str | Path, *, progress: FileProgress | None = None, limits: Limits = DEFAULT_LIMITS
+) -> list[DicomStudy]:
     """Find the head CT of every study in a place, sorted by the study's UID."""
-    with FileReader() as reader:
+    with FileReader(limits) as reader:
         contents = _contents(Path(path), reader, progress)
     best: dict[str, DicomStudy] = {}
     for stack, summary in _ranked(stacks_of(contents)):
@@ -119,8 +134,16 @@ def studies_in(path: str | Path, *, progress: FileProgress | None = None) -> lis
         why = (
             "" if summary.usable else f"no series of the study can be read; the best: {_objections(summary)}"
         )
-        best.setdefault(uid, DicomStudy(uid, tuple(sorted({frame.path for frame in stack.frames})), why))
+        best.setdefault(
+            uid, DicomStudy(uid, tuple(sorted({frame.path for frame in stack.frames})), why, limits)
+        )
     return [best[uid] for uid in sorted(best)]
+
+
+def _beside(files: Sequence[Path], left_out: Sequence[tuple[Path, str]]) -> tuple[tuple[Path, str], ...]:
+    """Return the files left out that lie in the folders of a study, of which they may be a part."""
+    folders = {file.parent for file in files}
+    return tuple((path, why) for path, why in left_out if path.parent in folders)
 
 
 # ---- choosing
@@ -137,11 +160,10 @@ def _contents(path: Path, reader: FileReader, progress: FileProgress | None) -> 
     )
     if not alone:
         return contents
-    beside = read_files(
-        path, [file for file in sorted(path.parent.iterdir()) if file.is_file()], reader, progress=progress
-    )
+    beside = read_files(path, walk(path.parent, reader.limits, deep=False).files, reader, progress=progress)
     uid = contents.frames[0].series_uid
-    return Contents(path, tuple(f for f in beside.frames if f.series_uid == uid), beside.heads)
+    same_series = tuple(f for f in beside.frames if f.series_uid == uid)
+    return Contents(path, same_series, beside.heads, beside.skipped, beside.left_out)
 
 
 def _ranked(stacks: list[Stack]) -> list[tuple[Stack, SeriesSummary]]:
@@ -151,14 +173,14 @@ def _ranked(stacks: list[Stack]) -> list[tuple[Stack, SeriesSummary]]:
 
 def _identities(contents: Contents) -> tuple[set[tuple[str, str]], set[str]]:
     heads = contents.heads.values()
-    who = {
+    patients = {
         (
             str(header_value(h, "PatientID") or "").strip(),
             str(header_value(h, "PatientName") or "").strip("^ ").upper(),
         )
         for h in heads
     }
-    return who, {str(header_value(h, "StudyInstanceUID") or "") for h in heads}
+    return patients, {str(header_value(h, "StudyInstanceUID") or "") for h in heads}
 
 
 def _chosen(path: Path, contents: Contents, series: str | None) -> Stack:
@@ -171,10 +193,10 @@ def _chosen(path: Path, contents: Contents, series: str | None) -> Stack:
                 f" {len({s.uid for _, s in ranked})} that are there"
             )
         return _with_geometry(path, *named[0])
-    who, _ = _identities(contents)
-    if len(who) > 1:
+    patients, _ = _identities(contents)
+    if len(patients) > 1:
         raise InputRefused(
-            f"{path} holds images of {len(who)} patients; give the folder of one, or name a series with"
+            f"{path} holds images of {len(patients)} patients; give the folder of one, or name a series with"
             " --series"
         )
     stack, summary = ranked[0]
@@ -208,11 +230,15 @@ def _with_geometry(path: Path, stack: Stack, summary: SeriesSummary) -> Stack:
 # ---- loading
 
 
-def _scan(path: Path, stack: Stack, reader: FileReader) -> Scan:
+def _scan(path: Path, stack: Stack, reader: FileReader, left_out: Sequence[tuple[Path, str]]) -> Scan:
     layout = layout_of(stack.affines, stack.frames[0].shape)
+    reader.limits.check_voxels(layout.shape, path)
+    refuse_impossible_size(layout.grid, path)
     volume = Volume(layout.spread(hu_of(stack.frames, reader), fill=AIR_HU), layout.affine)
     slices = tuple(SourceSlice(f.path, f.index, f.sop_uid, f.affine, f.shape) for f in stack.frames)
-    source = Source(path, words(stack, "StudyInstanceUID") or None, stack.uid, slices)
+    source = Source(
+        path, words(stack, "StudyInstanceUID") or None, stack.uid, slices, tuple(why for _, why in left_out)
+    )
     return Scan(volume, _acquisition(stack), source, facts=_facts(stack.head))
 
 
@@ -244,4 +270,25 @@ def _facts(head: Any) -> dict[str, str | float]:
         facts["sex"] = sex
     if age := re.fullmatch(r"0*(\d+)([YMWD])", _text(head, "PatientAge") or ""):
         facts["age_years"] = round(int(age[1]) / {"Y": 1, "M": 12, "W": 52.18, "D": 365.25}[age[2]], 2)
+    elif (age_years := _age_by_dates(head)) is not None:
+        facts["age_years"] = age_years
     return facts
+
+
+def _age_by_dates(head: Any) -> float | None:
+    """Return the age in years between birth and scan; None where a date is missing or makes no sense."""
+    born = _date(_text(head, "PatientBirthDate"))
+    scanned = next(
+        (d for k in ("AcquisitionDate", "SeriesDate", "StudyDate") if (d := _date(_text(head, k)))), None
+    )
+    if born is None or scanned is None or not born <= scanned:
+        return None
+    age_years = (scanned - born).days / 365.25
+    return round(age_years, 2) if age_years <= FACTS["age_years"][1] else None
+
+
+def _date(text: str | None) -> date | None:
+    try:
+        return datetime.strptime((text or "")[:8], "%Y%m%d").date()
+    except ValueError:
+        return None

@@ -27,6 +27,7 @@ def hu_of(frames: Sequence[Frame], reader: FileReader) -> Array:
     Padding becomes air (-1000 HU). Slope and intercept are each slice's own.
     """
     columns, rows = frames[0].shape
+    reader.limits.check_voxels((len(frames), rows, columns), f"series {frames[0].series_uid}")
     whole = all(
         f.stored.slope.is_integer() and f.stored.intercept.is_integer() and f.stored.allocated <= 16
         for f in frames
@@ -47,9 +48,7 @@ def _native(frame: Frame, reader: FileReader) -> Array:
     """Return the stored values (rows, columns) of an uncompressed little-endian file."""
     columns, rows = frame.shape
     width = _width(frame)
-    with reader.open(frame.path) as stream:
-        stream.seek(frame.stored.offset or 0)
-        content = stream.read(rows * columns * width)
+    content = reader.part(frame.path, frame.stored.offset or 0, rows * columns * width)
     if len(content) < rows * columns * width:
         raise InputRefused(
             f"{frame.path} is cut short: its pixel data hold {len(content)} of {rows * columns * width}"

@@ -8,18 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
-from scipy import ndimage
 
+from ichnos.arrays import Floats32, largest_component
 from ichnos.errors import InputRefused
 from ichnos.inference import windows
+from ichnos.learning.expansion.settings import REGION_SHAPE, REGION_SPACING_MM
 from ichnos.volume import Box, Volume, box_around, centroid_mm
 
-Floats = npt.NDArray[np.float32]
 PUBLISHED_SPACING_MM = (0.5, 0.5, 5.0)
 WINDOW_90_45_HU = (0.0, 90.0)
 _MARGIN_MM = 10.0
-REGION_SPACING_MM, REGION_SHAPE = (2.0, 2.0, 4.0), (48, 48, 24)
 REGION_WINDOWS_HU = ((0.0, 80.0), (30.0, 90.0))
 
 
@@ -28,7 +26,7 @@ class Example:
     """One image of a patient with the outcome; a patient's score is the mean over the patient's images."""
 
     patient: str  # "" for an image that was made
-    image: Floats  # (channel, y, x) or (channel, x, y, z), -1..1
+    image: Floats32  # (channel, y, x) or (channel, x, y, z), -1..1
     outcome: float  # 1 expanded, 0 not
     split: str = ""
     centre: str = ""
@@ -37,14 +35,14 @@ class Example:
 
 
 @dataclass(frozen=True, eq=False)
-class Crop:
+class SliceCrop:
     """One published slice: the window 0 to 90 HU as -1..1, and the haematoma in it."""
 
-    image: Floats  # (size, size), rows from front to back, columns from left to right
-    mask: Floats  # the same, 0..1
+    image: Floats32  # (size, size), rows from front to back, columns from left to right
+    mask: Floats32  # the same, 0..1
 
 
-def published_crops(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[Crop, ...]:
+def published_crops(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[SliceCrop, ...]:
     """Return three slices around the largest area as the published recipe crops them.
 
     0.5 x 0.5 x 5 mm, the tight box of the largest component, window 0 to 90 HU (width 90, level 45),
@@ -59,7 +57,7 @@ def published_crops(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[Crop, 
         _resampled(v.cropped(slab), fill)
         for v, fill in ((ich.astype(np.float32), 0.0), (hu.astype(np.float32), -1000.0))
     )
-    part = _largest(mask.array > 0.5)
+    part = largest_component(mask.array > 0.5)
     if not part.any():
         raise InputRefused(
             "the haematoma vanishes on the published grid of 0.5 x 0.5 x 5 mm; it has no slice to be"
@@ -72,17 +70,17 @@ def published_crops(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[Crop, 
     scaled = np.clip((values - low) * (2 / (high - low)) - 1, -1, 1).astype(np.float32)
     chosen = [int(np.clip(middle + k, 0, scaled.shape[2] - 1)) for k in (-1, 0, 1)]
     return tuple(
-        Crop(_stretched(scaled[:, :, k], size), _stretched(inside[:, :, k].astype(np.float32), size))
+        SliceCrop(_stretched(scaled[:, :, k], size), _stretched(inside[:, :, k].astype(np.float32), size))
         for k in chosen
     )
 
 
-def published_slices(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[Floats, ...]:
+def published_slices(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[Floats32, ...]:
     """Return the published slices as a network takes them, each (3, size, size) with equal channels."""
     return tuple(np.repeat(crop.image[None], 3, axis=0) for crop in published_crops(hu, ich, size=size))
 
 
-def region(
+def haematoma_region(
     hu: Volume,
     ich: Volume,
     ivh: Volume,
@@ -90,7 +88,7 @@ def region(
     spacing_mm: tuple[float, float, float] = REGION_SPACING_MM,
     shape: tuple[int, int, int] = REGION_SHAPE,
     windows_hu: Sequence[tuple[float, float]] = REGION_WINDOWS_HU,
-) -> Floats:
+) -> Floats32:
     """Return a region of fixed size in mm around the haematoma: HU windows, then ICH and IVH as channels (-1
     absent, +1 present).
 
@@ -124,15 +122,7 @@ def _resampled(volume: Volume, fill: float) -> Volume:
     return volume.resampled(PUBLISHED_SPACING_MM, fill=fill)
 
 
-def _largest(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    labels, count = ndimage.label(mask)
-    if count == 0:
-        return mask
-    found: npt.NDArray[np.bool_] = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    return found
-
-
-def _stretched(plane: Floats, size: int) -> Floats:
+def _stretched(plane: Floats32, size: int) -> Floats32:
     """Resample a slice (x, y) to a square image (y from front to back, x)."""
     import torch
 

@@ -1,25 +1,25 @@
-"""A classifier of expansion as a Model folder: the networks of all folds, their standardisation and the
-calibration in one file.
-"""
+"""Ensembles of classifiers: a network per fold, calibrated on out-of-fold scores, and stored as a Model."""
 
 from __future__ import annotations
 
 import datetime
+import itertools
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 import ichnos
 from ichnos.errors import InputRefused
-from ichnos.evidence.metrics.recalibration import Recalibrator
-from ichnos.learning.expansion.classifier import Classifier, Recipe, Standard
-from ichnos.learning.expansion.crops import (
-    PUBLISHED_SPACING_MM,
-    REGION_SPACING_MM,
-    REGION_WINDOWS_HU,
-    WINDOW_90_45_HU,
-)
+from ichnos.evidence.metrics.recalibration import Recalibrator, fit_recalibrator
+from ichnos.learning.expansion.classifier import LEAST_EACH, Standard, patient_scores, train_classifier
+from ichnos.learning.expansion.crops import PUBLISHED_SPACING_MM, REGION_WINDOWS_HU, WINDOW_90_45_HU, Example
+from ichnos.learning.expansion.settings import REGION_SPACING_MM, ClassifierSettings
 from ichnos.models import (
     Manifest,
     Model,
@@ -32,22 +32,142 @@ from ichnos.models import (
 )
 from ichnos.networks.ensemble import CalibratedEnsemble
 
-TARGET = TargetSpec(name="expansion", kind="patient", group="expansion")
+EXPANSION_TARGET = TargetSpec(name="expansion", kind="patient", group="expansion")
 _LIMITS = {
     False: (
-        "Sees three slices of a tight crop around the haematoma (learning.rois.published_crops): not how"
-        " large it is."
+        "Sees three slices of a tight crop around the haematoma (learning.expansion.crops.published_crops),"
+        " not its size."
     ),
     True: (
-        "Sees a region of fixed size in mm with HU windows, ICH and IVH as channels (learning.rois.region):"
-        " an outline must be given."
+        "Sees a region of fixed size in mm with HU windows, ICH and IVH as channels"
+        " (learning.expansion.crops.haematoma_region): an outline must be given."
     ),
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """Networks of several folds and the map from their mean log odds to a probability at the true
+    prevalence.
+    """
+
+    networks: tuple[nn.Module, ...]
+    standards: tuple[Standard, ...]
+    recalibrator: Recalibrator
+    out_of_fold: dict[
+        str, float
+    ]  # log odds of each training patient, from the networks that never saw the patient
+
+    def __call__(self, examples: Sequence[Example], *, device: str = "cpu") -> dict[str, float]:
+        """Return each patient's calibrated probability of expansion."""
+        raw = self.log_odds(examples, device=device)
+        return dict(zip(raw, self.recalibrator(list(raw.values())).tolist(), strict=True))
+
+    def log_odds(self, examples: Sequence[Example], *, device: str = "cpu") -> dict[str, float]:
+        """Return the mean log odds of the networks, before recalibration."""
+        each = [
+            patient_scores(n, s, examples, device=device)
+            for n, s in zip(self.networks, self.standards, strict=True)
+        ]
+        return {
+            patient: float(np.mean([_log_odds(scores[patient]) for scores in each])) for patient in each[0]
+        }
+
+
+def train_ensemble(
+    train: Sequence[Example],
+    settings: ClassifierSettings,
+    out: Path,
+    *,
+    folds: int = 3,
+    synthetic: Callable[[int, Sequence[Example]], Sequence[Example]] | None = None,
+    device: str = "cpu",
+    seconds: float = math.inf,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Classifier:
+    """Train one network per fold, recalibrate on the out-of-fold scores, and write `classifier.json`.
+
+    `synthetic(fold, training examples)` gives the images of the arm "synthesis", from that fold's training
+    patients alone.
+    """
+    parts = fold_patients(train, folds, seed=settings.loop.seed)
+    networks: list[nn.Module] = []
+    standards: list[Standard] = []
+    held: dict[str, float] = {}
+    for k, part in enumerate(parts):
+        inside, outside = [e for e in train if e.patient not in part], [e for e in train if e.patient in part]
+        extra = list(synthetic(k, inside)) if synthetic is not None else []
+        images = f"{len(inside)} images and {len(extra)} synthetic ones"
+        say(f"{settings.named()}: fold {k + 1} of {folds}, {images}")
+        network, standard = train_classifier(
+            [*inside, *extra],
+            settings,
+            out / f"fold-{k}",
+            validation=outside,
+            device=device,
+            seconds=seconds / folds,
+        )
+        networks.append(network)
+        standards.append(standard)
+        held |= {
+            patient: _log_odds(risk)
+            for patient, risk in patient_scores(network, standard, outside, device=device).items()
+        }
+    truth = {e.patient: e.outcome for e in train}
+    recalibrator = fit_recalibrator(
+        [truth[p] for p in held],
+        list(held.values()),
+        method="platt",
+        fitted_on="out-of-fold training patients",
+    )
+    (out / "classifier.json").write_text(
+        json.dumps(
+            {
+                "settings": settings.model_dump(mode="json"),
+                "platt": recalibrator.knots.tolist(),
+                "out_of_fold": held,
+            },
+            indent=1,
+        )
+        + "\n"
+    )
+    return Classifier(tuple(networks), tuple(standards), recalibrator, held)
+
+
+def fold_patients(examples: Sequence[Example], folds: int, *, seed: int) -> tuple[frozenset[str], ...]:
+    """Divide patients into folds with about the same share of expanded ones; refuses where a fold's rest
+    would hold one class only.
+
+    >>> made = [Example(str(k), np.zeros((1, 2, 2), np.float32), k % 2) for k in range(8)]
+    >>> [len(part) for part in fold_patients(made, 2, seed=0)]
+    [4, 4]
+    """
+    outcome = {e.patient: e.outcome for e in examples}
+    least = next(
+        n for n in itertools.count(1) if n - math.ceil(n / folds) >= LEAST_EACH
+    )  # so many are left when a fold is away
+    rng = np.random.default_rng([seed, folds])
+    parts: list[set[str]] = [set() for _ in range(folds)]
+    for value in (1.0, 0.0):
+        group = sorted(p for p, o in outcome.items() if o == value)
+        if len(group) < least:
+            raise InputRefused(
+                f"{len(group)} patients {'expanded' if value else 'did not expand'}; {folds} folds need at"
+                f" least {least} of each class"
+            )
+        for k, at in enumerate(rng.permutation(len(group))):
+            parts[k % folds].add(group[at])
+    return tuple(frozenset(part) for part in parts)
+
+
+def _log_odds(p: float) -> float:
+    kept = min(max(p, 1e-6), 1 - 1e-6)
+    return math.log(kept / (1 - kept))
+
+
 def save_classifier(
     trained: Classifier,
-    recipe: Recipe,
+    settings: ClassifierSettings,
     folder: Path,
     *,
     data: dict[str, str],
@@ -55,34 +175,34 @@ def save_classifier(
     command: str,
     device: str = "cpu",
 ) -> Model:
-    """Write an ensemble as a Model folder; who the patients were is not in it."""
+    """Write an ensemble as a Model folder; it holds nothing of single patients."""
     count, features = len(trained.networks), trained.standards[0].mean.size
-    network = CalibratedEnsemble(recipe.network.model_dump(), count, features)
+    network = CalibratedEnsemble(settings.network.model_dump(), count, features)
     for member, own in zip(network.members, trained.networks, strict=True):
         member.load_state_dict(own.state_dict())
     network.mean.copy_(torch.from_numpy(np.stack([s.mean for s in trained.standards])))
     network.spread.copy_(torch.from_numpy(np.stack([s.spread for s in trained.standards])))
     network.platt.copy_(torch.from_numpy(np.asarray(trained.recalibrator.knots, float)))
-    arguments = {"member": recipe.network.model_dump(), "members": count, "features": features}
+    arguments = {"member": settings.network.model_dump(), "members": count, "features": features}
     manifest = Manifest(
         name=folder.name,
         version="1",
         limits=(
-            _LIMITS[_in_space(recipe)],
+            _LIMITS[_in_space(settings)],
             (
-                f"{count} networks on folds of {trained.recalibrator.n} patients (arm: {recipe.named()}),"
+                f"{count} networks on folds of {trained.recalibrator.n} patients (arm: {settings.named()}),"
                 " recalibrated on the fold that each one was not trained on."
             ),
-            "Outlines were drawn or true; with a network's outlines errors add up.",
+            "Trained on given outlines; with a network's outlines errors add up.",
         ),
         network=NetworkSpec(name="calibrated_ensemble", arguments=arguments),
-        preprocessing=_preprocessing(recipe),
-        targets=(TARGET,),
+        preprocessing=_preprocessing(settings),
+        targets=(EXPANSION_TARGET,),
         provenance=Provenance(
             code_version=ichnos.__version__,
             command=command,
-            seeds=(recipe.seed,),
-            steps=recipe.steps,
+            seeds=(settings.loop.seed,),
+            steps=settings.loop.steps,
             data=data,
             hardware="1 GPU" if device != "cpu" else "CPU",
             trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -93,9 +213,7 @@ def save_classifier(
 
 
 def load_classifier(folder: str | Path, *, device: str = "cpu") -> Classifier:
-    """Load a Model folder as a classifier that gives calibrated probabilities; its out-of-fold scores stay
-    with whoever trained it.
-    """
+    """Load a Model folder as a classifier of calibrated probabilities, without its out-of-fold scores."""
     model = load_model(folder)
     network = model.network(device=device)
     if not isinstance(network, CalibratedEnsemble):
@@ -111,13 +229,13 @@ def load_classifier(folder: str | Path, *, device: str = "cpu") -> Classifier:
     return Classifier(tuple(network.members), tuple(standards), line, {})
 
 
-def _in_space(recipe: Recipe) -> bool:
-    return len(recipe.network.arguments["image_size"]) == 3
+def _in_space(settings: ClassifierSettings) -> bool:
+    return len(settings.network.arguments["image_size"]) == 3
 
 
-def _preprocessing(recipe: Recipe) -> Preprocessing:
-    size = recipe.network.arguments["image_size"]
-    if _in_space(recipe):
+def _preprocessing(settings: ClassifierSettings) -> Preprocessing:
+    size = settings.network.arguments["image_size"]
+    if _in_space(settings):
         return Preprocessing(
             spacing_mm=REGION_SPACING_MM, windows_hu=REGION_WINDOWS_HU, patch=(size[0], size[1], size[2])
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ichnos.clinical.scores import DEFINITIONS, ExpansionDefinition
+from ichnos.clinical.expansion import DEFAULT_DEFINITION, DEFINITIONS, ExpansionDefinition
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
@@ -31,7 +31,7 @@ class Labelled:
 
 
 def labelled(
-    cohort: Cohort, definition: ExpansionDefinition = DEFINITIONS["33%-or-6ml"]
+    cohort: Cohort, definition: ExpansionDefinition = DEFINITIONS[DEFAULT_DEFINITION]
 ) -> Iterator[Labelled]:
     """Yield the patients with a haematoma at baseline and a known follow-up lesion.
 

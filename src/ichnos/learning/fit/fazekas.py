@@ -1,6 +1,4 @@
-"""Fit the law from measured volumes of leukoaraiosis to Fazekas grades, and say how often it is right in
-patients left out.
-"""
+"""Fit Fazekas grades to measured volumes of leukoaraiosis, and evaluate the fit on patients left out."""
 
 from __future__ import annotations
 
@@ -11,26 +9,26 @@ import numpy.typing as npt
 from scipy import optimize
 
 from ichnos.errors import InputRefused
-from ichnos.reading.fazekas import OrdinalLaw
+from ichnos.prognosis.fazekas import OrdinalModel
 
-GRADES = 4
-LEAST_CASES = 20
-_RIDGE = 0.02  # pull toward a plain law, so that a grade that nobody has cannot send its cut to infinity
+_GRADES = 4
+_LEAST_CASES = 20
+_RIDGE = 0.02  # pulls towards _PLAIN, so that a grade that nobody has cannot send its cut to infinity
 _PLAIN = np.array(
     [np.log(1.5), 1.0, np.log(1.5), np.log(1.5)]
 )  # ln slope, first cut, ln steps to the next cuts
 
 
-def fit_ordinal(volumes_ml: Sequence[float], grades: Sequence[int]) -> OrdinalLaw:
-    """Return the law of greatest penalised likelihood.
+def fit_ordinal(volumes_ml: Sequence[float], grades: Sequence[int]) -> OrdinalModel:
+    """Return the ordinal model of greatest penalised likelihood.
 
-    >>> law = fit_ordinal([0.1, 1.0, 5.0, 30.0] * 10, [0, 1, 2, 3] * 10)
-    >>> [max(range(4), key=law.probabilities(ml).__getitem__) for ml in (0.1, 1.0, 5.0, 30.0)]
+    >>> model = fit_ordinal([0.1, 1.0, 5.0, 30.0] * 10, [0, 1, 2, 3] * 10)
+    >>> [max(range(4), key=model.probabilities(ml).__getitem__) for ml in (0.1, 1.0, 5.0, 30.0)]
     [0, 1, 2, 3]
     """
-    if len(volumes_ml) < LEAST_CASES or len(set(grades)) < 2:
+    if len(volumes_ml) < _LEAST_CASES or len(set(grades)) < 2:
         raise InputRefused(
-            f"{len(volumes_ml)} patients of grades {sorted(set(grades))} were given; {LEAST_CASES} of two"
+            f"{len(volumes_ml)} patients of grades {sorted(set(grades))} were given; {_LEAST_CASES} of two"
             " grades are needed"
         )
     log_ml, grade = np.log1p(np.asarray(volumes_ml, np.float64)), np.asarray(grades, np.int64)
@@ -42,24 +40,26 @@ def fit_ordinal(volumes_ml: Sequence[float], grades: Sequence[int]) -> OrdinalLa
         chance = (steps[:, :-1] - steps[:, 1:])[np.arange(len(grade)), grade]
         return float(-np.log(chance.clip(1e-9)).mean() + _RIDGE * ((values - _PLAIN) ** 2).sum())
 
-    found = optimize.minimize(
+    best = optimize.minimize(
         cost, _PLAIN, method="Nelder-Mead", options={"maxiter": 4000, "xatol": 1e-6, "fatol": 1e-9}
     )
-    slope, cuts = _numbers(found.x)
+    slope, cuts = _numbers(best.x)
     first, second, third = (float(round(cut, 4)) for cut in cuts)
-    return OrdinalLaw(slope=float(round(slope, 4)), cuts=(first, second, third))
+    return OrdinalModel(slope=float(round(slope, 4)), cuts=(first, second, third))
 
 
 def left_out(volumes_ml: Sequence[float], grades: Sequence[int], *, folds: int = 5) -> tuple[float, float]:
-    """Return the shares of patients whose likeliest grade is theirs, and is theirs or a neighbour, by laws
-    that did not see them.
+    """Return how often the likeliest grade is right, and right within one, in patients left out of the fit.
+
+    >>> left_out([0.1, 1.0, 5.0, 30.0] * 10, [0, 1, 2, 3] * 10)
+    (1.0, 1.0)
     """
     miss = np.zeros(len(grades), np.int64)
     for fold in range(folds):
         kept = [k for k in range(len(grades)) if k % folds != fold]
-        law = fit_ordinal([volumes_ml[k] for k in kept], [grades[k] for k in kept])
+        model = fit_ordinal([volumes_ml[k] for k in kept], [grades[k] for k in kept])
         for k in range(fold, len(grades), folds):
-            miss[k] = abs(max(range(GRADES), key=law.probabilities(volumes_ml[k]).__getitem__) - grades[k])
+            miss[k] = abs(max(range(_GRADES), key=model.probabilities(volumes_ml[k]).__getitem__) - grades[k])
     return float((miss == 0).mean()), float((miss <= 1).mean())
 
 

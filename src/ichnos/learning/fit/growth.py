@@ -1,125 +1,36 @@
-"""Fit the growth law: from patients with two CTs to the plain numbers that reading forecasts with."""
+"""Fit the growth model: from patients with two CTs to the plain numbers that reading forecasts with."""
 
 from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 import ichnos
-from ichnos.clinical.scores import DEFINITIONS
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
-from ichnos.evidence.metrics.calibration import calibration
-from ichnos.evidence.metrics.discrimination import auc, compare_paired
-from ichnos.evidence.metrics.intervals import proportion
-from ichnos.reading.growth import (
+from ichnos.learning.fit.growth_cases import GrowthCase
+from ichnos.prognosis.growth import (
     CHANNEL,
     CLINICAL,
     IMAGE,
-    GrowthInputs,
-    GrowthLaw,
+    GrowthModel,
     GrowthParameters,
     GrowthVariant,
-    growth_inputs,
     standardised,
 )
-from ichnos.simulation.disease import oracle
-from ichnos.simulation.exams.ct import plan_ct, simulate_ct
-from ichnos.simulation.exams.scanners import CENTRES, centre, draw_protocol
-from ichnos.simulation.exams.truth import masks_on_grid
-from ichnos.simulation.heads.source import SourceHead
-from ichnos.simulation.simulate import PatientSpec, draws_of, simulate_patient
-from ichnos.volume import volume_ml
 
-Floats = npt.NDArray[np.float64]
-_PRIOR_SD = 0.3  # of a slope per standard deviation of its feature: few patients must not make steep ones
-_LN_SD, _LN_STABLE = (
-    (-2.3, 1.5),
-    (-4.6, 0.0),
-)  # ln of the spreads of a gain and of a stable haematoma: kept away from a single point
+_PRIOR_SD = 0.3  # of a slope per standard deviation of its feature: few patients must not give steep ones
+# ln of the spreads of a gain and of a stable haematoma: kept away from a single point
+_LN_SD, _LN_STABLE = (-2.3, 1.5), (-4.6, 0.0)
 _LEAST_EACH = 10  # patients with and without expansion below which nothing is fitted
-_IMAGE_MATRIX = 256  # of the simulated CTs: their slices hold nothing finer than 0.9 mm
 
 
-@dataclass(frozen=True)
-class GrowthCase:
-    """One patient with two CTs; cases that share an id are futures of one patient, redrawn."""
-
-    id: str
-    inputs: GrowthInputs
-    followup_ml: float
-    followup_ivh_ml: float
-    oracle: float = math.nan  # the simulation's P(expansion); NaN for people
-
-    @property
-    def expanded(self) -> float:
-        """Return 1 or 0 under the default definition."""
-        return float(DEFINITIONS["33%-or-6ml"](self.inputs.ich_ml, self.followup_ml))
-
-
-def simulated_case(seed: int, head: SourceHead, *, spacing_mm: float = 2.0) -> GrowthCase | None:
-    """Simulate a patient, scan twice, and measure the first CT as reading does, on the masks of the truth.
-
-    Scanner and slice thickness are those of a centre that the seed chooses. None for a haematoma that the
-    thick slices hide.
-    """
-    patient = simulate_patient(seed, head, PatientSpec(spacing_mm=spacing_mm))
-    rng = np.random.default_rng([seed, 17])
-    place = centre(sorted(CENTRES)[int(rng.integers(len(CENTRES)))])
-    first, second = (replace(draw_protocol(place, rng=rng), matrix=_IMAGE_MATRIX) for _ in range(2))
-    ct = simulate_ct(patient, first, generator=torch.Generator().manual_seed(seed))
-    masks = masks_on_grid(
-        patient,
-        ("ich", "ivh"),
-        affine=ct.volume.affine,
-        shape=ct.volume.shape,
-        patient_from_exam=ct.patient_from_exam,
-        thickness_mm=first.thickness_mm,
-        motion=ct.motion,
-    )
-    plan = plan_ct(patient, second, followup=True)
-    later = masks_on_grid(
-        patient,
-        ("ich_followup", "ivh_followup"),
-        affine=plan.affine,
-        shape=plan.shape,
-        patient_from_exam=plan.patient_from_exam,
-        thickness_mm=second.thickness_mm,
-    )
-    if not masks["ich"].array.any():
-        return None
-    latent = patient.latent
-    facts = {"onset_to_ct_h": latent.onset_to_ct_h, "anticoagulation": float(latent.anticoagulated)}
-    ras = {name: mask.reoriented("RAS") for name, mask in masks.items()}
-    return GrowthCase(
-        id=f"{head.name}-{seed}",
-        inputs=growth_inputs(ras["ich"], ras["ivh"], ct.volume.reoriented("RAS"), facts=facts),
-        followup_ml=volume_ml(later["ich_followup"]),
-        followup_ivh_ml=volume_ml(later["ivh_followup"]),
-        oracle=patient.expansion_probability,
-    )
-
-
-def redrawn(case: GrowthCase, seed: int, futures: int) -> list[GrowthCase]:
-    """Return a simulated patient with other futures: the hidden part of the law drawn again, given all that
-    the first CT shows.
-
-    A few patients in voxels so tell as much as many. The follow-up keeps the error with which this patient's
-    was measured.
-    """
-    draws = draws_of(seed)
-    volumes = oracle.resampled_followup_ml(draws, futures, torch.Generator().manual_seed(seed))
-    error = case.followup_ml / float(draws.followup_ich_ml[0])
-    return [replace(case, followup_ml=float(v) * error) for v in volumes]
-
-
-def fit_growth_law(
+def fit_growth_model(
     cases: Sequence[GrowthCase],
     *,
     cohort: str,
@@ -127,17 +38,9 @@ def fit_growth_law(
     command: str = "",
     refits: int = 30,
     rng: np.random.Generator,
-) -> GrowthLaw:
-    """Fit the law with every set of inputs that all cases have; `refits` on resampled patients say how
-    firmly it stands.
-    """
-    patients = len({case.id for case in cases})
-    expanded = sum(case.expanded for case in cases) / len(cases) * patients
-    if min(expanded, patients - expanded) < _LEAST_EACH:
-        raise InputRefused(
-            f"{patients} patients with {expanded:.0f} expansions were given; at least {_LEAST_EACH} with and"
-            f" {_LEAST_EACH} without are needed to fit a growth law"
-        )
+) -> GrowthModel:
+    """Fit a variant per set of inputs that all cases have; `refits` on resampled patients give its spread."""
+    patients, expanded = _checked_counts(cases)
     wanted = {"image": IMAGE, "image+clinical": (*IMAGE, *CLINICAL), "image+network": (*IMAGE, *CHANNEL)}
     wanted["image+clinical+network"] = (*IMAGE, *CLINICAL, *CHANNEL)
     known = {name: _features(cases, features) for name, features in wanted.items()}
@@ -148,10 +51,9 @@ def fit_growth_law(
     )
     if not variants:
         raise InputRefused(
-            "a patient lacks a measure of the haematoma, so no variant of the law can be fitted; leave that"
-            " patient out"
+            "a patient lacks a measure of the haematoma, so no variant can be fitted; leave that patient out"
         )
-    return GrowthLaw(
+    return GrowthModel(
         cohort=cohort,
         patients=patients,
         expanded=round(expanded),
@@ -161,6 +63,18 @@ def fit_growth_law(
         fitted=datetime.datetime.now(datetime.UTC).date().isoformat(),
         variants=variants,
     )
+
+
+def _checked_counts(cases: Sequence[GrowthCase]) -> tuple[int, float]:
+    """Return the patients and, of them, those with expansion; refuse too few of either kind."""
+    patients = len({case.id for case in cases})
+    expanded = sum(case.expanded for case in cases) / max(len(cases), 1) * patients
+    if min(expanded, patients - expanded) < _LEAST_EACH:
+        raise InputRefused(
+            f"{patients} patients with {expanded:.0f} expansions were given; at least {_LEAST_EACH} with and"
+            f" {_LEAST_EACH} without are needed to fit a growth model"
+        )
+    return patients, expanded
 
 
 def _features(cases: Sequence[GrowthCase], names: Sequence[str]) -> Floats:
@@ -287,98 +201,3 @@ def _ventricles_alone(cases: Sequence[GrowthCase]) -> tuple[float, float]:
         )
         odds.append(math.log((grew + 0.5) / (len(group) - grew + 0.5)))
     return odds[0], odds[1]
-
-
-def cross_validation(
-    cases: Sequence[GrowthCase],
-    *,
-    folds: int,
-    judged: Sequence[GrowthCase] | None = None,
-    clinical: bool = True,
-    rng: np.random.Generator,
-) -> dict[str, float]:
-    """Measure how laws fitted on the other patients do on each patient (or on `judged`, other futures of the
-    same patients).
-
-    Futures of one patient stay together. Intervals take each case for a patient: with redrawn futures they
-    are too narrow.
-    """
-    names = sorted({case.id for case in cases})
-    fold_of = dict(zip(names, (rng.permutation(len(names)) % folds).tolist(), strict=True))
-    laws = [
-        fit_growth_law([c for c in cases if fold_of[c.id] != k], cohort="", simulated=True, refits=0, rng=rng)
-        for k in range(folds)
-    ]
-    asked = cases if judged is None else judged
-    return validation([laws[fold_of[c.id]] for c in asked], asked, clinical=clinical)
-
-
-def validation(
-    laws: Sequence[GrowthLaw], cases: Sequence[GrowthCase], *, clinical: bool = True
-) -> dict[str, float]:
-    """Measure each patient's law, not fitted on that patient: discrimination, calibration, coverage of the
-    band, against the oracle's.
-
-    Without `clinical`, the laws are told the image alone.
-    """
-    inputs = [
-        c.inputs if clinical else replace(c.inputs, onset_to_ct_h=None, anticoagulated=None) for c in cases
-    ]
-    outcome = [case.expanded for case in cases]
-    forecasts = [law.forecast(i) for law, i in zip(laws, inputs, strict=True)]
-    risk = [f.probability(DEFINITIONS["33%-or-6ml"]) for f in forecasts]
-    area, fit = auc(outcome, risk), calibration(outcome, risk)
-    inside = [
-        f.quantile_ml(0.1) <= c.followup_ml <= f.quantile_ml(0.9)
-        for f, c in zip(forecasts, cases, strict=True)
-    ]
-    covered = proportion(sum(inside), len(inside))
-    errors = np.array([f.quantile_ml(0.5) - c.followup_ml for f, c in zip(forecasts, cases, strict=True)])
-    found = {
-        "cases": float(len(cases)),
-        "patients": float(len({case.id for case in cases})),
-        "expanded": float(sum(outcome)),
-        "auc": area.value,
-        "auc_low": area.low,
-        "auc_high": area.high,
-        "calibration_slope": fit.slope.value,
-        "calibration_slope_low": fit.slope.low,
-        "calibration_slope_high": fit.slope.high,
-        "observed_over_expected": fit.observed_over_expected,
-        "brier": fit.brier,
-        "band_80_coverage": covered.value,
-        "median_error_ml": float(np.mean(errors)),
-        "median_absolute_error_ml": float(np.mean(np.abs(errors))),
-        "outside_cohort_share": float(
-            np.mean([bool(law.outside(i)) for law, i in zip(laws, inputs, strict=True)])
-        ),
-    }
-    best = [case.oracle for case in cases]
-    if np.isfinite(best).all():
-        difference = compare_paired(outcome, risk, best)
-        found |= {
-            "auc_oracle": auc(outcome, best).value,
-            "auc_minus_oracle": difference.value,
-            "auc_minus_oracle_p": difference.p,
-        }
-    found["auc_volume_alone"] = auc(outcome, [c.inputs.ich_ml for c in cases]).value
-    return found
-
-
-def case_row(case: GrowthCase) -> dict[str, Any]:
-    """Return a case as a flat row of plain data."""
-    from dataclasses import asdict
-
-    return {
-        **asdict(case.inputs),
-        "followup_ml": case.followup_ml,
-        "followup_ivh_ml": case.followup_ivh_ml,
-        "oracle": case.oracle,
-    }
-
-
-def case_of(row: Mapping[str, Any]) -> GrowthCase:
-    """Return the case of a row that `case_row` made; the row also holds its "id"."""
-    names = GrowthInputs.__dataclass_fields__
-    inputs = GrowthInputs(**{name: row[name] for name in names})
-    return GrowthCase(str(row["id"]), inputs, row["followup_ml"], row["followup_ivh_ml"], row["oracle"])

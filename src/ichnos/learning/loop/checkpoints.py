@@ -1,4 +1,4 @@
-"""What a training keeps on disk: the last good state to go on from, and the network of the best validation.
+"""The checkpoints of a training: the last good state to resume from, and the network of the best validation.
 
 A full disk or a kill leaves both whole.
 """
@@ -10,37 +10,31 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from ichnos import networks
 from ichnos.errors import IchnosError, InputRefused, UsageError
+from ichnos.learning.loop.settings import LoopSettings
 from ichnos.models import NetworkSpec
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
 
-class Settings(Protocol):
-    """What the settings of any training hold: a pydantic model that decides its numbers."""
+class TrainingKey(BaseModel):
+    """What decides the numbers of a training; a checkpoint is resumed only under an equal one."""
 
-    @property
-    def network(self) -> NetworkSpec: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def precision(self) -> str: ...
-    def model_dump_json(self) -> str: ...
-    @classmethod
-    def model_validate_json(cls, json_data: Any, /) -> Any: ...
+    model_config = ConfigDict(frozen=True)
+
+    network: NetworkSpec
+    loop: dict[str, Any]  # the loop's settings
+    data: str  # fingerprint of the data and of the loss
 
 
 @dataclass
-class State:
+class TrainingState:
     """A training between two steps."""
 
     network: torch.nn.Module
@@ -53,13 +47,15 @@ class State:
     stale: int = 0  # validations since the best one
 
 
-def start(settings: Settings, device: str, initial: dict[str, torch.Tensor] | None = None) -> State:
+def start(
+    spec: NetworkSpec, settings: LoopSettings, device: str, initial: dict[str, torch.Tensor] | None = None
+) -> TrainingState:
     """Build the network with the seed's weights, or with `initial` ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(
             settings.seed
         )  # the initial weights only, inside a fork: no global state is left behind
-        network = networks.build(settings.network.name, **settings.network.arguments).to(device)
+        network = networks.build(spec.name, **spec.arguments).to(device)
     if initial is not None:
         network.load_state_dict(initial)
     average = copy.deepcopy(network).requires_grad_(False)
@@ -67,15 +63,15 @@ def start(settings: Settings, device: str, initial: dict[str, torch.Tensor] | No
         network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
     )
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=settings.precision == "fp16")
-    return State(network, average, optimiser, scaler)
+    return TrainingState(network, average, optimiser, scaler)
 
 
-def save(state: State, settings: Settings, out: Path) -> None:
+def save_checkpoint(state: TrainingState, key: TrainingKey, out: Path) -> None:
     """Write the last state; the one before it stays until the new one is whole."""
     _write(
         out / CHECKPOINT,
         {
-            "settings": settings.model_dump_json(),
+            "settings": key.model_dump_json(),
             "step": state.step,
             "network": state.network.state_dict(),
             "average": state.average.state_dict(),
@@ -86,23 +82,23 @@ def save(state: State, settings: Settings, out: Path) -> None:
     )
 
 
-def save_best(state: State, out: Path) -> None:
+def save_best(state: TrainingState, out: Path) -> None:
     """Write the averaged network as the best so far."""
     _write(out / BEST, {"step": state.step, "score": state.best_score, "average": state.average.state_dict()})
 
 
-def resume(settings: Settings, out: Path, device: str) -> State | None:
-    """Take up the training that a folder holds, if it holds one with these settings."""
+def resume(key: TrainingKey, settings: LoopSettings, out: Path, device: str) -> TrainingState | None:
+    """Load the checkpoint of a folder, if it holds one; refuse one of another training."""
     file = out / CHECKPOINT
     if not file.is_file():
         return None
     content = _read(file, device)
-    if type(settings).model_validate_json(content["settings"]) != settings:
+    if json.loads(content["settings"]) != json.loads(key.model_dump_json()):
         raise UsageError(
             f"{out} holds a training with other settings or other data; give another folder, or the same"
-            " settings to go on with it"
+            " settings to resume it"
         )
-    state = start(settings, device)
+    state = start(key.network, settings, device)
     state.network.load_state_dict(content["network"])
     state.average.load_state_dict(content["average"])
     state.optimiser.load_state_dict(content["optimiser"])
@@ -113,23 +109,14 @@ def resume(settings: Settings, out: Path, device: str) -> State | None:
     return state
 
 
-def planned(out: Path) -> dict[str, Any] | None:
-    """Return the settings that the training in a folder was begun with; None where there is none."""
-    file = out / CHECKPOINT
-    if not file.is_file():
-        return None
-    settings: dict[str, Any] = json.loads(_read(file, "cpu")["settings"])
-    return settings
-
-
 def reached(out: Path) -> int:
     """Return the step of the training in a folder; 0 where there is none."""
     file = out / CHECKPOINT
     return int(_read(file, "cpu")["step"]) if file.is_file() else 0
 
 
-def best_network(state: State, out: Path, device: str) -> torch.nn.Module:
-    """Return the averaged network of the best validation; the last one where none was made."""
+def best_network(state: TrainingState, out: Path, device: str) -> torch.nn.Module:
+    """Return the averaged network of the best validation; the last one where there was none."""
     if state.best_step > 0:
         state.average.load_state_dict(_read(out / BEST, device)["average"])
     return state.average.eval()
@@ -153,7 +140,7 @@ def _read(file: Path, device: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, ValueError) as error:
-        raise InputRefused(f"{file} is damaged ({_first_line(error)}); remove it to start anew") from None
+        raise InputRefused(f"{file} is damaged ({_first_line(error)}); remove it to start again") from None
     return content
 
 

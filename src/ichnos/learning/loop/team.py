@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,29 @@ class Team:
         """Return the leader's value."""
         if self.size == 1:
             return value
-        told = self._number(value)
-        dist.broadcast(told, 0)
-        return float(told.item())
+        number = self._number(value)
+        dist.broadcast(number, 0)
+        return float(number.item())
+
+    def gathered(self, own: list[T]) -> list[T]:
+        """Return what all members hold, in the order of their ranks.
+
+        >>> ALONE.gathered([1, 2])
+        [1, 2]
+        """
+        if self.size == 1:
+            return own
+        parts: list[list[T]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(parts, own)
+        return [item for part in parts for item in part]
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """Return this member's part of some items.
+
+        >>> Team(rank=1, size=2).share("abcde")
+        ['b', 'd']
+        """
+        return list(items[self.rank :: self.size])
 
     def wait(self) -> None:
         """Wait until every member is here."""

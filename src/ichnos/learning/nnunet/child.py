@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 
+from ichnos.learning.nnunet.pickles import check_pickle
 from ichnos.networks import nnunet as adapter
+from ichnos.networks.checkpoints import read_plain
 
 _LEAST_AT_BOTTOM = 4  # voxels along an axis, nnU-Net's own rule
 
 
-def plan(job: dict[str, Any]) -> None:
+def _plan(job: dict[str, Any]) -> None:
     """Take the dataset's fingerprint, plan, choose the network, preprocess."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import (
         extract_fingerprints,
@@ -95,21 +97,24 @@ def _narrow(plans: dict[str, Any], width: int) -> None:
             planned["features_per_stage"] = [max(1, round(f * factor)) for f in planned["features_per_stage"]]
 
 
-def train(job: dict[str, Any]) -> None:
+def _train(job: dict[str, Any]) -> None:
     """Train, validate with nnU-Net's own predictor, and leave the weights as plain tensors."""
     folder = Path(job["preprocessed"])
     plans = json.loads((folder / "plans.json").read_text())
+    for file in sorted(folder.rglob("*.pkl")):  # nnU-Net unpickles them; the folder may be another's
+        check_pickle(file)
     trainer = trainer_for(plans | {"continue_training": False}, job)
+    trainer.initial_lr = job["learning_rate"] or trainer.initial_lr
     trainer.num_epochs, trainer.num_iterations_per_epoch = job["epochs"], job["iterations"]
     trainer.num_val_iterations_per_epoch = max(1, job["iterations"] // 5)
     trainer.save_every = 1
     latest, final = (Path(trainer.output_folder) / f"checkpoint_{name}.pth" for name in ("latest", "final"))
     if not final.is_file():
         if latest.is_file():
-            trainer.load_checkpoint(str(latest))
+            resume_trainer(trainer, latest)
         trainer.run_training()
     else:
-        trainer.load_checkpoint(str(final))
+        resume_trainer(trainer, final)
     if not job["mirrored"]:
         trainer.inference_allowed_mirroring_axes = None
     trainer.perform_actual_validation()
@@ -117,8 +122,18 @@ def train(job: dict[str, Any]) -> None:
     torch.save(weights, Path(job["out"]) / "weights.pt")
     summary = Path(trainer.output_folder) / "validation" / "summary.json"
     shutil.copy(summary, Path(job["out"]) / "summary.json")
-    told = {"output": str(Path(trainer.output_folder).parent), "steps": job["epochs"] * job["iterations"]}
-    (Path(job["out"]) / "trained.json").write_text(json.dumps(told))
+    result = {"output": str(Path(trainer.output_folder).parent), "steps": job["epochs"] * job["iterations"]}
+    (Path(job["out"]) / "trained.json").write_text(json.dumps(result))
+
+
+def resume_trainer(trainer: Any, file: Path) -> None:
+    """Load a checkpoint into nnU-Net's trainer; nothing but tensors and plain data is unpickled."""
+    content, load = read_plain(file), torch.load
+    torch.load = lambda *args, **kwargs: content  # its own call would unpickle whatever the file holds
+    try:
+        trainer.load_checkpoint(str(file))
+    finally:
+        torch.load = load
 
 
 def trainer_for(plans: dict[str, Any], job: dict[str, Any]) -> Any:
@@ -161,7 +176,7 @@ def main(file: str) -> None:
     torch.manual_seed(job["seed"])
     torch.set_num_threads(job["threads"])
     adapter.prepare()
-    {"plan": plan, "train": train}[job["do"]](job)
+    {"plan": _plan, "train": _train}[job["do"]](job)
 
 
 if __name__ == "__main__":

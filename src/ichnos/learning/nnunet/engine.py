@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,63 +30,26 @@ from ichnos.cohort import Cohort, Patient
 from ichnos.errors import IchnosError, InputRefused, UsageError, require
 from ichnos.files import atomic_file
 from ichnos.formats import nifti, nnunet
-from ichnos.learning.segmentation.cases import check_leakage
-from ichnos.learning.segmentation.target_files import OTHER_SIDE, target_degree, target_file
-from ichnos.learning.segmentation.training import Means
-from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, save_model
+from ichnos.learning.loop.resources import Resources
+from ichnos.learning.nnunet.plans import plans_of
+from ichnos.learning.nnunet.settings import PLANNERS, NnunetSettings
+from ichnos.learning.segmentation.cases import check_splits
+from ichnos.learning.segmentation.target_files import target_degree, target_file
+from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, save_model
 from ichnos.models.store import sha256
+from ichnos.targets import mirrored
 
-PLANNERS = {
-    "plain": "ExperimentPlanner",
-    "resenc_m": "nnUNetPlannerResEncM",
-    "resenc_l": "nnUNetPlannerResEncL",
-}
-NETWORKS = (
-    *PLANNERS,
-    "unet",
-    "umamba_bot",
-    "umamba_enc",
-)  # the last three are ours, in the topology that nnU-Net plans
-CONFIGURATIONS = ("2d", "3d_fullres")
 _NUMBER, _NAME = 1, "Cohort"
 
 
-@dataclass(frozen=True)
-class NnunetPlan:
-    """What nnU-Net is to train; 0 leaves a choice to its planner."""
-
-    targets: tuple[TargetSpec, ...]
-    network: str = "plain"
-    configuration: str = "3d_fullres"
-    epochs: int = 50
-    iterations: int = 250  # per epoch
-    memory_gb: float = 0.0  # GPU memory to plan for
-    width: int = 0  # features of the first stage
-    batch: int = 0
-    patch: str = ""  # voxels x,y,z; "" as planned
-    spacing: str = ""  # voxel size x,y,z in mm; "" as planned
-    mirrored: bool = True  # nnU-Net's validation also reads mirrored scans, up to eight times as many
-    seed: int = 0
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        if self.network not in NETWORKS:
-            raise UsageError(
-                f"nnU-Net trains no network called {self.network!r} here; there are {', '.join(NETWORKS)}"
-            )
-        if self.configuration not in CONFIGURATIONS:
-            raise UsageError(
-                f"there is no configuration {self.configuration!r}; there are {', '.join(CONFIGURATIONS)}"
-            )
-        if min(self.epochs, self.iterations, self.threads) < 1:
-            raise UsageError(
-                f"{self.epochs} epochs of {self.iterations} iterations on {self.threads} threads: each must"
-                " be 1 or more"
-            )
-
-
 def train_nnunet(
-    cohort: Cohort, out: Path, plan: NnunetPlan, *, work: Path, means: Means | None = None, quiet: bool = True
+    cohort: Cohort,
+    out: Path,
+    settings: NnunetSettings,
+    *,
+    work: Path,
+    resources: Resources | None = None,
+    quiet: bool = True,
 ) -> Model:
     """Export the cohort, let nnU-Net plan, train and validate, and write what came of it as a Model; a cut
     training goes on.
@@ -95,23 +57,23 @@ def train_nnunet(
     Patients who lack one of the targets are left out: nnU-Net knows no partial labels. `work` keeps its three
     folders and its log.
     """
-    means = means or Means()
+    resources = resources or Resources()
     require("nnunetv2", extra="nnunet", purpose="training with nnU-Net")
     work = work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    dataset = export(cohort, plan, work, means.pipelines)
-    job = job_of(plan, work, dataset, means)
+    dataset = export(cohort, settings, work, resources.pipelines)
+    job = job_of(settings, work, dataset, resources)
     planned, begun, finished = (work / name for name in ("planned.json", "begun.json", "finished.json"))
-    if not _noted(planned, dataset | _planned_by(plan)):
+    if not _noted(planned, dataset | _planned_by(settings)):
         run_child(job | {"do": "plan"}, work, quiet=quiet)
-        _note(planned, dataset | _planned_by(plan))
+        _note(planned, dataset | _planned_by(settings))
     if not _noted(begun, [dataset, job]):  # checkpoints of another cohort or another job are not gone on with
         shutil.rmtree(work / "nnUNet_results", ignore_errors=True)
         _note(begun, [dataset, job])
     if not _noted(finished, [dataset, job]):
         run_child(job | {"do": "train"}, work, quiet=quiet)
         _note(finished, [dataset, job])
-    return import_nnunet(out, plan, work, means)
+    return import_nnunet(out, settings, work, resources)
 
 
 def _noted(file: Path, content: Any) -> bool:
@@ -124,9 +86,9 @@ def _note(file: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _planned_by(plan: NnunetPlan) -> dict[str, Any]:
+def _planned_by(settings: NnunetSettings) -> dict[str, Any]:
     return {
-        key: getattr(plan, key)
+        key: getattr(settings, key)
         for key in ("network", "configuration", "memory_gb", "width", "batch", "patch", "spacing")
     }
 
@@ -135,15 +97,15 @@ def _planned_by(plan: NnunetPlan) -> dict[str, Any]:
 # -----------------------------------------------------------------------------
 
 
-def export(cohort: Cohort, plan: NnunetPlan, work: Path, pipelines: Sequence[str]) -> dict[str, Any]:
+def export(cohort: Cohort, settings: NnunetSettings, work: Path, pipelines: Sequence[str]) -> dict[str, Any]:
     """Write the raw dataset, scans in RAS; return its labels, and a hash of all that went into it.
 
     Targets that overlap are trained as regions (each its own sigmoid), the others as labels (softmax), as
     nnU-Net does.
     """
-    check_leakage(cohort)
+    check_splits(cohort)
     people = cohort.of_split("train", "validation").with_exams("ct")
-    names = [target.name for target in plan.targets]
+    names = [target.name for target in settings.targets]
     found = [(p, [target_file(cohort, p, name, pipelines) for name in names]) for p in people]
     whole = [
         (p, [f for f in files if f is not None]) for p, files in found if all(f is not None for f in files)
@@ -246,27 +208,31 @@ def _overlapping(labels: dict[str, list[int]]) -> bool:
 # ----------------------------------------------------------------------------------------
 
 
-def job_of(plan: NnunetPlan, work: Path, dataset: dict[str, Any], means: Means) -> dict[str, Any]:
+def job_of(
+    settings: NnunetSettings, work: Path, dataset: dict[str, Any], resources: Resources
+) -> dict[str, Any]:
     """Return what the child is told, in plain data; "do" is added by who starts it."""
-    sided = any(name in OTHER_SIDE for name in dataset["labels"])
-    flat = plan.configuration == "2d"
-    patch, spacing = _three(plan.patch, int), _three(plan.spacing, float)
+    sided = any(mirrored(name) != name for name in dataset["labels"])
+    flat = settings.configuration == "2d"
+    patch, spacing = _three(settings.patch, int), _three(settings.spacing, float)
     return {
         "number": _NUMBER,
-        "configuration": plan.configuration,
-        "planner": PLANNERS.get(plan.network, PLANNERS["plain"]),
-        "network": plan.network,
-        "memory_gb": plan.memory_gb or None,
-        "width": plan.width,
-        "batch_size": plan.batch or None,
+        "configuration": settings.configuration,
+        "planner": settings.planner,
+        "network": settings.network,
+        "memory_gb": settings.memory_gb or None,
+        "width": settings.width,
+        "batch_size": settings.batch or None,
         "patch_size": patch[1:] if patch and flat else patch,
         "spacing_mm": spacing,
-        "mirrored": plan.mirrored,
-        "epochs": plan.epochs,
-        "iterations": plan.iterations,
-        "device": means.device,
-        "threads": plan.threads,
-        "seed": plan.seed,
+        "mirrored": settings.mirrored,
+        "epochs": settings.epochs,
+        "iterations": settings.iterations,
+        "device": resources.device,
+        "threads": settings.threads,
+        "workers": settings.workers,
+        "learning_rate": settings.learning_rate or None,
+        "seed": settings.seed,
         "sided": sided,
         "splits": str(nnunet.dataset_folder(work / "nnUNet_raw", _NUMBER, _NAME) / "splits_final.json"),
         "preprocessed": str(work / "nnUNet_preprocessed" / f"Dataset{_NUMBER:03d}_{_NAME}"),
@@ -294,15 +260,15 @@ def run_child(job: dict[str, Any], work: Path, *, quiet: bool) -> None:
     file = work / f"{job['do']}.json"
     file.write_text(json.dumps(job, indent=2), encoding="utf-8")
     folders = {name: str(work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    # Augmentation in processes of its own is for machines with many cores; nnU-Net plans with one, and trains
-    # with none.
-    settings = {
-        "nnUNet_n_proc_DA": "1" if job["do"] == "plan" else "0",
+    # nnU-Net plans with one process, and augments with as many as the settings say.
+    processes = {
+        "nnUNet_n_proc_DA": "1" if job["do"] == "plan" else str(job["workers"]),
         "nnUNet_def_n_proc": "1",
         "nnUNet_compile": "f",
     }
-    environment = {**os.environ, **folders, **settings, "OMP_NUM_THREADS": str(job["threads"])}
-    command = [sys.executable, "-m", "ichnos.learning.nnunet.child", str(file)]
+    environment = {**os.environ, **folders, **processes, "OMP_NUM_THREADS": str(job["threads"])}
+    # -P: a file called torch.py in the working directory is not imported
+    command = [sys.executable, "-P", "-m", "ichnos.learning.nnunet.child", str(file)]
     log = work / "nnunet.log"
     with (
         log.open("a", encoding="utf-8") as written,
@@ -325,16 +291,18 @@ def run_child(job: dict[str, Any], work: Path, *, quiet: bool) -> None:
 # ------------------------------------------------------------------------------------------
 
 
-def import_nnunet(out: Path, plan: NnunetPlan, work: Path, means: Means | None = None) -> Model:
+def import_nnunet(
+    out: Path, settings: NnunetSettings, work: Path, resources: Resources | None = None
+) -> Model:
     """Write the trained network of a work folder as a Model."""
-    means = means or Means()
+    resources = resources or Resources()
     folder = work / "nnUNet_preprocessed" / f"Dataset{_NUMBER:03d}_{_NAME}"
     plans, trained, dataset = (
         json.loads(f.read_text())
         for f in (folder / "plans.json", work / "trained.json", work / "exported.json")
     )
     regions = _overlapping(dataset["labels"])
-    spec, prefix = network_spec(plans, plan, classes=len(plan.targets) + (0 if regions else 1))
+    spec, prefix = network_spec(plans, settings, classes=len(settings.targets) + (0 if regions else 1))
     weights = torch.load(work / "weights.pt", map_location="cpu", weights_only=True)
     network = networks.build(spec.name, **spec.arguments)
     network.load_state_dict({f"{prefix}{name}": tensor for name, tensor in weights.items()})
@@ -351,20 +319,20 @@ def import_nnunet(out: Path, plan: NnunetPlan, work: Path, means: Means | None =
             "Patients, scanners and diseases that this cohort does not hold were never seen.",
         ),
         network=spec,
-        preprocessing=preprocessing_of(plans, plan.configuration),
-        targets=plan.targets,
+        preprocessing=preprocessing_of(plans, settings.configuration),
+        targets=settings.targets,
         activation="sigmoid" if regions else "softmax",
         provenance=Provenance(
             code_version=ichnos.__version__,
-            command=means.command,
-            seeds=(plan.seed,),
+            command=resources.command,
+            seeds=(settings.seed,),
             steps=trained["steps"],
             data={"cases (patients, masks)": dataset["data"]},
-            hardware="1 GPU" if means.device != "cpu" else f"{plan.threads} CPU core(s)",
+            hardware="1 GPU" if resources.device != "cpu" else f"{settings.threads} CPU core(s)",
             trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
             validation={
                 f"dice_{t.name}": value
-                for t, value in zip(plan.targets, dice, strict=True)
+                for t, value in zip(settings.targets, dice, strict=True)
                 if np.isfinite(value)
             },
         ),
@@ -378,41 +346,24 @@ def _dice(means: dict[str, dict[str, float]]) -> list[float]:
 
 
 def preprocessing_of(plans: dict[str, Any], configuration: str) -> Preprocessing:
-    """Translate what nnU-Net decided about voxel size, HU and patch."""
-    chosen = plans["configurations"][configuration]
-    hu = plans["foreground_intensity_properties_per_channel"]["0"]
-    axes = "".join("zyx"[axis] for axis in plans["transpose_forward"])
-    spacing, patch = list(chosen["spacing"]), list(chosen["patch_size"])
-    if configuration == "2d":
-        if axes[0] != "z":
-            raise InputRefused(
-                f"nnU-Net planned slices across {axes[0]}, not across z; these scans are no axial head CTs"
-            )
-        spacing, patch = [plans["original_median_spacing_after_transp"][0], *spacing], [1, *patch]
-    step, side = dict(zip(axes, spacing, strict=True)), dict(zip(axes, patch, strict=True))
-    return Preprocessing(
-        spacing_mm=(step["x"], step["y"], step["z"]),
-        windows_hu=((hu["percentile_00_5"], hu["percentile_99_5"]),),
-        patch=(side["x"], side["y"], side["z"]),
-        z_score=((hu["mean"], max(hu["std"], 1e-8)),),
-        axes=axes,  # type: ignore[arg-type]
-    )
+    """Return what nnU-Net decided about voxel size, HU and patch, in our terms."""
+    return plans_of(plans, configuration, source="plans.json").preprocessing(configuration)
 
 
-def network_spec(plans: dict[str, Any], plan: NnunetPlan, *, classes: int) -> tuple[NetworkSpec, str]:
+def network_spec(plans: dict[str, Any], settings: NnunetSettings, *, classes: int) -> tuple[NetworkSpec, str]:
     """Return the call that rebuilds the network, and what its weights' names begin with."""
-    architecture = plans["configurations"][plan.configuration]["architecture"]
+    architecture = plans["configurations"][settings.configuration]["architecture"]
     arguments: dict[str, Any] = {"input_channels": 1, "num_classes": classes}
-    if plan.network not in PLANNERS:
+    if settings.network not in PLANNERS:
         return (
             NetworkSpec(
-                name=plan.network,
+                name=settings.network,
                 arguments=arguments | architecture["arch_kwargs"] | {"deep_supervision": False},
             ),
             "",
         )
     arguments |= {
-        "dim": 2 if plan.configuration == "2d" else 3,
+        "dim": 2 if settings.configuration == "2d" else 3,
         "network_class_name": architecture["network_class_name"],
         "arch_kwargs": architecture["arch_kwargs"],
         "requires_import": architecture["_kw_requires_import"],

@@ -4,7 +4,6 @@ preprocess.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,56 +12,64 @@ import torch
 
 import ichnos
 from ichnos import networks
-from ichnos.errors import InputRefused, UsageError
-from ichnos.learning.nnunet.engine import preprocessing_of
+from ichnos.errors import IchnosError, InputRefused, UsageError
+from ichnos.learning.nnunet.plans import Dataset, Plans, dataset_of, plans_of, read_object
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, save_model
 from ichnos.models.store import sha256
 from ichnos.networks.checkpoints import load_checkpoint, read_weights
+from ichnos.targets import TARGETS
 
-_OURS = ("ICH", "IVH", "PHE", "brain", "ventricles", "leukoaraiosis", "tract_left", "tract_right")
-_GROUPS: Mapping[str, Any] = {
-    "ICH": "haematoma",
-    "IVH": "haematoma",
-    "PHE": "haematoma",
-    "leukoaraiosis": "leukoaraiosis",
-} | {f"tract_{side}": "tract" for side in ("left", "right")}
 _CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 
 
 def import_result_folder(
     folder: Path, out: Path, *, names: Mapping[str, str] | None = None, fold: str = "0"
 ) -> Model:
-    """Write the network of a folder like nnUNetTrainer__nnUNetPlans__3d_fullres as a Model; one fold, never
-    an ensemble.
+    """Write the network of a folder like nnUNetTrainer__nnUNetPlans__3d_fullres as a Model, of one fold.
 
     `names` says which label of theirs is which target of ours ({"hematoma": "ICH"}); labels with our own
-    names need no word.
+    names need not be named.
     """
     folder = folder.resolve()
-    plans, dataset = (_json(folder / name) for name in ("plans.json", "dataset.json"))
+    content = read_object(folder / "plans.json")
+    dataset = dataset_of(read_object(folder / "dataset.json"), source="dataset.json")
     configuration = folder.name.rsplit("__", 1)[-1]
-    if configuration not in plans.get("configurations", {}):
+    known = content.get("configurations")
+    if not isinstance(known, Mapping) or configuration not in known:
         raise UsageError(
-            f"{folder.name} does not end in __ and a configuration of its plans"
-            f" ({', '.join(plans.get('configurations', {}))})"
+            f"{folder.name} does not end in __ and a configuration of its plans ({', '.join(known or {})})"
         )
     checkpoint = next((f for name in _CHECKPOINTS if (f := folder / f"fold_{fold}" / name).is_file()), None)
     if checkpoint is None:
         raise InputRefused(
             f"{folder / f'fold_{fold}'} holds no {' or '.join(_CHECKPOINTS)}; name another fold"
         )
-    chosen = _resolved(plans, configuration)
-    _check_input(folder, chosen, dataset)
-    targets, regions = _targets(dataset["labels"], names or {})
-    network, spec = _network(checkpoint, chosen, classes=len(targets) + (not regions))
-    preprocessing: Preprocessing = preprocessing_of(
-        {**plans, "configurations": {configuration: chosen}}, configuration
+    plans = plans_of(content, configuration, source="plans.json")
+    _check_input(folder, plans, dataset)
+    targets, regions = _targets(dataset.labels, names or {})
+    network, spec = _network(checkpoint, plans, classes=len(targets) + (not regions))
+    return save_model(
+        out,
+        network,
+        _manifest(folder, out, checkpoint, plans.preprocessing(configuration), spec, targets, regions),
     )
-    manifest = Manifest(
+
+
+def _manifest(
+    folder: Path,
+    out: Path,
+    checkpoint: Path,
+    preprocessing: Preprocessing,
+    spec: NetworkSpec,
+    targets: tuple[TargetSpec, ...],
+    regions: bool,
+) -> Manifest:
+    return Manifest(
         name=out.name,
         version="1",
         limits=(
-            f"Trained elsewhere by {folder.name.split('__')[0]}; who its patients were, its makers must say.",
+            f"Trained elsewhere by {folder.name.split('__')[0]}; for its training data, see the original"
+            " authors.",
             "One fold of it, without mirroring: its own predictor may differ a little.",
             "Its probabilities have not been calibrated.",
         ),
@@ -75,80 +82,84 @@ def import_result_folder(
             command=f"ichnos models import {folder.name}",
             seeds=(),
             steps=0,
-            data={f"fold_{fold}/{checkpoint.name}": sha256(checkpoint)},
+            data={f"{checkpoint.parent.name}/{checkpoint.name}": sha256(checkpoint)},
             hardware="not known",
             trained="not known",
         ),
     )
-    return save_model(out, network, manifest)
 
 
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise InputRefused(f"{file.parent} is no result folder of nnU-Net: it has no {file.name}")
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return content
-
-
-def _resolved(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a configuration with what it inherits from others."""
-    chosen = dict(plans["configurations"][name])
-    while "inherits_from" in chosen:
-        chosen = {**plans["configurations"][chosen.pop("inherits_from")], **chosen}
-    return chosen
-
-
-def _check_input(folder: Path, chosen: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
-    channels = dataset.get("channel_names") or dataset.get("modality") or {}
-    schemes = chosen.get("normalization_schemes", [])
-    if len(channels) != 1 or schemes != ["CTNormalization"]:
+def _check_input(folder: Path, plans: Plans, dataset: Dataset) -> None:
+    schemes = plans.configuration.normalization_schemes
+    if len(dataset.channel_names) != 1 or schemes != ["CTNormalization"]:
         raise InputRefused(
-            f"{folder} takes {len(channels)} channel(s) normalised as {', '.join(schemes)}; one CT channel"
-            " with CTNormalization is expected"
+            f"{folder} takes {len(dataset.channel_names)} channel(s) normalised as {', '.join(schemes)}; one"
+            " CT channel with CTNormalization is expected"
         )
 
 
-def _targets(labels: Mapping[str, Any], names: Mapping[str, str]) -> tuple[tuple[TargetSpec, ...], bool]:
-    """Return the targets in the order of the network's channels, and whether they are regions (each with
-    its own sigmoid).
-    """
+def _targets(
+    labels: Mapping[str, int | list[int]], names: Mapping[str, str]
+) -> tuple[tuple[TargetSpec, ...], bool]:
+    """Return the targets in the order of the output channels, and whether they are regions (sigmoid)."""
     unknown = sorted(set(names) - set(labels))
     if unknown:
         raise UsageError(f"the model has no label {', '.join(unknown)}; its labels are {', '.join(labels)}")
     foreground = [name for name in labels if name not in ("background", "ignore")]
     regions = any(isinstance(labels[name], list) for name in foreground)
-    ordered = foreground if regions else sorted(foreground, key=lambda name: int(labels[name]))
-    own = {name.lower(): name for name in _OURS}
-    found = [names.get(name, own.get(name.lower(), name)) for name in ordered]
-    return tuple(TargetSpec(name=name, group=_GROUPS.get(name, "anatomy")) for name in found), regions
+    ordered = foreground if regions else sorted(foreground, key=lambda name: _number(labels[name]))
+    own = {name.lower(): name for name, target in TARGETS.items() if target.label_map}
+    ours = [names.get(name, own.get(name.lower(), name)) for name in ordered]
+    return tuple(_spec(name) for name in ours), regions
 
 
-def _network(
-    checkpoint: Path, chosen: Mapping[str, Any], *, classes: int
-) -> tuple[torch.nn.Module, NetworkSpec]:
+def _number(label: int | list[int]) -> int:
+    return label if isinstance(label, int) else label[0]
+
+
+def _spec(name: str) -> TargetSpec:
+    return TargetSpec(name=name, group=TARGETS[name].group if name in TARGETS else "anatomy")
+
+
+def _network(checkpoint: Path, plans: Plans, *, classes: int) -> tuple[torch.nn.Module, NetworkSpec]:
     """Rebuild U-Mamba's network from its checkpoint, or nnU-Net's own from its plans."""
-    architecture = chosen.get("architecture")
+    architecture = plans.configuration.architecture
     state = read_weights(checkpoint)
     if (
         architecture is None
         or any("mamba" in name for name in state)
-        or architecture["network_class_name"].startswith("ichnos.")
+        or architecture.network_class_name.startswith("ichnos.")
     ):
         loaded = load_checkpoint(checkpoint)
         return loaded.network, NetworkSpec(name=loaded.name, arguments=loaded.arguments)
     arguments: dict[str, Any] = {
         "input_channels": 1,
         "num_classes": classes,
-        "dim": len(chosen["patch_size"]),
-        "network_class_name": architecture["network_class_name"],
-        "arch_kwargs": architecture["arch_kwargs"],
-        "requires_import": architecture["_kw_requires_import"],
+        "dim": len(plans.configuration.patch_size),
+        "network_class_name": architecture.network_class_name,
+        "arch_kwargs": architecture.arch_kwargs,
+        "requires_import": architecture.requires_import,
     }
+    _check_fits(arguments, {f"network.{name}": tensor for name, tensor in state.items()}, checkpoint)
     network = networks.build("planned", **arguments)
-    try:
-        network.load_state_dict({f"network.{name}": tensor for name, tensor in state.items()})
-    except RuntimeError as error:
-        raise InputRefused(
-            f"{checkpoint} does not fit the network that its plans describe: {str(error).splitlines()[0]}"
-        ) from None
+    network.load_state_dict({f"network.{name}": tensor for name, tensor in state.items()})
     return network.eval(), NetworkSpec(name="planned", arguments=arguments)
+
+
+def _check_fits(arguments: dict[str, Any], state: Mapping[str, torch.Tensor], checkpoint: Path) -> None:
+    """Refuse plans whose network cannot be built or has other weights; no memory is taken for it."""
+    try:
+        with torch.device("meta"):
+            expected = networks.build("planned", **arguments).state_dict()
+    except IchnosError:
+        raise
+    except Exception as error:  # whatever the foreign constructor does not expect
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise InputRefused(f"plans.json describes a network that cannot be built: {reason}") from None
+    other = [name for name in expected if name not in state or state[name].shape != expected[name].shape]
+    if other or len(expected) != len(state):
+        which = other or sorted(set(state) - set(expected))
+        raise InputRefused(
+            f"{checkpoint} does not fit the network that its plans describe: {len(which)} weights differ,"
+            f" such as {which[0].removeprefix('network.')}"
+        )

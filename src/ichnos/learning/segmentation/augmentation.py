@@ -5,42 +5,14 @@ slice thickness, side.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ichnos.learning.segmentation.settings import Augmentation
 from ichnos.models import Preprocessing
-
-AIR_HU = -1000.0
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How often, and how far. `OFF` changes nothing."""
-
-    mirrored_share: float = 0.5  # left and right exchanged, with the targets of both sides
-    turned_share: float = 0.3  # share of patches that are rotated, scaled and moved
-    turn_deg: float = 15.0  # greatest, about each axis; in the plane alone for slices
-    zoom: float = 0.15  # greatest change of size, either way
-    offset_hu: float = 8.0  # greatest, either way
-    gain: float = 0.03  # greatest change of contrast, either way
-    noise_hu: float = 5.0  # greatest standard deviation
-    noisy_share: float = 0.5
-    blurred_share: float = 0.2
-    thick_share: float = 0.2  # share of patches seen as through thicker slices
-    thick_factor: int = 3  # greatest
-
-    @property
-    def margin(self) -> float:
-        """Return how much larger than the patch a region must be so that a turned patch has no empty
-        corners (in share of its side).
-        """
-        return 0.25 if self.turned_share > 0 else 0.0
-
-
-OFF = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1)
+from ichnos.scan import AIR_HU
 
 
 def turned(

@@ -1,10 +1,8 @@
-"""Batches of patches of real patients: each a pure function of its number. Mixed with simulated patients
-where that is wanted.
-"""
+"""Batches of patches of patients, each a pure function of its number, also mixed with simulated patients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -14,34 +12,29 @@ import torch
 
 from ichnos.errors import UsageError
 from ichnos.learning.segmentation.augmentation import (
-    AIR_HU,
-    OFF,
-    Augmentation,
     network_input,
     rescanned,
     turned,
 )
-from ichnos.learning.segmentation.cases import DEGREES, Case
-from ichnos.learning.segmentation.loop import Batch
-from ichnos.learning.segmentation.target_files import OTHER_SIDE
+from ichnos.learning.segmentation.cases import DEGREES, TrainingCase
+from ichnos.learning.segmentation.objective import Batch, BatchAt
+from ichnos.learning.segmentation.settings import OFF, Augmentation
 from ichnos.models import Preprocessing
-
-BatchAt = Callable[[int], Batch]
+from ichnos.scan import AIR_HU
+from ichnos.targets import mirrored, mirrored_channels
 
 
 @dataclass(frozen=True, eq=False)
 class CohortBatches:
-    """Call it with a number: a batch of patches, drawn evenly over patients, some centred on a target and
-    others anywhere.
-    """
+    """Call it with a number: a batch of patches, evenly over patients, some centred on a target."""
 
-    cases: Sequence[Case]
+    cases: Sequence[TrainingCase]
     targets: tuple[str, ...]
     how: Preprocessing
     size: int = 2
     foreground_share: float = 0.6  # share of patches centred on a voxel of a target, every target alike
     augmentation: Augmentation = OFF
-    flat: bool = False  # the network sees slices: the z of one voxel is left away
+    flat: bool = False  # the network sees slices: the z axis of one voxel is dropped
     device: str = "cpu"
     seed: int = 0
 
@@ -54,11 +47,11 @@ class CohortBatches:
         truth, known = torch.stack([t for _, t, _ in patches]), torch.stack([k for _, _, k in patches])
         return Batch(image[..., 0], truth[..., 0], known) if self.flat else Batch(image, truth, known)
 
-    def _case(self, rng: np.random.Generator) -> Case:
+    def _case(self, rng: np.random.Generator) -> TrainingCase:
         return self.cases[int(rng.integers(len(self.cases)))]
 
     def _patch(
-        self, case: Case, rng: np.random.Generator, generator: torch.Generator
+        self, case: TrainingCase, rng: np.random.Generator, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return HU (x, y, z), degrees (target, x, y, z) and which targets are known (target,)."""
         change, patch = self.augmentation, self.how.patch
@@ -77,31 +70,31 @@ class CohortBatches:
         return hu, degrees, known
 
     def _mirrored(self) -> list[int]:
-        """Return the channels of the targets seen in a mirror; a side whose other side is not learnt has
-        no image there.
-        """
-        alone = [t for t in self.targets if t in OTHER_SIDE and OTHER_SIDE[t] not in self.targets]
+        """Return the channel of each target in a mirror image: left and right are exchanged."""
+        alone = [t for t in self.targets if mirrored(t) not in self.targets]
         if alone:
             raise UsageError(
-                f"{alone[0]} is learnt without {OTHER_SIDE[alone[0]]}: learn both, or turn mirroring off"
+                f"{alone[0]} is trained without {mirrored(alone[0])}: train both, or turn mirroring off"
                 " (mirrored_share=0)"
             )
-        return [self.targets.index(OTHER_SIDE.get(t, t)) for t in self.targets]
+        return mirrored_channels(self.targets)
 
-    def _centre(self, case: Case, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    def _centre(self, case: TrainingCase, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """Draw the voxel in the middle of a patch."""
-        shape, places = np.array(case.hu.shape), case.places
-        wants_target = rng.random() < self.foreground_share
-        if wants_target and len(places):
-            channel = rng.choice(np.unique(places[:, 0]))
-            of_target = np.flatnonzero(places[:, 0] == channel)
+        shape, centres = np.array(case.hu.shape), case.centres
+        on_target = rng.random() < self.foreground_share
+        if on_target and len(centres):
+            channel = rng.choice(np.unique(centres[:, 0]))
+            of_target = np.flatnonzero(centres[:, 0] == channel)
             jitter = np.round(rng.uniform(-0.25, 0.25, 3) * np.array(self.how.patch)).astype(int)
-            return np.asarray(places[rng.choice(of_target), 1:] + jitter, np.int64)
+            return np.asarray(centres[rng.choice(of_target), 1:] + jitter, np.int64)
         half = np.minimum(np.array(self.how.patch) // 2, shape // 2)
         return np.asarray(rng.integers(half, np.maximum(shape - half, half + 1)), np.int64)
 
 
-def _cut(case: Case, corner: npt.NDArray[np.int64], size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _cut(
+    case: TrainingCase, corner: npt.NDArray[np.int64], size: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Read a region (1, x, y, z) of HU and (target, x, y, z) of degrees, reaching beyond the grid into air
     where it must.
     """
@@ -140,7 +133,7 @@ class Mixed:
 
 @dataclass(eq=False)
 class Ahead:
-    """Make the next batches in threads meanwhile; what comes out is the same."""
+    """Prefetch the next batches in threads; the batches are the same."""
 
     batch_at: BatchAt
     workers: int

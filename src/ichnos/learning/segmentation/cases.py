@@ -1,4 +1,4 @@
-"""Patients as a network sees them: resampled to its grid once, kept on disk, read piece by piece."""
+"""Patients resampled to a network's grid, once, and kept on disk, where patches are read from."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ import numpy.typing as npt
 from ichnos.cohort import Cohort, Patient, Split
 from ichnos.errors import InputRefused
 from ichnos.formats import nifti
+from ichnos.formats.bids import TRUSTED_PIPELINES
 from ichnos.inference.grid import reading_grid
 from ichnos.inference.head import head_box
 from ichnos.learning.segmentation.target_files import target_degree, target_file
 from ichnos.models.store import sha256
 
-PIPELINES = ("manual", "transfer", "truth")
 DEGREES = 200  # steps of a degree on disk
-_PLACES = 4000  # voxels of each target that are remembered, to centre patches on
+_CENTRES = 4000  # voxels of each target that are kept, to centre patches on
 
 
 @dataclass(frozen=True)
-class Grid:
+class CaseGrid:
     """What decides how a case looks on disk."""
 
     targets: tuple[str, ...]
@@ -36,7 +36,7 @@ class Grid:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class TrainingCase:
     """One patient on the network's grid. The arrays are read from disk where they are touched."""
 
     id: str
@@ -59,24 +59,23 @@ class Case:
         return array
 
     @property
-    def places(self) -> npt.NDArray[np.int16]:
+    def centres(self) -> npt.NDArray[np.int16]:
         """Return voxels of the targets (n, 4): target, x, y, z."""
         array: npt.NDArray[np.int16] = np.load(self.folder / "places.npy", mmap_mode="r")
         return array
 
 
-def prepare(
+def prepare_cases(
     cohort: Cohort,
-    grid: Grid,
+    grid: CaseGrid,
     cache: Path,
     *,
-    pipelines: Sequence[str] = PIPELINES,
+    pipelines: Sequence[str] = TRUSTED_PIPELINES,
     advance: Callable[[str], None] = lambda patient: None,
-) -> tuple[Case, ...]:
-    """Bring every patient who has a CT and at least one target onto the network's grid; what the cache holds
-    already is kept.
+) -> tuple[TrainingCase, ...]:
+    """Resample every patient with a CT and a target onto the network's grid; the cache is used where it can.
 
-    >>> prepare(Cohort(()), Grid(("ICH",), (2.0, 2.0, 2.0)), Path("cache"))
+    >>> prepare_cases(Cohort(()), CaseGrid(("ICH",), (2.0, 2.0, 2.0)), Path("cache"))
     ()
     """
     cases = []
@@ -89,8 +88,8 @@ def prepare(
 
 
 def _case(
-    patient: Patient, files: Sequence[tuple[Path, tuple[int, ...]] | None], grid: Grid, cache: Path
-) -> Case:
+    patient: Patient, files: Sequence[tuple[Path, tuple[int, ...]] | None], grid: CaseGrid, cache: Path
+) -> TrainingCase:
     content = {
         "ct": sha256(patient.exam("ct")),
         "targets": [None if f is None else [sha256(f[0]), list(f[1])] for f in files],
@@ -101,19 +100,19 @@ def _case(
     folder = cache / f"{patient.id}-{key}"
     if not (folder / "case.json").is_file():
         _write(folder, patient, files, grid)
-    told = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-    return Case(
+    kept = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+    return TrainingCase(
         patient.id,
         patient.centre,
         patient.split,
         folder,
         tuple(f is not None for f in files),
-        told["voxels_sha256"],
+        kept["voxels_sha256"],
     )
 
 
 def _write(
-    folder: Path, patient: Patient, files: Sequence[tuple[Path, tuple[int, ...]] | None], grid: Grid
+    folder: Path, patient: Patient, files: Sequence[tuple[Path, tuple[int, ...]] | None], grid: CaseGrid
 ) -> None:
     ct = nifti.open_nifti(patient.exam("ct")).volume
     ras = ct.reoriented("RAS")
@@ -121,13 +120,13 @@ def _write(
     degrees = np.zeros((len(files), *lattice.shape), np.uint8)
     for channel, file in enumerate(files):
         if file is not None:
-            drawn = ct.with_array(target_degree(*file, ct)).reoriented("RAS")
-            degrees[channel] = np.round(np.clip(lattice.pull(drawn.array), 0, 1) * DEGREES)
+            degree = ct.with_array(target_degree(*file, ct)).reoriented("RAS")
+            degrees[channel] = np.round(np.clip(lattice.pull(degree.array), 0, 1) * DEGREES)
     hu = np.clip(np.round(lattice.pull(ras.array)), -1024, 3071).astype(np.int16)
     partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     partial.mkdir(parents=True)
     try:
-        for name, array in (("hu", hu), ("degrees", degrees), ("places", _places(degrees, patient.id))):
+        for name, array in (("hu", hu), ("degrees", degrees), ("places", _centres(degrees, patient.id))):
             np.save(partial / f"{name}.npy", array)
         voxels = hashlib.sha256(np.ascontiguousarray(ct.array).tobytes()).hexdigest()
         (partial / "case.json").write_text(json.dumps({"voxels_sha256": voxels}), encoding="utf-8")
@@ -136,24 +135,21 @@ def _write(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _places(degrees: npt.NDArray[np.uint8], patient: str) -> npt.NDArray[np.int16]:
+def _centres(degrees: npt.NDArray[np.uint8], patient: str) -> npt.NDArray[np.int16]:
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8]))
     rows = []
     for channel, degree in enumerate(degrees):
         at = np.argwhere(degree >= DEGREES // 2)
-        at = at[np.sort(rng.permutation(len(at))[:_PLACES])]
+        at = at[np.sort(rng.permutation(len(at))[:_CENTRES])]
         rows.append(np.column_stack([np.full(len(at), channel), at]))
     return np.concatenate(rows).astype(np.int16)
 
 
-# ---- may one train on them?
-# ----------------------------------------------------------------------------------------
+# ---- checks
 
 
-def check_cases(cases: Sequence[Case], targets: Sequence[str]) -> None:
-    """Refuse cases from which nothing honest can be learnt: no training or validation patients, a target
-    nobody has, leakage.
-    """
+def check_cases(cases: Sequence[TrainingCase], targets: Sequence[str]) -> None:
+    """Refuse cases without training or validation patients, a target that nobody has, and leakage."""
     train, validation = ([c for c in cases if c.split == split] for split in ("train", "validation"))
     if not train:
         raise InputRefused(
@@ -163,23 +159,21 @@ def check_cases(cases: Sequence[Case], targets: Sequence[str]) -> None:
     for channel, name in enumerate(targets):
         if not any(case.known[channel] for case in train):
             raise InputRefused(
-                f"no patient of the split 'train' has the target {name}; draw it (derivatives/manual),"
+                f"no patient of the split 'train' has the target {name}; outline it (derivatives/manual),"
                 " transfer it (ichnos transfer), or leave it out"
             )
     if not validation:
         raise InputRefused(
-            f"there is no validation patient among {len(cases)} with a target: without one nobody knows when"
-            " to stop. Give some patients the split 'validation' in participants.tsv"
+            f"there is no validation patient among {len(cases)} with a target, and the best step is chosen"
+            " on them. Give some patients the split 'validation' in participants.tsv"
         )
     _check_apart(
         [(case.voxels_sha256, case.id, case.split) for case in cases], "have the same CT, voxel by voxel"
     )
 
 
-def check_leakage(cohort: Cohort) -> None:
-    """Refuse a cohort in which a person, told by the column `person` or by the same CT file, is in two
-    splits.
-    """
+def check_splits(cohort: Cohort) -> None:
+    """Refuse a cohort with one person in two splits, by the column `person` or by the same CT file."""
     people = [(str(p.facts["person"]), p.id, p.split) for p in cohort if p.facts.get("person") is not None]
     _check_apart(people, "are one person by the column person")
     _check_apart(
@@ -198,7 +192,7 @@ def _check_apart(rows: Sequence[tuple[str, str, Split]], why: str) -> None:
             )
 
 
-def fingerprint(cases: Sequence[Case]) -> str:
+def cases_fingerprint(cases: Sequence[TrainingCase]) -> str:
     """Return one SHA-256 for all cases: another patient, another mask or another grid gives another."""
     names = sorted(f"{case.split}/{case.folder.name}" for case in cases)
     return hashlib.sha256("\n".join(names).encode()).hexdigest()

@@ -1,5 +1,5 @@
-"""Begin a training where another network has ended: with its trunk, and with its answers for the targets
-that both know.
+"""Fine-tuning: start from another network's trunk, and from its output layers for the targets that both
+have.
 """
 
 from __future__ import annotations
@@ -11,28 +11,55 @@ import torch
 
 from ichnos import networks
 from ichnos.errors import InputRefused
-from ichnos.models import Model, NetworkSpec, Preprocessing, TargetSpec, default_model, load_model
+from ichnos.learning.segmentation.settings import TrainSettings
+from ichnos.models import (
+    Model,
+    NetworkSpec,
+    Preprocessing,
+    TargetSpec,
+    default_model,
+    load_model,
+    save_model,
+)
+from ichnos.models.store import REFINEMENT
 
-SHIPPED = "default"  # the weights that come with ichnos
+SHIPPED_NAME = "default"  # the weights that come with ichnos
+_FINE_TUNING_RATE = 8e-4  # learning rate of a training that starts from weights
 
 
 def model_called(name: str) -> Model:
-    """Return the model to begin from: the folder of one, or the one that ships."""
-    return default_model() if name == SHIPPED else load_model(Path(name))
+    """Return the model to start from: a folder, or the model that ships."""
+    return default_model() if name == SHIPPED_NAME else load_model(Path(name))
 
 
-def seen_alike(model: Model) -> Preprocessing:
-    """Return how a training that begins from a model sees a scan: as the model does."""
+def preprocessing_of_start(model: Model) -> Preprocessing:
+    """Return the preprocessing of a training that starts from a model: the model's own."""
     how = model.manifest.preprocessing
     if how.z_score or how.axes != "xyz" or how.patch[2] == 1:
         raise InputRefused(
-            f"{model.folder}: a training can begin from networks that see HU windows in three dimensions, as"
-            " `ichnos train` makes them; this one was imported or sees slices"
+            f"{model.folder}: a training can start from networks that see HU windows in three dimensions, as"
+            " `ichnos train` writes them; this one was imported or sees slices"
         )
     return how
 
 
-def network_alike(model: Model, targets: Sequence[TargetSpec], *, deep_supervision: bool) -> NetworkSpec:
+def starting_from(settings: TrainSettings, start: str) -> TrainSettings:
+    """Return the settings with the network and the input of a model whose weights a training starts from."""
+    model = model_called(start)
+    how = preprocessing_of_start(model)
+    return settings.changed(
+        network=model.manifest.network.name,
+        spacing_mm=how.spacing_mm,
+        patch=how.patch,
+        windows_hu=how.windows_hu,
+        learning_rate=_FINE_TUNING_RATE,
+        start=start,
+    )
+
+
+def network_for_targets(
+    model: Model, targets: Sequence[TargetSpec], *, deep_supervision: bool
+) -> NetworkSpec:
     """Return a network of the model's shape for other targets."""
     spec = model.manifest.network
     changed = {"num_classes": len(targets)} | (
@@ -44,7 +71,7 @@ def network_alike(model: Model, targets: Sequence[TargetSpec], *, deep_supervisi
 def weights_from(
     model: Model, spec: NetworkSpec, targets: Sequence[TargetSpec], *, seed: int
 ) -> dict[str, torch.Tensor]:
-    """Return weights to begin with: the model's where both have them, the seed's for targets that are new."""
+    """Return initial weights: the model's where both have them, the seed's for targets that are new."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         weights = networks.build(spec.name, **spec.arguments).state_dict()
@@ -62,3 +89,35 @@ def weights_from(
             if target.name in known:
                 weights[name][row] = old[known.index(target.name)]
     return weights
+
+
+def keep_refinement(start: str, model: Model) -> str:
+    """Give a fine-tuned model its parent's refinement where it can use it; return what a user should know.
+
+    A refinement corrects the first network's output for all of its targets, so a model with fewer of them
+    cannot use it.
+    """
+    parent = model_called(start)
+    refinement = parent.refinement()
+    if refinement is None:
+        return ""
+    needed = [target.name for target in refinement.manifest.targets]
+    missing = [name for name in needed if name not in {t.name for t in model.manifest.targets}]
+    name = parent.manifest.name
+    if missing:
+        return (
+            f"{name} reads with a refinement, which needs {', '.join(missing)} too, so {model.folder.name}"
+            " reads without one: its masks are coarser. Train on all of these targets to keep it"
+        )
+    limit = f"Trained on the output of {name}, and kept for a network that was fine-tuned from it."
+    manifest = refinement.manifest.model_copy(
+        update={
+            "refines": model.manifest.weights_sha256,
+            "limits": (*refinement.manifest.limits, limit),
+        }
+    )
+    save_model(model.folder / REFINEMENT, refinement.network(), manifest)
+    return (
+        f"the refinement of {name} was kept; it was trained on that network's output. Compare both on your"
+        " validation patients: ichnos evaluate --model"
+    )

@@ -1,6 +1,4 @@
-"""Operating points: the probability above which a voxel counts, per target, where the overlap with the
-truth is greatest.
-"""
+"""Operating points: per target, the probability threshold with the greatest overlap with the truth."""
 
 from __future__ import annotations
 
@@ -8,16 +6,17 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from ichnos.learning.segmentation.loop import Batch
+from ichnos.learning.loop.team import Team
+from ichnos.learning.segmentation.objective import Batch
 from ichnos.models import TargetSpec
 
-LEAST_DICE = 0.2  # a target that reaches less has no operating point worth the name
+LEAST_DICE = 0.2  # a target that reaches less keeps the threshold it has
 LEVELS = tuple(k / 20 for k in range(1, 20))
 
 
 class Overlaps:
-    """Overlap with the truth at every level, pooled over what is added: blood seen where there is none counts
-    against a low threshold.
+    """Overlap with the truth at every level, pooled over what is added: false positives count against a low
+    threshold.
 
     >>> seen = Overlaps((TargetSpec(name="ICH"),))
     >>> seen.add(0, torch.logit(torch.tensor([0.9, 0.3, 0.3, 0.1])), torch.tensor([True, True, True, False]))
@@ -36,14 +35,17 @@ class Overlaps:
     def add(self, channel: int, logits: torch.Tensor, truth: torch.Tensor) -> None:
         """Count one target where its truth is known."""
         for k, level in enumerate(self.levels):
-            found = logits > level
-            self.shared[channel, k] += float((found & truth).sum())
-            self.size[channel, k] += float(found.sum() + truth.sum())
+            mask = logits > level
+            self.shared[channel, k] += float((mask & truth).sum())
+            self.size[channel, k] += float(mask.sum() + truth.sum())
+
+    def merge(self, team: Team) -> None:
+        """Add what the other members of a team have counted."""
+        for name in ("shared", "size"):
+            setattr(self, name, torch.stack(team.gathered([getattr(self, name)])).sum(0))
 
     def points(self) -> tuple[TargetSpec, ...]:
-        """Return the targets with the thresholds of greatest Dice; one that does not occur, or is hardly
-        ever met, keeps its own.
-        """
+        """Return the targets with the thresholds of greatest Dice; a rare or missed target keeps its own."""
         dice = 2 * self.shared / self.size.clamp(min=1)
         best = dice.argmax(dim=1).tolist()
         return tuple(
@@ -60,9 +62,7 @@ def operating_points(
     steps: Iterable[int],
     targets: tuple[TargetSpec, ...],
 ) -> tuple[TargetSpec, ...]:
-    """Return the targets with the thresholds of greatest Dice over the batches of some steps that were not
-    learnt from.
-    """
+    """Return the targets with the thresholds of greatest Dice over batches that were not trained on."""
     seen = Overlaps(targets)
     device = next(network.parameters()).device
     for step in steps:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,38 +12,8 @@ from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nifti
 from ichnos.models import TargetSpec
+from ichnos.targets import TARGETS, target_named, targets_in
 from ichnos.volume import Volume
-
-Group = Literal["haematoma", "leukoaraiosis", "tract", "anatomy"]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a target lies: a map `label-<label>` on the CT, and the values in it that are the target
-    (none: every voxel that is not 0).
-    """
-
-    label: str
-    values: tuple[int, ...] = ()
-    group: Group = "anatomy"
-
-
-# A map that names a target itself (label-ICH) is taken before the map of its group (label-haematoma).
-PLACES: dict[str, Place] = {
-    "brain": Place("brain", (1, 2)),  # the ventricles lie inside it
-    "ventricles": Place("brain", (2,)),
-    "ICH": Place("haematoma", (1,), "haematoma"),
-    "IVH": Place("haematoma", (2,), "haematoma"),
-    "PHE": Place("haematoma", (3,), "haematoma"),
-    "leukoaraiosis": Place("leukoaraiosis", (), "leukoaraiosis"),
-    "tract_left": Place("tract", (1,), "tract"),
-    "tract_right": Place("tract", (2,), "tract"),
-}
-GROUPS: dict[str, tuple[str, ...]] = {
-    "haematoma": ("ICH", "IVH", "PHE"),
-    "tract": ("tract_left", "tract_right"),
-}
-OTHER_SIDE = {"tract_left": "tract_right", "tract_right": "tract_left"}
 
 
 def target_specs(text: str) -> tuple[TargetSpec, ...]:
@@ -55,14 +23,21 @@ def target_specs(text: str) -> tuple[TargetSpec, ...]:
     ['tract_left', 'tract_right', 'leukoaraiosis']
     """
     wanted = [part.strip() for part in text.split(",") if part.strip()]
-    names = list(dict.fromkeys(name for part in wanted for name in GROUPS.get(part, (part,))))
-    unknown = [name for name in names if name not in PLACES]
+    names = list(dict.fromkeys(name for part in wanted for name in _named_by(part)))
+    known = [name for name, target in TARGETS.items() if target.label_map]
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
+        maps = dict.fromkeys(TARGETS[name].label_map for name in known)
         raise UsageError(
             f"targets {', '.join(unknown) or 'none'} were asked for; give any of"
-            f" {', '.join([*PLACES, *GROUPS])}"
+            f" {', '.join(dict.fromkeys([*known, *maps]))}"
         )
-    return tuple(TargetSpec(name=name, group=PLACES[name].group) for name in names)
+    return tuple(TargetSpec(name=name, group=TARGETS[name].group) for name in names)
+
+
+def _named_by(word: str) -> tuple[str, ...]:
+    """Return the target of this name, or all of the label map of this name."""
+    return (word,) if word in TARGETS else tuple(target.name for target in targets_in(word)) or (word,)
 
 
 def target_file(
@@ -74,9 +49,9 @@ def target_file(
     A cohort on disk is searched in the given pipelines; of any other cohort the patient's own `targets` are
     taken.
     """
-    place = PLACES[name]
+    target = target_named(name)
     on_disk = cohort.root is not None and bids.is_cohort(cohort.root)
-    for label, values in ((name.replace("_", ""), ()), (place.label, place.values)):
+    for label, values in ((name.replace("_", ""), ()), (target.label_map, target.codes)):
         found = (
             bids.find_target(str(cohort.root), patient.id, label, pipelines)
             if on_disk

@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ichnos.evidence.figures import Failure, gallery_figure
+from ichnos.arrays import Mask
+from ichnos.evidence.figures import FailedSlice, gallery_figure
 from ichnos.files import atomic_file
 from ichnos.inference import input_channels
 from ichnos.inference.sliding import slide
-from ichnos.learning.segmentation.cases import DEGREES, Case
+from ichnos.learning.loop.team import ALONE, Team
+from ichnos.learning.segmentation.cases import DEGREES, TrainingCase
 from ichnos.learning.segmentation.operating_points import Overlaps
 from ichnos.models import Preprocessing, TargetSpec
 
@@ -24,7 +26,7 @@ _WINDOW_HU = (0.0, 80.0)
 
 @dataclass(frozen=True)
 class Validation:
-    """What one validation found."""
+    """The result of one validation."""
 
     step: int
     # mean over targets of the mean Dice over patients who have the target; -1 where no patient has any
@@ -36,11 +38,13 @@ class Validation:
 
 @dataclass(frozen=True, eq=False)
 class Validator:
-    """Call it with a network and a step; it writes `validation.jsonl` and `worst/step-*.png` into `out`,
-    and returns the score.
+    """Call it with a network and a step: it returns the score.
+
+    It writes `validation.jsonl` and `worst/step-*.png` into `out`. In a team each member validates on a part
+    of the patients, and the leader writes.
     """
 
-    cases: Sequence[Case]
+    cases: Sequence[TrainingCase]
     targets: tuple[str, ...]
     how: Preprocessing
     out: Path
@@ -48,39 +52,52 @@ class Validator:
     flat: bool = False
     overlap: float = 0.25
     pictures: int = 3
+    team: Team = ALONE
 
     def __call__(self, network: torch.nn.Module, step: int) -> float:
         """Validate the network and return its score."""
+        own = [row for case in self.team.share(self.cases) for row in self._rows(network, case)]
+        rows = self.team.gathered(own)
         dice: dict[str, list[float]] = {}
         false_ml: dict[str, list[float]] = {}
-        worst: list[tuple[float, Failure]] = []
-        voxel_ml = float(np.prod(self.how.spacing_mm)) / 1000
-        for case in self.cases:
-            found = self.logits(network, case) > 0
-            for channel, name in enumerate(self.targets):
-                if not case.known[channel]:
-                    continue
-                truth = np.asarray(case.degrees[channel]) >= DEGREES / 2
-                if not truth.any():
-                    false_ml.setdefault(name, []).append(float(found[channel].sum()) * voxel_ml)
-                    continue
-                value = float(2 * (truth & found[channel]).sum() / (truth.sum() + found[channel].sum()))
-                dice.setdefault(name, []).append(value)
-                worst = self._worst(worst, value, case, name, truth, found[channel])
-        return self._told(step, dice, false_ml, [failure for _, failure in worst])
+        for row in sorted(rows, key=lambda row: row.case):
+            (false_ml if row.worst is None else dice).setdefault(row.target, []).append(row.value)
+        means = {name: float(np.mean(values)) for name, values in dice.items()}
+        score = float(np.mean(list(means.values()))) if means else -1.0
+        if self.team.leads:
+            wrong = {name: float(np.mean(values)) for name, values in false_ml.items()}
+            self._write(Validation(step, score, means, wrong, len(self.cases)))
+            worst = sorted((r for r in rows if r.worst is not None), key=lambda row: (row.value, row.case))
+            self._draw(step, [row.worst for row in worst[: self.pictures] if row.worst is not None])
+        return score
+
+    def _rows(self, network: torch.nn.Module, case: TrainingCase) -> list[_Row]:
+        """Return one row per known target: its Dice, or where it is absent the false positives in mL."""
+        voxel_ml, at = float(np.prod(self.how.spacing_mm)) / 1000, self.cases.index(case)
+        masks, rows = self.logits(network, case) > 0, []
+        for channel in np.flatnonzero(case.known):
+            name, mask = self.targets[channel], masks[channel]
+            truth = np.asarray(case.degrees[channel]) >= DEGREES / 2
+            if truth.any():
+                value = float(2 * (truth & mask).sum() / (truth.sum() + mask.sum()))
+                rows.append(_Row(at, name, value, self._failure(value, case, name, truth, mask)))
+            else:
+                rows.append(_Row(at, name, float(mask.sum()) * voxel_ml))
+        return rows
 
     def points(self, network: torch.nn.Module, targets: tuple[TargetSpec, ...]) -> tuple[TargetSpec, ...]:
-        """Return the targets with the operating points that fit the validation patients best."""
+        """Return the targets with the operating points of greatest Dice on the validation patients."""
         seen = Overlaps(targets)
-        for case in self.cases:
+        for case in self.team.share(self.cases):
             logits = self.logits(network, case)
             for channel in np.flatnonzero(case.known):
                 truth = np.asarray(case.degrees[channel]) >= DEGREES / 2
                 seen.add(int(channel), torch.from_numpy(logits[channel]), torch.from_numpy(truth))
+        seen.merge(self.team)
         return seen.points()
 
-    def logits(self, network: torch.nn.Module, case: Case) -> npt.NDArray[np.float32]:
-        """Return what the network says of a case on its own grid (target, x, y, z)."""
+    def logits(self, network: torch.nn.Module, case: TrainingCase) -> npt.NDArray[np.float32]:
+        """Return the network's logits of a case on its own grid (target, x, y, z)."""
         image = input_channels(np.asarray(case.hu, np.float32), self.how)
 
         def run(tile: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -99,56 +116,44 @@ class Validator:
             padding=self.how.padding,
         )
 
-    def _worst(
-        self,
-        worst: list[tuple[float, Failure]],
-        value: float,
-        case: Case,
-        name: str,
-        truth: npt.NDArray[np.bool_],
-        found: npt.NDArray[np.bool_],
-    ) -> list[tuple[float, Failure]]:
-        """Keep the worst few, each as the slice in which most is wrong."""
-        if len(worst) == self.pictures and value >= worst[-1][0]:
-            return worst
-        z = int((truth ^ found).sum(axis=(0, 1)).argmax())
+    def _failure(self, value: float, case: TrainingCase, name: str, truth: Mask, mask: Mask) -> FailedSlice:
+        """Return the slice in which most is wrong, the patient's right on the left."""
+        z = int((truth ^ mask).sum(axis=(0, 1)).argmax())
         low, high = _WINDOW_HU
-        hu, there, here = (
-            np.asarray(part[::-1, :, z], np.float64) for part in (case.hu, truth, found)
-        )  # the patient's right on the left
+        hu, there, here = (np.asarray(part[::-1, :, z], np.float64) for part in (case.hu, truth, mask))
         dx, dy, _ = self.how.spacing_mm
         image = np.clip((hu - low) / (high - low), 0, 1)
-        failure = Failure(f"sub-{case.id} {name}: Dice {value:.2f}", image, there, here, dy / dx)
-        return sorted([*worst, (value, failure)], key=lambda pair: pair[0])[: self.pictures]
+        return FailedSlice(f"sub-{case.id} {name}: Dice {value:.2f}", image, there, here, dy / dx)
 
-    def _told(
-        self, step: int, dice: dict[str, list[float]], false_ml: dict[str, list[float]], worst: list[Failure]
-    ) -> float:
-        means = {name: float(np.mean(values)) for name, values in dice.items()}
-        score = float(np.mean(list(means.values()))) if means else -1.0
-        wrong = {name: float(np.mean(values)) for name, values in false_ml.items()}
+    def _write(self, validation: Validation) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
-        rows = [row for row in history(self.out) if row.step < step]  # a resumed training repeats some
+        # a resumed training repeats some validations
+        rows = [row for row in history(self.out) if row.step < validation.step]
         with atomic_file(self.out / "validation.jsonl") as temporary:
-            lines = [
-                json.dumps(asdict(row))
-                for row in [*rows, Validation(step, score, means, wrong, len(self.cases))]
-            ]
+            lines = [json.dumps(asdict(row)) for row in [*rows, validation]]
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def _draw(self, step: int, worst: list[FailedSlice]) -> None:
         if worst:
-            figure = gallery_figure(
-                "worst",
-                worst,
-                caption="worst validation cases: truth orange, prediction blue; radiological convention",
-            )
+            caption = "worst validation cases: truth orange, prediction blue; radiological convention"
+            figure = gallery_figure("worst", worst, caption=caption)
             (self.out / "worst").mkdir(exist_ok=True)
             with atomic_file(self.out / "worst" / f"step-{step:06d}.png") as temporary:
                 temporary.write_bytes(figure.png)
-        return score
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One target of one validation patient."""
+
+    case: int
+    target: str
+    value: float  # Dice; false positives in mL where the target is absent
+    worst: FailedSlice | None = None  # None where the target is absent
 
 
 def history(out: Path) -> list[Validation]:
-    """Return what the validations of a training have found so far."""
+    """Return the validations of a training so far."""
     file = out / "validation.jsonl"
     if not file.is_file():
         return []

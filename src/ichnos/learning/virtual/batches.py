@@ -8,7 +8,7 @@ place, offset, field of view) before the next group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from ichnos.inference import windows
-from ichnos.learning.segmentation.loop import Batch
+from ichnos.learning.segmentation.objective import Batch
 from ichnos.models import COORDINATE_MM, TargetSpec
 from ichnos.scan import Scan
 from ichnos.simulation.crops import CropDrawer, Recipe
@@ -29,22 +29,9 @@ from ichnos.simulation.exams.scanners import CtProtocol
 from ichnos.simulation.exams.truth import masks_on_grid
 from ichnos.simulation.patient import VirtualPatient
 from ichnos.simulation.simulate import PatientSpec, simulate_patient
+from ichnos.targets import TARGETS, mirrored, truth_masks
 from ichnos.volume import Volume
 
-# The model's target -> the simulation's masks that it is the union of.
-MASKS_OF = {
-    "brain": ("brain",),
-    "ventricles": ("ventricles",),
-    "ICH": ("ich",),
-    "IVH": ("ivh",),
-    "PHE": ("phe",),
-    "leukoaraiosis": ("leukoaraiosis",),
-    "infarct": ("infarct_acute", "infarct_old"),
-    "tract_left": ("tract_left",),
-    "tract_right": ("tract_right",),
-    "followup": ("ich_followup", "ivh_followup"),
-}
-_SIDES = {"tract_left": "tract_right", "tract_right": "tract_left"}
 _AXES = ("mni_x", "mni_y", "mni_z")
 _AIR_HU = -1000.0
 SMALL_ML, DISEASED_ML = (0.8, 8.0), (2.0, 50.0)  # drawn evenly in their logarithm
@@ -156,26 +143,26 @@ class SimulatedBatches:
             for o in [rng.integers(0, self.schedule.side - p + 1)]
         )
         hu = look.hu[at].astype(np.float32)
-        known = [name for name in MASKS_OF if name in {t.name for t in self.targets}]
+        known = masks_among(target.name for target in self.targets)
         masks = dict(zip(known, look.degrees[(slice(None), *at)].astype(np.float32) / 8, strict=True))
         mni = dict(
             zip(_AXES, look.mni[(slice(None), *at)].astype(np.float32) / (16 * COORDINATE_MM), strict=True)
         )
         outside = masks["brain"] < 0.5
-        mirrored = rng.random() < 0.5
+        flipped = rng.random() < 0.5
         hu, gone = _cut_off(_on_pillow(_noisy(hu, rng), rng), rng)
         planes = []
         for target in self.targets:
             if target.kind == "coordinate":
-                plane = -mni[target.name] if mirrored and target.name == "mni_x" else mni[target.name]
+                plane = -mni[target.name] if flipped and target.name == "mni_x" else mni[target.name]
                 plane = np.where(outside, np.float32(np.nan), plane)
                 plane[:, :, gone] = np.nan
             else:
-                plane = masks[_SIDES.get(target.name, target.name) if mirrored else target.name]
+                plane = masks[mirrored(target.name) if flipped else target.name]
                 plane[:, :, gone] = 0
             planes.append(plane)
         truth = np.stack(planes)
-        return (hu[::-1].copy(), truth[:, ::-1].copy()) if mirrored else (hu, truth)
+        return (hu[::-1].copy(), truth[:, ::-1].copy()) if flipped else (hu, truth)
 
     def _group(self, group: int) -> list[Look]:
         if group not in self._looks:
@@ -224,6 +211,12 @@ def scanned(
     return Scan(made.volume, made.acquisition), truth
 
 
+def masks_among(names: Iterable[str]) -> list[str]:
+    """Return the targets among some names that simulation has a ground truth for, in the registry's order."""
+    wanted = set(names)
+    return [name for name, target in TARGETS.items() if target.truth and name in wanted]
+
+
 def looks_at(population: Population, schedule: Schedule, targets: tuple[str, ...], number: int) -> list[Look]:
     """Make a patient and look at it a few times: drawn at half the voxel size and averaged, as a real scan
     is when it is resampled.
@@ -238,10 +231,9 @@ def looks_at(population: Population, schedule: Schedule, targets: tuple[str, ...
         assert crop.mni_mm is not None
         names = list(crop.names)
         degrees = []
-        for target in MASKS_OF:
-            if target in targets:
-                parts = [crop.targets[names.index(mask)] for mask in MASKS_OF[target]]
-                degrees.append(torch.stack(parts).amax(0).float())
+        for target in masks_among(targets):
+            parts = [crop.targets[names.index(mask)] for mask in truth_masks(target)]
+            degrees.append(torch.stack(parts).amax(0).float())
         hu = F.avg_pool3d(crop.hu[None, None], 2)[0, 0]
         eighths = F.avg_pool3d(torch.stack(degrees)[None], 2)[0] * 8
         mni = F.avg_pool3d(crop.mni_mm[None], 2)[0] * 16

@@ -12,8 +12,11 @@ from pathlib import Path
 import torch
 
 import ichnos
-from ichnos.learning.segmentation.loop import Progress, Settings, train
+from ichnos.learning.loop.settings import LoopSettings
+from ichnos.learning.loop.training import Progress
+from ichnos.learning.segmentation.objective import SegmentationSettings, train_segmentation
 from ichnos.learning.segmentation.operating_points import operating_points
+from ichnos.learning.segmentation.settings import Objective
 from ichnos.learning.virtual.batches import Population, Schedule, SimulatedBatches
 from ichnos.models import (
     Manifest,
@@ -34,7 +37,7 @@ LIMITS = (
     "Never simulated: blood outside the brain and its ventricles (subdural, epidural, subarachnoid).",
     "Its probabilities have not been calibrated on real scans.",
 )
-TARGETS = (
+DEFAULT_TARGETS = (
     TargetSpec(name="brain"),
     TargetSpec(name="ventricles"),
     TargetSpec(name="ICH", group="haematoma"),
@@ -62,16 +65,16 @@ def default_settings(
     patch: tuple[int, int, int] = (48, 64, 48),
     learning_rate: float = 1.5e-3,
     sparse_weight: float = 0.5,
-) -> Settings:
+) -> SegmentationSettings:
     """Return the settings of the default network: a residual U-Net at 3 mm that sees nearly the whole head
     at once, in four HU windows.
     """
-    return Settings(
+    return SegmentationSettings(
         network=NetworkSpec(
             name="unet",
             arguments={
                 "input_channels": 4,
-                "num_classes": len(TARGETS),
+                "num_classes": len(DEFAULT_TARGETS),
                 "dim": 3,
                 "features_per_stage": [16, 32, 64, 96, 128],
                 "strides": [1, 2, 2, 2, 2],
@@ -82,11 +85,16 @@ def default_settings(
         preprocessing=Preprocessing(
             spacing_mm=(3.0, 3.0, 3.0), windows_hu=((-20, 100), (0, 40), (20, 80), (-1000, 1000)), patch=patch
         ),
-        targets=TARGETS,
-        steps=steps,
-        learning_rate=learning_rate,
-        sparse_weight=sparse_weight,
-        ema_decay=0.998,
+        targets=DEFAULT_TARGETS,
+        loop=LoopSettings(
+            steps=steps,
+            learning_rate=learning_rate,
+            warm_up_steps=200,
+            ema_decay=0.998,
+            validations=0,
+            batch=1,
+        ),
+        objective=Objective(sparse_weight=sparse_weight),
     )
 
 
@@ -121,7 +129,7 @@ def train_default(
     batches = SimulatedBatches(
         Population(heads=used, seed=taught, cache=cache),
         Schedule(how.patch, how.spacing_mm[0]),
-        TARGETS,
+        DEFAULT_TARGETS,
         how.windows_hu,
     )
     done = 0
@@ -132,7 +140,7 @@ def train_default(
         report(progress)
 
     try:
-        network = train(
+        network = train_segmentation(
             settings,
             batches,
             work,
@@ -141,7 +149,7 @@ def train_default(
             report=follow,
             initial=earlier.network().state_dict() if earlier else None,
         )
-        points = operating_points(network, batches, _unseen(batches.schedule, done), TARGETS)
+        points = operating_points(network, batches, _unseen(batches.schedule, done), DEFAULT_TARGETS)
     finally:
         batches.close()
     return save_model(
@@ -158,7 +166,7 @@ def _unseen(schedule: Schedule, done: int) -> range:
 
 
 def _manifest(
-    settings: Settings,
+    settings: SegmentationSettings,
     points: tuple[TargetSpec, ...],
     heads: tuple[Path, ...],
     steps: int,
@@ -170,7 +178,7 @@ def _manifest(
     provenance = Provenance(
         code_version=ichnos.__version__,
         command=command,
-        seeds=(settings.seed,),
+        seeds=(settings.loop.seed,),
         steps=steps,
         data={"mni152 (nilearn)": "as shipped", **{head.name: sha256(head) for head in heads}},
         hardware="1 GPU" if device != "cpu" else f"{cores} CPU core(s), {platform.machine()}",

@@ -22,9 +22,16 @@ import torch
 import ichnos
 from ichnos.errors import InputRefused
 from ichnos.inference import Predictor
-from ichnos.inference.refine import SecondLook, calibrated, channels_of, region_of, second_look
-from ichnos.learning.segmentation.loop import Batch, Progress, Settings, train
-from ichnos.learning.virtual.batches import DISEASED_ML, MASKS_OF, SMALL_ML, scanned
+from ichnos.inference.refine import RefinerInput, calibrated, channels_of, refiner_input, region_of
+from ichnos.learning.loop.settings import LoopSettings
+from ichnos.learning.loop.training import Progress
+from ichnos.learning.segmentation.objective import (
+    Batch,
+    SegmentationSettings,
+    train_segmentation,
+)
+from ichnos.learning.segmentation.settings import Objective
+from ichnos.learning.virtual.batches import DISEASED_ML, SMALL_ML, scanned
 from ichnos.learning.virtual.default_model import LIMITS, taught_heads
 from ichnos.models import (
     LOGIT_UNIT,
@@ -44,12 +51,13 @@ from ichnos.simulation.heads.from_labels import labelled_head
 from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.patient import SITES, VirtualPatient
 from ichnos.simulation.simulate import PatientSpec, simulate_patient
+from ichnos.targets import mirrored_channels, truth_masks
 from ichnos.volume import Volume
 
 # Operating points: where masks overlapped most, all rules of reading applied, on 21 simulated scans of
 # training heads outside the pool.
 # Blood is asked for what is sure of it: the scan's density draws its borders.
-TARGETS = (
+REFINED_TARGETS = (
     TargetSpec(name="brain", threshold=0.4),
     TargetSpec(name="ventricles", threshold=0.45),
     TargetSpec(name="ICH", group="haematoma", threshold=0.6),
@@ -60,7 +68,7 @@ TARGETS = (
     TargetSpec(name="tract_left", group="tract"),
     TargetSpec(name="tract_right", group="tract"),
 )
-NAMES = tuple(target.name for target in TARGETS)
+NAMES = tuple(target.name for target in REFINED_TARGETS)
 HOW = Preprocessing(
     spacing_mm=(1.5, 1.5, 3.0), windows_hu=((-20, 100), (0, 40), (20, 80), (-1000, 1000)), patch=(80, 96, 16)
 )
@@ -74,9 +82,7 @@ _OWN = tuple(
     NAMES.index(name) for name in ("ICH", "IVH", "PHE", "leukoaraiosis")
 )  # six patches of ten are laid around a voxel of these
 Floats = npt.NDArray[np.float32]
-_SWAPPED = [
-    NAMES.index({"tract_left": "tract_right", "tract_right": "tract_left"}.get(name, name)) for name in NAMES
-]
+_SWAPPED = mirrored_channels(NAMES)
 
 
 def patient_of(
@@ -108,7 +114,7 @@ def looks(
     torch.set_num_threads(1)
     rng = np.random.default_rng([_SEED, case.number])
     patient = patient_of(case.number, heads, cache, rng)
-    masks = [mask for name in NAMES for mask in MASKS_OF[name]]
+    masks = list(truth_masks(*NAMES))
     for k in range(SCANS):
         protocol = draw_protocol(CENTRES[sorted(CENTRES)[(case.number + 3 * k) % len(CENTRES)]], rng=rng)
         scan, truth = scanned(patient, protocol, SCANS * case.number + k, masks)
@@ -116,9 +122,9 @@ def looks(
         shifted = replace(
             scan, volume=scan.volume.with_array(np.asarray(scan.volume.array, np.float32) + shift)
         )
-        look = second_look(_first(model)(shifted), NAMES, HOW.spacing_mm)
+        look = refiner_input(_first(model)(shifted), NAMES, HOW.spacing_mm)
         true = np.stack(
-            [np.maximum.reduce([_pulled(look, truth[mask]) for mask in MASKS_OF[name]]) for name in NAMES]
+            [np.maximum.reduce([_pulled(look, truth[mask]) for mask in truth_masks(name)]) for name in NAMES]
         )
         _keep(folder / f"{case.number:04d}_{k}.npz", look, true)
     return {"bled": bool(patient.latent.has_haematoma), "head": patient.latent.source}
@@ -130,11 +136,11 @@ def _first(model: Path) -> Predictor:
     return Predictor(load_model(model), threads=1, refine=False)
 
 
-def _pulled(look: SecondLook, mask: Volume) -> npt.NDArray[np.float32]:
+def _pulled(look: RefinerInput, mask: Volume) -> npt.NDArray[np.float32]:
     return look.grid.pull(np.asarray(mask.reoriented("RAS").array, np.float32))
 
 
-def _keep(file: Path, look: SecondLook, truth: npt.NDArray[np.float32]) -> None:
+def _keep(file: Path, look: RefinerInput, truth: npt.NDArray[np.float32]) -> None:
     np.savez(
         file,
         hu=np.clip(look.hu, -1024, 3000).round().astype(np.int16),
@@ -230,12 +236,14 @@ def _place(shown: _Shown, rng: np.random.Generator) -> tuple[slice, ...]:
     return tuple(slice(start, start + p) for start, p in zip(starts, HOW.patch, strict=True))
 
 
-def refinement_settings(*, steps: int, pool: Sequence[Path], learning_rate: float = 2e-3) -> Settings:
+def refinement_settings(
+    *, steps: int, pool: Sequence[Path], learning_rate: float = 2e-3
+) -> SegmentationSettings:
     """Return the settings of the refinement: two resolutions of small width, for all else the first
     network has seen.
     """
     channels = len(HOW.windows_hu) + len(NAMES) + 2
-    return Settings(
+    return SegmentationSettings(
         network=NetworkSpec(
             name="refiner",
             arguments={
@@ -249,12 +257,16 @@ def refinement_settings(*, steps: int, pool: Sequence[Path], learning_rate: floa
             },
         ),
         preprocessing=HOW,
-        targets=TARGETS,
-        steps=steps,
-        learning_rate=learning_rate,
-        sparse_weight=0.0,
-        warm_up_steps=50,
-        ema_decay=0.998,
+        targets=REFINED_TARGETS,
+        loop=LoopSettings(
+            steps=steps,
+            learning_rate=learning_rate,
+            warm_up_steps=50,
+            ema_decay=0.998,
+            validations=0,
+            batch=1,
+        ),
+        objective=Objective(sparse_weight=0.0),
         data=f"{len(pool)} scans from {pool[0].name} to {pool[-1].name}" if pool else "",
     )
 
@@ -293,7 +305,7 @@ def train_refinement(
         done = progress.step
         report(progress)
 
-    network = train(
+    network = train_segmentation(
         settings,
         PoolBatches(files, seed=earlier.manifest.provenance.steps if earlier else 0),
         work,
@@ -307,14 +319,18 @@ def train_refinement(
 
 
 def _manifest(
-    model: Model, settings: Settings, learnt: tuple[Model | None, int], heads: tuple[Path, ...], **how: str
+    model: Model,
+    settings: SegmentationSettings,
+    learnt: tuple[Model | None, int],
+    heads: tuple[Path, ...],
+    **how: str,
 ) -> Manifest:
     earlier, steps = learnt
     before = earlier.manifest.provenance if earlier else None
     provenance = Provenance(
         code_version=ichnos.__version__,
         command=how["command"],
-        seeds=(settings.seed, _SEED),
+        seeds=(settings.loop.seed, _SEED),
         steps=steps + (before.steps if before else 0),
         data={"mni152 (nilearn)": "as shipped", **{head.name: sha256(head) for head in taught_heads(heads)}},
         hardware=(
@@ -331,7 +347,7 @@ def _manifest(
         limits=LIMITS,
         network=settings.network,
         preprocessing=HOW,
-        targets=TARGETS,
+        targets=REFINED_TARGETS,
         refines=model.manifest.weights_sha256,
         provenance=provenance,
     )

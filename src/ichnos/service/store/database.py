@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session
 
 from ichnos.errors import UsageError
-from ichnos.service.store.tables import NodeTables
+from ichnos.service.store.schema import migrate
 
 _BUSY_MS = 30_000  # how long a SQLite writer waits for another one
 
@@ -51,7 +51,7 @@ class Database:
 
 
 def open_database(url: str) -> Database:
-    """Open a database by its URL and create what is missing in it.
+    """Open a database by its URL and bring its tables to this version.
 
     >>> database = open_database("sqlite://")
     >>> database.is_sqlite
@@ -72,7 +72,8 @@ def open_database(url: str) -> Database:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
     try:
-        NodeTables.metadata.create_all(engine)
+        with engine.begin() as connection:
+            migrate(connection)
     except OperationalError as error:
         engine.dispose()
         shown = parsed.render_as_string(hide_password=True)

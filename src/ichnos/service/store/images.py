@@ -14,6 +14,7 @@ from pydicom.errors import InvalidDicomError
 from ichnos.errors import InputRefused
 
 _CHUNK = 1 << 20
+_META_START = 132  # after the preamble of 128 bytes and "DICM" (PS3.10, 7.1)
 _HEADER = [
     "PatientID", "PatientName", "StudyDate", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID",
     "SOPClassUID", "Modality",
@@ -50,12 +51,26 @@ def store_image(home: Path, received: Path) -> StoredImage:
 
 
 def _hashed(path: Path) -> tuple[str, int]:
+    """Return SHA-256 and size of the dataset, without the file meta, which every sender writes anew."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
+        file.seek(dataset_offset(file.read(_META_START + 12)))
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             size += len(chunk)
     return digest.hexdigest(), size
+
+
+def dataset_offset(head: bytes) -> int:
+    """Return where the dataset of a Part 10 file begins: after the file meta, whose length (0002,0000) tells.
+
+    >>> dataset_offset(bytes(128) + b"DICM" + bytes((2, 0, 0, 0)) + b"UL" + bytes((4, 0, 60, 0, 0, 0)))
+    204
+    """
+    element = head[_META_START : _META_START + 12]
+    if len(element) < 12 or element[:6] != b"\x02\x00\x00\x00UL":
+        return 0
+    return _META_START + 12 + int.from_bytes(element[8:12], "little")
 
 
 def _header(path: Path) -> dict[str, str]:

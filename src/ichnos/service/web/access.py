@@ -46,7 +46,7 @@ def page_visitor(request: Request) -> Visitor:
     return visitor
 
 
-def allowed(role: Role) -> Callable[[Request], Visitor]:
+def require_role(role: Role) -> Callable[[Request], Visitor]:
     """Return a check for API routes: 401 for strangers, 403 for those whose role does not include `role`."""
 
     def check(request: Request) -> Visitor:
@@ -79,3 +79,5 @@ def _require_csrf(visitor: Visitor, given: str) -> None:
 PageVisitor = Annotated[Visitor, Depends(page_visitor)]
 FormVisitor = Annotated[Visitor, Depends(form_visitor)]
 NodeOfRequest = Annotated[Node, Depends(node_of)]
+Reader = Annotated[Visitor, Depends(require_role("reader"))]
+Researcher = Annotated[Visitor, Depends(require_role("researcher"))]

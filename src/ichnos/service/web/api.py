@@ -5,22 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Query
 from fastapi.responses import FileResponse
 
-from ichnos.service.auth import Visitor
 from ichnos.service.node import Node
 from ichnos.service.store import studies
 from ichnos.service.store.tables import StudyRow
 from ichnos.service.web import views
-from ichnos.service.web.access import NodeOfRequest, allowed
+from ichnos.service.web.access import NodeOfRequest, Reader, Researcher
 
-router = APIRouter()
-Reader = Annotated[Visitor, Depends(allowed("reader"))]
-Researcher = Annotated[Visitor, Depends(allowed("researcher"))]
+API = APIRouter()
 
 
-@router.get("/studies")
+@API.get("/studies")
 def list_studies(
     node: NodeOfRequest,
     visitor: Reader,
@@ -33,7 +30,7 @@ def list_studies(
         return [asdict(row) for row in views.worklist(session, state=state, open_only=open_only, limit=limit)]
 
 
-@router.get("/studies/{study_id}")
+@API.get("/studies/{study_id}")
 def show_study(node: NodeOfRequest, visitor: Reader, study_id: int) -> dict[str, Any]:
     """Return one study: state, measures, deliveries, timeline."""
     with node.database.snapshot() as session:
@@ -43,7 +40,7 @@ def show_study(node: NodeOfRequest, visitor: Reader, study_id: int) -> dict[str,
     return details.as_dict()
 
 
-@router.get("/studies/{study_id}/reading.json")
+@API.get("/studies/{study_id}/reading.json")
 def show_reading(node: NodeOfRequest, visitor: Reader, study_id: int) -> FileResponse:
     """Return the whole record of the reading."""
     with node.database.snapshot() as session:
@@ -54,7 +51,7 @@ def show_reading(node: NodeOfRequest, visitor: Reader, study_id: int) -> FileRes
     return FileResponse(file, media_type="application/json")
 
 
-@router.post("/studies/{study_id}/acknowledge")
+@API.post("/studies/{study_id}/acknowledge")
 def acknowledge_study(node: NodeOfRequest, visitor: Reader, study_id: int) -> dict[str, str]:
     """Note that the caller has seen a study."""
     with node.database.transaction() as session:
@@ -63,7 +60,7 @@ def acknowledge_study(node: NodeOfRequest, visitor: Reader, study_id: int) -> di
     return {"acknowledged_by": visitor.name}
 
 
-@router.post("/studies/{study_id}/read")
+@API.post("/studies/{study_id}/read")
 def read_study_again(node: NodeOfRequest, visitor: Researcher, study_id: int) -> dict[str, str]:
     """Queue a study for another reading."""
     with node.database.transaction() as session:
@@ -74,7 +71,7 @@ def read_study_again(node: NodeOfRequest, visitor: Researcher, study_id: int) ->
     return {"state": "queued"}
 
 
-@router.post("/studies/{study_id}/send/{destination}")
+@API.post("/studies/{study_id}/send/{destination}")
 def send_study_again(
     node: NodeOfRequest, visitor: Researcher, study_id: int, destination: str
 ) -> dict[str, str]:

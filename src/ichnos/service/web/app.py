@@ -12,7 +12,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 import ichnos
 from ichnos.service.auth import RateLimit
 from ichnos.service.node import Node
-from ichnos.service.web import api, operation, pages
+from ichnos.service.web import api, dicomweb, operation, pages
 from ichnos.service.web.access import SignInNeeded
 
 _STATIC = Path(__file__).parent / "static"
@@ -34,9 +34,10 @@ def create_app(node: Node) -> FastAPI:
     app.state.sign_in_limit = RateLimit()
     app.add_middleware(BaseHTTPMiddleware, dispatch=_with_headers)
     app.add_exception_handler(SignInNeeded, _to_sign_in)
-    app.include_router(pages.router)
-    app.include_router(api.router, prefix="/api/v1")
-    app.include_router(operation.router)
+    app.include_router(pages.PAGES)
+    app.include_router(api.API, prefix="/api/v1")
+    app.include_router(dicomweb.DICOMWEB, prefix="/dicom-web")
+    app.include_router(operation.OPERATION)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     return app
 

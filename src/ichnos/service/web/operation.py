@@ -12,16 +12,16 @@ from ichnos.service.store.images import free_gib
 from ichnos.service.store.tables import DeliveryRow, StudyRow, TaskRow
 from ichnos.service.web.access import NodeOfRequest
 
-router = APIRouter()
+OPERATION = APIRouter()
 
 
-@router.get("/healthz")
+@OPERATION.get("/healthz")
 def healthz() -> PlainTextResponse:
     """Say that the process answers."""
     return PlainTextResponse("ok\n")
 
 
-@router.get("/readyz")
+@OPERATION.get("/readyz")
 def readyz(node: NodeOfRequest) -> JSONResponse:
     """Say whether the node can take work: database reachable, disk above the limit."""
     free, least = free_gib(node.settings.home), node.settings.storage.refuse_below_gib
@@ -36,7 +36,7 @@ def readyz(node: NodeOfRequest) -> JSONResponse:
     return JSONResponse(body, status_code=200 if ready else 503)
 
 
-@router.get("/metrics")
+@OPERATION.get("/metrics")
 def metrics(node: NodeOfRequest) -> PlainTextResponse:
     """Return counts by state in Prometheus' text format."""
     registry = CollectorRegistry()

@@ -20,7 +20,7 @@ from ichnos.service.web import views
 from ichnos.service.web.access import COOKIE, FormVisitor, NodeOfRequest, PageVisitor
 from ichnos.service.web.api import require_idle, send_again
 
-router = APIRouter(include_in_schema=False)
+PAGES = APIRouter(include_in_schema=False)
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("ichnos.service.web"),
     autoescape=True,
@@ -41,14 +41,14 @@ def _page(template: str, **values: Any) -> HTMLResponse:
     return HTMLResponse(_TEMPLATES.get_template(template).render(**values))
 
 
-@router.get("/sign-in")
+@PAGES.get("/sign-in")
 def sign_in_page() -> HTMLResponse:
     """Show the sign-in form."""
     return _page("sign_in.html.j2", message="")
 
 
-@router.post("/sign-in")
-def sign_in(
+@PAGES.post("/sign-in")
+def post_sign_in(
     request: Request,
     node: NodeOfRequest,
     name: Annotated[str, Form(max_length=64)] = "",
@@ -78,8 +78,8 @@ def sign_in(
     return answer
 
 
-@router.post("/sign-out")
-def sign_out(request: Request, node: NodeOfRequest, visitor: FormVisitor) -> RedirectResponse:
+@PAGES.post("/sign-out")
+def post_sign_out(request: Request, node: NodeOfRequest, visitor: FormVisitor) -> RedirectResponse:
     """End the session."""
     with node.database.transaction() as session:
         auth.sign_out(session, request.cookies.get(COOKIE, ""))
@@ -88,7 +88,7 @@ def sign_out(request: Request, node: NodeOfRequest, visitor: FormVisitor) -> Red
     return answer
 
 
-@router.get("/")
+@PAGES.get("/")
 def worklist_page(
     node: NodeOfRequest, visitor: PageVisitor, state: str = "", open_only: bool = False
 ) -> HTMLResponse:
@@ -96,7 +96,7 @@ def worklist_page(
     return _page("worklist.html.j2", visitor=visitor, **_worklist(node, state, open_only))
 
 
-@router.get("/worklist")
+@PAGES.get("/worklist")
 def worklist_rows(
     node: NodeOfRequest, visitor: PageVisitor, state: str = "", open_only: bool = False
 ) -> HTMLResponse:
@@ -112,7 +112,7 @@ def _worklist(node: Node, state: str, open_only: bool) -> dict[str, Any]:
     return {"rows": rows, "state": state, "open_only": open_only, "states": views.SHOWN_STATES}
 
 
-@router.get("/studies/{study_id}")
+@PAGES.get("/studies/{study_id}")
 def study_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> HTMLResponse:
     """Show one study."""
     with node.database.snapshot() as session:
@@ -123,7 +123,7 @@ def study_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> HTML
     return _page("study.html.j2", visitor=visitor, study=details, destinations=destinations)
 
 
-@router.get("/studies/{study_id}/report")
+@PAGES.get("/studies/{study_id}/report")
 def report_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> FileResponse:
     """Return the report of a study, in a sandbox."""
     with node.database.snapshot() as session:
@@ -134,8 +134,8 @@ def report_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> Fil
     return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
 
 
-@router.post("/studies/{study_id}/acknowledge")
-def acknowledge(node: NodeOfRequest, visitor: FormVisitor, study_id: int) -> RedirectResponse:
+@PAGES.post("/studies/{study_id}/acknowledge")
+def post_acknowledge(node: NodeOfRequest, visitor: FormVisitor, study_id: int) -> RedirectResponse:
     """Note that the visitor has seen a study."""
     with node.database.transaction() as session:
         study = session.get(StudyRow, study_id)
@@ -145,8 +145,8 @@ def acknowledge(node: NodeOfRequest, visitor: FormVisitor, study_id: int) -> Red
     return RedirectResponse(f"/studies/{study_id}", status_code=303)
 
 
-@router.post("/studies/{study_id}/read")
-def read_again(node: NodeOfRequest, visitor: FormVisitor, study_id: int) -> RedirectResponse:
+@PAGES.post("/studies/{study_id}/read")
+def post_read_again(node: NodeOfRequest, visitor: FormVisitor, study_id: int) -> RedirectResponse:
     """Queue a study for another reading."""
     _require(visitor, "researcher")
     with node.database.transaction() as session:
@@ -159,8 +159,8 @@ def read_again(node: NodeOfRequest, visitor: FormVisitor, study_id: int) -> Redi
     return RedirectResponse(f"/studies/{study_id}", status_code=303)
 
 
-@router.post("/studies/{study_id}/send")
-def send(
+@PAGES.post("/studies/{study_id}/send")
+def post_send(
     node: NodeOfRequest, visitor: FormVisitor, study_id: int, destination: Annotated[str, Form()]
 ) -> RedirectResponse:
     """Queue the results of a study for a destination."""
@@ -174,7 +174,7 @@ def _require(visitor: auth.Visitor, role: auth.Role) -> None:
         raise HTTPException(403, f"this needs the role {role}")
 
 
-@router.get("/live")
+@PAGES.get("/live")
 async def live(request: Request, node: NodeOfRequest, visitor: PageVisitor) -> StreamingResponse:
     """Tell the page whenever something has happened (server-sent events)."""
 

@@ -9,22 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
+from ichnos.clinical.injury import InjuryGrade, injury_grade, worst_shares
+from ichnos.clinical.treatment import TreatmentArm
 from ichnos.cohort import Fact
 from ichnos.simulation.patient import VirtualPatient
-
-InjuryGrade = Literal["no risk", "PHE infiltration", "haematoma infiltration", "complete interruption"]
-INJURY_GRADES: tuple[InjuryGrade, ...] = (
-    "no risk",
-    "PHE infiltration",
-    "haematoma infiltration",
-    "complete interruption",
-)
-Arm = Literal["medical", "surgery"]
 
 # Day-180 motor NIHSS against complete interruption (follow-on work of Murray's group), and what surgery adds
 # per grade. The drawn
@@ -119,33 +111,24 @@ def state_of(patient: VirtualPatient) -> ClinicalState:
         leukoaraiosis_ml=truth.leukoaraiosis_ml,
         infarct_ml=truth.infarct_acute_ml,
         midline_shift_mm=truth.midline_shift_mm,
-        injury=injury_grade(patient),
+        injury=worse_injury(patient),
         site=latent.site,
     )
 
 
-def injury_grade(patient: VirtualPatient) -> InjuryGrade:
-    """Grade the worse of both tracts, level by level: blood takes 95 % of a cross-section, 1 %, or only
-    oedema does.
-    """
+def worse_injury(patient: VirtualPatient) -> InjuryGrade:
+    """Grade the worse of both tracts, level by level; oedema counts where no blood is."""
     if not patient.latent.has_haematoma:
         return "no risk"
     blood = (patient.baseline.ich >= 0.5).to(torch.float32)
     oedema = ((patient.baseline.oedema >= 0.5) & (patient.baseline.ich < 0.5)).to(torch.float32)
-    worst_blood, worst_oedema = 0.0, 0.0
+    worst = [0.0, 0.0]
     for side in patient.tract:
         tract = (side >= 0.5).to(torch.float32)
-        section = tract.sum((0, 1))
-        if not bool(section.any()):
-            continue
-        level = section >= 0.1 * section[section > 0].median()
-        worst_blood = max(worst_blood, float(((tract * blood).sum((0, 1))[level] / section[level]).max()))
-        worst_oedema = max(worst_oedema, float(((tract * oedema).sum((0, 1))[level] / section[level]).max()))
-    if worst_blood >= 0.95:
-        return "complete interruption"
-    if worst_blood >= 0.01:
-        return "haematoma infiltration"
-    return "PHE infiltration" if worst_oedema >= 0.01 else "no risk"
+        sections = [(tract * part).sum((0, 1)).cpu().double().numpy() for part in (tract, blood, oedema)]
+        if sections[0].any():
+            worst = [max(pair) for pair in zip(worst, worst_shares(*sections), strict=True)]
+    return injury_grade(*worst)
 
 
 def clinical_row(state: ClinicalState, *, trial: bool, rng: np.random.Generator) -> Mapping[str, Fact]:
@@ -153,7 +136,9 @@ def clinical_row(state: ClinicalState, *, trial: bool, rng: np.random.Generator)
     sometimes operated on.
     """
     risk = _risk_factors(state, rng)
-    arm: Arm = "surgery" if rng.random() < (0.5 if trial else 0.12 * (state.ich_ml > 30)) else "medical"
+    arm: TreatmentArm = (
+        "surgery" if rng.random() < (0.5 if trial else 0.12 * (state.ich_ml > 30)) else "medical"
+    )
     gcs = _gcs(state, rng)
     motor = float(np.clip(round(_motor_mean(state) + 1.4 + rng.normal(0, 2.0)), 0, 16))
     nihss = float(
@@ -221,7 +206,7 @@ def _motor_mean(state: ClinicalState) -> float:
     return MOTOR_MEAN + MOTOR_EFFECT[state.injury] + 0.012 * (min(state.ich_ml, 80) - 20)
 
 
-def _motor_180d(state: ClinicalState, *, arm: Arm, rng: np.random.Generator) -> float:
+def _motor_180d(state: ClinicalState, *, arm: TreatmentArm, rng: np.random.Generator) -> float:
     operated = MOTOR_SURGERY[state.injury] if arm == "surgery" and state.site else 0.0
     growth = 0.015 * max(0.0, state.followup_ich_ml - state.ich_ml)
     mean = (
@@ -235,7 +220,7 @@ def _motor_180d(state: ClinicalState, *, arm: Arm, rng: np.random.Generator) -> 
 
 
 def _mrs(
-    state: ClinicalState, *, arm: Arm, gcs: float, risk: Mapping[str, int], rng: np.random.Generator
+    state: ClinicalState, *, arm: TreatmentArm, gcs: float, risk: Mapping[str, int], rng: np.random.Generator
 ) -> tuple[int, int]:
     """Draw modified Rankin grades at 90 and at 365 days from proportional odds; who is dead stays so."""
     worse = 0.045 * (state.age_years - 65) + LEUKOARAIOSIS_MRS * (

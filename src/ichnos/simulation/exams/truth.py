@@ -12,21 +12,12 @@ from torch.nn import functional
 
 from ichnos.simulation.exams.pose import HeadMotion, pull
 from ichnos.simulation.patient import BRAIN_TISSUES, Moment, Tissue, VirtualPatient
+from ichnos.targets import TARGETS, truth_masks
 from ichnos.volume import Affine, Floats, Volume, volume_ml
 
-BASELINE_MASKS = (
-    "ich",
-    "ivh",
-    "phe",
-    "leukoaraiosis",
-    "tract_left",
-    "tract_right",
-    "brain",
-    "ventricles",
-    "infarct_acute",
-    "infarct_old",
-)
+_TRUTH = truth_masks(*TARGETS)
 FOLLOWUP_MASKS = ("ich_followup", "ivh_followup", "phe_followup")
+BASELINE_MASKS = tuple(name for name in _TRUTH if name not in FOLLOWUP_MASKS)
 
 
 def fine_masks(patient: VirtualPatient, names: Sequence[str]) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""What a user names: scans wherever they lie, and the facts known besides them."""

@@ -1,0 +1,157 @@
+"""`ichnos doctor`: what is installed, what an extra would add, and whether this installation works."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ichnos.cli.installation.selftest import SelfCheck
+
+# Extra -> what it adds, in the words of someone who does not know it yet.
+EXTRAS: dict[str, str] = {
+    "learning": "train networks; read scans with torch",
+    "logging": "follow a training in TensorBoard",
+    "simulation": "make virtual patients",
+    "acceleration": "read scans several times as fast on a CPU (OpenVINO)",
+    "registration": "deformable registration of partner exams",
+    "diffusion": "tractography from diffusion MRI",
+    "evidence": "evaluation tables, intervals, calibration",
+    "report": "the HTML report and its pictures",
+    "distributed": "work on many machines (--scheduler)",
+    "service": "the web page, the DICOM node, the queue",
+    "nnunet": "train through nnU-Net",
+}
+_ENGINES = {"torch": "torch", "openvino": "openvino"}
+_PROGRAMS = {"dciodvfy": "checks DICOM files in the tests (Debian: dicom3tools)"}
+_REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)")
+_OF_EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
+
+
+@dataclass(frozen=True)
+class InstalledPart:
+    """The core or an extra: which of its libraries are there."""
+
+    name: str  # "core" or the extra's name
+    adds: str
+    found: dict[str, str]  # library -> version
+    missing: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Say whether everything of it is installed."""
+        return not self.missing
+
+
+def doctor_command(
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> int:
+    """Say what is installed, what an extra would add, and test this installation. Leaves with 1 if a test
+    fails.
+    """
+    from rich.console import Console
+
+    from ichnos.cli.installation.selftest import run_checks
+
+    parts = installed_parts()
+    engines = tuple(name for name, package in _ENGINES.items() if _version(package) is not None)
+    with Console(stderr=True).status("testing") as status:
+        checks = run_checks(engines, lambda name: status.update(f"testing {name}"))
+    if as_json:
+        typer.echo(json.dumps(_plain(parts, checks), indent=2))
+    else:
+        _show(Console(soft_wrap=True), parts, checks)
+    return 0 if parts[0].complete and all(check.passed for check in checks) else 1
+
+
+def installed_parts() -> list[InstalledPart]:
+    """Return the core and every extra, with the libraries that are there and those that are not."""
+    wanted: dict[str, list[str]] = {"core": [], **{extra: [] for extra in EXTRAS}}
+    for line in metadata.requires("ichnos") or []:
+        name, extra = _REQUIREMENT.match(line), _OF_EXTRA.search(line)
+        part = extra.group(1) if extra else "core"
+        if name is not None and part in wanted and name.group(1) != "ichnos":
+            wanted[part].append(name.group(1))
+    wanted["nnunet"].append(
+        "nnunetv2"
+    )  # installed without its own requirements, so that no extra can list it
+    return [_part(name, libraries) for name, libraries in wanted.items()]
+
+
+def _part(name: str, libraries: list[str]) -> InstalledPart:
+    versions = {library: _version(library) for library in libraries}
+    found = {library: version for library, version in versions.items() if version is not None}
+    return InstalledPart(
+        name,
+        EXTRAS.get(name, "files in and out, geometry, quality"),
+        found,
+        tuple(sorted(set(libraries) - set(found))),
+    )
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _machine() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": str(os.cpu_count()),
+        "interpreter": sys.executable,
+    }
+
+
+def _plain(parts: list[InstalledPart], checks: list[SelfCheck]) -> dict[str, Any]:
+    return {
+        "ichnos": _version("ichnos"),
+        "machine": _machine(),
+        "parts": [{**asdict(part), "complete": part.complete} for part in parts],
+        "programs": {name: shutil.which(name) is not None for name in _PROGRAMS},
+        "checks": [asdict(check) for check in checks],
+        "healthy": parts[0].complete and all(check.passed for check in checks),
+    }
+
+
+def _show(console: Console, parts: list[InstalledPart], checks: list[SelfCheck]) -> None:
+    machine = _machine()
+    console.print(
+        f"ichnos {_version('ichnos')} on Python {machine['python']}, {machine['cores']} cores,"
+        f" {machine['system']}\n",
+        markup=False,
+    )
+    for part in parts:
+        console.print(f"{part.name:13} {_state(part)}; {part.adds}", markup=False)
+    for name, use in _PROGRAMS.items():
+        console.print(f"{name}: {'found' if shutil.which(name) else 'not found'}; {use}", markup=False)
+    console.print()
+    for check in checks:
+        console.print(
+            f"{'ok    ' if check.passed else 'FAILED'} {check.name} ({check.seconds:.1f} s): {check.text}",
+            markup=False,
+        )
+
+
+def _state(part: InstalledPart) -> str:
+    if part.complete:
+        return "installed"
+    wanted = ", ".join((*part.missing[:3], *(("…",) if len(part.missing) > 3 else ())))
+    if part.name == "core":
+        return f"BROKEN, without {wanted}: install ichnos again"
+    if part.missing == ("nnunetv2",):
+        return "without nnunetv2: pip install --no-deps nnunetv2"
+    return f'without {wanted}: pip install "ichnos[{part.name}]"'

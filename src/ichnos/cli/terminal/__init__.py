@@ -1,0 +1,1 @@
+"""What the verbs share: settings and their flags, tables, progress."""

@@ -1,0 +1,1 @@
+"""Sections on yes/no outcomes: data, discrimination, probability, adjusted effects, and the whole."""

@@ -1,0 +1,367 @@
+"""The default weights, from prepared heads to Model folders, against the clock."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import ichnos
+from ichnos import networks
+from ichnos.learning.virtual.accelerated.first_network import (
+    CALIBRATION_START,
+    FINE_START,
+    FIRST_PREPROCESSING,
+    Feed,
+    FirstPlan,
+    first_image,
+    first_network,
+    train_first,
+)
+from ichnos.learning.virtual.accelerated.looks import TARGETS, Look
+from ichnos.learning.virtual.accelerated.phantom import Phantom
+from ichnos.learning.virtual.accelerated.production import Job, Production
+from ichnos.learning.virtual.accelerated.scores import Counts, TargetScore, score_table
+from ichnos.learning.virtual.accelerated.second_network import (
+    RefinerFeed,
+    RefinerScan,
+    SecondPlan,
+    refined_shares,
+    refiner_image,
+    refiner_network,
+    refiner_scan,
+    train_second,
+)
+from ichnos.learning.virtual.accelerated.timed import Clock, TimedTraining
+from ichnos.learning.virtual.default_model import DEFAULT_TARGETS, LIMITS
+from ichnos.learning.virtual.refinement import HOW, NAMES, REFINED_TARGETS
+from ichnos.models import COORDINATE_MM, Manifest, Model, Provenance, TargetSpec, load_model, save_model
+from ichnos.models.manifest import NetworkSpec, Preprocessing
+from ichnos.models.store import REFINEMENT, sha256
+
+STATE = "first_state.safetensors"  # the unaveraged network, from which a later call goes on
+VOXEL_ML = float(np.prod(FIRST_PREPROCESSING.spacing_mm)) / 1000
+_KEPT_THRESHOLDS = (
+    "ICH",
+    "IVH",
+)  # what is sure is asked for: density draws the border
+_SHOW_EVERY_S = 15.0
+_LAST_WAIT_S = 20.0  # for patients of the validation that come late
+Echo = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call: what goes in, where it goes, how long it may take."""
+
+    heads: Path  # prepared
+    out: Path  # the model's folder
+    first_minutes: float
+    second_minutes: float
+    workers: int = 15
+    slots: int = 96
+    device: str = "cuda"
+    command: str = ""
+    held_out_heads: int = 4
+    first: FirstPlan = field(default_factory=FirstPlan)
+    second: SecondPlan = field(default_factory=SecondPlan)
+    save_every_s: float = 60.0
+    first_until: float = 1.0  # share of the first network's schedule at which this call ends
+
+    @property
+    def spacings_mm(self) -> tuple[float, float]:
+        """Return the voxel sizes of the patients: the first network's and the refinement's."""
+        return self.first.spacing_mm, self.second.spacing_mm
+
+
+def train_first_part(run: Run, production: Production, echo: Echo) -> tuple[Model, nn.Module]:
+    """Train the first network for its minutes; write its Model folder and return it with the network."""
+    plan = run.first
+    spec = first_network(plan)
+    torch.manual_seed(plan.seed)
+    training = TimedTraining(
+        networks.build(spec.name, **spec.arguments),
+        optimiser=plan.optimiser,
+        device=run.device,
+        channels_last=plan.channels_last,
+    )
+    before = _resumed(run, training)
+    patients = int(before.get("patients", 0))
+    feed = Feed(production, plan, run.device, first_number=patients)
+    clock = Clock(run.first_minutes * 60, before=before.get("done", 0.0), until=run.first_until)
+    clock.start()
+    echo(f"first network: {sum(p.numel() for p in training.network.parameters()):,} weights")
+    saved = time.monotonic()
+
+    def note(row: object) -> None:
+        nonlocal saved
+        echo(f"{clock.spent_s:6.1f} s | {row}")
+        if time.monotonic() - saved > run.save_every_s:
+            _save_first(run, training, clock, patients + feed.patients, DEFAULT_TARGETS, {}, production)
+            saved = time.monotonic()
+
+    train_first(plan, feed, training, clock, note=note, note_every_s=_SHOW_EVERY_S)
+    while (missing := plan.held_out_patients * 2 - len(feed.held_out)) > 0 and production.waiting():
+        if not feed.pump(most=1, wait_s=2.0):
+            break
+    points, validation = _first_points(training.average, feed, run.device, echo)
+    echo(f"missing held-out looks: {max(0, missing)}; rendering took {feed.seconds:.0f} s in all")
+    made = patients + feed.patients
+    model = _save_first(run, training, clock, made, points, validation, production)
+    return model, training.average
+
+
+def _resumed(run: Run, training: TimedTraining) -> dict[str, float]:
+    state = run.out.parent / STATE
+    if not state.is_file():
+        return {}
+    return training.resume(state, load_model(run.out).network(device=run.device).state_dict())
+
+
+def _first_points(
+    network: nn.Module, feed: Feed, device: str, echo: Echo
+) -> tuple[tuple[TargetSpec, ...], dict[str, float]]:
+    """Choose thresholds on unseen patients of training heads, and score heads that were held out at them."""
+    chosen = _counted(network, feed.calibration or feed.held_out, device)
+    held_out = _counted(network, feed.held_out or feed.calibration, device)
+    thresholds = chosen[0].thresholds()
+    scores = held_out[0].scores(thresholds)
+    echo(f"\nFirst network, {len(feed.held_out)} scans of held-out heads, on its own grid")
+    echo(score_table(scores))
+    echo(f"MNI position: mean error {held_out[1]:.2f} mm\n")
+    points = tuple(
+        target.model_copy(update={"threshold": thresholds.get(target.name, target.threshold)})
+        for target in DEFAULT_TARGETS
+    )
+    return points, _measures(scores) | {"mni_error_mm": round(held_out[1], 2)}
+
+
+def _measures(scores: Sequence[TargetScore]) -> dict[str, float]:
+    return {f"dice_{s.name}": round(s.median_dice, 3) for s in scores if s.scans}
+
+
+def first_measures(network: nn.Module, feed: Feed, device: str) -> dict[str, float]:
+    """Return the median Dice per target of held-out heads, at probabilities of 0.5."""
+    return _measures(_counted(network, feed.held_out, device)[0].scores(dict.fromkeys(TARGETS, 0.5)))
+
+
+def _counted(network: nn.Module, looks: Sequence[Look], device: str) -> tuple[Counts, float]:
+    counts, errors = Counts(TARGETS, VOXEL_ML), []
+    for look in looks:
+        with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
+            out = network(first_image(look.hu[None].float()))[0].float()
+        truth = look.degrees >= 128
+        counts.add(torch.sigmoid(out[: len(TARGETS)]), truth)
+        away = (out[len(TARGETS) :] - look.mni.float())[:, truth[0]].norm(dim=0)
+        errors.append(float(away.mean()) * COORDINATE_MM)
+    return counts, float(np.nanmean(errors))
+
+
+def _save_first(
+    run: Run,
+    training: TimedTraining,
+    clock: Clock,
+    patients: int,
+    points: tuple[TargetSpec, ...],
+    validation: dict[str, float],
+    production: Production,
+) -> Model:
+    training.save(run.out.parent / STATE, {"done": clock.done, "patients": patients})
+    return _saved(
+        run,
+        run.out,
+        training.average,
+        name="ichnos-multi",
+        network_spec=first_network(run.first),
+        preprocessing=FIRST_PREPROCESSING,
+        targets=points,
+        steps=training.step,
+        patients=patients,
+        validation=validation,
+    )
+
+
+def _saved(
+    run: Run,
+    folder: Path,
+    network: nn.Module,
+    *,
+    name: str,
+    network_spec: NetworkSpec,
+    preprocessing: Preprocessing,
+    targets: tuple[TargetSpec, ...],
+    steps: int,
+    patients: int,
+    validation: dict[str, float],
+    refines: str = "",
+) -> Model:
+    """Write a Model folder in half precision, with its provenance."""
+    data = {file.name: sha256(file) for file in sorted(run.heads.glob("*.npz"))}
+    provenance = Provenance(
+        code_version=ichnos.__version__,
+        command=run.command,
+        seeds=(run.first.seed, run.second.seed),
+        steps=steps,
+        data={**data, "patients simulated": str(patients)},
+        hardware=_hardware(run.device),
+        trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        validation=validation,
+    )
+    manifest = Manifest(
+        name=name,
+        version="0.2",
+        limits=LIMITS,
+        network=network_spec,
+        preprocessing=preprocessing,
+        targets=targets,
+        provenance=provenance,
+        refines=refines,
+    )
+    half = copy.deepcopy(network).to("cpu", torch.float16, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return save_model(folder, half, manifest)
+
+
+def _hardware(device: str) -> str:
+    if device == "cpu":
+        return f"{torch.get_num_threads()} CPU core(s)"
+    return f"1 {torch.cuda.get_device_name()}, patients simulated on the CPU cores beside it"
+
+
+def train_second_part(run: Run, production: Production, model: Model, first: nn.Module, echo: Echo) -> Model:
+    """Train the refinement of a model for its minutes; write it into the model's folder."""
+    plan = run.second
+    spec = refiner_network(plan)
+    torch.manual_seed(plan.seed + 1)
+    training = TimedTraining(
+        networks.build(spec.name, **spec.arguments),
+        optimiser="adamw",
+        device=run.device,
+        channels_last=plan.channels_last,
+    )
+    feed = RefinerFeed(plan, run.device)
+    supply = _Supply(run, production, first, feed)
+    clock = Clock(run.second_minutes * 60)
+    clock.start()
+    train_second(
+        plan,
+        feed,
+        supply.pump,
+        training,
+        clock,
+        note=lambda row: echo(f"{clock.spent_s:6.1f} s | {row}"),
+        note_every_s=_SHOW_EVERY_S,
+    )
+    until = time.monotonic() + _LAST_WAIT_S
+    while supply.missing and time.monotonic() < until:
+        supply.pump(1.0)
+    points, validation = _second_points(training.average, supply, echo)
+    return _saved(
+        run,
+        model.folder / REFINEMENT,
+        training.average,
+        name=f"{model.manifest.name}-refinement",
+        network_spec=spec,
+        preprocessing=HOW,
+        targets=points,
+        steps=training.step,
+        patients=feed.patients,
+        validation=validation,
+        refines=model.manifest.weights_sha256,
+    )
+
+
+@dataclass
+class _Supply:
+    """Asks for fine phantoms and turns them into the refinement's scans."""
+
+    run: Run
+    production: Production
+    first: nn.Module
+    feed: RefinerFeed
+    held_out: list[RefinerScan] = field(default_factory=list)
+    calibration: list[RefinerScan] = field(default_factory=list)
+    missing: int = 0  # patients for validation and thresholds that have not come yet
+    _asked: int = FINE_START
+
+    def __post_init__(self) -> None:
+        step = self.run.second.spacing_mm
+        self.rng = np.random.default_rng([self.run.second.seed, 6])
+        self.generator = torch.Generator(self.run.device).manual_seed(self.run.second.seed + 6)
+        self._ask(self.production.workers)
+        held = [Job(n, step, held_out=True, followup=False) for n in range(self.run.second.held_out_patients)]
+        own = [
+            Job(CALIBRATION_START + n, step, followup=False)
+            for n in range(self.run.second.calibration_patients)
+        ]
+        self.production.ask([*held, *own])
+        self.missing = len(held) + len(own)
+
+    def _ask(self, count: int) -> None:
+        step = self.run.second.spacing_mm
+        self.production.ask([Job(n, step, followup=False) for n in range(self._asked, self._asked + count)])
+        self._asked += count
+
+    def pump(self, wait_s: float) -> None:
+        """Turn one phantom that is ready into scans, and ask for more."""
+        if self.production.waiting() < self.production.workers:
+            self._ask(self.production.workers)
+        plan = self.run.second
+        ready = self.production.taken(self.run.device, spacing_mm=plan.spacing_mm, wait_s=wait_s)
+        if ready is None:
+            return
+        began = time.monotonic()
+        self._scan(*ready)
+        self.feed.seconds += time.monotonic() - began
+
+    def _scan(self, job: Job, phantom: Phantom) -> None:
+        plan = self.run.second
+        if job.held_out or CALIBRATION_START <= job.number < FINE_START:
+            self.missing -= 1
+            rng = np.random.default_rng([plan.seed, 7, job.number])
+            scan = refiner_scan(phantom, self.first, rng, self.generator, wild=False)
+            if scan is not None:
+                (self.held_out if job.held_out else self.calibration).append(scan)
+            return
+        for _ in range(plan.scans_per_patient):
+            wild = bool(self.rng.random() < plan.wild_share)
+            scan = refiner_scan(phantom, self.first, self.rng, self.generator, wild=wild)
+            if scan is not None:
+                self.feed.add(scan)
+        self.feed.patients += 1
+
+
+def _second_points(
+    network: nn.Module, supply: _Supply, echo: Echo
+) -> tuple[tuple[TargetSpec, ...], dict[str, float]]:
+    chosen = _refined_counts(network, supply.calibration or supply.held_out, supply.run)
+    thresholds = chosen[1].thresholds() | {
+        target.name: target.threshold for target in REFINED_TARGETS if target.name in _KEPT_THRESHOLDS
+    }
+    first, second = _refined_counts(network, supply.held_out or supply.calibration, supply.run)
+    echo(f"\nFirst network on the refinement's grid, {len(supply.held_out)} scans of held-out heads, at 0.5")
+    echo(score_table(first.scores(dict.fromkeys(NAMES, 0.5))))
+    echo("\nWith the refinement")
+    scores = second.scores(thresholds)
+    echo(score_table(scores))
+    points = tuple(
+        target.model_copy(update={"threshold": thresholds[target.name]}) for target in REFINED_TARGETS
+    )
+    return points, _measures(scores)
+
+
+def _refined_counts(network: nn.Module, scans: Sequence[RefinerScan], run: Run) -> tuple[Counts, Counts]:
+    """Count scans before and after the refinement, whole."""
+    first, second = Counts(NAMES, 1.0), Counts(NAMES, 1.0)
+    for scan in scans:
+        truth = scan.truth > 127
+        first.add(torch.sigmoid(scan.logits.float() / 16), truth, scan.voxel_ml)
+        share = refined_shares(network, refiner_image(scan), scan.box, run.second.patch)
+        second.add(share, truth, scan.voxel_ml)
+    return first, second

@@ -1,0 +1,1 @@
+"""Versions of the node's tables, forwards and back (Alembic)."""

@@ -1,0 +1,232 @@
+"""A small DICOMweb for viewers: QIDO-RS, WADO-RS and STOW-RS (PS3.18) over the images of this node."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydicom import dcmread
+from pydicom.encaps import generate_frames
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ichnos.errors import InputRefused
+from ichnos.service.node import Node
+from ichnos.service.store import studies
+from ichnos.service.store.images import free_gib, store_image
+from ichnos.service.store.metadata import metadata_of
+from ichnos.service.store.tables import InstanceRow, StudyRow
+from ichnos.service.web.access import NodeOfRequest, Reader, Researcher
+
+DICOMWEB = APIRouter(include_in_schema=False)
+_JSON = "application/dicom+json"
+_STUDY_TAGS = ("00080020", "00080030", "00080050", "00100010", "00100020", "0020000D", "00200010")
+_SERIES_TAGS = ("00080060", "0008103E", "0020000D", "0020000E", "00200011")
+_INSTANCE_TAGS = ("00080016", "00080018", "0020000D", "0020000E", "00200013", "00280010", "00280011")
+
+
+@DICOMWEB.get("/studies")
+def search_studies(node: NodeOfRequest, visitor: Reader, request: Request) -> Response:
+    """QIDO-RS: list studies; StudyInstanceUID and PatientID are matched exactly."""
+    wanted = dict(request.query_params)
+    query = select(StudyRow.uid).group_by(StudyRow.uid).order_by(StudyRow.uid)
+    for key, column in (
+        ("StudyInstanceUID", StudyRow.uid), ("0020000D", StudyRow.uid), ("PatientID", StudyRow.patient_id),
+        ("00100020", StudyRow.patient_id),
+    ):  # fmt: skip
+        if key in wanted:
+            query = query.where(column == wanted[key])
+    with node.database.snapshot() as session:
+        uids = session.execute(query.limit(_limit(wanted))).scalars().all()
+        rows = [_study_answer(node, _instances(session, uid)) for uid in uids]
+    return _json([row for row in rows if row])
+
+
+@DICOMWEB.get("/studies/{study_uid}/series")
+def search_series(node: NodeOfRequest, visitor: Reader, study_uid: str) -> Response:
+    """QIDO-RS: list the series of a study."""
+    with node.database.snapshot() as session:
+        instances = _instances(session, study_uid)
+    answers = []
+    for series_uid in dict.fromkeys(instance.series_uid for instance in instances):
+        members = [instance for instance in instances if instance.series_uid == series_uid]
+        shown = _some(metadata_of(node.settings.home, members[0].path), _SERIES_TAGS)
+        answers.append({**shown, "00201209": {"vr": "IS", "Value": [len(members)]}})
+    return _json(answers)
+
+
+@DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/instances")
+def search_instances(node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str) -> Response:
+    """QIDO-RS: list the instances of a series."""
+    instances = _found(node, study_uid, series_uid)
+    return _json([_some(metadata_of(node.settings.home, one.path), _INSTANCE_TAGS) for one in instances])
+
+
+@DICOMWEB.get("/studies/{study_uid}/metadata")
+@DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/metadata")
+@DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}/metadata")
+def retrieve_metadata(
+    node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str = "", sop_uid: str = ""
+) -> Response:
+    """WADO-RS: return all attributes but bulk data."""
+    return _json(
+        [metadata_of(node.settings.home, one.path) for one in _found(node, study_uid, series_uid, sop_uid)]
+    )
+
+
+@DICOMWEB.get("/studies/{study_uid}")
+@DICOMWEB.get("/studies/{study_uid}/series/{series_uid}")
+@DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}")
+def retrieve_instances(
+    node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str = "", sop_uid: str = ""
+) -> StreamingResponse:
+    """WADO-RS: return the files as they are stored, whatever their transfer syntax."""
+    files = [node.settings.home / one.path for one in _found(node, study_uid, series_uid, sop_uid)]
+    return _multipart((file.read_bytes() for file in files), "application/dicom")
+
+
+@DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}/frames/{numbers}")
+def retrieve_frames(
+    node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str, sop_uid: str, numbers: str
+) -> StreamingResponse:
+    """WADO-RS: return frames, compressed as they are stored."""
+    instance = _found(node, study_uid, series_uid, sop_uid)[0]
+    dataset = dcmread(node.settings.home / instance.path)
+    try:
+        wanted = [int(number) for number in numbers.split(",")]
+    except ValueError:
+        raise HTTPException(400, "frames are numbers from 1, separated by commas") from None
+    frames = _frames(dataset)
+    if not wanted or min(wanted) < 1 or max(wanted) > len(frames):
+        raise HTTPException(404, f"this instance has frames 1 to {len(frames)}")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    kind = f"application/octet-stream; transfer-syntax={syntax}"
+    return _multipart((frames[number - 1] for number in wanted), kind)
+
+
+@DICOMWEB.post("/studies")
+@DICOMWEB.post("/studies/{study_uid}")
+async def store_instances(
+    node: NodeOfRequest, visitor: Researcher, request: Request, study_uid: str = ""
+) -> Response:
+    """STOW-RS: keep the instances of a multipart body; success means on the disk and in the database."""
+    if free_gib(node.settings.home) < node.settings.storage.refuse_below_gib:
+        raise HTTPException(507, "the disk is nearly full; nothing is accepted")
+    parts = _parts(request.headers.get("Content-Type", ""), await request.body())
+    kept, failed = [], []
+    for part in parts:
+        try:
+            kept.append(_keep(node, part))
+        except InputRefused:
+            failed.append({"00081197": {"vr": "US", "Value": [0xC000]}})
+    body: dict[str, Any] = {"00081199": {"vr": "SQ", "Value": kept}}
+    if failed:
+        body["00081198"] = {"vr": "SQ", "Value": failed}
+    code = 200 if not failed else 202 if kept else 409
+    return JSONResponse(body, status_code=code, media_type=_JSON)
+
+
+def _keep(node: Node, content: bytes) -> dict[str, Any]:
+    incoming = node.settings.home / "incoming"
+    incoming.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=incoming, suffix=".dcm", delete=False) as file:
+        file.write(content)
+    try:
+        image = store_image(node.settings.home, Path(file.name))
+    finally:
+        Path(file.name).unlink(missing_ok=True)
+    with node.database.transaction() as session:
+        studies.register_image(session, image, now=node.clock(), source="stow")
+    return {
+        "00081150": {"vr": "UI", "Value": [image.sop_class]},
+        "00081155": {"vr": "UI", "Value": [image.sop_uid]},
+    }
+
+
+def _parts(content_type: str, body: bytes) -> list[bytes]:
+    """Return the contents of a multipart body."""
+    boundary = re.search(r'boundary="?([^";,]+)"?', content_type)
+    if not content_type.startswith("multipart/related") or boundary is None:
+        raise HTTPException(415, "send multipart/related; type=application/dicom; boundary=…")
+    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary.group(1).encode())
+    contents = [piece.partition(b"\r\n\r\n")[2] for piece in pieces[1:] if not piece.startswith(b"--")]
+    if not contents:
+        raise HTTPException(400, "the body has no parts")
+    return contents
+
+
+def _found(node: Node, study_uid: str, series_uid: str = "", sop_uid: str = "") -> list[InstanceRow]:
+    with node.database.snapshot() as session:
+        instances = _instances(session, study_uid, series_uid, sop_uid)
+    if not instances:
+        raise HTTPException(404, "nothing with these UIDs is stored here")
+    return instances
+
+
+def _instances(
+    session: Session, study_uid: str, series_uid: str = "", sop_uid: str = ""
+) -> list[InstanceRow]:
+    query = (
+        select(InstanceRow)
+        .join(StudyRow, InstanceRow.study_id == StudyRow.id)
+        .where(StudyRow.uid == study_uid, InstanceRow.conflicting.is_(False))
+        .order_by(InstanceRow.id)
+    )
+    if series_uid:
+        query = query.where(InstanceRow.series_uid == series_uid)
+    if sop_uid:
+        query = query.where(InstanceRow.sop_uid == sop_uid)
+    return list(session.execute(query).scalars())
+
+
+def _study_answer(node: Node, instances: Sequence[InstanceRow]) -> dict[str, Any]:
+    if not instances:
+        return {}
+    series = {instance.series_uid for instance in instances}
+    modalities = sorted({instance.modality for instance in instances})
+    return {
+        **_some(metadata_of(node.settings.home, instances[0].path), _STUDY_TAGS),
+        "00080061": {"vr": "CS", "Value": modalities},
+        "00201206": {"vr": "IS", "Value": [len(series)]},
+        "00201208": {"vr": "IS", "Value": [len(instances)]},
+    }
+
+
+def _some(metadata: dict[str, Any], tags: Sequence[str]) -> dict[str, Any]:
+    return {tag: metadata[tag] for tag in tags if tag in metadata}
+
+
+def _limit(query: dict[str, str]) -> int:
+    given = query.get("limit", "100")
+    return min(1000, int(given)) if given.isdigit() else 100
+
+
+def _frames(dataset: Any) -> list[bytes]:
+    count = int(dataset.get("NumberOfFrames", 1) or 1)
+    if dataset.file_meta.TransferSyntaxUID.is_compressed:
+        return list(generate_frames(dataset.PixelData, number_of_frames=count))
+    size = len(dataset.PixelData) // count
+    return [dataset.PixelData[k * size : (k + 1) * size] for k in range(count)]
+
+
+def _multipart(contents: Iterator[bytes], kind: str) -> StreamingResponse:
+    boundary = uuid.uuid4().hex
+
+    def stream() -> Iterator[bytes]:
+        for content in contents:
+            yield f"--{boundary}\r\nContent-Type: {kind}\r\n\r\n".encode() + content + b"\r\n"
+        yield f"--{boundary}--\r\n".encode()
+
+    first = kind.split(";")[0]
+    return StreamingResponse(stream(), media_type=f'multipart/related; type="{first}"; boundary={boundary}')
+
+
+def _json(rows: Sequence[dict[str, Any]]) -> Response:
+    return Response(json.dumps(rows), media_type=_JSON)

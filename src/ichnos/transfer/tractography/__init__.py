@@ -1,0 +1,24 @@
+"""Diffusion MRI to the corticospinal tract: gradient table, orientations, streamlines, density on the CT."""
+
+from ichnos.transfer.tractography.gradients import GradientTable, fsl_gradients, gradients_beside
+from ichnos.transfer.tractography.streamlines import (
+    TRACT_DENSITY,
+    Tract,
+    density_on_ct,
+    save_streamlines,
+)
+from ichnos.transfer.tractography.track import Tractography, brain_of_b0, track, track_fod
+
+__all__ = [
+    "TRACT_DENSITY",
+    "GradientTable",
+    "Tract",
+    "Tractography",
+    "brain_of_b0",
+    "density_on_ct",
+    "fsl_gradients",
+    "gradients_beside",
+    "save_streamlines",
+    "track",
+    "track_fod",
+]
