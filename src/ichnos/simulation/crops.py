@@ -75,7 +75,13 @@ class CropDrawer:
         latent, finite = patient.latent, patient.followup is not None
         self.expansion = float(patient.expanded) if latent.has_haematoma and finite else float("nan")
         self.expansion_probability = patient.expansion_probability
-        hu = hounsfield(patient.baseline, latent, spacing_mm=patient.spacing_mm, generator=generator)
+        hu = hounsfield(
+            patient.baseline,
+            haematocrit=latent.haematocrit,
+            spacing_mm=patient.spacing_mm,
+            generator=generator,
+            old_infarct_hu=latent.old_infarct_hu,
+        )
         self.hu = hu[None, None]
         self.pool = max(1, round(recipe.spacing_mm / patient.spacing_mm))
         if self.pool > 1:

@@ -58,7 +58,7 @@ def _spreads_mm(piece: np.ndarray, mask: Volume) -> Floats:
     points = np.argwhere(piece) @ mask.affine[:3, :3].T
     own = (mask.affine[:3, :3] @ mask.affine[:3, :3].T) / 12
     variances = np.linalg.eigvalsh(np.atleast_2d(np.cov(points.T)) + own)[::-1]
-    return np.sqrt(variances)
+    return np.asarray(np.sqrt(variances), np.float64)
 
 
 def _roundness(cut: np.ndarray, mask: Volume) -> float:

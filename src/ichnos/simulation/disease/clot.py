@@ -88,7 +88,7 @@ def _sign_hu(
         from_middle = (noise[0] - noise[0][inside].median()).abs()
         return -17.0 * torch.exp(-((from_middle / torch.quantile(from_middle[inside], 0.15)) ** 2))
     if sign == "fluid_level":  # cells settle towards the back of the head
-        share, above = torch.rand(2, generator=generator).tolist()
+        share, above = (float(draw) for draw in torch.rand(2, generator=generator))
         level = torch.quantile(points[1][inside], 0.4 + 0.3 * share)
         return 8.0 - (26.0 + 14.0 * above) * torch.sigmoid((points[1] - level) / 0.3)  # isodense above
     return torch.zeros_like(noise[0])

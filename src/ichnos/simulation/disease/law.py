@@ -46,10 +46,10 @@ _ACTIVITY_PER_LN_HOUR, _ACTIVITY_PER_LN_ML = -0.85, 0.98
 # 15 %, island 15 %, swirl 30 %, satellite 25 %; odds ratios 2 to 5). Fluid levels: 5 % and a third of
 # anticoagulated patients (Almarzouki 2018, J Clin Neurosci 47:177).
 _SIGN_LOGIT = {
-    "blend": (-2.0, 0.58, 0.0),
-    "black_hole": (-1.9, 0.54, 0.0),
-    "island": (-2.2, 0.63, 0.0),
-    "swirl": (-1.3, 0.50, 0.2),
+    "blend": (-2.0, 0.54, 0.0),
+    "black_hole": (-1.9, 0.50, 0.0),
+    "island": (-2.2, 0.58, 0.0),
+    "swirl": (-1.3, 0.47, 0.2),
     "fluid_level": (-3.4, 0.25, 2.4),
     "satellite": (-1.2, 0.25, 0.0),
 }

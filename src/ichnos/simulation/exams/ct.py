@@ -73,7 +73,13 @@ def simulate_ct(
     plan = plan_ct(patient, protocol, followup=followup, sheared=sheared)
     box, affine = _seen(patient, plan)
     seen = patient.moment(followup=followup).cropped(box)
-    hu = hounsfield(seen, patient.latent, spacing_mm=patient.spacing_mm, generator=generator)
+    hu = hounsfield(
+        seen,
+        haematocrit=patient.latent.haematocrit,
+        spacing_mm=patient.spacing_mm,
+        generator=generator,
+        old_infarct_hu=patient.latent.old_infarct_hu,
+    )
     if protocol.metal:
         hu = _with_metal(hu, seen.tissue, generator=generator)
     samples = max(1, round(protocol.thickness_mm / SAMPLE_STEP_MM))
