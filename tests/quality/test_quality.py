@@ -158,7 +158,7 @@ WRONG_HU = {
     0: set(),
     -40: {"brain_hu"},
     1024: {"head", "brain_hu", "field_of_view"},
-    -1024: {"air_hu", "head", "brain_hu", "bone_hu"},
+    -1024: {"air_hu", "head", "brain_hu", "bone_hu", "hu_jump"},
 }
 
 

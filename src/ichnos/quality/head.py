@@ -15,6 +15,10 @@ VERTEX_MISSING_MM = (6.0, 30.0)
 BASE_MISSING_MM = (6.0, 45.0)
 FIELD_CUT_MM = (12.0, 100.0)  # of the head's outline that lies on the border of the image
 METAL_ML = (0.3, 15.0)
+# Of the skull at brain level; adults have a breadth of 125 to 165, a length of 160 to 205 mm.
+SKULL_BREADTH_MM = ((110.0, 185.0), (88.0, 230.0))  # warn outside the first, refuse outside the second
+SKULL_LENGTH_MM = ((135.0, 225.0), (105.0, 280.0))
+SKULL_RATIO = ((0.9, 1.75), (0.7, 2.2))  # length over breadth
 BRAIN_ML = (350.0, 120.0)  # enclosed by the skull: warn below, refuse below
 _INTRACRANIAL_HEIGHT_MM = 112.0  # inner vertex to foramen magnum, a small adult's
 
@@ -24,6 +28,7 @@ def head_reasons(view: HeadView) -> Iterator[Reason]:
     yield from _brain_size(view)
     yield from _coverage(view)
     yield _field_of_view(view)
+    yield from _skull_size(view)
     yield _metal(view)
 
 
@@ -82,6 +87,38 @@ def _field_of_view(view: HeadView) -> Reason:
         else f"the field of view cuts {cut:.0f} mm of the head's outline"
     )
     return Reason("field_of_view", level, text, cut, "mm")
+
+
+def _skull_size(view: HeadView) -> Iterator[Reason]:
+    """Judge breadth and length of the skull, which tell of a wrong pixel size or of interleaved rows."""
+    area = view.inside_cm2
+    levels = np.flatnonzero(area > 0.6 * area.max()) if area.max() > 0 else np.array([], int)
+    sizes = [size for k in levels if (size := _extent_mm(view.skull[..., k], view.step_mm)) is not None]
+    if not sizes:
+        return
+    breadth, length = (float(value) for value in np.median(sizes, axis=0))
+    if _field_of_view(view).level != "pass":
+        return  # what is cut off has no size
+    ratio = length / breadth
+    off = max(_off(breadth, SKULL_BREADTH_MM), _off(length, SKULL_LENGTH_MM), _off(ratio, SKULL_RATIO))
+    level: Level = ("pass", "warn", "refuse")[off]
+    text = f"the skull is {breadth:.0f} mm broad and {length:.0f} mm long"
+    if off:
+        text += ", which is no adult's: is the pixel size right?"
+    yield Reason("skull_size", level, text, breadth, "mm")
+
+
+def _off(value: float, limits: tuple[tuple[float, float], tuple[float, float]]) -> int:
+    """Return 0 within the first pair of limits, 1 within the second, 2 beyond."""
+    return next((n for n, (low, high) in enumerate(limits) if low <= value <= high), 2)
+
+
+def _extent_mm(plane: Mask, step_mm: tuple[float, float]) -> tuple[float, float] | None:
+    """Return breadth and length of a skull's ring, or None where there is none."""
+    across, along = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
+    if not len(across):
+        return None
+    return float(np.ptp(across) + 1) * step_mm[0], float(np.ptp(along) + 1) * step_mm[1]
 
 
 def _cut_mm(view: HeadView, k: int) -> float:

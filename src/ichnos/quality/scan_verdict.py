@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ichnos.quality.acquisition import acquisition_reasons
+from ichnos.quality.continuity import continuity_reasons
 from ichnos.quality.head import head_reasons
 from ichnos.quality.hounsfield import hounsfield_reasons
 from ichnos.quality.motion import motion_reason
@@ -37,5 +38,10 @@ def judge(scan: Scan) -> Verdict:
         )
         return Verdict((*reasons, Reason("size", "refuse", text, float(min(scan.volume.shape)))))
     view = head_view(scan)
-    reasons += [*head_reasons(view), *hounsfield_reasons(view), motion_reason(view)]
+    reasons += [
+        *continuity_reasons(scan),
+        *head_reasons(view),
+        *hounsfield_reasons(view),
+        motion_reason(view),
+    ]
     return Verdict(tuple(reasons))

@@ -17,7 +17,7 @@ from builders.series import Quirks, ball, build_series, datasets_of
 from ichnos.cli.main import run
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import inspect_path, open_scan
-from ichnos.formats.dicom import SeriesHeader, SeriesSummary
+from ichnos.formats.dicom import SeriesHeader, SeriesSummary, mask_from_source, mask_on_source
 
 SMALL: dict[str, Any] = {"shape": (32, 32), "pixel_mm": 7.0}
 
@@ -340,3 +340,49 @@ def test_a_full_disk_leaves_no_half_picture(
     assert run(["inspect", str(tmp_path / "s"), "--montage", str(tmp_path / "row.png")]) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+# ---- one series in two parts
+
+
+def mixed(
+    folder: Path, last: list[str], *, steps_mm: tuple[float, ...] = (4.0,) * 13 + (5.5,) + (7.0,) * 13
+) -> Path:
+    """Write a series as GE scanners do: 4 mm slices at the base, 7 mm above, of another ImageType, tilted."""
+    quirks = Quirks(
+        steps_mm=steps_mm, tilt_deg=18.5, vendor="ge", padding_hu=-1500, shape=(64, 64), pixel_mm=4.0
+    )
+    files = build_series(ball(40), folder, quirks)
+    for number, file in enumerate(files):
+        data = pydicom.dcmread(file)
+        data.SliceThickness = 4 if number < 14 else 7
+        if number >= 14:
+            data.ImageType = last
+        data.save_as(file)
+    return folder
+
+
+def test_image_types_that_differ_in_trailing_values_are_one_series(tmp_path: Path) -> None:
+    inspection = inspect_path(mixed(tmp_path / "s", ["ORIGINAL", "PRIMARY", "AXIAL", "ADD"]))
+    assert [summary.images for summary in inspection.series] == [28]
+    scan = inspection.open()
+    drawn = np.random.default_rng(0).integers(0, 3, (28, 64, 64)).astype(np.uint8)
+    assert (mask_on_source(scan, mask_from_source(scan, drawn)) == drawn).all()
+
+
+def test_other_image_types_and_overlapping_parts_stay_apart(tmp_path: Path) -> None:
+    reformat = inspect_path(mixed(tmp_path / "a", ["DERIVED", "SECONDARY", "AXIAL"]))
+    assert sorted(summary.images for summary in reformat.series) == [14, 14]
+    over = mixed(tmp_path / "b", ["ORIGINAL", "PRIMARY", "AXIAL", "VNC"], steps_mm=(4.0,) * 27)
+    files = sorted(over.iterdir())
+    for file, twin in zip(files[14:], files[:14], strict=True):  # the same places in another energy
+        data = pydicom.dcmread(file)
+        data.ImagePositionPatient = pydicom.dcmread(twin).ImagePositionPatient
+        data.save_as(file)
+    assert sorted(summary.images for summary in inspect_path(over).series) == [14, 14]
+
+
+def test_a_child_known_by_its_birth_date_alone_has_an_age(tmp_path: Path) -> None:
+    header = {"birth_date": "20170601", "age_years": None, "date": "20250101"}
+    build_series(ball(30), tmp_path / "s", Quirks(header=header))
+    assert open_scan(tmp_path / "s").facts["age_years"] == pytest.approx(7.6, abs=0.05)

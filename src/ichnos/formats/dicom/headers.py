@@ -37,6 +37,7 @@ _TOGETHER_WORDS = """
     PatientID PatientName StudyInstanceUID SeriesInstanceUID SOPClassUID Modality ImageType
     ConvolutionKernel Rows Columns SamplesPerPixel PhotometricInterpretation
 """
+IMAGE_TYPE_AT = _TOGETHER_WORDS.split().index("ImageType")  # in a frame's stack_key
 _INT = {word: int(tag) for word, tag in TAG.items()}  # plain integers: looking up pydicom's own tags is slow
 _TOGETHER = [_INT[word] for word in _TOGETHER_WORDS.split()]
 _NATIVE = (

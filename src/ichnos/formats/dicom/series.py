@@ -14,7 +14,7 @@ import numpy as np
 from pydicom.multival import MultiValue
 
 from ichnos.arrays import Floats
-from ichnos.formats.dicom.headers import Contents, Frame, header_number, header_value
+from ichnos.formats.dicom.headers import IMAGE_TYPE_AT, Contents, Frame, header_number, header_value
 from ichnos.scan import FEWEST_SLICES, described_without_contrast, missing_slices
 
 _CT = (
@@ -115,27 +115,64 @@ class Observation:
 
 
 def stacks_of(contents: Contents) -> list[Stack]:
-    """Group images into stacks; the order follows from the files, not from the order in which they were
-    found.
-    """
-    groups: dict[tuple[object, ...], list[Frame]] = {}
-    for frame in sorted(contents.frames, key=lambda f: (f.series_uid, f.sop_uid, f.index, str(f.path))):
-        groups.setdefault((*frame.stack_key, frame.placed), []).append(frame)
+    """Group images into stacks; the order follows from the files, not from the order of listing."""
     stacks = []
-    for (*key, placed), frames in groups.items():
-        head = contents.heads[tuple(key)]
+    for frames in _bundles(contents.frames):
+        head = contents.heads[frames[0].stack_key]
         unique = list({(frame.sop_uid, frame.index): frame for frame in reversed(frames)}.values())[::-1]
         duplicates = len(frames) - len(unique)
-        if not placed:
-            stacks.append(
-                Stack(tuple(sorted(unique, key=lambda f: (f.instance, f.sop_uid))), head, False, duplicates)
-            )
+        if not frames[0].placed:
+            ordered = tuple(sorted(unique, key=lambda f: (f.instance, f.sop_uid)))
+            stacks.append(Stack(ordered, head, False, duplicates))
             continue
         for parallel in _parallel(unique):
             kept = _one_at_each_position(_without_repeated_scans(parallel))
             stacks.append(Stack(kept, head, True, duplicates, len(parallel) - len(kept)))
             duplicates = 0
     return stacks
+
+
+def _bundles(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Bundle images that may be slices of one stack; the largest part of a bundle comes first."""
+    groups: dict[tuple[object, ...], list[Frame]] = {}
+    for frame in sorted(frames, key=lambda f: (f.series_uid, f.sop_uid, f.index, str(f.path))):
+        groups.setdefault((*frame.stack_key, frame.placed), []).append(frame)
+    alike: dict[tuple[object, ...], list[list[Frame]]] = {}
+    for key, group in groups.items():
+        alike.setdefault(_without_trailing_types(key), []).append(group)
+    return [bundle for parts in alike.values() for bundle in _joined_where_apart(parts)]
+
+
+def _without_trailing_types(key: tuple[object, ...]) -> tuple[object, ...]:
+    """Return a stack's key with only the first three values of ImageType, which DICOM itself defines.
+
+    A scanner adds others slice by slice: ORIGINAL/PRIMARY/AXIAL and ORIGINAL/PRIMARY/AXIAL/ADD.
+    """
+    value = key[IMAGE_TYPE_AT]
+    text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    types = [part.strip(" '\0") for part in re.split(r"\\|,", text.strip("[]"))]
+    return (*key[:IMAGE_TYPE_AT], *types[:3], *key[IMAGE_TYPE_AT + 1 :])
+
+
+def _joined_where_apart(parts: list[list[Frame]]) -> list[list[Frame]]:
+    """Join the parts of a series that cover different stretches; those that overlap stay apart."""
+    bundles: list[list[Frame]] = []
+    for part in sorted(parts, key=lambda p: -len(p)):
+        home = next(
+            (b for b in bundles if part[0].placed and _alike(b[0], part[0]) and _apart(b, part)), None
+        )
+        if home is None:
+            bundles.append(part)
+        else:
+            home += part
+    return bundles
+
+
+def _apart(one: Sequence[Frame], other: Sequence[Frame]) -> bool:
+    """Say whether two sets of slices share no more than a tenth of the shorter one's stretch."""
+    a, b = _depth(one), _depth(other, one[0])
+    shared = min(a.max(), b.max()) - max(a.min(), b.min())
+    return bool(shared <= 0.1 * min(np.ptp(a), np.ptp(b)) and not (np.ptp(a) == 0 and np.ptp(b) == 0))
 
 
 def _parallel(frames: Sequence[Frame]) -> list[list[Frame]]:

@@ -146,5 +146,7 @@ class Production:
 
 
 def warmed_up(heads: Sequence[SourceHead]) -> None:
-    """Simulate one patient, so that atlases are read once and not in every process."""
-    patient_for(Job(0, 3.0), heads, 0)
+    """Simulate a patient who bleeds, so that atlases are made once and not in every process."""
+    for site in SITES:
+        spec = PatientSpec(spacing_mm=4.0, site=site, followup=False, mni=True, old_infarct_probability=1.0)
+        simulate_patient(1, heads[0], spec)
