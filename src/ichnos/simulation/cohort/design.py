@@ -76,7 +76,10 @@ _RYU = PopulationMix(
 )  # the training set's mean; sd assumed
 
 PRESETS: dict[str, Design] = {
-    "demo": Design(tuple(Group(1, c) for c in "ABC"), "three patients with every exam"),
+    "demo": Design(
+        (Group(1, "A", "train"), Group(1, "B", "validation"), Group(1, "C", "test")),
+        "three patients with every exam: one to train, one to validate, one to test",
+    ),
     "yu2025": Design(
         (
             Group(468, "A", "train", _PAIRED, expansion_share=0.198),
