@@ -208,14 +208,15 @@ _SHAPES: tuple[tuple[str, float, float, tuple[tuple[str, float, float], ...]], .
 
 
 def shape_rows(shapes: dict[str, Sequence[Shape]]) -> list[RealismRow]:
-    """Compare masks of `haematoma` and `ventricular blood` with real ones; small clots apart from large ones."""
+    """Compare masks of `haematoma` and `ventricular blood` with real ones, small clots apart from large."""
     rows = []
     for kind, low, high, measures in _SHAPES:
         some = [shape for shape in shapes.get(kind, ()) if low <= shape.volume_ml < high]
         for name, published, share in measures:
             values = [float(getattr(shape, name)) for shape in some]
             median = float(np.median(values)) if len(values) >= LEAST_SHAPES else float("nan")
-X
+            title = f"{kind} of {low} to {high} mL, {name}"
+            rows.append(_within(title, median, published, share, _MASKS, len(some)))
     return rows
 
 
