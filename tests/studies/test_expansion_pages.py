@@ -14,11 +14,11 @@ from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.inference import Predictor
-from ichnos.learning.expansion.classifier import region_classifier
 from ichnos.learning.expansion.ensemble import load_classifier
 from ichnos.learning.expansion.forecast import forecast_map, load_forecaster
 from ichnos.learning.expansion.generator_store import load_generator
-from ichnos.learning.expansion.pairs import ROI_SHAPE, ROI_SPACING_MM, LesionPair
+from ichnos.learning.expansion.pairs import LesionPair
+from ichnos.learning.expansion.settings import REGION_SHAPE, REGION_SPACING_MM, region_classifier
 from ichnos.learning.expansion.slice_generator import Picture
 from ichnos.models import load_model
 from ichnos.prognosis.growth import GrowthInputs
@@ -33,7 +33,7 @@ from ichnos.studies.yu2025.risks import MethodRisk
 SMOKE = StudyBudget(smoke=True)
 MM = np.stack(
     np.meshgrid(
-        *[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(ROI_SHAPE, ROI_SPACING_MM, strict=True)],
+        *[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(REGION_SHAPE, REGION_SPACING_MM, strict=True)],
         indexing="ij",
     )
 )
@@ -73,7 +73,7 @@ def test_abramova_leaves_patients_out_and_fills_its_page(
     assert "0.506" in html.read_text(encoding="utf-8")
     network, kind = load_forecaster(tmp_path / "models" / "ours-synthetic-group-0")
     assert kind == "forecast"
-    assert forecast_map(network, made_pair(Patient("1")), kind).shape == ROI_SHAPE
+    assert forecast_map(network, made_pair(Patient("1")), kind).shape == REGION_SHAPE
     with pytest.raises(InputRefused, match="a map around an outline that must be given"):
         Predictor(load_model(tmp_path / "models" / "warp-group-0"))
     twice = [made_pair(Patient("1")), made_pair(Patient("2")), replace(made_pair(Patient("1")), patient="3")]

@@ -21,10 +21,8 @@ import numpy as np
 from ichnos.arrays import Floats32
 from ichnos.cohort import Cohort
 from ichnos.errors import InputRefused
-from ichnos.learning.expansion.forecast import (
-    ForecastKind,
-)
 from ichnos.learning.expansion.pairs import LesionPair, pair_of
+from ichnos.learning.expansion.settings import ForecastKind
 from ichnos.studies.abramova2024.tables import forecast_table, median_picture, ratio_table
 from ichnos.studies.abramova2024.training import (
     LEAST_GROWTH_ML,

@@ -10,13 +10,7 @@ import numpy as np
 
 from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused
-from ichnos.learning.expansion.forecast import (
-    ForecastKind,
-    ForecastSettings,
-    forecast_map,
-    save_forecaster,
-    train_forecaster,
-)
+from ichnos.learning.expansion.forecast import forecast_map, save_forecaster, train_forecaster
 from ichnos.learning.expansion.forecast_scores import (
     ForecastScore,
     best_threshold,
@@ -24,6 +18,7 @@ from ichnos.learning.expansion.forecast_scores import (
     uniform_dilation,
 )
 from ichnos.learning.expansion.pairs import SYNTHETIC_FACTORS, LesionPair, synthetic_pair
+from ichnos.learning.expansion.settings import ForecastKind, ForecastSettings
 from ichnos.learning.loop.settings import changed
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.pace import measured_steps

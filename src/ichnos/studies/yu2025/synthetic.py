@@ -10,9 +10,10 @@ import numpy as np
 
 from ichnos.evidence.tables import Cell, Table
 from ichnos.learning.expansion import generator_store, realism
+from ichnos.learning.expansion import settings as expansion_settings
 from ichnos.learning.expansion import slice_generator as synthesis
-from ichnos.learning.expansion.classifier import ClassifierSettings
 from ichnos.learning.expansion.crops import Example
+from ichnos.learning.expansion.settings import ClassifierSettings
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import PngPicture, cell, comparison
 from ichnos.studies.yu2025.people import People
@@ -78,15 +79,15 @@ class SyntheticMaker:
         )
         return list(images)
 
-    def _generator(self) -> synthesis.GeneratorSettings:
+    def _generator(self) -> expansion_settings.GeneratorSettings:
         """Return the published generator, or a small one where there is no GPU."""
         budget = self.budget
         if budget.device != "cpu":
-            loop = synthesis.GeneratorLoop(steps=10_000, seed=budget.seed)
-            return synthesis.GeneratorSettings(kind="published", size=self.size, loop=loop)
+            loop = expansion_settings.GeneratorLoop(steps=10_000, seed=budget.seed)
+            return expansion_settings.GeneratorSettings(kind="published", size=self.size, loop=loop)
         steps = 3 if budget.smoke else int(np.clip(60 * budget.minutes / _SECONDS_PER_STEP, 30, 3000))
         noise = 20 if budget.smoke else 400
-        return synthesis.small_generator(
+        return expansion_settings.small_generator(
             "published", steps=steps, size=self.size, seed=budget.seed, noise_steps=noise
         )
 
