@@ -66,7 +66,7 @@ class Run:
     first_minutes: float
     second_minutes: float
     workers: int = 15
-    slots: int = 96
+    slots: int = 160
     device: str = "cuda"
     command: str = ""
     held_out_heads: int = 4
@@ -112,7 +112,9 @@ def train_first_part(run: Run, production: Production, echo: Echo) -> tuple[Mode
         if not feed.pump(most=1, wait_s=2.0):
             break
     points, validation = _first_points(training.average, feed, run.device, echo)
-    echo(f"missing held-out looks: {max(0, missing)}; rendering took {feed.seconds:.0f} s in all")
+    echo(f"missing held-out looks: {max(0, missing)}; scanning took {feed.seconds:.0f} s in all")
+    for failure in production.failures:
+        echo(f"not simulated: {failure}")
     made = patients + feed.patients
     model = _save_first(run, training, clock, made, points, validation, production)
     return model, training.average
