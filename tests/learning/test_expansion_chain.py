@@ -42,7 +42,7 @@ def classifier() -> ClassifierSettings:
     return changed(ClassifierSettings(network=network), {"steps": 4, "batch": 4, "precision": "fp32"})
 
 
-def write_growing_cohort(root: Path, patients: int = 6) -> Cohort:
+def write_growing_cohort(root: Path, patients: int = 8) -> Cohort:
     """Heads with a clot each; every second clot has doubled a day later."""
     scan = head()
     hu, people = scan.volume, []
