@@ -21,8 +21,8 @@ from ichnos.evidence.pack.pack import Pack, write_evidence
 from ichnos.evidence.pack.plan import EvidencePlan
 from ichnos.formats import bids
 from ichnos.inference import Predictor
-from ichnos.reading import read, refused
-from ichnos.reading.save import save_reading
+from ichnos.reading import read_scan, refused
+from ichnos.reading.save import write_record
 from ichnos.volume import Volume
 
 QUICK = EvidencePlan(bootstrap_repeats=100, gallery=1, vector_figures=False)
@@ -73,8 +73,8 @@ def read_cohort_folders(tmp_path_factory: pytest.TempPathFactory) -> Read:
         if name == "A4":
             reading = refused(name, "the scan has 4 slices; at least 10 are needed")
         else:
-            reading = read(replace(scan, facts={"age_years": 70.0, "gcs": 13.0}), predictor, name=name)
-        save_reading(reading, home)
+            reading = read_scan(replace(scan, facts={"age_years": 70.0, "gcs": 13.0}), predictor, name=name)
+        write_record(reading, home)
     bids.write_cohort(people, cohort, name="made")
     shutil.copytree(readings / "sub-A1_ses-baseline", readings / "sub-A1_ses-followup")
     shutil.copytree(readings / "sub-A1_ses-baseline", readings / "STUDY-9")
