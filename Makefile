@@ -36,6 +36,9 @@ setup-demo: $(READY_DEMO)
 demo: setup-demo
 	$(BIN)/python tools/demo.py
 
+node-demo: setup
+	$(BIN)/python tools/node_demo.py
+
 test: setup
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
