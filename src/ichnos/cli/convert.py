@@ -20,47 +20,47 @@ if TYPE_CHECKING:
     from ichnos.runs import Summary
     from ichnos.scan import Scan
 
+_EXPECTED = {"InputRefused", "OSError", "PermissionError", "FileNotFoundError"}
 _OLDEST_YEARS = 90  # higher ages are rare enough to point at a person
 
 
 def convert_command(
-    path: Annotated[Path, typer.Argument(help="folder or zip with any number of studies, or one NIfTI file")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder for the results; run again to go on")],
-    workers: Annotated[int, typer.Option(help="processes on this machine")] = 1,
-    scheduler: Annotated[
-        str | None, typer.Option(help="address of a dask scheduler, such as tcp://host:8786")
-    ] = None,
+    path: Annotated[Path, typer.Argument(help="folder or zip of studies, or one NIfTI file")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="output folder; re-run to resume")],
+    workers: Annotated[int, typer.Option(help="processes on this machine (default: 1)")] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="dask scheduler, tcp://host:port")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Convert each study's head CT to NIfTI; a study without one is reported and does not stop the rest."""
     from ichnos import __version__
-    from ichnos.cli.inspect import file_bar
-    from ichnos.formats import nifti
-    from ichnos.formats.dicom import studies_in
     from ichnos.runs import apply
 
     if out.is_file():
         raise UsageError(f"{out} is a file; give a folder for the results")
-    items: list[DicomStudy | _NiftiFile]
-    if nifti.is_nifti(path) and path.is_file():
-        items = [_NiftiFile(path)]
-    else:
-        with file_bar(show=not as_json) as progress:
-            items = [*studies_in(path, progress=progress)]
-    settings = {"ichnos": __version__, "as": "nifti"}
     summary = apply(
         convert_one,
-        items,
+        _items(path, progress=not as_json),
         out=out,
-        settings=settings,
+        settings={"ichnos": __version__, "as": "nifti"},
         name="convert",
         workers=workers,
         scheduler=scheduler,
         progress=not as_json,
     )
     summary.save_table(out / "convert.tsv")
-    _tell(summary, out, as_json=as_json)
+    _show(summary, out, as_json=as_json)
     return _exit_code(summary)
+
+
+def _items(path: Path, *, progress: bool) -> list[DicomStudy | _NiftiFile]:
+    from ichnos.cli.inspect import file_bar
+    from ichnos.formats import nifti
+    from ichnos.formats.dicom import studies_in
+
+    if nifti.is_nifti(path) and path.is_file():
+        return [_NiftiFile(path)]
+    with file_bar(show=progress) as advance:
+        return [*studies_in(path, progress=advance)]
 
 
 @dataclass(frozen=True)
@@ -129,20 +129,11 @@ def sidecar_without_identity(scan: Scan) -> dict[str, Any]:
     return plain
 
 
-def _tell(summary: Summary, out: Path, *, as_json: bool) -> None:
+def _show(summary: Summary, out: Path, *, as_json: bool) -> None:
     failures = [{"id": failure.id, "why": failure.why} for failure in summary.failures]
     if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    "out": str(out),
-                    "rows": list(summary.rows),
-                    "done_now": summary.done_now,
-                    "failures": failures,
-                },
-                indent=2,
-            )
-        )
+        result = {"out": str(out), "rows": list(summary.rows), "done_now": summary.done_now}
+        typer.echo(json.dumps(result | {"failures": failures}, indent=2))
         return
     typer.echo(
         f"{len(summary)} head CTs in {out}, {summary.done_now} of them converted now in"
@@ -153,14 +144,8 @@ def _tell(summary: Summary, out: Path, *, as_json: bool) -> None:
 
 
 def _exit_code(summary: Summary) -> int:
-    """Return 0 if all went well, 2 if inputs were refused or the disk would not have them, 1 if anything
-    else failed.
-    """
+    """Return 0 if all went well, 2 if inputs were refused or the disk failed, 1 for anything else."""
     kinds = {failure.kind for failure in summary.failures}
-    return (
-        0
-        if not kinds
-        else 2
-        if kinds <= {"InputRefused", "OSError", "PermissionError", "FileNotFoundError"}
-        else 1
-    )
+    if kinds - _EXPECTED:
+        return 1
+    return 2 if kinds else 0
