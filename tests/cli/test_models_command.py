@@ -80,7 +80,7 @@ def test_listing_verifying_and_showing(
     assert run(["models", "list", str(model)]) == 0
     assert "(tiny 1): brain" in capsys.readouterr().out
     assert run(["models", "verify", str(model)]) == 0
-    assert "as they should be" in capsys.readouterr().out
+    assert "files verified" in capsys.readouterr().out
     assert run(["models", "show", str(model)]) == 0
     assert "Random weights." in capsys.readouterr().out
     (tmp_path / "half").mkdir()

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ichnos.formats.vocabulary import without_free_text
 from ichnos.reading import Measure, Reading, Record
 from ichnos.report.pictures import data_uri, montage_png, outlined_in
 from ichnos.report.viewer import ct_nifti, labels_nifti, niivue_script, viewer_grid
@@ -109,7 +110,7 @@ def _cards(record: Record) -> list[_Card]:
 
 def _scan_line(scan: Scan) -> str:
     """Say how the scan was made, without saying whose it is."""
-    how = scan.acquisition
+    how = without_free_text(scan.acquisition)
     shape, spacing = (
         " × ".join(map(str, scan.volume.shape)),
         " × ".join(f"{step:.3g}" for step in scan.volume.spacing_mm),
