@@ -2,9 +2,10 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
+READY_DEMO := .venv/.ready-demo
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo node-demo test test-all check bench bench-transfer docs weights refinement fit stress clean
+.PHONY: help setup setup-demo demo node-demo test test-all check bench bench-transfer docs weights refinement fit stress clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,15 +22,19 @@ help:
 
 $(READY): pyproject.toml constraints.txt tools/setup_venv.sh
 	PYTHON=$(PYTHON) bash tools/setup_venv.sh
+	@touch $@ $(READY_DEMO)
+
+# What the demo needs, without test tools and nnU-Net; done already where everything is set up.
+$(READY_DEMO): pyproject.toml constraints.txt tools/setup_venv.sh
+	PYTHON=$(PYTHON) bash tools/setup_venv.sh demo
 	@touch $@
 
 setup: $(READY)
 
-demo: setup
-	$(BIN)/python tools/demo.py
+setup-demo: $(READY_DEMO)
 
-node-demo: setup
-	$(BIN)/python tools/node_demo.py
+demo: setup-demo
+	$(BIN)/python tools/demo.py
 
 test: setup
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ichnos.errors import InputRefused
+from ichnos.formats.vocabulary import without_free_text
 from ichnos.reading import Measure, Reading, Record
 from ichnos.reading.record import BY_DEFINITION
 from ichnos.report.pictures import outlined_in, slice_pictures
@@ -163,7 +164,7 @@ def _cards(record: Record) -> list[_Card]:
 
 def _scan_line(scan: Scan) -> str:
     """Say how the scan was made, without saying whose it is."""
-    how = scan.acquisition
+    how = without_free_text(scan.acquisition)
     shape, spacing = (
         " × ".join(map(str, scan.volume.shape)),
         " × ".join(f"{step:.3g}" for step in scan.volume.spacing_mm),

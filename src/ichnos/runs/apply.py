@@ -78,7 +78,10 @@ class Summary:
         same bytes.
         """
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        with (
+            atomic_file(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+        ):
             delimiter = "\t" if str(path).endswith(".tsv") else ","
             table = csv.DictWriter(stream, columns, delimiter=delimiter, lineterminator="\n", restval="n/a")
             table.writeheader()
@@ -95,6 +98,7 @@ def apply(
     workers: int = 1,
     scheduler: str | None = None,
     progress: bool = True,
+    keep_names: bool = True,
 ) -> Summary:
     """Apply `task` to every item that the ledger in `out` does not know as finished.
 
@@ -104,7 +108,8 @@ def apply(
 
     `settings` (plain data, a dataclass or a pydantic model) are all that decides the result besides the item;
     other settings in the same `out` are refused. `workers` local processes, or the workers of a dask
-    `scheduler` ("tcp://host:port") that see the same disk.
+    `scheduler` ("tcp://host:port") that see the same disk. Without `keep_names` the ledger says why an item
+    failed without the names of its files and without the values in them.
     """
     chosen = _unique(items)
     if workers < 1:
@@ -126,7 +131,9 @@ def apply(
         staging.settle()
         before = ledger.finished()
         pending = [item for item in chosen if item.id not in before]
-        place = _place(task, pending, staging.work, ledger, workers=workers, scheduler=scheduler)
+        place = _place(
+            places.Job(task, keep_names), pending, staging.work, ledger, workers=workers, scheduler=scheduler
+        )
         with _bar(name, len(chosen), len(chosen) - len(pending), show=progress) as advance:
             failures = _collect(place, ledger, staging, settings_hash(settings), advance)
         staging.clear()  # what workers that died had begun
@@ -150,7 +157,13 @@ def _unique(items: Iterable[I]) -> list[I]:
 
 
 def _place(
-    task: Any, pending: Sequence[Any], work: Path, ledger: Ledger, *, workers: int, scheduler: str | None
+    job: places.Job,
+    pending: Sequence[Any],
+    work: Path,
+    ledger: Ledger,
+    *,
+    workers: int,
+    scheduler: str | None,
 ) -> Iterator[places.Outcome]:
     def started(item_id: str) -> None:
         ledger.add("started", item_id)
@@ -158,10 +171,10 @@ def _place(
     if not pending:
         return iter(())
     if scheduler is not None:
-        return places.on_scheduler(task, pending, work, started, address=scheduler)
+        return places.on_scheduler(job, pending, work, started, address=scheduler)
     if workers > 1:
-        return places.in_processes(task, pending, work, started, workers=workers)
-    return places.in_this_process(task, pending, work, started)
+        return places.in_processes(job, pending, work, started, workers=workers)
+    return places.in_this_process(job, pending, work, started)
 
 
 def _collect(

@@ -77,10 +77,13 @@ class Latent:
     onset_to_ct_h: float  # 0.5 .. 72
     followup_interval_h: float  # baseline CT to follow-up CT, hours, up to 24 as a rule
     anticoagulated: bool
+    antiplatelet: bool
+    earlier_bleed: bool  # a haematoma years ago
     haematocrit: float  # fraction 0.25 .. 0.55
     signs: tuple[str, ...]  # non-contrast signs that are present, from SIGNS
     irregularity: float  # standard score of the outline's irregularity
     heterogeneity: float  # standard score of the density's unrest
+    old_infarct_hu: float  # of the cavity of an old infarct: fluid when ancient, denser when weeks old
     activity: float  # hidden: bleeding activity, standard score given nothing
     drawn_ich_ml: float  # volumes the law asked for; the truth volumes are those of the maps
     drawn_ivh_ml: float
@@ -133,7 +136,7 @@ class Moment:
     tissue: torch.Tensor
     ich: torch.Tensor  # fraction of blood in the tissue, 0..1
     ivh: torch.Tensor  # fraction of blood in the ventricles, 0..1; ich + ivh <= 1
-    # HU of the blood itself (26..92, signs included), continued about 5 mm beyond its edge; 0 far from blood
+    # HU of the blood itself (26..100, signs included), continued about 5 mm beyond its edge; 0 far from blood
     blood_hu: torch.Tensor
     # degree 0..1 (1: white matter about 10 HU darker); PHE target = degree >= 0.5 and not blood
     oedema: torch.Tensor

@@ -48,7 +48,7 @@ class SecondPlan:
     """How the refinement is trained."""
 
     features: tuple[int, ...] = (16, 32, 64)
-    batch: int = 24
+    batch: int = 12
     patch: tuple[int, int, int] = HOW.patch
     scans_per_patient: int = 3
     wild_share: float = 0.4
@@ -57,8 +57,9 @@ class SecondPlan:
     spacing_mm: float = 1.0
     held_out_patients: int = 28
     calibration_patients: int = 20
+    feed_share: float = 0.30  # of the time, at most, that goes into scanning phantoms
     seed: int = 0
-    channels_last: bool = True
+    channels_last: bool = False
 
 
 def refiner_network(plan: SecondPlan) -> NetworkSpec:
@@ -206,6 +207,7 @@ class RefinerFeed:
     device: str
     scans: list[RefinerScan] = field(default_factory=list)
     patients: int = 0
+    seconds: float = 0.0  # that went into scanning phantoms
     _next: int = 0
 
     def add(self, scan: RefinerScan) -> None:
@@ -308,7 +310,8 @@ def train_second(
     generator = torch.Generator(training.device).manual_seed(plan.seed + 5)
     noted, noted_step = time.monotonic(), training.step
     while not clock.over and feed.scans:
-        pump(0.0)
+        if feed.seconds < plan.feed_share * clock.spent_s + 5.0:
+            pump(0.0)
         done = clock.done
         chosen = rng.integers(0, len(feed.scans), plan.batch)
         image, truth = refiner_batch(feed.scans, chosen, plan.patch, rng, generator)
@@ -324,8 +327,7 @@ def train_second(
 
 
 def _focal_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    at = list(_FOCAL)
-    own, wanted = logits[:, at].float(), truth[:, at]
+    own, wanted = (torch.stack([field[:, k] for k in _FOCAL], 1).float() for field in (logits, truth))
     entropy = nn.functional.binary_cross_entropy_with_logits(own, wanted, reduction="none")
     weighted = (torch.sigmoid(own) - wanted) ** 2 * entropy
     return (weighted.sum((0, 2, 3, 4)) / (wanted.sum((0, 2, 3, 4)) + 500.0)).mean()
