@@ -86,7 +86,7 @@ def test_an_ensemble_becomes_a_model_that_says_the_same(tmp_path, capsys) -> Non
     assert "one probability per patient" in (folder / "CARD.md").read_text(encoding="utf-8")
     assert "p3" not in (folder / "model.json").read_text(encoding="utf-8"), "patients are not named"
     assert run(["models", "verify", str(folder)]) == 0
-    assert "files as they should be" in capsys.readouterr().out
+    assert "files verified" in capsys.readouterr().out
     with pytest.raises(InputRefused, match="one number per patient"):
         Predictor(model)
     weights = folder / "model.safetensors"
