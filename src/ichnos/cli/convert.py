@@ -27,7 +27,7 @@ def convert_command(
     path: Annotated[Path, typer.Argument(help="folder or zip of DICOM studies, or a NIfTI file")],
     out: Annotated[Path, typer.Option("--out", "-o", help="output folder; re-run to resume")],
     keep_names: Annotated[bool, typer.Option("--keep-names", help="keep names and scanner texts")] = False,
-    workers: Annotated[int, typer.Option(help="processes on this machine")] = 1,
+    workers: Annotated[int, typer.Option(help="processes on this machine (default: 1)")] = 1,
     scheduler: Annotated[str | None, typer.Option(help="dask scheduler, tcp://host:port")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
