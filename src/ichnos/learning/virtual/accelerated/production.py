@@ -25,7 +25,7 @@ from ichnos.simulation.simulate import PatientSpec, simulate_patient
 SMALL_ML, DISEASED_ML = (0.6, 8.0), (1.0, 50.0)  # drawn evenly in their logarithm
 _BLEEDING, _SMALL, _ANY_SITE, _DISEASED = 0.65, 0.35, 0.5, 0.5  # shares of patients
 _MOST_FAILURES = 20  # patients that may fail before a run is given up
-_OLD_INFARCT, _ACUTE_INFARCT = 0.25, 0.08
+_OLD_INFARCT, _ACUTE_INFARCT, _OPERATED = 0.25, 0.08, 0.05
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def spec_of(seed: int, number: int, *, spacing_mm: float, followup: bool) -> tup
         haematoma_probability=float(bled),
         acute_infarct_probability=_ACUTE_INFARCT,
         old_infarct_probability=_OLD_INFARCT,
+        operated_probability=_OPERATED,
         ich_ml=small if rng.random() < _SMALL else None,
         site=SITES[int(rng.integers(len(SITES)))] if rng.random() < _ANY_SITE else None,
         leukoaraiosis_ml=diseased if rng.random() < _DISEASED else None,
