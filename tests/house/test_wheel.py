@@ -23,8 +23,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 _NAME = re.compile(r"^([A-Za-z0-9._-]+)\s*(?:\[([^\]]*)\])?")
 
 
+def core_names(found: metadata.Distribution) -> list[str]:
+    """Return the names of what a distribution needs without any extra."""
+    lines = [line.partition(";") for line in found.requires or []]
+    matches = [_NAME.match(needed.strip()) for needed, _, marker in lines if "extra" not in marker]
+    return [match.group(1) for match in matches if match is not None]
+
+
 def required(name: str, seen: set[str]) -> Iterator[metadata.Distribution]:
-    """Yield the installed distributions that a distribution's core needs, itself included."""
+    """Yield an installed distribution and those that it needs."""
     key = re.sub(r"[-_.]+", "-", name).lower()
     if key in seen:
         return
@@ -34,11 +41,8 @@ def required(name: str, seen: set[str]) -> Iterator[metadata.Distribution]:
     except metadata.PackageNotFoundError:  # for another platform
         return
     yield found
-    for line in found.requires or []:
-        needed, _, marker = line.partition(";")
-        match = _NAME.match(needed.strip())
-        if match is not None and "extra" not in marker:
-            yield from required(match.group(1), seen)
+    for needed in core_names(found):
+        yield from required(needed, seen)
 
 
 def link(distribution: metadata.Distribution, site: Path) -> None:
@@ -61,8 +65,10 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site,) = (folder / "env").glob("lib/python*/site-packages")
     wheel = folder / done.stdout.split()[-1]
     subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(site)], check=True)
-    for distribution in required("ichnos", set()):
-        if distribution.metadata["Name"] != "ichnos":
+    (information,) = site.glob("ichnos-*.dist-info")
+    seen: set[str] = set()
+    for name in core_names(metadata.Distribution.at(information)):
+        for distribution in required(name, seen):
             link(distribution, site)
     return folder / "env" / "bin" / "python"
 
