@@ -17,8 +17,8 @@ from ichnos.formats import bids, nifti
 from ichnos.inference import Predictor
 from ichnos.learning.segmentation.folds import (
     OUT_OF_FOLD,
+    as_label_maps,
     held_out,
-    label_maps,
     person_folds,
     train_folds,
 )
@@ -116,7 +116,7 @@ def test_label_maps_hold_each_target_under_its_value() -> None:
         "tract_left": tract.with_array(tract.array == 1),
         "tract_right": tract.with_array(tract.array == 2),
     }
-    maps = label_maps({"ICH": blood.with_array(blood.array > 0), **sides})
+    maps = as_label_maps({"ICH": blood.with_array(blood.array > 0), **sides})
     assert sorted(maps) == ["haematoma", "tract"]
     assert np.array_equal(maps["tract"].array, tract.array.astype(np.uint8))
     assert replace(maps["haematoma"]).array.max() == 1

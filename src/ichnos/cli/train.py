@@ -43,7 +43,7 @@ class TrainCommandSettings(TrainSettings):
     spacing: tuple[float, float, float] | None = Field(None, description="voxel size in mm (default: 2,2,2)")
     patch: tuple[int, int, int] | None = Field(None, description="voxels of a patch; z of 1: slices")
     simulated_share: float | None = Field(None, description="fraction of batches simulated meanwhile")
-    folds: int = Field(0, ge=0, description="k-fold: out-of-fold masks, averaged model; 0: none")
+    folds: int = Field(0, ge=0, description="k-fold training, averaged; 0: none")
     mirror: bool = Field(False, description="with --folds: also read mirror images")
     seed: int | None = Field(None, description="same seed, same numbers (default: 0)")
     pipelines: tuple[str, ...] = Field(TRUSTED_PIPELINES, description="folders with targets")

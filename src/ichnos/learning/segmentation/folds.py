@@ -102,15 +102,15 @@ def _predict(patients: Sequence[Patient], model: Model, root: Path, device: str)
         opened = nifti.open_nifti(patient.exam("ct"))
         prediction = predictor(Scan(opened.volume, opened.acquisition))
         masks = {t.name: prediction.mask(t.name) for t in model.manifest.targets if t.kind == "mask"}
-        for label, volume in label_maps(masks).items():
+        for label, volume in as_label_maps(masks).items():
             bids.write_derivative(root, patient.id, volume, pipeline=OUT_OF_FOLD, label=label, kind="dseg")
 
 
-def label_maps(masks: dict[str, Volume]) -> dict[str, Volume]:
+def as_label_maps(masks: dict[str, Volume]) -> dict[str, Volume]:
     """Return masks as the label maps of a cohort; where two of a map overlap, the earlier target stays.
 
     >>> one = Volume(np.ones((1, 1, 2), bool), np.eye(4))
-    >>> maps = label_maps({"ICH": one.with_array(np.array([[[True, False]]])), "IVH": one})
+    >>> maps = as_label_maps({"ICH": one.with_array(np.array([[[True, False]]])), "IVH": one})
     >>> maps["haematoma"].array.tolist()
     [[[1, 2]]]
     """
