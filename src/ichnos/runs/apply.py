@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -14,6 +13,7 @@ from ichnos.errors import UsageError
 from ichnos.files import atomic_file
 from ichnos.runs import workers as places
 from ichnos.runs.ledger import Ledger, settings_hash
+from ichnos.runs.progress import progress_bar
 from ichnos.runs.staging import Staging
 
 
@@ -134,7 +134,7 @@ def apply(
         place = _place(
             places.Job(task, keep_names), pending, staging.work, ledger, workers=workers, scheduler=scheduler
         )
-        with _bar(name, len(chosen), len(chosen) - len(pending), show=progress) as advance:
+        with progress_bar(name, len(chosen), len(chosen) - len(pending), show=progress) as advance:
             failures = _collect(place, ledger, staging, settings_hash(settings), advance)
         staging.clear()  # what workers that died had begun
         finished = ledger.finished()
@@ -203,32 +203,3 @@ def _collect(
             staging.settle()
         advance(len(failures))
     return tuple(failures)
-
-
-@contextmanager
-def _bar(name: str, total: int, done: int, *, show: bool) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar with the time left on standard error."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not show) as bar:
-        line = bar.add_task(name, total=total, completed=done)
-
-        def advance(failed: int) -> None:
-            bar.update(line, advance=1, description=f"{name}, {failed} failed" if failed else name)
-
-        yield advance

@@ -30,6 +30,20 @@ class Operation:
     hygroma_mm: float  # thickness of the fluid over the frontal convexity
 
 
+def operation_words(operation: Operation | None) -> str:
+    """Return what is to be seen, as words for a table.
+
+    >>> operation_words(Operation(1.0, drain=True, flap_mm=0.0, flap_missing=False, hygroma_mm=6.0))
+    'drain hygroma'
+    """
+    if operation is None:
+        return ""
+    words = ["drain"] if operation.drain else []
+    if operation.flap_mm > 0:
+        words.append("craniectomy" if operation.flap_missing else "craniotomy")
+    return " ".join([*words, "hygroma"] if operation.hygroma_mm > 0 else words)
+
+
 def drawn_operation(probability: float, generator: torch.Generator) -> Operation | None:
     """Draw an operation, or None; one of four leaves more than one trace."""
     draw = torch.rand(7, generator=generator).tolist()
