@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from builders.small_patient import SHAPE, SIDE_MM, small_patient
+from ichnos.errors import IchnosError
 from ichnos.inference.channels import input_channels, recentred
 from ichnos.inference.coordinates import sample_atlas, smoothed_coordinates
 from ichnos.learning.segmentation.losses import multi_target_loss
@@ -40,7 +41,7 @@ from ichnos.learning.virtual.accelerated.phantom import (
     write_phantom,
 )
 from ichnos.learning.virtual.accelerated.prepared_heads import read_prepared, split_heads, write_prepared
-from ichnos.learning.virtual.accelerated.production import spec_of
+from ichnos.learning.virtual.accelerated.production import Job, Production, spec_of
 from ichnos.learning.virtual.accelerated.rays import ray_effects_at_once
 from ichnos.learning.virtual.accelerated.scanner import (
     Pose,
@@ -402,3 +403,12 @@ def test_a_look_learnt_well_is_easy() -> None:
     logits[1, TARGETS.index("ICH")] = -9.0
     easy, hard = difficulty(logits, truth).tolist()
     assert easy < 0.01 < hard
+
+
+def test_a_run_goes_on_without_few_patients_and_ends_without_many() -> None:
+    production = object.__new__(Production)
+    production.failures, production._came = [], 300
+    for number in range(30):
+        production.failed(Job(number, 1.5), "no brain")
+    with pytest.raises(IchnosError, match="patient 30: no brain"):
+        production.failed(Job(30, 1.5), "no brain")

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from ichnos.clinical.expansion import DEFAULT_DEFINITION, DEFINITIONS, ExpansionDefinition
+from ichnos.errors import InputRefused
 from ichnos.inference import Prediction
+from ichnos.inference.expansion import ExpansionClassifier
 from ichnos.models import Model
 from ichnos.models.store import SHIPPED
 from ichnos.prognosis.growth import GROWTH_FILE, GrowthInputs, GrowthModel
@@ -54,6 +56,43 @@ def read_expansion(
     return Finding(
         target="expansion", status="read", sentence=sentence, measures=measures, masks=("expansion",)
     )
+
+
+def with_classifier(
+    finding: Finding,
+    classifier: ExpansionClassifier,
+    masks: Masks,
+    hu: Volume,
+    *,
+    facts: Mapping[str, object] | None = None,
+) -> Finding:
+    """Return the finding with the probability of an image classifier in place of the growth model's.
+
+    The growth model's own probability stays beside it as `expansion_probability_growth`.
+    """
+    if not masks.ich.array.any():
+        return finding
+    inputs = growth_inputs(masks.ich, masks.ivh, hu, facts=facts)
+    features = {name: inputs.feature(name) for name in classifier.feature_names}
+    try:
+        value = round(100 * classifier.probability(hu, masks.ich, masks.ivh, features), 1)
+    except InputRefused:  # a haematoma too small for the classifier's grid
+        return finding
+    own = Measure(
+        name="expansion_probability",
+        label=f"Probability of expansion (image classifier {classifier.model.manifest.name})",
+        value=value,
+        unit="%",
+        reason="the classifier gives no interval",
+    )
+    others = tuple(
+        m.model_copy(update={"name": "expansion_probability_growth"}) if m.name == own.name else m
+        for m in finding.measures
+    )
+    said = f"{finding.sentence} " if finding.status == "read" else ""
+    sentence = f"{said}Probability of expansion by the image classifier: {value:.0f} %."
+    update = {"status": "read", "sentence": sentence, "measures": (own, *others)}
+    return finding.model_copy(update=update)
 
 
 def _withheld(why: str) -> Finding:

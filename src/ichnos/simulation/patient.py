@@ -18,8 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ichnos.clinical.expansion import ExpansionDefinition
 from ichnos.errors import InputRefused
 from ichnos.volume import Affine
+
+EXPANSION = ExpansionDefinition()  # growth by more than 33 % or 6 mL
 
 
 class Tissue(IntEnum):
@@ -92,6 +95,12 @@ class Latent:
     drawn_phe_ml: float
     drawn_followup_phe_ml: float
     drawn_leukoaraiosis_ml: float
+    operation: str = ""  # what an earlier one left: words of drain, flap, craniectomy, hygroma
+
+    @property
+    def expands(self) -> bool:
+        """Say whether the drawn volumes are those of an expansion."""
+        return bool(EXPANSION(self.drawn_ich_ml, self.drawn_followup_ich_ml) == 1)
 
 
 @dataclass(frozen=True)
@@ -194,8 +203,7 @@ class VirtualPatient:
     @property
     def expanded(self) -> bool:
         """Say whether the parenchymal haematoma grew by more than 33 % or 6 mL until the follow-up."""
-        growth_ml = self.truth.followup_ich_ml - self.truth.ich_ml
-        return growth_ml > 6.0 or growth_ml > 0.33 * self.truth.ich_ml > 0.0
+        return bool(EXPANSION(self.truth.ich_ml, self.truth.followup_ich_ml) == 1)
 
     def moment(self, *, followup: bool) -> Moment:
         """Return the maps at baseline or at follow-up; refuse a follow-up that was not simulated."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from ichnos.anatomy import tract as tract_atlas
 from ichnos.anatomy.tract_levels import variation_mm
@@ -16,7 +17,7 @@ from ichnos.simulation.disease.growth_map import growth_probability
 from ichnos.simulation.disease.haemorrhage import Lesion
 from ichnos.simulation.disease.law import USUAL, PopulationMix
 from ichnos.simulation.disease.moment import RenderedMoment, rendered_moment
-from ichnos.simulation.disease.operation import drawn_operation
+from ichnos.simulation.disease.operation import drawn_operation, operation_words
 from ichnos.simulation.exams.fibres import fibres_of
 from ichnos.simulation.fields import Grid, sampled, smooth_noise
 from ichnos.simulation.heads.source import SourceHead, lookup
@@ -24,7 +25,6 @@ from ichnos.simulation.heads.variation import Variation, scale_at, varied
 from ichnos.simulation.patient import SIGNS, SITES, Latent, Tissue, Truth, VirtualPatient
 from ichnos.simulation.streams import random_stream
 
-Tensor = torch.Tensor
 _NAN = float("nan")
 _TRACT_EDGE_MM = 1.4  # width over which the share of a voxel in the tract falls from 1 to 0
 
@@ -87,9 +87,9 @@ def simulate_patient(
         age_years=latent.age_years,
         generator=random_stream(seed, "chronic"),
     )
-    latent = replace(latent, old_infarct_hu=chronic.old_hu)
-    lesion = _lesion(head, table, latent, variation) if latent.has_haematoma else None
     operation = drawn_operation(spec.operated_probability, random_stream(seed, "operation"))
+    latent = replace(latent, old_infarct_hu=chronic.old_hu, operation=operation_words(operation))
+    lesion = _lesion(head, table, latent, variation) if latent.has_haematoma else None
     rest = (head, table, latent, chronic, variation)
     baseline = rendered_moment(*rest, lesion, operation, followup=False)
     followup = None

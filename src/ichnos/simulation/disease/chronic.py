@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
+from torch import Tensor
 
 from ichnos.simulation.fields import Grid, looked_up, smooth_noise
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import Tissue
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def fazekas(leukoaraiosis: Tensor, ventricle: Tensor, grid: Grid) -> tuple[int, 
     """Return the grades that a reader would give the map: periventricular and deep, 0..3 (Fazekas 1987).
 
     Periventricular, by how far from the ventricle's wall nine tenths of the lesions that touch it reach: 1
-    (caps, lining) under 6 mm, 2 (smooth halo) under 13 mm, 3 (irregular, into the deep white matter) beyond;
+    (caps, lining) under 6 mm, 2 (smooth halo) under 16 mm, 3 (irregular, into the deep white matter) beyond;
     0 if they hold under 0.15 mL. Deep, by the largest separate patch, or what reaches further than 10 mm if
     that is more: 0 under 0.02 mL, 1 (punctate) under 0.5 mL, 2 (beginning confluence) under 5 mL, 3 beyond.
     """
@@ -207,7 +206,7 @@ def fazekas(leukoaraiosis: Tensor, ventricle: Tensor, grid: Grid) -> tuple[int, 
 def _periventricular_grade(distance: np.ndarray, side_mm: float) -> int:
     if distance.size * side_mm**3 < 150:
         return 0
-    return 1 + int(np.digitize(np.quantile(distance, 0.9), [6.0, 13.0]))
+    return 1 + int(np.digitize(np.quantile(distance, 0.9), [6.0, 16.0]))
 
 
 def _deep_grade(sizes_ml: np.ndarray, touching: np.ndarray, distance: np.ndarray, side_mm: float) -> int:

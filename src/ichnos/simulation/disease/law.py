@@ -11,13 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ichnos.errors import UsageError
-from ichnos.simulation.patient import SIGNS, SITES
+from ichnos.simulation.patient import EXPANSION, SIGNS, SITES
 
-Tensor = torch.Tensor
-
-HE_RELATIVE, HE_ABSOLUTE_ML = 0.33, 6.0  # haematoma expansion: growth > 33 % or > 6 mL
+_SHARE, _GROWTH_ML = EXPANSION.more_than_share or 1.0, EXPANSION.more_than_ml or 1e9
 
 # Per site, in the order of SITES. Shares: Qureshi 2009 (Lancet 373:1632), deep 50-65 %, lobar 20-30 %,
 # cerebellum 5-10 %, brainstem 5-10 %. Volumes are set to Yu 2025's 20.4 mL (IQR 21.9) over all sites; lobar
@@ -140,7 +139,7 @@ def expansion_limit_ml(ich_ml: Tensor) -> Tensor:
     >>> expansion_limit_ml(torch.tensor([10.0, 30.0]))
     tensor([3.3000, 6.0000])
     """
-    return torch.clamp(HE_RELATIVE * ich_ml, max=HE_ABSOLUTE_ML)
+    return torch.clamp(_SHARE * ich_ml, max=_GROWTH_ML)
 
 
 def draw(patients: int, generator: torch.Generator, mix: PopulationMix = USUAL) -> Draws:

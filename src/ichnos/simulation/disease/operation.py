@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ichnos.simulation.fields import Grid
 from ichnos.simulation.patient import BRAIN_TISSUES, Tissue
-
-Tensor = torch.Tensor
-Box = tuple[slice, slice, slice]
 
 # Right side, MNI mm: Kocher's point to the foramen of Monro, and the middle of a frontotemporal flap.
 _DRAIN = ((30.0, 22.0, 85.0), (6.0, 6.0, 6.0))
@@ -28,6 +26,20 @@ class Operation:
     flap_mm: float  # radius of a craniotomy
     flap_missing: bool  # the bone was not put back
     hygroma_mm: float  # thickness of the fluid over the frontal convexity
+
+
+def operation_words(operation: Operation | None) -> str:
+    """Return what is to be seen, as words for a table.
+
+    >>> operation_words(Operation(1.0, drain=True, flap_mm=0.0, flap_missing=False, hygroma_mm=6.0))
+    'drain hygroma'
+    """
+    if operation is None:
+        return ""
+    words = ["drain"] if operation.drain else []
+    if operation.flap_mm > 0:
+        words.append("craniectomy" if operation.flap_missing else "craniotomy")
+    return " ".join([*words, "hygroma"] if operation.hygroma_mm > 0 else words)
 
 
 def drawn_operation(probability: float, generator: torch.Generator) -> Operation | None:

@@ -150,7 +150,10 @@ class Feed:
             ready = self.production.taken(self.device, wait_s=wait_s, spacing_mm=self.plan.spacing_mm)
             if ready is None:
                 break
-            self._scan(*ready)
+            try:
+                self._scan(*ready)
+            except (ArithmeticError, ValueError, IndexError, RuntimeError) as error:
+                self.production.failed(ready[0], repr(error))
             came += 1
         self.seconds += time.monotonic() - began
         return came
@@ -229,9 +232,9 @@ class StepNote:
     patch: tuple[int, int, int]
 
 
-def _check_finite(loss: float, step: int) -> None:
-    if not np.isfinite(loss):
-        raise IchnosError(f"the loss is not finite at step {step}; train with a lower learning rate")
+def _check_finite(network: nn.Module, step: int) -> None:
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
+        raise IchnosError(f"weights are not finite at step {step}; train with a lower learning rate")
 
 
 def train_first(
@@ -267,7 +270,7 @@ def train_first(
         if time.monotonic() - noted > note_every_s:
             seconds = time.monotonic() - noted
             rate = (training.step - noted_step) / seconds
-            _check_finite(float(loss.detach()), training.step)
+            _check_finite(training.network, training.step)
             note(
                 StepNote(
                     training.step, done, float(loss.detach()), feed.patients, feed.store.size, rate, patch

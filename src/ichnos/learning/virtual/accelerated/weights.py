@@ -323,7 +323,10 @@ class _Supply:
         if ready is None:
             return
         began = time.monotonic()
-        self._scan(*ready)
+        try:
+            self._scan(*ready)
+        except (ArithmeticError, ValueError, IndexError, RuntimeError) as error:
+            self.production.failed(ready[0], repr(error))
         self.feed.seconds += time.monotonic() - began
 
     def _scan(self, job: Job, phantom: Phantom) -> None:
