@@ -7,7 +7,7 @@ from ichnos.transfer.tractography.streamlines import (
     density_on_ct,
     save_streamlines,
 )
-from ichnos.transfer.tractography.track import Tractography, brain_of_b0, track, track_fod
+from ichnos.transfer.tractography.tracking import Tractography, brain_of_b0, track, track_fod
 
 __all__ = [
     "TRACT_DENSITY",
