@@ -144,3 +144,23 @@ def test_nnunet_cannot_begin_with_other_weights(tmp_path: Path, capsys: pytest.C
         == 3
     )
     assert "leave out --from" in capsys.readouterr().err
+
+
+def test_a_recipe_lies_under_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_trainable_cohort(tmp_path / "cohort", ("train", "validation"))
+    (tmp_path / "own.yaml").write_text(
+        "architecture: {width: 4}\npreprocessing: {spacing_mm: [4, 4, 4], patch: [16, 16, 16]}\n"
+        "loop: {steps: 3, validations: 1, batch: 1}\n"
+    )
+    call = ["train", "ICH", str(tmp_path / "cohort"), "-o", str(tmp_path / "m"), "--json"]
+    assert run([*call, "--recipe", str(tmp_path / "own.yaml"), "--steps", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 2
+    saved = json.loads((tmp_path / "m.training" / "settings.json").read_text())
+    assert saved["architecture"]["width"] == 4
+    assert saved["loop"]["batch"] == 1
+    again = ["--config", str(tmp_path / "m.training" / "settings.json"), "--work", str(tmp_path / "again")]
+    assert run([*call, *again]) == 0, "the settings of a run reproduce it"
+    assert json.loads((tmp_path / "again" / "settings.json").read_text()) == saved
+    capsys.readouterr()
+    assert run([*call, "--recipe", "huge"]) == 3
+    assert "small, published" in capsys.readouterr().err

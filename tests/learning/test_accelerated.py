@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from builders.small_patient import SHAPE, SIDE_MM, small_patient
 from ichnos.inference.channels import input_channels, recentred
-from ichnos.inference.coordinates import sampled, smoothed_coordinates
+from ichnos.inference.coordinates import sample_atlas, smoothed_coordinates
 from ichnos.learning.virtual.accelerated.atlas_positions import atlas_at, smoothed_positions
+from ichnos.learning.virtual.accelerated.densities import density_map, without_oedema
 from ichnos.learning.virtual.accelerated.first_network import FIRST_PREPROCESSING, first_image
-from ichnos.learning.virtual.accelerated.looks import TARGETS, LookStore, batch_of, recentring
+from ichnos.learning.virtual.accelerated.looks import (
+    GRID,
+    TARGETS,
+    LookStore,
+    batch_of,
+    on_first_grid,
+    recentring,
+)
 from ichnos.learning.virtual.accelerated.optimisers import OPTIMISERS, Optimisers
+from ichnos.learning.virtual.accelerated.phantom import (
+    DEGREES,
+    LABELS,
+    Layout,
+    Phantom,
+    read_phantom,
+    write_phantom,
+)
+from ichnos.learning.virtual.accelerated.prepared_heads import read_prepared, split_heads, write_prepared
+from ichnos.learning.virtual.accelerated.production import spec_of
 from ichnos.learning.virtual.accelerated.rays import ray_effects_at_once
-from ichnos.learning.virtual.accelerated.scanner import hu_weights
+from ichnos.learning.virtual.accelerated.scanner import (
+    Pose,
+    Scanning,
+    hu_weights,
+    positions,
+    scan_phantom,
+)
+from ichnos.learning.virtual.accelerated.scores import Counts, score_table
 from ichnos.learning.virtual.accelerated.timed import Clock, TimedTraining, rate_share
 from ichnos.learning.virtual.default_model import DEFAULT_TARGETS
 from ichnos.simulation.exams.ct_physics import RAYS, ray_effects
+from ichnos.simulation.exams.scanners import Kernel
+from ichnos.simulation.exams.truth import fine_masks
+from ichnos.simulation.heads.source import SourceHead
+from ichnos.simulation.patient import Moment, Tissue
 
 
 def _discs(slices: int) -> torch.Tensor:
@@ -92,7 +125,7 @@ def test_the_atlas_on_a_device_is_the_atlas() -> None:
     at = np.random.default_rng(3).uniform(-60, 60, (3, 4, 5, 6)).astype(np.float32)
     at[:, 0, 0, 0] = (-26, -20, 20)
     ours = atlas_at(torch.from_numpy(at)).numpy()
-    assert np.abs(ours[0] - sampled(population("left"), at)).max() < 1e-3
+    assert np.abs(ours[0] - sample_atlas(population("left"), at)).max() < 1e-3
 
 
 def test_the_rate_follows_the_clock_and_ends_low() -> None:
@@ -195,3 +228,142 @@ def test_mirrored_batches_exchange_the_sides() -> None:
 def _channel(name: str) -> int:
     """Return a target's channel."""
     return TARGETS.index(name)
+
+
+def _ball_phantom() -> Phantom:
+    """A skull with a brain in it, a cube of blood on its left and the positions of its voxels."""
+    spacing = 3.0
+    layout = Layout(spacing)
+    axes = [(torch.arange(n) - (n - 1) / 2) * spacing for n in layout.shape]
+    x, y, z = torch.meshgrid(*axes, indexing="ij")
+    radius = torch.sqrt(x**2 + y**2 + z**2)
+    tissue = torch.full(layout.shape, int(Tissue.AIR), dtype=torch.uint8)
+    tissue[radius < 75] = int(Tissue.BONE)
+    tissue[radius < 66] = int(Tissue.WHITE)
+    blood = ((x + 30).abs() < 12) & (y.abs() < 12) & (z.abs() < 12)
+    nothing = torch.zeros(layout.shape)
+    labels = (tissue == int(Tissue.WHITE)) * 1 + blood * (1 << LABELS.index("ich"))
+    coarse = torch.stack([x, y, z])[:, ::4, ::4, ::4].float()
+    maps = {name: nothing for name in DEGREES} | {"ich": blood.float()}
+    moment = Moment(tissue=tissue, blood_hu=torch.full(layout.shape, 65.0), **maps)
+    return Phantom(spacing, moment, labels.float(), coarse, 0.42, True, 0)
+
+
+def _quiet(heights_mm: np.ndarray, thickness_mm: float) -> Scanning:
+    return Scanning(heights_mm, thickness_mm, Kernel("", 0.6), 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("step", "mirrored"), [(3.0, False), (5.0, True)])
+def test_a_quiet_scan_shows_what_is_there(step: float, mirrored: bool) -> None:
+    phantom = _ball_phantom()
+    turn = np.eye(3) * ([-1, 1, 1] if mirrored else [1, 1, 1])
+    middle = (np.array(phantom.labels.shape) - 1) / 2 * phantom.spacing_mm
+    pose = Pose(turn, middle, -80, 80, mirrored)
+    generator = torch.Generator().manual_seed(0)
+    hu = density_map(phantom, np.random.default_rng(8), generator, wild=False)
+    scanning = _quiet(np.arange(-80, 80.1, step), step)
+    slices = scan_phantom(phantom, hu, pose, scanning, generator=generator, rng=np.random.default_rng(0))
+    image, degrees = on_first_grid(slices)
+    blood = degrees[LABELS.index("ich")]
+    true_voxels = float(phantom.maps.ich.sum())
+    assert float(blood.sum()) == pytest.approx(true_voxels, rel=0.25)
+    assert float(degrees[0].sum()) * 0.027 == pytest.approx(4 / 3 * np.pi * 6.6**3, rel=0.04)
+    assert float(image[blood > 0.99].median()) == pytest.approx(65, abs=4)
+    assert float(image[0, 0, 0]) < -900
+    half = GRID[0] // 2
+    assert bool((blood[half:] if mirrored else blood[:half]).any())
+    assert not bool((blood[: half - 2] if mirrored else blood[half + 2 :]).any())
+
+
+def test_positions_follow_the_pose() -> None:
+    phantom = _ball_phantom()
+    middle = (np.array(phantom.labels.shape) - 1) / 2 * phantom.spacing_mm
+    axis = torch.tensor([-30.0, 0.0, 30.0])
+    for turn, mirrored in ((np.eye(3), False), (np.eye(3) * [-1, 1, 1], True)):
+        mni = positions(phantom, Pose(turn, middle, -80, 80, mirrored), (axis, axis, axis))
+        assert torch.allclose(mni[0, 1, :, 1], axis, atol=0.5)  # a mirrored head's left is again at the left
+        assert torch.allclose(mni[1, 1, 1], axis, atol=0.5)
+        assert torch.allclose(mni[2, :, 1, 1], axis, atol=0.5)
+
+
+def test_random_densities_keep_the_shapes_and_the_seed() -> None:
+    phantom = _ball_phantom()
+    first, again, other = (
+        density_map(phantom, np.random.default_rng(s), torch.Generator().manual_seed(s), wild=True)
+        for s in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert float(first[phantom.maps.tissue == int(Tissue.AIR)].max()) < -900
+
+
+def test_oedema_is_left_out_with_its_label() -> None:
+    phantom = _ball_phantom()
+    labels = phantom.labels + (1 << LABELS.index("phe"))
+    phantom = replace(phantom, labels=labels)
+    drawn = [without_oedema(phantom, np.random.default_rng(s)) for s in range(40)]
+    bits = [bool((p.labels.to(torch.int32) >> LABELS.index("phe") & 1).any()) for p in drawn]
+    assert 0 < bits.count(False) < 20
+
+
+def test_a_phantom_survives_its_buffer() -> None:
+    patient = replace(small_patient(fibres=False), mni_mm=torch.zeros(3, *SHAPE))
+    layout = Layout(SIDE_MM)
+    buffer = memoryview(bytearray(layout.size))
+    write_phantom(patient, 3, layout, buffer)
+    phantom = read_phantom(buffer, layout, "cpu")
+    assert (phantom.number, phantom.spacing_mm, phantom.has_haematoma) == (3, SIDE_MM, True)
+    bits = phantom.labels.to(torch.int32)
+    for label, mask in (("brain", "brain"), ("ich", "ich"), ("phe", "phe"), ("followup", "ich_followup")):
+        shown = int((bits >> LABELS.index(label) & 1).sum())
+        assert shown == pytest.approx(int(fine_masks(patient, [mask]).sum()), rel=0.02)
+    assert float(phantom.maps.ich.sum()) == pytest.approx(float(patient.baseline.ich.sum()), rel=0.01)
+
+
+def test_specifications_follow_from_numbers() -> None:
+    specs = [spec_of(0, n, spacing_mm=1.5, followup=True) for n in range(200)]
+    assert specs == [spec_of(0, n, spacing_mm=1.5, followup=True) for n in range(200)]
+    assert len({seed for seed, _ in specs}) == 200
+    bled = np.mean([spec.haematoma_probability for _, spec in specs])
+    assert 0.5 < bled < 0.8
+    assert all(not spec.followup for _, spec in specs if not spec.haematoma_probability)
+
+
+def test_a_prepared_head_is_the_head(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y, z = np.meshgrid(*[np.linspace(-40, 40, n) for n in (20, 24, 22)], indexing="ij")
+    head = SourceHead(
+        name="small",
+        codes=torch.from_numpy(rng.integers(0, 90, (40, 48, 44)).astype(np.uint8)),
+        affine=np.eye(4),
+        features=torch.from_numpy(np.stack([x, y]).astype(np.float32)),
+        feature_affine=np.diag([2.0, 2.0, 2.0, 1.0]),
+        mni_mm=torch.from_numpy(np.stack([x + 3, y, z]).astype(np.float32)),
+    )
+    again = read_prepared(write_prepared(head, tmp_path))
+    assert again.name == "small"
+    assert torch.equal(head.codes, again.codes)
+    assert float((head.features - again.features).abs().max()) <= 0.06
+    assert float((head.mni_mm - again.mni_mm).abs().max()) < 0.2
+
+
+def test_held_out_heads_are_the_last_label_maps() -> None:
+    names = ["mni152", "training_01", "training_02", "training_03"]
+    empty = torch.zeros(1)
+    heads = [SourceHead(n, empty, np.eye(4), empty, np.eye(4), empty) for n in names]
+    trained, held_out = split_heads(heads, 1)
+    assert [head.name for head in trained] == names[:3]
+    assert [head.name for head in held_out] == names[3:]
+
+
+def test_thresholds_are_where_dice_is_greatest() -> None:
+    counts = Counts(("ICH",), 1.0)
+    truth = torch.tensor([[True] * 6 + [False] * 6])
+    share = torch.tensor([[0.7] * 6 + [0.32] * 6])
+    counts.add(share, truth)
+    threshold = counts.thresholds()["ICH"]
+    assert 0.32 < threshold < 0.7
+    (score,) = counts.scores({"ICH": threshold})
+    assert score.median_dice == 1.0
+    assert score.bias_ml == 0.0
+    assert "| ICH |" in score_table([score])

@@ -13,17 +13,13 @@ import torch
 
 from ichnos.errors import InputRefused, UsageError
 from ichnos.evidence.metrics.discrimination import auc
-from ichnos.learning.expansion.classifier import (
-    ClassifierSettings,
-    check_examples,
-    published_classifier,
-    region_classifier,
-    train_classifier,
-)
+from ichnos.learning.expansion.classifier import check_examples, train_classifier
 from ichnos.learning.expansion.crops import Example, haematoma_region, published_slices
 from ichnos.learning.expansion.ensemble import load_classifier, save_classifier, train_ensemble
+from ichnos.learning.expansion.settings import ClassifierSettings, published_classifier, region_classifier
 from ichnos.learning.loop.settings import LoopSettings, changed
-from ichnos.learning.loop.training import Loss, Progress, Step, train
+from ichnos.learning.loop.steps import Loss, Step
+from ichnos.learning.loop.training import Progress, train
 from ichnos.models import NetworkSpec
 from ichnos.volume import Volume
 

@@ -7,21 +7,17 @@ import pytest
 import torch
 
 from ichnos.errors import InputRefused
-from ichnos.learning.expansion.forecast import (
-    ForecastSettings,
-    forecast_map,
-    train_forecaster,
-    warp_loss,
-)
+from ichnos.learning.expansion.forecast import forecast_map, train_forecaster, warp_loss
 from ichnos.learning.expansion.forecast_scores import best_threshold, score, uniform_dilation
-from ichnos.learning.expansion.pairs import ROI_SHAPE, ROI_SPACING_MM, LesionPair, synthetic_pair
+from ichnos.learning.expansion.pairs import LesionPair, synthetic_pair
+from ichnos.learning.expansion.settings import REGION_SHAPE, REGION_SPACING_MM, ForecastSettings
 from ichnos.learning.loop.settings import changed
 from ichnos.networks import build
 from ichnos.reading.expansion import signed_distance_mm
 
 MM = np.stack(
     np.meshgrid(
-        *[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(ROI_SHAPE, ROI_SPACING_MM, strict=True)],
+        *[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(REGION_SHAPE, REGION_SPACING_MM, strict=True)],
         indexing="ij",
     )
 )
@@ -95,7 +91,7 @@ def test_a_synthetic_follow_up_has_its_volume_and_moves_the_ct_along() -> None:
     assert ((p.blood > 0.5) & (made.later < 0.5)).sum() == 0
     assert made.synthetic
     assert made.later_hu is not None
-    ring = (made.later > 0.5) & (signed_distance_mm(p.blood > 0.5, ROI_SPACING_MM) > 1)
+    ring = (made.later > 0.5) & (signed_distance_mm(p.blood > 0.5, REGION_SPACING_MM) > 1)
     assert made.later_hu[ring].mean() > p.hu[ring].mean() + 10  # blood has come to lie where tissue was
 
 

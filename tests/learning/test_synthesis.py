@@ -21,12 +21,8 @@ from ichnos.learning.expansion.realism import (
     novelty,
     slice_sheet,
 )
-from ichnos.learning.expansion.slice_generator import (
-    Picture,
-    sample_pictures,
-    small_generator,
-    train_generator,
-)
+from ichnos.learning.expansion.settings import small_generator
+from ichnos.learning.expansion.slice_generator import Picture, sample_pictures, train_generator
 from ichnos.models import load_model
 
 TINY = {"size": 16, "ch_mult": (1,), "embed_dims": (32, 32, 32), "noise_steps": 50, "batch": 8}

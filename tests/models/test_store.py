@@ -142,3 +142,23 @@ def test_a_full_disk_is_named_and_the_model_before_it_is_kept(
         made_model(tmp_path / "m")
     assert load_model(tmp_path / "m").manifest.weights_sha256 == first
     assert [path.name for path in tmp_path.iterdir()] == ["m"], "nothing half-written stays"
+
+
+def test_a_new_model_takes_the_place_of_the_old_one_and_of_nothing_else(tmp_path: Path) -> None:
+    folder = made_model(tmp_path / "m")
+    (folder / "notes of mine.txt").write_text("keep")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "1.txt").write_text("keep")
+    (folder / "volumes.json").write_text("fitted to the old weights")
+    made_model(folder)
+    assert (folder / "notes of mine.txt").read_text() == (folder / "logs" / "1.txt").read_text() == "keep"
+    assert not (folder / "volumes.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_model_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.json").write_text('{"format": "another program"}')
+    with pytest.raises(UsageError, match="is no model folder"):
+        made_model(tmp_path / "m")
+    assert (tmp_path / "m" / "model.json").is_file()

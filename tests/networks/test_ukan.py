@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ichnos.errors import InputRefused, UsageError
+from ichnos.learning.loop.settings import published_learning_rate
 from ichnos.learning.loop.training import update_average
 from ichnos.networks import diffusion
 from ichnos.networks.kan import KANLinear
@@ -218,7 +219,7 @@ def test_diffusion_is_the_published_one(shared: Path) -> None:
 def test_learning_rate_is_the_published_trace(shared: Path) -> None:
     stored = torch.load(shared / "parity" / "lr_trace.pt", weights_only=True)["lrs"]
     for epochs, rates in stored.items():
-        ours = [diffusion.published_learning_rate(epoch, int(epochs)) for epoch in range(1, int(epochs) + 1)]
+        ours = [published_learning_rate(epoch, int(epochs)) for epoch in range(1, int(epochs) + 1)]
         assert max(abs(a - float(b)) for a, b in zip(ours, rates, strict=True)) < 1e-15
 
 

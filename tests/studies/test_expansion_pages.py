@@ -14,23 +14,26 @@ from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.inference import Predictor
-from ichnos.learning.expansion.classifier import region_classifier
 from ichnos.learning.expansion.ensemble import load_classifier
 from ichnos.learning.expansion.forecast import forecast_map, load_forecaster
 from ichnos.learning.expansion.generator_store import load_generator
-from ichnos.learning.expansion.pairs import ROI_SHAPE, ROI_SPACING_MM, LesionPair
+from ichnos.learning.expansion.pairs import LesionPair
+from ichnos.learning.expansion.settings import REGION_SHAPE, REGION_SPACING_MM, region_classifier
 from ichnos.learning.expansion.slice_generator import Picture
 from ichnos.models import load_model
 from ichnos.prognosis.growth import GrowthInputs
 from ichnos.studies.abramova2024 import study as abramova2024
-from ichnos.studies.page import Effort, StudyPage, write_page
-from ichnos.studies.yu2025 import study as yu2025
-from ichnos.studies.yu2025.expansion import People, Person, _asked, classified
+from ichnos.studies.shared.budget import StudyBudget
+from ichnos.studies.shared.page import StudyPage, write_page
+from ichnos.studies.yu2025 import outlines, tables
+from ichnos.studies.yu2025.arms import arm_risk, expansion_risks
+from ichnos.studies.yu2025.people import People, Person
+from ichnos.studies.yu2025.risks import MethodRisk
 
-SMOKE = Effort(smoke=True)
+SMOKE = StudyBudget(smoke=True)
 MM = np.stack(
     np.meshgrid(
-        *[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(ROI_SHAPE, ROI_SPACING_MM, strict=True)],
+        *[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(REGION_SHAPE, REGION_SPACING_MM, strict=True)],
         indexing="ij",
     )
 )
@@ -70,12 +73,12 @@ def test_abramova_leaves_patients_out_and_fills_its_page(
     assert "0.506" in html.read_text(encoding="utf-8")
     network, kind = load_forecaster(tmp_path / "models" / "ours-synthetic-group-0")
     assert kind == "forecast"
-    assert forecast_map(network, made_pair(Patient("1")), kind).shape == ROI_SHAPE
+    assert forecast_map(network, made_pair(Patient("1")), kind).shape == REGION_SHAPE
     with pytest.raises(InputRefused, match="a map around an outline that must be given"):
         Predictor(load_model(tmp_path / "models" / "warp-group-0"))
     twice = [made_pair(Patient("1")), made_pair(Patient("2")), replace(made_pair(Patient("1")), patient="3")]
     with pytest.raises(InputRefused, match="leakage: sub-1 and sub-3 have the same CT"):
-        abramova2024._check_apart(twice)
+        abramova2024.check_apart(twice)
     few = Cohort(tuple(Patient(str(k)) for k in range(2)))
     with pytest.raises(InputRefused, match="4 are the least"):
         abramova2024.run(few, tmp_path / "few", SMOKE)
@@ -110,35 +113,30 @@ def test_yu_asks_every_arm_and_says_what_it_cannot_say(tmp_path: Path) -> None:
     people = People(
         tuple(person(k, "A", rng) for k in range(8)), tuple(person(k, c, rng) for c in "DE" for k in range(6))
     )
-    found = classified(people, tmp_path, SMOKE)
+    expansion = expansion_risks(people, tmp_path, SMOKE)
+    risks = expansion.risks
     arms = {"as is", "synthesis 1:2", "oversample 1:2", "weight 1:2", "focal 1:2"}
-    assert {f"published, {arm}" for arm in arms} | {"ours, as is"} <= set(found.risk)
-    assert isinstance(found.risk["HEP"], str)  # its table of points is not built in
-    assert "8 patients" in str(found.risk["ours, growth law fitted here"])
-    areas = yu2025._auc_table(people, found.risk)
+    assert {f"published, {arm}" for arm in arms} | {"ours, as is"} <= set(risks)
+    assert risks["HEP"].reason  # its table of points is not built in
+    assert "8 patients" in risks["ours, growth model fitted here"].reason
+    areas = tables.auc_table(people, risks)
     oracle = next(r for r in areas.rows if r[0] == "oracle")
     assert oracle[areas.columns.index("AUC, D")].value == 1.0  # type: ignore[union-attr]
-    assert all(
-        cell is not None
-        for table in (areas, yu2025._reach_table(people, found.risk))
-        for row in table.rows
-        for cell in row
-    )
-    assert {row[0].split(",")[0] for row in yu2025._calibration_table(people, found.risk).rows} >= {
+    pages = (areas, tables.reach_table(people, risks), tables.benefit_table(people, risks))
+    assert all(cell is not None for table in pages for row in table.rows for cell in row)
+    assert {row[0].split(",")[0] for row in tables.calibration_table(people, risks).rows} >= {  # type: ignore[union-attr]
         "published",
         "ours",
-    }  # type: ignore[union-attr]
-    pictures = yu2025._curves(people, found.risk)
+    }
+    pictures = tables.roc_pictures(people, risks)
     assert [picture.name for picture in pictures] == ["roc-D", "roc-E"]
     assert pictures[0].png[:4] == b"\x89PNG"
-    assert {row[0] for row in yu2025._point_table(people, found.risk).rows} >= {
-        "published, as is, D",
-        "ours, as is, E",
-    }
+    for table in (tables.operating_table(people, risks), tables.conformal_table(people, risks)):
+        assert {row[0] for row in table.rows} >= {"published, as is, D", "ours, as is, E"}
     ledgers = list((tmp_path / "classifiers" / "generators").glob("*.csv"))
     assert ledgers
     assert "A" in ledgers[0].read_text(encoding="utf-8")
-    assert found.pictures[0].png[:4] == b"\x89PNG"
+    assert expansion.pictures[0].png[:4] == b"\x89PNG"
     for name in ("published-asis", "published-synthesis1to2", "ours-asis"):
         assert load_classifier(tmp_path / "models" / name).log_odds(
             people.external[0].ours() if "ours" in name else people.external[0].published()
@@ -151,15 +149,34 @@ def test_one_class_alone_is_said_in_words_and_stops_nothing(tmp_path: Path) -> N
     people = People(
         tuple(person(2 * k, "A", rng) for k in range(4)), tuple(person(2 * k, "D", rng) for k in range(3))
     )
-    recipe = region_classifier(steps=1, features=16)
-    told = _asked(people, "ours, as is", recipe, tmp_path, SMOKE, 2, None, published=False)
-    assert told == "0 patients expanded; 2 folds need at least 4 of each class"
-    risks = {"ours, as is": told, "oracle": {p.patient: p.oracle for p in people.external}}
-    cells = {row[0]: row for row in yu2025._auc_table(people, risks).rows}
-    assert cells["ours, as is"][2] == told
+    settings = region_classifier(steps=1, features=16)
+    ours = arm_risk(people, "ours, as is", settings, tmp_path, SMOKE, folds=2, published=False)
+    assert ours.reason == "0 patients expanded; 2 folds need at least 4 of each class"
+    risks = {"ours, as is": ours, "oracle": MethodRisk({p.patient: p.oracle for p in people.external})}
+    cells = {row[0]: row for row in tables.auc_table(people, risks).rows}
+    assert cells["ours, as is"][2] == ours.reason
     assert "class" in str(cells["oracle"][2])
-    assert yu2025._curves(people, risks) == []
-    assert all(isinstance(row[2], (str, float)) for row in yu2025._reach_table(people, risks).rows)
+    assert tables.roc_pictures(people, risks) == []
+    assert all(isinstance(row[2], str | float) for row in tables.reach_table(people, risks).rows)
+    assert tables.conformal_table(people, risks).rows == (
+        ("none", "no classifier could be trained over folds"),
+    )
+
+
+def test_p_values_are_adjusted_over_the_methods_of_a_centre() -> None:
+    rng = np.random.default_rng(1)
+    people = People((), tuple(person(k, "D", rng) for k in range(40)))
+    signal = {p.patient: p.outcome + rng.normal(0, 0.8) for p in people.external}
+    noise = {f"noise {k}": MethodRisk({p: rng.normal() for p in signal}) for k in range(4)}
+    few = {"published, as is": MethodRisk(signal), "noise 0": noise["noise 0"]}
+    many = {"published, as is": MethodRisk(signal), **noise}
+
+    def adjusted(risks: dict[str, MethodRisk]) -> object:
+        return next(r[4] for r in tables.auc_table(people, risks).rows if r[0] == "noise 0")
+
+    at = {"few": adjusted(few), "many": adjusted(many)}
+    as_number = {n: float(str(p).replace("< ", "")) for n, p in at.items()}
+    assert as_number["few"] < as_number["many"] or as_number["many"] == 0.001
 
 
 def test_outlines_are_compared_with_the_twin() -> None:
@@ -167,12 +184,12 @@ def test_outlines_are_compared_with_the_twin() -> None:
         {"U-Mamba dice": 0.9 + k / 100, "plain twin dice": 0.85 + k / 100, "U-Mamba iou": 0.8}
         for k in range(5)
     ]
-    table = yu2025._outline_table(rows, {yu2025.NNUNET_ROW: "it was not asked for"})
+    table = outlines.outline_table(rows, {outlines.NNUNET_ROW: "it was not asked for"})
     line = next(r for r in table.rows if r[0] == "U-Mamba")
     gap = line[table.columns.index("Dice minus twin")]
     assert isinstance(gap, Estimate)
     assert gap.value == pytest.approx(0.05)
-    assert "it was not asked for" in next(r for r in table.rows if r[0] == yu2025.NNUNET_ROW)
+    assert "it was not asked for" in next(r for r in table.rows if r[0] == outlines.NNUNET_ROW)
 
 
 @pytest.mark.slow

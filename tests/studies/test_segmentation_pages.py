@@ -19,10 +19,17 @@ from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.tables import Cell
 from ichnos.formats import bids
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance
-from ichnos.studies.murray2024 import study as murray2024
-from ichnos.studies.page import Effort, StudyPage
-from ichnos.studies.ryu2025 import study as ryu2025
-from ichnos.studies.shared import Labels, effect_of, with_validation
+from ichnos.studies.murray2024 import reading as murray_reading
+from ichnos.studies.murray2024 import study as murray
+from ichnos.studies.murray2024.design import TRACT_PLANS, TRACT_WAYS
+from ichnos.studies.ryu2025 import reading as ryu_reading
+from ichnos.studies.ryu2025 import study as ryu
+from ichnos.studies.ryu2025 import threshold
+from ichnos.studies.ryu2025.design import RISK, WHITE_MATTER_PLANS, WHITE_MATTER_WAYS
+from ichnos.studies.shared.budget import StudyBudget
+from ichnos.studies.shared.labels import StudyLabels, with_validation
+from ichnos.studies.shared.page import StudyPage
+from ichnos.studies.shared.rows import adjusted_effect
 
 
 def made_models(names: Any) -> dict[str, Model]:
@@ -85,10 +92,10 @@ def trial(patients: int) -> tuple[list[dict[str, Any]], Cohort]:
 def test_the_trial_finds_the_effects_that_were_drawn(tmp_path: Path, monkeypatch: Any) -> None:
     rows, cohort = trial(240)
     truths = {row["id"]: {"injury": INJURY_GRADES[row["truth_grade"]]} for row in rows}
-    monkeypatch.setattr(murray2024, "truth_rows", lambda cohort: truths)
-    labels = Labels(cohort, ("transfer",), {}, 3)
-    page = murray2024.page(rows, labels, made_models(murray2024.PLANS), tmp_path, Effort())
-    ways = murray2024.WAYS
+    monkeypatch.setattr(murray, "truth_rows", lambda cohort: truths)
+    labels = StudyLabels(cohort, ("transfer",), {}, 3)
+    page = murray.tract_page(rows, labels, made_models(TRACT_PLANS), tmp_path, StudyBudget())
+    ways = TRACT_WAYS
     motor = cells(page, "outcome", "motor NIHSS at 180 days: no risk")
     assert abs(value(motor[ways["pairs"]]) + 4) < 0.8
     assert value(motor[ways["pairs"]]) == value(motor["limit"]), (
@@ -131,7 +138,7 @@ def test_volumes_are_compared_calibrated_and_grouped(tmp_path: Path, monkeypatch
             "threshold_ml": float(rng.gamma(1.5, 6)),
         }
         row |= {"registered_ml": mri if known else None, "true_ml": mri, "label_dice": 0.8 if known else None}
-        row |= {f"{way}_dice": 0.6 if known else None for way in ryu2025.WAYS}
+        row |= {f"{way}_dice": 0.6 if known else None for way in WHITE_MATTER_WAYS}
         rows.append(row)
         age = 60 + 8 * np.log1p(mri) + rng.normal(0, 3)
         facts = {
@@ -139,7 +146,7 @@ def test_volumes_are_compared_calibrated_and_grouped(tmp_path: Path, monkeypatch
             "fazekas_periventricular": float(min(3, mri // 6)),
             "fazekas_deep": float(min(3, mri // 8)),
         }
-        facts |= {name: float(rng.integers(2)) for name in ryu2025.RISK[1:]} | {
+        facts |= {name: float(rng.integers(2)) for name in RISK[1:]} | {
             "nihss": 4.0 + number % 5,
             "infarct_ml": float(5 * (number % 4)),
         }
@@ -149,16 +156,16 @@ def test_volumes_are_compared_calibrated_and_grouped(tmp_path: Path, monkeypatch
         for row in rows
         if row["registered_ml"] is not None
     }
-    monkeypatch.setattr(ryu2025, "truth_rows", lambda cohort: {})
-    page = ryu2025.page(
+    monkeypatch.setattr(ryu_reading, "truth_rows", lambda cohort: {})
+    page = ryu.white_matter_page(
         rows,
-        Labels(Cohort(tuple(people)), ("transfer",), flair, 0),
-        made_models(ryu2025.PLANS),
+        StudyLabels(Cohort(tuple(people)), ("transfer",), flair, 0),
+        made_models(WHITE_MATTER_PLANS),
         18.0,
         tmp_path,
-        Effort(),
+        StudyBudget(),
     )
-    ways = ryu2025.WAYS
+    ways = WHITE_MATTER_WAYS
     plain, calibrated = (
         cells(page, "ryu2025", f"CCC, {kind}")[ways["slices"]]
         for kind in ("volume against MRI", "calibrated")
@@ -201,13 +208,15 @@ def test_the_reader_of_tracts_measures_each_way_against_the_label(tmp_path: Path
     sides = {
         f"tract_{side}": tract.with_array(tract.array == k) for k, side in enumerate(("left", "right"), 1)
     }
-    monkeypatch.setattr(murray2024, "predictor", lambda folder, device: Echo(sides))
+    monkeypatch.setattr(murray_reading, "predictor_of", lambda folder, device: Echo(sides))
     shifted = {
         side: sides[f"tract_{side}"].map_array(lambda a: np.roll(a, 1, axis=1)) for side in ("left", "right")
     }
-    monkeypatch.setattr(murray2024, "place", lambda ct, **how: None)
-    monkeypatch.setattr(murray2024, "carried", lambda ct, placed: shifted)
-    reader = murray2024.Reader(Labels(cohort, ("manual",), {}, 0), {"pairs": "a", "thread": "b"}, "cpu")
+    monkeypatch.setattr(murray_reading, "register_ct_to_mni", lambda ct, **how: None)
+    monkeypatch.setattr(murray_reading, "carried_atlas", lambda ct, placed: shifted)
+    reader = murray_reading.TractReader(
+        StudyLabels(cohort, ("manual",), {}, 0), {"pairs": "a", "thread": "b"}, "cpu"
+    )
     row = reader(cohort.patients[1], tmp_path)
     assert row["pairs_left_dice"] == row["thread_right_dice"] == 1.0
     assert 0.3 < row["affine_left_dice"] < 1.0
@@ -215,11 +224,11 @@ def test_the_reader_of_tracts_measures_each_way_against_the_label(tmp_path: Path
     assert "label_left_dice" not in row, (
         "without the simulation's truth the label has nothing to be compared with"
     )
-    reached = murray2024.worst_injury(
+    reached = murray_reading.worse_side(
         {"left": sides["tract_left"].with_array(blood.array > 0), "right": sides["tract_right"]}, blood, None
     )
     assert INJURY_GRADES[reached["grade"]] == "complete interruption"
-    assert murray2024.worst_injury({"left": None, "right": sides["tract_right"]}, blood, None) == {}
+    assert murray_reading.worse_side({"left": None, "right": sides["tract_right"]}, blood, None) == {}
     assert INJURY_GRADES[row["pairs_grade"]] == "no risk", "the drawn tract leaves the clot out"
 
 
@@ -240,12 +249,14 @@ def test_the_reader_of_leukoaraiosis_measures_each_way(tmp_path: Path, monkeypat
                 (np.asarray(grid.array) > -50).astype(np.float32) * (np.asarray(grid.array) < 200)
             )
 
-    monkeypatch.setattr(ryu2025, "place", lambda ct, kind: Everywhere())
-    monkeypatch.setattr(ryu2025, "predictor", lambda folder, device: Echo({"leukoaraiosis": lesions}))
-    labels = Labels(cohort, ("transfer",), {}, 0)
-    cut_hu = ryu2025.chosen_threshold(labels, tmp_path, Effort(smoke=True))
+    monkeypatch.setattr(threshold, "register_ct_to_mni", lambda ct, kind: Everywhere())
+    monkeypatch.setattr(ryu_reading, "predictor_of", lambda folder, device: Echo({"leukoaraiosis": lesions}))
+    labels = StudyLabels(cohort, ("transfer",), {}, 0)
+    cut_hu = threshold.chosen_threshold(labels, tmp_path, StudyBudget(smoke=True))
     assert TRACT_HU < cut_hu < BRAIN_HU
-    row = ryu2025.Reader(labels, {"slices": "a", "volume": "b"}, cut_hu, "cpu")(cohort.patients[1], tmp_path)
+    row = ryu_reading.WhiteMatterReader(labels, {"slices": "a", "volume": "b"}, cut_hu, "cpu")(
+        cohort.patients[1], tmp_path
+    )
     assert row["slices_dice"] == 1.0
     assert row["threshold_dice"] > 0.6
     assert row["true_ml"] is None
@@ -257,6 +268,6 @@ def test_an_effect_that_few_patients_do_not_determine_is_said_without_the_formul
         {"y": [0.0, 1, 2, 0, 1, 2, 0, 1], "x": [0.0, 1, 2, 0, 1, 2, 0, 1]}
     )  # x orders y without an exception
     with pytest.raises(InputRefused, match="8 patients do not determine it: too few, or too alike"):
-        effect_of("ordinal", "y ~ x", table, "x", of="patients")
+        adjusted_effect("ordinal", "y ~ x", table, "x", of="patients")
     with pytest.raises(InputRefused, match="2 patients do not determine it"):
-        effect_of("linear", "y ~ x", table.head(2), "x", of="patients")
+        adjusted_effect("linear", "y ~ x", table.head(2), "x", of="patients")

@@ -15,7 +15,7 @@ from ichnos.cli.main import run
 from ichnos.evidence.metrics.agreement import concordance
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.tables import Cell
-from ichnos.studies.page import Image, StudyPage, cell, comparison, write_page
+from ichnos.studies.shared.page import PngPicture, StudyPage, cell, comparison, write_page
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
@@ -33,7 +33,7 @@ def page(**changes: Cell) -> StudyPage:
     table = comparison(
         "agreement", "Agreement & <overlap>", [row | changes, {"measure": "r", "paper": 0.953}]
     )
-    picture = Image("worst", "The worst case", PIXEL)
+    picture = PngPicture("worst", "The worst case", PIXEL)
     return StudyPage(
         "ryu2025",
         "A study",
@@ -92,6 +92,6 @@ def test_a_number_that_cannot_be_computed_becomes_the_reason() -> None:
 
 def test_the_command_asks_whose_patients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["study", "ryu2025", "-o", str(tmp_path)]) == 3
-    assert "--cohort DIR, --simulate SCALE and --smoke" in capsys.readouterr().err
+    assert "--cohort DIR, --simulate FRACTION and --smoke" in capsys.readouterr().err
     assert run(["study", "unheard", "--smoke", "-o", str(tmp_path)]) == 3
-    assert "there are abramova2024, murray2024, ryu2025, yu2025" in capsys.readouterr().err
+    assert "give one of abramova2024, murray2024, ryu2025, yu2025" in capsys.readouterr().err

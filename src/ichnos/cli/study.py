@@ -1,4 +1,4 @@
-"""`ichnos study NAME`: a whole paper on a cohort, its table beside ours."""
+"""`ichnos study NAME`: a published study on a cohort, its table beside ours."""
 
 from __future__ import annotations
 
@@ -10,85 +10,62 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import Field
 
+from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
 from ichnos.cli.terminal.threads import single_thread
 from ichnos.errors import UsageError
 
 if TYPE_CHECKING:
     from ichnos.cohort import Cohort
-    from ichnos.studies import Study
-    from ichnos.studies.page import Effort
+    from ichnos.studies.designs import StudyDesign
+    from ichnos.studies.shared.budget import StudyBudget
+    from ichnos.studies.shared.page import StudyPage
 
-_FEW = 0.1  # scale up to which a study on processors is kept short
+_LESIONS = "lesions"  # the study of lesion masks of people, which needs a folder
+_SMALL = 0.1  # scale up to which a study without a GPU is kept short
+_MINUTES = 10.0  # of training per network, otherwise
 
 
+class StudySettings(SettingsTree):
+    """Whose patients a study is about, and what it may spend."""
+
+    cohort: Path | None = Field(None, description="folder of your own cohort")
+    simulate: float | None = Field(None, gt=0, le=1, description="simulate this fraction of the patients")
+    smoke: bool = Field(False, description="every stage at its smallest, simulated")
+    minutes: float | None = Field(None, gt=0, description="training minutes per network")
+    with_nnunet: bool = Field(False, description="train nnU-Net too, as one more arm")
+    voxel_mm: float = Field(1.0, description="voxel size of simulated anatomy, mm")
+    seed: int = Field(1, description="seed of simulation and training")
+    device: str = Field("cpu", description="where to compute: cpu, cuda or mps")
+    workers: Annotated[int, EXECUTION] = Field(1, ge=1, description="processes on this machine")
+
+
+@with_settings(StudySettings)
 def study_command(
-    name: Annotated[str, typer.Argument(help="murray2024, ryu2025, abramova2024 or yu2025")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--out", help="folder for the page, the models and what a later call takes up again"
-        ),
-    ],
-    cohort: Annotated[Path | None, typer.Option(help="folder of your own cohort")] = None,
-    simulate: Annotated[
-        float | None,
-        typer.Option(help="make a virtual cohort instead, of this share of the paper's patients"),
-    ] = None,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="every stage at its smallest, on a few virtual patients")
-    ] = False,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            help=(
-                "of training, for each network; 10, or 3 to 10 where few patients are simulated and there is"
-                " no GPU"
-            )
-        ),
-    ] = None,
-    with_nnunet: Annotated[
-        bool, typer.Option("--with-nnunet", help="train nnU-Net itself too, as one more arm (extra nnunet)")
-    ] = False,
-    voxel_mm: Annotated[
-        float, typer.Option(help="finest grid of simulated anatomy; 2 or 3 for quick looks")
-    ] = 1.0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps")] = "cpu",
-    workers: Annotated[int, typer.Option(help="processes for simulating and transferring")] = 1,
-    seed: Annotated[int, typer.Option(help="of the virtual cohort and the trainings")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="print studies.json instead of the table")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="say nothing meanwhile")] = False,
+    name: Annotated[str, typer.Argument(help="murray2024, ryu2025, abramova2024, yu2025, lesions")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="output folder; re-run to resume")],
+    settings: StudySettings,
+    folder: Annotated[Path | None, typer.Argument(help="lesion masks and table, for lesions")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print studies.json")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="hide progress messages")] = False,
 ) -> int:
-    """Run a paper's design on a cohort and write its page."""
-    from ichnos.errors import require
-    from ichnos.studies import study as find
-    from ichnos.studies.page import Effort, write_page
+    """Run the design of a published study on a cohort and write its page."""
+    from ichnos.studies.shared.page import write_page
 
-    for module, extra in (("torch", "learning"), ("pandas", "evidence"), ("jinja2", "evidence")):
-        require(module, extra=extra, purpose="ichnos study")
-    if (cohort is not None) + (simulate is not None) + smoke != 1:
+    if (name == _LESIONS) != (folder is not None):
         raise UsageError(
-            "give one of --cohort DIR, --simulate SCALE and --smoke: whose patients the study is about"
+            "give FOLDER, with lesion masks and their table, to the study lesions and to no other: "
+            "ichnos study lesions FOLDER -o OUT"
         )
-    if with_nnunet:
-        require("nnunetv2", extra="nnunet", purpose="ichnos study --with-nnunet")
-    small = simulate is not None and simulate <= _FEW and device == "cpu"
-    chosen = find(name)
-    spent = _Spent(out / "minutes.json")
-    effort = Effort(
-        scale=simulate,
-        device=device,
-        minutes=minutes if minutes is not None else (chosen.SMALL_MINUTES if small else 10.0),
-        smoke=smoke,
-        workers=workers,
-        seed=seed,
-        cache=Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichnos",
-        nnunet=with_nnunet,
-        say=_teller(spent, silent=quiet or as_json),
-        spent=spent,
-    )
-    page = chosen.run(_patients(chosen, name, cohort, out, effort, voxel_mm), out, effort)
+    if folder is not None:
+        from ichnos.studies.lesions import lesion_study
+
+        page = lesion_study(folder, out, workers=settings.workers)
+    else:
+        page = _paper_page(name, out, settings, silent=quiet or as_json)
     html = write_page(page, out)
+    save_settings(settings, out / "settings.yaml", verb="study")
     if as_json:
         typer.echo((out / "studies.json").read_text(encoding="utf-8"), nl=False)
         return 0
@@ -98,10 +75,42 @@ def study_command(
     return 0
 
 
-class _Spent:
-    """Minutes of all calls of one study; noted at each stage, so that a call that is killed counts up to
-    its last one.
-    """
+def _paper_page(name: str, out: Path, settings: StudySettings, *, silent: bool) -> StudyPage:
+    """Run the design of a paper on the cohort that the settings ask for."""
+    from ichnos.errors import require
+    from ichnos.studies import design_named, study_run
+
+    if (settings.cohort is not None) + (settings.simulate is not None) + settings.smoke != 1:
+        raise UsageError("give one of --cohort DIR, --simulate FRACTION and --smoke: whose patients to study")
+    if settings.with_nnunet:
+        require("nnunetv2", extra="nnunet", purpose="ichnos study --with-nnunet")
+    design = design_named(name)
+    budget = _budget(design, settings, _Stopwatch(out / "minutes.json"), silent=silent)
+    return study_run(design)(_patients(design, settings, out, budget), out, budget)
+
+
+def _budget(
+    design: StudyDesign, settings: StudySettings, stopwatch: _Stopwatch, *, silent: bool
+) -> StudyBudget:
+    from ichnos.studies.shared.budget import StudyBudget
+
+    small = settings.simulate is not None and settings.simulate <= _SMALL and settings.device == "cpu"
+    return StudyBudget(
+        scale=settings.simulate,
+        device=settings.device,
+        minutes=settings.minutes or (design.small_minutes if small else _MINUTES),
+        smoke=settings.smoke,
+        workers=settings.workers,
+        seed=settings.seed,
+        cache=Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichnos",
+        nnunet=settings.with_nnunet,
+        say=_messages(stopwatch, silent=silent),
+        spent=stopwatch,
+    )
+
+
+class _Stopwatch:
+    """Minutes of all calls of one study; saved at each stage, so that an interrupted call counts up to it."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.began = file, time.monotonic()
@@ -117,41 +126,39 @@ class _Spent:
         return total
 
 
-def _teller(spent: Callable[[], float], *, silent: bool) -> Callable[[str], None]:
+def _messages(stopwatch: _Stopwatch, *, silent: bool) -> Callable[[str], None]:
     from rich.console import Console
 
     console = Console(stderr=True, soft_wrap=True, quiet=silent)
-    return lambda sentence: console.print(f"{spent():5.1f} min  {sentence}", markup=False, style="dim")
+    return lambda sentence: console.print(f"{stopwatch():5.1f} min  {sentence}", markup=False, style="dim")
 
 
-def _patients(
-    chosen: Study, name: str, given: Path | None, out: Path, effort: Effort, voxel_mm: float
-) -> Cohort:
-    """Return the user's cohort, or make a virtual one in OUT/cohort; an unfinished one is completed."""
+def _patients(design: StudyDesign, settings: StudySettings, out: Path, budget: StudyBudget) -> Cohort:
+    """Return the user's cohort, or simulate one in OUT/cohort; an unfinished one is completed."""
     from ichnos.formats.bids import read_cohort
 
-    if given is not None:
-        return read_cohort(given)
+    if settings.cohort is not None:
+        return read_cohort(settings.cohort)
     from ichnos.simulation.cohort.design import RenderSettings, preset
     from ichnos.simulation.cohort.write import check_made, simulate_cohort
 
-    design = chosen.SMOKE if effort.smoke else preset(name, scale=effort.scale or 1.0, fewest=chosen.FEWEST)
-    render = (
-        RenderSettings(voxel_mm=3.0, oracle_samples=4) if effort.smoke else RenderSettings(voxel_mm=voxel_mm)
+    scale = settings.simulate or 1.0
+    groups = (
+        design.smoke if settings.smoke else preset(design.name, scale=scale, fewest=design.least_per_group)
     )
-    patients = sum(group.patients for group in design.groups)
-    effort.say(f"making {patients} virtual patients; what an earlier call has made is kept")
-    folder, title = out / "cohort", f"virtual patients after {name}"
-    made = simulate_cohort(
-        design,
-        folder,
-        seed=effort.seed,
-        render=render,
-        name=title,
-        workers=effort.workers,
+    coarse, fine = RenderSettings(voxel_mm=3.0, oracle_samples=4), RenderSettings(voxel_mm=settings.voxel_mm)
+    patients = sum(group.patients for group in groups.groups)
+    budget.say(f"simulating {patients} patients; those of an earlier call are kept")
+    summary = simulate_cohort(
+        groups,
+        out / "cohort",
+        seed=budget.seed,
+        render=coarse if settings.smoke else fine,
+        name=f"virtual patients after {design.name}",
+        workers=budget.workers,
         progress=False,
-        cache=effort.cache,
+        cache=budget.cache,
         worker_context=single_thread,
     )
-    check_made(made)
-    return read_cohort(folder)
+    check_made(summary)
+    return read_cohort(out / "cohort")

@@ -12,7 +12,8 @@ from ichnos.errors import InputRefused, UsageError
 
 if TYPE_CHECKING:
     from ichnos.cohort import Cohort
-    from ichnos.learning.expansion.slice_generator import GeneratorSettings, Picture
+    from ichnos.learning.expansion.settings import GeneratorSettings
+    from ichnos.learning.expansion.slice_generator import Picture
 
 
 def synthesize_command(
@@ -45,7 +46,7 @@ def synthesize_command(
     for module, extra in (("torch", "learning"), ("matplotlib", "evidence")):
         require(module, extra=extra, purpose="ichnos synthesize")
     from ichnos.formats.bids import read_cohort
-    from ichnos.learning.expansion.slice_generator import GeneratorSettings, small_generator
+    from ichnos.learning.expansion.settings import GeneratorSettings, small_generator
     from ichnos.learning.loop.settings import changed
 
     if kind not in ("conditional", "published"):

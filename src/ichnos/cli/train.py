@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import Field
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 class TrainCommandSettings(TrainSettings):
     """What `ichnos train` takes: the settings of a training, and short flags for the commonest of them."""
 
+    recipe: str = Field("", description="small, published, or a settings file")
     engine: Literal["ichnos", "nnunet"] = Field("ichnos", description="training engine")
     network: str | None = Field(None, description="unet, umamba_bot, umamba_enc, unetr, …")
     start: Annotated[str, Flag(("--from",))] = Field(
@@ -77,9 +78,19 @@ def train_command(
             command=_command(),
             warn=_warn if team.leads else lambda sentence: None,
         )
-        train = _by_nnunet if settings.engine == "nnunet" else _by_ichnos
+        train = _by_nnunet if _engine(target, settings) == "nnunet" else _by_ichnos
         model = train(target, patients, out, settings, home, resources, quiet=quiet or not team.leads)
         return _show(model, home, as_json=as_json) if team.leads else 0
+
+
+def _engine(target: str, settings: TrainCommandSettings) -> str:
+    """Return the engine; a recipe decides it."""
+    from ichnos.learning.recipes import segmentation_recipe
+
+    if not settings.recipe:
+        return settings.engine
+    own = segmentation_recipe(target, settings.recipe)
+    return "nnunet" if isinstance(own, NnunetSettings) else "ichnos"
 
 
 def _by_ichnos(
@@ -113,8 +124,9 @@ def _chosen(target: str, settings: TrainCommandSettings) -> TrainSettings:
     """Return the settings of the training that the command asks for."""
     from ichnos.learning.segmentation.fine_tuning import starting_from
 
-    own = {name: getattr(settings, name) for name in TrainSettings.model_fields}
-    chosen = TrainSettings(**own | {"targets": target})
+    own = settings.model_dump(include=set(TrainSettings.model_fields), exclude_unset=True)
+    recipe = _recipe(target, settings, TrainSettings)
+    chosen = TrainSettings.model_validate(_merged(recipe, own) | {"targets": target})
     if settings.start:
         chosen = starting_from(chosen, settings.start)
     names = {"spacing_mm": settings.spacing} | {
@@ -145,10 +157,32 @@ def _by_nnunet(
             " --minutes or --steps"
         )
     names = {name: getattr(settings, name) for name in ("network", "seed")}
-    chosen = settings.nnunet.changed(
-        targets=target, **{name: value for name, value in names.items() if value is not None}
+    own = settings.nnunet.model_dump(exclude_unset=True)
+    recipe = _recipe(target, settings, NnunetSettings)
+    chosen = NnunetSettings.model_validate(_merged(recipe, own) | {"targets": target}).changed(
+        **{name: value for name, value in names.items() if value is not None}
     )
     return train_nnunet(patients, out, chosen, work=home, resources=resources, quiet=quiet)
+
+
+def _recipe(
+    target: str, settings: TrainCommandSettings, kind: type[TrainSettings] | type[NnunetSettings]
+) -> dict[str, Any]:
+    """Return the recipe that the command names as plain data; empty where it names none."""
+    from ichnos.learning.recipes import segmentation_recipe
+
+    own = segmentation_recipe(target, settings.recipe) if settings.recipe else None
+    return own.model_dump() if isinstance(own, kind) else {}
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Lay settings over others, group by group."""
+    merged = dict(below)
+    for name, value in above.items():
+        inside = below.get(name)
+        both = isinstance(value, dict) and isinstance(inside, dict)
+        merged[name] = _merged(inside, value) if both and isinstance(inside, dict) else value
+    return merged
 
 
 def _warn(sentence: str) -> None:

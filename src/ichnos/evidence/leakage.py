@@ -5,6 +5,7 @@ on both sides.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,8 +137,8 @@ def _refuse(what: str, who: Sequence[str]) -> None:
 
 
 def _doubles(keys: Iterable[tuple[str, str]]) -> list[str]:
-    seen: set[tuple[str, str]] = set()
-    return sorted({key[0] for key in keys if key in seen or seen.add(key)})  # type: ignore[func-returns-value]
+    """Return the patients who are there more than once for one model."""
+    return sorted({key[0] for key, count in Counter(keys).items() if count > 1})
 
 
 def read_training(path: str | Path) -> tuple[TrainingImage, ...]:

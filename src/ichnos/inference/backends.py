@@ -1,6 +1,4 @@
-"""What runs the network on one tile: torch on any device, or OpenVINO on a CPU. Both take and give (1,
-channel, x, y, z) float32.
-"""
+"""What runs a network on one tile (1, channel, x, y, z) of float32: torch anywhere, or OpenVINO on a CPU."""
 
 from __future__ import annotations
 
@@ -43,7 +41,11 @@ def backend_for(
 
 
 def backend_name(name: BackendName, device: str) -> Literal["torch", "openvino"]:
-    """Return which back end a choice means on a device."""
+    """Return which back end a choice means on a device.
+
+    >>> backend_name("auto", "cuda"), backend_name("torch", "cpu")
+    ('torch', 'torch')
+    """
     if name == "openvino" and device != "cpu":
         raise UsageError(
             f"the OpenVINO back end runs on the CPU, and device {device!r} was asked for; use --backend torch"
@@ -56,9 +58,7 @@ def backend_name(name: BackendName, device: str) -> Literal["torch", "openvino"]
 
 
 def _in_its_axes(manifest: Manifest, run: TileRunner) -> TileRunner:
-    """Give a network its tiles in the order of axes that it was trained with, and without z if it sees
-    single slices.
-    """
+    """Give a network its tiles in the axis order of its training, without z if it sees single slices."""
     order = [2 + "xyz".index(axis) for axis in manifest.preprocessing.axes]
     flat = _sees_slices(manifest)
     if order == [2, 3, 4] and not flat:
@@ -132,9 +132,7 @@ def _graph(model: Model, openvino: Any, cache: Path | None) -> Any:
 
 
 def _keep(graph: Any, file: Path, openvino: Any) -> None:
-    """Write a graph into the cache; the .xml that announces it comes last, so that another process never
-    sees half of it.
-    """
+    """Write a graph into the cache; the .xml comes last, so that no process reads half of it."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -152,9 +150,7 @@ def _network_patch(manifest: Manifest) -> list[int]:
 
 
 def _precision(core: Any) -> str:
-    """bf16 where the processor computes in it, fp32 elsewhere (its default would be a guess of the
-    library).
-    """
+    """Return bf16 where the processor computes in it, else fp32; the library's default would be a guess."""
     return "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
 

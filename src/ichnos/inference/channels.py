@@ -14,9 +14,7 @@ LEAST_CORE_ML = 13.5
 
 
 def input_channels(hu: npt.NDArray[np.float32], how: Preprocessing) -> npt.NDArray[np.float32]:
-    """Turn HU (x, y, z) into the channels that a network sees: clipped to each window, then mapped to
-    -1..1 or standardised.
-    """
+    """Turn HU (x, y, z) into a network's channels: clipped to windows, mapped to -1..1 or standardised."""
     if how.recentred_hu is not None:
         hu = recentred(hu, how.recentred_hu, how.spacing_mm)
     if not how.z_score:

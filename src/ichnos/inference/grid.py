@@ -113,4 +113,6 @@ def reading_grid(scan_ras: Volume, box: Box, spacing_mm: tuple[float, float, flo
     )
     forward = [axis_weights(n, s, m, t) for n, s, m, t in zip(n_box, steps, shape, spacing_mm, strict=True)]
     backward = [axis_weights(m, t, n, s) for n, s, m, t in zip(n_box, steps, shape, spacing_mm, strict=True)]
-    return ReadingGrid(scan_ras.shape, box, (shape[0], shape[1], shape[2]), tuple(forward), tuple(backward))  # type: ignore[arg-type]
+    (x, y, z), (x_back, y_back, z_back) = forward, backward
+    size = (shape[0], shape[1], shape[2])
+    return ReadingGrid(scan_ras.shape, box, size, (x, y, z), (x_back, y_back, z_back))

@@ -14,10 +14,14 @@ _COARSE_MM = 4.0
 def head_box(
     scan_ras: Volume, *, margin_mm: float = 8.0, least_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
 ) -> Box:
-    """Return the box around the largest body in the scan, table and holder left out; at least so large, as
-    far as the scan reaches.
+    """Return the box around the largest body in the scan, without table; at least so large where it can be.
 
     Works on every n-th voxel: the box need only be right to a few millimetres.
+
+    >>> scan = Volume(np.full((60, 60, 60), -1000.0), np.diag([4.0, 4.0, 4.0, 1.0]))
+    >>> scan.array[20:40, 20:40, 20:50] = 40
+    >>> head_box(scan, margin_mm=4).start, head_box(scan, margin_mm=4).stop
+    ((19, 19, 19), (41, 41, 51))
     """
     import cc3d
 

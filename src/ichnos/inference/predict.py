@@ -1,14 +1,12 @@
-"""A model over a scan: the network in one sliding pass, and after it the refinement, where the model has
-one.
-"""
+"""A model over a scan: the network in one sliding pass, then the refinement where the model has one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from ichnos.arrays import Floats32
 from ichnos.inference.backends import BackendName, TileRunner, backend_for, backend_name
 from ichnos.inference.channels import input_channels
 from ichnos.inference.grid import reading_grid
@@ -16,15 +14,15 @@ from ichnos.inference.head import head_box
 from ichnos.inference.prediction import Prediction
 from ichnos.inference.refine import refine
 from ichnos.inference.sliding import slide
-from ichnos.models import COORDINATE_MM, Model
+from ichnos.models import COORDINATE_MM, Manifest, Model
 from ichnos.scan import Scan
 
 
 class Predictor:
-    """A model loaded once, for many scans. `backend` is a name, or any function of a tile (1, window, x, y,
-    z) that returns logits.
+    """A model loaded once, for many scans.
 
-    An own function stands for the whole model: no refinement comes after it.
+    `backend` is a name, or any function of a tile (1, window, x, y, z) that returns logits. An own function
+    stands for the whole model: no refinement follows it.
     """
 
     def __init__(
@@ -41,9 +39,14 @@ class Predictor:
         self.model = model
         self.backend = "own function" if callable(backend) else backend_name(backend, device)
         self.refinement = model.refinement() if refine and not callable(backend) else None
-        made = {"name": backend, "device": device, "threads": threads, "cache": cache}
-        self._run: TileRunner = backend if callable(backend) else backend_for(model, **made)  # type: ignore[arg-type]
-        self._refine: TileRunner | None = backend_for(self.refinement, **made) if self.refinement else None  # type: ignore[arg-type]
+
+        def runner(part: Model) -> TileRunner:
+            if callable(backend):
+                return backend
+            return backend_for(part, name=backend, device=device, threads=threads, cache=cache)
+
+        self._run = runner(model)
+        self._refine = runner(self.refinement) if self.refinement is not None else None
 
     def __call__(self, scan: Scan, *, overlap: float = 0.5) -> Prediction:
         """Predict every target of the model."""
@@ -61,29 +64,30 @@ class Predictor:
         )
         if softmax:
             return Prediction(_softmax(logits), grid, scan, self.model)
-        kinds = [target.kind for target in self.model.manifest.targets]
-        for channel, kind in enumerate(kinds):
-            logits[channel] = (
-                logits[channel] * np.float32(COORDINATE_MM)
-                if kind == "coordinate"
-                else _sigmoid(logits[channel])
-            )
-        first = Prediction(logits, grid, scan, self.model)
-        return (
-            first
-            if self.refinement is None or self._refine is None
-            else refine(first, self.refinement, self._refine)
+        first = Prediction(_in_units(logits, self.model.manifest), grid, scan, self.model)
+        if self.refinement is None or self._refine is None:
+            return first
+        return refine(first, self.refinement, self._refine)
+
+
+def _in_units(logits: Floats32, manifest: Manifest) -> Floats32:
+    """Turn logits, in place, into probabilities of masks and millimetres of coordinates."""
+    for channel, target in enumerate(manifest.targets):
+        coordinate = target.kind == "coordinate"
+        logits[channel] = (
+            logits[channel] * np.float32(COORDINATE_MM) if coordinate else _sigmoid(logits[channel])
         )
+    return logits
 
 
-def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _softmax(logits: Floats32) -> Floats32:
     """Return the targets' probabilities, the background's left out."""
     from scipy.special import softmax
 
     return np.asarray(softmax(logits, axis=0)[1:], np.float32)
 
 
-def _sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _sigmoid(logits: Floats32) -> Floats32:
     from scipy.special import expit
 
     return np.asarray(expit(logits), np.float32)

@@ -45,8 +45,10 @@ def slide(
 
 
 def tiles(shape: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> Iterator[tuple[slice, ...]]:
-    """Yield the fewest evenly spread tiles that cover a shape with at least the given overlap of
-    neighbours.
+    """Yield the fewest evenly spread tiles that cover a shape with at least this overlap of neighbours.
+
+    >>> [tile[0] for tile in tiles((10,), (6,), 0.5)]
+    [slice(0, 6, None), slice(2, 8, None), slice(4, 10, None)]
     """
     starts = []
     for n, p in zip(shape, patch, strict=True):

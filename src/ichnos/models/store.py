@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ichnos import networks
 from ichnos.errors import IchnosError, InputRefused, UsageError
-from ichnos.files import atomic_file
+from ichnos.files import atomic_file, sync_tree
 from ichnos.models.card import card_text
 from ichnos.models.manifest import Manifest
 
@@ -24,6 +24,17 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a graph that was compile
 WEIGHTS, MANIFEST, CARD = "model.safetensors", "model.json", "CARD.md"
 SHIPPED = Path(__file__).parent / "weights"
 REFINEMENT = "refinement"  # the folder in a model's folder that holds the model which corrects its answers
+# All that ichnos writes into a model folder: what was fitted to the old weights goes with them.
+_OURS = {
+    WEIGHTS,
+    MANIFEST,
+    CARD,
+    REFINEMENT,
+    "expansion.json",
+    "volumes.json",
+    "outcome.json",
+    "fazekas.json",
+}
 DEFAULT = "multi"  # the folder in SHIPPED that is used unless another model is named
 
 
@@ -69,13 +80,13 @@ class Model:
 def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Model:
     """Write a Model folder in one step: it is complete, or it is not there.
 
-    A folder that holds another model is replaced; one that holds anything else is left alone and named.
+    A model in the folder is replaced with all that was fitted to it; other files in it stay. A folder that
+    holds no model of ichnos is left alone and named.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_model as save_tensors
 
-    if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
-        raise UsageError(f"{folder} exists and is no model folder; give a new name, or empty it yourself")
+    _refuse_foreign(folder)
     partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     partial.mkdir(parents=True)
     try:
@@ -84,9 +95,8 @@ def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Mo
         complete = manifest.model_copy(update={"weights_sha256": sha256(partial / WEIGHTS)})
         (partial / MANIFEST).write_text(_json(complete), encoding="utf-8")
         (partial / CARD).write_text(card_text(complete), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
+        sync_tree(partial)
+        _replace(folder, partial)
     except (OSError, SafetensorError) as error:
         kept = "the model that was there before is kept" if folder.exists() else "there is no model yet"
         raise IchnosError(
@@ -96,6 +106,36 @@ def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Mo
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Model(folder, complete)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse to write into a folder that holds files but no model that ichnos wrote."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        read_manifest(folder)
+    except (InputRefused, OSError):
+        raise UsageError(
+            f"{folder} exists and is no model folder; give a new name, or empty it yourself"
+        ) from None
+
+
+def _replace(folder: Path, partial: Path) -> None:
+    """Put a new model folder in the place of the old one, whose other files move over."""
+    if not folder.exists():
+        os.replace(partial, folder)
+        return
+    old = folder.with_name(f"{partial.name}.old")
+    os.replace(folder, old)
+    try:
+        os.replace(partial, folder)
+    except OSError:
+        os.replace(old, folder)
+        raise
+    for path in sorted(old.iterdir()):
+        if path.name not in _OURS:
+            os.replace(path, folder / path.name)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def note_validation(model: Model, validation: dict[str, float]) -> Model:

@@ -221,25 +221,3 @@ def kept_conditions(batch: int, dropout: float, *, generator: torch.Generator) -
     without.
     """
     return torch.rand(batch, generator=generator, device=generator.device) >= dropout
-
-
-@torch.no_grad()
-def published_learning_rate(epoch: int, epochs: int, *, rate: float = 2e-4, peak: float = 2.0) -> float:
-    """Learning rate of Diffusion U-KAN during `epoch` (from 1): linear warm-up to `peak` times `rate`, then a
-    cosine of period 2 `epochs`.
-
-    The cosine restarts one epoch late and a hair above its peak, and ends well above zero; the published
-    trace is reproduced as it is.
-
-    >>> published_learning_rate(1, 100), published_learning_rate(11, 100)
-    (0.0002, 0.0004)
-    """
-    warm, at = epochs // 10, epoch - 1
-    if at <= warm and warm:
-        return rate * (1.0 + (peak - 1.0) * at / warm)
-    return (
-        rate
-        * peak
-        * (1.0 + math.cos(math.pi * (at - warm - 1) / epochs))
-        / (1.0 + math.cos(math.pi / epochs))
-    )

@@ -1,8 +1,7 @@
-"""The scan's own density at the borders of what a network draws on coarse voxels, and against what cannot be
-what it is called.
+"""The scan's own density corrects masks: borders that coarse voxels blur, and what cannot be blood or oedema.
 
-A network of 3 mm voxels takes rims along and loses what is thin; the scan is finer. Of masks that a
-refinement has drawn only blood is still held to it.
+A network of 3 mm voxels includes rims of neighbouring tissue and loses what is thin; the scan is finer. Of
+the masks of a refinement only blood is still corrected.
 """
 
 from __future__ import annotations
@@ -13,29 +12,20 @@ from scipy import ndimage
 
 from ichnos.volume import Volume, box_around
 
-LEAST_ML = 0.1  # from less than this no density is judged
-ICH_ABOVE_BRAIN_HU, IVH_ABOVE_BRAIN_HU = (
-    6.0,
-    0.0,
-)  # mean of a clot against the median of the brain: less is no fresh blood
+LEAST_ML = 0.1  # no density is estimated from less than this
+# Mean of a clot above the median of the brain: below it there is no fresh blood.
+ICH_ABOVE_BRAIN_HU, IVH_ABOVE_BRAIN_HU = 6.0, 0.0
 CALCIUM_HU = 100.0  # the mean of a clot stays below it
-POSSIBLE_BLOOD = 0.1  # probability of blood by the network: less excludes it, however dense the scan is
-CLOT_SHARE = 0.4  # of the way from the density around a clot to that of the clot, which blood has at least
+POSSIBLE_BLOOD = 0.1  # probability of blood below which a dense voxel is none
+CLOT_SHARE = 0.4  # of the way from the density around a clot to that of the clot: its border
 _TISSUE_HU = 15.0  # tissue, swollen or not, is within this of the median of the brain
-_AROUND_MM = (
-    3.0,
-    9.0,
-)  # from what the network is sure of: there lies what a clot's border fades into, brain or its oedema
-LA_BELOW_BRAIN_HU, FLUID_BELOW_BRAIN_HU = (
-    8.0,
-    20.0,
-)  # leukoaraiosis lies between: white matter made some 10 HU darker
-PHE_BELOW_BRAIN_HU = (
-    1.5  # oedema is darker than the rest of the brain by this at least, blood and its border left out
-)
+_AROUND_MM = (3.0, 9.0)  # shell around a sure clot whose density its border fades into
+# Leukoaraiosis lies between these below the brain's median: white matter made some 10 HU darker, no fluid.
+LA_BELOW_BRAIN_HU, FLUID_BELOW_BRAIN_HU = 8.0, 20.0
+PHE_BELOW_BRAIN_HU = 1.5  # oedema is darker than the rest of the brain by this at least
 _LA_SMOOTHING_MM = (1.0, 1.0, 0.7)  # of the scan, before its darkness is judged
 _FLUID_SHARE = 0.45  # of a voxel in a ventricle, at least; the rest is brain
-_DEEP_MM = 1.5  # from the edge of a ventricle: there is nothing but fluid
+_DEEP_MM = 1.5  # from the edge of a ventricle there is nothing but fluid
 _RIM_MM = 1.4  # dark matter that reaches less far in plane is a rim, half fluid and half brain
 _SULCI_MM = 12.0  # from the surface of the brain, sulci reach no deeper
 _SMOOTHING_MM = 0.7  # of the scan, before its density is judged
@@ -43,9 +33,7 @@ _PHE_SMOOTHING_MM = 1.5
 
 
 def without_sulci(brain: Volume, ventricles: Volume, smooth: Volume, blood: npt.NDArray[np.bool_]) -> Volume:
-    """Take the fluid of the sulci, which the network's voxels are too coarse to see, out of the outer
-    brain; all in RAS on one grid.
-    """
+    """Remove the fluid of the sulci from the outer brain; all in RAS on one grid."""
     fluid = np.asarray(ventricles.array) & ~blood
     tissue = np.asarray(brain.array) & ~fluid & ~blood
     if not tissue.any():
@@ -63,6 +51,7 @@ def without_sulci(brain: Volume, ventricles: Volume, smooth: Volume, blood: npt.
 
 
 def smoothed(hu: Volume) -> Volume:
+    """Return a scan with most of its noise smoothed away (Gaussian, 0.7 mm)."""
     return hu.with_array(
         ndimage.gaussian_filter(
             np.asarray(hu.array, np.float32), [_SMOOTHING_MM / step for step in hu.spacing_mm]
@@ -71,9 +60,7 @@ def smoothed(hu: Volume) -> Volume:
 
 
 def where_dark(mask: Volume, hu: Volume, brain: Volume, ventricles: Volume) -> Volume:
-    """Keep of leukoaraiosis what is darker than brain, but not fluid, and no mere rim of fluid in plane;
-    all in RAS on one grid.
-    """
+    """Keep of leukoaraiosis what is darker than brain but no fluid, nor a rim of it; all RAS, one grid."""
     inside = np.asarray(brain.array) | np.asarray(ventricles.array)
     if not mask.array.any() or not brain.array.any():
         return mask
@@ -87,9 +74,7 @@ def where_dark(mask: Volume, hu: Volume, brain: Volume, ventricles: Volume) -> V
 
 
 def darker_than_brain(oedema: Volume, hu: Volume, brain: Volume, blood: npt.NDArray[np.bool_]) -> Volume:
-    """Keep of oedema what is darker than brain; the scan is smoothed without blood and its border, which
-    would brighten what is around.
-    """
+    """Keep of oedema what is darker than brain; smoothing leaves out blood and its bright border."""
     if not oedema.array.any() or not brain.array.any():
         return oedema
     box = box_around(oedema, margin_mm=4 * _PHE_SMOOTHING_MM)
@@ -109,9 +94,7 @@ def darker_than_brain(oedema: Volume, hu: Volume, brain: Volume, blood: npt.NDAr
 
 
 def mostly_fluid(ventricles: Volume, smooth: Volume, brain: Volume, blood: npt.NDArray[np.bool_]) -> Volume:
-    """Take out of ventricles what is brain by its density, so that their volume does not hang on the size
-    of the network's voxels.
-    """
+    """Remove from ventricles what has the density of brain; all in RAS on one grid."""
     deep = np.asarray(ventricles.array) & ~near(ventricles.map_array(lambda a: ~a), _DEEP_MM) & ~blood
     tissue = np.asarray(brain.array) & ~np.asarray(ventricles.array) & ~blood
     if np.count_nonzero(deep) * smooth.voxel_ml < LEAST_ML or not tissue.any():
@@ -124,6 +107,7 @@ def mostly_fluid(ventricles: Volume, smooth: Volume, brain: Volume, blood: npt.N
 
 
 def hu_of_brain(hu: Volume, brain: Volume, sure: npt.NDArray[np.bool_]) -> float:
+    """Return the median HU of the brain outside sure blood; 33 HU, a usual value, without any."""
     around = np.asarray(hu.array)[np.asarray(brain.array) & ~sure]
     return float(np.median(around)) if around.size else 33.0
 
@@ -131,18 +115,16 @@ def hu_of_brain(hu: Volume, brain: Volume, sure: npt.NDArray[np.bool_]) -> float
 def grown_by_density(
     sure: Volume, probability: npt.NDArray[np.float32], hu: Volume, brain_hu: float
 ) -> npt.NDArray[np.bool_]:
-    """Return what is dense where the network is sure of blood, with all that is dense, allowed by the network
-    and connected to it.
+    """Return sure blood that is dense, and what is dense, possible and connected to it; all on one grid.
 
-    All on one grid. The network's voxels are coarse: a rim of brain or fluid around what it is sure of is
-    left out, a dark place inside a clot is not. A clot that is no denser than brain stays as it is.
+    The network's voxels are coarse: a rim of brain or fluid around sure blood is removed, a dark part inside
+    a clot is kept. A clot that is no denser than brain stays as it is.
     """
     smooth = ndimage.gaussian_filter(
         np.asarray(hu.array, np.float32), [_SMOOTHING_MM / step for step in hu.spacing_mm]
     )
-    clot_hu = float(
-        np.quantile(smooth[np.asarray(sure.array)], 0.75)
-    )  # around a small clot half of what is sure may be rim
+    # The upper quartile: around a small clot half of what is sure may be rim.
+    clot_hu = float(np.quantile(smooth[np.asarray(sure.array)], 0.75))
     if clot_hu < brain_hu + ICH_ABOVE_BRAIN_HU:
         return np.asarray(sure.array)
     around_hu = _around_hu(sure, smooth, brain_hu)
@@ -155,17 +137,24 @@ def grown_by_density(
 
 
 def _around_hu(sure: Volume, smooth: npt.NDArray[np.float32], brain_hu: float) -> float:
-    """Return the density of the tissue around a clot, neither fluid nor bone; that of the brain where
-    there is too little of it.
-    """
+    """Return the density of the tissue around a clot, no fluid or bone; the brain's where there is little."""
     inner, outer = _AROUND_MM
     around = smooth[near(sure, outer) & ~near(sure, inner) & (np.abs(smooth - brain_hu) < _TISSUE_HU)]
     return float(np.median(around)) if around.size * sure.voxel_ml > LEAST_ML else brain_hu
 
 
 def like_blood(mask: Volume, hu: Volume, brain: Volume, *, least_hu: float) -> Volume:
-    """Drop what cannot be fresh blood, clot by clot: no denser than brain, or as dense as calcium; all in
-    RAS on one grid.
+    """Drop clots that cannot be fresh blood: no denser than brain, or as dense as calcium; all RAS, one grid.
+
+    >>> from ichnos.volume import sphere
+    >>> brain = sphere(radius_mm=30, spacing_mm=2.0)
+    >>> x = np.indices(brain.shape)[0]
+    >>> clot = brain.with_array(brain.array & (x < 8))
+    >>> hu = brain.with_array(np.where(clot.array, 60.0, 33.0))
+    >>> bool(like_blood(clot, hu, brain, least_hu=6).array.any())
+    True
+    >>> bool(like_blood(clot, hu.map_array(lambda a: a * 0 + 33), brain, least_hu=6).array.any())
+    False
     """
     import cc3d
 
@@ -183,6 +172,13 @@ def like_blood(mask: Volume, hu: Volume, brain: Volume, *, least_hu: float) -> V
 
 
 def near(mask: Volume, reach_mm: float) -> np.ndarray:
+    """Return where a mask is no further away than this; nowhere for an empty mask.
+
+    >>> from ichnos.volume import sphere
+    >>> ball = sphere(radius_mm=5, spacing_mm=1.0)
+    >>> bool((near(ball, 0.0) == ball.array).all()), bool(near(ball.map_array(np.zeros_like), 9.0).any())
+    (True, False)
+    """
     import edt
 
     if not mask.array.any():

@@ -1,6 +1,4 @@
-"""From probabilities to masks that agree with each other: blood excludes oedema and leukoaraiosis,
-ventricular blood lies in ventricles.
-"""
+"""From probabilities to masks that agree: blood excludes oedema and leukoaraiosis, IVH lies in ventricles."""
 
 from __future__ import annotations
 
@@ -29,34 +27,28 @@ from ichnos.reading.density import (
 from ichnos.targets import TARGETS
 from ichnos.volume import Box, Volume, box_around
 
-MIN_BLOOD_ML = 0.1  # a smaller speck of blood, or of leukoaraiosis, is not reported
+MIN_BLOOD_ML = 0.1  # a smaller component of blood, or of leukoaraiosis, is not reported
 _INFARCT = "infarct"  # a mask that is taken out of leukoaraiosis and not shown
-# of a population's tracts that cover a place, and of the network's own probability: their mean in a tract, at
-# least
+# Mean of the population's tract probability and the network's own, from which a voxel is tract.
 TRACT_SHARE = 0.42
-GROWTH_MM, VENTRICLE_REACH_MM = (
-    12.0,
-    6.0,
-)  # how far from what the network is sure of blood is looked for; from its ventricles, for IVH
-ALLOWED_PROBABILITY = 0.15  # of blood, and of brain where blood is, by the network: less excludes brain there
-# blood near ventricles is in them from this share of the probability of a haematoma: rarely met, it is said
-# quietly
+GROWTH_MM = 12.0  # blood is looked for this far from what the network is sure of
+VENTRICLE_REACH_MM = 6.0  # ventricular blood lies this near to the network's ventricles
+ALLOWED_PROBABILITY = 0.15  # of blood, and of brain where blood is: below it, no brain under the blood
+# Blood near ventricles is ventricular from this ratio of the probabilities of IVH and ICH. A network meets
+# ventricular blood rarely, so its probability is low; a refinement's less so.
 IVH_TO_ICH = 0.3
-FINE_IVH_TO_ICH = 0.7  # likewise, of a refinement
-# Asked of the network where the scan's own density decides after it.
+FINE_IVH_TO_ICH = 0.7
+# Thresholds where the scan's own density decides afterwards.
 AT_MOST = {"leukoaraiosis": 0.25, "ventricles": 0.5, "IVH": 0.2, "PHE": 0.2}
 PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaematomal
 
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """Masks on the scan's grid in RAS order; each voxel belongs to at most one of ICH, IVH, PHE and
-    leukoaraiosis.
+    """Masks on the scan's grid in RAS order; ICH, IVH, PHE and leukoaraiosis share no voxel.
 
-    `expansion` is where the haematoma is expected at follow-up; None where that was not forecast.
-
-    A mask whose name is not in `known` is empty because the model does not look for it: `named` leaves it
-    out.
+    `expansion` is where the haematoma is expected at follow-up; None where that was not forecast. A mask
+    whose name is not in `known` is empty because the model does not outline it: `named` leaves it out.
     """
 
     ich: Volume
@@ -67,7 +59,7 @@ class Masks:
     ventricles: Volume
     tract_left: Volume
     tract_right: Volume
-    known: frozenset[str]  # names of the masks that the model draws
+    known: frozenset[str]  # names of the masks that the model outlines
     expansion: Volume | None = None
     others: Mapping[str, Volume] = field(default_factory=dict)  # of targets that no rule here knows
 
@@ -84,10 +76,11 @@ def consistent_masks(prediction: Prediction, coordinates: AtlasCoordinates | Non
     With `coordinates` the tract is where the atlas, looked up there, and the network's drawing agree;
     without, it is what the network drew.
     """
-    drawn_by_model = [t.name for t in prediction.model.manifest.targets if t.kind == "mask"]
-    taught = [name for name in drawn_by_model if name in _reported() or name == _INFARCT]
+    outlined = [t.name for t in prediction.model.manifest.targets if t.kind == "mask"]
     raw = {
-        name: prediction.mask(name, threshold=cut_of(prediction, name)).reoriented("RAS") for name in taught
+        name: prediction.mask(name, threshold=threshold_of(prediction, name)).reoriented("RAS")
+        for name in outlined
+        if name in _reported() or name == _INFARCT
     }
     if "brain" in raw:
         raw["brain"] = raw["brain"].map_array(lambda a: a | _brain_in_blood(prediction, raw))
@@ -100,11 +93,7 @@ def consistent_masks(prediction: Prediction, coordinates: AtlasCoordinates | Non
         for name in ("ICH", "IVH")
         if name in raw
     }
-    tracts = (
-        {}
-        if coordinates is None
-        else {f"tract_{side}": _tract(side, coordinates, prediction).cropped(box) for side in SIDES}
-    )
+    tracts = _tracts(prediction, coordinates, box)
     settled = _settled(drawn, blood, ras.cropped(box), tracts, fine=prediction.refines("ICH"))
     others = {name: _inside(mask, drawn) for name, mask in drawn.items() if _has_no_rule(name)}
     return Masks(
@@ -112,6 +101,12 @@ def consistent_masks(prediction: Prediction, coordinates: AtlasCoordinates | Non
         known=(frozenset(raw) - {_INFARCT}) | frozenset(tracts),
         others={name: nothing.pasted(mask) for name, mask in others.items()},
     )
+
+
+def _tracts(prediction: Prediction, coordinates: AtlasCoordinates | None, box: Box) -> dict[str, Volume]:
+    if coordinates is None:
+        return {}
+    return {f"tract_{side}": _tract(side, coordinates, prediction).cropped(box) for side in SIDES}
 
 
 def _reported() -> tuple[str, ...]:
@@ -131,38 +126,32 @@ def _inside(mask: Volume, drawn: dict[str, Volume]) -> Volume:
 
 
 def _brain_in_blood(prediction: Prediction, raw: dict[str, Volume]) -> npt.NDArray[np.bool_]:
-    """Return where blood is possible and brain is not excluded (RAS): a clot does not look like brain, and
-    yet lies in it.
-    """
+    """Return where blood is possible and brain is not excluded (RAS): a clot lies in brain unlike it."""
 
     def allowed(name: str) -> npt.NDArray[np.bool_]:
         return np.asarray(prediction.mask(name, threshold=ALLOWED_PROBABILITY).reoriented("RAS").array)
 
-    blood, place = (
+    blood, tissue = (
         [allowed(name) for name in names if name in raw]
         for names in (("ICH", "IVH"), ("brain", "ventricles"))
     )
-    return (
-        np.asarray(np.logical_or.reduce(blood) & np.logical_or.reduce(place))
-        if blood
-        else np.zeros(raw["brain"].shape, bool)
-    )
+    if not blood:
+        return np.zeros(raw["brain"].shape, bool)
+    return np.asarray(np.logical_or.reduce(blood) & np.logical_or.reduce(tissue))
 
 
-def cut_of(prediction: Prediction, name: str) -> float:
-    """Return the probability above which a target counts."""
+def threshold_of(prediction: Prediction, name: str) -> float:
+    """Return the probability above which a voxel belongs to a target's mask."""
     threshold = prediction.threshold(name)
     return threshold if prediction.refines(name) else min(threshold, AT_MOST.get(name, 1.0))
 
 
 def _box_of_brain(raw: dict[str, Volume], nothing: Volume) -> Box:
-    """Return the part of the scan in which anything can be found: brain and ventricles, or all of it where
-    the model draws no brain.
-    """
-    found = [raw[name].array for name in ("brain", "ventricles") if name in raw]
-    if "brain" not in raw or not np.any([mask.any() for mask in found]):
+    """Return the box of brain and ventricles, or the whole scan where the model outlines no brain."""
+    parts = [raw[name].array for name in ("brain", "ventricles") if name in raw]
+    if "brain" not in raw or not np.any([mask.any() for mask in parts]):
         return Box((0, 0, 0), tuple(nothing.shape))
-    return box_around(nothing.with_array(np.logical_or.reduce(found)), margin_mm=VENTRICLE_REACH_MM)
+    return box_around(nothing.with_array(np.logical_or.reduce(parts)), margin_mm=VENTRICLE_REACH_MM)
 
 
 def _settled(
@@ -173,8 +162,7 @@ def _settled(
     *,
     fine: bool,
 ) -> dict[str, Volume]:
-    """Return the masks by the names of the fields of Masks; all on one grid in RAS order, as are HU and the
-    probabilities of blood.
+    """Return the masks by the names of the fields of Masks; all on one grid in RAS order.
 
     The scan's density draws the borders of blood, and where no refinement did (not `fine`) those of the rest.
     """
@@ -182,27 +170,25 @@ def _settled(
     raw = {name: drawn.get(name, nothing) for name in (*_reported(), _INFARCT)}
     brain, ventricles = _largest(raw["brain"]), raw["ventricles"]
     inside = np.asarray(brain.array) | np.asarray(ventricles.array) if "brain" in drawn else np.True_
-    ich, ivh = _blood(drawn, probability, hu, brain, fine=fine)
-    ich = like_blood(
-        _without_specks(ich.map_array(lambda a: a & inside)), hu, brain, least_hu=ICH_ABOVE_BRAIN_HU
+    ich, ivh = (
+        like_blood(_without_specks(mask.map_array(lambda a: a & inside)), hu, brain, least_hu=least_hu)
+        for mask, least_hu in zip(
+            _blood(drawn, probability, hu, brain, fine=fine),
+            (ICH_ABOVE_BRAIN_HU, IVH_ABOVE_BRAIN_HU),
+            strict=True,
+        )
     )
-    ivh = like_blood(
-        _without_specks(ivh.map_array(lambda a: a & inside)), hu, brain, least_hu=IVH_ABOVE_BRAIN_HU
-    )
-    blood = ich.array | ivh.array
+    blood = np.asarray(ich.array | ivh.array)
     phe = raw["PHE"].map_array(lambda a: a & inside & ~blood & ~ventricles.array & near(ich, PHE_REACH_MM))
-    if not fine:
-        phe = darker_than_brain(phe, hu, brain, blood)
-    leukoaraiosis = raw["leukoaraiosis"].map_array(
-        lambda a: a & inside & ~(blood | phe.array | raw[_INFARCT].array)
-    )
+    phe = phe if fine else darker_than_brain(phe, hu, brain, blood)
+    taken = blood | phe.array | raw[_INFARCT].array
+    leukoaraiosis = raw["leukoaraiosis"].map_array(lambda a: a & inside & ~taken)
     if not fine:
         smooth = smoothed(hu)
         leukoaraiosis = where_dark(leukoaraiosis, hu, brain, ventricles)
-        brain, ventricles = (
-            without_sulci(brain, ventricles, smooth, blood),
-            mostly_fluid(ventricles, smooth, brain, blood),
-        )
+        outer = without_sulci(brain, ventricles, smooth, blood)
+        brain, ventricles = outer, mostly_fluid(ventricles, smooth, brain, blood)
+    both = {name: tracts.get(name, raw[name]) for name in ("tract_left", "tract_right")}
     return {
         "ich": ich,
         "ivh": ivh,
@@ -210,17 +196,12 @@ def _settled(
         "leukoaraiosis": _without_specks(leukoaraiosis),
         "brain": brain,
         "ventricles": ventricles.map_array(lambda a: a | ivh.array),
-        **{
-            name: tracts.get(name, raw[name]).map_array(lambda a: a & inside)
-            for name in ("tract_left", "tract_right")
-        },
+        **{name: mask.map_array(lambda a: a & inside) for name, mask in both.items()},
     }
 
 
 def _tract(side: Side, coordinates: AtlasCoordinates, prediction: Prediction) -> Volume:
-    """Return one tract: the atlas knows its shape, the network, where it draws tracts, how this patient's
-    differs.
-    """
+    """Return one tract: the atlas gives its shape, the network's own drawing how this patient's differs."""
     share = coordinates.look_up(population(side))
     name = f"tract_{side}"
     if name in [target.name for target in prediction.model.manifest.targets]:
@@ -234,9 +215,9 @@ def _blood(
 ) -> tuple[Volume, Volume]:
     """Return haematoma and ventricular blood that share no voxel.
 
-    No network draws the border of blood as sharply as the scan does: blood reaches as far as the scan is
-    dense around what the network is sure of and the network does not exclude it. It is ventricular where the
-    network says so and the ventricles are near.
+    The scan's density shows the border of blood more sharply than any network: blood reaches as far as the
+    scan is dense around what the network is sure of, unless the network excludes it. It is ventricular where
+    the network says so near the ventricles.
     """
     nothing = hu.with_array(np.zeros(hu.shape, bool))
     ich, ivh = drawn.get("ICH", nothing), drawn.get("IVH", nothing)

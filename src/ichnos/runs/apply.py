@@ -78,7 +78,10 @@ class Summary:
         same bytes.
         """
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        with (
+            atomic_file(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+        ):
             delimiter = "\t" if str(path).endswith(".tsv") else ","
             table = csv.DictWriter(stream, columns, delimiter=delimiter, lineterminator="\n", restval="n/a")
             table.writeheader()

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from ichnos import __version__
-from ichnos.errors import UsageError
+from ichnos.errors import InputRefused, UsageError
 from ichnos.files import atomic_file
 
 LedgerRecord = dict[str, Any]
@@ -93,30 +93,37 @@ class Ledger:
             self._lock = None
 
     def records(self) -> list[LedgerRecord]:
-        """Return every record in the order of writing."""
+        """Return every record in the order of writing; half-written and foreign lines are left out."""
         if not self.path.exists():
             return []
-        found = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        records = []
+        for line in self.path.read_bytes().split(b"\n"):  # no other character ends a line
             try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue  # half a line from a killed process
-        return found
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(record, dict) and isinstance(record.get("id"), str):
+                records.append(record)
+        return records
 
     def finished(self) -> dict[str, LedgerRecord]:
         """Return the last record of everyone who is finished, by id."""
-        return {record["id"]: record for record in self.records() if record.get("event") == "finished"}
+        return {
+            record["id"]: record
+            for record in self.records()
+            if record.get("event") == "finished" and isinstance(record.get("row"), dict)
+        }
 
     def add(self, event: str, item_id: str, **details: Any) -> None:
         """Append one record and wait until it is on the disk."""
         record = {"event": event, "id": item_id, "at": now(), **plain(details)}
-        self._write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+        self._write((json.dumps(record) + "\n").encode("ascii"))
 
     def _write(self, line: bytes) -> None:
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(handle, line)
+            while line:  # a full disk takes a part, then refuses the rest
+                line = line[os.write(handle, line) :]
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -136,19 +143,31 @@ class Ledger:
 
     def _check_settings(self, settings: Any) -> None:
         path = self.home / "settings.json"
-        if not path.exists():
+        if not path.exists() or (path.stat().st_size == 0 and not self.records()):
             text = json.dumps(
                 {"ichnos": __version__, "hash": settings_hash(settings), "settings": settings}, indent=2
             )
             with atomic_file(path) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
             return
-        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        before = self._settings_before(path)
         if settings_hash(before) != settings_hash(settings):
             raise UsageError(
-                f"{self.home.parent.parent} was begun with other settings ({_difference(before, settings)}); "
-                "give the same settings to go on, or another output folder"
+                f"{self.home.parent.parent} was begun with other settings ({_difference(before, settings)});"
+                " give the same settings to resume, or another output folder"
             )
+
+    def _settings_before(self, path: Path) -> Any:
+        try:
+            content = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict) or "settings" not in content:
+            raise InputRefused(
+                f"{path} is damaged, so it is not known with which settings {self.home.parent.parent} was"
+                f" begun; remove {self.home} to begin anew, or give another output folder"
+            )
+        return content["settings"]
 
 
 def _difference(before: Any, now: Any) -> str:

@@ -11,6 +11,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from ichnos.files import sync, sync_tree
+
+_NOTE = "item.json"  # beside an item's outputs: whose they are, and its row
+
 
 class Staging:
     """The two folders an item's outputs pass on their way: `work` (may be thrown away) and `ready` (whole, to
@@ -32,34 +36,49 @@ class Staging:
         self.ready.mkdir(exist_ok=True)
 
     def commit(self, folder: Path, item_id: str, row: Any) -> None:
-        """Move an item's outputs into place. From the first rename on, a kill loses nothing: `recover`
-        completes the move.
-        """
+        """Move an item's outputs into place, on the disk; a kill after the first rename loses nothing."""
         note = {"id": item_id, "row": row}
-        (folder / "item.json").write_text(json.dumps(note), encoding="utf-8")
+        (folder / _NOTE).write_text(json.dumps(note), encoding="utf-8")
+        sync_tree(folder)
         ready = self.ready / folder.name
         os.replace(folder, ready)
+        sync(self.ready)
         self._move_out(ready)
 
     def recover(self) -> list[dict[str, Any]]:
-        """Complete the moves that a kill interrupted; return id and row of each. Call `settle` when they
-        are in the ledger.
+        """Complete the moves that a kill interrupted; return id and row of each, to be settled afterwards.
+
+        A folder whose note cannot be read is forgotten: its item is not in the ledger and will be done again.
         """
         notes = []
         for ready in sorted(self.ready.glob("*")) if self.ready.is_dir() else []:
-            notes.append(json.loads((ready / "item.json").read_text(encoding="utf-8")))
-            self._move_out(ready)
+            note = _note_of(ready)
+            if note is not None:
+                notes.append(note)
+                self._move_out(ready)
         return notes
 
     def settle(self) -> None:
         """Forget the moves that the ledger now knows as finished."""
         for ready in self.ready.glob("*"):
-            shutil.rmtree(ready)
+            if ready.is_dir():
+                shutil.rmtree(ready)
+            else:
+                ready.unlink()
 
     def _move_out(self, ready: Path) -> None:
         outputs = ready / "out"
         if outputs.is_dir():
             move_into(outputs, self.out)
+
+
+def _note_of(ready: Path) -> dict[str, Any] | None:
+    try:
+        note = json.loads((ready / _NOTE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    whole = isinstance(note, dict) and isinstance(note.get("id"), str) and isinstance(note.get("row"), dict)
+    return note if whole else None
 
 
 def fresh_folder(work: Path) -> Path:
@@ -70,13 +89,12 @@ def fresh_folder(work: Path) -> Path:
 
 
 def move_into(source: Path, target: Path) -> None:
-    """Move what is in one folder into another on the same disk: whole folders where they are new, else
-    file by file, replacing.
-    """
+    """Move the content of one folder into another on the same disk, replacing files of the same name."""
     target.mkdir(parents=True, exist_ok=True)
     for child in sorted(source.iterdir()):
-        place = target / child.name
-        if child.is_dir() and not child.is_symlink() and place.is_dir():
-            move_into(child, place)
+        goal = target / child.name
+        if child.is_dir() and not child.is_symlink() and goal.is_dir():
+            move_into(child, goal)
         else:
-            os.replace(child, place)
+            os.replace(child, goal)
+    sync(target)

@@ -12,6 +12,8 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -235,24 +237,45 @@ def _shared(
     client: Any, distributed: Any, call: Call, waiting: deque[Any], work: Path, started: Callable[[str], None]
 ) -> Iterator[Outcome]:
     running: dict[Any, str] = {}
-    without_worker_since: float | None = None
     try:
-        while waiting or running:
-            room = sum(client.nthreads().values())
-            without_worker_since = None if room else (without_worker_since or time.monotonic())
-            if without_worker_since and time.monotonic() - without_worker_since > NO_WORKER_PATIENCE_S:
-                raise InputRefused(
-                    "the dask scheduler has no workers; start some and run the same again: finished patients"
-                    " are kept"
-                )
-            while waiting and len(running) < room:
-                item = waiting.popleft()
-                started(item.id)
-                running[client.submit(attempt, call, item, work, pure=False)] = item.id
-            for future in _done(distributed, running):
-                yield _result(future, running.pop(future))
+        yield from _handed_out(client, distributed, call, waiting, work, started, running)
+    except (OSError, TimeoutError, CancelledError) as error:
+        raise InputRefused(
+            f"the dask scheduler is gone ({type(error).__name__}); start it and run the same again: finished"
+            " patients are kept"
+        ) from None
     finally:
-        client.cancel(list(running))
+        with suppress(Exception):  # nobody is there to cancel them when the scheduler is gone
+            client.cancel(list(running))
+
+
+def _handed_out(
+    client: Any,
+    distributed: Any,
+    call: Call,
+    waiting: deque[Any],
+    work: Path,
+    started: Callable[[str], None],
+    running: dict[Any, str],
+) -> Iterator[Outcome]:
+    """Keep every worker busy; `running` is filled for the caller, who cancels what is left."""
+    without_worker_since: float | None = None
+    while waiting or running:
+        if client.status != "running":
+            raise ConnectionError("the client has lost its scheduler")
+        room = sum(client.nthreads().values())
+        without_worker_since = None if room else (without_worker_since or time.monotonic())
+        if without_worker_since and time.monotonic() - without_worker_since > NO_WORKER_PATIENCE_S:
+            raise InputRefused(
+                "the dask scheduler has no workers; start some and run the same again: finished patients are"
+                " kept"
+            )
+        while waiting and len(running) < room:
+            item = waiting.popleft()
+            started(item.id)
+            running[client.submit(attempt, call, item, work, pure=False)] = item.id
+        for future in _done(distributed, running):
+            yield _result(future, running.pop(future))
 
 
 def _done(distributed: Any, running: dict[Any, str]) -> list[Any]:

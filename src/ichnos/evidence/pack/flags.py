@@ -14,7 +14,7 @@ FlagLevel = Literal["note", "warn", "alarm"]
 
 
 @dataclass(frozen=True)
-class Flag:
+class ReviewFlag:
     """One warning."""
 
     level: FlagLevel
@@ -33,7 +33,7 @@ def iou_of_dice(dice: float) -> float:
 
 def check_pair(
     dice: float, iou: float, *, of: Literal["case", "mean"], tolerance: float = 0.0015
-) -> Flag | None:
+) -> ReviewFlag | None:
     """Say whether a Dice and an IoU can both be true; None if so. `tolerance` allows for rounding to three
     digits.
 
@@ -49,7 +49,7 @@ def check_pair(
     if of == "case":
         if abs(iou - least) <= tolerance:
             return None
-        return Flag(
+        return ReviewFlag(
             "alarm",
             "dice_iou",
             f"Dice {dice:.3f} and IoU {iou:.3f} cannot both be true of one mask: the IoU is {least:.3f}.",
@@ -59,18 +59,18 @@ def check_pair(
             f"A mean Dice of {dice:.3f} and a mean IoU of {iou:.3f} cannot both be true: the IoU must lie in"
             f" {least:.3f} to {dice:.3f}."
         )
-        return Flag("alarm", "dice_iou", text)
+        return ReviewFlag("alarm", "dice_iou", text)
     gap, typical = dice - iou, dice - least
     if typical > 4 * tolerance and gap + tolerance < typical / 3:
         text = (
             f"A mean Dice of {dice:.3f} with a mean IoU of {iou:.3f} would need nearly every case to be"
             f" perfect or missed altogether; with cases near the mean the IoU is about {least:.3f}."
         )
-        return Flag("warn", "dice_iou", text)
+        return ReviewFlag("warn", "dice_iou", text)
     return None
 
 
-def check_events(name: str, events: int, others: int) -> Flag | None:
+def check_events(name: str, events: int, others: int) -> ReviewFlag | None:
     """Warn of few cases in the rarer class: below 100 a validation is imprecise, below 20 close to empty
     (Vergouwe 2005; Collins 2016).
     """
@@ -78,7 +78,7 @@ def check_events(name: str, events: int, others: int) -> Flag | None:
     if rarer >= 100:
         return None
     level: FlagLevel = "alarm" if rarer < 20 else "warn"
-    return Flag(
+    return ReviewFlag(
         level,
         "few_events",
         f"{name}: the rarer outcome has {rarer} cases, fewer than the 100 advised: read the intervals first.",
@@ -87,7 +87,7 @@ def check_events(name: str, events: int, others: int) -> Flag | None:
 
 def check_prevalence(
     name: str, outcome: npt.ArrayLike, probability: npt.ArrayLike, trained_at: float | None
-) -> Flag | None:
+) -> ReviewFlag | None:
     """Warn where the predicted risk is not the observed one on average, or training (after balancing) saw
     another prevalence.
     """
@@ -101,17 +101,17 @@ def check_prevalence(
             f"{name}: the training images hold {trained_at:.0%} events, these patients {observed:.0%}:"
             " recalibrate."
         )
-        return Flag("warn", "prevalence", text)
+        return ReviewFlag("warn", "prevalence", text)
     if abs(predicted - observed) > max(0.03, 2 * se):
         text = (
             f"{name}: the mean predicted probability is {predicted:.1%}, and {observed:.1%} had the event:"
             " recalibrate."
         )
-        return Flag("warn", "prevalence", text)
+        return ReviewFlag("warn", "prevalence", text)
     return None
 
 
-def check_centres(name: str, outcome: npt.ArrayLike, centres: npt.ArrayLike) -> Flag | None:
+def check_centres(name: str, outcome: npt.ArrayLike, centres: npt.ArrayLike) -> ReviewFlag | None:
     """Note where the prevalence differs between centres (chi-squared, p < 0.05)."""
     from scipy.stats import chi2_contingency
 
@@ -124,4 +124,6 @@ def check_centres(name: str, outcome: npt.ArrayLike, centres: npt.ArrayLike) -> 
     if p >= 0.05:
         return None
     shares = ", ".join(f"{c} {table[i, 0] / table[i].sum():.0%}" for i, c in enumerate(names))
-    return Flag("note", "centres", f"{name}: the prevalence differs between centres ({shares}; p {p:.2g}).")
+    return ReviewFlag(
+        "note", "centres", f"{name}: the prevalence differs between centres ({shares}; p {p:.2g})."
+    )

@@ -19,11 +19,11 @@ from ichnos.evidence.metrics.summary import measure_column
 from ichnos.evidence.pack.cases import TRUE, measure_cases
 from ichnos.evidence.pack.checklists import checklists
 from ichnos.evidence.pack.evaluation import Evaluation, gather
-from ichnos.evidence.pack.flags import Flag, check_pair
+from ichnos.evidence.pack.flags import ReviewFlag, check_pair
 from ichnos.evidence.pack.outcomes.section import outcome_sections
 from ichnos.evidence.pack.page import render_page
 from ichnos.evidence.pack.plan import EvidencePlan
-from ichnos.evidence.pack.readings import worse_injury
+from ichnos.evidence.pack.readings import worse_grade
 from ichnos.evidence.pack.section import Section
 from ichnos.evidence.pack.sections.cohort import cohort_section
 from ichnos.evidence.pack.sections.comparison import comparison_section
@@ -44,7 +44,7 @@ class Pack:
     out: Path
     page: Path
     sections: tuple[Section, ...]
-    flags: tuple[Flag, ...]
+    flags: tuple[ReviewFlag, ...]
     failures: tuple[str, ...]  # cases that could not be measured, with the reason
     cases: int
 
@@ -142,7 +142,7 @@ def _with_measured_facts(evaluation: Evaluation, rows: Sequence[Mapping[str, Any
             table = table.assign(**{fact: [row.get(key) for row in ordered]})
     if "injury" not in table.columns and {"injury_left", "injury_right"} <= set(table.columns):
         sides = zip(table["injury_left"], table["injury_right"], strict=True)
-        table = table.assign(injury=[worse_injury(*pair) for pair in sides])
+        table = table.assign(injury=[worse_grade(*pair) for pair in sides])
     return dataclasses.replace(evaluation, table=table)
 
 
@@ -158,11 +158,11 @@ def _volume_columns(plan: EvidencePlan) -> dict[str, str]:
     }
 
 
-def _failure_flags(failures: Sequence[str]) -> tuple[Flag, ...]:
+def _failure_flags(failures: Sequence[str]) -> tuple[ReviewFlag, ...]:
     if not failures:
         return ()
     return (
-        Flag(
+        ReviewFlag(
             "alarm",
             "not_measured",
             f"{len(failures)} case(s) could not be measured and are left out; the first: {failures[0]}",
@@ -170,7 +170,7 @@ def _failure_flags(failures: Sequence[str]) -> tuple[Flag, ...]:
     )
 
 
-def _claim_flags(evaluation: Evaluation) -> tuple[Flag, ...]:
+def _claim_flags(evaluation: Evaluation) -> tuple[ReviewFlag, ...]:
     claims = evaluation.claims
     if {"dice", "iou"} <= set(claims) and (
         flag := check_pair(claims["dice"], claims["iou"], of="mean")
@@ -183,7 +183,7 @@ def _write(
     out: Path,
     evaluation: Evaluation,
     sections: Sequence[Section],
-    flags: Sequence[Flag],
+    flags: Sequence[ReviewFlag],
     lists: Sequence[Table],
     measured: Summary,
 ) -> Path:

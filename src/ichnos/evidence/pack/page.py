@@ -11,7 +11,7 @@ from ichnos.errors import require
 from ichnos.evidence.figures import Figure
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.pack.evaluation import Evaluation
-from ichnos.evidence.pack.flags import Flag
+from ichnos.evidence.pack.flags import ReviewFlag
 from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import Cell, Table, cell_text
 
@@ -20,7 +20,7 @@ def render_page(
     evaluation: Evaluation,
     sections: Sequence[Section],
     *,
-    flags: Sequence[Flag],
+    flags: Sequence[ReviewFlag],
     methods: str,
     lists: Sequence[Table],
 ) -> str:

@@ -155,7 +155,7 @@ def _notes(later: int, others: list[str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def worse_injury(left: object, right: object) -> str | None:
+def worse_grade(left: object, right: object) -> str | None:
     """Return the worse of two grades of tract injury; None where one is not known.
 
     >>> worse_injury("no risk", "PHE infiltration")
@@ -174,7 +174,7 @@ def with_derived_columns(row: dict[str, Any]) -> dict[str, Any]:
     """
     derived: dict[str, Any] = {}
     sides = [row.get(f"predicted_injury_{side}") for side in ("left", "right")]
-    if (injury := worse_injury(*sides)) is not None:
+    if (injury := worse_grade(*sides)) is not None:
         derived["predicted_injury"] = injury
     arm = str(row.get("arm") or _ARMS[0])
     for outcome in ("nihss_motor_180d", "mrs_0_3_365d"):

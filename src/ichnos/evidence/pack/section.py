@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ichnos.evidence.figures import Figure
-from ichnos.evidence.pack.flags import Flag
+from ichnos.evidence.pack.flags import ReviewFlag
 from ichnos.evidence.tables import Table
 
 
@@ -20,6 +20,6 @@ class Section:
     paragraphs: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
-    flags: tuple[Flag, ...] = ()
+    flags: tuple[ReviewFlag, ...] = ()
     methods: tuple[str, ...] = ()  # sentences for the methods paragraph of a paper
     numbers: Mapping[str, Any] = field(default_factory=dict)  # for evidence.json

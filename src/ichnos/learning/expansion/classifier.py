@@ -13,95 +13,21 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ichnos.arrays import Floats
 from ichnos.errors import InputRefused, UsageError
 from ichnos.learning.expansion.crops import Example
-from ichnos.learning.loop.settings import LoopSettings, changed
-from ichnos.learning.loop.training import Loss, Progress, Step, train
-from ichnos.models import NetworkSpec
+from ichnos.learning.expansion.settings import ClassifierSettings
+from ichnos.learning.loop.steps import Loss, Step
+from ichnos.learning.loop.training import Progress, train
 
-_Arm = Literal["as is", "synthesis", "oversample", "weight", "focal"]
-ARMS: tuple[_Arm, ...] = ("as is", "synthesis", "oversample", "weight", "focal")
 FOCAL_GAMMA = 2.0
 LEAST_EACH = 2
-
-
-class ClassifierLoop(LoopSettings):
-    """The loop of a classifier; it has no validation, as every fold is trained to its last step."""
-
-    steps: int = Field(default=600, gt=0, description="optimiser steps of each fold")
-    batch: int = Field(default=32, gt=1, description="images in each step")
-    learning_rate: float = Field(default=2e-4, gt=0, description="highest learning rate")
-    warm_up_steps: int | None = Field(default=20, ge=0, description="steps of linear warm-up")
-    ema_decay: float | None = Field(default=0.99, ge=0, lt=1, description="decay of the averaged weights")
-    gradient_clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
-    validations: int = Field(default=0, ge=0, description="validations, evenly spread; 0: none")
-
-
-class ClassifierSettings(BaseModel):
-    """How a classifier of expansion is trained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    network: NetworkSpec = Field(description="network and its arguments")
-    loop: ClassifierLoop = ClassifierLoop()
-    arm: _Arm = Field(default="as is", description="how the classes are balanced")
-    others_per_expanded: float | None = Field(
-        default=None,
-        gt=0,
-        description="ratio that an arm brings training to: 2 for 1:2 (default: as the data)",
-    )
-    crop: bool = Field(default=False, description="RandomResizedCrop, as published; otherwise sizes are kept")
-
-    def named(self) -> str:
-        """Return the arm with its ratio, as tables name it.
-
-        >>> published_classifier(steps=1, arm="weight", others_per_expanded=2).named()
-        'weight 1:2'
-        """
-        return self.arm if self.others_per_expanded is None else f"{self.arm} 1:{self.others_per_expanded:g}"
-
-
-def published_classifier(*, size: int = 224, small: bool = False, **changes: Any) -> ClassifierSettings:
-    """Return the published settings: ViT-B/16, 2e-4 with a cosine, RandomResizedCrop and flips.
-
-    `small` shrinks the network.
-    """
-    whole = {"num_classes": 2, "image_size": [size, size], "patch_size": 16, "input_channels": 3}
-    if small:
-        whole |= {"width": 96, "depth": 4, "heads": 4}
-    settings = ClassifierSettings(network=NetworkSpec(name="vit", arguments=whole), crop=True)
-    return changed(settings, changes)
-
-
-def region_classifier(
-    *, shape: Sequence[int] = (48, 48, 24), channels: int = 4, features: int = 0, **changes: Any
-) -> ClassifierSettings:
-    """Return ours: a 3-D ViT over the region with its masks as channels, one token per clinical fact.
-
-    >>> region_classifier(steps=5, features=3).network.arguments["clinical_features"]
-    3
-    """
-    arguments = {
-        "num_classes": 2,
-        "image_size": list(shape),
-        "patch_size": [8, 8, 4],
-        "input_channels": channels,
-        "width": 96,
-        "depth": 4,
-        "heads": 4,
-        "dropout": 0.1,
-        "clinical_features": features,
-    }
-    return changed(ClassifierSettings(network=NetworkSpec(name="vit", arguments=arguments)), changes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +87,7 @@ def train_classifier(
 ) -> tuple[nn.Module, Standard]:
     """Train one classifier; the same call resumes where it was stopped."""
     check_examples(train_on, validation)
+    loop = settings.loop.for_examples(len(train_on))
     standard = standard_of([e for e in train_on if e.patient] or train_on)
     balance = _Balance.of(train_on, settings)
     images = torch.from_numpy(np.stack([e.image for e in train_on]))
@@ -177,7 +104,7 @@ def train_classifier(
 
     network = train(
         settings.network,
-        settings.loop,
+        loop,
         loss_of,
         out,
         data=examples_fingerprint(train_on, settings),

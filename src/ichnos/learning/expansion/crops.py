@@ -12,12 +12,12 @@ import numpy as np
 from ichnos.arrays import Floats32, largest_component
 from ichnos.errors import InputRefused
 from ichnos.inference import windows
+from ichnos.learning.expansion.settings import REGION_SHAPE, REGION_SPACING_MM
 from ichnos.volume import Box, Volume, box_around, centroid_mm
 
 PUBLISHED_SPACING_MM = (0.5, 0.5, 5.0)
 WINDOW_90_45_HU = (0.0, 90.0)
 _MARGIN_MM = 10.0
-REGION_SPACING_MM, REGION_SHAPE = (2.0, 2.0, 4.0), (48, 48, 24)
 REGION_WINDOWS_HU = ((0.0, 80.0), (30.0, 90.0))
 
 

@@ -17,20 +17,9 @@ from torch import nn
 import ichnos
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.recalibration import Recalibrator, fit_recalibrator
-from ichnos.learning.expansion.classifier import (
-    LEAST_EACH,
-    ClassifierSettings,
-    Standard,
-    patient_scores,
-    train_classifier,
-)
-from ichnos.learning.expansion.crops import (
-    PUBLISHED_SPACING_MM,
-    REGION_SPACING_MM,
-    REGION_WINDOWS_HU,
-    WINDOW_90_45_HU,
-    Example,
-)
+from ichnos.learning.expansion.classifier import LEAST_EACH, Standard, patient_scores, train_classifier
+from ichnos.learning.expansion.crops import PUBLISHED_SPACING_MM, REGION_WINDOWS_HU, WINDOW_90_45_HU, Example
+from ichnos.learning.expansion.settings import REGION_SPACING_MM, ClassifierSettings
 from ichnos.models import (
     Manifest,
     Model,

@@ -17,27 +17,26 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ichnos import __version__
 from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused
 from ichnos.inference import windows
+from ichnos.inference.sliding import slide
 from ichnos.learning.expansion.crops import REGION_WINDOWS_HU
-from ichnos.learning.expansion.pairs import ROI_SHAPE, ROI_SPACING_MM, LesionPair, pairs_fingerprint
-from ichnos.learning.loop.settings import LoopSettings
-from ichnos.learning.loop.training import Loss, Progress, Step, train
+from ichnos.learning.expansion.pairs import LesionPair, pairs_fingerprint, patch_of
+from ichnos.learning.expansion.settings import ForecastKind, ForecastSettings
+from ichnos.learning.loop.steps import Loss, Step
+from ichnos.learning.loop.training import Progress, train
 from ichnos.models import (
     Manifest,
     Model,
-    NetworkSpec,
     Preprocessing,
     Provenance,
     TargetSpec,
@@ -47,11 +46,11 @@ from ichnos.models import (
 from ichnos.networks.warp import AffineWarp
 from ichnos.reading.expansion import signed_distance_mm
 
-ForecastKind = Literal["warp", "forecast"]
 _WINDOWS_HU = REGION_WINDOWS_HU
 _NEAR_MM = 24.0  # voxels this near to the lesion count fully in our loss, the others a tenth
 _WAY_MM = 12.0
 _SMOOTHNESS = 0.1
+_PUBLISHED_OVERLAP = 0.6
 
 
 def forecast_input(pair: LesionPair, kind: ForecastKind) -> Floats32:
@@ -63,54 +62,10 @@ def forecast_input(pair: LesionPair, kind: ForecastKind) -> Floats32:
     """
     if kind == "warp":
         return np.stack([windows(pair.hu, _WINDOWS_HU[:1])[0], 2 * pair.blood - 1]).astype(np.float32)
-    way = np.clip(signed_distance_mm(pair.blood > 0.5, ROI_SPACING_MM) / _WAY_MM, -1, 1)
+    way = np.clip(signed_distance_mm(pair.blood > 0.5, pair.spacing_mm) / _WAY_MM, -1, 1)
     return np.concatenate(
         [windows(pair.hu, _WINDOWS_HU), np.stack([2 * pair.ich - 1, 2 * pair.ivh - 1, way])]
     ).astype(np.float32)
-
-
-class ForecastLoop(LoopSettings):
-    """The loop of a forecaster, without validation: synthetic follow-ups are copies of its own patients."""
-
-    steps: int = Field(default=1000, gt=0, description="optimiser steps")
-    learning_rate: float = Field(
-        default=2e-3, gt=0, description="highest learning rate; the warp takes a tenth of it"
-    )
-    warm_up_steps: int | None = Field(default=20, ge=0, description="steps of linear warm-up")
-    ema_decay: float | None = Field(default=0.99, ge=0, lt=1, description="decay of the averaged weights")
-    gradient_clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
-    validations: int = Field(default=0, ge=0, description="validations, evenly spread; 0: none")
-
-
-class ForecastSettings(BaseModel):
-    """How a forecaster of the follow-up lesion is trained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: ForecastKind = Field(
-        default="forecast", description="forecast (ours) or warp (after Abramova 2024)"
-    )
-    width: int = Field(default=16, ge=1, description="features of the first stage; the published warp has 64")
-    loop: ForecastLoop = ForecastLoop()
-
-    def network(self) -> NetworkSpec:
-        """Return the network of the kind.
-
-        >>> ForecastSettings(kind="warp", width=64).network().arguments["features_per_stage"]
-        [64, 128, 256, 512]
-        """
-        width = self.width
-        features = [width, 2 * width, 4 * width]
-        if self.kind == "warp":
-            arguments = {"input_channels": 2, "features_per_stage": [*features, 8 * width]}
-            return NetworkSpec(name="affine_warp", arguments=arguments)
-        shape = {
-            "features_per_stage": features,
-            "strides": [1, 2, 2],
-            "n_conv_per_stage": [1, 1, 2],
-            "n_conv_per_stage_decoder": [1, 1],
-        }
-        return NetworkSpec(name="unet", arguments={"input_channels": 5, "num_classes": 1, "dim": 3, **shape})
 
 
 def train_forecaster(
@@ -133,13 +88,19 @@ def train_forecaster(
         raise InputRefused(
             f"the CTs of {', '.join(bad[:5])} hold NaN or infinite values; look at those scans"
         )
-    loop, loss = settings.loop, warp_loss if settings.kind == "warp" else forecast_loss
+    loop, loss = (
+        settings.loop.for_examples(len(pairs)),
+        warp_loss if settings.kind == "warp" else forecast_loss,
+    )
 
     def loss_of(network: nn.Module, step: Step) -> Loss:
         rng = np.random.default_rng([loop.seed, step.number])
         at = rng.choice(len(pairs), min(loop.batch, len(pairs)), replace=False)
         mirrored = [bool(rng.random() < 0.5) for _ in at]
         chosen = [_mirrored(pairs[int(k)]) if m else pairs[int(k)] for k, m in zip(at, mirrored, strict=True)]
+        if settings.patch:
+            share = settings.border_share
+            chosen = [patch_of(pair, settings.patch, rng, border_share=share) for pair in chosen]
         with step.autocast():
             value = loss(network, chosen, device)
         return Loss(value)
@@ -168,7 +129,7 @@ def forecast_loss(network: nn.Module, pairs: Sequence[LesionPair], device: str) 
     """
     image = _stacked([forecast_input(p, "forecast") for p in pairs], device)
     truth, before = _stacked([p.later for p in pairs], device), _stacked([p.blood for p in pairs], device)
-    near = _stacked([signed_distance_mm(p.blood > 0.5, ROI_SPACING_MM) < _NEAR_MM for p in pairs], device)
+    near = _stacked([signed_distance_mm(p.blood > 0.5, p.spacing_mm) < _NEAR_MM for p in pairs], device)
     logits = network(image)[:, 0].float()
     weight = 0.1 + 0.9 * near
     entropy = (
@@ -217,13 +178,13 @@ def save_forecaster(
                 f"Trained on {len(real)} patients whose haematoma expanded and {len(pairs) - len(real)}"
                 " synthetic follow-ups of the same patients; it never saw a haematoma that did not expand."
             ),
-            f"Sees a region of 96 x 96 x 96 mm around the haematoma ({sees}); the outline must be given.",
+            f"Sees a region around the haematoma ({sees}); the outline must be given.",
         ),
         network=settings.network(),
         preprocessing=Preprocessing(
-            spacing_mm=ROI_SPACING_MM,
+            spacing_mm=settings.spacing_mm,
             windows_hu=_WINDOWS_HU[:1] if settings.kind == "warp" else _WINDOWS_HU,
-            patch=ROI_SHAPE,
+            patch=settings.patch or settings.shape,
         ),
         targets=(TargetSpec(name="followup", kind="region", group="expansion"),),
         provenance=Provenance(
@@ -254,9 +215,27 @@ def load_forecaster(folder: str | Path, *, device: str = "cpu") -> tuple[nn.Modu
 
 @torch.inference_mode()
 def forecast_map(
-    network: nn.Module, pair: LesionPair, kind: ForecastKind, *, device: str = "cpu"
+    network: nn.Module,
+    pair: LesionPair,
+    kind: ForecastKind,
+    *,
+    patch: tuple[int, int, int] | None = None,
+    device: str = "cpu",
 ) -> Floats32:
-    """Return each voxel's probability (ours) or share (warp) of blood at follow-up, 0..1."""
-    out = network.eval()(_stacked([forecast_input(pair, kind)], device))
-    share = (out[0, 1] + 1) / 2 if kind == "warp" else torch.sigmoid(out[0, 0])
-    return np.asarray(share.clamp(0, 1).float().cpu().numpy(), np.float32)
+    """Return each voxel's probability (ours) or share (warp) of blood at follow-up, 0..1.
+
+    With a patch the region is read in windows that overlap by 0.6, as published.
+    """
+    network = network.eval()
+
+    def run(image: Floats32) -> Floats32:
+        out = network(torch.from_numpy(image).to(device)).float()
+        share = (out[:, 1:2] + 1) / 2 if kind == "warp" else torch.sigmoid(out[:, :1])
+        return np.asarray(share.clamp(0, 1).cpu().numpy(), np.float32)
+
+    image = forecast_input(pair, kind)
+    if patch is None:
+        return np.asarray(run(image[None])[0, 0], np.float32)
+    return np.asarray(
+        slide(image, run, patch=patch, channels=1, overlap=_PUBLISHED_OVERLAP, padding=-1.0)[0], np.float32
+    )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichnos.arrays import Floats32
-from ichnos.learning.expansion.pairs import ROI_SPACING_MM, LesionPair
+from ichnos.learning.expansion.pairs import LesionPair
 from ichnos.reading.expansion import signed_distance_mm
 
 
@@ -20,7 +20,7 @@ def uniform_dilation(pair: LesionPair, factor: float) -> Floats32:
     """
     blood = pair.blood > 0.5
     allowed = blood | pair.brain
-    score = np.where(allowed, signed_distance_mm(blood, ROI_SPACING_MM), np.inf).ravel()
+    score = np.where(allowed, signed_distance_mm(blood, pair.spacing_mm), np.inf).ravel()
     out = np.zeros(blood.size, np.float32)
     out[np.argsort(score, kind="stable")[: round(factor * float(blood.sum()))]] = 1
     return out.reshape(blood.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -13,11 +14,11 @@ from ichnos.arrays import Floats32, Mask
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
-from ichnos.learning.expansion.crops import REGION_SHAPE, REGION_SPACING_MM, roi_grid
+from ichnos.learning.expansion.crops import roi_grid
+from ichnos.learning.expansion.settings import REGION_SHAPE, REGION_SPACING_MM
 from ichnos.reading.expansion import signed_distance_mm
 from ichnos.volume import Volume
 
-ROI_SPACING_MM, ROI_SHAPE = REGION_SPACING_MM, REGION_SHAPE
 SYNTHETIC_FACTORS = (1.33, 1.68, 2.0)  # follow-up over baseline volume, as published
 
 
@@ -34,6 +35,7 @@ class LesionPair:
     later_hu: Floats32 | None = None  # for the warp's L1; None: not known, the term is left out
     oracle: Floats32 | None = None  # the simulation's probability of blood at follow-up
     synthetic: bool = False
+    spacing_mm: tuple[float, float, float] = REGION_SPACING_MM
 
     @property
     def blood(self) -> Floats32:
@@ -44,10 +46,16 @@ class LesionPair:
     @property
     def voxel_ml(self) -> float:
         """Return the volume of a voxel of the region."""
-        return float(np.prod(ROI_SPACING_MM)) / 1000
+        return float(np.prod(self.spacing_mm)) / 1000
 
 
-def pair_of(cohort: Cohort, patient: Patient) -> LesionPair | None:
+def pair_of(
+    cohort: Cohort,
+    patient: Patient,
+    *,
+    spacing_mm: tuple[float, float, float] = REGION_SPACING_MM,
+    shape: tuple[int, int, int] = REGION_SHAPE,
+) -> LesionPair | None:
     """Load a patient's pair from a cohort with the targets haematoma and expansion; None where one is missing
     or empty.
 
@@ -64,7 +72,7 @@ def pair_of(cohort: Cohort, patient: Patient) -> LesionPair | None:
     ich = labels.with_array((labels.array == 1).astype(np.float32))
     if not ich.array.any():
         return None
-    grid = roi_grid(ich, spacing_mm=ROI_SPACING_MM, shape=ROI_SHAPE)
+    grid = roi_grid(ich, spacing_mm=spacing_mm, shape=shape)
 
     def on_region(volume: Volume, *values: int) -> Floats32:
         chosen = (
@@ -80,7 +88,14 @@ def pair_of(cohort: Cohort, patient: Patient) -> LesionPair | None:
     inside = on_region(nifti.load(brain).reoriented("RAS"), 1, 2) > 0.5 if brain else hu > -20
     map_ = nifti.load(oracle).reoriented("RAS").on_grid(grid).array.astype(np.float32) if oracle else None
     return LesionPair(
-        patient.id, hu, on_region(ich, 1), on_region(labels, 2), inside, on_region(later, 1, 2), oracle=map_
+        patient.id,
+        hu,
+        on_region(ich, 1),
+        on_region(labels, 2),
+        inside,
+        on_region(later, 1, 2),
+        oracle=map_,
+        spacing_mm=spacing_mm,
     )
 
 
@@ -92,8 +107,8 @@ def synthetic_pair(pair: LesionPair, factor: float, rng: np.random.Generator) ->
     to the new one's.
     """
     blood = pair.blood > 0.5
-    distance = signed_distance_mm(blood, ROI_SPACING_MM)
-    rough = ndimage.gaussian_filter(rng.normal(size=blood.shape), [8.0 / s for s in ROI_SPACING_MM])
+    distance = signed_distance_mm(blood, pair.spacing_mm)
+    rough = ndimage.gaussian_filter(rng.normal(size=blood.shape), [8.0 / s for s in pair.spacing_mm])
     score = distance + 2.0 * rough / max(float(rough.std()), 1e-6)
     allowed = blood | (pair.brain & (pair.hu > 15))
     wanted = min(round(factor * float(blood.sum())), int(allowed.sum()))
@@ -104,13 +119,13 @@ def synthetic_pair(pair: LesionPair, factor: float, rng: np.random.Generator) ->
     return replace(
         pair,
         later=grown.astype(np.float32),
-        later_hu=_moved(pair.hu, distance, reach),
+        later_hu=_moved(pair, distance, reach),
         oracle=None,
         synthetic=True,
     )
 
 
-def _moved(hu: Floats32, distance: Floats32, reach_mm: float) -> Floats32:
+def _moved(pair: LesionPair, distance: Floats32, reach_mm: float) -> Floats32:
     """Pull HU outward: what lay at the lesion's edge comes to lie `reach_mm` outside it; inside the pull
     shrinks to 0, outside it fades.
     """
@@ -121,11 +136,32 @@ def _moved(hu: Floats32, distance: Floats32, reach_mm: float) -> Floats32:
         )
         * reach_mm
     )
-    direction = np.array(np.gradient(distance, *ROI_SPACING_MM))
+    direction = np.array(np.gradient(distance, *pair.spacing_mm))
     direction /= np.maximum(np.linalg.norm(direction, axis=0), 1e-6)
-    steps = np.array(ROI_SPACING_MM).reshape(3, 1, 1, 1)
-    at = np.indices(hu.shape) - direction * pull / steps
-    return np.asarray(ndimage.map_coordinates(hu, at, order=1, mode="nearest"), np.float32)
+    steps = np.array(pair.spacing_mm).reshape(3, 1, 1, 1)
+    at = np.indices(pair.hu.shape) - direction * pull / steps
+    return np.asarray(ndimage.map_coordinates(pair.hu, at, order=1, mode="nearest"), np.float32)
+
+
+def patch_of(
+    pair: LesionPair, size: tuple[int, int, int], rng: np.random.Generator, *, border_share: float
+) -> LesionPair:
+    """Cut a patch out of a pair, most of them centred on the border of the follow-up lesion, as published."""
+    shape = np.array(pair.hu.shape)
+    later = pair.later > 0.5
+    border = np.argwhere(later & ~ndimage.binary_erosion(later))
+    centre = rng.integers(shape)
+    if rng.random() < border_share and len(border):
+        centre = border[int(rng.integers(len(border)))]
+    start = np.clip(centre - np.array(size) // 2, 0, np.maximum(shape - np.array(size), 0))
+    at = tuple(slice(int(a), int(a) + n) for a, n in zip(start, size, strict=True))
+    short = [(0, max(0, n - int(whole))) for n, whole in zip(size, shape, strict=True)]
+    cut: dict[str, Any] = {}
+    for name in ("hu", "ich", "ivh", "brain", "later", "later_hu"):
+        whole = getattr(pair, name)
+        if whole is not None:
+            cut[name] = np.pad(whole[at], short, constant_values=-1000.0 if name.endswith("hu") else 0)
+    return replace(pair, oracle=None, **cut)
 
 
 def pairs_fingerprint(pairs: Sequence[LesionPair]) -> str:

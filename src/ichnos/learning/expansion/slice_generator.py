@@ -12,23 +12,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused, UsageError
-from ichnos.learning.loop.settings import LoopSettings, changed
-from ichnos.learning.loop.training import Loss, Progress, Step, train
-from ichnos.models import (
-    NetworkSpec,
-)
+from ichnos.learning.expansion.settings import GeneratorSettings
+from ichnos.learning.loop.steps import Loss, Step
+from ichnos.learning.loop.training import Progress, train
 from ichnos.networks import diffusion
 
-GeneratorKind = Literal["published", "conditional"]
 _UNKNOWN = 0.1  # share of the training images whose condition is hidden, for guidance
 
 
@@ -44,67 +39,11 @@ class Picture:
     sources: tuple[str, ...] = ()
 
 
-class GeneratorLoop(LoopSettings):
-    """The loop of a generator; it has no validation."""
-
-    batch: int = Field(default=32, gt=0, description="images in each step, in training and in sampling")
-    learning_rate: float = Field(default=1e-4, gt=0, description="highest learning rate")
-    warm_up_steps: int | None = Field(default=20, ge=0, description="steps of linear warm-up")
-    ema_decay: float | None = Field(default=0.995, ge=0, lt=1, description="decay of the averaged weights")
-    gradient_clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
-    validations: int = Field(default=0, ge=0, description="validations, evenly spread; 0: none")
-
-
-class GeneratorSettings(BaseModel):
-    """How a generator is trained and sampled; the defaults are the published sizes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: GeneratorKind = Field(
-        default="conditional", description="conditional (ours), or published (of expanded haematomas only)"
-    )
-    size: int = Field(default=224, gt=0, description="pixels along a side of an image")
-    noise_steps: int = Field(default=1000, gt=1, description="steps of the diffusion")
-    ch: int = Field(default=64, gt=0, description="channels of the first level")
-    ch_mult: tuple[int, ...] = Field(
-        default=(1, 2, 3, 4), description="channels of each level over the first"
-    )
-    embed_dims: tuple[int, int, int] = Field(default=(256, 320, 512), description="widths of the KAN layers")
-    res_blocks: int = Field(default=2, gt=0, description="residual blocks of each level")
-    dropout: float = Field(default=0.15, ge=0, lt=1, description="dropout of the residual blocks")
-    loop: GeneratorLoop = GeneratorLoop()
-
-    def network(self) -> NetworkSpec:
-        """Return the network of these settings."""
-        conditional = self.kind == "conditional"
-        arguments = {
-            "T": self.noise_steps,
-            "ch": self.ch,
-            "ch_mult": list(self.ch_mult),
-            "embed_dims": list(self.embed_dims),
-            "num_res_blocks": self.res_blocks,
-            "dropout": self.dropout,
-            "in_channels": 1 if conditional else 3,
-        }
-        extra = {"condition_channels": 1, "condition_features": 1} if conditional else {}
-        return NetworkSpec(name="diffusion_ukan", arguments=arguments | extra)
-
-    def schedule(self) -> diffusion.NoiseSchedule:
-        """Return the noise schedule: linear as published, cosine for ours."""
-        published = self.kind == "published"
-        make = diffusion.linear_schedule if published else diffusion.cosine_schedule
-        return make(self.noise_steps)
-
-
-def small_generator(kind: GeneratorKind, **changes: Any) -> GeneratorSettings:
-    """Return settings whose network a processor without an accelerator can train in minutes.
-
-    >>> small_generator("conditional", steps=10).network().arguments["condition_channels"]
-    1
-    """
-    small = {"size": 32, "ch": 32, "ch_mult": (1, 2), "embed_dims": (64, 64, 96), "res_blocks": 1}
-    how = {"dropout": 0.05, "batch": 8, "learning_rate": 5e-4}
-    return changed(GeneratorSettings(kind=kind), small | how | changes)
+def noise_schedule(settings: GeneratorSettings) -> diffusion.NoiseSchedule:
+    """Return the noise schedule of a generator: linear as published, cosine for ours."""
+    published = settings.kind == "published"
+    make = diffusion.linear_schedule if published else diffusion.cosine_schedule
+    return make(settings.noise_steps)
 
 
 def train_generator(
@@ -130,7 +69,7 @@ def train_generator(
     images = torch.from_numpy(np.stack([p.image for p in chosen]))[:, None].float()
     masks = torch.from_numpy(np.stack([p.mask for p in chosen]))[:, None].float()
     outcomes = torch.tensor([[p.outcome] for p in chosen]).float()
-    schedule = settings.schedule()
+    schedule = noise_schedule(settings)
 
     def loss_of(network: nn.Module, step: Step) -> Loss:
         rng = np.random.default_rng([settings.loop.seed, step.number])
@@ -156,7 +95,7 @@ def train_generator(
     ).hexdigest()[:16]
     return train(
         settings.network(),
-        settings.loop,
+        settings.loop.for_examples(len(chosen)),
         loss_of,
         out,
         data=digest,
@@ -197,7 +136,7 @@ def sample_pictures(
         sorted({p.patient for p in trained_on if settings.kind == "conditional" or p.outcome > 0})
     )
     outlines = [p.mask for p in trained_on if p.outcome == outcome] or [p.mask for p in trained_on]
-    rng, schedule = np.random.default_rng([seed, count]), settings.schedule()
+    rng, schedule = np.random.default_rng([seed, count]), noise_schedule(settings)
     for first in range(0, count, settings.loop.batch):
         n = min(settings.loop.batch, count - first)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + first)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ichnos.errors import UsageError
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+LearningSchedule = Literal["cosine", "constant", "ukan"]
 M = TypeVar("M", bound=BaseModel)
+_UKAN_EPOCHS = 1000  # of the published training
 _FINAL_SHARE = 0.01  # of the learning rate, where the cosine ends
 
 
@@ -21,6 +23,7 @@ class LoopSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(default=2000, gt=0, description="optimiser steps")
+    epochs: int = Field(default=0, ge=0, description="passes over the examples; 0: as many steps as given")
     batch: int = Field(default=2, gt=0, description="examples in each step")
     learning_rate: float = Field(default=2e-3, gt=0, description="highest learning rate")
     weight_decay: float = Field(default=1e-4, ge=0, description="decoupled weight decay of AdamW")
@@ -33,8 +36,13 @@ class LoopSettings(BaseModel):
         lt=1,
         description="decay of the averaged weights (default: 1 - 10/steps, at most 0.999)",
     )
-    gradient_clip: float = Field(default=5.0, gt=0, description="largest norm of the gradient")
-    precision: Precision = Field(default="fp32", description="of the forward pass: fp32, bf16 or fp16")
+    schedule: LearningSchedule = Field(
+        default="cosine", description="of the learning rate: cosine, constant, or ukan's"
+    )
+    gradient_clip: float = Field(default=5.0, ge=0, description="largest norm of the gradient; 0: any")
+    precision: Precision = Field(
+        default="auto", description="of the forward pass: auto (measured), fp32, bf16 or fp16"
+    )
     validations: int = Field(default=10, ge=0, description="validations, evenly spread; 0: none")
     patience: int = Field(
         default=0, ge=0, description="stop after this many validations without a better one; 0: never"
@@ -55,21 +63,60 @@ class LoopSettings(BaseModel):
         """Return the decay of the averaged weights once the training is under way."""
         return min(0.999, max(0.0, 1 - 10 / self.steps)) if self.ema_decay is None else self.ema_decay
 
+    def for_examples(self, count: int) -> Self:
+        """Return the settings with the steps that the epochs take over so many examples.
+
+        >>> LoopSettings(epochs=100, batch=32).for_examples(1103 * 3).steps
+        10400
+        """
+        if not self.epochs:
+            return self
+        return self.model_copy(update={"steps": self.epochs * -(-count // self.batch)})
+
     @property
     def warm_up(self) -> int:
         """Return the steps of warm-up."""
         return min(200, self.steps // 10) if self.warm_up_steps is None else self.warm_up_steps
 
 
+def published_learning_rate(epoch: int, epochs: int, *, rate: float = 2e-4, peak: float = 2.0) -> float:
+    """Learning rate of Diffusion U-KAN during `epoch` (from 1): linear warm-up to `peak` times `rate`, then a
+    cosine of period 2 `epochs`.
+
+    The cosine restarts one epoch late and a hair above its peak, and ends well above zero; the published
+    trace is reproduced as it is.
+
+    >>> published_learning_rate(1, 100), published_learning_rate(11, 100)
+    (0.0002, 0.0004)
+    """
+    warm, at = epochs // 10, epoch - 1
+    if at <= warm and warm:
+        return rate * (1.0 + (peak - 1.0) * at / warm)
+    return (
+        rate
+        * peak
+        * (1.0 + math.cos(math.pi * (at - warm - 1) / epochs))
+        / (1.0 + math.cos(math.pi / epochs))
+    )
+
+
 def learning_rate(settings: LoopSettings, step: int) -> float:
-    """Return the rate of a step: linear warm-up, then a cosine that ends at a hundredth.
+    """Return the rate of a step: linear warm-up, then a cosine to a hundredth, or constant.
+
+    The schedule of Diffusion U-KAN warms up to twice the rate over a tenth of the epochs, then a cosine.
 
     >>> how = LoopSettings(steps=100, learning_rate=1.0, warm_up_steps=10)
     >>> [round(learning_rate(how, step), 3) for step in (0, 9, 55, 100)]
     [0.1, 1.0, 0.505, 0.01]
     """
+    if settings.schedule == "ukan":
+        epochs = settings.epochs or _UKAN_EPOCHS
+        epoch = 1 + step * epochs // settings.steps
+        return published_learning_rate(epoch, epochs, rate=settings.learning_rate)
     if step < settings.warm_up:
         return settings.learning_rate * (step + 1) / settings.warm_up
+    if settings.schedule == "constant":
+        return settings.learning_rate
     done = (step - settings.warm_up) / max(1, settings.steps - settings.warm_up)
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return settings.learning_rate * (_FINAL_SHARE + (1 - _FINAL_SHARE) * cosine)
@@ -80,9 +127,9 @@ def changed(settings: M, changes: Mapping[str, Any]) -> M:
 
     >>> changed(LoopSettings(), {"steps": "40"}).steps
     40
-    >>> changed(LoopSettings(), {"depth": 3})
+    >>> changed(LoopSettings(), {"depth": 3})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ichnos.errors.UsageError: there is no setting 'depth'; there are steps, batch, learning_rate, ...
+    ichnos.errors.UsageError: there is no setting 'depth'; there are steps, epochs, batch, ...
     """
     tree = settings.model_dump()
     paths = dict(_paths(settings))

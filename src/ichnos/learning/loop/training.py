@@ -10,11 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,31 +21,15 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ichnos.errors import InputRefused
 from ichnos.learning.loop import checkpoints
 from ichnos.learning.loop.checkpoints import TrainingKey, TrainingState
+from ichnos.learning.loop.precision import with_precision
 from ichnos.learning.loop.settings import LoopSettings, learning_rate
+from ichnos.learning.loop.steps import Loss, LossOf, Step, autocast
 from ichnos.learning.loop.team import ALONE, Team
 from ichnos.models import NetworkSpec
 
 _SMOOTHING = 0.98  # of the running means that a log shows
 
 
-@dataclass(frozen=True)
-class Step:
-    """Which step this is."""
-
-    number: int  # of its batch: every member of a team and every step has another one
-    share_done: float  # of the training, 0..1
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext  # for the network's forward pass alone
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The loss of a step, and what a log should follow beside it (NaN: nothing to say)."""
-
-    value: Tensor
-    measures: Mapping[str, float] = field(default_factory=dict)
-
-
-LossOf = Callable[[nn.Module, Step], Loss]  # builds the step's batch itself; the loss is float32
 Validate = Callable[[nn.Module, int], float]  # (averaged network, step) -> score, higher is better
 
 
@@ -105,6 +87,7 @@ def train(
     False
     """
     out.mkdir(parents=True, exist_ok=True)
+    settings = with_precision(settings, network, loss_of, out, device=device, team=team)
     key = TrainingKey(network=network, loop=settings.model_dump(), data=data)
     state = checkpoints.resume(key, settings, out, device) or checkpoints.start(
         network, settings, device, initial
@@ -165,7 +148,8 @@ class _Run:
         state.optimiser.zero_grad(set_to_none=True)
         state.scaler.scale(loss.value).backward()
         state.scaler.unscale_(state.optimiser)
-        nn.utils.clip_grad_norm_(state.network.parameters(), settings.gradient_clip)
+        if settings.gradient_clip:
+            nn.utils.clip_grad_norm_(state.network.parameters(), settings.gradient_clip)
         state.scaler.step(state.optimiser)
         state.scaler.update()
         update_average(
@@ -179,8 +163,7 @@ class _Run:
         """Return the loss of the next step; dropout depends on seed and step alone."""
         state, settings = self.state, self.settings
         kind = torch.device(self.device).type
-        half = torch.float16 if settings.precision == "fp16" else torch.bfloat16
-        forward = partial(torch.autocast, kind, half, enabled=settings.precision != "fp32")
+        forward = partial(autocast, kind, settings.precision)
         number = state.step * self.team.size + self.team.rank
         devices = [torch.cuda.current_device()] if kind == "cuda" else []
         with torch.random.fork_rng(devices=devices):

@@ -11,9 +11,11 @@ import torch
 
 from ichnos.cohort import Cohort
 from ichnos.learning.loop.checkpoints import CHECKPOINT
+from ichnos.learning.loop.precision import with_precision
 from ichnos.learning.loop.resources import Resources
+from ichnos.learning.loop.settings import Precision
 from ichnos.learning.segmentation.cases import TrainingCase
-from ichnos.learning.segmentation.objective import train_segmentation
+from ichnos.learning.segmentation.objective import SegmentationLoss, train_segmentation
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.sources import batch_source, close
 from ichnos.learning.segmentation.training import (
@@ -24,6 +26,7 @@ from ichnos.learning.segmentation.training import (
 )
 
 FEWEST_STEPS = 200  # below which a training is warned of: the warm-up alone takes a tenth
+_LONG = 10_000  # steps for which a precision is chosen, before their number is known
 _MEASURED_STEPS = 6  # of which the median is taken
 _VALIDATION_SHARE = 0.25  # of the time, at most
 _SPENT = 0.95  # of the time, as a step's duration varies
@@ -60,8 +63,12 @@ def settings_within(
             f"{seconds / 60:.3g} min are enough for {steps} steps of {step_s:.2g} s; with fewer than"
             f" {FEWEST_STEPS} a network learns next to nothing, or loses what it knew. Give more time"
         )
+    steps, validations, patients = (
+        int(resources.team.from_leader(value)) for value in (steps, validations, patients)
+    )
     return settings.changed(
         steps=steps,
+        epochs=0,
         validations=validations,
         validate_on=0 if patients == everyone else patients,
     )
@@ -71,7 +78,8 @@ def _trial(
     settings: TrainSettings, cases: Sequence[TrainingCase], folder: Path, resources: Resources
 ) -> tuple[torch.nn.Module, float]:
     """Take a few steps; return the network and the seconds of a step."""
-    trial = settings.changed(steps=_MEASURED_STEPS, warm_up_steps=0)
+    precision = _precision(settings, cases, folder.parent, resources)
+    trial = settings.changed(steps=_MEASURED_STEPS, epochs=0, warm_up_steps=0, precision=precision)
     loop = trial.loop.model_copy(update={"validations": 0})
     resolved = resolved_settings(trial, cases).model_copy(update={"loop": loop})
     source = batch_source(trial, cases, resources)
@@ -91,3 +99,19 @@ def _trial(
         close(source)
     # the median: the first batch of a source that simulates patients takes long, once
     return network, float(np.median(np.diff(times)))
+
+
+def _precision(
+    settings: TrainSettings, cases: Sequence[TrainingCase], work: Path, resources: Resources
+) -> Precision:
+    """Choose the precision that the whole training will take, and leave the choice in its folder."""
+    resolved, source = resolved_settings(settings, cases), batch_source(settings, cases, resources)
+    long = resolved.loop.model_copy(update={"steps": _LONG, "epochs": 0})
+    try:
+        loss_of = SegmentationLoss(resolved, source)
+        work.mkdir(parents=True, exist_ok=True)
+        return with_precision(
+            long, resolved.network, loss_of, work, device=resources.device, team=resources.team
+        ).precision
+    finally:
+        close(source)

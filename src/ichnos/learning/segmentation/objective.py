@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 
 from ichnos.learning.loop.settings import LoopSettings
+from ichnos.learning.loop.steps import Loss, Step
 from ichnos.learning.loop.team import ALONE, Team
-from ichnos.learning.loop.training import Loss, Progress, Step, Validate, train
+from ichnos.learning.loop.training import Progress, Validate, train
 from ichnos.learning.segmentation.losses import multi_target_loss
 from ichnos.learning.segmentation.settings import Objective
 from ichnos.learning.segmentation.shape_losses import cl_dice_loss, rim_loss

@@ -19,6 +19,7 @@ from ichnos.cohort import Cohort
 from ichnos.evidence.leakage import TrainingImage, write_training
 from ichnos.files import atomic_file
 from ichnos.learning.loop.checkpoints import CHECKPOINT
+from ichnos.learning.loop.precision import precision_note
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.segmentation.cases import (
     CaseGrid,
@@ -77,7 +78,9 @@ def train_on_cohort(
     if resources.team.leads:
         images = [TrainingImage(f"sub-{c.id}", c.id, c.centre, c.split, (), c.voxels_sha256) for c in cases]
         write_training(images, work / "training.csv")
-        manifest = manifest_of(settings, resolved, cases, history(work), resources, name=out.name)
+        manifest = manifest_of(
+            settings, resolved, cases, history(work), resources, name=out.name, note=precision_note(work)
+        )
         model = save_model(out, network, manifest.model_copy(update={"targets": targets}))
         if settings.start and (warning := keep_refinement(settings.start, model)):
             resources.warn(warning)
@@ -147,7 +150,7 @@ def resolved_settings(settings: TrainSettings, cases: Sequence[TrainingCase]) ->
         network=network,
         preprocessing=Preprocessing(**how.model_dump()),
         targets=settings.targets,
-        loop=settings.loop,
+        loop=settings.loop.for_examples(sum(case.split == "train" for case in cases)),
         objective=settings.objective,
         validate_on=settings.validate_on,
         data=digest.hexdigest(),
@@ -193,6 +196,7 @@ def manifest_of(
     resources: Resources,
     *,
     name: str,
+    note: str = "",
 ) -> Manifest:
     """Return the manifest of the trained Model."""
     best = max(validations, key=lambda row: row.score)
@@ -215,7 +219,7 @@ def manifest_of(
             steps=best.step,
             data={"cases (patients, masks, grid)": cases_fingerprint(cases)},
             parents=_parents(settings),
-            hardware=_hardware(resources),
+            hardware="; ".join(part for part in (_hardware(resources), note) if part),
             trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
             validation=validation,
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ichnos.inference import Prediction
 from ichnos.prognosis.volume import load_volume_calibration
-from ichnos.reading.masks import cut_of
+from ichnos.reading.masks import threshold_of
 from ichnos.reading.record import Measure
 from ichnos.volume import Volume, volume_ml
 
@@ -47,7 +47,7 @@ def _threshold_band(prediction: Prediction, target: str, value: float) -> tuple[
     Rules of density and place have changed the mask since its threshold: the band is scaled as they scaled
     the volume.
     """
-    cut = cut_of(prediction, target)
+    cut = threshold_of(prediction, target)
     cuts = (cut + (1 - cut) / 2, cut / 2)
     low, drawn, high = prediction.volumes_ml(target, (cuts[0], cut, cuts[1]))
     low, high = (value / drawn * bound if drawn > 0 else bound for bound in (low, high))

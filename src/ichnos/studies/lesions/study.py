@@ -16,7 +16,7 @@ from ichnos.runs import apply
 from ichnos.studies.lesions.injuries import measured_lesion
 from ichnos.studies.lesions.people import LesionCase, lesion_cases
 from ichnos.studies.lesions.tables import nihss_table, people_table, rank_table, rankin_table, side_table
-from ichnos.studies.page import StudyPage
+from ichnos.studies.shared.page import StudyPage
 
 FEWEST_PEOPLE = 30
 _VERSION = {"atlas": "tract population of 2026-11", "measures": 1}

@@ -15,7 +15,7 @@ from ichnos.evidence.metrics.intervals import Estimate, bootstrap
 from ichnos.evidence.metrics.regression import fit
 from ichnos.evidence.tables import Cell, Table
 from ichnos.studies.lesions.injuries import MEASURES
-from ichnos.studies.page import cell, comparison
+from ichnos.studies.shared.page import cell, comparison
 
 REPEATS = 1000
 INDEPENDENT = 2  # Rankin grades up to this one mean that daily life is managed without help

@@ -16,7 +16,7 @@ from ichnos.evidence.metrics.discrimination import Auc, auc, precision_recall_au
 from ichnos.evidence.metrics.intervals import Estimate, proportion
 from ichnos.evidence.metrics.thresholds import OperatingPoint, rates, youden_point
 from ichnos.evidence.pack.evaluation import Evaluation
-from ichnos.evidence.pack.flags import Flag, check_centres, check_events, check_prevalence
+from ichnos.evidence.pack.flags import ReviewFlag, check_centres, check_events, check_prevalence
 from ichnos.evidence.pack.outcomes.adjusted import adjusted_effects
 from ichnos.evidence.pack.outcomes.data import OutcomeData, outcome_data
 from ichnos.evidence.pack.outcomes.discrimination import centres_table, rates_table, rivals_table
@@ -41,7 +41,7 @@ def outcome_sections(evaluation: Evaluation) -> tuple[Section, ...]:
                     plan.name,
                     title,
                     (f"Not evaluated: {refusal}.",),
-                    flags=(Flag("alarm", "not_evaluated", str(refusal)),),
+                    flags=(ReviewFlag("alarm", "not_evaluated", str(refusal)),),
                 )
             )
     return tuple(sections)
@@ -89,7 +89,7 @@ def _section(data: OutcomeData, evaluation: Evaluation, title: str) -> Section:
     return _joined(parts, (*text, *rival_notes), _flags(data, plan, area, point))
 
 
-def _joined(parts: list[Section], text: tuple[str, ...], flags: tuple[Flag, ...]) -> Section:
+def _joined(parts: list[Section], text: tuple[str, ...], flags: tuple[ReviewFlag, ...]) -> Section:
     numbers: dict[str, Any] = {}
     for part in parts:
         numbers |= part.numbers
@@ -115,7 +115,7 @@ def _text(data: OutcomeData, area: Auc, average_precision: Estimate, prevalence:
     return tuple(text)
 
 
-def _flags(data: OutcomeData, plan: EvidencePlan, area: Auc, point: OperatingPoint) -> tuple[Flag, ...]:
+def _flags(data: OutcomeData, plan: EvidencePlan, area: Auc, point: OperatingPoint) -> tuple[ReviewFlag, ...]:
     name = data.plan.name
     flags = [
         check_events(name, area.events, area.n - area.events),
@@ -123,20 +123,20 @@ def _flags(data: OutcomeData, plan: EvidencePlan, area: Auc, point: OperatingPoi
     ]
     if np.ptp(data.score) == 0:
         text = f"{name}: every case has the same score, so the model separates nothing."
-        flags.append(Flag("alarm", "constant_score", text))
+        flags.append(ReviewFlag("alarm", "constant_score", text))
     if data.is_probability:
         flags.append(check_prevalence(name, data.events, data.score, plan.training_prevalence))
     else:
         text = (
             f"{name}: the score is not a probability (0 to 1), so calibration and net benefit are left out."
         )
-        flags.append(Flag("note", "no_probability", text))
+        flags.append(ReviewFlag("note", "no_probability", text))
     if point.chosen_on == "evaluated":
         text = (
             f"{name}: too few validation cases, so the threshold was chosen on the evaluated ones: its rates"
             " are optimistic."
         )
-        flags.append(Flag("warn", "threshold", text))
+        flags.append(ReviewFlag("warn", "threshold", text))
     return tuple(flag for flag in flags if flag is not None)
 
 

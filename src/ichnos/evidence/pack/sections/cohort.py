@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ichnos.evidence.pack.evaluation import Evaluation
-from ichnos.evidence.pack.flags import Flag
+from ichnos.evidence.pack.flags import ReviewFlag
 from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import Cell, Table
 
@@ -17,7 +17,7 @@ def cohort_section(evaluation: Evaluation) -> Section:
     flags = []
     if not any(evaluation.table["centre"]):
         flags.append(
-            Flag(
+            ReviewFlag(
                 "warn",
                 "no_centre",
                 "The cohort names no centre, so nothing can be said about transport between centres.",
@@ -25,7 +25,7 @@ def cohort_section(evaluation: Evaluation) -> Section:
         )
     if not any(evaluation.table["split"]):
         flags.append(
-            Flag(
+            ReviewFlag(
                 "warn",
                 "no_split",
                 "The cohort names no split: that no patient was used for training is the author's to show.",
@@ -39,9 +39,9 @@ def cohort_section(evaluation: Evaluation) -> Section:
             f"{len(evaluation.without_prediction)} patients ({share:.0%}) of the evaluated splits have no"
             " prediction and are left out."
         )
-        flags.append(Flag("alarm" if share > 0.05 else "warn", "without_prediction", text))
+        flags.append(ReviewFlag("alarm" if share > 0.05 else "warn", "without_prediction", text))
     if not evaluation.proof.proven:
-        flags.append(Flag("warn", "leakage_unproven", evaluation.proof.sentence))
+        flags.append(ReviewFlag("warn", "leakage_unproven", evaluation.proof.sentence))
     flow = Table(
         "flow", "Flow of patients", ("Step", "Patients"), tuple((k, v) for k, v in evaluation.flow.items())
     )

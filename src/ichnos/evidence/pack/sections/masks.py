@@ -12,13 +12,13 @@ from ichnos.evidence.metrics.intervals import proportion
 from ichnos.evidence.metrics.summary import by_centre, measure_column, over_centres, summarise
 from ichnos.evidence.pack.cases import CaseRows
 from ichnos.evidence.pack.evaluation import Evaluation
-from ichnos.evidence.pack.flags import Flag, check_pair
+from ichnos.evidence.pack.flags import ReviewFlag, check_pair
 from ichnos.evidence.pack.plan import EvidencePlan
 from ichnos.evidence.pack.section import Section
 from ichnos.evidence.pack.sections.agreement import Agreement, agreement_of, estimate_numbers
 from ichnos.evidence.tables import Cell, Table, number
 
-MEASURES: Mapping[str, str] = {
+MASK_MEASURES: Mapping[str, str] = {
     "dice": "Dice",
     "iou": "IoU",
     "precision": "Precision",
@@ -113,8 +113,8 @@ def _overlap_table(
     centres: Sequence[str],
     plan: EvidencePlan,
     empties: Mapping[str, int],
-) -> tuple[Table, list[Flag], dict[str, Any]]:
-    present = [m for m in MEASURES if any(m in row[name] for row in rows)]
+) -> tuple[Table, list[ReviewFlag], dict[str, Any]]:
+    present = [m for m in MASK_MEASURES if any(m in row[name] for row in rows)]
     values = {m: measure_column(rows, name, m) for m in present}
     overall = {m: summarise(values[m]) for m in present}
     lines: list[tuple[Cell, ...]] = [("All", len(rows), *(overall[m].mean for m in present))]
@@ -138,14 +138,15 @@ def _overlap_table(
                 )
             )
             lines.append(("Next centre (95 % prediction)", None, *(_prediction(pooled[m]) for m in present)))
-    undefined = "; ".join(f"{MEASURES[m]} {overall[m].undefined}" for m in present if overall[m].undefined)
+    lacking = [m for m in present if overall[m].undefined]
+    undefined = "; ".join(f"{MASK_MEASURES[m]} {overall[m].undefined}" for m in lacking)
     note = f"Mean (95 % interval). NSD at {plan.tolerance_mm:g} mm. Volume error is predicted minus true." + (
         f" Undefined in so many cases: {undefined}." if undefined else ""
     )
     table = Table(
         f"overlap_{stem}",
         f"{name}: overlap per centre",
-        ("", "n", *(MEASURES[m] for m in present)),
+        ("", "n", *(MASK_MEASURES[m] for m in present)),
         tuple(lines),
         note,
     )

@@ -17,7 +17,7 @@ from ichnos.evidence.metrics.agreement import (
 )
 from ichnos.evidence.metrics.intervals import proportion
 from ichnos.evidence.pack.evaluation import Evaluation
-from ichnos.evidence.pack.flags import Flag
+from ichnos.evidence.pack.flags import ReviewFlag
 from ichnos.evidence.pack.outcomes.data import stem_of
 from ichnos.evidence.pack.plan import GradePlan, MeasurePlan
 from ichnos.evidence.pack.section import Section
@@ -88,7 +88,7 @@ def grade_section(evaluation: Evaluation) -> Section | None:
         try:
             rows.append(_grades(plan, *pairs))
         except InputRefused as refusal:
-            flags.append(Flag("alarm", "grades", f"{plan.name}: {refusal}."))
+            flags.append(ReviewFlag("alarm", "grades", f"{plan.name}: {refusal}."))
     if not rows and not flags:
         return None
     columns = ("Grade", "n", "κ (quadratic)", "Equal", "Within one", "Spearman ρ", "Pearson r")

@@ -13,7 +13,7 @@ from ichnos.evidence.pack.cases import CaseRows
 from ichnos.evidence.pack.evaluation import Evaluation
 from ichnos.evidence.pack.outcomes.data import outcome_truth
 from ichnos.evidence.pack.section import Section
-from ichnos.evidence.pack.sections.masks import MEASURES
+from ichnos.evidence.pack.sections.masks import MASK_MEASURES
 from ichnos.evidence.tables import Cell, Table, p_value
 
 _COMPARED = ("dice", "nsd", "hd95_mm", "volume_error_ml", "growth_dice", "cl_dice")
@@ -49,7 +49,7 @@ def models_section(
 def _masks(names: Sequence[str], a: CaseRows, b: CaseRows, evaluation: Evaluation) -> Table | None:
     values = [
         {
-            f"{n}: {MEASURES[m]}": measure_column(rows, n, m)
+            f"{n}: {MASK_MEASURES[m]}": measure_column(rows, n, m)
             for n in names
             for m in _COMPARED
             if any(m in (r.get(n) or {}) for r in rows)

@@ -12,7 +12,7 @@ from ichnos.evidence.metrics.pooling import fit_imputed, impute
 from ichnos.evidence.metrics.proportional_odds import proportional_odds_test
 from ichnos.evidence.metrics.regression import Fit, fit
 from ichnos.evidence.pack.evaluation import Evaluation
-from ichnos.evidence.pack.flags import Flag
+from ichnos.evidence.pack.flags import ReviewFlag
 from ichnos.evidence.pack.plan import RegressionPlan
 from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import Table, p_value
@@ -27,7 +27,7 @@ def regression_section(evaluation: Evaluation) -> Section | None:
         try:
             result, note = _regressed(evaluation, plan)
         except InputRefused as refusal:
-            flags.append(Flag("alarm", "regression", f"{plan.formula}: {refusal}."))
+            flags.append(ReviewFlag("alarm", "regression", f"{plan.formula}: {refusal}."))
             continue
         rows = tuple((e.term, e.estimate, p_value(e.p)) for e in result.effects)
         caption = f"{plan.kind.capitalize()} model: {plan.formula}"

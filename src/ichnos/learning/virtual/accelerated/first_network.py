@@ -48,6 +48,7 @@ GROWTH: tuple[tuple[float, tuple[int, int, int], int], ...] = (
 _SPARSE_UNTIL, _SPARSE_WEIGHT = 0.6, 0.5  # the own-voxel term fades until then
 _HARD_TARGETS = ("ICH", "IVH", "PHE", "leukoaraiosis", "tract_left", "tract_right")
 _FOCAL_TARGETS = ("IVH", "PHE")
+_FEED_HEAD_START_S = 5.0
 _FOCAL_WEIGHT, _CONSISTENCY_WEIGHT = 0.15, 0.15
 CALIBRATION_START = 10_000_000  # numbers of patients of training heads that only choose thresholds
 FINE_START = 20_000_000  # numbers of the refinement's patients
@@ -69,6 +70,7 @@ class FirstPlan:
     spacing_mm: float = 1.5
     next_spacing_mm: float | None = 1.0  # of the patients that are made towards the end, for the refinement
     next_lead_s: float = 40.0
+    feed_share: float = 0.25  # of the time, at most, that goes into scanning phantoms
     channels_last: bool = True
     compiled: bool = False
     seed: int = 0
@@ -241,7 +243,8 @@ def train_first(
     noted, noted_step = time.monotonic(), training.step
     while not clock.over and feed.store.size:
         late = plan.next_spacing_mm and clock.seconds - clock.spent_s < plan.next_lead_s
-        feed.pump(most=1, spacing_mm=plan.next_spacing_mm if late else None)
+        room = feed.seconds < plan.feed_share * clock.spent_s + _FEED_HEAD_START_S
+        feed.pump(most=int(room), spacing_mm=plan.next_spacing_mm if late else None)
         done = clock.done
         _, patch, count = next(row for row in plan.growth if done < row[0])
         chosen = feed.store.pick(count, rng)

@@ -25,7 +25,7 @@ from ichnos.learning.virtual.accelerated.production import Production
 from ichnos.learning.virtual.accelerated.timed import Clock, TimedTraining
 from ichnos.learning.virtual.accelerated.weights import first_measures
 
-_WIDTHS = ((16, 32, 64, 96, 128), (24, 48, 96, 128, 160), (32, 64, 96, 128, 160))
+_WIDTHS = ((16, 32, 64, 96, 128), (32, 64, 96, 128, 160))  # beside the plan's
 Echo = Callable[[str], None]
 
 
@@ -36,10 +36,13 @@ def measure_pace(production: Production, plan: FirstPlan, device: str, seconds: 
     while feed.store.size < plan.least_looks:
         feed.pump(most=4, wait_s=0.5)
     echo(f"first {feed.store.size} looks after {time.monotonic() - began:.1f} s")
-    for features in _WIDTHS if len(plan.features) == len(_WIDTHS[0]) else (plan.features,):
-        for last in (True, False):
-            for _, patch, count in plan.growth:
-                _time_steps(feed, replace(plan, features=features), patch, count, device, last, echo)
+    for last in (True, False):
+        for _, patch, count in plan.growth:
+            _time_steps(feed, plan, patch, count, device, last, echo)
+        feed.pump(most=8)
+    for features in _WIDTHS if len(plan.features) == len(_WIDTHS[0]) else ():
+        _, patch, count = plan.growth[-1]
+        _time_steps(feed, replace(plan, features=features), patch, count, device, True, echo)
         feed.pump(most=8)
     patients, at = feed.patients, time.monotonic()
     while time.monotonic() - began < seconds:

@@ -24,6 +24,7 @@ from ichnos.simulation.simulate import PatientSpec, simulate_patient
 
 SMALL_ML, DISEASED_ML = (0.6, 8.0), (1.0, 50.0)  # drawn evenly in their logarithm
 _BLEEDING, _SMALL, _ANY_SITE, _DISEASED = 0.65, 0.35, 0.5, 0.5  # shares of patients
+_MOST_FAILURES = 20  # patients that may fail before a run is given up
 _OLD_INFARCT, _ACUTE_INFARCT = 0.25, 0.08
 
 
@@ -79,6 +80,7 @@ class Production:
     slots: int
     seed: int = 0
     spacings_mm: tuple[float, ...] = (1.5, 1.0)  # that jobs may ask for
+    failures: list[str] = field(default_factory=list)
     _workers: list[ForkProcess] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -112,7 +114,11 @@ class Production:
                 raise IchnosError("all processes that simulate patients have ended") from None
             return None
         if problem:
-            raise IchnosError(f"patient {job.number} could not be simulated: {problem}")
+            self._free.put(slot)
+            self.failures.append(f"patient {job.number}: {problem}")
+            if len(self.failures) > _MOST_FAILURES:
+                raise IchnosError(f"too many patients could not be simulated; the last: {self.failures[-1]}")
+            return None
         layout = Layout(job.spacing_mm)
         phantom = read_phantom(self._part(slot), layout, device)
         self._free.put(slot)
@@ -146,5 +152,7 @@ class Production:
 
 
 def warmed_up(heads: Sequence[SourceHead]) -> None:
-    """Simulate one patient, so that atlases are read once and not in every process."""
-    patient_for(Job(0, 3.0), heads, 0)
+    """Simulate a patient who bleeds, so that atlases are made once and not in every process."""
+    for site in SITES:
+        spec = PatientSpec(spacing_mm=4.0, site=site, followup=False, mni=True, old_infarct_probability=1.0)
+        simulate_patient(1, heads[0], spec)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,8 @@ class Counts:
 
     def thresholds(self) -> dict[str, float]:
         """Return the level of greatest mean Dice for each target; blood drawn where there is none counts."""
+        if not self._rows:
+            return dict.fromkeys(self.names, 0.5)
         table = self._table()
         shared, drawn, true = (table[..., k] for k in range(3))
         dice = (2 * shared + LEAST_ML) / (drawn + true + LEAST_ML)
@@ -58,6 +60,8 @@ class Counts:
 
     def scores(self, thresholds: dict[str, float]) -> list[TargetScore]:
         """Return one row per target at given thresholds."""
+        if not self._rows:
+            return []
         table = self._table()
         return [self._score(table[:, :, k], name, thresholds[name]) for k, name in enumerate(self.names)]
 
@@ -90,13 +94,3 @@ def score_table(scores: Sequence[TargetScore]) -> str:
         for s in scores
     ]
     return "\n".join([head, "|" + " --- |" * 9, *rows])
-
-
-def counted(
-    scans: Iterator[tuple[Tensor, Tensor, float]], names: Sequence[str], read: Callable[[Tensor], Tensor]
-) -> Counts:
-    """Count scans (input, true masks, mL per voxel) that `read` turns into probabilities."""
-    counts = Counts(names, 1.0)
-    for image, truth, voxel_ml in scans:
-        counts.add(read(image), truth, voxel_ml)
-    return counts

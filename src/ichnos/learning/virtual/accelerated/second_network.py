@@ -57,6 +57,7 @@ class SecondPlan:
     spacing_mm: float = 1.0
     held_out_patients: int = 28
     calibration_patients: int = 20
+    feed_share: float = 0.35  # of the time, at most, that goes into scanning phantoms
     seed: int = 0
     channels_last: bool = True
 
@@ -206,6 +207,7 @@ class RefinerFeed:
     device: str
     scans: list[RefinerScan] = field(default_factory=list)
     patients: int = 0
+    seconds: float = 0.0  # that went into scanning phantoms
     _next: int = 0
 
     def add(self, scan: RefinerScan) -> None:
@@ -308,7 +310,8 @@ def train_second(
     generator = torch.Generator(training.device).manual_seed(plan.seed + 5)
     noted, noted_step = time.monotonic(), training.step
     while not clock.over and feed.scans:
-        pump(0.0)
+        if feed.seconds < plan.feed_share * clock.spent_s + 5.0:
+            pump(0.0)
         done = clock.done
         chosen = rng.integers(0, len(feed.scans), plan.batch)
         image, truth = refiner_batch(feed.scans, chosen, plan.patch, rng, generator)

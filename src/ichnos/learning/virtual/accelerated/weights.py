@@ -26,6 +26,7 @@ from ichnos.learning.virtual.accelerated.first_network import (
     train_first,
 )
 from ichnos.learning.virtual.accelerated.looks import TARGETS, Look
+from ichnos.learning.virtual.accelerated.phantom import Phantom
 from ichnos.learning.virtual.accelerated.production import Job, Production
 from ichnos.learning.virtual.accelerated.scores import Counts, TargetScore, score_table
 from ichnos.learning.virtual.accelerated.second_network import (
@@ -52,6 +53,7 @@ _KEPT_THRESHOLDS = (
     "IVH",
 )  # what is sure is asked for: density draws the border
 _SHOW_EVERY_S = 15.0
+_LAST_WAIT_S = 20.0  # for patients of the validation that come late
 Echo = Callable[[str], None]
 
 
@@ -64,7 +66,7 @@ class Run:
     first_minutes: float
     second_minutes: float
     workers: int = 15
-    slots: int = 96
+    slots: int = 160
     device: str = "cuda"
     command: str = ""
     held_out_heads: int = 4
@@ -110,7 +112,9 @@ def train_first_part(run: Run, production: Production, echo: Echo) -> tuple[Mode
         if not feed.pump(most=1, wait_s=2.0):
             break
     points, validation = _first_points(training.average, feed, run.device, echo)
-    echo(f"missing held-out looks: {max(0, missing)}; rendering took {feed.seconds:.0f} s in all")
+    echo(f"missing held-out looks: {max(0, missing)}; scanning took {feed.seconds:.0f} s in all")
+    for failure in production.failures:
+        echo(f"not simulated: {failure}")
     made = patients + feed.patients
     model = _save_first(run, training, clock, made, points, validation, production)
     return model, training.average
@@ -256,6 +260,9 @@ def train_second_part(run: Run, production: Production, model: Model, first: nn.
         note=lambda row: echo(f"{clock.spent_s:6.1f} s | {row}"),
         note_every_s=_SHOW_EVERY_S,
     )
+    until = time.monotonic() + _LAST_WAIT_S
+    while supply.missing and time.monotonic() < until:
+        supply.pump(1.0)
     points, validation = _second_points(training.average, supply, echo)
     return _saved(
         run,
@@ -282,6 +289,7 @@ class _Supply:
     feed: RefinerFeed
     held_out: list[RefinerScan] = field(default_factory=list)
     calibration: list[RefinerScan] = field(default_factory=list)
+    missing: int = 0  # patients for validation and thresholds that have not come yet
     _asked: int = FINE_START
 
     def __post_init__(self) -> None:
@@ -295,6 +303,7 @@ class _Supply:
             for n in range(self.run.second.calibration_patients)
         ]
         self.production.ask([*held, *own])
+        self.missing = len(held) + len(own)
 
     def _ask(self, count: int) -> None:
         step = self.run.second.spacing_mm
@@ -309,8 +318,14 @@ class _Supply:
         ready = self.production.taken(self.run.device, spacing_mm=plan.spacing_mm, wait_s=wait_s)
         if ready is None:
             return
-        job, phantom = ready
+        began = time.monotonic()
+        self._scan(*ready)
+        self.feed.seconds += time.monotonic() - began
+
+    def _scan(self, job: Job, phantom: Phantom) -> None:
+        plan = self.run.second
         if job.held_out or CALIBRATION_START <= job.number < FINE_START:
+            self.missing -= 1
             rng = np.random.default_rng([plan.seed, 7, job.number])
             scan = refiner_scan(phantom, self.first, rng, self.generator, wild=False)
             if scan is not None:

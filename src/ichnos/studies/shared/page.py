@@ -7,7 +7,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,44 +21,7 @@ from ichnos.files import atomic_file
 _UNSAID = ("", "-", "–", "todo", "tbd", "nan", "none", "n/a")
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How much a study may spend, and on what."""
-
-    scale: float | None = None  # share of the paper's patients; None: the cohort is the user's own
-    device: str = "cpu"
-    minutes: float = 10.0  # of training, for each network
-    smoke: bool = False  # every stage at its smallest: the numbers mean nothing
-    workers: int = 1
-    seed: int = 0
-    cache: Path | None = field(
-        default=None, compare=False
-    )  # for what can be made again: source heads of simulated patients
-    nnunet: bool = False  # train nnU-Net itself too, as one more arm
-    say: Callable[[str], None] = field(
-        default=lambda sentence: None, compare=False
-    )  # one sentence as each stage begins
-    spent: Callable[[], float] = field(
-        default=lambda: math.nan, compare=False
-    )  # minutes so far, earlier calls among them
-
-
-def time_spent(effort: Effort) -> dict[str, float]:
-    """Return the wall time of all calls, if the caller keeps it."""
-    minutes = effort.spent()
-    return {"wall time of all calls, minutes": round(minutes, 1)} if math.isfinite(minutes) else {}
-
-
-def hardware_of(effort: Effort) -> str:
-    """Return the class of the machine."""
-    import torch
-
-    if effort.device != "cpu":
-        return "1 GPU"
-    return f"{torch.get_num_threads()} CPU core(s) of {platform.machine()}, {effort.workers} worker(s)"
-
-
-class Picture(Protocol):
+class PagePicture(Protocol):
     """A picture of the page; `evidence.figures.Figure` is one."""
 
     @property
@@ -71,7 +33,7 @@ class Picture(Protocol):
 
 
 @dataclass(frozen=True)
-class Image:
+class PngPicture:
     """A picture that is pixels already."""
 
     name: str  # file stem
@@ -90,7 +52,7 @@ class StudyPage:
     paper: str  # the citation
     design: tuple[str, ...]  # paragraphs, as a methods section
     tables: tuple[Table, ...]  # the first is the paper's table beside ours
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[PagePicture, ...] = ()
     limits: tuple[str, ...] = ()  # what these numbers do not say
     provenance: Mapping[str, str | float | int] = field(default_factory=dict)
 
@@ -154,14 +116,16 @@ def write_page(page: StudyPage, out: Path) -> Path:
         with atomic_file(out / f"{table.name}.csv") as temporary:
             temporary.write_text(table.csv(), encoding="utf-8")
     with atomic_file(out / "studies.json") as temporary:
-        temporary.write_text(json.dumps(as_json(page), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(page_json(page), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     html = out / "study.html"
     with atomic_file(html) as temporary:
         temporary.write_text(_html(page), encoding="utf-8")
     return html
 
 
-def as_json(page: StudyPage) -> dict[str, Any]:
+def page_json(page: StudyPage) -> dict[str, Any]:
     """Return the page as plain data; an estimate becomes value, low, high and n, a missing cell its words."""
     return {
         "study": page.name,
@@ -196,7 +160,10 @@ def _plain(value: Cell) -> Any:
 def _html(page: StudyPage) -> str:
     jinja2 = require("jinja2", extra="evidence", purpose="the page of a study")
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ichnos.studies"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("ichnos.studies.shared"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["shown"] = cell_text
     environment.filters["is_words"] = lambda value: isinstance(value, str)

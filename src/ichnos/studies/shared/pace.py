@@ -15,7 +15,7 @@ from ichnos.files import atomic_file
 _LEAST_S, _MOST_STEPS = 2.0, 64  # a trial goes on with twice the steps until it took so long, or so many
 
 
-def steps_within(
+def measured_steps(
     file: Path, what: str, seconds: float, trial: Callable[[int, Path], object], *, least: int, most: int
 ) -> int:
     """Return a number of steps for a training called `what`; `trial(steps, folder)` trains a few in a folder
@@ -23,10 +23,10 @@ def steps_within(
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     kept = Path(folder) / "steps.json"
-    ...     first = steps_within(
+    ...     first = measured_steps(
     ...         kept, "a", 1.0, lambda steps, out: time.sleep(0.01 * steps), least=2, most=1000
     ...     )
-    ...     again = steps_within(kept, "a", 9.0, lambda steps, out: time.sleep(9), least=2, most=1000)
+    ...     again = measured_steps(kept, "a", 9.0, lambda steps, out: time.sleep(9), least=2, most=1000)
     >>> 20 <= first <= 100, first == again
     (True, True)
     """

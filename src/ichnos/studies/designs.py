@@ -1,0 +1,88 @@
+"""What each of the four studies asks, on whom, and at what cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ichnos.cohort import Exam
+from ichnos.simulation.cohort.design import Design, Group
+
+
+@dataclass(frozen=True)
+class StudyDesign:
+    """One published study as it is run here; the cohort of the full design is the simulation's preset."""
+
+    name: str  # also of the simulation's preset
+    question: str
+    paper: str  # the citation
+    smoke: Design  # the cohort of `--smoke`: few patients, every stage
+    least_per_group: int  # patients that each group keeps however small the scale
+    small_minutes: float  # of training per network where a small share is simulated on two cores
+
+
+_PAIRED: tuple[Exam, ...] = ("ct", "followup")
+DESIGNS: dict[str, StudyDesign] = {
+    design.name: design
+    for design in (
+        StudyDesign(
+            "murray2024",
+            "Can the corticospinal tract be read from CT, and does its injury predict recovery?",
+            "Murray et al., arXiv 2408.06403 (2024), applied to the MISTIE III trial; grades and effects of"
+            " the same group's follow-on work.",
+            Design(
+                (
+                    Group(2, "A", "train", ("ct", "diffusion")),
+                    Group(1, "A", "validation", ("ct",)),
+                    Group(1, "B", "test", ("ct", "diffusion")),
+                    Group(2, "D", "external", ("ct",), least_ich_ml=30.0, trial=True),
+                ),
+                "six patients, to run every stage",
+            ),
+            least_per_group=4,  # one pair to train on says nothing
+            small_minutes=6.0,
+        ),
+        StudyDesign(
+            "ryu2025",
+            "Can leukoaraiosis be measured on CT as FLAIR measures it?",
+            "Ryu et al., Brain and Behavior 2025;15:e70602. Automated segmentation of leukoaraiosis on"
+            " non-contrast CT.",
+            Design(
+                (
+                    Group(2, "A", "train", ("ct", "flair"), haematoma_share=0.0),
+                    Group(1, "A", "validation", ("ct", "flair"), haematoma_share=0.0),
+                    Group(2, "B", "external", ("ct", "flair"), haematoma_share=0.0),
+                    Group(1, "C", "external", ("ct",), haematoma_share=0.0),
+                ),
+                "six patients, to run every stage",
+            ),
+            least_per_group=5,  # a calibration is fitted on no fewer
+            small_minutes=6.0,
+        ),
+        StudyDesign(
+            "abramova2024",
+            "What will the haematoma look like at follow-up?",
+            "Abramova et al. 2024, Applied Sciences 14:2708",
+            Design(
+                (Group(4, "A", "train", _PAIRED, expansion_share=1.0),),
+                "expanded lesion: four patients, to run every stage",
+            ),
+            least_per_group=12,  # with fewer nothing can be left out
+            small_minutes=4.0,
+        ),
+        StudyDesign(
+            "yu2025",
+            "Will the haematoma expand?",
+            "Yu et al. 2025, npj Digital Medicine, s41746-025-02213-w",
+            Design(
+                (
+                    Group(8, "A", "train", _PAIRED, expansion_share=0.5),
+                    Group(2, "D", "external", _PAIRED, expansion_share=0.5),
+                    Group(2, "E", "external", _PAIRED, expansion_share=0.5),
+                ),
+                "expansion: a few patients of three centres, to run every stage",
+            ),
+            least_per_group=5,
+            small_minutes=3.0,
+        ),
+    )
+}

@@ -1,0 +1,76 @@
+"""One patient read in every way, and what is known of the patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ichnos.cohort import Patient
+from ichnos.evidence.metrics.overlap import dice
+from ichnos.simulation.cohort.exam_files import TRUTH
+from ichnos.studies.ryu2025.design import RISK, WHITE_MATTER_LABEL
+from ichnos.studies.ryu2025.threshold import dark_white_matter
+from ichnos.studies.shared.labels import StudyLabels, label_on_ct, truth_rows
+from ichnos.studies.shared.reading import ct_scan, predictor_of
+from ichnos.studies.shared.rows import known_number
+from ichnos.volume import volume_ml
+
+
+@dataclass(frozen=True)
+class WhiteMatterReader:
+    """Read one patient in every way, and compare with every label there is."""
+
+    labels: StudyLabels
+    models: dict[str, str]  # name -> folder
+    cut_hu: float
+    device: str
+
+    def __call__(self, patient: Patient, folder: Path) -> dict[str, Any]:
+        """Return volumes in mL, Dice against the registered label, and what is known of the patient."""
+        del folder
+        scan = ct_scan(patient)
+        cohort = self.labels.cohort
+        registered = label_on_ct(cohort, patient, WHITE_MATTER_LABEL, self.labels.pipelines)
+        true = (
+            label_on_ct(cohort, patient, WHITE_MATTER_LABEL, (TRUTH,))
+            if TRUTH not in self.labels.pipelines
+            else registered
+        )
+        found = {
+            name: predictor_of(model, self.device)(scan).mask(WHITE_MATTER_LABEL)
+            for name, model in self.models.items()
+        }
+        found["threshold"] = dark_white_matter(scan.volume, self.cut_hu)
+        row: dict[str, Any] = {
+            "split": patient.split,
+            "centre": patient.centre,
+            "vendor": scan.acquisition.manufacturer or "unknown",
+        }
+        row |= {f"{name}_ml": round(volume_ml(mask), 4) for name, mask in found.items()}
+        for name, mask in found.items():
+            row[f"{name}_dice"] = None if registered is None else _finite(dice(registered, mask))
+        row["registered_ml"] = None if registered is None else round(volume_ml(registered), 4)
+        row["true_ml"] = None if true is None else round(volume_ml(true), 4)
+        row["label_dice"] = None if registered is None or true is None else _finite(dice(true, registered))
+        return row
+
+
+def _finite(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, 5)
+
+
+def add_facts(row: dict[str, Any], labels: StudyLabels) -> None:
+    """Add what transfer, the simulation and the clinic know of a patient."""
+    patient = next(p for p in labels.cohort if p.id == row["id"])
+    truth = truth_rows(labels.cohort).get(patient.id, {})
+    pair = labels.rows.get(patient.id, {})
+    row["mri_ml"] = pair.get("leukoaraiosis_flair_ml", truth.get("leukoaraiosis_flair_ml"))
+    facts = {**truth, **{k: v for k, v in patient.facts.items() if v is not None}}
+    row["infarct_ml"] = facts.get("infarct_acute_ml", facts.get("infarct_ml"))
+    row["fazekas"] = known_number(facts.get("fazekas_periventricular")) + known_number(
+        facts.get("fazekas_deep")
+    )
+    row |= {name: facts.get(name) for name in (*RISK, "sex", "nihss", "mrs_90d")}

@@ -1,0 +1,1 @@
+"""What the studies share: budget, labels, training, reading, rows, and the page."""

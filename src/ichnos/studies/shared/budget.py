@@ -1,0 +1,46 @@
+"""What a study may spend, and on what."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class StudyBudget:
+    """How much a study may spend, and on what."""
+
+    scale: float | None = None  # share of the paper's patients; None: the cohort is the user's own
+    device: str = "cpu"
+    minutes: float = 10.0  # of training, for each network
+    smoke: bool = False  # every stage at its smallest: the numbers mean nothing
+    workers: int = 1
+    seed: int = 0
+    cache: Path | None = field(
+        default=None, compare=False
+    )  # for what can be made again: source heads of simulated patients
+    nnunet: bool = False  # train nnU-Net itself too, as one more arm
+    say: Callable[[str], None] = field(
+        default=lambda sentence: None, compare=False
+    )  # one sentence as each stage begins
+    spent: Callable[[], float] = field(
+        default=lambda: math.nan, compare=False
+    )  # minutes so far, earlier calls among them
+
+
+def time_spent(budget: StudyBudget) -> dict[str, float]:
+    """Return the wall time of all calls, if the caller keeps it."""
+    minutes = budget.spent()
+    return {"wall time of all calls, minutes": round(minutes, 1)} if math.isfinite(minutes) else {}
+
+
+def hardware_of(budget: StudyBudget) -> str:
+    """Return the class of the machine."""
+    import torch
+
+    if budget.device != "cpu":
+        return "1 GPU"
+    return f"{torch.get_num_threads()} CPU core(s) of {platform.machine()}, {budget.workers} worker(s)"

@@ -1,0 +1,107 @@
+"""From rows of patients to cells of a table, and where the numbers of a page come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ichnos.cohort import Cohort
+from ichnos.errors import InputRefused
+from ichnos.evidence.metrics import regression
+from ichnos.evidence.metrics.intervals import Estimate, mean_interval
+from ichnos.evidence.tables import Cell
+from ichnos.models import Model
+from ichnos.studies.shared.budget import StudyBudget, hardware_of, time_spent
+from ichnos.studies.shared.page import cell
+
+PatientRow = Mapping[str, Any]
+_LEAST_FOR_INTERVAL = 3
+_BEYOND = 1e4  # an odds ratio or its inverse that says that the data do not determine it
+
+
+def known_number(text: object) -> float:
+    """Return a known_number as it stands in a table; NaN for what is not known.
+
+    >>> known_number("3.5"), known_number("")
+    (3.5, nan)
+    """
+    try:
+        return float(str(text))
+    except ValueError:
+        return float("nan")
+
+
+def paired_columns(rows: Sequence[PatientRow], first: str, second: str) -> tuple[list[float], list[float]]:
+    """Return two columns of the rows that have both."""
+    pairs = [(known_number(row.get(first)), known_number(row.get(second))) for row in rows]
+    kept = [(a, b) for a, b in pairs if np.isfinite(a) and np.isfinite(b)]
+    return [a for a, _ in kept], [b for _, b in kept]
+
+
+def adjusted_effect(kind: regression.ModelKind, formula: str, table: Any, term: str, *, of: str) -> Estimate:
+    """Return an adjusted effect; where patients do not determine it, say so in words that do not need the
+    formula.
+    """
+    few = f"{len(table)} {of} do not determine it: too few, or too alike, for its terms"
+    try:
+        found = regression.fit(kind, formula, table).effect(term).estimate
+    except InputRefused:
+        raise InputRefused(few) from None
+    if kind != "linear" and not 1 / _BEYOND < found.low < found.high < _BEYOND:
+        raise InputRefused(few)
+    return found
+
+
+def column_mean(rows: Sequence[PatientRow], column: str, *, of: str) -> Cell:
+    """Return the mean of a column with its interval, or why there is none."""
+    values = [value for row in rows if np.isfinite(value := known_number(row.get(column)))]
+    if not values:
+        return f"no patient with {of}"
+    if len(values) < _LEAST_FOR_INTERVAL:
+        return Estimate(float(np.mean(values)), float("nan"), float("nan"), len(values))
+    return cell(lambda: mean_interval(values))
+
+
+def page_provenance(
+    cohort: Cohort, budget: StudyBudget, models: Mapping[str, Model]
+) -> dict[str, str | float | int]:
+    """Return where the numbers of a page come from."""
+    weights = {
+        name: f"{m.manifest.weights_sha256[:16]}, step {m.manifest.provenance.steps}"
+        for name, m in models.items()
+    }
+    splits = {
+        split or "no split": sum(p.split == split for p in cohort)
+        for split in dict.fromkeys(p.split for p in cohort)
+    }
+    return {
+        "patients": ", ".join(f"{count} {split}" for split, count in splits.items()),
+        "scale": (
+            "own cohort"
+            if budget.scale is None and not budget.smoke
+            else ("smoke" if budget.smoke else f"{budget.scale:g}")
+        ),
+        "smoke": int(budget.smoke),
+        "minutes of training per network": "a few steps" if budget.smoke else budget.minutes,
+        "seed": budget.seed,
+        "hardware": hardware_of(budget),
+        **time_spent(budget),
+        **{f"weights of {name}": told for name, told in weights.items()},
+    }
+
+
+CompareWay = Callable[[str], Cell]  # column of a way to read -> what its cell holds
+
+
+def table_row(
+    measure: str, paper: Cell, ways: Mapping[str, str], compare: CompareWay, limit: Cell
+) -> dict[str, Cell]:
+    """Return one row: the paper's value, one cell per way to read, and what is reachable."""
+    return {
+        "measure": measure,
+        "paper": paper,
+        **{title: compare(key) for key, title in ways.items()},
+        "limit": limit,
+    }

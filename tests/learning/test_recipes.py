@@ -1,0 +1,182 @@
+"""Recipes: the published ones have the papers' networks and lengths and train; a file is a recipe too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ichnos import networks
+from ichnos.errors import UsageError
+from ichnos.learning.expansion.classifier import train_classifier
+from ichnos.learning.expansion.crops import Example
+from ichnos.learning.expansion.forecast import forecast_map, train_forecaster
+from ichnos.learning.expansion.pairs import LesionPair, patch_of
+from ichnos.learning.expansion.settings import ForecastSettings
+from ichnos.learning.expansion.slice_generator import Picture, train_generator
+from ichnos.learning.loop.settings import LoopSettings, changed, learning_rate
+from ichnos.learning.nnunet.settings import NnunetSettings
+from ichnos.learning.recipes import (
+    classifier_recipe,
+    forecast_recipe,
+    generator_recipe,
+    segmentation_recipe,
+)
+from ichnos.learning.segmentation.settings import TrainSettings
+from ichnos.models import NetworkSpec
+from ichnos.networks import nnunet as adapter
+
+ONE_STEP = {"steps": 1, "epochs": 0, "batch": 2, "precision": "fp32"}
+
+
+def parameters(spec: NetworkSpec, *, device: str = "meta") -> int:
+    """Count a network's parameters; on the meta device nothing is allocated."""
+    with torch.device(device):
+        network = networks.build(spec.name, **spec.arguments)
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_published_networks_have_the_published_sizes() -> None:
+    assert parameters(classifier_recipe("published").network) == pytest.approx(85.8e6, rel=1e-3)
+    assert parameters(forecast_recipe("published").network()) == pytest.approx(21.8e6, rel=1e-3)
+    ukan = generator_recipe("published").network()  # its splines are fitted at the start: not on meta
+    assert parameters(ukan, device="cpu") == pytest.approx(26.9e6, rel=2e-3)
+
+
+def test_published_umamba_has_the_topology_of_nnunets_planner() -> None:
+    topology = pytest.importorskip("nnunetv2.experiment_planning.experiment_planners.network_topology")
+    patch, spacing = [16, 320, 320], [5.0, 0.5, 0.5]
+    _, strides, kernels, fitted, _ = topology.get_pool_and_conv_props(spacing, patch, 4, 999)
+    planned = {
+        "features_per_stage": [min(32 * 2**stage, 320) for stage in range(len(strides))],
+        "strides": [list(map(int, s)) for s in strides],
+        "kernel_sizes": [list(map(int, k)) for k in kernels],
+        "n_conv_per_stage": [2] * len(strides),
+        "n_conv_per_stage_decoder": [2] * (len(strides) - 1),
+    }
+    settings = segmentation_recipe("haematoma", "published")
+    assert isinstance(settings, NnunetSettings)
+    arguments = adapter.network_arguments(settings.network, planned, [int(n) for n in fitted])
+    spec = NetworkSpec(name=settings.network, arguments=arguments | {"input_channels": 1, "num_classes": 2})
+    assert len(strides) == 7
+    assert spec.arguments["features_per_stage"][-1] == 320
+    assert 40e6 < parameters(spec) < 120e6
+    assert settings.epochs * settings.iterations == 125_000
+    assert settings.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "examples", "steps"),
+    [
+        (classifier_recipe("published").loop, 1103 * 3, 100 * 104),
+        (generator_recipe("published").loop, 218 * 3, 1000 * 21),
+        (forecast_recipe("published").loop, 29 * 5, 150 * 73),
+        (classifier_recipe("small").loop, 48, 100 * 3),
+        (LoopSettings(steps=7), 1000, 7),
+    ],
+)
+def test_steps_follow_from_epochs(settings: LoopSettings, examples: int, steps: int) -> None:
+    assert settings.for_examples(examples).steps == steps
+
+
+def test_published_schedules() -> None:
+    ukan = generator_recipe("published").loop.for_examples(640)
+    rates = [learning_rate(ukan, step) for step in range(0, ukan.steps, ukan.steps // 20)]
+    assert max(rates) == pytest.approx(2e-4, rel=0.05), "twice the rate after a tenth"
+    assert rates[-1] < 0.3 * max(rates)
+    warp = forecast_recipe("published").loop
+    assert learning_rate(warp, 0) == learning_rate(warp, warp.steps - 1)
+    vit = classifier_recipe("published").loop.for_examples(320)
+    assert learning_rate(vit, 0) == pytest.approx(2e-4)
+
+
+def test_one_step_of_the_published_classifier_on_smaller_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    some = [
+        Example(f"p{k}", rng.uniform(-1, 1, (3, 64, 64)).astype(np.float32), float(k % 2)) for k in range(4)
+    ]
+    losses: list[float] = []
+    how = changed(classifier_recipe("published"), ONE_STEP)
+    smaller = NetworkSpec(name="vit", arguments=how.network.arguments | {"image_size": [64, 64]})
+    how = how.model_copy(update={"network": smaller})
+    train_classifier(some, how, tmp_path, report=lambda progress: losses.append(progress.loss))
+    assert losses == [pytest.approx(np.log(2), abs=0.7)]
+
+
+def test_one_step_of_the_published_generator_on_smaller_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    some = [
+        Picture(
+            f"p{k}",
+            rng.uniform(-1, 1, (32, 32)).astype(np.float32),
+            np.zeros((32, 32), np.float32),
+            1.0,
+            f"p{k}",
+        )
+        for k in range(3)
+    ]
+    losses: list[float] = []
+    how = changed(generator_recipe("published"), ONE_STEP | {"size": 32})
+    train_generator(some, how, tmp_path, report=lambda progress: losses.append(progress.loss))
+    assert losses[0] > 0
+
+
+def ball(shape: tuple[int, int, int] = (20, 20, 16)) -> LesionPair:
+    at = np.stack(np.meshgrid(*[np.arange(n) - n / 2 for n in shape], indexing="ij"))
+    radius = np.linalg.norm(at, axis=0)
+    ich, later = (radius < 4).astype(np.float32), (radius < 6).astype(np.float32)
+    hu = np.where(ich > 0, 65.0, 30.0).astype(np.float32)
+    empty = np.zeros(shape, np.float32)
+    return LesionPair(
+        "p0", hu, ich, empty, np.ones(shape, bool), later, later_hu=hu, spacing_mm=(1.0, 1.0, 1.0)
+    )
+
+
+def test_one_step_of_the_published_warp_on_smaller_patches(tmp_path: Path) -> None:
+    how = changed(forecast_recipe("published"), ONE_STEP | {"patch": (16, 16, 16)})
+    losses: list[float] = []
+    network = train_forecaster([ball()], how, tmp_path, report=lambda progress: losses.append(progress.loss))
+    assert losses[0] > 0
+    share = forecast_map(network, ball(), "warp", patch=(16, 16, 16))
+    assert share.shape == (20, 20, 16)
+    assert 0 <= share.min() <= share.max() <= 1
+
+
+def test_patches_lie_at_the_border_of_the_growth() -> None:
+    rng = np.random.default_rng(0)
+    at_border = [patch_of(ball((48, 48, 48)), (8, 8, 8), rng, border_share=1.0) for _ in range(20)]
+    assert all(0 < patch.later.mean() < 1 for patch in at_border)
+    anywhere = [patch_of(ball((48, 48, 48)), (8, 8, 8), rng, border_share=0.0) for _ in range(20)]
+    assert min(patch.later.mean() for patch in anywhere) == 0
+    assert patch_of(ball(), (32, 8, 8), rng, border_share=1.0).hu.shape == (32, 8, 8), "padded with air"
+
+
+def test_every_training_has_a_small_recipe() -> None:
+    for target in ("haematoma", "leukoaraiosis", "tract"):
+        assert isinstance(segmentation_recipe(target, "small"), TrainSettings)
+    assert classifier_recipe("small", kind="ours", features=4).network.arguments["clinical_features"] == 4
+    assert generator_recipe("small", kind="conditional").size == 64
+    assert forecast_recipe("small", kind="forecast").width == 8
+
+
+def test_a_saved_settings_file_is_a_recipe(tmp_path: Path) -> None:
+    own = TrainSettings().changed(targets="ICH", width=5, steps=77)
+    (tmp_path / "own.json").write_text(own.model_dump_json())
+    again = segmentation_recipe("ICH", str(tmp_path / "own.json"))
+    assert again == own
+    forecast = changed(ForecastSettings(), {"width": 3})
+    (tmp_path / "forecast.json").write_text(forecast.model_dump_json())
+    assert forecast_recipe(str(tmp_path / "forecast.json")) == forecast
+
+
+@pytest.mark.parametrize("content", [{"depth": 3}, {"loop": {"steps": -1}}, ["a list"]])
+def test_a_file_that_is_no_recipe_is_refused(content: Any, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError):
+        forecast_recipe(str(tmp_path / "bad.json"))
+    with pytest.raises(UsageError, match="small, published"):
+        classifier_recipe("huge")
