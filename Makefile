@@ -2,9 +2,10 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
+READY_DEMO := .venv/.ready-demo
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo node-demo test test-all check bench bench-transfer docs weights refinement fit stress clean
+.PHONY: help setup setup-demo demo node-demo test test-all check bench bench-transfer docs weights gpu-weights refinement fit stress clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,17 +16,25 @@ help:
 	@echo "make bench     speed, as ratios of two things in one run"
 	@echo "make docs      build the documentation into build/docs"
 	@echo "make weights   train the default weights, from the last checkpoint if there is one"
+	@echo "make gpu-weights  train the default weights from scratch on a GPU (HEADS: folder of label maps)"
 	@echo "make refinement  train what corrects the default weights where the scan is finer than they see; after each training"
 	@echo "make fit       fit the prognostic and calibration models of the default weights; after each training"
 	@echo "make stress    stress-test the default weights on simulated scans of heads that they never saw"
 
 $(READY): pyproject.toml constraints.txt tools/setup_venv.sh
 	PYTHON=$(PYTHON) bash tools/setup_venv.sh
+	@touch $@ $(READY_DEMO)
+
+# What the demo needs, without test tools and nnU-Net; done already where everything is set up.
+$(READY_DEMO): pyproject.toml constraints.txt tools/setup_venv.sh
+	PYTHON=$(PYTHON) bash tools/setup_venv.sh demo
 	@touch $@
 
 setup: $(READY)
 
-demo: setup
+setup-demo: $(READY_DEMO)
+
+demo: setup-demo
 	$(BIN)/python tools/demo.py
 
 node-demo: setup
@@ -51,6 +60,11 @@ bench: setup
 MINUTES ?= 10
 weights: setup
 	$(BIN)/ichnos train default --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))
+
+# The default weights from scratch on one GPU, from prepared label maps.
+gpu-weights: setup
+	$(BIN)/python -m ichnos.cli.gpu_weights prepare $(HEADS) build/gpu-heads
+	$(BIN)/python -m ichnos.cli.gpu_weights train build/gpu-heads -o build/gpu-weights/multi
 
 refinement: setup
 	$(BIN)/ichnos train refinement --minutes $(MINUTES) $(if $(HEADS),--heads $(HEADS))

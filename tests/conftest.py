@@ -5,11 +5,13 @@ and the shared data, if present.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="ichnos-state-")  # the key file of hashed names
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

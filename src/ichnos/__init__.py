@@ -21,6 +21,12 @@ _LAZY = {
     "Scan": ("ichnos.scan", "Scan"),
     "Volume": ("ichnos.volume", "Volume"),
 }
+_READING_NEEDS = (
+    ("torch", "learning"),
+    ("safetensors", "learning"),
+    ("jinja2", "report"),
+    ("matplotlib", "report"),
+)
 __all__ = ["Scan", "Volume", "__version__", "open", "read", "save"]
 
 
@@ -33,5 +39,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'ichnos' has no attribute {name!r}")
     import importlib
 
+    if name in ("read", "save"):
+        from ichnos.errors import require_installed
+
+        require_installed(_READING_NEEDS, purpose=f"ichnos.{name}")
     module, attribute = _LAZY[name]
     return getattr(importlib.import_module(module), attribute)

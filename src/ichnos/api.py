@@ -90,9 +90,7 @@ def read(
     if isinstance(scan, str | Path):
         if not Path(scan).exists():
             raise InputRefused(f"{scan} does not exist; give the path of a head CT (DICOM or NIfTI)")
-        return read_with(
-            engine.predictor(), Path(scan), name=name or _name(Path(scan)), only=only, facts=known
-        )
+        return read_with(engine.predictor(), Path(scan), name=name or "scan", only=only, facts=known)
     return read_with(engine.predictor(), _as_scan(scan), name=name or "scan", only=only, facts=known)
 
 
@@ -111,7 +109,7 @@ def read_with(
         try:
             scan = open_scan(scan)
         except InputRefused as error:
-            return refused(name, str(error), only=only)
+            return refused(name, error.without_names, only=only)
     return read_scan(scan.with_facts(facts or {}), predictor, name=name, only=only)
 
 
@@ -142,7 +140,3 @@ def _as_volume(given: Any) -> Volume:
             f"a {type(given).__name__} cannot be read; give a path, a Scan, a Volume in HU or a nibabel image"
         )
     return Volume.from_nibabel(given)
-
-
-def _name(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".zip") or "scan"

@@ -8,13 +8,48 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from types import ModuleType
+
+# Around names and values of an input within an error's text: private-use characters, gone when it is shown.
+_OPEN, _CLOSE = "\ue000", "\ue001"
+_FOREIGN = re.compile(f"{_OPEN}[^{_OPEN}{_CLOSE}]*{_CLOSE}")
+
+
+def foreign(text: object) -> str:
+    """Mark a file's name, a header's value or a library's message within the text of an error.
+
+    >>> error = InputRefused(f"{foreign('/data/DOE_JOHN.dcm')} is cut short")
+    >>> str(error), error.without_names
+    ('/data/DOE_JOHN.dcm is cut short', 'the input is cut short')
+    """
+    return f"{_OPEN}{_unmarked(str(text))}{_CLOSE}"
+
+
+def _unmarked(text: str) -> str:
+    return text.replace(_OPEN, "").replace(_CLOSE, "")
 
 
 class IchnosError(Exception):
     """Base of every error that ichnos raises on purpose; its text is one sentence for a person."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return _unmarked(super().__str__())
+
+    @property
+    def marked(self) -> str:
+        """Return the text with its marks, to be raised again."""
+        return super().__str__()
+
+    @property
+    def without_names(self) -> str:
+        """Return the text without anything that came from the input: safe to be shared."""
+        text = super().__str__()
+        first = _FOREIGN.match(text)
+        text = f"the input{text[first.end() :]}" if first else text
+        return _unmarked(_FOREIGN.sub("…", text))
 
 
 class InputRefused(IchnosError):

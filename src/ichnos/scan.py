@@ -20,6 +20,36 @@ PADDING_BELOW_HU = (
 )  # no scanner measures less; -1500, -2000, -2048 and -3024 mean "outside the field of view"
 FEWEST_SLICES = 8  # of a series that may be read
 _STEP_STANDS_OUT = 1.6  # times the larger of its neighbours: a slice is missing, not merely a changed step
+_MODALITIES = frozenset(
+    [
+        "CR",
+        "CT",
+        "DX",
+        "ES",
+        "KO",
+        "MG",
+        "MR",
+        "NM",
+        "OT",
+        "PR",
+        "PT",
+        "PX",
+        "REG",
+        "RF",
+        "RG",
+        "RTDOSE",
+        "RTIMAGE",
+        "RTPLAN",
+        "RTSTRUCT",
+        "SC",
+        "SEG",
+        "SM",
+        "SR",
+        "US",
+        "XA",
+        "XC",
+    ]
+)
 _WITHOUT_CONTRAST = re.compile(
     r"non.?con|without|w/?o\b|no contrast|\bncct\b|\bnect\b|plain|unenhanced|\bnati[fv]e?\b"
     r"|ohne|\bsans\b|\bsin\b|\bsenza\b",
@@ -116,6 +146,15 @@ def described_without_contrast(text: str) -> bool:
     [True, True, True, False]
     """
     return bool(_WITHOUT_CONTRAST.search(text))
+
+
+def modality_name(text: str) -> str:
+    """Return a modality that DICOM defines, as it is; anything else is another one, whatever it says.
+
+    >>> modality_name("MR"), modality_name("DOE")
+    ('MR', 'an unknown one')
+    """
+    return text if text in _MODALITIES else "an unknown one"
 
 
 @dataclass(frozen=True)

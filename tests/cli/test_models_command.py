@@ -78,9 +78,9 @@ def test_listing_verifying_and_showing(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["models", "list", str(model)]) == 0
-    assert "tiny 1: brain" in capsys.readouterr().out
+    assert "(tiny 1): brain" in capsys.readouterr().out
     assert run(["models", "verify", str(model)]) == 0
-    assert "as they should be" in capsys.readouterr().out
+    assert "files verified" in capsys.readouterr().out
     assert run(["models", "show", str(model)]) == 0
     assert "Random weights." in capsys.readouterr().out
     (tmp_path / "half").mkdir()
@@ -187,3 +187,14 @@ def test_what_cannot_be_imported_is_named(tmp_path: Path, capsys: pytest.Capture
         assert run(["models", "import", *arguments]) == code
         assert word in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
+
+
+def test_a_model_that_ships_is_shown_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "show", "default"]) == 0
+    by_alias = capsys.readouterr().out
+    assert run(["models", "show", "multi"]) == 0
+    assert capsys.readouterr().out == by_alias
+    assert "Research use" in by_alias
+    assert run(["models", "show", "no-such-model"]) == 2
+    assert "default" in capsys.readouterr().err
+    assert run(["models", "show", "multi", "multi"]) == 3

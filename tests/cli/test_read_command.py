@@ -75,7 +75,21 @@ def test_a_dicom_study_gives_every_file_and_the_same_bytes_again(
     series: Path, model: Path, tmp_path: Path
 ) -> None:
     for name in ("a", "b"):
-        assert run(["read", str(series), "-o", str(tmp_path / name), "--model", str(model), "--json"]) == 0
+        assert (
+            run(
+                [
+                    "read",
+                    "--keep-names",
+                    str(series),
+                    "-o",
+                    str(tmp_path / name),
+                    "--model",
+                    str(model),
+                    "--json",
+                ]
+            )
+            == 0
+        )
     (folder,) = [p for p in (tmp_path / "a").iterdir() if p.is_dir() and p.name != ".ichnos"]
     names = {p.name for p in folder.iterdir()}
     assert {
@@ -127,11 +141,11 @@ def test_a_folder_of_mixed_scans_reads_the_good_and_says_why_not_the_bad(
     place = tmp_path / "scans"
     place.mkdir()
     nifti_head(place / "good.nii.gz")
-    nifti.save(Volume(np.zeros((20, 20, 20), np.int16), np.eye(4)), place / "flat.nii.gz")
+    nifti.save(Volume(np.zeros((20, 20, 20), np.int16), np.diag([9.0, 9, 9, 1])), place / "flat.nii.gz")
     (place / "broken.nii.gz").write_bytes(b"not an image")
     shutil.copytree(series, place / "study")
     out = tmp_path / "out"
-    assert run(["read", str(place), "-o", str(out), "--model", str(model)]) == 2
+    assert run(["read", "--keep-names", str(place), "-o", str(out), "--model", str(model)]) == 2
     rows = {row["id"]: row for row in table(out)}
     assert len(rows) == 4
     assert [rows[name]["status"] for name in ("good", "flat", "broken")] == ["read", "refused", "refused"]
@@ -149,6 +163,7 @@ def test_only_what_was_asked_is_read(model: Path, tmp_path: Path) -> None:
         run(
             [
                 "read",
+                "--keep-names",
                 str(file),
                 "-o",
                 str(tmp_path / "o"),
@@ -163,7 +178,22 @@ def test_only_what_was_asked_is_read(model: Path, tmp_path: Path) -> None:
     )
     record = json.loads((tmp_path / "o" / "x" / "reading.json").read_text())
     assert [finding["target"] for finding in record["findings"]] == ["haematoma", "tract"]
-    assert run(["read", str(file), "-o", str(tmp_path / "o2"), "--model", str(model), "--only", "liver"]) == 3
+    assert (
+        run(
+            [
+                "read",
+                "--keep-names",
+                str(file),
+                "-o",
+                str(tmp_path / "o2"),
+                "--model",
+                str(model),
+                "--only",
+                "liver",
+            ]
+        )
+        == 3
+    )
 
 
 def test_a_cohort_gives_every_ct_of_every_patient(model: Path, tmp_path: Path) -> None:
@@ -174,7 +204,10 @@ def test_a_cohort_gives_every_ct_of_every_patient(model: Path, tmp_path: Path) -
     bids.write_cohort([Patient("01"), Patient("02")], root, name="made")
     nifti_head(root / "sub-01" / "ses-baseline" / "ct" / "sub-01_ses-baseline_ct.nii.gz")
     nifti_head(root / "sub-01" / "ses-followup" / "ct" / "sub-01_ses-followup_ct.nii.gz", seed=3)
-    assert run(["read", str(root), "-o", str(tmp_path / "out"), "--model", str(model), "--json"]) == 0
+    assert (
+        run(["read", "--keep-names", str(root), "-o", str(tmp_path / "out"), "--model", str(model), "--json"])
+        == 0
+    )
     assert [row["id"] for row in table(tmp_path / "out")] == ["sub-01_ses-baseline", "sub-01_ses-followup"]
 
 
@@ -183,7 +216,18 @@ def test_what_is_known_besides_the_scan_reaches_the_reading_and_decides_it(
 ) -> None:
     file, out, facts = nifti_head(tmp_path / "x.nii.gz"), tmp_path / "out", tmp_path / "facts.tsv"
     facts.write_text("id\tage_years\tonset_to_ct_h\tgcs\nx\t71\t2.5\tn/a\n")
-    arguments = ["read", str(file), "-o", str(out), "--model", str(model), "--json", "--facts", str(facts)]
+    arguments = [
+        "read",
+        "--keep-names",
+        str(file),
+        "-o",
+        str(out),
+        "--model",
+        str(model),
+        "--json",
+        "--facts",
+        str(facts),
+    ]
     assert run(arguments) == 0
     assert json.loads((out / "x" / "reading.json").read_text())["facts"] == {
         "age_years": 71.0,
@@ -191,7 +235,7 @@ def test_what_is_known_besides_the_scan_reaches_the_reading_and_decides_it(
     }
     for table_text, code, word in (
         ("id\tgcs\nx\t3\n", 3, "settings"),  # other facts, another reading: not into the same folder
-        ("id\tgcs\ny\t9\n", 3, "none of the scans"),
+        ("id\tgcs\ny\t9\n", 3, "no scan has that id"),
         ("id\tgcs\nx\t99\n", 2, "from 3 to 15"),
         ("id\tgcs\nx\t9\nx\t8\n", 2, "twice"),
         ("id\tshoe_size\nx\t9\n", 3, "shoe_size"),
@@ -216,6 +260,7 @@ def test_a_cohort_tells_facts_of_its_patients(model: Path, tmp_path: Path) -> No
         run(
             [
                 "read",
+                "--keep-names",
                 str(root),
                 "-o",
                 str(tmp_path / "out"),
@@ -235,7 +280,18 @@ def test_a_cohort_tells_facts_of_its_patients(model: Path, tmp_path: Path) -> No
     assert facts == {"baseline": {"age_years": 80.0, "onset_to_ct_h": 4.0}, "followup": {"age_years": 80.0}}
     bids.write_cohort([Patient("01", facts=told | {"gcs": "awake"})], tmp_path / "odd", name="made")
     assert (
-        run(["read", str(tmp_path / "odd"), "-o", str(tmp_path / "none"), "--model", str(model), "--json"])
+        run(
+            [
+                "read",
+                "--keep-names",
+                str(tmp_path / "odd"),
+                "-o",
+                str(tmp_path / "none"),
+                "--model",
+                str(model),
+                "--json",
+            ]
+        )
         == 2
     )
     assert not (tmp_path / "none").exists()
@@ -258,10 +314,22 @@ def test_a_second_file_of_the_same_name_is_never_shown_the_first_ones_reading(
 ) -> None:
     one, other = nifti_head(tmp_path / "a" / "ct.nii.gz"), nifti_head(tmp_path / "b" / "ct.nii.gz", seed=4)
     arguments = ["-o", str(tmp_path / "out"), "--model", str(model), "--json"]
-    assert run(["read", str(one), *arguments]) == 0
-    assert run(["read", str(other), *arguments]) == 3
+    assert run(["read", "--keep-names", str(one), *arguments]) == 0
+    assert run(["read", "--keep-names", str(other), *arguments]) == 3
     assert (
-        run(["read", str(one), str(other), "-o", str(tmp_path / "both"), "--model", str(model), "--json"])
+        run(
+            [
+                "read",
+                "--keep-names",
+                str(one),
+                str(other),
+                "-o",
+                str(tmp_path / "both"),
+                "--model",
+                str(model),
+                "--json",
+            ]
+        )
         == 0
     )
     assert len({row["id"] for row in table(tmp_path / "both")}) == 2
@@ -284,10 +352,10 @@ def test_bad_usage_is_named_before_anything_is_read(
         ([str(file), "--model", str(model), "--device", "cuda", "--backend", "openvino"], 3, "CPU"),
         ([str(file), "--model", str(model), "--threads", "0"], 3, "1 or more"),
     ):
-        assert run(["read", *arguments, "-o", str(out)]) == code, arguments
+        assert run(["read", "--keep-names", *arguments, "-o", str(out)]) == code, arguments
         assert word in capsys.readouterr().err
     monkeypatch.setenv("PATH", "")
-    assert run(["read", str(file), "--model", str(model), "--pdf", "-o", str(out)]) == 3
+    assert run(["read", "--keep-names", str(file), "--model", str(model), "--pdf", "-o", str(out)]) == 3
     assert not out.exists()
 
 
@@ -296,7 +364,9 @@ def started(arguments: list[str]) -> subprocess.Popen[bytes]:
     code = "from ichnos.cli import main; main()"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", code, "read", *arguments], env=environment, start_new_session=True
+        [sys.executable, "-c", code, "read", "--keep-names", *arguments],
+        env=environment,
+        start_new_session=True,
     )
 
 
@@ -313,8 +383,8 @@ def test_a_killed_run_goes_on_and_nothing_is_lost_or_doubled(model: Path, tmp_pa
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(30)
     assert not (out / "summary.csv").exists()
-    assert run(["read", *arguments, "-o", str(out), "--workers", "2"]) == 0
-    assert run(["read", *arguments, "-o", str(tmp_path / "whole")]) == 0
+    assert run(["read", "--keep-names", *arguments, "-o", str(out), "--workers", "2"]) == 0
+    assert run(["read", "--keep-names", *arguments, "-o", str(tmp_path / "whole")]) == 0
     assert hashes(out) == hashes(tmp_path / "whole")
     events = [
         json.loads(line) for line in (out / ".ichnos" / "read" / "ledger.jsonl").read_text().splitlines()
@@ -330,6 +400,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(model: Path, tmp_pa
     )
     arguments = [
         "read",
+        "--keep-names",
         str(file),
         "-o",
         str(out),

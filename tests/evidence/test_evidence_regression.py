@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from statsmodels.stats.meta_analysis import combine_effects
 
 from ichnos.errors import InputRefused
-from ichnos.evidence.metrics.pooling import fit_imputed, impute, random_effects, rubin
+from ichnos.evidence.metrics.imputation import impute
+from ichnos.evidence.metrics.pooling import fit_imputed, random_effects, rubin
 from ichnos.evidence.metrics.proportional_odds import proportional_odds_test
 from ichnos.evidence.metrics.regression import fit
 

@@ -214,7 +214,7 @@ def test_one_table_three_ways() -> None:
     assert "$<$" in latex
     assert latex.count("&") - latex.count(r"\&") == 2 * 3
     assert cell_text(Estimate(-0.5, -1.0, 0.25, 3)) == "-0.50 (-1.00 to 0.25)"
-    assert cell_text(Estimate(0.5, float("nan"), float("nan"), 1)) == "0.500 (–)"
+    assert cell_text(Estimate(0.5, float("nan"), float("nan"), 1)) == "0.500 (no interval)"
 
 
 def test_plans_are_checked(tmp_path: object) -> None:

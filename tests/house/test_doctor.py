@@ -51,7 +51,7 @@ def test_the_page_for_people_names_every_extra(
 
 
 def test_every_extra_of_the_package_is_explained() -> None:
-    extras = set(metadata.metadata("ichnos").get_all("Provides-Extra") or []) - {"all", "dev"}
+    extras = set(metadata.metadata("ichnos").get_all("Provides-Extra") or []) - {"all", "dev", "docs"}
     assert extras == set(doctor.EXTRAS)
 
 

@@ -10,14 +10,22 @@ import pytest
 import torch
 
 from builders.small_patient import SHAPE, SIDE_MM, small_patient
+from ichnos.errors import IchnosError
 from ichnos.inference.channels import input_channels, recentred
 from ichnos.inference.coordinates import sample_atlas, smoothed_coordinates
+from ichnos.learning.segmentation.losses import multi_target_loss
 from ichnos.learning.virtual.accelerated.atlas_positions import atlas_at, smoothed_positions
 from ichnos.learning.virtual.accelerated.densities import density_map, without_oedema
-from ichnos.learning.virtual.accelerated.first_network import FIRST_PREPROCESSING, first_image
+from ichnos.learning.virtual.accelerated.first_network import (
+    FIRST_PREPROCESSING,
+    difficulty,
+    first_image,
+    step_loss,
+)
 from ichnos.learning.virtual.accelerated.looks import (
     GRID,
     TARGETS,
+    LookBatch,
     LookStore,
     batch_of,
     on_first_grid,
@@ -33,7 +41,7 @@ from ichnos.learning.virtual.accelerated.phantom import (
     write_phantom,
 )
 from ichnos.learning.virtual.accelerated.prepared_heads import read_prepared, split_heads, write_prepared
-from ichnos.learning.virtual.accelerated.production import spec_of
+from ichnos.learning.virtual.accelerated.production import Job, Production, spec_of
 from ichnos.learning.virtual.accelerated.rays import ray_effects_at_once
 from ichnos.learning.virtual.accelerated.scanner import (
     Pose,
@@ -246,11 +254,11 @@ def _ball_phantom() -> Phantom:
     coarse = torch.stack([x, y, z])[:, ::4, ::4, ::4].float()
     maps = {name: nothing for name in DEGREES} | {"ich": blood.float()}
     moment = Moment(tissue=tissue, blood_hu=torch.full(layout.shape, 65.0), **maps)
-    return Phantom(spacing, moment, labels.float(), coarse, 0.42, True, 0)
+    return Phantom(spacing, moment, labels.float(), coarse, 0.42, True, 9.0, 0)
 
 
 def _quiet(heights_mm: np.ndarray, thickness_mm: float) -> Scanning:
-    return Scanning(heights_mm, thickness_mm, Kernel("", 0.6), 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0)
+    return Scanning(heights_mm, thickness_mm, Kernel("", 0.6), 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(("step", "mirrored"), [(3.0, False), (5.0, True)])
@@ -367,3 +375,40 @@ def test_thresholds_are_where_dice_is_greatest() -> None:
     assert score.median_dice == 1.0
     assert score.bias_ml == 0.0
     assert "| ICH |" in score_table([score])
+
+
+def test_the_loss_of_a_step_is_that_of_every_training() -> None:
+    generator = torch.Generator().manual_seed(4)
+    shape = (2, len(TARGETS), 6, 6, 6)
+    truth = torch.rand(shape, generator=generator)
+    mni = torch.randn((2, 3, 6, 6, 6), generator=generator)
+    mni[:, :, :2] = float("nan")
+    batch = LookBatch(torch.zeros(2, 6, 6, 6), truth, mni)
+    logits = torch.randn((2, len(TARGETS) + 3, 6, 6, 6), generator=generator).requires_grad_()
+    known = torch.ones(2, len(TARGETS) + 3)
+    usual = multi_target_loss(
+        logits, torch.cat([truth, mni], 1), known, coordinates=(10, 11, 12), sparse_weight=0.5
+    )
+    alone = step_loss(logits, batch, 0.0)  # at the start nothing is asked of the two scans of a head together
+    assert float(alone.detach()) > float(usual.detach())  # the focal term comes on top
+    slopes = [torch.autograd.grad(loss, logits)[0] for loss in (usual, alone)]
+    other = [k for k in range(len(TARGETS) + 3) if k not in (TARGETS.index("IVH"), TARGETS.index("PHE"))]
+    assert torch.allclose(slopes[0][:, other], slopes[1][:, other], atol=1e-7)
+
+
+def test_a_look_learnt_well_is_easy() -> None:
+    truth = torch.zeros(2, len(TARGETS), 8, 8, 8)
+    truth[:, TARGETS.index("ICH"), 2:6, 2:6, 2:6] = 1
+    logits = torch.where(truth > 0, 9.0, -9.0)
+    logits[1, TARGETS.index("ICH")] = -9.0
+    easy, hard = difficulty(logits, truth).tolist()
+    assert easy < 0.01 < hard
+
+
+def test_a_run_goes_on_without_few_patients_and_ends_without_many() -> None:
+    production = object.__new__(Production)
+    production.failures, production._came = [], 300
+    for number in range(30):
+        production.failed(Job(number, 1.5), "no brain")
+    with pytest.raises(IchnosError, match="patient 30: no brain"):
+        production.failed(Job(30, 1.5), "no brain")

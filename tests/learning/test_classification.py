@@ -13,9 +13,10 @@ import torch
 
 from ichnos.errors import InputRefused, UsageError
 from ichnos.evidence.metrics.discrimination import auc
+from ichnos.inference.crops import haematoma_region, published_slices
 from ichnos.learning.expansion.classifier import check_examples, train_classifier
-from ichnos.learning.expansion.crops import Example, haematoma_region, published_slices
 from ichnos.learning.expansion.ensemble import load_classifier, save_classifier, train_ensemble
+from ichnos.learning.expansion.examples import Example
 from ichnos.learning.expansion.settings import ClassifierSettings, published_classifier, region_classifier
 from ichnos.learning.loop.settings import LoopSettings, changed
 from ichnos.learning.loop.steps import Loss, Step
@@ -85,7 +86,7 @@ def test_an_ensemble_becomes_a_model_that_says_the_same(tmp_path, capsys) -> Non
     assert "one probability per patient" in (folder / "CARD.md").read_text(encoding="utf-8")
     assert "p3" not in (folder / "model.json").read_text(encoding="utf-8"), "patients are not named"
     assert run(["models", "verify", str(folder)]) == 0
-    assert "files as they should be" in capsys.readouterr().out
+    assert "files verified" in capsys.readouterr().out
     with pytest.raises(InputRefused, match="one number per patient"):
         Predictor(model)
     weights = folder / "model.safetensors"

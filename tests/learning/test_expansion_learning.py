@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from ichnos.errors import InputRefused
+from ichnos.inference.crops import REGION_SHAPE, REGION_SPACING_MM
 from ichnos.learning.expansion.forecast import forecast_map, train_forecaster, warp_loss
 from ichnos.learning.expansion.forecast_scores import best_threshold, score, uniform_dilation
 from ichnos.learning.expansion.pairs import LesionPair, synthetic_pair
-from ichnos.learning.expansion.settings import REGION_SHAPE, REGION_SPACING_MM, ForecastSettings
+from ichnos.learning.expansion.settings import ForecastSettings
 from ichnos.learning.loop.settings import changed
 from ichnos.networks import build
 from ichnos.reading.expansion import signed_distance_mm

@@ -13,7 +13,7 @@ import torch
 from ichnos import networks
 from ichnos.errors import UsageError
 from ichnos.learning.expansion.classifier import train_classifier
-from ichnos.learning.expansion.crops import Example
+from ichnos.learning.expansion.examples import Example
 from ichnos.learning.expansion.forecast import forecast_map, train_forecaster
 from ichnos.learning.expansion.pairs import LesionPair, patch_of
 from ichnos.learning.expansion.settings import ForecastSettings

@@ -48,17 +48,21 @@ dist.destroy_process_group()
 
 def together(out: Path, mode: str) -> None:
     out.mkdir()
+    run_two(SCRIPT, [str(out), str(Path(__file__).resolve().parents[1]), mode])
+
+
+def run_two(script: str, arguments: list[str]) -> None:
+    """Run a script in two processes that know of each other, as torchrun starts them."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    tests = str(Path(__file__).resolve().parents[1])
     environment = os.environ | {
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": port,
         "WORLD_SIZE": "2",
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-c", SCRIPT, str(out), tests, mode]
+    command = [sys.executable, "-c", script, *arguments]
     children = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
     assert [child.wait(timeout=280) for child in children] == [0, 0]
 
@@ -89,3 +93,70 @@ def test_a_fault_of_one_stops_both(tmp_path: Path) -> None:
     together(tmp_path / "bad", "poisoned")
     said = [(tmp_path / "bad" / f"error-{rank}.txt").read_text() for rank in range(2)]
     assert all("not finite at step 3" in text for text in said)
+
+
+PREPARE = """
+import datetime, sys, time
+from pathlib import Path
+import torch.distributed as dist
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=25))  # shorter than the slower share
+sys.path.insert(0, sys.argv[2])
+from ichnos.formats import bids
+from ichnos.learning.loop.resources import Resources
+from ichnos.learning.loop.team import Team
+from ichnos.learning.segmentation.settings import TrainSettings
+from ichnos.learning.segmentation.training import train_on_cohort
+
+out = Path(sys.argv[1])
+team = Team(dist.get_rank(), dist.get_world_size())
+asked = []
+
+def prepared(patient):
+    asked.append(patient)
+    if team.rank == 1 and len(asked) == 3:
+        time.sleep(35)
+
+settings = TrainSettings(targets="ICH").changed(
+    spacing_mm=(20, 20, 20), patch=(8, 8, 8), width=4, batch=1, steps=2, validations=1, validate_on=3
+)
+resources = Resources(team=team, prepared=prepared)
+cohort = bids.read_cohort(out / "cohort")
+train_on_cohort(cohort, out / "model", settings, work=out / "work", resources=resources)
+(out / f"asked-{team.rank}.txt").write_text(str(len(asked)))
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_1103_patients_are_prepared_by_two_processes_whose_timeout_is_short(tmp_path: Path) -> None:
+    import numpy as np
+
+    from ichnos.cohort import Patient
+    from ichnos.formats import bids
+    from ichnos.models import load_model
+    from ichnos.volume import Volume
+
+    affine, people = np.diag([20.0, 20.0, 20.0, 1.0]), []
+    for number in range(1103):
+        split = "validation" if number % 10 == 0 else "train"
+        patient = Patient(f"{number:04d}", "A", split)  # type: ignore[arg-type]
+        ct = np.random.default_rng(number).integers(-1000, 1500, (8, 8, 8)).astype(np.int16)
+        mask = np.zeros((8, 8, 8), np.uint8)
+        mask[3:5, 3:5, 3:5] = 1
+        bids.write_exam(tmp_path / "cohort", patient.id, "ct", Volume(ct, affine))
+        bids.write_derivative(
+            tmp_path / "cohort",
+            patient.id,
+            Volume(mask, affine),
+            pipeline="manual",
+            label="ICH",
+            kind="mask",
+        )
+        people.append(patient)
+    bids.write_cohort(people, tmp_path / "cohort", name="headers")
+    run_two(PREPARE, [str(tmp_path), str(Path(__file__).resolve().parents[1])])
+    shares = [int((tmp_path / f"asked-{rank}.txt").read_text()) for rank in range(2)]
+    assert sum(shares) == 1103
+    assert abs(shares[0] - shares[1]) <= 1
+    assert load_model(tmp_path / "model").manifest.provenance.steps == 2

@@ -88,3 +88,24 @@ def test_a_haematoma_beyond_the_fitting_cohort_is_named_in_words() -> None:
     model = load_growth_model(SHIPPED / "expansion")
     assert model.outside(_inputs()) == ""
     assert "volume in mL is 400" in model.outside(_inputs(ich_ml=400.0))
+
+
+def test_unknown_facts_are_completed_by_their_extremes() -> None:
+    model = load_growth_model(SHIPPED / "expansion")
+    assert set(model.unknown_facts(_inputs())) == {"ln_onset", "anticoagulated"}
+    possible = model.possible(_inputs())
+    assert len(possible) == 4
+    assert {completed.anticoagulated for completed in possible} == {0.0, 1.0}
+    assert model.possible(_inputs(onset_to_ct_h=2.0, anticoagulated=0.0)) == (
+        _inputs(onset_to_ct_h=2.0, anticoagulated=0.0),
+    )
+
+
+@pytest.mark.parametrize("hours", [1.0, 3.0, 12.0])
+@pytest.mark.parametrize("anticoagulated", [0.0, 1.0])
+def test_whatever_the_facts_turn_out_to_be_the_extremes_hold_it(hours: float, anticoagulated: float) -> None:
+    model = load_growth_model(SHIPPED / "expansion")
+    definition = DEFINITIONS["33%-or-6ml"]
+    range_of = [model.forecast(completed).probability(definition) for completed in model.possible(_inputs())]
+    true = model.forecast(_inputs(onset_to_ct_h=hours, anticoagulated=anticoagulated)).probability(definition)
+    assert min(range_of) <= true <= max(range_of)

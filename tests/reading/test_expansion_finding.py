@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ichnos.prognosis.growth import IMAGE, GrowthModel, GrowthParameters, GrowthVariant
+from ichnos.prognosis.growth import CLINICAL, IMAGE, GrowthModel, GrowthParameters, GrowthVariant
 from ichnos.reading.expansion import expansion_mask, grown_mask, probable_ml, read_expansion
 from ichnos.reading.masks import Masks
 from ichnos.volume import Volume, sphere, volume_ml
@@ -112,3 +112,38 @@ def test_what_cannot_be_forecast_is_withheld_with_its_reason() -> None:
         assert expansion_mask(finding, masks) is None
     empty, hu = scene(bleeds=False)
     assert read_expansion(law(), empty, hu).status == "none found"
+
+
+def with_clinical_variant() -> GrowthModel:
+    """Return a model whose richer variant also knows the time from onset and anticoagulation."""
+    plain = law()
+    (image,) = plain.variants
+    n = len(IMAGE)
+    parameters = image.parameters.model_copy(update={"growing": (-0.5, *[0.0] * n, -1.0, 1.0)})
+    clinical = GrowthVariant(
+        name="image+clinical",
+        features=(*IMAGE, *CLINICAL),
+        centre=(0.0,) * (n + 2),
+        scale=(1.0,) * (n + 2),
+        low=(*image.low, float(np.log(0.5)), 0.0),
+        high=(*image.high, float(np.log(24.0)), 1.0),
+        parameters=parameters,
+        refits=(parameters,),
+    )
+    return plain.model_copy(update={"variants": (image, clinical)})
+
+
+def test_a_forecast_without_facts_is_wider_and_says_why() -> None:
+    masks, hu = scene()
+    model = with_clinical_variant()
+    blind = read_expansion(model, masks, hu)
+    known = read_expansion(model, masks, hu, facts={"onset_to_ct_h": 6.0, "anticoagulation": 0})
+    for name in ("followup_volume", "expansion_probability"):
+        wide, narrow = blind.measure(name), known.measure(name)
+        assert wide.low < narrow.low  # type: ignore[operator]
+        assert wide.high > narrow.high  # type: ignore[operator]
+        assert "widened" in wide.interval
+        assert "widened" not in narrow.interval
+    assert "the time from onset and anticoagulation are not known" in blind.sentence
+    half = read_expansion(model, masks, hu, facts={"onset_to_ct_h": 6.0})
+    assert "because anticoagulation is not known" in half.sentence

@@ -198,7 +198,8 @@ def test_realism_sheet_shows_slices_and_figures_against_the_published(made: tupl
     assert 25 < np.median(found.hu["brain without lesion"]) < 42
     text = write_sheet(out).read_text()
     assert "20.4, IQR 21.9 (Yu 2025)" in text
-    assert text.count("data:image/png;base64,") == 2 * 3
+    assert text.count("data:image/png;base64,") == 2 * 4  # three windows and the labels
+    assert "odds ratio of anticoagulation" in text
     assert text.count("<svg") == 4
     assert "oracle AUC for expansion, 2,000 image-free draws" in text
 

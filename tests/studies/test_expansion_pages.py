@@ -14,11 +14,12 @@ from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.inference import Predictor
+from ichnos.inference.crops import REGION_SHAPE, REGION_SPACING_MM
 from ichnos.learning.expansion.ensemble import load_classifier
 from ichnos.learning.expansion.forecast import forecast_map, load_forecaster
 from ichnos.learning.expansion.generator_store import load_generator
 from ichnos.learning.expansion.pairs import LesionPair
-from ichnos.learning.expansion.settings import REGION_SHAPE, REGION_SPACING_MM, region_classifier
+from ichnos.learning.expansion.settings import region_classifier
 from ichnos.learning.expansion.slice_generator import Picture
 from ichnos.models import load_model
 from ichnos.prognosis.growth import GrowthInputs

@@ -4,19 +4,19 @@ patient's identity.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ichnos.errors import InputRefused, UsageError
+from ichnos.errors import UsageError
+from ichnos.formats.vocabulary import without_free_text
 
 if TYPE_CHECKING:
-    from ichnos.formats.dicom import DicomStudy
+    from ichnos.cli.inputs.scans import ScanItem
     from ichnos.runs import Summary
     from ichnos.scan import Scan
 
@@ -24,78 +24,51 @@ _OLDEST_YEARS = 90  # higher ages are rare enough to point at a person
 
 
 def convert_command(
-    path: Annotated[Path, typer.Argument(help="folder or zip with any number of studies, or one NIfTI file")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder for the results; run again to go on")],
-    workers: Annotated[int, typer.Option(help="processes on this machine")] = 1,
-    scheduler: Annotated[
-        str | None, typer.Option(help="address of a dask scheduler, such as tcp://host:8786")
-    ] = None,
+    path: Annotated[Path, typer.Argument(help="folder or zip of DICOM studies, or a NIfTI file")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="output folder; re-run to resume")],
+    keep_names: Annotated[bool, typer.Option("--keep-names", help="keep names and scanner texts")] = False,
+    workers: Annotated[int, typer.Option(help="processes on this machine (default: 1)")] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="dask scheduler, tcp://host:port")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Convert each study's head CT to NIfTI; a study without one is reported and does not stop the rest."""
     from ichnos import __version__
-    from ichnos.cli.inspect import file_bar
-    from ichnos.formats import nifti
-    from ichnos.formats.dicom import studies_in
+    from ichnos.cli.inputs.names import name_book
+    from ichnos.cli.inputs.scans import find_studies
     from ichnos.runs import apply
 
     if out.is_file():
         raise UsageError(f"{out} is a file; give a folder for the results")
-    items: list[DicomStudy | _NiftiFile]
-    if nifti.is_nifti(path) and path.is_file():
-        items = [_NiftiFile(path)]
-    else:
-        with file_bar(show=not as_json) as progress:
-            items = [*studies_in(path, progress=progress)]
-    settings = {"ichnos": __version__, "as": "nifti"}
+    names = None if keep_names else name_book()
+    items = find_studies(path, progress=not as_json, names=names)
+    if names is not None:
+        names.keep({item.id: item.given for item in items})
     summary = apply(
-        convert_one,
+        partial(convert_one, keep_names=keep_names),
         items,
         out=out,
-        settings=settings,
+        settings={"ichnos": __version__, "as": "nifti", "names": names.mark if names else ""},
         name="convert",
         workers=workers,
         scheduler=scheduler,
         progress=not as_json,
+        keep_names=keep_names,
     )
     summary.save_table(out / "convert.tsv")
-    _tell(summary, out, as_json=as_json)
+    _show(summary, out, as_json=as_json)
     return _exit_code(summary)
 
 
-@dataclass(frozen=True)
-class _NiftiFile:
-    """A NIfTI file as an item of a run."""
-
-    path: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.path
-
-    @property
-    def id(self) -> str:
-        return "scan-" + hashlib.sha256(self.path.name.encode()).hexdigest()[:12]
-
-    def open(self) -> Scan:
-        from ichnos.formats import open_scan
-
-        return open_scan(self.path)
-
-
-def convert_one(item: DicomStudy | _NiftiFile, folder: Path) -> Mapping[str, Any]:
+def convert_one(item: ScanItem, folder: Path, *, keep_names: bool = False) -> Mapping[str, Any]:
     """Write one study's head CT and its sidecar into a folder; return its row."""
     from ichnos.formats import nifti
     from ichnos.quality import judge
 
-    try:
-        scan = item.open()
-    except InputRefused as error:  # the ledger keeps the reason: without the path, which may name the patient
-        raise InputRefused(str(error).replace(str(item.folder), item.id)) from None
+    scan = item.open()
     scan = scan.judged(judge(scan))
     file = folder / f"{item.id}_ct.nii.gz"
     nifti.save(scan.volume, file)
-    nifti.write_sidecar(file, sidecar_without_identity(scan))
+    nifti.write_sidecar(file, sidecar_without_identity(scan, keep_names=keep_names))
     x_mm, y_mm, z_mm = scan.volume.spacing_mm
     level = scan.quality.level if scan.quality is not None else ""
     return {
@@ -107,16 +80,17 @@ def convert_one(item: DicomStudy | _NiftiFile, folder: Path) -> Mapping[str, Any
     }
 
 
-def sidecar_without_identity(scan: Scan) -> dict[str, Any]:
-    """Return how a scan was made and how good it is, without names, numbers, dates and free text that
-    could tell who it is.
+def sidecar_without_identity(scan: Scan, *, keep_names: bool = False) -> dict[str, Any]:
+    """Return how a scan was made and how good it is, without names, numbers, dates and free text.
+
+    Vendor and kernel are kept where they are among those that everybody knows; with `keep_names` as they are.
     """
     from ichnos import __version__
     from ichnos.cli.inspect import verdict_as_plain
     from ichnos.formats import nifti
 
-    plain = nifti.sidecar_of(scan.acquisition)
-    plain.pop("SeriesDescription", None)
+    acquisition = scan.acquisition if keep_names else without_free_text(scan.acquisition)
+    plain = nifti.sidecar_of(acquisition)
     plain.pop("ContrastBolusAgent", None)
     plain["ContrastDeclared"] = scan.acquisition.contrast_agent is not None
     if "age_years" in scan.facts:
@@ -129,7 +103,7 @@ def sidecar_without_identity(scan: Scan) -> dict[str, Any]:
     return plain
 
 
-def _tell(summary: Summary, out: Path, *, as_json: bool) -> None:
+def _show(summary: Summary, out: Path, *, as_json: bool) -> None:
     failures = [{"id": failure.id, "why": failure.why} for failure in summary.failures]
     if as_json:
         typer.echo(

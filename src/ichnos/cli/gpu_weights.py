@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ichnos.learning.virtual.accelerated.production import Production
     from ichnos.learning.virtual.accelerated.weights import Run
 
+_FINISH_S = 50.0  # to score the refinement and write it
+_TRIED = 4  # algorithms of a convolution: all of them took 8 to 15 s for each new shape
 app = typer.Typer(add_completion=False, help="default weights on one GPU, from prepared heads")
 Heads = Annotated[Path, typer.Argument(help="folder of prepared heads (see prepare)")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="folder of the model")]
@@ -49,13 +52,15 @@ def train(
     first_minutes: Annotated[float, typer.Option(help="for the first network (0: the one in OUT)")] = 5.0,
     second_minutes: Annotated[float, typer.Option(help="for the refinement (0: none)")] = 3.0,
     until: Annotated[float, typer.Option(help="share of the schedule at which this call ends")] = 1.0,
-    width: Annotated[int, typer.Option(help="features of the first stage: 16, 24 or 32")] = 24,
+    width: Annotated[int, typer.Option(help="features of the first stage: 16, 24 or 32")] = 16,
     device: Device = "cuda",
     workers: Workers = 15,
-    channels_last: Annotated[bool, typer.Option(help="order of axes in memory")] = True,
+    channels_last: Annotated[bool, typer.Option(help="order of axes in memory")] = False,
+    whole_minutes: Annotated[float, typer.Option(help="by which all must be written (0: no end)")] = 0.0,
     toy: Toy = False,
 ) -> None:
     """Train the first network and its refinement."""
+    began = time.monotonic()
     from ichnos.learning.virtual.accelerated.weights import train_first_part, train_second_part
     from ichnos.models import load_model
 
@@ -69,7 +74,9 @@ def train(
             model = load_model(out)
             network = model.network(device=device)
         if second_minutes > 0:
-            train_second_part(run, production, model, network, _echo)
+            ends = began + whole_minutes * 60 - _FINISH_S if whole_minutes > 0 else float("inf")
+            seconds = min(second_minutes * 60, ends - time.monotonic())
+            train_second_part(replace(run, second_minutes=seconds / 60), production, model, network, _echo)
     finally:
         production.close()
 
@@ -86,7 +93,7 @@ def pace(
     """Measure patients a second and milliseconds a step."""
     from ichnos.learning.virtual.accelerated.pace import measure_pace, time_compiled, time_looks
 
-    run = _run(heads, Path(), device, workers, 24, True, toy)
+    run = _run(heads, Path(), device, workers, 16, False, toy)
     production = _production(run)
     try:
         feed = measure_pace(production, run.first, device, seconds, _echo)
@@ -111,7 +118,7 @@ def optimisers(
     from ichnos.learning.virtual.accelerated.first_network import Feed
     from ichnos.learning.virtual.accelerated.pace import compare_optimisers
 
-    run = _run(heads, Path(), device, workers, 24, True, toy)
+    run = _run(heads, Path(), device, workers, 16, False, toy)
     production = _production(run)
     try:
         feed = Feed(production, run.first, device)
@@ -140,7 +147,7 @@ def _run(
     )
     if toy:
         return toy_run(run)
-    features = {16: (16, 32, 64, 96, 128), 24: (24, 48, 96, 128, 160), 32: (32, 64, 96, 128, 160)}[width]
+    features = {16: (16, 48, 96, 128, 160), 24: (24, 48, 96, 128, 160), 32: (32, 64, 96, 128, 160)}[width]
     return replace(run, first=replace(run.first, features=features, channels_last=channels_last))
 
 
@@ -158,6 +165,7 @@ def _production(run: Run) -> Production:
     production = Production(heads, held_out, run.workers, run.slots, spacings_mm=run.spacings_mm)
     if run.device != "cpu":
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark_limit = _TRIED
         torch.backends.cuda.matmul.allow_tf32 = True
     return production
 

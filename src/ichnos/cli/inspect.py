@@ -1,11 +1,11 @@
-"""`ichnos inspect PATH`: which series are here, which is the head CT, may it be read."""
+"""`ichnos inspect PATH`: the series of a place, its head CT, and the quality of that."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,76 +25,91 @@ _BAR_FROM_FILES = 500
 
 
 def inspect_command(
-    path: Annotated[Path, typer.Argument(help="file, folder, zip or DICOMDIR; a NIfTI file; or a cohort")],
-    series: Annotated[
-        str | None, typer.Option(help="judge this SeriesInstanceUID instead of the best one")
-    ] = None,
+    path: Annotated[Path, typer.Argument(help="file, folder, zip or DICOMDIR; NIfTI; cohort")],
+    series: Annotated[str | None, typer.Option(help="judge this SeriesInstanceUID")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
     montage: Annotated[Path | None, typer.Option(help="write a row of slices to this PNG file")] = None,
 ) -> int:
-    """List the series, name the head CT, say whether it may be read."""
-    from ichnos.formats import inspect_path as list_series
-    from ichnos.quality import judge
-
+    """Find the head CT and check its quality."""
     if montage is not None and montage.suffix.lower() != ".png":
         raise UsageError(f"--montage writes PNG; give a file that ends in .png, not {montage.name}")
     if (path / "participants.tsv").is_file():
         return _inspect_cohort(path, as_json=as_json)
-    with file_bar(show=not as_json) as progress:
-        found = list_series(path, progress=progress)
-    scan, verdict, refusal = None, None, None
-    try:
-        scan = found.open(series)
-        verdict = judge(scan)
-    except InputRefused as error:
-        refusal = str(error)
-    chosen = scan.source.series_uid if scan is not None and scan.source is not None else None
+    found = _inspected(path, series, progress=not as_json)
     if as_json:
-        typer.echo(
-            json.dumps(
-                _as_plain(found, chosen or (found.pick if scan else None), scan, verdict, refusal), indent=2
-            )
-        )
+        typer.echo(json.dumps(_as_plain(found), indent=2))
     else:
-        _show(found, chosen or found.pick, verdict)
-    if montage is not None and scan is not None:
-        save_row(scan.volume, montage)
-    if refusal is not None:
-        raise InputRefused(refusal)
-    return 2 if verdict is not None and verdict.level == "refuse" else 0
+        _show(found)
+    if montage is not None and found.scan is not None:
+        save_row(found.scan.volume, montage)
+    if found.refusal is not None:
+        raise InputRefused(found.refusal)
+    return 2 if found.verdict is not None and found.verdict.level == "refuse" else 0
+
+
+@dataclass(frozen=True)
+class _Inspected:
+    """What lies in a place: its series, the head CT if it could be opened, and how good that is."""
+
+    listing: Inspection
+    scan: Scan | None = None
+    verdict: Verdict | None = None
+    refusal: str | None = None
+
+    @property
+    def chosen(self) -> str | None:
+        """The SeriesInstanceUID of the scan; the best series where none could be opened."""
+        if self.scan is not None and self.scan.source is not None:
+            return self.scan.source.series_uid
+        return self.listing.pick
+
+
+def _inspected(path: Path, series: str | None, *, progress: bool) -> _Inspected:
+    from ichnos.formats import inspect_path
+    from ichnos.quality import judge
+
+    with file_bar(show=progress) as advance:
+        listing = inspect_path(path, progress=advance)
+    try:
+        scan = listing.open(series)
+        return _Inspected(listing, scan, judge(scan))
+    except InputRefused as error:
+        return _Inspected(listing, refusal=str(error))
 
 
 def _inspect_cohort(root: Path, *, as_json: bool) -> int:
     """Say what is in a cohort and what is wrong with it, one finding per line; 2 when there is an error."""
-    from collections import Counter
-
-    from ichnos.formats.bids import read_cohort
     from ichnos.formats.bids_check import validate
 
     findings = validate(root)
-    broken = any(finding.level == "error" for finding in findings)
+    facts = _cohort_facts(root)
+    if as_json:
+        rows = [asdict(finding) for finding in findings]
+        typer.echo(json.dumps({"path": str(root), "cohort": facts, "findings": rows}, indent=2))
+    else:
+        if facts:
+            exams = ", ".join(f"{count} {exam}" for exam, count in facts["exams"].items())
+            typer.echo(
+                f"cohort of {facts['patients']} patients, centres {', '.join(facts['centres'])}; {exams}"
+            )
+        for finding in findings:
+            typer.echo(str(finding))
+        typer.echo(f"{len(findings)} finding(s)" if findings else "no problem found")
+    return 2 if not facts or any(finding.level == "error" for finding in findings) else 0
+
+
+def _cohort_facts(root: Path) -> dict[str, Any]:
+    """Count patients, centres and exams; nothing of a cohort that cannot be read."""
+    from collections import Counter
+
+    from ichnos.formats.bids import read_cohort
+
     try:
         cohort = read_cohort(root)
-        exams = Counter(exam for patient in cohort for exam in patient.exams)
-        facts = {"patients": len(cohort), "centres": list(cohort.centres), "exams": dict(exams)}
     except InputRefused:
-        facts, broken = {}, True
-    if as_json:
-        typer.echo(
-            json.dumps(
-                {"path": str(root), "cohort": facts, "findings": [asdict(f) for f in findings]}, indent=2
-            )
-        )
-        return 2 if broken else 0
-    if facts:
-        typer.echo(
-            f"cohort of {len(cohort)} patients, centres {', '.join(cohort.centres)}; "
-            + ", ".join(f"{n} {e}" for e, n in exams.items())
-        )
-    for finding in findings:
-        typer.echo(str(finding))
-    typer.echo("nothing is wrong with it" if not findings else f"{len(findings)} finding(s)")
-    return 2 if broken else 0
+        return {}
+    exams = Counter(exam for patient in cohort for exam in patient.exams)
+    return {"patients": len(cohort), "centres": list(cohort.centres), "exams": dict(exams)}
 
 
 @contextmanager
@@ -118,17 +133,16 @@ def file_bar(*, show: bool) -> Iterator[Callable[[int, int], None]]:
         yield advance
 
 
-def _as_plain(
-    found: Inspection, pick: str | None, scan: Scan | None, verdict: Verdict | None, refusal: str | None
-) -> dict[str, Any]:
+def _as_plain(found: _Inspected) -> dict[str, Any]:
+    listing, scan, verdict = found.listing, found.scan, found.verdict
     return {
-        "path": str(found.path),
-        "patients": found.patients,
-        "studies": found.studies,
-        "skipped_files": found.skipped,
-        "pick": pick,
-        "refusal": refusal,
-        "series": [asdict(series) for series in found.series],
+        "path": str(listing.path),
+        "patients": listing.patients,
+        "studies": listing.studies,
+        "skipped_files": listing.skipped,
+        "pick": found.chosen if scan is not None else None,
+        "refusal": found.refusal,
+        "series": [asdict(series) for series in listing.series],
         "grid": None if scan is None else _grid(scan.volume),
         "verdict": None if verdict is None else verdict_as_plain(verdict),
     }
@@ -147,50 +161,53 @@ def verdict_as_plain(verdict: Verdict) -> dict[str, Any]:
     return {"level": verdict.level, "reasons": rows}
 
 
-# ---- for the terminal
-# -------------------------------------------------------------------------------------------------
+# ---- for the terminal ----------------------------------------------------------------------------
 
 
-def _show(found: Inspection, pick: str | None, verdict: Verdict | None) -> None:
+def _show(found: _Inspected) -> None:
+    listing = found.listing
+    _show_series(listing, found.chosen)
+    for series in listing.series:
+        number = series.number if series.number is not None else "?"
+        typer.echo(f"  {number} {series.description or '(none)'}: {_why(series)}")
+    if listing.skipped:
+        skipped = ", ".join(f"{count} {why}" for why, count in sorted(listing.skipped.items()))
+        typer.echo(f"  skipped: {skipped}")
+    if listing.patients > 1 or listing.studies > 1:
+        typer.echo(f"  {listing.patients} patient(s), {listing.studies} studies")
+    if found.verdict is not None:
+        _show_verdict(found.verdict)
+
+
+def _show_series(listing: Inspection, pick: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("", "no.", "description", "images", "pixels", "step mm", "tilt", "kernel", "points"):
         right = name in ("no.", "images", "tilt", "points")
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "description")
-    marked = False
-    for series in found.series:
-        picked = series.uid == pick and not marked
-        marked = marked or picked
-        table.add_row(
-            "→" if picked else "",
-            "" if series.number is None else str(series.number),
-            series.description or "(none)",
-            str(series.images),
-            f"{series.shape[0]}×{series.shape[1]}",
-            ", ".join(f"{step:g}" for step in series.steps_mm[:3])
-            + ("…" if len(series.steps_mm) > 3 else ""),
-            f"{series.tilt_deg:+.1f}°" if abs(series.tilt_deg) >= 0.05 else "",
-            series.kernel,
-            f"{series.score:g}" if series.usable else "–",
-        )
+    picked = next((k for k, series in enumerate(listing.series) if series.uid == pick), None)
+    for position, series in enumerate(listing.series):
+        table.add_row(*[Text(cell) for cell in ("→" if position == picked else "", *_series_cells(series))])
+    console = Console(highlight=False, soft_wrap=False)
     console.print(table)
     console.print()
-    for series in found.series:
-        typer.echo(
-            f"  {series.number if series.number is not None else '?'} {series.description or '(none)'}:"
-            f" {_why(series)}"
-        )
-    if found.skipped:
-        typer.echo(
-            "  left aside: " + ", ".join(f"{count} {why}" for why, count in sorted(found.skipped.items()))
-        )
-    if found.patients > 1 or found.studies > 1:
-        typer.echo(f"  {found.patients} patient(s), {found.studies} studies")
-    if verdict is not None:
-        _show_verdict(verdict)
+
+
+def _series_cells(series: SeriesSummary) -> tuple[str, ...]:
+    steps = ", ".join(f"{step:g}" for step in series.steps_mm[:3])
+    return (
+        "" if series.number is None else str(series.number),
+        series.description or "(none)",
+        str(series.images),
+        f"{series.shape[0]}×{series.shape[1]}",
+        steps + ("…" if len(series.steps_mm) > 3 else ""),
+        f"{series.tilt_deg:+.1f}°" if abs(series.tilt_deg) >= 0.05 else "",
+        series.kernel,
+        f"{series.score:g}" if series.usable else "–",
+    )
 
 
 def _why(series: SeriesSummary) -> str:
@@ -201,18 +218,15 @@ def _why(series: SeriesSummary) -> str:
 
 
 def _show_verdict(verdict: Verdict) -> None:
-    typer.echo(f"\nmay it be read? {verdict.level}")
+    typer.echo(f"\nquality: {verdict.level}")
     for reason in verdict.reasons:
-        number = (
-            ""
-            if reason.value is None or reason.value != reason.value
-            else f" [{reason.value:.4g}{' ' + reason.unit if reason.unit else ''}]"
-        )
+        known = reason.value is not None and reason.value == reason.value
+        unit = f" {reason.unit}" if reason.unit else ""
+        number = f" [{reason.value:.4g}{unit}]" if known else ""
         typer.echo(f"  {reason.level:6} {reason.name}: {reason.text}{number}")
 
 
-# ---- a row of slices
-# ------------------------------------------------------------------------------------------
+# ---- a row of slices -----------------------------------------------------------------------------
 
 
 def save_row(volume: Volume, path: Path, *, count: int = 8) -> None:

@@ -1,10 +1,9 @@
-"""`ichnos models list|show|verify|export|import`: which models are here, whether their files are sound,
-and their way out and in.
-"""
+"""`ichnos models list|show|verify|export|import`: the models that are here, and their way out and in."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,18 +32,19 @@ def models_command(
     fold: Annotated[str, typer.Option(help="import: which fold")] = "0",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> int:
-    """List models, show a card, verify files against their hashes, export to ONNX or MONAI, import from
-    nnU-Net or U-Mamba.
-    """
+    """List models, show a card, verify files, export to ONNX or MONAI, import from nnU-Net or U-Mamba."""
+    from ichnos.cli.inputs.models import model_folder
+
     if action not in _ACTIONS:
         raise UsageError(f"there is no action {action!r}; give one of {', '.join(_ACTIONS)}")
+    if action == "import":
+        return _imported(folders, out, label or [], fold)
+    named = [model_folder(name) for name in folders or []]
     if action in ("list", "verify"):
-        return _listed(folders or [], verify=action == "verify", as_json=as_json)
+        return _listed(named, verify=action == "verify", as_json=as_json)
     if action == "show":
-        return _shown(_one(folders, default=True), as_json=as_json)
-    if action == "export":
-        return _exported(_one(folders, default=True), onnx, monai)
-    return _imported(folders, out, label or [], fold)
+        return _shown(_one(named), as_json=as_json)
+    return _exported(_one(named), onnx, monai)
 
 
 def _listed(folders: list[Path], *, verify: bool, as_json: bool) -> int:
@@ -55,21 +55,24 @@ def _listed(folders: list[Path], *, verify: bool, as_json: bool) -> int:
         typer.echo(json.dumps(rows, indent=2))
     elif not rows:
         typer.echo("no model came with this installation: `make weights` trains one in a checkout")
-    for row in rows if not as_json else ():
-        checked = ", files as they should be" if verify else ""
-        told = (
-            f"{row['name']} {row['version']}: {', '.join(row['targets'])} ({row['steps']} steps{checked})"
-            if not row["problem"]
-            else ""
-        )
-        typer.echo(told or row["problem"])
+    else:
+        for row in rows:
+            typer.echo(_line(row, verified=verify))
     return 2 if any(row["problem"] for row in rows) else 0
+
+
+def _line(row: Mapping[str, Any], *, verified: bool) -> str:
+    if row["problem"]:
+        return str(row["problem"])
+    checked = ", files verified" if verified else ""
+    targets = ", ".join(row["targets"])
+    return f"{row['folder_name']} ({row['name']} {row['version']}): {targets}; {row['steps']} steps{checked}"
 
 
 def _row(path: Path, *, verify: bool) -> dict[str, Any]:
     from ichnos.models import Model, load_model, read_manifest
 
-    row: dict[str, Any] = {"folder": str(path), "problem": ""}
+    row: dict[str, Any] = {"folder": str(path), "folder_name": path.name, "problem": ""}
     try:
         manifest = read_manifest(path)
         refinement = Model(path, manifest).refinement()
@@ -79,31 +82,22 @@ def _row(path: Path, *, verify: bool) -> dict[str, Any]:
                     model.network()
     except InputRefused as error:
         return row | {"problem": str(error)}
-    told = {
+    return row | {
         "name": manifest.name,
         "version": manifest.version,
         "targets": [target.name for target in manifest.targets],
+        "steps": manifest.provenance.steps,
+        "sha256": manifest.weights_sha256,
+        "refinement_sha256": refinement.manifest.weights_sha256 if refinement else "",
     }
-    refined_by = refinement.manifest.weights_sha256 if refinement else ""
-    return (
-        row
-        | told
-        | {
-            "steps": manifest.provenance.steps,
-            "sha256": manifest.weights_sha256,
-            "refinement_sha256": refined_by,
-        }
-    )
 
 
-def _one(folders: list[Path] | None, *, default: bool) -> Model:
+def _one(folders: list[Path]) -> Model:
     from ichnos.models import default_model, load_model
 
-    if folders and len(folders) == 1:
-        return load_model(folders[0])
-    if not folders and default:
-        return default_model()
-    raise UsageError("give one model folder")
+    if len(folders) > 1:
+        raise UsageError(f"{len(folders)} models were given; give one")
+    return load_model(folders[0]) if folders else default_model()
 
 
 def _shown(model: Model, *, as_json: bool) -> int:
@@ -112,10 +106,8 @@ def _shown(model: Model, *, as_json: bool) -> int:
     if as_json:
         typer.echo(model.manifest.model_dump_json(indent=2))
         return 0
-    refinement = model.refinement()
-    typer.echo(card_text(model.manifest, refinement.manifest if refinement is not None else None))
-    if refinement is not None:
-        typer.echo(card_text(refinement.manifest))
+    for part in (model, model.refinement()):
+        typer.echo(card_text(part.manifest) if part is not None else "")
     return 0
 
 

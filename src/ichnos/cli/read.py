@@ -44,6 +44,7 @@ class ReadSettings(SettingsTree):
     device: str = Field("cpu", description="where to compute: cpu, cuda or mps")
     backend: Literal["auto", "openvino", "torch"] = Field("auto", description="inference engine")
     pdf: bool = Field(False, description="also write report.pdf (needs Chromium or WeasyPrint)")
+    keep_names: bool = Field(False, description="name outputs and refusals after the input files")
     threads: Annotated[int | None, EXECUTION] = Field(
         None, ge=1, description="threads per process (default: all cores)"
     )
@@ -59,24 +60,38 @@ def read_command(
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Read head CTs; a scan that cannot be read is reported with the reason and does not stop the rest."""
+    from ichnos.cli.inputs.names import name_book
     from ichnos.cli.inputs.scans import find_scans
 
     if out.is_file():
         raise UsageError(f"{out} is a file; give a folder for the results")
     engine = _engine(settings)
     weights = engine.open_model().all_weights()  # a damaged model stops everything before it begins
-    items = _with_table(find_scans(paths, progress=not as_json), settings.facts)
-    summary = _read_all(items, out, settings, engine, weights, progress=not as_json)
+    names = None if settings.keep_names else name_book()
+    items = _with_table(find_scans(paths, progress=not as_json, names=names), settings.facts)
+    if names is not None:
+        names.keep({item.id: item.given for item in items if not item.cohort})
+        items = [replace(item, given=item.id) for item in items]
+    mark = names.mark if names is not None else ""
+    summary = _read_all(items, out, settings, engine, weights, names=mark, progress=not as_json)
     _refuse_another_input(summary, items, out)
     whole = _with_failures(summary, items)
     whole.save_table(out / TABLE)
-    save_settings(settings, out / "settings.yaml", verb="read")
+    kept = settings if settings.keep_names else settings.model_copy(update={"facts": None})
+    save_settings(kept, out / "settings.yaml", verb="read")
     _show(whole, out, as_json=as_json)
     return _exit_code(whole)
 
 
 def _read_all(
-    items: list[ScanItem], out: Path, settings: ReadSettings, engine: Engine, weights: str, *, progress: bool
+    items: list[ScanItem],
+    out: Path,
+    settings: ReadSettings,
+    engine: Engine,
+    weights: str,
+    *,
+    names: str,
+    progress: bool,
 ) -> Summary:
     from ichnos import __version__
     from ichnos.reading import chosen_findings
@@ -94,9 +109,10 @@ def _read_all(
         "backend": engine.backend,
         "facts": {item.id: dict(item.facts) for item in items if item.facts},
         "pdf": settings.pdf,
+        "names": names,
     }
     return apply(
-        partial(read_one, engine=engine, only=targets, pdf=settings.pdf),
+        partial(read_one, engine=engine, only=targets, pdf=settings.pdf, keep_names=settings.keep_names),
         items,
         out=out,
         settings=decisive,
@@ -104,6 +120,7 @@ def _read_all(
         workers=settings.workers,
         scheduler=settings.scheduler,
         progress=progress,
+        keep_names=settings.keep_names,
     )
 
 
@@ -128,7 +145,13 @@ def _engine(settings: ReadSettings) -> Engine:
 
 
 def read_one(
-    item: ScanItem, folder: Path, *, engine: Engine, only: tuple[str, ...], pdf: bool
+    item: ScanItem,
+    folder: Path,
+    *,
+    engine: Engine,
+    only: tuple[str, ...],
+    pdf: bool,
+    keep_names: bool = False,
 ) -> dict[str, Any]:
     """Read one scan into a folder of its own; return its row. A refused scan is a result too: it says why."""
     from ichnos.api import read_with, save_reading
@@ -138,8 +161,8 @@ def read_one(
 
     try:
         reading = read_with(engine.predictor(), item.open(), name=item.id, only=only)
-    except InputRefused as error:  # without the path, which may name the patient
-        reading = refused(item.id, str(error).replace(str(item.place), item.id), only=only)
+    except InputRefused as error:
+        reading = refused(item.id, str(error) if keep_names else error.without_names, only=only)
     place = save_reading(reading, folder / item.id)
     if pdf:
         write_pdf(place / "report.html", place / "report.pdf")

@@ -83,7 +83,7 @@ def synthesize_command(
 
 def _pictures(cohort: Cohort, size: int) -> tuple[list[Picture], list[Picture]]:
     """Cut every patient with an outcome into slices: those of the split train, and the others."""
-    from ichnos.learning.expansion.crops import published_crops
+    from ichnos.inference.crops import published_crops
     from ichnos.learning.expansion.labels import labelled
     from ichnos.learning.expansion.slice_generator import Picture
     from ichnos.learning.segmentation.cases import check_splits

@@ -17,6 +17,7 @@ from pydantic import Field
 from ichnos.cli.terminal.settings import EXECUTION, Flag, with_settings
 from ichnos.errors import UsageError
 from ichnos.formats.bids import TRUSTED_PIPELINES
+from ichnos.learning.expansion.settings import ExpansionSettings
 from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.segmentation.settings import TrainSettings
 
@@ -46,6 +47,7 @@ class TrainCommandSettings(TrainSettings):
     pipelines: tuple[str, ...] = Field(TRUSTED_PIPELINES, description="folders with targets")
     anatomy: Path | None = Field(None, description="folder of label maps to simulate from")
     nnunet: NnunetSettings = NnunetSettings()
+    expansion: ExpansionSettings = ExpansionSettings()
     device: Annotated[str, EXECUTION] = Field("cpu", description="cpu, cuda or mps")
     workers: Annotated[int, EXECUTION] = Field(0, ge=0, description="threads that prefetch batches")
     work: Annotated[Path | None, EXECUTION] = Field(None, description="checkpoints (default: MODEL.training)")
@@ -54,7 +56,7 @@ class TrainCommandSettings(TrainSettings):
 
 @with_settings(TrainCommandSettings)
 def train_command(
-    target: Annotated[str, typer.Argument(help="haematoma, leukoaraiosis, tract, brain, ventricles, …")],
+    target: Annotated[str, typer.Argument(help="haematoma, leukoaraiosis, tract, brain, …; expansion")],
     cohort: Annotated[Path, typer.Argument(help="cohort folder with splits train and validation")],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder of the Model")],
     settings: TrainCommandSettings,
@@ -78,9 +80,27 @@ def train_command(
             command=_command(),
             warn=_warn if team.leads else lambda sentence: None,
         )
+        if target == "expansion":
+            model = _expansion(patients, out, settings, home, resources)
+            return _show(model, home, as_json=as_json)
         train = _by_nnunet if _engine(target, settings) == "nnunet" else _by_ichnos
         model = train(target, patients, out, settings, home, resources, quiet=quiet or not team.leads)
         return _show(model, home, as_json=as_json) if team.leads else 0
+
+
+def _expansion(
+    patients: Cohort, out: Path, settings: TrainCommandSettings, home: Path, resources: Resources
+) -> Model:
+    from ichnos.learning.expansion.chain import train_expansion
+    from ichnos.learning.loop.settings import changed
+
+    if resources.team.size > 1:
+        raise UsageError("the expansion chain trains in one process; run it without torchrun")
+    given = {"reader": settings.start, "recipe": settings.recipe}
+    chosen = changed(settings.expansion, {name: value for name, value in given.items() if value})
+    if settings.minutes is not None:
+        resources = replace(resources, seconds=60 * settings.minutes)
+    return train_expansion(patients, out, chosen, work=home, resources=resources)
 
 
 def _engine(target: str, settings: TrainCommandSettings) -> str:
@@ -273,6 +293,9 @@ def _logged(folder: Path | None, follow: Callable[[Progress], None]) -> Iterator
 
 
 def _show(model: Model, home: Path, *, as_json: bool) -> int:
+    expansion = model.folder / "expansion"
+    if (expansion / "model.json").is_file() and not (home / "worst").is_dir():
+        return _show_expansion(model, expansion, home, as_json=as_json)
     provenance = model.manifest.provenance
     if as_json:
         result = {
@@ -288,4 +311,17 @@ def _show(model: Model, home: Path, *, as_json: bool) -> int:
         f"{model.folder}: best at step {provenance.steps}; validation: {values or 'no patient has a target'}"
     )
     typer.echo(f"worst cases: {home / 'worst'}")
+    return 0
+
+
+def _show_expansion(model: Model, folder: Path, home: Path, *, as_json: bool) -> int:
+    from ichnos.models import load_model
+
+    validation = load_model(folder).manifest.provenance.validation
+    if as_json:
+        result = {"model": str(model.folder), "validation": validation, "work": str(home)}
+        typer.echo(json.dumps(result, indent=2))
+        return 0
+    values = ", ".join(f"{name} {value:.3f}" for name, value in validation.items())
+    typer.echo(f"{model.folder}: reads scans with P(expansion); {values}")
     return 0

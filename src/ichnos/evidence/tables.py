@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ichnos.evidence.metrics.intervals import Estimate
 
+UNDEFINED = "undefined"  # the data do not determine it
 Cell = Estimate | float | int | str | None
 
 
@@ -65,19 +66,19 @@ class Table:
 
 
 def cell_text(cell: Cell) -> str:
-    """Return a cell as people read it: three significant digits, estimates with their interval, undefined as
-    a dash.
+    """Return a cell as people read it: three significant digits, estimates with their interval, undefined in
+    words; a dash where nothing was asked.
 
     >>> shown(Estimate(0.8123, 0.75, 0.861, 100)), shown(0.0123456), shown(float("nan")), shown(1234.5)
-    ('0.812 (0.750–0.861)', '0.0123', '–', '1234')
+    ('0.812 (0.750–0.861)', '0.0123', 'undefined', '1234')
     """
     if cell is None:
         return "–"
     if isinstance(cell, Estimate):
         if math.isnan(cell.value):
-            return "–"
+            return UNDEFINED
         if math.isnan(cell.low):
-            return f"{number(cell.value)} (–)"
+            return f"{number(cell.value)} (no interval)"
         digits = _digits(max(abs(cell.value), abs(cell.high - cell.low)))
         join = " to " if min(cell.low, cell.value) < 0 else "–"
         return f"{cell.value:.{digits}f} ({cell.low:.{digits}f}{join}{cell.high:.{digits}f})"
@@ -87,7 +88,7 @@ def cell_text(cell: Cell) -> str:
 def number(value: float) -> str:
     """Return a number with three significant digits, without an exponent unless it is tiny."""
     if math.isnan(value):
-        return "–"
+        return UNDEFINED
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     if value != 0 and abs(value) < 1e-4:
@@ -102,7 +103,7 @@ def p_value(p: float) -> str:
     ('< 0.001', '0.012', '0.40')
     """
     if math.isnan(p):
-        return "–"
+        return "no test"
     if p < 0.001:
         return "< 0.001"
     return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

@@ -18,7 +18,7 @@ import numpy as np
 
 from ichnos import __version__
 from ichnos.cohort import EXAMS, Cohort, Exam, Fact, Patient
-from ichnos.errors import InputRefused, UsageError
+from ichnos.errors import InputRefused, UsageError, foreign
 from ichnos.files import atomic_file
 from ichnos.formats import nifti
 from ichnos.formats.text import read_table, read_text
@@ -120,7 +120,8 @@ def read_cohort(root: str | Path, *, pipelines: Sequence[str] = TRUSTED_PIPELINE
         centre, split = row.pop("centre", "") or "", row.pop("split", "") or ""
         if split not in SPLITS:
             raise InputRefused(
-                f"{root / 'participants.tsv'}: split {split!r} of sub-{patient_id} is unknown; use train,"
+                f"{foreign(root / 'participants.tsv')}: split {foreign(repr(split))} of"
+                f" sub-{foreign(patient_id)} is unknown; use train,"
                 " validation, test or external"
             )
         exams = {exam: path for exam in EXAMS if (path := exam_path(root, patient_id, exam)).is_file()}
@@ -139,18 +140,19 @@ def read_participants(root: str | Path) -> list[dict[str, str]]:
     path = Path(root) / "participants.tsv"
     if not path.is_file():
         raise InputRefused(
-            f"{root} is not a cohort: it holds no participants.tsv; docs/cohorts.md shows the layout"
+            f"{foreign(root)} is not a cohort: it holds no participants.tsv; docs/cohorts.md shows the layout"
         )
     columns, rows = read_table(path)
     if not columns or columns[0] != "participant_id":
         raise InputRefused(
-            f"{path} has no column participant_id in the first place; tabs must divide its columns"
+            f"{foreign(path)} has no column participant_id in the first place; tabs must divide its columns"
         )
     for number, row in enumerate(rows, start=2):
         row["participant_id"] = row["participant_id"].removeprefix("sub-")
         if not _ID.fullmatch(row["participant_id"]):
             raise InputRefused(
-                f"{path}, line {number}: participant_id {row['participant_id']!r} must be letters and digits"
+                f"{foreign(path)}, line {number}: participant_id {foreign(repr(row['participant_id']))}"
+                " must be letters and digits"
                 " alone"
             )
     return [{name: "" if text == "n/a" else text for name, text in row.items()} for row in rows]
@@ -174,16 +176,19 @@ def read_gradients(dwi: str | Path) -> tuple[Floats, Floats]:
     for ending in (".bval", ".bvec"):
         path = Path(stem + ending)
         if not path.is_file():
-            raise InputRefused(f"{dwi} has no {path.name} beside it; put its gradient table there")
+            raise InputRefused(
+                f"{foreign(dwi)} has no {foreign(path.name)} beside it; put its gradient table there"
+            )
         try:
             tables.append(np.loadtxt(io.StringIO(read_text(path)), dtype=np.float64, ndmin=2))
         except ValueError as error:
-            raise InputRefused(f"{path} is not a table of numbers ({error})") from None
+            raise InputRefused(f"{foreign(path)} is not a table of numbers ({foreign(error)})") from None
     bvals, bvecs = tables[0].ravel(), tables[1]
     bvecs = bvecs.T if bvecs.shape == (3, len(bvals)) else bvecs  # FSL's rows are axes; a square table too
     if bvecs.shape != (len(bvals), 3):
         raise InputRefused(
-            f"{stem}: {len(bvals)} b-values and a table of directions of shape {tables[1].shape} do not"
+            f"{foreign(stem)}: {len(bvals)} b-values and a table of directions of shape {tables[1].shape}"
+            " do not"
             " belong together"
         )
     return bvals, bvecs

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.errors import InputRefused
+from ichnos.errors import InputRefused, foreign
 from ichnos.files import atomic_file
 from ichnos.formats.dicom.geometry import mask_from_source, mask_on_source
 from ichnos.formats.dicom_codes import concept, describe_private_scheme, segment_codes, segment_targets
@@ -216,7 +216,8 @@ def _read(path: Path, scan: Scan, slices: tuple[SourceSlice, ...], alias: Alias 
             drawn[names[number]][k] |= frame
     if lost:
         raise InputRefused(
-            f"{path} has {lost} filled frame(s) that lie on no slice of this scan; it was drawn on other"
+            f"{foreign(path)} has {lost} filled frame(s) that lie on no slice of this scan; it was drawn"
+            " on other"
             " slices"
         )
     return {name: mask_from_source(scan, array) for name, array in drawn.items()}
@@ -238,12 +239,14 @@ def _check_series(path: Path, dataset: Any, scan: Scan, alias: Alias | None) -> 
     referred = [str(item.SeriesInstanceUID) for item in dataset.get("ReferencedSeriesSequence") or []]
     if mine not in referred:
         raise InputRefused(
-            f"{path} was drawn on series {', '.join(referred) or 'unknown'}, not on this scan's series {mine}"
+            f"{foreign(path)} was drawn on series {foreign(', '.join(referred) or 'unknown')}, not on"
+            f" this scan's series {mine}"
         )
     first = scan.source.slices[0]
     if (dataset.Columns, dataset.Rows) != first.shape:
         raise InputRefused(
-            f"{path} has {dataset.Columns} x {dataset.Rows} pixels per frame; the series has {first.shape[0]}"
+            f"{foreign(path)} has {dataset.Columns} x {dataset.Rows} pixels per frame; the series has"
+            f" {first.shape[0]}"
             f" x {first.shape[1]}"
         )
     for group in (*dataset.SharedFunctionalGroupsSequence, *dataset.PerFrameFunctionalGroupsSequence[:1]):
@@ -254,7 +257,8 @@ def _check_series(path: Path, dataset: Any, scan: Scan, alias: Alias | None) -> 
             mine_turned = (first.affine[:3, :2] / np.linalg.norm(first.affine[:3, :2], axis=0)).T
             if np.abs(turned - mine_turned).max() > 1e-3:
                 raise InputRefused(
-                    f"{path} has rows and columns that run elsewhere than the series' do; resample it onto"
+                    f"{foreign(path)} has rows and columns that run elsewhere than the series' do;"
+                    " resample it onto"
                     " the series first"
                 )
 
@@ -265,10 +269,13 @@ def _opened(path: Path) -> Any:
     dataset = pydicom.dcmread(path)
     if dataset.get("SOPClassUID") != SEG_STORAGE:
         raise InputRefused(
-            f"{path} is not a DICOM SEG; its SOP class is {dataset.get('SOPClassUID', 'missing')}"
+            f"{foreign(path)} is not a DICOM SEG; its SOP class is"
+            f" {foreign(dataset.get('SOPClassUID', 'missing'))}"
         )
     if dataset.SegmentationType != "BINARY":
-        raise InputRefused(f"{path} is a {dataset.SegmentationType} SEG; only BINARY ones are read")
+        raise InputRefused(
+            f"{foreign(path)} is a {foreign(dataset.SegmentationType)} SEG; only BINARY ones are read"
+        )
     return dataset
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ichnos
-from ichnos.errors import InputRefused, UsageError
+from ichnos.errors import InputRefused, UsageError, foreign
 from ichnos.formats.dicom.files import FileReader
 from ichnos.formats.dicom_codes import ARTIFICIAL_INTELLIGENCE, NOTICE, concept
 from ichnos.scan import Scan
@@ -108,7 +108,9 @@ def source_headers(scan: Scan, *, alias: Alias | None = None) -> list[Any]:
 def _completed(header: Any, path: Path) -> Any:
     """Fill in what scanners leave out although DICOM wants it there, with nothing in it."""
     if "SOPInstanceUID" not in header or "StudyInstanceUID" not in header:
-        raise InputRefused(f"{path} has no SOPInstanceUID or no StudyInstanceUID, so nothing can refer to it")
+        raise InputRefused(
+            f"{foreign(path)} has no SOPInstanceUID or no StudyInstanceUID, so nothing can refer to it"
+        )
     wanted = (
         "PatientID",
         "PatientName",
@@ -191,13 +193,14 @@ def readable(path: Path) -> Iterator[None]:
             )  # pydicom tells of odd values; what matters is refused below
             yield
     except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, EOFError) as error:
-        raise InputRefused(f"{path} is not a readable DICOM file ({error})") from None
+        raise InputRefused(f"{foreign(path)} is not a readable DICOM file ({foreign(error)})") from None
     except (OSError, *_DAMAGED) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the file could not be opened at all; the system says why
         what = (str(error).splitlines() or [""])[0]
         raise InputRefused(
-            f"{path} is damaged or not laid out as expected ({type(error).__name__}: {what})"
+            f"{foreign(path)} is damaged or not laid out as expected ({type(error).__name__}:"
+            f" {foreign(what)})"
         ) from None
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ichnos.errors import InputRefused
+from ichnos.errors import InputRefused, foreign
 from ichnos.files import atomic_file
 from ichnos.formats import dicom_codes as codes
 from ichnos.formats.dicom_seg import SEG_STORAGE, SegFile
@@ -286,7 +286,8 @@ def _read(path: Path) -> Report:
     dataset = pydicom.dcmread(path)
     if dataset.get("SOPClassUID") != SR_STORAGE:
         raise InputRefused(
-            f"{path} is not a Comprehensive 3D SR; its SOP class is {dataset.get('SOPClassUID', 'missing')}"
+            f"{foreign(path)} is not a Comprehensive 3D SR; its SOP class is"
+            f" {foreign(dataset.get('SOPClassUID', 'missing'))}"
         )
     groups = tuple(
         group for item in _items(dataset, "126010", "125007") if (group := _read_group(item)) != _NOTHING

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ichnos.errors import InputRefused
+from ichnos.errors import InputRefused, foreign
 
 MIB = 1 << 20
 _PIECE_BYTES = 1 << 20
@@ -23,6 +23,9 @@ class LimitExceeded(InputRefused):
     def __init__(self, limit: str, text: str) -> None:
         super().__init__(text)
         self.limit = limit  # name of the field of Limits
+
+    def __reduce__(self) -> tuple[type[LimitExceeded], tuple[str, str]]:
+        return type(self), (self.limit, str(self.args[0]))
 
 
 class Limits(BaseModel):
@@ -59,24 +62,26 @@ class Limits(BaseModel):
     def check_voxels(self, shape: Sequence[int], name: object) -> None:
         """Refuse an image of more voxels than allowed."""
         count = prod(int(n) for n in shape)
-        self.check("voxels", count, f"{name} would need {count:,} voxels")
+        self.check("voxels", count, f"{foreign(name)} would need {count:,} voxels")
 
     def check_growth(self, voxels: float, acquired: float, name: object) -> None:
         """Refuse a grid that has many times the voxels of what was acquired."""
         ratio = voxels / max(acquired, 1)
-        self.check("growth", ratio, f"{name} would need a grid of {ratio:.0f} times the voxels it holds")
-        self.check("voxels", voxels, f"{name} would need a grid of {voxels:,.0f} voxels")
+        self.check(
+            "growth", ratio, f"{foreign(name)} would need a grid of {ratio:.0f} times the voxels it holds"
+        )
+        self.check("voxels", voxels, f"{foreign(name)} would need a grid of {voxels:,.0f} voxels")
 
     def check_packing(self, unpacked: int, packed: int, name: object) -> None:
         """Refuse content that unpacks to more than one file may hold, or from suspiciously little."""
         mib = unpacked / MIB
-        self.check("unpacked_mib", mib, f"{name} unpacks to {mib:,.0f} MiB")
+        self.check("unpacked_mib", mib, f"{foreign(name)} unpacks to {mib:,.0f} MiB")
         self._check_ratio(unpacked, packed, name)
 
     def check_archive(self, unpacked: int, packed: int, name: object) -> None:
         """Refuse an archive that unpacks to more than one may hold, or from suspiciously little."""
         mib = unpacked / MIB
-        self.check("archive_mib", mib, f"{name} unpacks to {mib:,.0f} MiB, like a zip bomb")
+        self.check("archive_mib", mib, f"{foreign(name)} unpacks to {mib:,.0f} MiB, like a zip bomb")
         self._check_ratio(unpacked, packed, name)
 
     def _check_ratio(self, unpacked: int, packed: int, name: object) -> None:
@@ -99,7 +104,8 @@ def inflated(packed: bytes, *, gzip: bool, most: int, limits: Limits, name: obje
         limits.check_packing(len(out), len(packed), name)
         if len(out) > most:
             raise LimitExceeded(
-                "unpacked_mib", f"{name} goes on after the {most:,} bytes that its header promises: a bomb?"
+                "unpacked_mib",
+                f"{foreign(name)} goes on after the {most:,} bytes that its header promises: a bomb?",
             )
         rest = unpacker.unconsumed_tail
         if unpacker.eof:
@@ -128,6 +134,6 @@ class BoundedStream:
 
     def _check(self) -> None:
         elements = self._reads // 2  # a tag with its length, then its value
-        self._limits.check("header_elements", elements, f"{self._name} has a header without an end")
+        self._limits.check("header_elements", elements, f"{foreign(self._name)} has a header without an end")
         spent = time.process_time() - self._began
-        self._limits.check("seconds_per_file", spent, f"{self._name} takes {spent:.0f} s to parse")
+        self._limits.check("seconds_per_file", spent, f"{foreign(self._name)} takes {spent:.0f} s to parse")

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import math
+import warnings
 import zlib
 from collections.abc import Mapping
 from math import prod
@@ -17,7 +18,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from ichnos.errors import InputRefused
+from ichnos.errors import InputRefused, foreign
 from ichnos.files import atomic_file
 from ichnos.formats.limits import DEFAULT_LIMITS, MIB, Limits, inflated
 from ichnos.formats.plausible import refuse_impossible_size
@@ -66,7 +67,9 @@ def load(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Volume:
     try:
         volume = Volume.from_nibabel(image)
     except _DAMAGED as error:
-        raise InputRefused(f"{path} is damaged or cut short: its voxels cannot be read ({error})") from None
+        raise InputRefused(
+            f"{foreign(path)} is damaged or cut short: its voxels cannot be read ({foreign(error)})"
+        ) from None
     return Volume(volume.array, _in_mm(path, image, volume.affine))
 
 
@@ -90,7 +93,7 @@ def save(volume: Volume, path: str | Path) -> None:
     """
     path = Path(path)
     if not is_nifti(path):
-        raise InputRefused(f"{path} does not end in .nii or .nii.gz; give the file such a name")
+        raise InputRefused(f"{foreign(path)} does not end in .nii or .nii.gz; give the file such a name")
     image = volume.to_nibabel()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary, temporary.open("wb") as raw:
@@ -110,16 +113,19 @@ def open_nifti(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Scan:
     volume = load(path, limits=limits)
     if volume.array.ndim == 4:
         raise InputRefused(
-            f"{path} holds {volume.array.shape[3]} frames; a head CT has one: split the file and give one of"
+            f"{foreign(path)} holds {volume.array.shape[3]} frames; a head CT has one: split the file and"
+            " give one of"
             " them"
         )
     sidecar = read_sidecar(path, limits=limits)
     modality = str(sidecar.get("Modality", "CT"))
     if modality != "CT":
-        raise InputRefused(f"{path} is not a CT: the JSON file beside it says Modality {modality}")
+        raise InputRefused(
+            f"{foreign(path)} is not a CT: the JSON file beside it says Modality {foreign(modality)}"
+        )
     refuse_impossible_size(volume, path)
     if objection := why_not_ct(volume.array):
-        raise InputRefused(f"{path} does not look like a CT in HU: {objection}")
+        raise InputRefused(f"{foreign(path)} does not look like a CT in HU: {objection}")
     volume = volume.with_array(_hu(volume.array))
     if not volume.is_orthogonal:
         grid = volume.orthogonal_grid()
@@ -186,41 +192,48 @@ def _opened(path: Path, limits: Limits, *, voxels: bool = True) -> Any:
     _check_file(path)
     packed = path.name.lower().endswith(".gz")
     try:
-        start = _first_bytes(path, packed=packed)
-        promised = _promised_bytes(path, start, limits)
-        if packed and voxels:  # unpacked to the end, where gzip's checksum tells damage
-            content = path.read_bytes()
-            most = promised + _TRAILING_BYTES
-            content = inflated(content, gzip=True, most=most, limits=limits, name=path)
-            image: Any = _image_class(start).from_bytes(content)
-        else:
-            image = nibabel.load(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nibabel warns of odd values; what matters is refused below
+            image, promised = _with_promise(path, limits, unpacked=packed and voxels)
     except (InputRefused, PermissionError):
         raise
     except _DAMAGED as error:
         raise InputRefused(
-            f"{path} is not a readable NIfTI file ({error}); it may be damaged or cut short"
+            f"{foreign(path)} is not a readable NIfTI file ({foreign(error)}); it may be damaged or cut short"
         ) from None
     if not isinstance(image, nibabel.Nifti1Image):
-        raise InputRefused(f"{path} is a {type(image).__name__}, not NIfTI; convert it first")
+        raise InputRefused(f"{foreign(path)} is a {type(image).__name__}, not NIfTI; convert it first")
     if not packed and promised > path.stat().st_size:
         raise InputRefused(
-            f"{path} is damaged or cut short: its header promises {' x '.join(map(str, image.shape))} voxels,"
+            f"{foreign(path)} is damaged or cut short: its header promises"
+            f" {' x '.join(map(str, image.shape))} voxels,"
             " which the file cannot hold"
         )
     _check_position(path, image)
     return image
 
 
+def _with_promise(path: Path, limits: Limits, *, unpacked: bool) -> tuple[Any, int]:
+    """Return the image, and the bytes that its header promises; unpacked to the end, where a checksum"
+    " lies."""
+    start = _first_bytes(path, packed=path.name.lower().endswith(".gz"))
+    promised = _promised_bytes(path, start, limits)
+    if not unpacked:
+        return nibabel.load(path), promised
+    most = promised + _TRAILING_BYTES
+    content = inflated(path.read_bytes(), gzip=True, most=most, limits=limits, name=path)
+    return _image_class(start).from_bytes(content), promised
+
+
 def _check_file(path: Path) -> None:
     if not path.exists():
-        raise InputRefused(f"{path} does not exist; give an existing .nii or .nii.gz file")
+        raise InputRefused(f"{foreign(path)} does not exist; give an existing .nii or .nii.gz file")
     if path.is_dir() or not is_nifti(path):
-        raise InputRefused(f"{path} is not a NIfTI file; its name should end in .nii or .nii.gz")
+        raise InputRefused(f"{foreign(path)} is not a NIfTI file; its name should end in .nii or .nii.gz")
     if not path.is_file():
-        raise InputRefused(f"{path} is a pipe, socket or device; give an ordinary file")
+        raise InputRefused(f"{foreign(path)} is a pipe, socket or device; give an ordinary file")
     if path.stat().st_size == 0:
-        raise InputRefused(f"{path} is empty (0 bytes); copy or export it again")
+        raise InputRefused(f"{foreign(path)} is empty (0 bytes); copy or export it again")
 
 
 def _first_bytes(path: Path, *, packed: bool) -> bytes:
@@ -236,14 +249,15 @@ def _promised_bytes(path: Path, start: bytes, limits: Limits) -> int:
     shape = header.get_data_shape()
     if min(shape, default=0) < 1:
         raise InputRefused(
-            f"{path} is damaged: its header gives the size {' x '.join(map(str, shape)) or 'of nothing'}"
+            f"{foreign(path)} is damaged: its header gives the size"
+            f" {' x '.join(map(str, shape)) or 'of nothing'}"
         )
     limits.check_voxels(shape, path)
     size = header.get_data_dtype().itemsize * prod(int(n) for n in shape)
-    limits.check("unpacked_mib", size / MIB, f"{path} promises {size / MIB:,.0f} MiB of voxels")
+    limits.check("unpacked_mib", size / MIB, f"{foreign(path)} promises {size / MIB:,.0f} MiB of voxels")
     offset = float(header["vox_offset"])
     if not 0 <= offset <= _LARGEST_OFFSET:
-        raise InputRefused(f"{path} is damaged: its voxels would begin at byte {offset:g}")
+        raise InputRefused(f"{foreign(path)} is damaged: its voxels would begin at byte {offset:g}")
     return int(size + max(int(offset), header.sizeof_hdr))
 
 
@@ -260,19 +274,25 @@ def _check_position(path: Path, image: Any) -> None:
         sform, scode = header.get_sform(coded=True)
     except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
         raise InputRefused(
-            f"{path} gives an orientation that is no rotation (qform: {error}); correct its header"
+            f"{foreign(path)} gives an orientation that is no rotation (qform: {foreign(error)}); correct"
+            " its header"
         ) from None
     if _unit(header) not in _MM_PER_UNIT:
-        raise InputRefused(f"{path} gives its size in a unit that NIfTI does not know; correct its header")
+        raise InputRefused(
+            f"{foreign(path)} gives its size in a unit that NIfTI does not know; correct its header"
+        )
     if not (qcode or scode):
         raise InputRefused(
-            f"{path} does not say where left and right are (qform and sform codes are 0); export it with its"
+            f"{foreign(path)} does not say where left and right are (qform and sform codes are 0); export"
+            " it with its"
             " orientation"
         )
     if qcode and scode:
         template = int(scode) in _TEMPLATE_CODES and int(qcode) not in _TEMPLATE_CODES
         if objection := _disagreement(image.shape, qform, sform, same_space=not template):
-            raise InputRefused(f"{path} says two different things about {objection}; correct its header")
+            raise InputRefused(
+                f"{foreign(path)} says two different things about {objection}; correct its header"
+            )
 
 
 def _unit(header: Any) -> str:
@@ -330,7 +350,9 @@ def read_sidecar(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> dict[s
         return {}
     content = read_json(beside, limits=limits)
     if not isinstance(content, dict):
-        raise InputRefused(f"{beside} holds a {type(content).__name__}; a sidecar is one JSON object")
+        raise InputRefused(
+            f"{foreign(beside)} holds a {type(content).__name__}; a sidecar is one JSON object"
+        )
     return content
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ichnos.cohort import Cohort, Patient, Split
-from ichnos.errors import InputRefused, UsageError
+from ichnos.errors import InputRefused, UsageError, foreign
 from ichnos.files import atomic_file
 from ichnos.formats import nifti
 from ichnos.formats.text import read_json
@@ -50,7 +50,8 @@ def add_case(
     part = "Ts" if split in _TEST_SPLITS else "Tr"
     if labels is None and part == "Tr":
         raise InputRefused(
-            f"case {case_id} has no labels, and nnU-Net trains on labelled cases only; leave it out or put it"
+            f"case {foreign(case_id)} has no labels, and nnU-Net trains on labelled cases only; leave it"
+            " out or put it"
             " into the test split"
         )
     path = folder / f"images{part}" / f"{case_id}_0000.nii.gz"
@@ -64,17 +65,18 @@ def add_case(
 def _check_labels(case_id: str, image: Volume, labels: Volume) -> None:
     if not labels.same_grid(image):
         raise InputRefused(
-            f"the labels of case {case_id} lie on another grid than its image; resample them first"
+            f"the labels of case {foreign(case_id)} lie on another grid than its image; resample them first"
             " (labels_on_grid)"
         )
     array = np.asarray(labels.array)
     if array.dtype.kind not in "iub" and not np.array_equal(array, np.round(array)):
         raise InputRefused(
-            f"the labels of case {case_id} are not whole numbers; threshold the probabilities first"
+            f"the labels of case {foreign(case_id)} are not whole numbers; threshold the probabilities first"
         )
     if array.size and not (array.min() >= 0 and array.max() < 256):
         raise InputRefused(
-            f"the labels of case {case_id} go from {array.min()} to {array.max()}; 0 to 255 are possible"
+            f"the labels of case {foreign(case_id)} go from {array.min()} to {array.max()}; 0 to 255 are"
+            " possible"
         )
 
 
@@ -93,7 +95,9 @@ def finish_dataset(
     folder = Path(folder)
     training = sorted(path.name.removesuffix(".nii.gz") for path in (folder / "labelsTr").glob("*.nii.gz"))
     if not training:
-        raise InputRefused(f"{folder} holds no labelled training case, so there is nothing to train on")
+        raise InputRefused(
+            f"{foreign(folder)} holds no labelled training case, so there is nothing to train on"
+        )
     if sorted(labels.values()) != list(range(1, len(labels) + 1)):
         raise UsageError(
             f"labels {dict(labels)} must be numbered from 1 on without a gap; 0 is the background"
@@ -139,15 +143,18 @@ def read_dataset(folder: str | Path, target: str) -> Cohort:
     about = read_description(folder)
     channels = about.get("channel_names") or about.get("modality") or {}
     if not isinstance(channels, dict) or not isinstance(about.get("labels", {}), dict):
-        raise InputRefused(f"{folder / 'dataset.json'} does not map channels and labels to names; correct it")
+        raise InputRefused(
+            f"{foreign(folder / 'dataset.json')} does not map channels and labels to names; correct it"
+        )
     if len(channels) != 1:
         raise InputRefused(
-            f"{folder} has {len(channels)} channels ({', '.join(map(str, channels.values()))}); one, the CT,"
+            f"{foreign(folder)} has {len(channels)} channels"
+            f" ({foreign(', '.join(map(str, channels.values())))}); one, the CT,"
             " is expected"
         )
     ending = str(about.get("file_ending", ".nii.gz"))
     if ending not in nifti.SUFFIXES:
-        raise InputRefused(f"{folder} holds {ending} files; only NIfTI is read")
+        raise InputRefused(f"{foreign(folder)} holds {foreign(ending)} files; only NIfTI is read")
     held = _validation(folder)
     patients = []
     parts: tuple[tuple[str, Split], ...] = (("Tr", "train"), ("Ts", "test"))
@@ -160,7 +167,9 @@ def read_dataset(folder: str | Path, target: str) -> Cohort:
                 Patient(case, "", chosen, {"ct": image}, {target: label} if label.is_file() else {})
             )
     if not patients:
-        raise InputRefused(f"{folder} holds no image named *_0000{ending} in imagesTr or imagesTs")
+        raise InputRefused(
+            f"{foreign(folder)} holds no image named *_0000{foreign(ending)} in imagesTr or imagesTs"
+        )
     return Cohort(tuple(patients), folder)
 
 
@@ -168,10 +177,10 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     """Return what dataset.json says."""
     path = Path(folder) / "dataset.json"
     if not path.is_file():
-        raise InputRefused(f"{folder} is not an nnU-Net raw dataset: it has no dataset.json")
+        raise InputRefused(f"{foreign(folder)} is not an nnU-Net raw dataset: it has no dataset.json")
     content = read_json(path)
     if not isinstance(content, dict):
-        raise InputRefused(f"{path} holds a {type(content).__name__}; one JSON object is expected")
+        raise InputRefused(f"{foreign(path)} holds a {type(content).__name__}; one JSON object is expected")
     return content
 
 
@@ -181,7 +190,9 @@ def _validation(folder: Path) -> frozenset[str]:
     try:
         return frozenset(str(case) for case in folds[0]["val"]) if folds else frozenset()
     except (KeyError, IndexError, TypeError):
-        raise InputRefused(f'{path} is not a list of folds with "train" and "val"; correct it') from None
+        raise InputRefused(
+            f'{foreign(path)} is not a list of folds with "train" and "val"; correct it'
+        ) from None
 
 
 def _write_json(path: Path, content: Any) -> None:

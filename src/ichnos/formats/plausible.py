@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ichnos.errors import InputRefused
+from ichnos.errors import InputRefused, foreign
 from ichnos.volume import Volume
 
 VOXEL_MM = (0.05, 60.0)  # micro-CT begins below the first; no slice is thicker than the second
@@ -27,7 +27,7 @@ def refuse_impossible_size(grid: Volume, name: object) -> None:
     else:
         return
     metres = "; is its position given in metres?" if max(sides) < FIELD_MM[0] else "; correct its header"
-    raise InputRefused(f"{name} {text}, which no head CT has{metres}")
+    raise InputRefused(f"{foreign(name)} {text}, which no head CT has{metres}")
 
 
 def _sizes(values: tuple[float, ...]) -> str:

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ichnos.errors import InputRefused
+from ichnos.errors import InputRefused, foreign
 from ichnos.formats.limits import DEFAULT_LIMITS, MIB, Limits
 
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
@@ -19,9 +19,9 @@ def read_text(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> str:
     """Return a file's text: UTF-8, UTF-16 with a byte order mark, or else Latin-1."""
     path = Path(path)
     if not path.is_file():
-        raise InputRefused(f"{path} is not an ordinary file; give a text file")
+        raise InputRefused(f"{foreign(path)} is not an ordinary file; give a text file")
     size = path.stat().st_size
-    limits.check("table_mib", size / MIB, f"{path} has {size / MIB:,.0f} MiB")
+    limits.check("table_mib", size / MIB, f"{foreign(path)} has {size / MIB:,.0f} MiB")
     return decoded(path.read_bytes(), name=path)
 
 
@@ -32,13 +32,15 @@ def decoded(content: bytes, *, name: object) -> str:
     True
     """
     if b"\0" in content and not content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputRefused(f"{name} is not text: it holds zero bytes; save it as UTF-8")
+        raise InputRefused(f"{foreign(name)} is not text: it holds zero bytes; save it as UTF-8")
     for mark, encoding in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
             try:
                 return content[len(mark) :].decode(encoding)
             except UnicodeDecodeError as error:
-                raise InputRefused(f"{name} is not {encoding} text ({error}); save it as UTF-8") from None
+                raise InputRefused(
+                    f"{foreign(name)} is not {encoding} text ({foreign(error)}); save it as UTF-8"
+                ) from None
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
@@ -50,7 +52,7 @@ def read_json(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Any:
     try:
         return json.loads(read_text(path, limits=limits))
     except (ValueError, RecursionError) as error:
-        raise InputRefused(f"{path} is not JSON ({error}); correct or remove it") from None
+        raise InputRefused(f"{foreign(path)} is not JSON ({foreign(error)}); correct or remove it") from None
 
 
 def read_table(
@@ -64,12 +66,16 @@ def read_table(
         columns = [str(name) for name in table.fieldnames or []]
         rows = list(table)
     except csv.Error as error:
-        raise InputRefused(f"{path} is not a table ({error}); separate its columns by tabs") from None
+        raise InputRefused(
+            f"{foreign(path)} is not a table ({foreign(error)}); separate its columns by tabs"
+        ) from None
     finally:
         csv.field_size_limit(previous)
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        raise InputRefused(f"{path} has the column {twice[0]!r} more than once; give each its own name")
+        raise InputRefused(
+            f"{foreign(path)} has the column {foreign(repr(twice[0]))} more than once; give each its own name"
+        )
     for number, row in enumerate(rows, start=2):
         if None in row:
-            raise InputRefused(f"{path}, line {number}, has more fields than there are columns")
+            raise InputRefused(f"{foreign(path)}, line {number}, has more fields than there are columns")
     return columns, rows

@@ -4,7 +4,7 @@ calibrated probability.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,8 +30,15 @@ class CalibratedEnsemble(nn.Module):
     spread: Tensor
     platt: Tensor
 
-    def __init__(self, member: Mapping[str, Any], members: int, features: int = 0) -> None:
+    def __init__(
+        self,
+        member: Mapping[str, Any],
+        members: int,
+        features: int = 0,
+        feature_names: Sequence[str] = (),
+    ) -> None:
         super().__init__()
+        self.feature_names = tuple(feature_names)
         self.members = nn.ModuleList(build(member["name"], **member["arguments"]) for _ in range(members))
         self.register_buffer("mean", torch.zeros(members, features, dtype=torch.float64))
         self.register_buffer("spread", torch.ones(members, features, dtype=torch.float64))
@@ -46,3 +53,9 @@ class CalibratedEnsemble(nn.Module):
                 logits = member(image, ((features.double() - mean) / spread).clamp(-5, 5).float())
             each.append(torch.softmax(logits.float(), 1)[:, 1])
         return torch.stack(each, 1)
+
+    def calibrated(self, each: Tensor) -> float:
+        """Return one patient's probability from what the members say of the patient's images (n, members)."""
+        odds = torch.logit(each.double().mean(0).clamp(1e-6, 1 - 1e-6)).mean()
+        intercept, slope = self.platt.tolist()
+        return float(torch.sigmoid(intercept + slope * odds))

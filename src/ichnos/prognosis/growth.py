@@ -9,8 +9,9 @@ numbers in `expansion.json`; `ichnos.learning.fit.growth` fits it.
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -216,6 +217,28 @@ class GrowthModel(PlainModel):
                 )
         return ""
 
+    def unknown_facts(self, inputs: GrowthInputs) -> tuple[str, ...]:
+        """Return the clinical features that a richer variant would use and that are not known here."""
+        clinical = [name for name in self._richest(inputs).features if name in CLINICAL]
+        return tuple(name for name in clinical if not _known(inputs, name))
+
+    def possible(self, inputs: GrowthInputs) -> tuple[GrowthInputs, ...]:
+        """Return the inputs completed by the extremes of each unknown clinical fact in the fitting cohort.
+
+        The log odds are linear in every feature, so that no value in between can give more, or less.
+        """
+        variant, unknown = self._richest(inputs), self.unknown_facts(inputs)
+        ends = [_ends(variant, name) for name in unknown]
+        return tuple(
+            replace(inputs, **{_FIELDS[name]: end for name, end in zip(unknown, combination, strict=True)})
+            for combination in itertools.product(*ends)
+        )
+
+    def _richest(self, inputs: GrowthInputs) -> GrowthVariant:
+        """Return the richest variant whose inputs are known, or are clinical facts."""
+        usable = [v for v in self.variants if all(_known(inputs, f) or f in CLINICAL for f in v.features)]
+        return max(usable, key=lambda variant: len(variant.features)) if usable else self.variant_for(inputs)
+
     def forecast(self, inputs: GrowthInputs) -> GrowthForecast:
         """Return the distribution of the volume at follow-up."""
         variant = self.variant_for(inputs)
@@ -235,6 +258,20 @@ class GrowthModel(PlainModel):
             [*found, self.forecast(inputs).probability(definition)], ((1 - level) / 2, (1 + level) / 2)
         )
         return float(low), float(high)
+
+
+_FIELDS = {"ln_onset": "onset_to_ct_h", "anticoagulated": "anticoagulated"}
+
+
+def _known(inputs: GrowthInputs, feature: str) -> bool:
+    return math.isfinite(inputs.feature(feature))
+
+
+def _ends(variant: GrowthVariant, feature: str) -> tuple[float, float]:
+    """Return the least and the greatest value of a clinical fact in the fitting cohort, in its own unit."""
+    at = variant.features.index(feature)
+    low, high = variant.low[at], variant.high[at]
+    return (math.exp(low), math.exp(high)) if feature == "ln_onset" else (low, high)
 
 
 _WORDS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ichnos.scan import Scan, described_without_contrast
+from ichnos.scan import Scan, described_without_contrast, modality_name
 from ichnos.verdict import Reason
 
 
@@ -15,7 +15,7 @@ def acquisition_reasons(scan: Scan) -> Iterator[Reason]:
     yield Reason(
         "modality",
         "pass" if is_ct else "refuse",
-        "the modality is CT" if is_ct else f"the modality is {acquisition.modality}, not CT",
+        "the modality is CT" if is_ct else f"the modality is {modality_name(acquisition.modality)}, not CT",
     )
     if acquisition.contrast_agent is None:
         yield Reason("contrast", "pass", "no contrast agent is declared", 0.0)

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from ichnos.clinical.expansion import DEFAULT_DEFINITION, DEFINITIONS, ExpansionDefinition
+from ichnos.errors import InputRefused
 from ichnos.inference import Prediction
+from ichnos.inference.expansion import ExpansionClassifier
 from ichnos.models import Model
 from ichnos.models.store import SHIPPED
-from ichnos.prognosis.growth import GROWTH_FILE, GrowthForecast, GrowthInputs, GrowthModel
+from ichnos.prognosis.growth import GROWTH_FILE, GrowthInputs, GrowthModel
 from ichnos.prognosis.store import first_plain
 from ichnos.reading.masks import Masks
 from ichnos.reading.measures.growth import growth_inputs
@@ -18,6 +20,7 @@ from ichnos.reading.record import Finding, Measure
 from ichnos.volume import Volume, box_around
 
 BAND = (0.1, 0.9)
+_FACT_WORDS = {"ln_onset": "the time from onset", "anticoagulated": "anticoagulation"}
 _REACH_MM = 40.0  # how far beyond the haematoma a follow-up mask may reach
 
 
@@ -41,24 +44,55 @@ def read_expansion(
         return Finding(target="expansion", status="none found", sentence=sentence)
     if model is None:
         return _withheld("no growth model is installed")
-    inputs = growth_inputs(
-        masks.ich, masks.ivh, hu, facts=facts, forecast_ml=None if forecast is None else probable_ml(forecast)
-    )
+    forecast_ml = None if forecast is None else probable_ml(forecast)
+    inputs = growth_inputs(masks.ich, masks.ivh, hu, facts=facts, forecast_ml=forecast_ml)
     why = model.outside(inputs)
     if why:
         return _withheld(why)
-    expected = model.forecast(inputs)
-    measures = (
-        _volume(expected),
-        *(_probability(model, inputs, expected, key, d) for key, d in definitions.items()),
-    )
+    volume = _volume(model, inputs)
+    probabilities = {key: _probability(model, inputs, key, d) for key, d in definitions.items()}
+    sentence = _sentence(model, inputs, volume, probabilities.get(DEFAULT_DEFINITION))
+    measures = (volume, *probabilities.values())
     return Finding(
-        target="expansion",
-        status="read",
-        sentence=_sentence(model.simulated, expected),
-        measures=measures,
-        masks=("expansion",),
+        target="expansion", status="read", sentence=sentence, measures=measures, masks=("expansion",)
     )
+
+
+def with_classifier(
+    finding: Finding,
+    classifier: ExpansionClassifier,
+    masks: Masks,
+    hu: Volume,
+    *,
+    facts: Mapping[str, object] | None = None,
+) -> Finding:
+    """Return the finding with the probability of an image classifier in place of the growth model's.
+
+    The growth model's own probability stays beside it as `expansion_probability_growth`.
+    """
+    if not masks.ich.array.any():
+        return finding
+    inputs = growth_inputs(masks.ich, masks.ivh, hu, facts=facts)
+    features = {name: inputs.feature(name) for name in classifier.feature_names}
+    try:
+        value = round(100 * classifier.probability(hu, masks.ich, masks.ivh, features), 1)
+    except InputRefused:  # a haematoma too small for the classifier's grid
+        return finding
+    own = Measure(
+        name="expansion_probability",
+        label=f"Probability of expansion (image classifier {classifier.model.manifest.name})",
+        value=value,
+        unit="%",
+        reason="the classifier gives no interval",
+    )
+    others = tuple(
+        m.model_copy(update={"name": "expansion_probability_growth"}) if m.name == own.name else m
+        for m in finding.measures
+    )
+    said = f"{finding.sentence} " if finding.status == "read" else ""
+    sentence = f"{said}Probability of expansion by the image classifier: {value:.0f} %."
+    update = {"status": "read", "sentence": sentence, "measures": (own, *others)}
+    return finding.model_copy(update=update)
 
 
 def _withheld(why: str) -> Finding:
@@ -73,56 +107,64 @@ def _withheld(why: str) -> Finding:
     return Finding(target="expansion", status="withheld", sentence=sentence, measures=measures)
 
 
-def _volume(expected: GrowthForecast) -> Measure:
-    low, middle, high = (round(expected.quantile_ml(q), 2) for q in (BAND[0], 0.5, BAND[1]))
-    what = "80 % prediction interval"
-    label = "Haematoma at follow-up, median"
+def _volume(model: GrowthModel, inputs: GrowthInputs) -> Measure:
+    """Return the expected volume; its interval holds whatever the unknown facts could make of it."""
+    expected = model.forecast(inputs)
+    possible = [expected, *(model.forecast(completed) for completed in model.possible(inputs))]
     return Measure(
-        name="followup_volume", label=label, value=middle, unit="mL", low=low, high=high, interval=what
+        name="followup_volume",
+        label="Haematoma at follow-up, median",
+        value=round(expected.quantile_ml(0.5), 2),
+        unit="mL",
+        low=round(min(forecast.quantile_ml(BAND[0]) for forecast in possible), 2),
+        high=round(max(forecast.quantile_ml(BAND[1]) for forecast in possible), 2),
+        interval=f"80 % prediction interval{_widened(model, inputs)}",
     )
 
 
 def _probability(
-    model: GrowthModel,
-    inputs: GrowthInputs,
-    expected: GrowthForecast,
-    key: str,
-    definition: ExpansionDefinition,
+    model: GrowthModel, inputs: GrowthInputs, key: str, definition: ExpansionDefinition
 ) -> Measure:
     name = "expansion_probability" if key == DEFAULT_DEFINITION else f"expansion_probability_{key}"
     label = f"Probability of expansion ({definition.name})"
-    value = round(100 * expected.probability(definition), 1)
-    interval = model.probability_interval(inputs, definition)
-    if interval is None:
-        return Measure(
-            name=name,
-            label=label,
-            value=value,
-            unit="%",
-            reason="no bootstrap refits were saved, so its uncertainty is unknown",
-        )
-    low, high = (round(100 * p, 1) for p in interval)
-    what = "90 % of refits on resampled patients"
-    return Measure(
-        name=name,
-        label=label,
-        value=value,
-        unit="%",
-        low=min(low, value),
-        high=max(high, value),
-        interval=what,
-    )
+    value = round(100 * model.forecast(inputs).probability(definition), 1)
+    intervals = [
+        model.probability_interval(completed, definition) for completed in (inputs, *model.possible(inputs))
+    ]
+    known = [interval for interval in intervals if interval is not None]
+    if not known:
+        reason = "no bootstrap refits were saved, so its uncertainty is unknown"
+        return Measure(name=name, label=label, value=value, unit="%", reason=reason)
+    low, high = (round(100 * p, 1) for p in (min(low for low, _ in known), max(high for _, high in known)))
+    what = f"90 % of refits on resampled patients{_widened(model, inputs)}"
+    low, high = min(low, value), max(high, value)
+    return Measure(name=name, label=label, value=value, unit="%", low=low, high=high, interval=what)
 
 
-def _sentence(simulated: bool, expected: GrowthForecast) -> str:
-    low, middle, high = (expected.quantile_ml(q) for q in (BAND[0], 0.5, BAND[1]))
-    definition = DEFINITIONS[DEFAULT_DEFINITION]
-    risk = 100 * expected.probability(definition)
-    origin = " The prognostic model was fitted on simulated patients." if simulated else ""
-    return (
-        f"Expected volume at 24 h: {middle:.1f} mL (80 % interval {low:.1f} to {high:.1f}); probability of"
-        f" expansion ({definition.name}) {risk:.0f} %.{origin}"
-    )
+def _widened(model: GrowthModel, inputs: GrowthInputs) -> str:
+    """Return over what an interval is widened, in words; "" where every fact is known."""
+    why = _unknown(model, inputs)
+    return f", widened because {why}" if why else ""
+
+
+def _unknown(model: GrowthModel, inputs: GrowthInputs) -> str:
+    """Return which clinical facts are missing, in words; "" where every fact is known."""
+    names = [_FACT_WORDS[name] for name in model.unknown_facts(inputs)]
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not known" if names else ""
+
+
+def _sentence(model: GrowthModel, inputs: GrowthInputs, volume: Measure, probability: Measure | None) -> str:
+    why = _unknown(model, inputs)
+    band = f"80 % interval {volume.low:.1f} to {volume.high:.1f}"
+    parts = [f"Expected volume at 24 h: {volume.value:.1f} mL ({band})"]
+    if probability is not None:
+        definition, value = DEFINITIONS[DEFAULT_DEFINITION], f"{probability.value:.0f} %"
+        band = "" if probability.low is None else f" ({probability.low:.0f} to {probability.high:.0f} %)"
+        parts.append(f"probability of expansion ({definition.name}) {value}{band}")
+    sentence = "; ".join(parts) + "."
+    if why:
+        sentence += f" The intervals are widened because {why}."
+    return sentence + (" The prognostic model was fitted on simulated patients." if model.simulated else "")
 
 
 def growth_model_of(model: Model) -> GrowthModel | None:

@@ -13,11 +13,10 @@ from ichnos.reading.masks import MIN_BLOOD_ML, Masks
 from ichnos.reading.measures.blood import DensitySigns, abc2_ml, density_signs, sphericity
 from ichnos.reading.measures.site import midline_measure, site_measure
 from ichnos.reading.measures.volume import volume_measure
-from ichnos.reading.record import Finding, Measure, Status
+from ichnos.reading.record import BY_DEFINITION, Finding, Measure, Status
 from ichnos.targets import targets_in
 from ichnos.volume import Volume, centroid_mm
 
-BY_DEFINITION = "measured from the mask"
 IRREGULAR_BELOW = 0.55  # sphericity; our own limit, not a published one
 # Li 2017: at least three small clots apart from the main one (or four joined to it, not counted here).
 ISLANDS = 3

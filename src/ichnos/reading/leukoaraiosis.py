@@ -11,10 +11,8 @@ from ichnos.prognosis.fazekas import load_fazekas_model
 from ichnos.reading.masks import Masks
 from ichnos.reading.measures.fazekas import fazekas_measures
 from ichnos.reading.measures.volume import volume_measure
-from ichnos.reading.record import Finding, Measure, Status
+from ichnos.reading.record import BY_DEFINITION, Finding, Measure, Status
 from ichnos.volume import box_around, volume_ml
-
-_BY_DEFINITION = "measured from the mask"
 
 
 def read_leukoaraiosis(prediction: Prediction, masks: Masks) -> Finding:
@@ -41,7 +39,7 @@ def read_leukoaraiosis(prediction: Prediction, masks: Masks) -> Finding:
     }
     parts = tuple(
         Measure(
-            name=f"{name}_volume", label=labels[name], value=round(ml, 3), unit="mL", reason=_BY_DEFINITION
+            name=f"{name}_volume", label=labels[name], value=round(ml, 3), unit="mL", reason=BY_DEFINITION
         )
         for name, ml in parts_ml.items()
     )
@@ -52,7 +50,7 @@ def read_leukoaraiosis(prediction: Prediction, masks: Masks) -> Finding:
 def _part(region: FazekasRegion, ml: float) -> Measure:
     near = f"within {PERIVENTRICULAR_MM:g} mm of a ventricle"
     label = f"Leukoaraiosis, {near if region == 'periventricular' else 'deeper'}"
-    return Measure(name=f"{region}_volume", label=label, value=round(ml, 3), unit="mL", reason=_BY_DEFINITION)
+    return Measure(name=f"{region}_volume", label=label, value=round(ml, 3), unit="mL", reason=BY_DEFINITION)
 
 
 def _finding(status: Status, sentence: str, measures: tuple[Measure, ...]) -> Finding:

@@ -163,7 +163,7 @@ def _withheld(why: str) -> Finding:
 def _sentence(model: OutcomeModel, inputs: OutcomeInputs, motor: str, mrs: str) -> str:
     parts = []
     if not motor:
-        parts.append(_surgery_sentence(model.motor_gain(inputs)))
+        parts.append(_motor_sentence(model, inputs))
     if not mrs:
         share = 100 * model.independent(inputs, "medical").value
         parts.append(f"Probability of mRS 0 to 3 at one year without surgery: {share:.0f} %.")
@@ -171,16 +171,27 @@ def _sentence(model: OutcomeModel, inputs: OutcomeInputs, motor: str, mrs: str) 
         parts.append(
             "Treatment was not randomised; do not read a difference between arms as an effect of surgery."
         )
-    if model.simulated:
-        parts.append("The prognostic model was fitted on simulated patients.")
+    origin = "simulated patients" if model.simulated else model.cohort
+    parts.append(f"It rests on {_basis(inputs)}, by a model fitted on {origin}.")
     return " ".join(parts)
 
 
-def _surgery_sentence(gain: Interval) -> str:
-    """Return what surgery is expected to change in motor NIHSS at 180 days; a gain is positive."""
-    interval = f"95 % interval {gain.low:+.1f} to {gain.high:+.1f}"
+def _motor_sentence(model: OutcomeModel, inputs: OutcomeInputs) -> str:
+    """Return the expected motor NIHSS at 180 days, and what surgery is expected to change in it."""
+    medical, gain = model.motor_forecast(inputs, "medical"), model.motor_gain(inputs)
+    expected = f"Expected motor NIHSS at 180 days without surgery: {medical.value:.1f}"
+    expected += f" (80 % interval {medical.low:.1f} to {medical.high:.1f})"
+    interval = f"95 % interval {gain.low:+.2f} to {gain.high:+.2f}"
     if gain.low > 0:
-        return f"Surgery is expected to improve motor NIHSS by {gain.value:.1f} points ({interval})."
+        return f"{expected}; surgery is expected to improve it by {gain.value:.1f} points ({interval})."
     if gain.high < 0:
-        return f"Surgery is expected to worsen motor NIHSS by {-gain.value:.1f} points ({interval})."
-    return f"The effect of surgery on motor NIHSS is uncertain: {gain.value:+.1f} points spared ({interval})."
+        return f"{expected}; surgery is expected to worsen it by {-gain.value:.1f} points ({interval})."
+    return f"{expected}; the effect of surgery is uncertain, {gain.value:+.1f} points spared ({interval})."
+
+
+def _basis(inputs: OutcomeInputs) -> str:
+    """Return what a forecast was computed from, in words."""
+    parts = [f"tract injury ({inputs.injury})", f"haematoma {inputs.ich_ml:.1f} mL"]
+    parts += [f"age {inputs.age_years:.0f}"] if inputs.age_years is not None else []
+    parts += [f"Glasgow Coma Scale {inputs.gcs:.0f}"] if inputs.gcs is not None else []
+    return ", ".join(parts)

@@ -13,8 +13,15 @@ from ichnos.cohort import Fact
 from ichnos.errors import InputRefused, UsageError
 from ichnos.inference import Prediction, Predictor
 from ichnos.inference.coordinates import AtlasCoordinates
+from ichnos.inference.expansion import classifier_beside
 from ichnos.quality import judge
-from ichnos.reading.expansion import expansion_mask, forecast_of, growth_model_of, read_expansion
+from ichnos.reading.expansion import (
+    expansion_mask,
+    forecast_of,
+    growth_model_of,
+    read_expansion,
+    with_classifier,
+)
 from ichnos.reading.haematoma import read_haematoma
 from ichnos.reading.leukoaraiosis import read_leukoaraiosis
 from ichnos.reading.masks import Masks, consistent_masks
@@ -56,7 +63,11 @@ def _haematoma(given: ReaderInputs) -> Finding:
 
 def _expansion(given: ReaderInputs) -> Finding:
     model, forecast = growth_model_of(given.prediction.model), forecast_of(given.prediction)
-    return read_expansion(model, given.masks, given.hu, facts=given.facts, forecast=forecast)
+    finding = read_expansion(model, given.masks, given.hu, facts=given.facts, forecast=forecast)
+    classifier = classifier_beside(given.prediction.model)
+    if classifier is None:
+        return finding
+    return with_classifier(finding, classifier, given.masks, given.hu, facts=given.facts)
 
 
 def _outcome(given: ReaderInputs) -> Finding:

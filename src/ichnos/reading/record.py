@@ -13,6 +13,7 @@ from ichnos.errors import UsageError
 from ichnos.prognosis.store import PlainModel
 from ichnos.verdict import Verdict
 
+BY_DEFINITION = "measured from the mask"  # why a measure has no interval of its own
 Status = Literal["read", "none found", "withheld", "could not look"]
 
 

@@ -8,11 +8,10 @@ from ichnos.clinical.injury import TractInjury, tract_injury
 from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.reading.masks import Masks
 from ichnos.reading.measures.site import station_measure
-from ichnos.reading.record import Finding, Measure, Status
+from ichnos.reading.record import BY_DEFINITION, Finding, Measure, Status
 from ichnos.volume import Volume, box_around, volume_ml
 
 MIN_TRACT_ML = 2.0  # less than this on a side is no tract that could be graded
-_BY_DEFINITION = "measured from the masks"
 _OPPOSITE = {"left": "right", "right": "left"}
 
 
@@ -28,7 +27,7 @@ def read_tract(masks: Masks, *, coordinates: AtlasCoordinates | None = None) -> 
         return _finding("withheld", sentence)
     injuries = {side: _injury(mask, masks.ich, masks.phe) for side, mask in sides.items()}
     weak = Measure(
-        name="weakness", label="Side of expected weakness", value=_weak_side(injuries), reason=_BY_DEFINITION
+        name="weakness", label="Side of expected weakness", value=_weak_side(injuries), reason=BY_DEFINITION
     )
     measures = [weak]
     for side, injury in injuries.items():
@@ -60,12 +59,12 @@ def _measures(side: str, injury: TractInjury) -> tuple[Measure, ...]:
             label=f"{label}, {side}",
             value=round(value, 3),
             unit=unit,
-            reason=_BY_DEFINITION,
+            reason=BY_DEFINITION,
         )
 
     return (
         Measure(
-            name=f"injury_{side}", label=f"Tract injury, {side}", value=injury.grade, reason=_BY_DEFINITION
+            name=f"injury_{side}", label=f"Tract injury, {side}", value=injury.grade, reason=BY_DEFINITION
         ),
         number("largest_loss", "Largest share of its cross-section in blood", 100 * injury.largest_loss, "%"),
         number("blood_load", "Tract in blood", injury.blood_load_ml, "mL"),

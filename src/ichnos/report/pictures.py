@@ -1,13 +1,11 @@
-"""Pictures of a reading: slices at a brain window, outlines of what was found, radiological view (the
-patient's right at left).
-"""
+"""Pictures of a reading: slices at a brain window with outlines, in radiological view (right at left)."""
 
 from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +15,25 @@ from ichnos.targets import TARGETS, label_values, outlined_targets
 from ichnos.volume import Volume
 
 _WINDOW_HU = (0.0, 80.0)
-_WIDTH = 1560  # pixels of the whole picture
+_WIDTH = 440  # pixels of one slice
 _FINER = 2  # outlines are drawn this much finer and then brought down, so that they are smooth
+_NOT_FINITE_HU = -1000.0  # shown in place of what is no number
 
 _Plane = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SlicePicture:
+    """One axial slice as the report shows it."""
+
+    png: bytes
+    height_mm: float  # RAS z
+    shows_blood: bool
+
+    @property
+    def uri(self) -> str:
+        """Return the picture as a data URI, for a page that needs no other file."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
 
 def outlined_in(masks: Mapping[str, Volume]) -> list[str]:
@@ -29,34 +42,22 @@ def outlined_in(masks: Mapping[str, Volume]) -> list[str]:
     return [name for name in names if name in masks and masks[name].array.any()]
 
 
-def montage_png(hu: Volume, masks: Mapping[str, Volume], *, most: int = 18) -> bytes:
-    """Draw axial slices through all blood (through the whole brain when there is none), as PNG bytes. All
-    volumes RAS on one grid.
-    """
+def slice_pictures(hu: Volume, masks: Mapping[str, Volume], *, most: int = 18) -> tuple[SlicePicture, ...]:
+    """Draw axial slices through all blood, or through the whole head; all volumes RAS on one grid."""
     drawn = {name: masks[name] for name in outlined_in(masks)}
-    slices = _slices(hu, masks, most)
-    columns = min(6, math.ceil(math.sqrt(1.6 * len(slices))))
     x, y = _extent(hu, masks)
-    side = _WIDTH // columns
-    high = round(side * (y.stop - y.start) * hu.spacing_mm[1] / ((x.stop - x.start) * hu.spacing_mm[0]))
-    canvas = Image.new("RGB", (columns * side, math.ceil(len(slices) / columns) * high))
-    for place, z in enumerate(slices):
-        tile = _tile(
-            np.asarray(hu.array[x, y, z]),
-            {name: np.asarray(mask.array[x, y, z]) for name, mask in drawn.items()},
-            side,
-            high,
-        )
-        _label(tile, float(hu.world((0, 0, z))[2]), first=place == 0)
-        canvas.paste(tile, (place % columns * side, place // columns * high))
-    buffer = io.BytesIO()
-    canvas.save(buffer, format="png", optimize=False, compress_level=6)
-    return buffer.getvalue()
-
-
-def data_uri(png: bytes) -> str:
-    """Return a PNG as a data URI, for a page that needs no other file."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    high = round(_WIDTH * (y.stop - y.start) * hu.spacing_mm[1] / ((x.stop - x.start) * hu.spacing_mm[0]))
+    bloody = _with_blood(hu, masks)
+    pictures = []
+    for z in _slices(hu, masks, most):
+        outlines = {name: np.asarray(mask.array[x, y, z]) for name, mask in drawn.items()}
+        tile = _tile(np.asarray(hu.array[x, y, z]), outlines, _WIDTH, high)
+        height_mm = float(hu.world((0, 0, z))[2])
+        _label(tile, height_mm)
+        buffer = io.BytesIO()
+        tile.save(buffer, format="png", optimize=False, compress_level=6)
+        pictures.append(SlicePicture(buffer.getvalue(), height_mm, bool(bloody[z])))
+    return tuple(pictures)
 
 
 def _tile(
@@ -64,7 +65,8 @@ def _tile(
 ) -> Image.Image:
     """Draw one slice with its outlines."""
     low, top = _WINDOW_HU
-    grey = np.clip((_view(plane).astype(np.float32) - low) * (255 / (top - low)), 0, 255)
+    finite = np.nan_to_num(_view(plane).astype(np.float32), nan=_NOT_FINITE_HU)
+    grey = np.clip((finite - low) * (255 / (top - low)), 0, 255)
     picture = Image.fromarray(grey).resize((wide, high), Image.Resampling.BICUBIC).convert("RGB")
     size = (wide * _FINER, high * _FINER)
     for name, mask in masks.items():
@@ -79,19 +81,16 @@ def _tile(
     return picture
 
 
-def _label(tile: Image.Image, height_mm: float, *, first: bool) -> None:
-    """Write a slice's height, and on the first one where right and left are."""
+def _label(tile: Image.Image, height_mm: float) -> None:
+    """Write a slice's height, and where the patient's right and left are."""
     draw, font = ImageDraw.Draw(tile), ImageFont.load_default(13)
     draw.text((6, tile.height - 20), f"z {height_mm:.0f} mm", fill="white", font=font)
-    if first:
-        for text, at in (("R", 6), ("L", tile.width - 20)):
-            draw.text((at, 8), text, fill="white", font=ImageFont.load_default(22))
+    for text, at in (("R", 6), ("L", tile.width - 18)):
+        draw.text((at, 6), text, fill="white", font=ImageFont.load_default(20))
 
 
 def _view(plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Turn (x, y) with +x to the patient's right into a picture seen from the feet: right at left, front
-    on top.
-    """
+    """Turn (x, y) of RAS into a picture seen from the feet: right at left, front on top."""
     return np.ascontiguousarray(plane[::-1, ::-1].T)
 
 
@@ -102,33 +101,34 @@ def _eroded(inside: npt.NDArray[np.bool_], steps: int) -> npt.NDArray[np.bool_]:
     return out[steps:-steps, steps:-steps]
 
 
-def _slices(hu: Volume, masks: Mapping[str, Volume], most: int) -> list[int]:
-    """Return the slices to show: all that hold blood and one beyond at each end, or else an even choice
-    through the brain.
-    """
+def _with_blood(hu: Volume, masks: Mapping[str, Volume]) -> npt.NDArray[np.bool_]:
+    """Return which slices hold blood or oedema."""
     marked = np.zeros(hu.shape[2], bool)
     for name in label_values("haematoma"):
         if name in masks:
             marked |= np.asarray(masks[name].array).any(axis=(0, 1))
+    return marked
+
+
+def _slices(hu: Volume, masks: Mapping[str, Volume], most: int) -> list[int]:
+    """Return the slices to show: through all blood and one beyond, or an even choice through the brain."""
+    marked = _with_blood(hu, masks)
     if marked.any():
         where = np.flatnonzero(marked)
         first, last = max(0, int(where[0]) - 1), min(hu.shape[2] - 1, int(where[-1]) + 1)
-        count = min(most, last - first + 1)
-    else:
-        where = (
-            np.flatnonzero(np.asarray(masks["brain"].array).any(axis=(0, 1)))
-            if "brain" in masks
-            else np.arange(hu.shape[2])
-        )
-        first, last = (int(where[0]), int(where[-1])) if len(where) else (0, hu.shape[2] - 1)
-        count = min(12, last - first + 1)
+        return _even(first, last, min(most, last - first + 1))
+    brain = masks.get("brain")
+    where = np.flatnonzero(np.asarray(brain.array).any(axis=(0, 1))) if brain is not None else np.array([])
+    first, last = (int(where[0]), int(where[-1])) if len(where) else (0, hu.shape[2] - 1)
+    return _even(first, last, min(12, last - first + 1))
+
+
+def _even(first: int, last: int, count: int) -> list[int]:
     return sorted({int(z) for z in np.linspace(first, last, count).round()})
 
 
 def _extent(hu: Volume, masks: Mapping[str, Volume]) -> tuple[slice, slice]:
-    """Return the part of each slice to show: the brain with its skull, or all tissue where no brain is
-    known.
-    """
+    """Return the part of each slice to show: the brain with its skull, or all tissue without a brain."""
     brain = masks.get("brain")
     known = brain is not None and bool(brain.array.any())
     body = (

@@ -49,7 +49,8 @@ def viewer_grid(hu: Volume) -> Volume:
 def ct_nifti(hu: Volume, grid: Volume) -> str:
     """Return the CT on the viewer's grid, -100 to 155 HU in one byte, as base64 of a .nii.gz."""
     small = hu.on_grid(grid, fill=-1000.0)
-    return _encoded(np.clip(np.round(small.array) + 100, 0, 255).astype(np.uint8), grid.affine, inter=-100.0)
+    finite = np.nan_to_num(np.asarray(small.array, np.float32), nan=-1000.0)
+    return _encoded(np.clip(np.round(finite) + 100, 0, 255).astype(np.uint8), grid.affine, inter=-100.0)
 
 
 def labels_nifti(masks: Mapping[str, Volume], grid: Volume) -> dict[str, str]:

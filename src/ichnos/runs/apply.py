@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -14,6 +13,7 @@ from ichnos.errors import UsageError
 from ichnos.files import atomic_file
 from ichnos.runs import workers as places
 from ichnos.runs.ledger import Ledger, settings_hash
+from ichnos.runs.progress import progress_bar
 from ichnos.runs.staging import Staging
 
 
@@ -98,6 +98,7 @@ def apply(
     workers: int = 1,
     scheduler: str | None = None,
     progress: bool = True,
+    keep_names: bool = True,
 ) -> Summary:
     """Apply `task` to every item that the ledger in `out` does not know as finished.
 
@@ -107,7 +108,8 @@ def apply(
 
     `settings` (plain data, a dataclass or a pydantic model) are all that decides the result besides the item;
     other settings in the same `out` are refused. `workers` local processes, or the workers of a dask
-    `scheduler` ("tcp://host:port") that see the same disk.
+    `scheduler` ("tcp://host:port") that see the same disk. Without `keep_names` the ledger says why an item
+    failed without the names of its files and without the values in them.
     """
     chosen = _unique(items)
     if workers < 1:
@@ -129,8 +131,10 @@ def apply(
         staging.settle()
         before = ledger.finished()
         pending = [item for item in chosen if item.id not in before]
-        place = _place(task, pending, staging.work, ledger, workers=workers, scheduler=scheduler)
-        with _bar(name, len(chosen), len(chosen) - len(pending), show=progress) as advance:
+        place = _place(
+            places.Job(task, keep_names), pending, staging.work, ledger, workers=workers, scheduler=scheduler
+        )
+        with progress_bar(name, len(chosen), len(chosen) - len(pending), show=progress) as advance:
             failures = _collect(place, ledger, staging, settings_hash(settings), advance)
         staging.clear()  # what workers that died had begun
         finished = ledger.finished()
@@ -153,7 +157,13 @@ def _unique(items: Iterable[I]) -> list[I]:
 
 
 def _place(
-    task: Any, pending: Sequence[Any], work: Path, ledger: Ledger, *, workers: int, scheduler: str | None
+    job: places.Job,
+    pending: Sequence[Any],
+    work: Path,
+    ledger: Ledger,
+    *,
+    workers: int,
+    scheduler: str | None,
 ) -> Iterator[places.Outcome]:
     def started(item_id: str) -> None:
         ledger.add("started", item_id)
@@ -161,10 +171,10 @@ def _place(
     if not pending:
         return iter(())
     if scheduler is not None:
-        return places.on_scheduler(task, pending, work, started, address=scheduler)
+        return places.on_scheduler(job, pending, work, started, address=scheduler)
     if workers > 1:
-        return places.in_processes(task, pending, work, started, workers=workers)
-    return places.in_this_process(task, pending, work, started)
+        return places.in_processes(job, pending, work, started, workers=workers)
+    return places.in_this_process(job, pending, work, started)
 
 
 def _collect(
@@ -193,32 +203,3 @@ def _collect(
             staging.settle()
         advance(len(failures))
     return tuple(failures)
-
-
-@contextmanager
-def _bar(name: str, total: int, done: int, *, show: bool) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar with the time left on standard error."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not show) as bar:
-        line = bar.add_task(name, total=total, completed=done)
-
-        def advance(failed: int) -> None:
-            bar.update(line, advance=1, description=f"{name}, {failed} failed" if failed else name)
-
-        yield advance

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -170,10 +170,28 @@ class Ledger:
         return content["settings"]
 
 
+_ABSENT = object()
+_MOST_DIFFERENCES = 4
+
+
 def _difference(before: Any, now: Any) -> str:
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return f"then {before}, now {now}"
-    absent = object()
-    keys = [key for key in sorted({*before, *now}) if before.get(key, absent) != now.get(key, absent)]
-    said = [f"{key}: then {before.get(key, 'not set')}, now {now.get(key, 'not set')}" for key in keys[:4]]
-    return "; ".join(said) + (f"; and {len(keys) - 4} more" if len(keys) > 4 else "")
+    """Name what differs, and nothing else: `facts.x.gcs: then 9, now 10`."""
+    said = [f"{name}: then {_said(old)}, now {_said(new)}" for name, old, new in _differing(before, now, "")]
+    rest = len(said) - _MOST_DIFFERENCES
+    return "; ".join(said[:_MOST_DIFFERENCES]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def _said(value: Any) -> str:
+    return "not set" if value is _ABSENT else f"{value}"
+
+
+def _differing(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            old, new = before.get(key, _ABSENT), now.get(key, _ABSENT)
+            yield from _differing(old, new, f"{name}.{key}".lstrip("."))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for position, (old, new) in enumerate(zip(before, now, strict=True)):
+            yield from _differing(old, new, f"{name}[{position}]")
+    elif before != now:
+        yield name or "settings", before, now

@@ -45,36 +45,50 @@ class Outcome:
     worker: str = ""  # host:process
 
 
-def attempt(call: Call, item: Any, work: Path) -> Outcome:
-    """Call the function on one item in a fresh folder; an error becomes an Outcome, never an exception."""
-    started, began, worker = now(), time.perf_counter(), f"{socket.gethostname()}:{os.getpid()}"
-    folder = None
-    try:
-        folder = fresh_folder(work)
-        row = plain(call(item, folder / "out") or {})
-        return Outcome(
-            item.id, folder, row, started=started, seconds=time.perf_counter() - began, worker=worker
-        )
-    except Exception as error:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+@dataclass(frozen=True)
+class Job:
+    """What every worker gets: the function, and whether what it says of a failure may name the input."""
+
+    call: Call
+    keep_names: bool = True
+
+    def __call__(self, item: Any, work: Path) -> Outcome:
+        """Call the function on one item in a fresh folder; an error becomes an Outcome, no exception."""
+        started, began, worker = now(), time.perf_counter(), f"{socket.gethostname()}:{os.getpid()}"
+        folder = None
+        try:
+            folder = fresh_folder(work)
+            row = plain(self.call(item, folder / "out") or {})
+            spent = time.perf_counter() - began
+            return Outcome(item.id, folder, row, started=started, seconds=spent, worker=worker)
+        except Exception as error:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            why, details = self._told(error)
+            spent = time.perf_counter() - began
+            return Outcome(item.id, None, None, why, type(error).__name__, details, started, spent, worker)
+
+    def _told(self, error: Exception) -> tuple[str, str]:
+        """Return why an item failed and, for a bug, where."""
         expected = isinstance(error, IchnosError | OSError | MemoryError)
-        why = str(error) if str(error) else type(error).__name__
-        details = "" if expected else traceback.format_exc()
-        spent = time.perf_counter() - began
-        return Outcome(item.id, None, None, why, type(error).__name__, details, started, spent, worker)
+        if self.keep_names:
+            return str(error) or type(error).__name__, "" if expected else traceback.format_exc()
+        where = "" if expected else "".join(traceback.format_tb(error.__traceback__))
+        if isinstance(error, IchnosError):
+            return error.without_names, where
+        return getattr(error, "strerror", None) or type(error).__name__, where
 
 
 # ---- here
 
 
 def in_this_process(
-    call: Call, items: Sequence[Any], work: Path, started: Callable[[str], None]
+    call: Job, items: Sequence[Any], work: Path, started: Callable[[str], None]
 ) -> Iterator[Outcome]:
     """Work through the items one after the other."""
     for item in items:
         started(item.id)
-        yield attempt(call, item, work)
+        yield call(item, work)
 
 
 # ---- local processes
@@ -122,7 +136,7 @@ def _serve(pipe: Connection, call: bytes, work: Path, threads: int) -> None:
             item = pipe.recv()
         except EOFError:
             return
-        pipe.send(attempt(function, item, work))
+        pipe.send(function(item, work))
 
 
 def _leave_with_the_parent() -> None:
@@ -135,7 +149,7 @@ def _leave_with_the_parent() -> None:
 
 
 def in_processes(
-    call: Call, items: Sequence[Any], work: Path, started: Callable[[str], None], *, workers: int
+    call: Job, items: Sequence[Any], work: Path, started: Callable[[str], None], *, workers: int
 ) -> Iterator[Outcome]:
     """Share the items among local processes; one that dies is replaced and its item tried once more."""
     packed = _packed(call)
@@ -181,7 +195,7 @@ def _send(worker: _Worker) -> None:
         return
 
 
-def _packed(call: Call) -> bytes:
+def _packed(call: Job) -> bytes:
     try:
         return pickle.dumps(call)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -217,7 +231,7 @@ def _died(item_id: str, exitcode: int | None, tries: int) -> Outcome:
 
 
 def on_scheduler(
-    call: Call, items: Sequence[Any], work: Path, started: Callable[[str], None], *, address: str
+    call: Job, items: Sequence[Any], work: Path, started: Callable[[str], None], *, address: str
 ) -> Iterator[Outcome]:
     """Share the items among the workers of a dask scheduler, which see the same output folder; lost
     workers' items are tried again.
@@ -234,7 +248,7 @@ def on_scheduler(
 
 
 def _shared(
-    client: Any, distributed: Any, call: Call, waiting: deque[Any], work: Path, started: Callable[[str], None]
+    client: Any, distributed: Any, call: Job, waiting: deque[Any], work: Path, started: Callable[[str], None]
 ) -> Iterator[Outcome]:
     running: dict[Any, str] = {}
     try:
@@ -252,7 +266,7 @@ def _shared(
 def _handed_out(
     client: Any,
     distributed: Any,
-    call: Call,
+    call: Job,
     waiting: deque[Any],
     work: Path,
     started: Callable[[str], None],
@@ -273,7 +287,7 @@ def _handed_out(
         while waiting and len(running) < room:
             item = waiting.popleft()
             started(item.id)
-            running[client.submit(attempt, call, item, work, pure=False)] = item.id
+            running[client.submit(call, item, work, pure=False)] = item.id
         for future in _done(distributed, running):
             yield _result(future, running.pop(future))
 

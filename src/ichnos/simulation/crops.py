@@ -36,6 +36,10 @@ class Recipe:
     tilt_deg: float = 12.0  # standard deviation of the nod, gantry tilt included
     noise_hu: tuple[float, float] = (1.5, 5.0)  # in the crop's voxels
     offset_hu: float = 8.0  # greatest, either way
+    shifted_zero: float = 0.1  # share of scans whose zero lies further off, as in some exports
+    shifted_zero_hu: tuple[float, float] = (-14.0, 22.0)
+    cupping_hu: float = 20.0  # greatest brightening beside the inner table; little in most scans
+    two_steps: float = 0.15  # share of scans whose upper slices are thicker than the lower ones
     beam_hardening: tuple[float, float] = (0.3, 1.6)
     mirrored_share: float = 0.5  # left and right exchanged, with the targets of both sides
 
@@ -76,6 +80,7 @@ class CropDrawer:
             haematocrit=latent.haematocrit,
             spacing_mm=patient.spacing_mm,
             generator=generator,
+            old_infarct_hu=latent.old_infarct_hu,
         )
         self.hu = hu[None, None]
         self.pool = max(1, round(recipe.spacing_mm / patient.spacing_mm))
@@ -175,18 +180,18 @@ class CropDrawer:
         steps_mm: tuple[float, float, float],
         *,
         pool: int,
-        shift_mm: float = 0.0,
+        heights_mm: torch.Tensor | None = None,
         nearest: bool = False,
     ) -> torch.Tensor:
-        """Sample a map (1, 1, x, y, z) on a grid around a patient voxel; the grid's third axis is shifted
-        by `shift_mm`.
+        """Sample a map (1, 1, x, y, z) on a grid around a patient voxel; the third axis may lie at
+        `heights_mm`.
         """
         device = maps.device
         axes = [
             (torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2) * step
             for n, step in zip(shape, steps_mm, strict=True)
         ]
-        axes[2] = axes[2] + shift_mm
+        axes[2] = axes[2] if heights_mm is None else heights_mm
         rows = turn / self.spacing_mm
         points = []
         for axis in (2, 1, 0):
@@ -207,36 +212,45 @@ class CropDrawer:
         recipe = self.recipe
         side, spacing = recipe.side, recipe.spacing_mm
         thickness = max(float(rng.choice(recipe.thickness_mm)), spacing)
+        upper = max(thickness, 7.0) if rng.random() < recipe.two_steps else thickness
         count = math.ceil(side * spacing / thickness) + 2
-        samples = max(1, round(thickness / max(1.25, spacing)))
+        samples = max(1, round(upper / max(1.25, spacing)))
         phase_mm = float(rng.uniform(-0.5, 0.5)) * thickness
+        heights_mm, steps_mm = _slices(count, thickness, upper, float(rng.uniform(0.3, 0.7)), self.hu.device)
+        heights_mm = heights_mm + phase_mm
+        within = (torch.arange(samples, device=self.hu.device) + 0.5) / samples - 0.5
         fine = self._pulled(
             self.hu,
             turn,
             centre,
             (side, side, count * samples),
-            (spacing, spacing, thickness / samples),
+            (spacing, spacing, 1.0),
             pool=self.pool,
-            shift_mm=phase_mm,
+            heights_mm=(heights_mm[:, None] + within * steps_mm[:, None]).reshape(-1),
         )
         slices = fine.reshape(side, side, count, samples).mean(3).permute(2, 0, 1)
         kernel = Kernel("", float(rng.uniform(0.26, 0.45)), float(rng.uniform(0, 0.4)))
-        effects = self._effects(turn, centre, count, thickness, phase_mm, rng)
+        effects = self._effects(turn, centre, thickness, heights_mm, rng)
         noise = textured_noise(count, kernel=kernel, matrix=side, pixel_mm=spacing, generator=self.generator)
         level = float(rng.uniform(*recipe.noise_hu)) * math.sqrt(5.0 / max(thickness, 1.5)) ** 0.5
         slices = slices + effects[0] + noise * effects[1] * level
-        slices = slices * float(rng.normal(1.0, 0.01)) + float(
-            rng.uniform(-recipe.offset_hu, recipe.offset_hu)
+        slices = slices * float(rng.normal(1.0, 0.01)) + self._offset_hu(rng)
+        return _between_slices(slices, side, spacing, heights_mm).clamp(-1024, 3071)
+
+    def _offset_hu(self, rng: np.random.Generator) -> float:
+        recipe = self.recipe
+        usual, far = (
+            float(rng.uniform(-recipe.offset_hu, recipe.offset_hu)),
+            float(rng.uniform(*recipe.shifted_zero_hu)),
         )
-        return _between_slices(slices, side, spacing / thickness, -phase_mm / thickness).clamp(-1024, 3071)
+        return far if rng.random() < recipe.shifted_zero and recipe.offset_hu > 0 else usual
 
     def _effects(
         self,
         turn: torch.Tensor,
         centre: torch.Tensor,
-        count: int,
         thickness: float,
-        phase_mm: float,
+        heights_mm: torch.Tensor,
         rng: np.random.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return beam-hardening error and noise level (count, side, side), computed on whole coarse slices
@@ -244,7 +258,9 @@ class CropDrawer:
         """
         recipe = self.recipe
         together = max(1, round(8.0 / thickness))
+        count = len(heights_mm)
         groups = math.ceil(count / together)
+        padded = functional.pad(heights_mm[None], (0, groups * together - count), mode="replicate")
         pixel = _FIELD_MM / RAYS
         away = turn.T @ (self.middle - centre) * self.spacing_mm  # the head's middle in the crop's axes, mm
         across = turn @ torch.cat([away[:2], torch.zeros_like(away[:1])]) / self.spacing_mm
@@ -253,15 +269,17 @@ class CropDrawer:
             turn,
             centre + across,
             (RAYS, RAYS, groups),
-            (pixel, pixel, thickness * together),
+            (pixel, pixel, 1.0),
             pool=self.pool,
-            shift_mm=phase_mm,
+            heights_mm=padded.reshape(groups, together).mean(1),
         ).permute(2, 0, 1)
         rays = ray_effects(
             coarse,
             pixel_mm=pixel,
             strength=float(rng.uniform(*recipe.beam_hardening)),
             generator=self.generator,
+            cupping_hu=recipe.cupping_hu * float(rng.random()) ** 2,
+            streaks=0.5 + 2.5 * float(rng.random()) ** 2,
         )
         step = (torch.arange(recipe.side, device=coarse.device) - (recipe.side - 1) / 2) * recipe.spacing_mm
         x, y = ((step - away[axis]) * (2.0 / _FIELD_MM) for axis in (0, 1))
@@ -274,16 +292,23 @@ class CropDrawer:
         return error[:count], level[:count]
 
 
-def _between_slices(slices: torch.Tensor, side: int, step: float, offset: float) -> torch.Tensor:
-    """Interpolate slices (s, x, y) linearly to `side` planes `step` slices apart about the middle; returns
-    (x, y, side).
-    """
-    at = (
-        (torch.arange(side, device=slices.device, dtype=torch.float32) - (side - 1) / 2) * step
-        + (slices.shape[0] - 1) / 2
-        + offset
-    )
-    low = at.floor().clamp(0, slices.shape[0] - 2)
-    part = (at - low).clamp(0, 1).view(-1, 1, 1)
-    index = low.long()
-    return torch.lerp(slices.index_select(0, index), slices.index_select(0, index + 1), part).permute(1, 2, 0)
+def _slices(
+    count: int, lower_mm: float, upper_mm: float, split: float, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return heights about the middle, and thicknesses, of slices that are thicker above a share of them."""
+    index = torch.arange(count, device=device)
+    steps = torch.where(index < split * count, lower_mm, upper_mm)
+    heights = steps.cumsum(0) - steps / 2
+    middle = heights.sum() / count if upper_mm == lower_mm else heights[count // 2]
+    return heights - middle, steps
+
+
+def _between_slices(
+    slices: torch.Tensor, side: int, spacing_mm: float, heights_mm: torch.Tensor
+) -> torch.Tensor:
+    """Interpolate slices (s, x, y) at their heights to `side` planes about 0; returns (x, y, side)."""
+    at = (torch.arange(side, device=slices.device, dtype=torch.float32) - (side - 1) / 2) * spacing_mm
+    above = torch.searchsorted(heights_mm, at).clamp(1, len(heights_mm) - 1)
+    low, high = heights_mm.index_select(0, above - 1), heights_mm.index_select(0, above)
+    part = ((at - low) / (high - low)).clamp(0, 1).view(-1, 1, 1)
+    return torch.lerp(slices.index_select(0, above - 1), slices.index_select(0, above), part).permute(1, 2, 0)

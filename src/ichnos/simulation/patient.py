@@ -18,8 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ichnos.clinical.expansion import ExpansionDefinition
 from ichnos.errors import InputRefused
 from ichnos.volume import Affine
+
+EXPANSION = ExpansionDefinition()  # growth by more than 33 % or 6 mL
 
 
 class Tissue(IntEnum):
@@ -77,10 +80,13 @@ class Latent:
     onset_to_ct_h: float  # 0.5 .. 72
     followup_interval_h: float  # baseline CT to follow-up CT, hours, up to 24 as a rule
     anticoagulated: bool
+    antiplatelet: bool
+    earlier_bleed: bool  # a haematoma years ago
     haematocrit: float  # fraction 0.25 .. 0.55
     signs: tuple[str, ...]  # non-contrast signs that are present, from SIGNS
     irregularity: float  # standard score of the outline's irregularity
     heterogeneity: float  # standard score of the density's unrest
+    old_infarct_hu: float  # of the cavity of an old infarct: fluid when ancient, denser when weeks old
     activity: float  # hidden: bleeding activity, standard score given nothing
     drawn_ich_ml: float  # volumes the law asked for; the truth volumes are those of the maps
     drawn_ivh_ml: float
@@ -89,6 +95,12 @@ class Latent:
     drawn_phe_ml: float
     drawn_followup_phe_ml: float
     drawn_leukoaraiosis_ml: float
+    operation: str = ""  # what an earlier one left: words of drain, flap, craniectomy, hygroma
+
+    @property
+    def expands(self) -> bool:
+        """Say whether the drawn volumes are those of an expansion."""
+        return bool(EXPANSION(self.drawn_ich_ml, self.drawn_followup_ich_ml) == 1)
 
 
 @dataclass(frozen=True)
@@ -133,7 +145,7 @@ class Moment:
     tissue: torch.Tensor
     ich: torch.Tensor  # fraction of blood in the tissue, 0..1
     ivh: torch.Tensor  # fraction of blood in the ventricles, 0..1; ich + ivh <= 1
-    # HU of the blood itself (26..92, signs included), continued about 5 mm beyond its edge; 0 far from blood
+    # HU of the blood itself (26..100, signs included), continued about 5 mm beyond its edge; 0 far from blood
     blood_hu: torch.Tensor
     # degree 0..1 (1: white matter about 10 HU darker); PHE target = degree >= 0.5 and not blood
     oedema: torch.Tensor
@@ -191,8 +203,7 @@ class VirtualPatient:
     @property
     def expanded(self) -> bool:
         """Say whether the parenchymal haematoma grew by more than 33 % or 6 mL until the follow-up."""
-        growth_ml = self.truth.followup_ich_ml - self.truth.ich_ml
-        return growth_ml > 6.0 or growth_ml > 0.33 * self.truth.ich_ml > 0.0
+        return bool(EXPANSION(self.truth.ich_ml, self.truth.followup_ich_ml) == 1)
 
     def moment(self, *, followup: bool) -> Moment:
         """Return the maps at baseline or at follow-up; refuse a follow-up that was not simulated."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +14,9 @@ from ichnos.simulation.disease import haemorrhage, law, oracle
 from ichnos.simulation.disease.chronic import Chronic
 from ichnos.simulation.disease.growth_map import growth_probability
 from ichnos.simulation.disease.haemorrhage import Lesion
+from ichnos.simulation.disease.law import USUAL, PopulationMix
 from ichnos.simulation.disease.moment import RenderedMoment, rendered_moment
+from ichnos.simulation.disease.operation import drawn_operation, operation_words
 from ichnos.simulation.exams.fibres import fibres_of
 from ichnos.simulation.fields import Grid, sampled, smooth_noise
 from ichnos.simulation.heads.source import SourceHead, lookup
@@ -31,9 +34,11 @@ class PatientSpec:
     """What a patient is to be like, and which maps are wanted."""
 
     spacing_mm: float = 1.0
+    mix: PopulationMix = USUAL  # the population that the patient is drawn from
     haematoma_probability: float = 1.0
     acute_infarct_probability: float = 0.04
-    old_infarct_probability: float = 0.16
+    old_infarct_probability: float = 0.16  # more often beside white-matter disease
+    operated_probability: float = 0.02  # a drain, a craniotomy or a hygroma
     variation: float = 1.0  # 0: the source head itself; 1: the usual variety
     age_years: float | None = None  # None: drawn
     leukoaraiosis_ml: float | None = None  # None: drawn, growing with age
@@ -58,7 +63,7 @@ def simulate_patient(
     """
     spec = spec or PatientSpec()
     head = head.to(torch.device(device))
-    draws = _constrained(law.draw(1, random_stream(seed, "law")), spec)
+    draws = _constrained(draws_of(seed, spec.mix), spec)
     latent = _latent(
         draws,
         seed,
@@ -68,6 +73,7 @@ def simulate_patient(
     variation = varied(
         head,
         atrophy=latent.atrophy,
+        ventricles_mm=_wider_beside(latent.drawn_leukoaraiosis_ml),
         strength=spec.variation,
         spacing_mm=spec.spacing_mm,
         generator=random_stream(seed, "variation"),
@@ -81,18 +87,26 @@ def simulate_patient(
         age_years=latent.age_years,
         generator=random_stream(seed, "chronic"),
     )
+    operation = drawn_operation(spec.operated_probability, random_stream(seed, "operation"))
+    latent = replace(latent, old_infarct_hu=chronic.old_hu, operation=operation_words(operation))
     lesion = _lesion(head, table, latent, variation) if latent.has_haematoma else None
-    baseline = rendered_moment(head, table, latent, chronic, variation, lesion, followup=False)
+    rest = (head, table, latent, chronic, variation)
+    baseline = rendered_moment(*rest, lesion, operation, followup=False)
     followup = None
     if spec.followup:
         later = lesion and replace(
             lesion, time=haemorrhage.grown_later(lesion, baseline.limit, random_stream(seed, "later"))
         )
-        followup = rendered_moment(head, table, latent, chronic, variation, later, followup=True)
+        followup = rendered_moment(*rest, later, operation, followup=True)
     growth = None
     if spec.oracle_samples > 0 and lesion is not None:
         growth = growth_probability(head, table, draws, variation, lesion, baseline, spec.oracle_samples)
     return _assembled(head, spec, latent, chronic, draws, variation, baseline, followup, growth)
+
+
+def _wider_beside(leukoaraiosis_ml: float) -> float:
+    """Return by how many mm white-matter disease widens the ventricles, from 5 mL on; our choice."""
+    return 0.9 * math.log((1 + leukoaraiosis_ml) / 6) if leukoaraiosis_ml > 5 else 0.0
 
 
 def _constrained(draws: law.Draws, spec: PatientSpec) -> law.Draws:
@@ -138,10 +152,13 @@ def _latent(draws: law.Draws, seed: int, head: SourceHead, has_haematoma: bool) 
         onset_to_ct_h=value(draws.onset_to_ct_h),
         followup_interval_h=value(draws.followup_interval_h),
         anticoagulated=bool(draws.anticoagulated[0]),
+        antiplatelet=bool(draws.antiplatelet[0]),
+        earlier_bleed=bool(draws.earlier_bleed[0]),
         haematocrit=value(draws.haematocrit),
         signs=present,
         irregularity=value(draws.irregularity),
         heterogeneity=value(draws.heterogeneity),
+        old_infarct_hu=9.0,
         activity=value(draws.activity),
         drawn_ich_ml=blood * value(draws.ich_ml),
         drawn_ivh_ml=blood * value(draws.ivh_ml),
@@ -264,8 +281,8 @@ def _midline_shift(head: SourceHead, grid: Grid, baseline: RenderedMoment) -> fl
     return float((baseline.displacement_mm[0].abs() * midline).max())
 
 
-def draws_of(seed: int) -> law.Draws:
+def draws_of(seed: int, mix: PopulationMix = USUAL) -> law.Draws:
     """Return what the law draws for a seed, without making the patient: of which kind it will be, and how
     it will grow.
     """
-    return law.draw(1, random_stream(seed, "law"))
+    return law.draw(1, random_stream(seed, "law"), mix)

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import torch
 
-_PARTS = ("law", "haematoma", "variation", "chronic", "tract", "ivh", "lesion", "later", "resample")
+_PARTS = (
+    "law",
+    "haematoma",
+    "variation",
+    "chronic",
+    "tract",
+    "ivh",
+    "lesion",
+    "later",
+    "resample",
+    "operation",
+)
 
 
 def random_stream(seed: int, part: str) -> torch.Generator:

@@ -241,7 +241,7 @@ def test_inspect_tells_series_pick_and_verdict(tmp_path: Path, capsys: pytest.Ca
     assert run(["inspect", str(tmp_path / "s")]) == 0
     shown = capsys.readouterr().out
     assert "→" in shown
-    assert "may it be read? pass" in shown
+    assert "quality: pass" in shown
 
 
 def test_inspect_leaves_with_2_where_nothing_can_be_read(
@@ -255,7 +255,7 @@ def test_inspect_leaves_with_2_where_nothing_can_be_read(
     assert not (tmp_path / "row.png").exists()
     series(tmp_path / "ball", 2, "HEAD")
     assert run(["inspect", str(tmp_path / "ball")]) == 2
-    assert "may it be read? refuse" in capsys.readouterr().out
+    assert "quality: refuse" in capsys.readouterr().out
     assert run(["inspect", str(tmp_path / "nowhere")]) == 2
     assert run(["inspect", str(tmp_path / "ball"), "--montage", "row.jpg"]) == 3
 

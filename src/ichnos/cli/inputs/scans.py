@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ichnos.errors import InputRefused, UsageError
+from ichnos.cli.inputs.names import NameBook
+from ichnos.errors import InputRefused, UsageError, foreign
 from ichnos.scan import known_facts
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ class ScanItem:
     id: str  # the name of its folder
     given: str  # where it was found, as the user named it
     place: Path
+    label: str = ""  # a name that a table of facts may use for it
     study: DicomStudy | None = None
     refusal: str = ""
-    facts: Mapping[str, float] = field(
-        default_factory=dict
-    )  # told besides the scan; they overrule what its headers say
+    facts: Mapping[str, float] = field(default_factory=dict)  # they overrule those of its headers
+    cohort: bool = False  # its id is that of a patient of a cohort
 
     def open(self) -> Scan:
         """Open the scan, or refuse with the reason."""
@@ -45,30 +46,62 @@ class ScanItem:
         return scan.with_facts(self.facts)
 
 
-def find_scans(paths: list[Path], *, progress: bool) -> list[ScanItem]:
-    """List every scan in the given places; a place that does not exist is refused at once, being a slip of
-    the keyboard.
+def find_scans(paths: list[Path], *, progress: bool, names: NameBook | None = None) -> list[ScanItem]:
+    """List every scan in the given places, under hashed names if there is a book of names.
+
+    Patients of a cohort keep their ids, which are pseudonyms. A place that does not exist is refused at once.
     """
     for path in paths:
         if not path.exists():
             raise InputRefused(
-                f"{path} does not exist; give a DICOM file, folder or zip, a NIfTI file, or a cohort"
+                f"{foreign(path)} does not exist; give a DICOM file, folder or zip, a NIfTI file, or a cohort"
             )
     items = list({item.given: item for path in paths for item in _items(path, progress=progress)}.values())
-    names = Counter(item.id for item in items)
+    if names is not None:
+        items = [_renamed(item, names) for item in items]
+    counts = Counter(item.id for item in items)
     return [
-        item if names[item.id] == 1 else replace(item, id=f"{item.id}-{_digest(item.given)}")
+        item if counts[item.id] == 1 else replace(item, id=f"{item.id}-{_digest(item.given)}")
         for item in items
     ]
 
 
-def with_facts(items: list[ScanItem], told: Mapping[str, Mapping[str, float]]) -> list[ScanItem]:
-    """Give each scan what is told of it; a line for a scan that is not there is a slip of the keyboard."""
-    ids = [item.id for item in items]
-    if strangers := sorted(set(told) - set(ids)):
-        some = ", ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
-        raise UsageError(f"facts are told of {strangers[0]}, which is none of the scans: {some}")
-    return [replace(item, facts={**item.facts, **told.get(item.id, {})}) for item in items]
+def find_studies(path: Path, *, progress: bool, names: NameBook | None = None) -> list[ScanItem]:
+    """List the head CTs to convert: a NIfTI file, or every study of a place, with or without one."""
+    from ichnos.cli.inspect import file_bar
+    from ichnos.formats import nifti
+    from ichnos.formats.dicom import studies_in
+
+    if nifti.is_nifti(path) and path.is_file():
+        items = [_of_file(path)]
+    else:
+        with file_bar(show=progress) as advance:
+            studies = studies_in(path, progress=advance)
+        items = [ScanItem(s.id, f"{s.folder} ({s.uid})", s.folder, study=s) for s in studies]
+    return items if names is None else [_renamed(item, names) for item in items]
+
+
+def _renamed(item: ScanItem, names: NameBook) -> ScanItem:
+    if item.cohort:
+        return item
+    if item.study is not None:
+        return replace(item, id=names.name("study", item.study.uid), label=item.id)
+    return replace(item, id=names.name("scan", str(item.place.resolve())), label=item.id)
+
+
+def with_facts(items: list[ScanItem], table: Mapping[str, Mapping[str, float]]) -> list[ScanItem]:
+    """Give each scan its row of the facts table, by its id or by the name of its file."""
+    known = {item.id for item in items} | {item.label for item in items if item.label}
+    if strangers := sorted(set(table) - known):
+        some = ", ".join(item.label or item.id for item in items[:5]) + (" …" if len(items) > 5 else "")
+        raise UsageError(
+            f"the facts table has a row for {foreign(strangers[0])}, but no scan has that id; there is"
+            f" {foreign(some)}"
+        )
+    return [
+        replace(item, facts={**item.facts, **table.get(item.label, {}), **table.get(item.id, {})})
+        for item in items
+    ]
 
 
 def _items(path: Path, *, progress: bool) -> Iterator[ScanItem]:
@@ -100,12 +133,13 @@ def _of_cohort(root: Path) -> Iterator[ScanItem]:
         for exam in ("ct", "followup"):
             if exam in patient.exams:
                 place = patient.exams[exam]
-                told = facts if exam == "ct" else {name: facts[name] for name in _LASTING if name in facts}
+                known = facts if exam == "ct" else {name: facts[name] for name in _LASTING if name in facts}
                 yield ScanItem(
                     f"{bids.subject(patient.id)}_ses-{bids.EXAM_PLACES[exam][0]}",
                     str(place),
                     place,
-                    facts=told,
+                    facts=known,
+                    cohort=True,
                 )
 
 
@@ -119,10 +153,10 @@ def _of_dicom(path: Path, *, progress: bool, alone: bool) -> Iterator[ScanItem]:
             studies = studies_in(path, progress=advance)
     except InputRefused as error:
         if alone:
-            yield ScanItem(_safe(path.resolve().name), str(path), path, refusal=str(error))
+            yield ScanItem(_safe(path.resolve().name), str(path), path, refusal=error.marked)
         return
     for study in studies:
-        yield ScanItem(study.id, f"{study.folder} ({study.id})", study.folder, study)
+        yield ScanItem(study.id, f"{study.folder} ({study.uid})", study.folder, study=study)
 
 
 def _safe(name: str) -> str:

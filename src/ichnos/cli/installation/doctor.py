@@ -15,22 +15,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ichnos.cli.installation.selftest import SelfCheck
 
 # Extra -> what it adds, in the words of someone who does not know it yet.
 EXTRAS: dict[str, str] = {
     "learning": "train networks; read scans with torch",
     "logging": "follow a training in TensorBoard",
-    "simulation": "make virtual patients",
+    "simulation": "simulate virtual patients",
     "acceleration": "read scans several times as fast on a CPU (OpenVINO)",
     "registration": "deformable registration of partner exams",
     "diffusion": "tractography from diffusion MRI",
     "evidence": "evaluation tables, intervals, calibration",
     "report": "the HTML report and its pictures",
     "distributed": "work on many machines (--scheduler)",
-    "service": "the web page, the DICOM node, the queue",
+    "service": "the node next to an archive: DICOM, queue, web pages",
     "nnunet": "train through nnU-Net",
 }
 _ENGINES = {"torch": "torch", "openvino": "openvino"}
@@ -57,9 +55,7 @@ class InstalledPart:
 def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
-    """Say what is installed, what an extra would add, and test this installation. Leaves with 1 if a test
-    fails.
-    """
+    """Check this installation: libraries, weights, printer, a self-test; leaves with 1 if a check fails."""
     from rich.console import Console
 
     from ichnos.cli.installation.selftest import run_checks
@@ -68,11 +64,69 @@ def doctor_command(
     engines = tuple(name for name, package in _ENGINES.items() if _version(package) is not None)
     with Console(stderr=True).status("testing") as status:
         checks = run_checks(engines, lambda name: status.update(f"testing {name}"))
+    findings = Findings(parts, installed_weights(), installed_printer(), checks)
     if as_json:
-        typer.echo(json.dumps(_plain(parts, checks), indent=2))
+        typer.echo(json.dumps(findings.plain(), indent=2))
     else:
-        _show(Console(soft_wrap=True), parts, checks)
-    return 0 if parts[0].complete and all(check.passed for check in checks) else 1
+        _show(findings)
+    return 0 if findings.healthy else 1
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that the doctor found."""
+
+    parts: list[InstalledPart]
+    weights: list[str]
+    printer: str  # "": none
+    checks: list[SelfCheck]
+
+    @property
+    def healthy(self) -> bool:
+        """Say whether the core is complete and every check passed; what an extra would add is no fault."""
+        return self.parts[0].complete and all(check.passed for check in self.checks)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the findings as plain data."""
+        return {
+            "ichnos": _version("ichnos"),
+            "machine": _machine(),
+            "parts": [{**asdict(part), "complete": part.complete} for part in self.parts],
+            "weights": self.weights,
+            "printer": self.printer,
+            "programs": {name: shutil.which(name) is not None for name in _PROGRAMS},
+            "checks": [asdict(check) for check in self.checks],
+            "healthy": self.healthy,
+        }
+
+
+def installed_weights() -> list[str]:
+    """Return the models that ship, each as a line; damaged ones by what is wrong with them."""
+    from ichnos.errors import InputRefused
+    from ichnos.models import read_manifest, shipped_models
+    from ichnos.models.store import DEFAULT
+
+    lines = []
+    for folder in shipped_models():
+        try:
+            manifest = read_manifest(folder)
+        except InputRefused as error:
+            lines.append(str(error))
+            continue
+        default = ", the default" if folder.name == DEFAULT else ""
+        lines.append(f"{folder.name}{default}: {manifest.name} {manifest.version}")
+    return lines
+
+
+def installed_printer() -> str:
+    """Return what `ichnos read --pdf` prints with; "" where nothing can."""
+    from ichnos.errors import MissingExtra
+    from ichnos.report.pdf import printer
+
+    try:
+        return printer()
+    except MissingExtra:
+        return ""
 
 
 def installed_parts() -> list[InstalledPart]:
@@ -116,34 +170,22 @@ def _machine() -> dict[str, str]:
     }
 
 
-def _plain(parts: list[InstalledPart], checks: list[SelfCheck]) -> dict[str, Any]:
-    return {
-        "ichnos": _version("ichnos"),
-        "machine": _machine(),
-        "parts": [{**asdict(part), "complete": part.complete} for part in parts],
-        "programs": {name: shutil.which(name) is not None for name in _PROGRAMS},
-        "checks": [asdict(check) for check in checks],
-        "healthy": parts[0].complete and all(check.passed for check in checks),
-    }
-
-
-def _show(console: Console, parts: list[InstalledPart], checks: list[SelfCheck]) -> None:
+def _show(findings: Findings) -> None:
     machine = _machine()
-    console.print(
+    typer.echo(
         f"ichnos {_version('ichnos')} on Python {machine['python']}, {machine['cores']} cores,"
-        f" {machine['system']}\n",
-        markup=False,
+        f" {machine['system']}\n"
     )
-    for part in parts:
-        console.print(f"{part.name:13} {_state(part)}; {part.adds}", markup=False)
+    for part in findings.parts:
+        typer.echo(f"{part.name:13} {_state(part)}; {part.adds}")
+    typer.echo(f"\nweights       {'; '.join(findings.weights) or 'none: `make weights` trains them'}")
+    typer.echo(f"printer       {findings.printer or 'none: --pdf needs Chromium or WeasyPrint'}")
     for name, use in _PROGRAMS.items():
-        console.print(f"{name}: {'found' if shutil.which(name) else 'not found'}; {use}", markup=False)
-    console.print()
-    for check in checks:
-        console.print(
-            f"{'ok    ' if check.passed else 'FAILED'} {check.name} ({check.seconds:.1f} s): {check.text}",
-            markup=False,
-        )
+        typer.echo(f"{name:13} {'found' if shutil.which(name) else 'not found'}; {use}")
+    typer.echo("")
+    for check in findings.checks:
+        state = "ok    " if check.passed else "FAILED"
+        typer.echo(f"{state} {check.name} ({check.seconds:.1f} s): {check.text}")
 
 
 def _state(part: InstalledPart) -> str:

@@ -9,7 +9,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,17 +43,20 @@ class SelfCheck:
 
 
 def run_checks(engines: tuple[str, ...], started: Callable[[str], None]) -> list[SelfCheck]:
-    """Run every check; engines ("torch", "openvino") run in a process of their own, so that a crash there
-    is only a finding.
+    """Run every check; engines ("torch", "openvino") each in a process, so that a crash is only a finding.
+
+    The processes run beside the other checks.
     """
     checks: dict[str, Callable[[], str]] = {
         "geometry": geometry,
         "NIfTI": nifti_round_trip,
         "DICOM codecs": codecs,
         "DICOM SEG on tilted slices": seg_round_trip,
-        **{engine: lambda engine=engine: _apart(engine) for engine in engines},  # type: ignore[misc]
     }
-    return [_timed(name, check, started) for name, check in checks.items()]
+    with ThreadPoolExecutor(max_workers=max(1, len(engines))) as pool:
+        apart = [pool.submit(_timed, name, partial(_apart, name), started) for name in engines]
+        here = [_timed(name, check, started) for name, check in checks.items()]
+        return [*here, *[future.result() for future in apart]]
 
 
 def _timed(name: str, check: Callable[[], str], started: Callable[[str], None]) -> SelfCheck:

@@ -18,6 +18,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
+from ichnos.cli.terminal.devices import check_device
 from ichnos.errors import UsageError
 from ichnos.files import atomic_file
 
@@ -70,7 +71,9 @@ def with_settings(tree: type[Tree]) -> Callable[[Callable[..., int]], Callable[.
         def command(**given: Any) -> int:
             flags = {name: given.pop(name) for name in _flagged(tree)}
             file, sets = given.pop("config"), given.pop("set_")
-            return verb(**given, settings=settings_of(tree, flags, file=file, sets=sets or ()))
+            settings = settings_of(tree, flags, file=file, sets=sets or ())
+            check_device(getattr(settings, "device", "cpu"))
+            return verb(**given, settings=settings)
 
         keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in shown]
         command.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]  # what typer reads

@@ -31,6 +31,8 @@ class Auc:
     level: float = LEVEL
 
     def __str__(self) -> str:
+        if np.isnan(self.low):
+            return f"{self.value:.3f} (no interval)"
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 

@@ -25,7 +25,10 @@ class Estimate:
     level: float = LEVEL
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
+        if np.isnan(self.value):
+            return "undefined"
+        interval = "no interval" if np.isnan(self.low) else f"{self.low:.3g} to {self.high:.3g}"
+        return f"{self.value:.3g} ({interval})"
 
 
 def finite(name: str, values: npt.ArrayLike, *, least: int = 1) -> Floats:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import LEVEL, Estimate, paired
 from ichnos.evidence.metrics.regression import Effect, Fit
@@ -41,61 +40,6 @@ def rubin(values: npt.ArrayLike, standard_errors: npt.ArrayLike) -> RubinPooled:
     return RubinPooled(
         float(q.mean()), float(np.sqrt(total)), (m - 1) / share**2 if share else float("inf"), share
     )
-
-
-def impute(
-    table: Any, columns: Sequence[str], *, imputations: int = 10, rng: np.random.Generator
-) -> list[Any]:
-    """Return completed copies of a table: missing numbers of `columns` are drawn by chained regressions on
-    all of them.
-
-    Include the outcome among the columns (Moons 2006); 0/1 and whole-number columns are rounded and kept
-    within their range.
-    """
-    import warnings
-
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.experimental import enable_iterative_imputer  # noqa: F401
-    from sklearn.impute import IterativeImputer
-
-    if imputations < 2:
-        raise InputRefused(
-            f"{imputations} imputation(s) cannot show the uncertainty of missing values; ask for at least 2"
-        )
-    chosen = list(columns)
-    unknown = [c for c in chosen if c not in table.columns]
-    if unknown:
-        raise InputRefused(
-            f"the table has no column {', '.join(unknown)}; it has {', '.join(map(str, table.columns))}"
-        )
-    values = table[chosen].astype(float)
-    empty = [c for c in chosen if values[c].notna().sum() < 2]
-    if empty:
-        raise InputRefused(
-            f"{', '.join(empty)} is missing in (nearly) every row, so there is nothing to impute it from;"
-            " take it out"
-        )
-    tables = []
-    for _ in range(imputations):
-        seed = int(rng.integers(2**31 - 1))
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", ConvergenceWarning
-            )  # draws never settle on one value: that is their purpose
-            filled = IterativeImputer(sample_posterior=True, max_iter=10, random_state=seed).fit_transform(
-                values
-            )
-        tables.append(
-            table.assign(**{c: _kept_kind(values[c].to_numpy(), filled[:, i]) for i, c in enumerate(chosen)})
-        )
-    return tables
-
-
-def _kept_kind(known: Floats, filled: Floats) -> Floats:
-    seen = known[~np.isnan(known)]
-    if not np.array_equal(seen, np.round(seen)):
-        return filled
-    return np.where(np.isnan(known), np.clip(np.round(filled), seen.min(), seen.max()), known)
 
 
 def fit_imputed(fit_one: Callable[[Any], Fit], tables: Sequence[Any], *, level: float = LEVEL) -> Fit:

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import holm
-from ichnos.evidence.metrics.intervals import Estimate, bootstrap, mean_interval
+from ichnos.evidence.metrics.intervals import Estimate, bootstrap
 from ichnos.evidence.metrics.pooling import RandomEffects, random_effects
+from ichnos.evidence.metrics.resampling import bca_mean
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class MeasureSummary:
     """A measure over the cases of one centre, or of all."""
 
     centre: str  # "" for all
-    mean: Estimate  # over the cases for which it is defined
+    mean: Estimate  # over the cases for which it is defined, BCa interval
+    se: float  # of that mean; NaN with fewer than two cases
     median: float
     quartiles: tuple[float, float]
     undefined: int  # cases left out because a mask is empty
@@ -38,7 +40,8 @@ def summarise(values: npt.ArrayLike, *, centre: str = "") -> MeasureSummary:
     quartiles = np.percentile(known, (25, 50, 75)) if known.size else np.full(3, np.nan)
     return MeasureSummary(
         centre,
-        mean_interval(array),
+        bca_mean(array),
+        float(known.std(ddof=1) / np.sqrt(known.size)) if known.size > 1 else float("nan"),
         float(quartiles[1]),
         (float(quartiles[0]), float(quartiles[2])),
         array.size - known.size,
@@ -55,15 +58,10 @@ def over_centres(summaries: Sequence[MeasureSummary]) -> RandomEffects | None:
     """Pool the centres' means with a prediction interval for the next centre; None with fewer than three
     centres that have a spread.
     """
-    known = [
-        s.mean for s in summaries if s.mean.n >= 2 and np.isfinite(s.mean.low) and s.mean.high > s.mean.low
-    ]
+    known = [s for s in summaries if s.se > 0]
     if len(known) < 3:
         return None
-    from scipy.special import stdtrit
-
-    errors = [(m.high - m.value) / float(stdtrit(m.n - 1, 0.5 + m.level / 2)) for m in known]
-    return random_effects([m.value for m in known], errors)
+    return random_effects([s.mean.value for s in known], [s.se for s in known])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import BinaryIO, Self, cast
 
-from ichnos.errors import InputRefused
+from ichnos.errors import InputRefused, foreign
 from ichnos.formats.limits import DEFAULT_LIMITS, BoundedStream, Limits
 
 _JUNK_WORDS = """
@@ -61,7 +61,9 @@ class FileReader:
             pass
         archive = next((parent for parent in path.parents if parent.is_file()), None)
         if archive is None:
-            raise InputRefused(f"{path} is no longer there; it was moved or deleted while it was being read")
+            raise InputRefused(
+                f"{foreign(path)} is no longer there; it was moved or deleted while it was being read"
+            )
         opened = self.archive(archive)
         member = opened.getinfo(path.relative_to(archive).as_posix())
         self.limits.check_packing(member.file_size, member.compress_size, path)
@@ -78,7 +80,9 @@ class FileReader:
                 stream.seek(start)
                 return stream.read(size)
         except DAMAGED_ARCHIVE as error:
-            raise InputRefused(f"{path} cannot be unpacked ({error}); copy or export it again") from None
+            raise InputRefused(
+                f"{foreign(path)} cannot be unpacked ({foreign(error)}); copy or export it again"
+            ) from None
 
     def bytes(self, path: Path) -> io.BytesIO:
         """Return the whole content of a file or member."""
@@ -91,7 +95,7 @@ class FileReader:
                 opened = zipfile.ZipFile(path)
             except (*DAMAGED_ARCHIVE, OSError, ValueError) as error:
                 raise InputRefused(
-                    f"{path} is not a readable zip archive ({error}); it may be cut short"
+                    f"{foreign(path)} is not a readable zip archive ({foreign(error)}); it may be cut short"
                 ) from None
             _check_archive(path, opened, self.limits)
             self._archives[path] = opened
@@ -101,28 +105,29 @@ class FileReader:
 def _check_archive(path: Path, archive: zipfile.ZipFile, limits: Limits) -> None:
     members = [info for info in archive.infolist() if not info.is_dir()]
     unpacked, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
-    limits.check("files", len(members), f"{path} holds {len(members):,} files")
+    limits.check("files", len(members), f"{foreign(path)} holds {len(members):,} files")
     limits.check_archive(unpacked, packed, path)
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or (name.parts and ":" in name.parts[0]):
             raise InputRefused(
-                f"{path} holds a file named {member.filename!r}, which would leave the archive; do not trust"
+                f"{foreign(path)} holds a file named {foreign(repr(member.filename))}, which would leave"
+                " the archive; do not trust"
                 " this file"
             )
         if member.flag_bits & 1:
-            raise InputRefused(f"{path} is encrypted; unpack it with its password first")
+            raise InputRefused(f"{foreign(path)} is encrypted; unpack it with its password first")
 
 
 def files_in(path: Path, reader: FileReader) -> Listing:
     """List every file that may be DICOM, sorted, so that the same folder always gives the same answer."""
     if not path.exists():
-        raise InputRefused(f"{path} does not exist; give a DICOM file, folder, zip or DICOMDIR")
+        raise InputRefused(f"{foreign(path)} does not exist; give a DICOM file, folder, zip or DICOMDIR")
     if path.is_dir():
         return walk(path, reader.limits)
     if not path.is_file():
         raise InputRefused(
-            f"{path} is neither a file nor a folder; give a DICOM file, folder, zip or DICOMDIR"
+            f"{foreign(path)} is neither a file nor a folder; give a DICOM file, folder, zip or DICOMDIR"
         )
     if zipfile.is_zipfile(path):
         names = (info.filename for info in reader.archive(path).infolist() if not info.is_dir())
@@ -151,7 +156,7 @@ def walk(folder: Path, limits: Limits = DEFAULT_LIMITS, *, deep: bool = True) ->
                 left_out.append((path, why))
             else:
                 files.append(path)
-        limits.check("files", len(files), f"{folder} holds {len(files):,} files")
+        limits.check("files", len(files), f"{foreign(folder)} holds {len(files):,} files")
     return Listing(tuple(files), tuple(left_out))
 
 
@@ -180,7 +185,8 @@ def _from_dicomdir(path: Path, reader: FileReader) -> Listing:
     named = _named_by(path, reader)
     if any(".." in parts for parts in named):
         raise InputRefused(
-            f"{path} names files outside its own folder; give the folder that holds the images instead"
+            f"{foreign(path)} names files outside its own folder; give the folder that holds the images"
+            " instead"
         )
     beside = walk(path.parent, reader.limits)
     present = {file.relative_to(path.parent).as_posix().upper(): file for file in beside.files}
@@ -200,7 +206,7 @@ def _named_by(path: Path, reader: FileReader) -> list[tuple[str, ...]]:
         raise
     except Exception:  # a damaged or endlessly nested file may break the parser in any way
         raise InputRefused(
-            f"{path} is not a readable DICOMDIR; give the folder that holds the images instead"
+            f"{foreign(path)} is not a readable DICOMDIR; give the folder that holds the images instead"
         ) from None
 
 

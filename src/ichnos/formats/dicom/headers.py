@@ -19,7 +19,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag, Tag
 
-from ichnos.errors import InputRefused
+from ichnos.errors import InputRefused, foreign
 from ichnos.formats.dicom.files import FileReader, files_in
 from ichnos.formats.limits import MIB, LimitExceeded, Limits, inflated
 from ichnos.volume import Floats
@@ -101,7 +101,7 @@ class Frame:
         right, whichever is nearest.
         """
         if self.position is None or self.orientation is None or self.pixel_mm is None:
-            raise InputRefused(f"{self.path} does not say where its image lies in the patient")
+            raise InputRefused(f"{foreign(self.path)} does not say where its image lies in the patient")
         along_row, along_column = np.array(self.orientation[:3]) * _LPS, np.array(self.orientation[3:]) * _LPS
         normal = np.cross(along_row, along_column)
         normal /= np.linalg.norm(normal)
@@ -159,7 +159,8 @@ def read_files(
     if not frames:
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items())) or "it is empty"
         raise InputRefused(
-            f"{path} holds no DICOM image ({why}); give a file, folder, zip or DICOMDIR with CT images"
+            f"{foreign(path)} holds no DICOM image ({why}); give a file, folder, zip or DICOMDIR with CT"
+            " images"
         )
     return Contents(path, tuple(frames), heads, skipped, tuple(left))
 
@@ -213,11 +214,13 @@ def _is_large(stream: BinaryIO, at: int) -> bool:
 def _refuse_oversized(header: _Raw, path: Path, limits: Limits) -> None:
     """Refuse frames and functional groups beyond the limits before anything is set aside for them."""
     pixels = header.unsigned("Columns") * header.unsigned("Rows")
-    limits.check("frame_pixels", pixels, f"{path} has {pixels:,} pixels in one frame")
+    limits.check("frame_pixels", pixels, f"{foreign(path)} has {pixels:,} pixels in one frame")
     groups = header.raw("PerFrameFunctionalGroupsSequence")
     if isinstance(groups, bytes):
         items = groups.count(_ITEM)
-        limits.check("header_elements", 8 * items, f"{path} has {items:,} items in its functional groups")
+        limits.check(
+            "header_elements", 8 * items, f"{foreign(path)} has {items:,} items in its functional groups"
+        )
 
 
 def _refuse_deflated_bomb(stream: BinaryIO, path: Path, limits: Limits, *, bare: bool) -> None:

@@ -10,7 +10,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from ichnos.errors import InputRefused
+from ichnos.errors import InputRefused, foreign
 from ichnos.formats.dicom.files import FileReader, walk
 from ichnos.formats.dicom.geometry import layout_of
 from ichnos.formats.dicom.headers import (
@@ -189,21 +189,23 @@ def _chosen(path: Path, contents: Contents, series: str | None) -> Stack:
         named = [pair for pair in ranked if pair[1].uid == series]
         if not named:
             raise InputRefused(
-                f"{path} holds no series {series}; `ichnos inspect` lists the"
+                f"{foreign(path)} holds no series {foreign(series)}; `ichnos inspect` lists the"
                 f" {len({s.uid for _, s in ranked})} that are there"
             )
         return _with_geometry(path, *named[0])
     patients, _ = _identities(contents)
     if len(patients) > 1:
         raise InputRefused(
-            f"{path} holds images of {len(patients)} patients; give the folder of one, or name a series with"
+            f"{foreign(path)} holds images of {len(patients)} patients; give the folder of one, or name a"
+            " series with"
             " --series"
         )
     stack, summary = ranked[0]
     if not summary.usable:
         count = len(ranked)
         raise InputRefused(
-            f"{path} holds no head CT that can be read; the best of {count} series: {_objections(summary)}"
+            f"{foreign(path)} holds no head CT that can be read; the best of {count} series:"
+            f" {_objections(summary)}"
         )
     return _with_geometry(path, stack, summary)
 
@@ -212,17 +214,19 @@ def _objections(summary: SeriesSummary) -> str:
     against = [
         r.replace(" (cannot be picked)", "") for r in summary.reasons if r.endswith("(cannot be picked)")
     ]
-    return "; ".join(against) or "; ".join(summary.reasons)
+    return "; ".join(against) or foreign("; ".join(summary.reasons))
 
 
 def _with_geometry(path: Path, stack: Stack, summary: SeriesSummary) -> Stack:
     if not stack.placed or stack.coloured:
         raise InputRefused(
-            f"series {summary.uid} of {path} is not a stack of CT slices: {_objections(summary)}"
+            f"series {foreign(summary.uid)} of {foreign(path)} is not a stack of CT slices:"
+            f" {_objections(summary)}"
         )
     if len(stack.frames) < 2:
         raise InputRefused(
-            f"series {summary.uid} of {path} has 1 slice; at least 2 at different positions make a volume"
+            f"series {foreign(summary.uid)} of {foreign(path)} has 1 slice; at least 2 at different"
+            " positions make a volume"
         )
     return stack
 

@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 from pydicom.pixels.utils import pixel_array
 
-from ichnos.errors import InputRefused
+from ichnos.errors import InputRefused, foreign
 from ichnos.formats.dicom.files import FileReader
 from ichnos.formats.dicom.headers import Frame, Stored
 from ichnos.scan import AIR_HU, PADDING_BELOW_HU
@@ -27,7 +27,7 @@ def hu_of(frames: Sequence[Frame], reader: FileReader) -> Array:
     Padding becomes air (-1000 HU). Slope and intercept are each slice's own.
     """
     columns, rows = frames[0].shape
-    reader.limits.check_voxels((len(frames), rows, columns), f"series {frames[0].series_uid}")
+    reader.limits.check_voxels((len(frames), rows, columns), "the series")
     whole = all(
         f.stored.slope.is_integer() and f.stored.intercept.is_integer() and f.stored.allocated <= 16
         for f in frames
@@ -51,7 +51,8 @@ def _native(frame: Frame, reader: FileReader) -> Array:
     content = reader.part(frame.path, frame.stored.offset or 0, rows * columns * width)
     if len(content) < rows * columns * width:
         raise InputRefused(
-            f"{frame.path} is cut short: its pixel data hold {len(content)} of {rows * columns * width}"
+            f"{foreign(frame.path)} is cut short: its pixel data hold {len(content)} of"
+            f" {rows * columns * width}"
             " bytes; copy or export it again"
         )
     return np.frombuffer(content, f"<{'i' if frame.stored.signed else 'u'}{width}").reshape(rows, columns)
@@ -60,7 +61,7 @@ def _native(frame: Frame, reader: FileReader) -> Array:
 def _width(frame: Frame) -> int:
     if frame.stored.allocated not in (8, 16, 32):
         raise InputRefused(
-            f"{frame.path} stores {frame.stored.allocated} bits per pixel; 8, 16 or 32 are expected"
+            f"{foreign(frame.path)} stores {frame.stored.allocated} bits per pixel; 8, 16 or 32 are expected"
         )
     return frame.stored.allocated // 8
 
@@ -86,7 +87,8 @@ class _Decoder:
             raise InputRefused(self._why(frame, error)) from None
         if array.shape != frame.shape[::-1]:
             raise InputRefused(
-                f"{frame.path} says {frame.shape[::-1]} rows and columns and holds {array.shape}; it is"
+                f"{foreign(frame.path)} says {frame.shape[::-1]} rows and columns and holds"
+                f" {array.shape}; it is"
                 " damaged"
             )
         return array
@@ -102,7 +104,8 @@ class _Decoder:
         name = getattr(syntax, "name", "unnamed")
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return (
-            f"{frame.path}: its {name} pixels cannot be decoded ({first_line}); the file is damaged or its"
+            f"{foreign(frame.path)}: its {foreign(name)} pixels cannot be decoded"
+            f" ({foreign(first_line)}); the file is damaged or its"
             " codec is not supported"
         )
 

@@ -15,7 +15,7 @@ from pydicom.multival import MultiValue
 
 from ichnos.arrays import Floats
 from ichnos.formats.dicom.headers import IMAGE_TYPE_AT, Contents, Frame, header_number, header_value
-from ichnos.scan import FEWEST_SLICES, described_without_contrast, missing_slices
+from ichnos.scan import FEWEST_SLICES, described_without_contrast, missing_slices, modality_name
 
 _CT = (
     "1.2.840.10008.5.1.4.1.1.2",
@@ -323,7 +323,9 @@ def _kind(stack: Stack) -> Iterator[Observation]:
     )
     columns, rows = stack.frames[0].shape
     if modality != "CT":
-        yield Observation(f"modality {modality or 'not given'}, not CT", excludes=True)
+        yield Observation(
+            f"modality {modality_name(modality) if modality else 'not given'}, not CT", excludes=True
+        )
     if columns == 0 or rows == 0:
         yield Observation("no image but a report or other object", excludes=True)
     elif sop_class not in _CT:

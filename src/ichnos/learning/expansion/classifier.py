@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ichnos.arrays import Floats
 from ichnos.errors import InputRefused, UsageError
-from ichnos.learning.expansion.crops import Example
+from ichnos.learning.expansion.examples import Example
 from ichnos.learning.expansion.settings import ClassifierSettings
 from ichnos.learning.loop.steps import Loss, Step
 from ichnos.learning.loop.training import Progress, train

@@ -17,9 +17,10 @@ from torch import nn
 import ichnos
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.recalibration import Recalibrator, fit_recalibrator
+from ichnos.inference.crops import PUBLISHED_SPACING_MM, REGION_SPACING_MM, REGION_WINDOWS_HU, WINDOW_90_45_HU
 from ichnos.learning.expansion.classifier import LEAST_EACH, Standard, patient_scores, train_classifier
-from ichnos.learning.expansion.crops import PUBLISHED_SPACING_MM, REGION_WINDOWS_HU, WINDOW_90_45_HU, Example
-from ichnos.learning.expansion.settings import REGION_SPACING_MM, ClassifierSettings
+from ichnos.learning.expansion.examples import Example
+from ichnos.learning.expansion.settings import ClassifierSettings
 from ichnos.models import (
     Manifest,
     Model,
@@ -35,12 +36,12 @@ from ichnos.networks.ensemble import CalibratedEnsemble
 EXPANSION_TARGET = TargetSpec(name="expansion", kind="patient", group="expansion")
 _LIMITS = {
     False: (
-        "Sees three slices of a tight crop around the haematoma (learning.expansion.crops.published_crops),"
+        "Sees three slices of a tight crop around the haematoma (inference.crops.published_crops),"
         " not its size."
     ),
     True: (
         "Sees a region of fixed size in mm with HU windows, ICH and IVH as channels"
-        " (learning.expansion.crops.haematoma_region): an outline must be given."
+        " (inference.crops.haematoma_region): an outline must be given."
     ),
 }
 
@@ -173,17 +174,20 @@ def save_classifier(
     data: dict[str, str],
     validation: dict[str, float],
     command: str,
+    feature_names: Sequence[str] = (),
     device: str = "cpu",
 ) -> Model:
     """Write an ensemble as a Model folder; it holds nothing of single patients."""
     count, features = len(trained.networks), trained.standards[0].mean.size
-    network = CalibratedEnsemble(settings.network.model_dump(), count, features)
+    network = CalibratedEnsemble(settings.network.model_dump(), count, features, feature_names)
     for member, own in zip(network.members, trained.networks, strict=True):
         member.load_state_dict(own.state_dict())
     network.mean.copy_(torch.from_numpy(np.stack([s.mean for s in trained.standards])))
     network.spread.copy_(torch.from_numpy(np.stack([s.spread for s in trained.standards])))
     network.platt.copy_(torch.from_numpy(np.asarray(trained.recalibrator.knots, float)))
     arguments = {"member": settings.network.model_dump(), "members": count, "features": features}
+    if feature_names:
+        arguments["feature_names"] = list(feature_names)
     manifest = Manifest(
         name=folder.name,
         version="1",

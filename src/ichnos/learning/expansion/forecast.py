@@ -28,8 +28,8 @@ from ichnos import __version__
 from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused
 from ichnos.inference import windows
+from ichnos.inference.crops import REGION_WINDOWS_HU
 from ichnos.inference.sliding import slide
-from ichnos.learning.expansion.crops import REGION_WINDOWS_HU
 from ichnos.learning.expansion.pairs import LesionPair, pairs_fingerprint, patch_of
 from ichnos.learning.expansion.settings import ForecastKind, ForecastSettings
 from ichnos.learning.loop.steps import Loss, Step

@@ -14,7 +14,7 @@ from torch import nn
 from ichnos import __version__
 from ichnos.errors import InputRefused
 from ichnos.evidence.leakage import TrainingImage, write_training
-from ichnos.learning.expansion.crops import PUBLISHED_SPACING_MM, WINDOW_90_45_HU
+from ichnos.inference.crops import PUBLISHED_SPACING_MM, WINDOW_90_45_HU
 from ichnos.learning.expansion.settings import GeneratorLoop, GeneratorSettings
 from ichnos.learning.expansion.slice_generator import Picture
 from ichnos.models import Manifest, Model, Preprocessing, Provenance, TargetSpec, load_model, save_model

@@ -43,28 +43,30 @@ def labelled(
             "the cohort has no folder, so its targets cannot be found; read it with formats.bids.read_cohort"
         )
     for patient in cohort:
-        before, after = (
-            bids.find_target(cohort.root, patient.id, name) for name in ("haematoma", "expansion")
-        )
-        if before is None or after is None or "ct" not in patient.exams:
-            continue
-        labels = nifti.load(before).reoriented("RAS")
-        ich, ivh = (labels.with_array(labels.array == value) for value in (1, 2))
-        if not ich.array.any():
-            continue
-        later = nifti.load(_own_outline(cohort, patient) or after)
-        volumes = [volume_ml(later.with_array(later.array == value)) for value in (1, 2)]
-        label = float(definition(volume_ml(ich), volumes[0], volume_ml(ivh), volumes[1]))
-        if np.isfinite(label):
-            yield Labelled(
-                patient,
-                nifti.load(patient.exam("ct")).reoriented("RAS"),
-                ich,
-                ivh,
-                label,
-                volumes[0],
-                volumes[1],
-            )
+        case = labelled_patient(cohort, patient, definition)
+        if case is not None:
+            yield case
+
+
+def labelled_patient(
+    cohort: Cohort, patient: Patient, definition: ExpansionDefinition = DEFINITIONS[DEFAULT_DEFINITION]
+) -> Labelled | None:
+    """Return one patient with the label; None without a haematoma, a CT, or a known follow-up lesion."""
+    root = str(cohort.root)
+    before, after = (bids.find_target(root, patient.id, name) for name in ("haematoma", "expansion"))
+    if before is None or after is None or "ct" not in patient.exams:
+        return None
+    labels = nifti.load(before).reoriented("RAS")
+    ich, ivh = (labels.with_array(labels.array == value) for value in (1, 2))
+    if not ich.array.any():
+        return None
+    later = nifti.load(_own_outline(cohort, patient) or after)
+    volumes = [volume_ml(later.with_array(later.array == value)) for value in (1, 2)]
+    label = float(definition(volume_ml(ich), volumes[0], volume_ml(ivh), volumes[1]))
+    if not np.isfinite(label):
+        return None
+    hu = nifti.load(patient.exam("ct")).reoriented("RAS")
+    return Labelled(patient, hu, ich, ivh, label, volumes[0], volumes[1])
 
 
 def _own_outline(cohort: Cohort, patient: Patient) -> Path | None:

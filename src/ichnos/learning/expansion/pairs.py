@@ -14,8 +14,7 @@ from ichnos.arrays import Floats32, Mask
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
-from ichnos.learning.expansion.crops import roi_grid
-from ichnos.learning.expansion.settings import REGION_SHAPE, REGION_SPACING_MM
+from ichnos.inference.crops import REGION_SHAPE, REGION_SPACING_MM, roi_grid
 from ichnos.reading.expansion import signed_distance_mm
 from ichnos.volume import Volume
 

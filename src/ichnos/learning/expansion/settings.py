@@ -7,14 +7,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ichnos.clinical.expansion import DEFAULT_DEFINITION
+from ichnos.inference.crops import REGION_SHAPE, REGION_SPACING_MM
 from ichnos.learning.loop.settings import LoopSettings, changed
 from ichnos.models import NetworkSpec
 
-REGION_SPACING_MM, REGION_SHAPE = (2.0, 2.0, 4.0), (48, 48, 24)  # 96 x 96 x 96 mm
 _Arm = Literal["as is", "synthesis", "oversample", "weight", "focal"]
 ARMS: tuple[_Arm, ...] = ("as is", "synthesis", "oversample", "weight", "focal")
 ForecastKind = Literal["warp", "forecast"]
 GeneratorKind = Literal["published", "conditional"]
+
+MaskSource = Literal["reader", "outlines"]
 
 
 class ClassifierLoop(LoopSettings):
@@ -197,3 +200,17 @@ def small_generator(kind: GeneratorKind, **changes: Any) -> GeneratorSettings:
     small = {"size": 32, "ch": 32, "ch_mult": (1, 2), "embed_dims": (64, 64, 96), "res_blocks": 1}
     how = {"dropout": 0.05, "batch": 8, "learning_rate": 5e-4}
     return changed(GeneratorSettings(kind=kind), small | how | changes)
+
+
+class ExpansionSettings(BaseModel):
+    """How the chain to a probability of expansion is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    design: Literal["ours", "published"] = Field(default="ours", description="ours or published")
+    reader: str = Field(default="default", description="model whose masks are used: its folder, or `default`")
+    masks: MaskSource = Field(default="reader", description="reader, or outlines (of the cohort)")
+    folds: int = Field(default=5, ge=2, description="folds, each with a network of its own")
+    definition: str = Field(default=DEFAULT_DEFINITION, description="definition of expansion")
+    recipe: str = Field(default="small", description="small, published, or a settings file")
+    classifier: ClassifierSettings | None = Field(default=None, description="in place of the recipe")

@@ -94,6 +94,8 @@ def _clinical_state(draws: law.Draws, k: int, anatomy: Anatomy) -> ClinicalState
         age_years=float(draws.age_years[k]),
         sex="m" if bool(draws.male[k]) else "f",
         anticoagulated=bool(draws.anticoagulated[k]),
+        antiplatelet=bool(draws.antiplatelet[k]),
+        earlier_bleed=bool(draws.earlier_bleed[k]),
         onset_to_ct_h=float(draws.onset_to_ct_h[k]),
         ct_to_followup_h=float(draws.followup_interval_h[k]),
         ich_ml=float(draws.ich_ml[k]),

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from ichnos.errors import IchnosError
+from ichnos.files import atomic_file
+
 T = TypeVar("T")
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,35 @@ class Team:
         parts: list[list[T]] = [[] for _ in range(self.size)]
         dist.all_gather_object(parts, own)
         return [item for part in parts for item in part]
+
+    def token(self) -> str:
+        """Return a word that all members share and that no earlier call has given."""
+        return f"{int(self.from_leader(float(secrets.randbelow(2**50)))):x}"
+
+    def exchanged(
+        self, own: dict[str, Any], folder: Path, token: str, *, wait_s: float = 86_400.0
+    ) -> list[dict[str, Any]]:
+        """Return what all members hold, through files in a folder that all of them see.
+
+        A member may take hours longer than another: nobody waits in a collective, which has a time-out. The
+        token was agreed on before the work.
+
+        >>> ALONE.exchanged({"rows": 3}, Path("unused"), "any")
+        [{'rows': 3}]
+        """
+        if self.size == 1:
+            return [own]
+        files = [folder / f"{token}-{rank}.json" for rank in range(self.size)]
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(files[self.rank]) as temporary:
+            temporary.write_text(json.dumps(own), encoding="utf-8")
+        began = time.monotonic()
+        while late := [rank for rank, file in enumerate(files) if not file.is_file()]:
+            if time.monotonic() - began > wait_s:
+                hours = f"{wait_s / 3600:.3g} h"
+                raise IchnosError(f"process {late[0]} has not finished its share within {hours}")
+            time.sleep(_POLL_S)
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
     def share(self, items: Sequence[T]) -> list[T]:
         """Return this member's part of some items.

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,15 @@ class TrainingCase:
     known: tuple[bool, ...]  # per target
     voxels_sha256: str  # of the CT's voxels as they were given
 
+    def as_row(self) -> dict[str, Any]:
+        """Return the case as plain data, its folder by name."""
+        return {**vars(self), "folder": self.folder.name}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any], cache: Path) -> TrainingCase:
+        """Return the case of a row, in a folder of prepared patients."""
+        return cls(**row | {"folder": cache / row["folder"], "known": tuple(row["known"])})
+
     @property
     def hu(self) -> npt.NDArray[np.int16]:
         """Return HU (x, y, z)."""
@@ -81,34 +91,34 @@ def prepare_cases(
     cases = []
     for patient in cohort.with_exams("ct"):
         advance(patient.id)
-        files = [target_file(cohort, patient, name, pipelines) for name in grid.targets]
-        if any(files):
-            cases.append(_case(patient, files, grid, cache))
-    return tuple(cases)
+        cases.append(prepare_case(cohort, patient, grid, cache, pipelines))
+    return tuple(case for case in cases if case is not None)
 
 
-def _case(
-    patient: Patient, files: Sequence[tuple[Path, tuple[int, ...]] | None], grid: CaseGrid, cache: Path
-) -> TrainingCase:
+def prepare_case(
+    cohort: Cohort,
+    patient: Patient,
+    grid: CaseGrid,
+    cache: Path,
+    pipelines: Sequence[str],
+    *,
+    ct_sha256: str = "",
+) -> TrainingCase | None:
+    """Resample one patient onto the network's grid; None where the cohort holds none of the targets."""
+    files = [target_file(cohort, patient, name, pipelines) for name in grid.targets]
+    if not any(files):
+        return None
     content = {
-        "ct": sha256(patient.exam("ct")),
+        "ct": ct_sha256 or sha256(patient.exam("ct")),
         "targets": [None if f is None else [sha256(f[0]), list(f[1])] for f in files],
     }
-    key = hashlib.sha256(json.dumps([content, grid.targets, grid.spacing_mm, DEGREES]).encode()).hexdigest()[
-        :16
-    ]
-    folder = cache / f"{patient.id}-{key}"
+    text = json.dumps([content, grid.targets, grid.spacing_mm, DEGREES])
+    folder = cache / f"{patient.id}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if not (folder / "case.json").is_file():
         _write(folder, patient, files, grid)
-    kept = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-    return TrainingCase(
-        patient.id,
-        patient.centre,
-        patient.split,
-        folder,
-        tuple(f is not None for f in files),
-        kept["voxels_sha256"],
-    )
+    voxels = json.loads((folder / "case.json").read_text(encoding="utf-8"))["voxels_sha256"]
+    known = tuple(f is not None for f in files)
+    return TrainingCase(patient.id, patient.centre, patient.split, folder, known, voxels)
 
 
 def _write(
@@ -167,21 +177,33 @@ def check_cases(cases: Sequence[TrainingCase], targets: Sequence[str]) -> None:
             f"there is no validation patient among {len(cases)} with a target, and the best step is chosen"
             " on them. Give some patients the split 'validation' in participants.tsv"
         )
-    _check_apart(
+    check_apart(
         [(case.voxels_sha256, case.id, case.split) for case in cases], "have the same CT, voxel by voxel"
     )
 
 
 def check_splits(cohort: Cohort) -> None:
     """Refuse a cohort with one person in two splits, by the column `person` or by the same CT file."""
-    people = [(str(p.facts["person"]), p.id, p.split) for p in cohort if p.facts.get("person") is not None]
-    _check_apart(people, "are one person by the column person")
-    _check_apart(
+    check_people(cohort)
+    check_apart(
         [(sha256(p.exam("ct")), p.id, p.split) for p in cohort.with_exams("ct")], "have the same CT file"
     )
 
 
-def _check_apart(rows: Sequence[tuple[str, str, Split]], why: str) -> None:
+def check_people(cohort: Cohort) -> None:
+    """Refuse a cohort in which the column `person` puts one person into two splits."""
+    people = [(str(p.facts["person"]), p.id, p.split) for p in cohort if p.facts.get("person") is not None]
+    check_apart(people, "are one person by the column person")
+
+
+def check_apart(rows: Sequence[tuple[str, str, Split]], why: str) -> None:
+    """Refuse rows (key, patient, split) in which one key is in two splits.
+
+    >>> check_apart([("a", "01", "train"), ("a", "02", "test")], "are one person")
+    Traceback (most recent call last):
+    ichnos.errors.InputRefused: leakage: sub-01 (train) and sub-02 (test) are one person; put all exams of a
+    person into one split
+    """
     seen: dict[str, tuple[str, Split]] = {}
     for key, patient, split in rows:
         other, elsewhere = seen.setdefault(key, (patient, split))

@@ -21,14 +21,7 @@ from ichnos.files import atomic_file
 from ichnos.learning.loop.checkpoints import CHECKPOINT
 from ichnos.learning.loop.precision import precision_note
 from ichnos.learning.loop.resources import Resources
-from ichnos.learning.segmentation.cases import (
-    CaseGrid,
-    TrainingCase,
-    cases_fingerprint,
-    check_cases,
-    check_splits,
-    prepare_cases,
-)
+from ichnos.learning.segmentation.cases import TrainingCase, cases_fingerprint
 from ichnos.learning.segmentation.fine_tuning import (
     keep_refinement,
     model_called,
@@ -37,6 +30,7 @@ from ichnos.learning.segmentation.fine_tuning import (
 )
 from ichnos.learning.segmentation.objective import SegmentationSettings, train_segmentation
 from ichnos.learning.segmentation.planning import planned_network
+from ichnos.learning.segmentation.preparation import usable_cases
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.sources import batch_source, close
 from ichnos.learning.segmentation.validation import Validation, Validator, history
@@ -103,24 +97,6 @@ def _initial_weights(
         return None
     model, seed = model_called(settings.start), settings.loop.seed
     return weights_from(model, resolved.network, settings.targets, seed=seed)
-
-
-def usable_cases(
-    cohort: Cohort, settings: TrainSettings, work: Path, resources: Resources
-) -> tuple[TrainingCase, ...]:
-    """Prepare the patients of the training and validation splits, or say why none can be trained on."""
-    check_splits(cohort)
-    grid, folder = (
-        CaseGrid(settings.names, settings.preprocessing.spacing_mm),
-        resources.cases or work / "cases",
-    )
-    patients = cohort.of_split("train", "validation")
-    if resources.team.leads:
-        prepare_cases(patients, grid, folder, pipelines=resources.pipelines, advance=resources.prepared)
-    resources.team.wait()
-    cases = prepare_cases(patients, grid, folder, pipelines=resources.pipelines)
-    check_cases(cases, settings.names)
-    return cases
 
 
 def resolved_settings(settings: TrainSettings, cases: Sequence[TrainingCase]) -> SegmentationSettings:

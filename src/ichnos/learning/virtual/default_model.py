@@ -33,7 +33,7 @@ from ichnos.models.store import sha256
 HELD_OUT = 4  # the last label maps of a folder are never trained on
 LIMITS = (
     "Trained on simulated patients only; it has never seen a real scan.",
-    "Never simulated: children, tumours, contrast agent, trauma, operated heads, air in the head.",
+    "Never simulated: children, tumours, contrast agent, trauma, tumour surgery, air in the head.",
     "Never simulated: blood outside the brain and its ventricles (subdural, epidural, subarachnoid).",
     "Its probabilities have not been calibrated on real scans.",
 )

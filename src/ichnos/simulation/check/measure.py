@@ -14,12 +14,16 @@ import torch
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
+from ichnos.simulation.check.realism import RealismRow, population_rows, shape_rows, voxel_rows
+from ichnos.simulation.check.shapes import Shape, shape_of
 from ichnos.simulation.cohort.exam_files import TRUTH
 from ichnos.simulation.disease import law, oracle
 from ichnos.volume import Array, Floats, Volume
 
 IMAGES = 24  # patients whose images are opened; tables use all
-SHOWN = 4  # patients whose slices are shown
+SHOWN = 8  # patients whose slices are shown: those with the most findings
+SHAPED = 150  # patients whose masks are measured
+DRAWN = 20_000  # patients drawn without images for the population's rows
 PATCH = 40  # pixels of a square patch for the noise spectrum
 BLOOD_LABELS = {"ICH": 1, "IVH": 2, "oedema": 3}
 PUBLISHED = {  # Yu 2025 (three sets) and general knowledge of spontaneous haemorrhage
@@ -28,7 +32,6 @@ PUBLISHED = {  # Yu 2025 (three sets) and general knowledge of spontaneous haemo
     "followup_median_ml": 22.7,
     "followup_iqr_ml": 26.2,
     "expansion": {"train": 0.198, "D": 0.218, "E": 0.200},
-    "ivh": 0.33,
     "sites": {
         "putamen": 0.40,
         "thalamus": 0.20,
@@ -56,6 +59,17 @@ class Estimate:
 
 
 @dataclass(frozen=True, eq=False)
+class Example:
+    """A patient whose slices the sheet shows, with what the simulation put there."""
+
+    id: str
+    findings: tuple[str, ...]
+    ct: Volume
+    blood: Volume | None  # truth labels: 1 ICH, 2 IVH, 3 oedema
+    leukoaraiosis: Volume | None
+
+
+@dataclass(frozen=True, eq=False)
 class Check:
     """Everything the sheet shows."""
 
@@ -63,7 +77,8 @@ class Check:
     truth: tuple[dict[str, Any], ...]  # one row per patient, numbers as float
     hu: dict[str, Floats]  # tissue -> HU of a sample of its voxels
     spectra: dict[str, tuple[Floats, Floats]]  # centre -> frequency per mm, power in HU2 mm2
-    examples: tuple[tuple[str, Volume, Volume | None], ...]  # id, CT, truth of blood
+    examples: tuple[Example, ...]
+    realism: tuple[RealismRow, ...]  # population, shapes and voxels against the published
     oracle_auc: Estimate
     law_auc: Estimate  # the same on 2,000 patients drawn without images
     growth_dice: Estimate  # of the oracle's map at its best threshold, patients who expanded
@@ -94,10 +109,8 @@ def measure(root: str | Path) -> Check:
         found = noise_spectrum(ct, masks["brain"])
         if found is not None:
             spectra.setdefault(patient.centre, []).append(found)
-    examples = tuple(
-        (p.id, nifti.load(p.exam("ct")), _optional(bids.find_target(root, p.id, "haematoma")))
-        for p in _spread(some, SHOWN)
-    )
+    row_of = {row["participant_id"]: row for row in truth}
+    examples = tuple(_example(root, p, row_of[p.id]) for p in _telling(cohort.patients, row_of))
     dice, threshold = oracle_growth_dice(root, cohort, truth)
     return Check(
         cohort=cohort,
@@ -107,6 +120,10 @@ def measure(root: str | Path) -> Check:
             c: (parts[0][0], np.mean([power for _, power in parts], axis=0)) for c, parts in spectra.items()
         },
         examples=examples,
+        realism=(
+            *population_rows(law.draw(DRAWN, torch.Generator().manual_seed(0))),
+            *_cohort_rows(root, cohort, truth),
+        ),
         oracle_auc=_cohort_auc(truth),
         law_auc=law_auc(2000, seed=0),
         growth_dice=dice,
@@ -126,6 +143,66 @@ def _spread(patients: Sequence[Patient], count: int) -> tuple[Patient, ...]:
     if len(patients) <= count:
         return tuple(patients)
     return tuple(patients[int(k)] for k in np.linspace(0, len(patients) - 1, count))
+
+
+def _findings(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return what a truth row says is to be seen, in words."""
+    found = [str(row["site"])] if isinstance(row["site"], str) and row["site"] else []
+    found += str(row["signs"]).split() if isinstance(row["signs"], str) else []
+    amounts = (("ivh_ml", 1.0, "ventricular blood"), ("infarct_old_ml", 3.0, "old infarct"))
+    amounts += (("leukoaraiosis_ml", 15.0, "leukoaraiosis"), ("infarct_acute_ml", 3.0, "acute infarct"))
+    found += [words for name, least, words in amounts if float(row.get(name, 0.0)) > least]
+    if row["has_haematoma"] == 1.0 and float(row.get("phe_ml", 1.0)) < 0.2:
+        found.append("no oedema")
+    if isinstance(row.get("operation"), str) and row["operation"]:
+        found += str(row["operation"]).split()
+    return tuple(found)
+
+
+def _telling(patients: Sequence[Patient], row_of: dict[Any, dict[str, Any]]) -> list[Patient]:
+    """Choose up to `SHOWN` patients, each the one that adds most to the findings shown so far."""
+    shown: set[str] = set()
+    chosen: list[Patient] = []
+    left = list(patients)
+    while left and len(chosen) < SHOWN:
+        best = max(left, key=lambda p: len(set(_findings(row_of[p.id])) - shown))
+        left.remove(best)
+        chosen.append(best)
+        shown |= set(_findings(row_of[best.id]))
+    return chosen
+
+
+def _example(root: Path, patient: Patient, row: dict[str, Any]) -> Example:
+    blood, leuko = (
+        _optional(bids.find_target(root, patient.id, name)) for name in ("haematoma", "leukoaraiosis")
+    )
+    return Example(patient.id, _findings(row), nifti.load(patient.exam("ct")), blood, leuko)
+
+
+def _cohort_rows(root: Path, cohort: Cohort, truth: Sequence[dict[str, Any]]) -> list[RealismRow]:
+    shapes: dict[str, list[Shape]] = {"haematoma": [], "ventricular blood": []}
+    for patient in _spread(cohort.patients, SHAPED):
+        path = bids.find_target(root, patient.id, "haematoma")
+        labels = None if path is None else nifti.load(path)
+        for label, kind in enumerate(shapes, 1):
+            shape = None if labels is None else shape_of(labels.with_array(labels.array == label))
+            if shape is not None:
+                shapes[kind].append(shape)
+    bled = [row for row in truth if row["has_haematoma"] == 1.0]
+    followed = [row for row in bled if np.isfinite(float(row.get("expanded_drawn", np.nan)))]
+    return [
+        *shape_rows(shapes),
+        *voxel_rows(
+            _numbers(bled, "midline_shift_mm"),
+            _numbers(bled, "ich_ml"),
+            _numbers(truth, "fazekas_periventricular"),
+            _numbers(followed, "expanded") == _numbers(followed, "expanded_drawn"),
+        ),
+    ]
+
+
+def _numbers(rows: Sequence[dict[str, Any]], name: str) -> Floats:
+    return np.array([row[name] for row in rows], np.float64)
 
 
 def _optional(path: Path | None) -> Volume | None:

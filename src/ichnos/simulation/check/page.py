@@ -12,7 +12,15 @@ import numpy as np
 
 from ichnos.errors import require
 from ichnos.files import atomic_file
-from ichnos.simulation.check.measure import PUBLISHED, Check, column, measure, prevalence, site_shares
+from ichnos.simulation.check.measure import (
+    PUBLISHED,
+    Check,
+    Example,
+    column,
+    measure,
+    prevalence,
+    site_shares,
+)
 from ichnos.volume import Array, Volume
 
 WINDOWS = {"brain, W80 L40": (80, 40), "stroke, W40 L40": (40, 40), "bone, W2500 L500": (2500, 500)}
@@ -56,9 +64,13 @@ def page(check: Check, name: str) -> str:
         name=name,
         patients=len(check.cohort),
         rows=_rows(check),
-        windows=list(WINDOWS),
+        windows=[
+            *WINDOWS,
+            "brain, with labels: haematoma red, ventricular blood yellow, oedema green, leukoaraiosis blue",
+        ],
+        realism=check.realism,
         examples=[
-            (who, [_picture(ct, w, truth) for w in WINDOWS.values()]) for who, ct, truth in check.examples
+            (example.id, ", ".join(example.findings), _pictures(example)) for example in check.examples
         ],
         figures=[f for f in figures if f[1]],
     )
@@ -71,14 +83,6 @@ def _rows(check: Check) -> list[tuple[str, str, str]]:
         (f"{title} (median, IQR), mL", _spread(column(check.truth, key)), told)
         for title, key, told in _VOLUMES
     ]
-    ivh = column(check.truth, "ivh_ml")
-    rows.append(
-        (
-            "bleeds with intraventricular blood",
-            f"{np.mean(ivh > 0.1):.0%}" if len(ivh) else "none",
-            "about a third",
-        )
-    )
     published: Any = PUBLISHED["expansion"]
     for key in ("train", "D", "E"):
         found = prevalence(check, key)
@@ -131,18 +135,42 @@ def axial(volume: Volume, k: int) -> Array:
     return np.asarray(volume.array[::-1, ::-1, k].T)
 
 
-def _picture(ct: Volume, window: tuple[float, float], truth: Volume | None) -> str:
-    """Return a row of five slices as a data URI, among them the one with most blood."""
-    count = ct.shape[2]
+def _pictures(example: Example) -> list[str]:
+    """Return rows of five slices as data URIs, one for each window and one with the labels in colour."""
+    chosen = _slices_of(example)
+    rows = [
+        np.hstack([windowed(axial(example.ct, k), *window)[::2, ::2] for k in chosen])
+        for window in WINDOWS.values()
+    ]
+    rows.append(np.hstack([_labelled_slice(example, k)[::2, ::2] for k in chosen]))
+    return [png_uri(row) for row in rows]
+
+
+def _slices_of(example: Example) -> list[int]:
+    """Return five slices from base to vertex, among them the one with most blood."""
+    count = example.ct.shape[2]
     chosen = [int(q * (count - 1)) for q in (0.18, 0.33, 0.48, 0.63, 0.8)]
-    if truth is not None and (truth.array == 1).any():
-        most = int((truth.array == 1).sum((0, 1)).argmax())
+    blood = example.blood
+    if blood is not None and (blood.array > 0).any():
+        most = int(((blood.array == 1) | (blood.array == 2)).sum((0, 1)).argmax())
         chosen[int(np.argmin([abs(k - most) for k in chosen]))] = most
-    return png_uri(np.hstack([windowed(axial(ct, k), *window)[::2, ::2] for k in chosen]))
+    return chosen
+
+
+def _labelled_slice(example: Example, k: int) -> Array:
+    grey = windowed(axial(example.ct, k), 80, 40)
+    colour = np.repeat(grey[..., None], 3, axis=2).astype(np.float64)
+    layers = [] if example.leukoaraiosis is None else [(axial(example.leukoaraiosis, k) > 0, (80, 80, 255))]
+    if example.blood is not None:
+        labels = axial(example.blood, k)
+        layers += [(labels == 3, (0, 220, 0)), (labels == 2, (255, 210, 0)), (labels == 1, (255, 40, 40))]
+    for mask, tint in layers:
+        colour[mask] = 0.6 * colour[mask] + 0.4 * np.array(tint)
+    return colour.astype(np.uint8)
 
 
 def png_uri(grey: Array) -> str:
-    """Return a grey picture as a data URI."""
+    """Return a grey or coloured picture as a data URI."""
     from PIL import Image
 
     stream = io.BytesIO()

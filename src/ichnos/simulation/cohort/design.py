@@ -11,6 +11,7 @@ import numpy as np
 
 from ichnos.cohort import EXAMS, Exam, Split
 from ichnos.errors import UsageError
+from ichnos.simulation.disease.law import USUAL, PopulationMix
 from ichnos.simulation.exams.scanners import CENTRES, centre
 
 
@@ -26,6 +27,7 @@ class Group:
     expansion_share: float | None = None  # share of bleeds that expand; None: as the law has it
     least_ich_ml: float = 0.0
     trial: bool = False  # the arm is drawn by a coin
+    mix: PopulationMix = USUAL  # ages, sites and drugs of this centre's patients
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Subject:
     expands: bool | None  # None: as the law has it
     least_ich_ml: float
     trial: bool
+    mix: PopulationMix = USUAL
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,15 @@ class RenderSettings:
 
 _PAIRED: tuple[Exam, ...] = ("ct", "followup")
 
+_RYU = PopulationMix(
+    age_mean_years=68.1, age_sd_years=12.5, male_share=0.67
+)  # the training set's mean; sd assumed
+
 PRESETS: dict[str, Design] = {
-    "demo": Design(tuple(Group(1, c) for c in "ABC"), "three patients with every exam"),
+    "demo": Design(
+        (Group(1, "A", "train"), Group(1, "B", "validation"), Group(1, "C", "test")),
+        "three patients with every exam: one to train, one to validate, one to test",
+    ),
     "yu2025": Design(
         (
             Group(468, "A", "train", _PAIRED, expansion_share=0.198),
@@ -83,15 +93,16 @@ PRESETS: dict[str, Design] = {
     ),
     "ryu2025": Design(
         (
-            Group(386, "A", "train", ("ct", "flair"), haematoma_share=0.0),
-            Group(96, "A", "validation", ("ct", "flair"), haematoma_share=0.0),
-            Group(390, "B", "external", ("ct", "flair"), haematoma_share=0.0),
-            Group(867, "C", "external", ("ct",), haematoma_share=0.0),
-            Group(100, "E", "external", ("ct", "flair"), haematoma_share=0.0),
+            Group(386, "A", "train", ("ct", "flair"), haematoma_share=0.0, mix=_RYU),
+            Group(96, "A", "validation", ("ct", "flair"), haematoma_share=0.0, mix=_RYU),
+            Group(390, "B", "external", ("ct", "flair"), haematoma_share=0.0, mix=_RYU),
+            Group(867, "C", "external", ("ct",), haematoma_share=0.0, mix=_RYU),
+            Group(100, "E", "external", ("ct", "flair"), haematoma_share=0.0, mix=_RYU),
         ),
         "leukoaraiosis: 482 to train and validate, 390 external, 867 clinical, 100 from another country",
         (
             "482 as 386 to train and 96 to validate",
+            "age and sex of the training set in all sets, and its spread of age",
             "patients of the sets have an ischaemic stroke or none, and no bleed",
         ),
     ),
@@ -194,6 +205,7 @@ def subjects(design: Design, *, seed: int) -> list[Subject]:
                     wanted,
                     group.least_ich_ml,
                     group.trial,
+                    group.mix,
                 )
             )
     return found

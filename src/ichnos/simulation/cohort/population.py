@@ -29,6 +29,7 @@ def make_subject(
     head = source_head(render.anatomy, seed, cache)
     spec = PatientSpec(
         spacing_mm=render.voxel_mm,
+        mix=subject.mix,
         haematoma_probability=1.0 if subject.has_haematoma else 0.0,
         acute_infarct_probability=0.04 if subject.has_haematoma else 0.6,
         followup="followup" in subject.exams,
@@ -46,7 +47,7 @@ def fitting_seed(subject: Subject) -> int:
         seed = (subject.seed + 7919 * k) % 2**31
         if not subject.has_haematoma or (subject.expands is None and subject.least_ich_ml == 0):
             return seed
-        draws = draws_of(seed)
+        draws = draws_of(seed, subject.mix)
         fits = subject.expands is None or bool(draws.expanded[0]) == subject.expands
         if fits and float(draws.ich_ml[0]) >= subject.least_ich_ml:
             return seed

@@ -109,6 +109,8 @@ def _hidden(patient: VirtualPatient) -> dict[str, Any]:
         "side": latent.side or None,
         "signs": " ".join(latent.signs) or None,
         "expanded": int(patient.expanded) if bleeds and patient.followup is not None else None,
+        "expanded_drawn": int(latent.expands) if bleeds and patient.followup is not None else None,
+        "operation": latent.operation or None,
         "expansion_probability": round(patient.expansion_probability, 6) if bleeds else None,
         "injury": state_of(patient).injury,
         "fazekas_periventricular": truth.fazekas_periventricular,

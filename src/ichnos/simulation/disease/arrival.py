@@ -14,6 +14,10 @@ from ichnos.simulation.patient import Tissue
 
 Tensor = torch.Tensor
 FAR = 1.0e4  # an arrival time that means never
+SUPERFICIAL_SPEED = (
+    0.7  # of blood in cortex and sulci beside a lobar bleed, relative to white matter: our choice
+)
+SULCUS_NEIGHBOURHOOD_MM = 9.0
 
 _SPEED = {
     Tissue.WHITE: 1.0,
@@ -55,12 +59,31 @@ def cropped(head: SourceHead, table: Tensor, centre_mm: Floats, *, half_mm: floa
     return Crop(affine, looked_up(table, gathered(head.codes, index)), spacing)
 
 
-def slowness(tissue: Tensor) -> Tensor:
-    """Return the time per mm in each tissue; `FAR` where blood does not go."""
+def slowness(tissue: Tensor, spacing_mm: float, *, into_sulci: bool = False) -> Tensor:
+    """Return the time per mm in each tissue; `FAR` where blood does not go.
+
+    With `into_sulci`, as near the surface, blood tears through cortex and the narrow sulci between two gyri,
+    up to the inner table.
+    """
     table = torch.full((256,), FAR)
     for code, speed in _SPEED.items():
         table[code] = 1 / speed
-    return looked_up(table.to(tissue.device), tissue)
+    if into_sulci:
+        table[Tissue.CORTEX] = 1 / SUPERFICIAL_SPEED
+    slow = looked_up(table.to(tissue.device), tissue)
+    if into_sulci:
+        slow = torch.where(narrow_fluid(tissue, spacing_mm), 1 / SUPERFICIAL_SPEED, slow)
+    return slow
+
+
+def narrow_fluid(tissue: Tensor, spacing_mm: float) -> Tensor:
+    """Return sulci and the thin fluid under the skull, not cisterns (bool): fluid with little around."""
+    fluid = tissue == Tissue.CSF
+    side = 2 * max(1, round(SULCUS_NEIGHBOURHOOD_MM / (2 * spacing_mm))) + 1
+    share = torch.nn.functional.avg_pool3d(
+        fluid.float()[None, None], side, stride=1, padding=side // 2, count_include_pad=False
+    )[0, 0]
+    return fluid & (share < 0.45)
 
 
 def arrival(
@@ -70,15 +93,18 @@ def arrival(
     *,
     fibre: Tensor | None = None,
     anisotropy: float = 0.0,
+    metric: Floats | None = None,
     rounds: int = 60,
 ) -> Tensor:
     """Return when blood arrives, (x, y, z), by relaxing over the 26 neighbours until nothing changes.
 
     `start` holds arrival times of what is already reached, `FAR` elsewhere; `fibre` (3, x, y, z) unit
-    vectors, along which time is short: crossing them costs `1 + anisotropy` times as much.
+    vectors, along which time is short: crossing them costs `1 + anisotropy` times as much. `metric` (3, 3)
+    measures lengths instead of the millimetre: what is long in it takes long.
     """
     time = start.clone()
-    edges = [_edge(d, slow, spacing_mm, fibre, anisotropy) for d in _FORWARD]
+    metric = np.eye(3) if metric is None else metric
+    edges = [_edge(d, slow, spacing_mm * metric, fibre, anisotropy) for d in _FORWARD]
     for turn in range(rounds):
         before = time.clone() if turn % 3 == 2 else None
         for here, there, cost in edges if turn % 2 == 0 else reversed(edges):
@@ -93,7 +119,7 @@ Slices = tuple[slice, slice, slice]
 
 
 def _edge(
-    d: tuple[int, int, int], slow: Tensor, spacing_mm: float, fibre: Tensor | None, anisotropy: float
+    d: tuple[int, int, int], slow: Tensor, step: Floats, fibre: Tensor | None, anisotropy: float
 ) -> tuple[Slices, Slices, Tensor]:
     """Return the two ends of all edges in one direction, and the time along them."""
     pairs = [
@@ -102,7 +128,7 @@ def _edge(
     ]
     here: Slices = (pairs[0][0], pairs[1][0], pairs[2][0])
     there: Slices = (pairs[0][1], pairs[1][1], pairs[2][1])
-    length = spacing_mm * float(np.linalg.norm(d))
+    length = float(np.linalg.norm(step @ np.array(d)))
     cost = (slow[here] + slow[there]) * (0.5 * length)
     if fibre is not None and anisotropy > 0:
         unit = np.array(d) / np.linalg.norm(d)

@@ -17,6 +17,25 @@ from ichnos.simulation.patient import Tissue
 Tensor = torch.Tensor
 
 
+@dataclass(frozen=True)
+class InfarctKind:
+    """A kind of old infarct: how many are of it, and how large."""
+
+    share: float
+    median_ml: float
+    spread: float  # of ln mL
+    deep: bool  # a lacune; the others reach the cortex
+
+
+# Lacunes, branches, whole territories. About 15-20 % of people with stroke carry an old infarct, most of them
+# lacunes (Vermeer 2007, Lancet Neurol 6:611); the volumes are our choice.
+OLD_INFARCTS = (
+    InfarctKind(0.60, 0.5, 0.6, deep=True),
+    InfarctKind(0.25, 9.0, 0.6, deep=False),
+    InfarctKind(0.15, 55.0, 0.5, deep=False),
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Chronic:
     """Scores on the source head's feature grid, and what volume each is to have; a threshold on a score is
@@ -26,6 +45,7 @@ class Chronic:
     scores: Tensor  # (4, x, y, z): leukoaraiosis, acute infarct, old infarct, calcification
     acute_ml: float
     old_ml: float
+    old_hu: float  # of the old infarct's cavity
     leukoaraiosis_ml: float
     calcium: dict[Tissue, float]  # fraction of calcium in a structure
 
@@ -40,30 +60,31 @@ def drawn_chronic(
     generator: torch.Generator,
 ) -> Chronic:
     """Draw what a patient of this age carries."""
-    uniform = torch.rand(8, generator=generator).tolist()
+    uniform = torch.rand(12, generator=generator).tolist()
     normal = torch.randn(3, generator=generator).tolist()
     acute = float(np.clip(12 * np.exp(1.1 * normal[0]), 0.5, 90)) if uniform[0] < acute_probability else 0.0
-    lacune = uniform[2] < 0.6
-    old = (
-        float(np.clip((0.5 if lacune else 9) * np.exp(0.6 * normal[1]), 0.2, 60))
-        if uniform[1] < old_probability
-        else 0.0
-    )
+    beside = 0.25 * min(1.0, leukoaraiosis_ml / 30)  # small-vessel disease and old infarcts go together
+    has_old = uniform[1] < 1 - (1 - old_probability) * (1 - beside)
+    kind = OLD_INFARCTS[int(np.searchsorted(np.cumsum([k.share for k in OLD_INFARCTS]), uniform[2]))]
+    old = float(np.clip(kind.median_ml * np.exp(kind.spread * normal[1]), 0.2, 180)) if has_old else 0.0
+    lacune = kind.deep
     with_age = 1 / (1 + np.exp(-(age_years - 50) / 8))
     calcium = {
-        Tissue.CHOROID: 0.35 * uniform[3] if uniform[3] < 0.8 * with_age else 0.02,
-        Tissue.DURA: 0.5 * uniform[4] if uniform[4] < 0.35 * with_age else 0.0,
-        Tissue.PALLIDUM: 0.4 * uniform[5] if uniform[5] < 0.2 * with_age else 0.0,
+        Tissue.CHOROID: 0.1 + 0.6 * uniform[3] if uniform[3] < 0.8 * with_age else 0.02,
+        Tissue.DURA: 0.9 * uniform[4] if uniform[4] < 0.35 * with_age else 0.0,
+        Tissue.PALLIDUM: 0.2 + uniform[5] if uniform[5] < 0.2 * with_age else 0.0,
+        Tissue.ARTERY: 0.3 + 0.9 * uniform[8] if uniform[8] < 0.6 * with_age else 0.0,
     }
+    glomus = 1.5 + 4.0 * uniform[9] if uniform[9] < 0.7 * with_age else 0.0
     scores = torch.stack(
         [
             _leukoaraiosis(head, 0.4 + 0.9 * uniform[6], generator),
             _infarct(head, acute, small=acute < 2, generator=generator),
             _infarct(head, old, small=lacune, generator=generator),
-            _calcification(head, uniform[7] < 0.7 * with_age, generator),
+            _calcification(head, uniform[7] < 0.7 * with_age, glomus, generator),
         ]
     )
-    return Chronic(scores, acute, old, leukoaraiosis_ml, calcium)
+    return Chronic(scores, acute, old, 4.0 + 18.0 * uniform[10] ** 2, leukoaraiosis_ml, calcium)
 
 
 def _leukoaraiosis(head: SourceHead, deep_share: float, generator: torch.Generator) -> Tensor:
@@ -114,8 +135,8 @@ def _infarct(head: SourceHead, volume_ml: float, *, small: bool, generator: torc
     return score
 
 
-def _calcification(head: SourceHead, pineal: bool, generator: torch.Generator) -> Tensor:
-    """Return the noise that breaks calcification into grains; the pineal gland is a lump of its own."""
+def _calcification(head: SourceHead, pineal: bool, glomus_mm: float, generator: torch.Generator) -> Tensor:
+    """Return the noise that breaks calcification into grains; pineal gland and glomera are lumps."""
     noise = smooth_noise(
         tuple(head.features.shape[1:]), correlation=2.0, generator=generator, device=head.codes.device
     )[0]
@@ -126,6 +147,11 @@ def _calcification(head: SourceHead, pineal: bool, generator: torch.Generator) -
         place = torch.tensor([0.0, -29.0, 3.0], device=noise.device).reshape(3, 1, 1, 1)
         distance = ((head.mni_mm - place) ** 2).sum(0).sqrt()
         noise = torch.where(distance < 4.0, 30.0 - 8.0 * distance, noise)
+    if glomus_mm > 0:
+        x, y, z = head.mni_mm
+        away = ((x.abs() - 23.0) ** 2 + (y + 40.0) ** 2 + (z - 12.0) ** 2).sqrt()
+        lump = 8.0 + 14.0 * (1 - away / glomus_mm)
+        noise = torch.where(away < glomus_mm, lump, noise)
     return noise
 
 
@@ -153,11 +179,12 @@ def calcified(score: Tensor, tissue: Tensor, calcium: dict[Tissue, float]) -> Te
 
 
 def fazekas(leukoaraiosis: Tensor, ventricle: Tensor, grid: Grid) -> tuple[int, int]:
-    """Return the grades that a reader would give the map: periventricular and deep, 0..3.
+    """Return the grades that a reader would give the map: periventricular and deep, 0..3 (Fazekas 1987).
 
-    Periventricular by how far lesions that touch the ventricles reach out (90th centile: under 3 mm caps or
-    lining, under 8 mm a smooth halo, beyond that irregular into the deep white matter); deep by the largest
-    separate patch (under 0.3 mL punctate, under 4 mL beginning confluence).
+    Periventricular, by how far from the ventricle's wall nine tenths of the lesions that touch it reach: 1
+    (caps, lining) under 6 mm, 2 (smooth halo) under 16 mm, 3 (irregular, into the deep white matter) beyond;
+    0 if they hold under 0.15 mL. Deep, by the largest separate patch, or what reaches further than 10 mm if
+    that is more: 0 under 0.02 mL, 1 (punctate) under 0.5 mL, 2 (beginning confluence) under 5 mL, 3 beyond.
     """
     half = grid.step // 2
     mask = (leukoaraiosis[::half, ::half, ::half] >= 0.5).cpu().numpy()
@@ -180,7 +207,7 @@ def fazekas(leukoaraiosis: Tensor, ventricle: Tensor, grid: Grid) -> tuple[int, 
 def _periventricular_grade(distance: np.ndarray, side_mm: float) -> int:
     if distance.size * side_mm**3 < 150:
         return 0
-    return 1 + int(np.digitize(np.quantile(distance, 0.9), [5.0, 10.0]))
+    return 1 + int(np.digitize(np.quantile(distance, 0.9), [6.0, 16.0]))
 
 
 def _deep_grade(sizes_ml: np.ndarray, touching: np.ndarray, distance: np.ndarray, side_mm: float) -> int:

@@ -52,6 +52,8 @@ COLUMNS: dict[str, dict[str, str]] = {
     "onset_to_ct_h": {"Description": "first symptom to baseline CT", "Units": "hour"},
     "ct_to_followup_h": {"Description": "baseline CT to follow-up CT", "Units": "hour"},
     "anticoagulation": {"Description": "1 if anticoagulated at onset"},
+    "antiplatelet": {"Description": "1 if on antiplatelets at onset"},
+    "recurrent_ich": {"Description": "1 after an earlier intracerebral haemorrhage"},
     "systolic_mmhg": {"Description": "systolic blood pressure on arrival", "Units": "mmHg"},
     "glucose_mmol_l": {"Units": "mmol/L"},
     "gcs": {"Description": "Glasgow Coma Scale on arrival, 3..15"},
@@ -76,6 +78,8 @@ class ClinicalState:
     age_years: float
     sex: str
     anticoagulated: bool
+    antiplatelet: bool
+    earlier_bleed: bool
     onset_to_ct_h: float
     ct_to_followup_h: float
     ich_ml: float
@@ -96,6 +100,8 @@ def state_of(patient: VirtualPatient) -> ClinicalState:
         age_years=latent.age_years,
         sex=latent.sex,
         anticoagulated=latent.anticoagulated,
+        antiplatelet=latent.antiplatelet,
+        earlier_bleed=latent.earlier_bleed,
         onset_to_ct_h=latent.onset_to_ct_h,
         ct_to_followup_h=latent.followup_interval_h,
         ich_ml=truth.ich_ml,
@@ -151,6 +157,8 @@ def clinical_row(state: ClinicalState, *, trial: bool, rng: np.random.Generator)
         "onset_to_ct_h": round(state.onset_to_ct_h, 2),
         "ct_to_followup_h": round(state.ct_to_followup_h, 1),
         "anticoagulation": int(state.anticoagulated),
+        "antiplatelet": int(state.antiplatelet),
+        "recurrent_ich": int(state.earlier_bleed),
         "systolic_mmhg": round(float(np.clip(rng.normal(168 + 8 * risk["hypertension"], 24), 90, 260))),
         "glucose_mmol_l": round(
             float(np.clip(rng.normal(6.9 + 3.0 * risk["diabetes"] + 0.012 * state.ich_ml, 1.7), 3, 25)), 1

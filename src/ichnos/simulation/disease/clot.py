@@ -12,16 +12,20 @@ from ichnos.simulation.patient import Latent
 Tensor = torch.Tensor
 # about the volume of source tissue that a haematoma of one volume has taken; mass effect makes up the rest
 SOURCE_SHARE = 0.65
+# isodense parts: seen in anaemia and under anticoagulants; how often, our choice
+ISODENSE_SHARE, ISODENSE_HU = 0.08, 38.0
 
 
 def base_density_hu(haematocrit: float, hours: float) -> float:
-    """Return HU of evenly clotted blood: it rises with haematocrit, and over the first hours as the clot
-    retracts.
+    """Return HU of evenly clotted blood: it rises with haematocrit and, as the clot retracts, for hours.
 
-    >>> round(base_density_hu(0.41, 3.0)), base_density_hu(0.30, 3.0) < 60
-    (64, True)
+    Whole blood at a haematocrit of 0.45 has about 55 HU and rises by some 2 HU per 0.01 (New 1976, Radiology
+    121:635); a retracted clot reaches 80 to 100.
+
+    >>> round(base_density_hu(0.41, 3.0)), base_density_hu(0.30, 3.0) < 56
+    (65, True)
     """
-    return float(np.clip(62 + 75 * (haematocrit - 0.41) + 7 * np.tanh((hours - 2) / 4), 50, 80))
+    return float(np.clip(63 + 85 * (haematocrit - 0.41) + 9 * np.tanh((hours - 2) / 4), 44, 90))
 
 
 def densities(
@@ -35,9 +39,12 @@ def densities(
     ]
     spread = 2.2 + 1.6 * float(np.clip(latent.heterogeneity + 1, 0, 3.5))
     texture = 0.8 * noise[0] + 0.6 * noise[1]
-    early = base_density_hu(latent.haematocrit, latent.onset_to_ct_h) + spread * texture
+    denser = 5.0 * float(torch.randn(1, generator=generator))
+    early = base_density_hu(latent.haematocrit, latent.onset_to_ct_h) + denser + spread * texture
     late = (
-        base_density_hu(latent.haematocrit, latent.onset_to_ct_h + latent.followup_interval_h) + 2.5 * texture
+        base_density_hu(latent.haematocrit, latent.onset_to_ct_h + latent.followup_interval_h)
+        + denser
+        + 2.5 * texture
     )
     inside = (
         time
@@ -47,9 +54,11 @@ def densities(
     )
     points = crop.points()
     changes = [_sign_hu(sign, inside, points, noise, generator) for sign in latent.signs]
+    if float(torch.rand(1, generator=generator)) < ISODENSE_SHARE:
+        changes.append(_isodense_hu(early, inside, noise[0]))
     if changes:
         early = early + torch.stack(changes).min(0).values
-    return early.clamp(26, 92), late.clamp(40, 92)
+    return early.clamp(26, 100), late.clamp(40, 100)
 
 
 def _sign_hu(
@@ -59,7 +68,8 @@ def _sign_hu(
     if sign == "blend":  # a part of lower density with a sharp border
         direction = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0).to(points)
         along = (points * direction.reshape(3, 1, 1, 1)).sum(0) + 1.5 * noise[0]
-        return -20.0 * torch.sigmoid((along - torch.quantile(along[inside], 0.7)) / 0.35)
+        drop = 14.0 + 16.0 * float(torch.rand(1, generator=generator))
+        return -drop * torch.sigmoid((along - torch.quantile(along[inside], 0.7)) / 0.35)
     if sign == "black_hole":  # dark, encapsulated, away from the edge
         radius = (3 * float(inside.sum()) / (4 * np.pi)) ** (1 / 3) * float(
             points[0, 1, 0, 0] - points[0, 0, 0, 0]
@@ -78,6 +88,13 @@ def _sign_hu(
         from_middle = (noise[0] - noise[0][inside].median()).abs()
         return -17.0 * torch.exp(-((from_middle / torch.quantile(from_middle[inside], 0.15)) ** 2))
     if sign == "fluid_level":  # cells settle towards the back of the head
-        level = torch.quantile(points[1][inside], 0.55)
-        return 8.0 - 32.0 * torch.sigmoid((points[1] - level) / 0.3)
+        share, above = (float(draw) for draw in torch.rand(2, generator=generator))
+        level = torch.quantile(points[1][inside], 0.4 + 0.3 * share)
+        return 8.0 - (26.0 + 14.0 * above) * torch.sigmoid((points[1] - level) / 0.3)  # isodense above
     return torch.zeros_like(noise[0])
+
+
+def _isodense_hu(density: Tensor, inside: Tensor, noise: Tensor) -> Tensor:
+    """Return what makes a part of the clot as dense as brain: blood not clotted, or poor in cells."""
+    edge = torch.quantile(noise[inside], 0.75)
+    return -(density - ISODENSE_HU).clamp(min=0) * torch.sigmoid((noise - edge) / 0.15)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from ichnos.simulation.disease import filling, haemorrhage, law, oracle
+from ichnos.simulation.disease.arrival import narrow_fluid
 from ichnos.simulation.disease.haemorrhage import Lesion
 from ichnos.simulation.disease.moment import RenderedMoment, mass_effect_mm
 from ichnos.simulation.fields import enlarged
@@ -39,7 +40,10 @@ def growth_probability(
     volumes_ml = oracle.resampled_followup_ml(draws, samples, generator)
     coarse_ich = baseline.maps.ich[:: grid.step, :: grid.step, :: grid.step]
     box = grid.box(coarse_ich > 0, margin=max(2, round(12 / (grid.step * grid.spacing_mm))))
-    allowed = haemorrhage.allowed(baseline.maps.tissue[grid.fine(box)][::half, ::half, ::half])
+    tissue = baseline.maps.tissue[grid.fine(box)][::half, ::half, ::half]
+    allowed = haemorrhage.allowed(tissue)
+    if lesion.into_sulci:
+        allowed = allowed | narrow_fluid(tissue, half * grid.spacing_mm)
     voxel_ml = (half * grid.spacing_mm) ** 3 / 1000
     total = torch.zeros(allowed.shape, device=allowed.device)
     for ich_ml in volumes_ml.tolist():

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from ichnos.anatomy import bundles
 from ichnos.simulation.disease import clot
@@ -43,6 +44,11 @@ _BLOOD_TISSUES = (
 
 
 ANISOTROPY = 1.4  # across strong fibres blood needs so much more time, as a share
+# ln of the axes' ratios (mean, standard deviation) before mass effect rounds them: set so that masks on
+# slices of 4.5 mm have the elongation and flatness of 525 real ones (`ichnos simulate --check`)
+ELONGATION_LN, FLATNESS_LN = (0.82, 0.3), (0.38, 0.25)
+AXES_TURN_RAD = 0.3
+SUPERFICIAL_SITES = ("lobar", "cerebellum")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +59,8 @@ class Lesion:
     centre_mm: Floats  # (3,) source mm
     slow: Tensor  # (x, y, z) time per mm that it grew with
     fibre: Tensor  # (3, x, y, z) strongest fibre direction, as long as it is strong (0..1)
+    metric: Floats  # (3, 3) in which its growth is round: stretched along the fibres
+    into_sulci: bool  # a lobar or cerebellar bleed tears through narrow sulci up to the inner table
     time: Tensor  # (x, y, z) arrival in about mm; a threshold on it is the baseline haematoma
     hu: Tensor  # (x, y, z) density of blood at baseline
     hu_followup: Tensor
@@ -121,9 +129,14 @@ def grown(
     crop = cropped(head, table, centre, half_mm=1.75 * radius + 13)
     core = (3000 * clot.SOURCE_SHARE * latent.drawn_ich_ml / scale / (4 * np.pi)) ** (1 / 3)
     roughness = 0.62 + 0.2 * float(np.clip(latent.irregularity, -1.6, 2.2))
-    slow = slowness(crop.tissue) * _texture(crop, core, roughness, generator)
+    into_sulci = latent.site in SUPERFICIAL_SITES
+    slow = slowness(crop.tissue, crop.spacing_mm, into_sulci=into_sulci)
+    slow = slow * _texture(crop, core, roughness, generator)
     fibre = _fibres(head, crop)
-    time = arrival(_point(crop, centre), slow, crop.spacing_mm, fibre=fibre, anisotropy=ANISOTROPY)
+    metric = _metric(fibre, crop, centre, generator)
+    time = arrival(
+        _point(crop, centre), slow, crop.spacing_mm, fibre=fibre, anisotropy=ANISOTROPY, metric=metric
+    )
     rough = smooth_noise(
         tuple(time.shape),
         correlation=max(3.0, 0.4 * core) / crop.spacing_mm,
@@ -136,7 +149,7 @@ def grown(
     limit = _limit(time, crop, latent.drawn_ich_ml * clot.SOURCE_SHARE / scale)
     time = _with_islands(time, limit, crop, latent, generator)
     hu, hu_followup = clot.densities(time, crop, latent, centre, generator)
-    return Lesion(crop, centre, slow, fibre, _closed(time, crop), hu, hu_followup)
+    return Lesion(crop, centre, slow, fibre, metric, into_sulci, _closed(time, crop), hu, hu_followup)
 
 
 def _fibres(head: SourceHead, crop: Crop) -> Tensor:
@@ -156,6 +169,27 @@ def _strongest() -> np.ndarray:
     direction = np.take_along_axis(atlas.orientation, best, 0)[0]
     weight = np.take_along_axis(atlas.weight, best[0], 0)
     return np.ascontiguousarray(direction * np.sqrt(weight), np.float32)
+
+
+def _metric(fibre: Tensor, crop: Crop, centre: Floats, generator: torch.Generator) -> Floats:
+    """Draw the metric of a bleed's growth: a cigar or a disc along the fibres around the bleeding point.
+
+    Elongation and flatness are ratios of the axes; the axes are those of the fibres' tensor, turned a little.
+    """
+    away = ((crop.points() - torch.from_numpy(centre).to(fibre).reshape(3, 1, 1, 1)) ** 2).sum(0)
+    weight = torch.exp(-away / (2 * 12.0**2))
+    tensor = torch.einsum("ixyz,jxyz,xyz->ij", fibre, fibre, weight).double().numpy()
+    axes = np.linalg.eigh(tensor + 1e-9 * np.diag([1.0, 3.0, 2.0]))[1][:, ::-1]  # longest first
+    draw = torch.randn(5, generator=generator, dtype=torch.float64).numpy()
+    turn = Rotation.from_rotvec(AXES_TURN_RAD * draw[:3]).as_matrix()
+    longer, flatter = (
+        float(np.exp(np.clip(mean + spread * z, 0.0, 1.3)))
+        for (mean, spread), z in zip((ELONGATION_LN, FLATNESS_LN), draw[3:], strict=True)
+    )
+    middle = (flatter / longer) ** (1 / 3)
+    lengths = np.array([longer * middle, middle, middle / flatter])
+    metric: Floats = (turn @ axes / lengths) @ (turn @ axes).T
+    return metric
 
 
 def halved(lesion: Lesion) -> Lesion:
@@ -180,7 +214,12 @@ def grown_later(lesion: Lesion, limit: float, generator: torch.Generator) -> Ten
     haste = 1 + 2.2 * torch.exp(-distance / (2 * (0.8 * radius + 4) ** 2))
     slow = lesion.slow * _texture(crop, radius, 0.5, generator) / haste
     onward = arrival(
-        torch.where(inside, 0.0, FAR), slow, crop.spacing_mm, fibre=lesion.fibre, anisotropy=ANISOTROPY
+        torch.where(inside, 0.0, FAR),
+        slow,
+        crop.spacing_mm,
+        fibre=lesion.fibre,
+        anisotropy=ANISOTROPY,
+        metric=lesion.metric,
     )
     return torch.where(inside, lesion.time - limit, _closed(onward, crop))
 

@@ -1,9 +1,9 @@
-"""The law of the virtual population: who bleeds where, how much, what the first scan shows, and how far it
-grows.
+"""The model of the virtual population: who bleeds where, how much, what a CT shows, how far it grows.
 
 One latent bleeding activity makes the visible signs more likely and the growth larger, so that the risk is
-partly readable. The same law feeds the voxel generator and the fast image-free mode. Volumes are of the
-parenchymal haematoma unless IVH is named.
+partly readable. The same model feeds the voxel generator and the fast image-free mode. Volumes are of the
+parenchymal haematoma unless IVH is named. Sources stand beside the numbers; numbers "set to" a figure have no
+source of their own: they make the population meet that figure, which `ichnos simulate --check` compares.
 """
 
 from __future__ import annotations
@@ -12,32 +12,91 @@ from dataclasses import dataclass
 
 import torch
 
-from ichnos.simulation.patient import SIGNS
+from ichnos.errors import UsageError
+from ichnos.simulation.patient import EXPANSION, SIGNS, SITES
 
 Tensor = torch.Tensor
 
-HE_RELATIVE, HE_ABSOLUTE_ML = 0.33, 6.0  # haematoma expansion: growth > 33 % or > 6 mL
 
-_SITE_SHARE = (0.40, 0.20, 0.25, 0.07, 0.04, 0.04)  # in the order of SITES
+_SHARE, _GROWTH_ML = EXPANSION.more_than_share or 1.0, EXPANSION.more_than_ml or 1e9
+
+# Per site, in the order of SITES. Shares: Qureshi 2009 (Lancet 373:1632), deep 50-65 %, lobar 20-30 %,
+# cerebellum 5-10 %, brainstem 5-10 %. Volumes are set to Yu 2025's 20.4 mL (IQR 21.9) over all sites; lobar
+# bleeds are the largest, those of the pons the smallest. Chance of IVH is set to 40 % over all sites (Hallevi
+# 2008, Neurology 70:848: 45 %; Yu 2025 and INTERACT: about 30-33 %), most beside the ventricles.
+_SITE_SHARE = (0.40, 0.20, 0.25, 0.07, 0.04, 0.04)
 _SITE_MEDIAN_ML = (22.5, 13.5, 33.0, 17.5, 7.0, 10.0)
 _SITE_SPREAD = (0.70, 0.60, 0.68, 0.60, 0.55, 0.60)  # standard deviation of ln mL
 _SITE_LARGEST_ML = (110.0, 60.0, 120.0, 45.0, 18.0, 35.0)
-_SITE_IVH_LOGIT = (-1.10, 0.25, -1.75, -0.5, -1.3, 1.7)
+_SITE_IVH_LOGIT = (-0.70, 0.65, -1.35, -0.1, -0.9, 2.1)
 _SITE_MIDLINE = (0.0, 0.0, 0.0, 0.2, 0.5, 0.0)
 
-# One row per sign: logit at activity 0, its slope, and what anticoagulation adds.
+# Onset to first CT: median 3.1 h, 3 % come after a day; set to trials and registries of early arrivals,
+# such as the 5,435 patients of Al-Shahi Salman 2018 (Lancet Neurol 17:885).
+_ONSET_MEDIAN_H, _ONSET_LN_SD, _LATE_SHARE = 3.1, 0.66, 0.03
+
+# ln odds that raise the activity. Set to the adjusted odds ratios of growth > 6 mL in Al-Shahi Salman 2018:
+# anticoagulation 3.48 (1.96-6.16), antiplatelets 1.68 (1.06-2.66), volume at the third against the first
+# quartile 7.18 (4.46-11.60), and to about 30 % expansion under 3 h and 2 % after 24 h (the same; Brott 1997,
+# Stroke 28:1: 26 % within an hour of a first CT under 3 h). Earlier bleeds: Wang 2015 (BRAIN score).
+_ACTIVITY = {"anticoagulated": 1.15, "antiplatelet": 0.42, "earlier_bleed": 0.30}
+_ACTIVITY_PER_LN_HOUR, _ACTIVITY_PER_LN_ML = -0.85, 0.98
+
+# One row per sign: logit at activity 0, its slope, and what anticoagulation adds. Prevalences and odds
+# ratios are set to reviews of non-contrast markers (Morotti 2019, Ann Neurol 86:480: blend 15 %, black hole
+# 15 %, island 15 %, swirl 30 %, satellite 25 %; odds ratios 2 to 5). Fluid levels: 5 % and a third of
+# anticoagulated patients (Almarzouki 2018, J Clin Neurosci 47:177).
 _SIGN_LOGIT = {
-    "blend": (-2.0, 1.3, 0.0),
-    "black_hole": (-1.9, 1.2, 0.0),
-    "island": (-2.2, 1.4, 0.0),
-    "swirl": (-1.3, 1.1, 0.2),
-    "fluid_level": (-3.4, 0.5, 2.4),
-    "satellite": (-1.2, 0.55, 0.0),
+    "blend": (-2.0, 0.54, 0.0),
+    "black_hole": (-1.9, 0.50, 0.0),
+    "island": (-2.2, 0.58, 0.0),
+    "swirl": (-1.3, 0.47, 0.2),
+    "fluid_level": (-3.4, 0.25, 2.4),
+    "satellite": (-1.2, 0.25, 0.0),
 }
-_SCORE_SLOPE = 0.68  # irregularity and heterogeneity: slope * activity + sqrt(1 - slope²) * noise
-_BLEEDS_ON = (-3.05, 2.6)  # logit of still bleeding: at activity 0, slope
-_GROWTH_LN = (-0.42, 0.65)  # ln of relative growth while bleeding: mean, standard deviation
-_STABLE = (0.04, 0.06)  # relative change without bleeding: mean, standard deviation
+# Irregularity and heterogeneity: slope * activity + sqrt(1 - slope^2) * noise; set so that the oracle's AUC
+# is 0.80 to 0.82, what the best published models reach (Yu 2025; Al-Shahi Salman 2018: 0.78, with spot sign
+# 0.83).
+_SCORE_SLOPE = 0.12
+_BLEEDS_ON = (-2.71, 1.60)  # logit of still bleeding: at activity 0, slope; set to 20 % expansion (Yu 2025)
+# ln of relative growth while bleeding, and relative change without (mean, standard deviation): set to Yu
+# 2025's follow-up of 22.7 mL (IQR 26.2); repeated measurements of a stable clot differ by some 3 %.
+_GROWTH_LN = (-0.50, 0.55)
+_STABLE = (0.03, 0.028)
+# How near to the limit of expansion a growth may come, relative and mL: nearer ones are moved away on their
+# own side, so that maps, whose volumes are as exact as voxels allow, say of everyone what the model says.
+_CLEAR_OF_LIMIT = (0.01, 0.15)
+# New IVH at follow-up, of those without: 8-15 % (Maas 2013, Neurology 80:1295; Yogendrakumar 2020, Stroke
+# 51:1120), mostly with growth.
+_EARLIER_BLEED_SHARE = 0.09  # of patients (INTERACT2: Anderson 2013, NEJM 368:2355: 8 %)
+_NEW_IVH = (0.075, 0.26)  # chance of a stable, of a growing haematoma
+# Oedema. Without any: hyperacute scans, fewer by the hour (set to half of those under an hour, as seen on
+# hyperacute CT). Ratio to the clot 0.58 over all (Yu-like cohorts; Gebel 2002, Stroke 33:2631: 0.5 at 3 h),
+# growing with time (Venkatasubramanian 2011, Stroke 42:73).
+_NO_OEDEMA = (0.2, 1.9)  # logit at 1 h, its fall per ln hour
+_OEDEMA_LN = (-0.50, 0.35)  # ln of the ratio at 3.2 h: mean, standard deviation
+
+
+@dataclass(frozen=True)
+class PopulationMix:
+    """In what the patients of a centre differ from those of another."""
+
+    age_mean_years: float = 62.0  # Yu 2025: 60 +- 13; registries 62 to 70
+    age_sd_years: float = 13.0
+    male_share: float = 0.68  # Yu 2025: about 71 %
+    site_share: tuple[float, ...] = _SITE_SHARE  # in the order of SITES; need not sum to 1
+    anticoagulated_odds: float = 1.0  # relative to the usual share at each age
+    leukoaraiosis_factor: float = 1.0  # of the volume at each age
+
+    def __post_init__(self) -> None:
+        if len(self.site_share) != len(SITES) or min(self.site_share) < 0 or sum(self.site_share) <= 0:
+            raise UsageError(
+                f"site_share holds {self.site_share}; give a share of 0 or more for each of"
+                f" {', '.join(SITES)}"
+            )
+
+
+USUAL = PopulationMix()
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +111,8 @@ class Draws:
     onset_to_ct_h: Tensor
     followup_interval_h: Tensor
     anticoagulated: Tensor  # bool
+    antiplatelet: Tensor  # bool
+    earlier_bleed: Tensor  # bool
     haematocrit: Tensor
     ich_ml: Tensor
     ivh_ml: Tensor
@@ -80,11 +141,11 @@ def expansion_limit_ml(ich_ml: Tensor) -> Tensor:
     >>> expansion_limit_ml(torch.tensor([10.0, 30.0]))
     tensor([3.3000, 6.0000])
     """
-    return torch.clamp(HE_RELATIVE * ich_ml, max=HE_ABSOLUTE_ML)
+    return torch.clamp(_SHARE * ich_ml, max=_GROWTH_ML)
 
 
-def draw(patients: int, generator: torch.Generator) -> Draws:
-    """Draw patients with a haematoma from the law (2,000 in a few milliseconds)."""
+def draw(patients: int, generator: torch.Generator, mix: PopulationMix = USUAL) -> Draws:
+    """Draw patients with a haematoma (2,000 in a few milliseconds)."""
     n = (patients,)
 
     def normal() -> Tensor:
@@ -93,55 +154,112 @@ def draw(patients: int, generator: torch.Generator) -> Draws:
     def uniform() -> Tensor:
         return torch.rand(n, generator=generator)
 
-    age = (62 + 13 * normal()).clamp(25, 95)
-    male, anticoagulated = uniform() < 0.68, uniform() < 0.02 + 0.14 * torch.sigmoid((age - 65) / 6)
-    site = torch.multinomial(torch.tensor(_SITE_SHARE), patients, replacement=True, generator=generator)
+    age = (mix.age_mean_years + mix.age_sd_years * normal()).clamp(25, 95)
+    male = uniform() < mix.male_share
+    drugs = _drugs(age, mix, uniform())
+    earlier = uniform() < _EARLIER_BLEED_SHARE
+    site = torch.multinomial(
+        torch.tensor(mix.site_share).float(), patients, replacement=True, generator=generator
+    )
     side = (uniform() < 0.5).long()
     side = torch.where(uniform() < torch.tensor(_SITE_MIDLINE)[site], 2, side)
-    onset = (3.2 * torch.exp(0.75 * normal())).clamp(0.5, 48)
+    onset = _onset_h(normal(), uniform(), uniform())
     interval = (21 + 4 * normal()).clamp(6, 24)
     ich = torch.tensor(_SITE_MEDIAN_ML)[site] * torch.exp(torch.tensor(_SITE_SPREAD)[site] * normal())
     ich = torch.minimum(ich.clamp(min=0.8), torch.tensor(_SITE_LARGEST_ML)[site])
     has_ivh = uniform() < torch.sigmoid(torch.tensor(_SITE_IVH_LOGIT)[site] + 0.6 * torch.log(ich / 20))
     ivh = torch.where(has_ivh, (6 * torch.exp(0.9 * normal())).clamp(0.5, 45), 0.0)
-    activity = activity_mean(anticoagulated, onset, ich) + normal()
-    logit = torch.stack([sign_logit(name, activity, anticoagulated) for name in SIGNS], -1)
+    activity = _activity_mean(drugs[0], drugs[1], earlier, onset, ich) + normal()
+    logit = torch.stack([sign_logit(name, activity, drugs[0]) for name in SIGNS], -1)
     signs = torch.rand((patients, len(SIGNS)), generator=generator) < torch.sigmoid(logit)
     noise = (1 - _SCORE_SLOPE**2) ** 0.5
     scores = [_SCORE_SLOPE * activity + noise * normal() for _ in range(2)]
-    phe = ich * torch.exp(-0.55 + 0.3 * normal()) * (onset / 3.2) ** 0.15
-    followup_ich, bleeding = grow(ich, activity, interval, generator)
-    growth = followup_ich / ich - 1
+    oedema = _oedema_ml(ich, onset, normal(), uniform())
+    followup_ich = grow(ich, activity, interval, generator)
+    later_oedema = _oedema_ml(ich, onset + interval, 0.5 * normal(), torch.ones(n)) + 0.25 * (
+        followup_ich - ich
+    )
     return Draws(
         age_years=age,
         male=male,
-        atrophy=((age - 35) / 60 + 0.12 * normal()).clamp(0, 1),
+        atrophy=((age - 35) / 60 + 0.15 * normal()).clamp(0, 1.1),
         site=site,
         side=side,
         onset_to_ct_h=onset,
         followup_interval_h=interval,
-        anticoagulated=anticoagulated,
+        anticoagulated=drugs[0],
+        antiplatelet=drugs[1],
+        earlier_bleed=earlier,
         haematocrit=(0.41 + 0.05 * normal()).clamp(0.25, 0.55),
         ich_ml=ich,
         ivh_ml=ivh,
-        phe_ml=phe,
-        leukoaraiosis_ml=(3.2 * torch.exp(0.052 * (age - 62) + 0.95 * normal())).clamp(0.0, 90),
+        phe_ml=oedema,
+        leukoaraiosis_ml=leukoaraiosis_ml(age, normal()) * mix.leukoaraiosis_factor,
         signs=signs,
         irregularity=scores[0],
         heterogeneity=scores[1],
         activity=activity,
         followup_ich_ml=followup_ich,
-        followup_ivh_ml=_grow_ivh(ivh, growth, bleeding & (uniform() < 0.15)),
-        followup_phe_ml=phe * (1 + 0.6 * interval / 24 * torch.exp(0.25 * normal()))
-        + 0.25 * (followup_ich - ich).clamp(min=0),
+        followup_ivh_ml=_followup_ivh_ml(ivh, followup_ich / ich - 1, uniform()),
+        followup_phe_ml=torch.maximum(later_oedema, 1.1 * oedema),
     )
 
 
-def activity_mean(anticoagulated: Tensor, onset_to_ct_h: Tensor, ich_ml: Tensor) -> Tensor:
-    """Return the mean of the latent activity (its standard deviation is 1): early, anticoagulated, large
-    bleeds are the active ones.
+def leukoaraiosis_ml(age_years: Tensor, score: Tensor) -> Tensor:
+    """Return the volume of white-matter disease at an age for a standard score.
+
+    Median 5.3 mL at 65 years, doubling in 14: stroke patients of 60 to 70 have 5 to 6 (MRI-GENIE: Giese 2020,
+    Neurology 95:e79). The spread is our choice.
     """
-    return 0.6 * anticoagulated - 0.4 * torch.log(onset_to_ct_h / 3.2) + 0.25 * torch.log(ich_ml / 20)
+    return (4.6 * torch.exp(0.050 * (age_years - 62) + 0.95 * score)).clamp(0.0, 90)
+
+
+def _drugs(age_years: Tensor, mix: PopulationMix, chance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return who takes anticoagulants (about 10 %) and, of the others, antiplatelets (about 20 %).
+
+    Shares at entry to cohorts of spontaneous haemorrhage: Al-Shahi Salman 2018, anticoagulants 12 %,
+    antiplatelets 25 %; both rise with age.
+    """
+    anticoagulant = 0.03 + 0.16 * torch.sigmoid((age_years - 65) / 6)
+    odds = mix.anticoagulated_odds * anticoagulant / (1 - anticoagulant)
+    anticoagulant = odds / (1 + odds)
+    antiplatelet = 0.08 + 0.26 * torch.sigmoid((age_years - 65) / 8)
+    taken = chance < anticoagulant
+    return taken, ~taken & (chance < anticoagulant + antiplatelet * (1 - anticoagulant))
+
+
+def _onset_h(score: Tensor, late: Tensor, when: Tensor) -> Tensor:
+    early = (_ONSET_MEDIAN_H * torch.exp(_ONSET_LN_SD * score)).clamp(0.5, 24)
+    return torch.where(late < _LATE_SHARE, 24 * 3**when, early)
+
+
+def _oedema_ml(ich_ml: Tensor, hours: Tensor, score: Tensor, chance: Tensor) -> Tensor:
+    """Return the oedema of clots of an age; 0 where a `chance` (0..1) leaves a young clot without any."""
+    without = torch.sigmoid(_NO_OEDEMA[0] - _NO_OEDEMA[1] * torch.log(hours))
+    ratio = torch.exp(_OEDEMA_LN[0] + _OEDEMA_LN[1] * score) * (hours / 3.2) ** 0.2
+    return torch.where(chance < without, 0.0, ich_ml * ratio)
+
+
+def activity_mean(draws: Draws) -> Tensor:
+    """Return the mean of the latent activity given the clinical facts and the volume; its spread is 1.
+
+    Early, large, anticoagulated bleeds are the active ones.
+    """
+    return _activity_mean(
+        draws.anticoagulated, draws.antiplatelet, draws.earlier_bleed, draws.onset_to_ct_h, draws.ich_ml
+    )
+
+
+def _activity_mean(
+    anticoagulated: Tensor, antiplatelet: Tensor, earlier_bleed: Tensor, onset_h: Tensor, ich_ml: Tensor
+) -> Tensor:
+    return (
+        _ACTIVITY["anticoagulated"] * anticoagulated
+        + _ACTIVITY["antiplatelet"] * antiplatelet
+        + _ACTIVITY["earlier_bleed"] * earlier_bleed
+        + _ACTIVITY_PER_LN_HOUR * torch.log(onset_h / 3.2)
+        + _ACTIVITY_PER_LN_ML * torch.log(ich_ml / 20)
+    )
 
 
 def sign_logit(name: str, activity: Tensor, anticoagulated: Tensor) -> Tensor:
@@ -167,17 +285,20 @@ def share_grown(interval_h: Tensor) -> Tensor:
     return 1 - torch.exp(-interval_h / 5.0)
 
 
-def grow(
-    ich_ml: Tensor, activity: Tensor, interval_h: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Draw the hidden part: volume at follow-up, and whether the vessel bled on."""
+def grow(ich_ml: Tensor, activity: Tensor, interval_h: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw the hidden part: the volume at follow-up, clear of the limit of expansion on either side."""
     bleeding = torch.rand(ich_ml.shape, generator=generator) < bleeds_on(activity)
     mean, spread = _GROWTH_LN
     while_bleeding = torch.exp(mean + spread * torch.randn(ich_ml.shape, generator=generator)) * share_grown(
         interval_h
     )
     stable = _STABLE[0] + _STABLE[1] * torch.randn(ich_ml.shape, generator=generator)
-    return ich_ml * (1 + torch.where(bleeding, while_bleeding, stable)), bleeding
+    growth_ml = ich_ml * torch.where(bleeding, while_bleeding, stable)
+    limit_ml = expansion_limit_ml(ich_ml)
+    clear_ml = torch.minimum(_CLEAR_OF_LIMIT[0] * ich_ml + _CLEAR_OF_LIMIT[1], 0.25 * limit_ml)
+    above = growth_ml > limit_ml
+    clear = torch.where(above, limit_ml + clear_ml, limit_ml - clear_ml)
+    return ich_ml + torch.where((growth_ml - limit_ml).abs() < clear_ml, clear, growth_ml)
 
 
 def expansion_given_activity(activity: Tensor, ich_ml: Tensor, interval_h: Tensor) -> Tensor:
@@ -194,7 +315,8 @@ def _normal_cdf(z: Tensor) -> Tensor:
     return 0.5 * (1 + torch.erf(z / 2**0.5))
 
 
-def _grow_ivh(ivh_ml: Tensor, growth: Tensor, ruptures: Tensor) -> Tensor:
+def _followup_ivh_ml(ivh_ml: Tensor, growth: Tensor, chance: Tensor) -> Tensor:
     """Return IVH at follow-up: it grows with the haematoma, clears a little without, and may be new."""
     grown = torch.where(growth > 0.15, ivh_ml * (1 + 0.5 * growth.clamp(max=1.5)), 0.95 * ivh_ml)
+    ruptures = chance < torch.where(growth > 0.15, _NEW_IVH[1], _NEW_IVH[0])
     return torch.where(ruptures & (ivh_ml == 0), 1.0 + 4.0 * growth.clamp(0, 1), grown).clamp(max=50)

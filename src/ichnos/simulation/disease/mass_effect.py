@@ -17,33 +17,42 @@ from scipy.fft import next_fast_len
 from ichnos.simulation.fields import Grid
 
 Tensor = torch.Tensor
-DISPLACING_SHARE = 0.85  # of a haematoma's volume displaces tissue; the rest has infiltrated it
+# new volume per volume of blood: the clot itself and a quarter of its oedema (0.58 of it), which is water
+DISPLACING_SHARE = 1.2
 # over such a cube the new volume is spread: tissue beside the clot swells too, and the clot's own shape is
 # kept
 SWOLLEN_MM = 28.0
+VENTRICLES_YIELD = 2.5  # relative to sulci
+# over which fluid gives way; both are set so that clots of 30 to 60 mL shift the midline by 3 to 6 mm
+REACH_MM = 120.0
 BOUNDARY_ROUNDS = 4  # more change the shift of the midline by less than a tenth
 
 
 def displacement(
-    blood: Tensor, fluid: Tensor, ventricle: Tensor, depth_mm: Tensor, grid: Grid, *, swelling: float = 0.0
+    blood: Tensor,
+    fluid: Tensor,
+    ventricle: Tensor,
+    depth_mm: Tensor,
+    grid: Grid,
+    *,
+    distended: Tensor | None = None,
 ) -> Tensor:
     """Return u (3, x, y, z) in mm on the coarse grid.
 
     `blood`, `fluid` and `ventricle` are volume fractions (x, y, z), `depth_mm` the depth inside the skull;
-    `swelling` is the share of new volume in ventricles that intraventricular blood distends (0: none, they
-    are squeezed out instead).
+    `distended` is the share of new volume where blood casts ventricles (None: they are squeezed out only).
     """
     step_mm = grid.step * grid.spacing_mm
     inside = torch.sigmoid((depth_mm - 1.5) / 1.2)
     source = _spread(DISPLACING_SHARE * blood, round(SWOLLEN_MM / (2 * step_mm))) * inside
     source = source * (DISPLACING_SHARE * blood.sum() / source.sum().clamp(min=1e-3))
-    if swelling > 0:
-        source = source + swelling * ventricle
+    squeezed = ventricle  # ventricles give way before sulci do
+    if distended is not None:
+        source = source + distended
+        squeezed = ventricle * (distended <= 0) * 0.4
     if float(source.sum()) <= 0:
         return torch.zeros((3, *blood.shape), device=blood.device)
-    yielding = (
-        fluid + 2.5 * ventricle if swelling <= 0 else fluid * (1 - ventricle)
-    )  # ventricles give way before sulci do
+    yielding = fluid * (1 - ventricle) + VENTRICLES_YIELD * squeezed
     wish = yielding * _nearness(blood, step_mm) * inside
     return _contained(source - _sink(wish, 0.9 * fluid * inside, source.sum()), inside, step_mm)
 
@@ -75,14 +84,14 @@ def _contained(divergence: Tensor, inside: Tensor, step_mm: float) -> Tensor:
     charge = divergence
     flow = inside * _gradient_of_inverse_laplacian(charge, step_mm)
     for _ in range(BOUNDARY_ROUNDS):
-        found = (
+        divergence_now = (
             sum(
                 (torch.gradient(part, dim=axis)[0] for axis, part in enumerate(flow)),
                 torch.zeros_like(charge),
             )
             / step_mm
         )
-        charge = charge + (divergence - found)
+        charge = charge + (divergence - divergence_now)
         flow = inside * _gradient_of_inverse_laplacian(charge, step_mm)
     return flow
 
@@ -93,7 +102,7 @@ def _nearness(blood: Tensor, step_mm: float) -> Tensor:
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     centre = (points * blood).sum((1, 2, 3)) / blood.sum().clamp(min=1e-6)
     distance = ((points - centre.reshape(3, 1, 1, 1)) ** 2).sum(0).sqrt() * step_mm
-    return torch.exp(-distance / 55.0)
+    return torch.exp(-distance / REACH_MM)
 
 
 def _gradient_of_inverse_laplacian(divergence: Tensor, step_mm: float) -> Tensor:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from ichnos.simulation.disease import chronic as parenchyma
-from ichnos.simulation.disease import clot, filling, haemorrhage, mass_effect
+from ichnos.simulation.disease import clot, filling, haemorrhage, mass_effect, ventricles
+from ichnos.simulation.disease.arrival import narrow_fluid
 from ichnos.simulation.disease.chronic import Chronic
 from ichnos.simulation.disease.haemorrhage import Lesion
-from ichnos.simulation.fields import Grid, enlarged, gathered, indices_of, looked_up, sampled, smooth_noise
+from ichnos.simulation.disease.operation import Operation, operated
+from ichnos.simulation.fields import Grid, enlarged, gathered, indices_of, looked_up, sampled
 from ichnos.simulation.heads.source import SourceHead
-from ichnos.simulation.heads.variation import Variation, patient_point
+from ichnos.simulation.heads.variation import Variation
 from ichnos.simulation.patient import Latent, Moment, Tissue
 from ichnos.simulation.streams import random_stream
 
@@ -37,6 +38,7 @@ def rendered_moment(
     chronic: Chronic,
     variation: Variation,
     lesion: Lesion | None,
+    operation: Operation | None = None,
     *,
     followup: bool,
 ) -> RenderedMoment:
@@ -49,18 +51,22 @@ def rendered_moment(
     )
     push = torch.zeros_like(variation.source_mm)
     if lesion is not None:
-        push = mass_effect_mm(head, table, variation, lesion, volumes)
+        order = _ventricular_order(head, variation.source_mm, latent)
+        push = mass_effect_mm(head, table, variation, lesion, volumes, order)
     source = variation.at(grid.coarse_points(device) - push) if lesion is not None else variation.source_mm
     tissue = _tissue(head, table, grid, source)
+    drain = None
+    if operation is not None:
+        mni_mm = sampled(head.mni_mm, head.feature_affine, source)
+        depth_mm = sampled(head.features[1:], head.feature_affine, source)[0]
+        tissue, drain = operated(operation, tissue, mni_mm, depth_mm, grid)
     empty = _nothing(grid, device)
     ich, hu, oedema, ivh, limit = empty, empty, empty, empty, 0.0
     if lesion is not None:
         box = _lesion_box(grid, variation, lesion, volumes[0])
         at = grid.enlarged(source[(slice(None), *box)])
         ich, hu, oedema, limit = _bled(lesion, latent, tissue, grid, grid.fine(box), at, followup=followup)
-        ivh = _into_ventricles(
-            tissue, ich, volumes[1], grid, patient_point(variation, lesion.centre_mm), latent.seed
-        )
+        ivh = _into_ventricles(tissue, ich, volumes[1], grid, _ventricular_order(head, source, latent))
         if volumes[1] > 0:
             hu = torch.where(
                 (ivh > 0) & (hu <= 0),
@@ -72,6 +78,7 @@ def rendered_moment(
         rest = 1 - ich - ivh
         leuko, calcium = leuko.mul_(rest), calcium.mul_(rest)
         old = old * rest if chronic.old_ml > 0 else old
+    calcium = calcium if drain is None else torch.maximum(calcium, drain)
     maps = Moment(tissue, ich, ivh, hu, oedema, leuko, acute, old, calcium)
     return RenderedMoment(maps, limit, source, push)
 
@@ -94,9 +101,14 @@ def _tissue(head: SourceHead, table: Tensor, grid: Grid, source: Tensor) -> Tens
 
 
 def mass_effect_mm(
-    head: SourceHead, table: Tensor, variation: Variation, lesion: Lesion, volumes: tuple[float, float]
+    head: SourceHead,
+    table: Tensor,
+    variation: Variation,
+    lesion: Lesion,
+    volumes: tuple[float, float],
+    order: Tensor | None = None,
 ) -> Tensor:
-    """Return the mass effect's displacement on the coarse grid."""
+    """Return the displacement (coarse grid) by blood in tissue and ventricles, mL; `order` fills these."""
     grid, x = variation.grid, variation.source_mm
     voxel_ml = (grid.step * grid.spacing_mm) ** 3 / 1000
     time = haemorrhage.at(lesion, lesion.time, x, fill=400.0)
@@ -105,9 +117,12 @@ def mass_effect_mm(
     fluid = ((tissue == Tissue.CSF) | (tissue == Tissue.VENTRICLE)).float()
     depth = sampled(head.features[1:], head.feature_affine, x)[0]
     ventricle = (tissue == Tissue.VENTRICLE) | (tissue == Tissue.CHOROID)
-    room_ml = float(ventricle.sum()) * voxel_ml
-    swelling = max(0.0, 1 - 0.75 * room_ml / volumes[1]) if volumes[1] > 0 else 0.0
-    return mass_effect.displacement(blood, fluid, ventricle.float(), depth, grid, swelling=swelling)
+    distended = None
+    if volumes[1] > 0 and order is not None:
+        room_ml = float(ventricle.sum()) * voxel_ml
+        cast = filling.filled(order, ventricle, volumes[1] / voxel_ml, softness=2.0)
+        distended = max(ventricles.distension(volumes[1]), 1 - 0.75 * room_ml / volumes[1]) * cast
+    return mass_effect.displacement(blood, fluid, ventricle.float(), depth, grid, distended=distended)
 
 
 def _lesion_box(
@@ -144,10 +159,11 @@ def _bled(
         else (latent.drawn_ich_ml, latent.drawn_phe_ml)
     )
     time = haemorrhage.at(lesion, lesion.time, at, fill=400.0)
-    where = haemorrhage.allowed(tissue[fine])
+    solid = haemorrhage.allowed(tissue[fine])
+    where = solid | narrow_fluid(tissue[fine], grid.spacing_mm) if lesion.into_sulci else solid
     blood, limit = filling.filled_with_limit(time, where, ich_ml / voxel_ml, softness=0.6)
     around = haemorrhage.at(lesion, haemorrhage.spread_around(lesion, lesion.time, limit), at, fill=200.0)
-    oedema = filling.oedema_degree(around, where & (blood < 0.5), phe_ml / voxel_ml) * (1 - blood)
+    oedema = filling.oedema_degree(around, solid & (blood < 0.5), phe_ml / voxel_ml) * (1 - blood)
     density = haemorrhage.at(lesion, lesion.hu_followup if followup else lesion.hu, at, fill=0.0)
     maps = []
     for part in (blood, torch.where(time < limit + 6.0, density, 0.0), oedema):
@@ -157,34 +173,28 @@ def _bled(
     return maps[0], maps[1], maps[2], limit
 
 
-def _into_ventricles(
-    tissue: Tensor, ich: Tensor, ivh_ml: float, grid: Grid, centre_mm: np.ndarray, seed: int
-) -> Tensor:
-    """Fill ventricles from the point of rupture, the dependent parts (occipital horns, in a patient on the
-    back) first.
-    """
+def _ventricular_order(head: SourceHead, source: Tensor, latent: Latent) -> Tensor:
+    """Return the order in which blood fills the ventricles (coarse grid); parts are those of baseline."""
+    generator = random_stream(latent.seed, "ivh")
+    volume_ml = latent.drawn_ivh_ml or latent.drawn_followup_ivh_ml
+    pools = ventricles.drawn_pools(latent, volume_ml, generator)
+    mni_mm = sampled(head.mni_mm, head.feature_affine, source)
+    return ventricles.filling_order(pools, mni_mm, generator)
+
+
+def _into_ventricles(tissue: Tensor, ich: Tensor, ivh_ml: float, grid: Grid, order: Tensor) -> Tensor:
+    """Return the fraction of blood in the ventricles, filled in the order of a map on the coarse grid."""
     if ivh_ml <= 0:
         return _nothing(grid, tissue.device)
     out = torch.zeros(grid.shape, device=tissue.device)
-    voxels = ((tissue == Tissue.VENTRICLE) | (tissue == Tissue.CHOROID)).nonzero()
-    points = voxels * grid.spacing_mm + torch.from_numpy(grid.affine[:3, 3]).to(
-        device=tissue.device, dtype=torch.float32
-    )
-    away = (points - torch.from_numpy(centre_mm).to(points)).norm(dim=1)
-    from_rupture = (points - points[int(away.argmin())]).norm(dim=1)
-    generator = random_stream(seed, "ivh")
-    noise = smooth_noise((24, 24, 24), correlation=3, generator=generator, device=tissue.device)
-    low = points.min(0).values
-    unit = (points - low) / (points.max(0).values - low).clamp(min=1) * 23
-    rough = sampled(noise, np.eye(4), unit.T.reshape(3, -1, 1, 1))[0].reshape(-1)
-    score = 0.6 * from_rupture + 0.45 * (points[:, 1] - low[1]) + 2.5 * rough
-    fraction, _ = filling.filled_with_limit(
-        score, torch.ones_like(score, dtype=torch.bool), ivh_ml / (grid.spacing_mm**3 / 1000), softness=2.0
-    )
-    out[voxels[:, 0], voxels[:, 1], voxels[:, 2]] = fraction * (
-        1 - ich[voxels[:, 0], voxels[:, 1], voxels[:, 2]]
-    )
-    return out
+    coarse = tissue[:: grid.step, :: grid.step, :: grid.step]
+    box = grid.box((coarse == Tissue.VENTRICLE) | (coarse == Tissue.CHOROID), margin=2)
+    fine = grid.fine(box)
+    inner = tissue[fine]
+    inside = (inner == Tissue.VENTRICLE) | (inner == Tissue.CHOROID)
+    voxels = ivh_ml / (grid.spacing_mm**3 / 1000)
+    out[fine] = filling.filled(grid.enlarged(order[(None, *box)])[0], inside, voxels, softness=1.0)
+    return out * (1 - ich)
 
 
 def _chronic_maps(

@@ -16,12 +16,12 @@ _ACTIVITY = torch.linspace(-6, 6, 241)
 def activity_posterior(draws: law.Draws) -> Tensor:
     """Return P(activity | all that is visible) on `activity_grid()`, (n, grid); rows sum to one.
 
-    Visible are the signs, irregularity, heterogeneity, volume, onset-to-CT time and anticoagulation. Given
-    the activity they are independent, so the posterior is their product; no sampling is needed.
+    Visible are the signs, irregularity, heterogeneity, volume, onset-to-CT time, drugs and earlier bleeds.
+    Given the activity they are independent, so the posterior is their product; no sampling is needed.
     """
     a = _ACTIVITY[None]
     anticoagulated = draws.anticoagulated[:, None]
-    mean = law.activity_mean(draws.anticoagulated, draws.onset_to_ct_h, draws.ich_ml)[:, None]
+    mean = law.activity_mean(draws)[:, None]
     log = -0.5 * (a - mean) ** 2
     for column, name in enumerate(SIGNS):
         logit = law.sign_logit(name, a, anticoagulated)
@@ -55,7 +55,7 @@ def resampled_followup_ml(draws: law.Draws, samples: int, generator: torch.Gener
     chosen = torch.multinomial(activity_posterior(draws)[0], samples, replacement=True, generator=generator)
     ich = draws.ich_ml[:1].expand(samples)
     interval = draws.followup_interval_h[:1].expand(samples)
-    return law.grow(ich, _ACTIVITY[chosen], interval, generator)[0]
+    return law.grow(ich, _ACTIVITY[chosen], interval, generator)
 
 
 def auc(score: Tensor, outcome: Tensor) -> float:

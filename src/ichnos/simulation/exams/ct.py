@@ -74,7 +74,11 @@ def simulate_ct(
     box, affine = _seen(patient, plan)
     seen = patient.moment(followup=followup).cropped(box)
     hu = hounsfield(
-        seen, haematocrit=patient.latent.haematocrit, spacing_mm=patient.spacing_mm, generator=generator
+        seen,
+        haematocrit=patient.latent.haematocrit,
+        spacing_mm=patient.spacing_mm,
+        generator=generator,
+        old_infarct_hu=patient.latent.old_infarct_hu,
     )
     if protocol.metal:
         hu = _with_metal(hu, seen.tissue, generator=generator)
@@ -216,6 +220,8 @@ def scanned(slices: torch.Tensor, protocol: CtProtocol, *, generator: torch.Gene
         strength=protocol.beam_hardening,
         generator=generator,
         metal=protocol.metal,
+        cupping_hu=protocol.cupping_hu,
+        streaks=protocol.streaks,
     )
     error, level = (_spread(part, slices.shape[0], protocol.matrix) for part in (rays.error_hu, rays.noise))
     image = reconstruct(slices, kernel=protocol.kernel, matrix=protocol.matrix, pixel_mm=protocol.pixel_mm)

@@ -17,6 +17,7 @@ from ichnos.simulation.exams.scanners import Kernel
 
 RAYS = 80  # rays per view = side of the coarse grid
 VIEWS = 64
+RIM_MM = 9.0  # reach of the brightening under the inner table
 WATER_PER_CM = 0.19  # linear attenuation of water at the mean energy of a 120 kV beam
 REFERENCE_SUM = (
     4.1  # ray sum through the middle of a head at the ventricles, for which the protocol's noise is meant
@@ -32,10 +33,19 @@ class RayEffects:
 
 
 def ray_effects(
-    hu: torch.Tensor, *, pixel_mm: float, strength: float, generator: torch.Generator, metal: bool = False
+    hu: torch.Tensor,
+    *,
+    pixel_mm: float,
+    strength: float,
+    generator: torch.Generator,
+    metal: bool = False,
+    cupping_hu: float = 0.0,
+    streaks: float = 1.0,
 ) -> RayEffects:
     """Derive beam hardening and noise level from the ray sums of slices (s, r, r) with pixels of
     `pixel_mm`.
+
+    `cupping_hu` brightens the brain beside the inner table, `streaks` scales those of starved rays.
     """
     pixel_cm = pixel_mm / 10.0
     water = (hu.clamp(-1000, 100) / 1000.0 + 1.0) * pixel_cm
@@ -52,12 +62,25 @@ def ray_effects(
     )  # tube current modulation takes a quarter of the exponent
     starved = (
         torch.randn(variance.shape, device=hu.device, generator=generator)
-        * 0.010
+        * (0.010 * streaks)
         * (variance.sqrt() - 1.5).clamp(min=0.0)
     )
     smeared = back_projection(torch.cat([ramp_filtered(hardening + starved, pixel_cm), variance]))
     error, spread = smeared.chunk(2)
-    return RayEffects(error * 1000.0, (spread / VIEWS).clamp(min=0.05).sqrt())
+    error = error * 1000.0 + cupping_hu * bright_rim(hu, pixel_mm)
+    return RayEffects(error, (spread / VIEWS).clamp(min=0.05).sqrt())
+
+
+def bright_rim(hu: torch.Tensor, pixel_mm: float) -> torch.Tensor:
+    """Return how near bone a place of slices (s, r, r) is: 1 beside the inner table, 0 a centimetre off.
+
+    By this much an over-corrected beam and the skull's veiling glare brighten the brain under the vault.
+    """
+    bone = ((hu - 150.0) / 600.0).clamp(0, 1)[None]
+    side = 2 * max(1, round(RIM_MM / (2 * pixel_mm))) + 1
+    for _ in range(2):
+        bone = functional.avg_pool2d(bone, side, stride=1, padding=side // 2)
+    return (bone[0] / 0.4).clamp(0, 1)
 
 
 def ray_sums(slices: torch.Tensor) -> torch.Tensor:

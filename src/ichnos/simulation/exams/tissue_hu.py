@@ -52,7 +52,7 @@ DENSITY: dict[Tissue, Density] = {
 OEDEMA_DROP_HU = 10.0  # full degree, in white matter
 LEUKOARAIOSIS_DROP_HU = 10.0
 INFARCT_DROP_HU = 8.0
-OLD_INFARCT_HU = 9.0
+OLD_INFARCT_HU = 9.0  # of a cavity that is nearly fluid
 CALCIUM_RISE_HU = 250.0
 FAT_ABOVE, FAT_STEEPNESS = (
     0.75,
@@ -61,7 +61,12 @@ FAT_ABOVE, FAT_STEEPNESS = (
 
 
 def hounsfield(
-    moment: Moment, *, haematocrit: float, spacing_mm: float, generator: torch.Generator
+    moment: Moment,
+    *,
+    haematocrit: float,
+    spacing_mm: float,
+    generator: torch.Generator,
+    old_infarct_hu: float = OLD_INFARCT_HU,
 ) -> torch.Tensor:
     """Return the HU map (x, y, z) of a patient, float32; texture and the patient's own tissue means come
     from the generator.
@@ -89,7 +94,7 @@ def hounsfield(
         + OEDEMA_DROP_HU * moment.oedema
         + INFARCT_DROP_HU * moment.infarct_acute
     ).clamp(max=18.0)
-    hu = torch.lerp(hu, torch.full_like(hu, OLD_INFARCT_HU), moment.infarct_old * is_brain)
+    hu = torch.lerp(hu, torch.full_like(hu, old_infarct_hu), moment.infarct_old * is_brain)
     blood = (moment.ich + moment.ivh).clamp(0, 1)
     return torch.lerp(hu, moment.blood_hu, blood) + CALCIUM_RISE_HU * moment.calcification
 

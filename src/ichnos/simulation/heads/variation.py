@@ -29,10 +29,16 @@ class Variation:
 
 
 def varied(
-    head: SourceHead, *, atrophy: float, strength: float, spacing_mm: float, generator: torch.Generator
+    head: SourceHead,
+    *,
+    atrophy: float,
+    ventricles_mm: float = 0.0,
+    strength: float,
+    spacing_mm: float,
+    generator: torch.Generator,
 ) -> Variation:
     """Draw one person's deformation of a source head. `strength` 0 gives the head itself, 1 the usual
-    variety.
+    variety; `ventricles_mm` widens the ventricles beyond what atrophy does.
     """
     device = head.codes.device
     inverse = _random_affine(head, strength, generator)
@@ -44,7 +50,10 @@ def varied(
     features = sampled(head.features, head.feature_affine, x)
     draws = torch.randn(4, generator=generator).tolist()
     x = x + _ventricles_widened(
-        features[0], grid, (4.2 * (atrophy - 0.22) + 0.5 * draws[0]) * min(strength, 1), draws[1] * 0.3
+        features[0],
+        grid,
+        (4.2 * (atrophy - 0.22) + 0.5 * draws[0] + ventricles_mm) * min(strength, 1),
+        draws[1] * 0.3,
     )
     x = x + _brain_shrunk(features[1], grid, (1.5 * (atrophy - 0.25) + 0.2 * draws[2]) * min(strength, 1))
     x = x + _skull_thickened(features[1], points[2], grid, 0.14 * draws[3] * strength)
@@ -118,14 +127,14 @@ def _ventricles_widened(distance: Tensor, grid: Grid, millimetres: float, asymme
     weight = torch.exp(-((distance / reach) ** 2))
     x = grid.coarse_points(distance.device)[0]
     side = 1 + asymmetry * torch.tanh(x / 8)
-    return -float(np.clip(millimetres, -1.2, 4.2)) * side * weight * direction
+    return -float(np.clip(millimetres, -1.2, 6.5)) * side * weight * direction
 
 
 def _brain_shrunk(depth: Tensor, grid: Grid, millimetres: float) -> Tensor:
     """Return the displacement that moves the brain's surface away from the skull, which stays."""
     direction = gradient(depth) / (grid.step * grid.spacing_mm)
     weight = torch.where(depth > 0, torch.tanh(depth / 4) * torch.exp(-depth / 16), 0.0)
-    return -float(np.clip(millimetres, -0.6, 1.6)) * weight * direction
+    return -float(np.clip(millimetres, -0.6, 2.4)) * weight * direction
 
 
 def _skull_thickened(depth: Tensor, z: Tensor, grid: Grid, share: float) -> Tensor:
@@ -147,13 +156,3 @@ def scale_at(variation: Variation, source_mm: Floats) -> float:
     rows = torch.stack([gradient(component) for component in variation.source_mm]) / step_mm
     determinant = torch.linalg.det(rows.permute(2, 3, 4, 0, 1))
     return float(1 / ((determinant * weight).sum() / weight.sum()))
-
-
-def patient_point(variation: Variation, source_mm: Floats) -> Floats:
-    """Return the patient mm whose tissue comes from a source point, to the coarse grid's precision."""
-    distance = (
-        (variation.source_mm - torch.from_numpy(source_mm).to(variation.source_mm).reshape(3, 1, 1, 1)) ** 2
-    ).sum(0)
-    index = np.array(np.unravel_index(int(distance.argmin()), tuple(distance.shape)), np.float64)
-    found: Floats = variation.grid.coarse_affine[:3, :3] @ index + variation.grid.coarse_affine[:3, 3]
-    return found

@@ -10,7 +10,8 @@ import numpy as np
 from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused
 from ichnos.evidence.figures import Figure
-from ichnos.evidence.metrics.intervals import Estimate, bootstrap, mean_interval
+from ichnos.evidence.metrics.intervals import Estimate, bootstrap
+from ichnos.evidence.metrics.resampling import bca_mean
 from ichnos.evidence.tables import Cell, Table
 from ichnos.learning.expansion.pairs import LesionPair
 from ichnos.studies.abramova2024.training import FORECAST_ARMS, ScoresByMethod
@@ -26,17 +27,17 @@ def forecast_table(scores: ScoresByMethod) -> Table:
         return {
             "method": name,
             "growth Dice (paper)": paper_dice,
-            "growth Dice": cell(lambda: mean_interval([s.growth_dice for s in found])) if found else none,
-            "lesion Dice": cell(lambda: mean_interval([s.lesion_dice for s in found])) if found else none,
+            "growth Dice": cell(lambda: bca_mean([s.growth_dice for s in found])) if found else none,
+            "lesion Dice": cell(lambda: bca_mean([s.lesion_dice for s in found])) if found else none,
             "volume error, mL (paper)": paper_error,
             "volume error, mL": (
-                cell(lambda: mean_interval([s.volume_error_ml for s in found])) if found else none
+                cell(lambda: bca_mean([s.volume_error_ml for s in found])) if found else none
             ),
             "mean |error|, mL": (
-                cell(lambda: mean_interval([abs(s.volume_error_ml) for s in found])) if found else none
+                cell(lambda: bca_mean([abs(s.volume_error_ml) for s in found])) if found else none
             ),
             "error of expected volume, mL": (
-                cell(lambda: mean_interval(expected)) if expected else "gives no probabilities"
+                cell(lambda: bca_mean(expected)) if expected else "gives no probabilities"
             ),
         }
 
@@ -50,7 +51,7 @@ def forecast_table(scores: ScoresByMethod) -> Table:
         for name in ("ours", "ours + synthetic", "no growth", "uniform dilation", "oracle")
     ]
     note = (
-        "Mean over patients left out with Student's interval. Volume error: forecast minus truth, of ICH and"
+        "Mean over patients left out, BCa bootstrap interval. Volume error: forecast minus truth, of ICH and"
         " IVH together."
     )
     return comparison("forecast", "Follow-up lesion on patients left out", rows, note=note)

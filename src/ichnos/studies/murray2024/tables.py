@@ -11,7 +11,8 @@ import pandas as pd
 from ichnos.anatomy.tract import SIDES
 from ichnos.clinical.injury import INJURY_GRADES
 from ichnos.errors import InputRefused
-from ichnos.evidence.metrics.agreement import pearson, weighted_kappa
+from ichnos.evidence.metrics.agreement import weighted_kappa
+from ichnos.evidence.metrics.resampling import resampled_pearson
 from ichnos.evidence.tables import Cell, Table
 from ichnos.studies.shared.page import cell, comparison
 from ichnos.studies.shared.rows import (
@@ -80,7 +81,7 @@ def _kappa(rows: Sequence[PatientRow], way: str) -> Cell:
 
 
 def _load(rows: Sequence[PatientRow], name: str, way: str) -> Cell:
-    return cell(lambda: pearson(*paired_columns(rows, f"{way}_{name}", f"truth_{name}")))
+    return cell(lambda: resampled_pearson(*paired_columns(rows, f"{way}_{name}", f"truth_{name}")))
 
 
 def _count(rows: Sequence[PatientRow], code: int, way: str) -> Cell:

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from ichnos.errors import InputRefused
-from ichnos.evidence.metrics.agreement import (
-    concordance,
-    fit_volume_calibrator,
-    pearson,
-    spearman,
+from ichnos.evidence.metrics.agreement import fit_volume_calibrator
+from ichnos.evidence.metrics.resampling import (
+    resampled_concordance,
+    resampled_pearson,
+    resampled_spearman,
 )
 from ichnos.evidence.tables import Cell, Table
 from ichnos.studies.ryu2025.design import LARGE_INFARCT_ML, RISK, WHITE_MATTER_WAYS
@@ -39,7 +39,7 @@ def _against(rows: Sequence[PatientRow], statistic: Any, other: str) -> Any:
 def agreement_table(
     external: Sequence[PatientRow], held: Sequence[PatientRow], ways: Mapping[str, str]
 ) -> Table:
-    label = _against(external, concordance, "true_ml")("registered")
+    label = _against(external, resampled_concordance, "true_ml")("registered")
     no_truth = "no truth for MRI volumes: they are the reference"
     rows = [
         table_row(
@@ -53,19 +53,25 @@ def agreement_table(
             "r, volume against the registered label",
             0.953,
             ways,
-            _against(external, pearson, "registered_ml"),
+            _against(external, resampled_pearson, "registered_ml"),
             "1 by definition",
         ),
         table_row(
             "CCC, volume against the registered label",
             0.919,
             ways,
-            _against(external, concordance, "registered_ml"),
+            _against(external, resampled_concordance, "registered_ml"),
             label,
         ),
-        table_row("r, volume against MRI", 0.951, ways, _against(external, pearson, "mri_ml"), no_truth),
         table_row(
-            "CCC, volume against MRI", 0.760, ways, _against(external, concordance, "mri_ml"), no_truth
+            "r, volume against MRI", 0.951, ways, _against(external, resampled_pearson, "mri_ml"), no_truth
+        ),
+        table_row(
+            "CCC, volume against MRI",
+            0.760,
+            ways,
+            _against(external, resampled_concordance, "mri_ml"),
+            no_truth,
         ),
         table_row(
             "CCC, calibrated volume against MRI",
@@ -78,15 +84,15 @@ def agreement_table(
             "CCC, volume against the truth",
             "unknown outside a simulation",
             ways,
-            _against(external, concordance, "true_ml"),
+            _against(external, resampled_concordance, "true_ml"),
             label,
         ),
         table_row(
             "rho, volume against the sum of both Fazekas grades",
             "r 0.832 (external), 0.891 (US)",
             ways,
-            _against(external, spearman, "fazekas"),
-            cell(lambda: spearman(*paired_columns(external, "true_ml", "fazekas"))),
+            _against(external, resampled_spearman, "fazekas"),
+            cell(lambda: resampled_spearman(*paired_columns(external, "true_ml", "fazekas"))),
         ),
     ]
     return comparison("ryu2025", "The paper's table, and ours", rows, note="External patients with FLAIR.")
@@ -98,7 +104,7 @@ def _calibrated(external: Sequence[PatientRow], held: Sequence[PatientRow], way:
             *paired_columns(held, f"{way}_ml", "mri_ml"), fitted_on="validation"
         )
         predicted, reference = paired_columns(external, f"{way}_ml", "mri_ml")
-        return concordance(calibrate(predicted), reference)
+        return resampled_concordance(calibrate(predicted), reference)
 
     return cell(compute)
 
@@ -128,7 +134,7 @@ def group_table(external: Sequence[PatientRow], ways: Mapping[str, str]) -> Tabl
             f"CCC, {name} (n = {len(group)})",
             paper,
             ways,
-            _against(group, concordance, "registered_ml"),
+            _against(group, resampled_concordance, "registered_ml"),
             "see above",
         )
         for name, paper, group in groups

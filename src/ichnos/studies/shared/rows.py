@@ -10,7 +10,8 @@ import numpy as np
 from ichnos.cohort import Cohort
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics import regression
-from ichnos.evidence.metrics.intervals import Estimate, mean_interval
+from ichnos.evidence.metrics.intervals import Estimate
+from ichnos.evidence.metrics.resampling import bca_mean
 from ichnos.evidence.tables import Cell
 from ichnos.models import Model
 from ichnos.studies.shared.budget import StudyBudget, hardware_of, time_spent
@@ -61,7 +62,7 @@ def column_mean(rows: Sequence[PatientRow], column: str, *, of: str) -> Cell:
         return f"no patient with {of}"
     if len(values) < _LEAST_FOR_INTERVAL:
         return Estimate(float(np.mean(values)), float("nan"), float("nan"), len(values))
-    return cell(lambda: mean_interval(values))
+    return cell(lambda: bca_mean(values))
 
 
 def page_provenance(

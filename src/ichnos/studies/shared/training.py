@@ -14,8 +14,9 @@ from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.segmentation.budget import settings_within
 from ichnos.learning.segmentation.cases import cases_fingerprint
 from ichnos.learning.segmentation.fine_tuning import starting_from
+from ichnos.learning.segmentation.preparation import usable_cases
 from ichnos.learning.segmentation.settings import TrainSettings
-from ichnos.learning.segmentation.training import train_on_cohort, usable_cases
+from ichnos.learning.segmentation.training import train_on_cohort
 from ichnos.models import Model, load_model
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.labels import StudyLabels

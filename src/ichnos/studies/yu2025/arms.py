@@ -12,8 +12,8 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import auc
 from ichnos.evidence.tables import Table
 from ichnos.learning.expansion.classifier import examples_fingerprint
-from ichnos.learning.expansion.crops import Example
 from ichnos.learning.expansion.ensemble import load_classifier, save_classifier, train_ensemble
+from ichnos.learning.expansion.examples import Example
 from ichnos.learning.expansion.settings import ClassifierSettings, published_classifier, region_classifier
 from ichnos.prognosis.growth import IMAGE
 from ichnos.studies.shared.budget import StudyBudget

@@ -9,8 +9,9 @@ import numpy as np
 
 from ichnos.cohort import Cohort, Split
 from ichnos.errors import InputRefused
+from ichnos.inference.crops import haematoma_region, published_crops
 from ichnos.learning.expansion import slice_generator as synthesis
-from ichnos.learning.expansion.crops import Example, facts_of, haematoma_region, published_crops
+from ichnos.learning.expansion.examples import Example, facts_of
 from ichnos.learning.expansion.labels import Labelled, labelled
 from ichnos.prognosis.growth import IMAGE, GrowthInputs
 from ichnos.reading.measures.growth import growth_inputs

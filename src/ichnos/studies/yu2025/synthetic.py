@@ -12,7 +12,7 @@ from ichnos.evidence.tables import Cell, Table
 from ichnos.learning.expansion import generator_store, realism
 from ichnos.learning.expansion import settings as expansion_settings
 from ichnos.learning.expansion import slice_generator as synthesis
-from ichnos.learning.expansion.crops import Example
+from ichnos.learning.expansion.examples import Example
 from ichnos.learning.expansion.settings import ClassifierSettings
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import PngPicture, cell, comparison

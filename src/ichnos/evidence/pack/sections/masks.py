@@ -82,14 +82,15 @@ def _methods(plan: EvidencePlan, rows: CaseRows, name: str) -> tuple[str, ...]:
         (
             "Masks were compared by Dice, IoU, precision, recall, normalised surface distance (tolerance"
             f" {plan.tolerance_mm:g} mm), 95th percentile Hausdorff distance and average symmetric surface"
-            " distance, the surfaces weighted by area (Nikolov 2021). Means carry Student's t intervals."
+            " distance, the surfaces weighted by area (Nikolov 2021). Means carry BCa bootstrap intervals."
             " Measures that an empty mask leaves undefined were left out and counted; where this changes a"
             " mean, the mean with such cases scored (both empty 1, one empty 0, distances the diagonal of"
             " the grid) is given beside it."
         ),
         (
             "Volumes were compared by Lin's concordance, ICC(2,1), Pearson's and Spearman's correlation,"
-            " Bland-Altman limits and Passing-Bablok regression."
+            " Bland-Altman limits and Passing-Bablok regression; intervals of the first four resample"
+            " patients, and the first three are also given of ln(1 + mL)."
         ),
     ]
     if any("lesions" in row[name] for row in rows):

@@ -8,7 +8,8 @@ import numpy as np
 
 from ichnos.errors import InputRefused
 from ichnos.evidence.figures import Figure, forest_figure
-from ichnos.evidence.metrics.pooling import fit_imputed, impute
+from ichnos.evidence.metrics.imputation import impute
+from ichnos.evidence.metrics.pooling import fit_imputed
 from ichnos.evidence.metrics.proportional_odds import proportional_odds_test
 from ichnos.evidence.metrics.regression import Fit, fit
 from ichnos.evidence.pack.evaluation import Evaluation

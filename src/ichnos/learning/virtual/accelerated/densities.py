@@ -40,7 +40,13 @@ def density_map(
     if wild:
         shift = float(rng.uniform(-22, -8)) if rng.random() < _FAINT else float(rng.normal(0, 6))
         maps = replace(maps, blood_hu=maps.blood_hu + shift)
-    hu = hounsfield(maps, haematocrit=phantom.haematocrit, spacing_mm=phantom.spacing_mm, generator=generator)
+    hu = hounsfield(
+        maps,
+        haematocrit=phantom.haematocrit,
+        spacing_mm=phantom.spacing_mm,
+        generator=generator,
+        old_infarct_hu=phantom.old_infarct_hu,
+    )
     if wild:
         hu = hu + _clusters(maps, phantom.spacing_mm, rng, generator)
         factor = float(np.exp(rng.normal(0, 0.25)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ichnos.errors import IchnosError
-from ichnos.learning.segmentation.losses import multi_target_loss
+from ichnos.learning.segmentation.losses import COORDINATE_WEIGHT, dice_and_cross_entropy
 from ichnos.learning.virtual.accelerated.looks import (
     GRID,
     STEP_MM,
@@ -39,11 +39,12 @@ FIRST_PREPROCESSING = Preprocessing(
     patch=GRID,
     recentred_hu=BRAIN_HU,
 )
-# Patches grow while the first share of the time is over; each with how many looks make a batch.
+# Patches grow while the first share of the time is over; each with how many looks make a batch. A step costs
+# what its voxels cost, so small batches give more of them; every further size costs a search for its
+# convolutions.
 GROWTH: tuple[tuple[float, tuple[int, int, int], int], ...] = (
-    (0.20, (32, 48, 32), 40),
-    (0.45, (48, 64, 48), 24),
-    (1.01, GRID, 12),
+    (0.35, (48, 64, 48), 12),
+    (1.01, GRID, 8),
 )
 _SPARSE_UNTIL, _SPARSE_WEIGHT = 0.6, 0.5  # the own-voxel term fades until then
 _HARD_TARGETS = ("ICH", "IVH", "PHE", "leukoaraiosis", "tract_left", "tract_right")
@@ -58,12 +59,12 @@ FINE_START = 20_000_000  # numbers of the refinement's patients
 class FirstPlan:
     """How the first network is trained."""
 
-    features: tuple[int, ...] = (24, 48, 96, 128, 160)
+    features: tuple[int, ...] = (16, 48, 96, 128, 160)
     growth: tuple[tuple[float, tuple[int, int, int], int], ...] = GROWTH
     optimiser: OptimiserName = "adamw"
     pairs_per_patient: int = 3
     wild_share: float = 0.5
-    capacity: int = 3000  # looks kept
+    capacity: int = 5000  # looks kept
     least_looks: int = 48  # before the first step
     held_out_patients: int = 32
     calibration_patients: int = 24
@@ -71,7 +72,7 @@ class FirstPlan:
     next_spacing_mm: float | None = 1.0  # of the patients that are made towards the end, for the refinement
     next_lead_s: float = 40.0
     feed_share: float = 0.25  # of the time, at most, that goes into scanning phantoms
-    channels_last: bool = True
+    channels_last: bool = False
     compiled: bool = False
     seed: int = 0
 
@@ -149,7 +150,10 @@ class Feed:
             ready = self.production.taken(self.device, wait_s=wait_s, spacing_mm=self.plan.spacing_mm)
             if ready is None:
                 break
-            self._scan(*ready)
+            try:
+                self._scan(*ready)
+            except (ArithmeticError, ValueError, IndexError, RuntimeError) as error:
+                self.production.failed(ready[0], repr(error))
             came += 1
         self.seconds += time.monotonic() - began
         return came
@@ -166,27 +170,34 @@ class Feed:
         self.patients += 1
 
 
-def step_loss(logits: Tensor, batch: LookBatch, done: float) -> tuple[Tensor, Tensor]:
-    """Return the loss of a step, and how badly each look was learnt (n,)."""
-    truth = torch.cat([batch.truth, batch.mni], 1)
-    coordinates = [len(TARGETS) + k for k in range(len(AXES))]
+def step_loss(logits: Tensor, batch: LookBatch, done: float) -> Tensor:
+    """Return the loss of a step.
+
+    It is `multi_target_loss` on slices: channels chosen by a list cost a sort on the way back.
+    """
+    masks, positions = logits[:, : len(TARGETS)].float(), logits[:, len(TARGETS) :].float()
     sparse = _SPARSE_WEIGHT * max(0.0, 1 - done / _SPARSE_UNTIL)
-    known = torch.ones(truth.shape[:2], device=truth.device)
-    loss = multi_target_loss(logits, truth, known, coordinates=coordinates, sparse_weight=sparse)
-    share = torch.sigmoid(logits[:, : len(TARGETS)].float())
-    loss = loss + _FOCAL_WEIGHT * _focal(logits, share, batch.truth)
-    loss = loss + _CONSISTENCY_WEIGHT * min(1.0, 2 * done) * _disagreement(share)
-    return loss, _difficulty(share.detach(), batch.truth)
+    known = torch.ones(masks.shape[:2], device=masks.device)
+    loss = dice_and_cross_entropy(masks, batch.truth, known, sparse_weight=sparse)
+    loss = loss + COORDINATE_WEIGHT * _displacement(positions, batch.mni)
+    share = torch.sigmoid(masks)
+    loss = loss + _FOCAL_WEIGHT * _focal(masks, share, batch.truth)
+    return loss + _CONSISTENCY_WEIGHT * min(1.0, 2 * done) * _disagreement(share)
+
+
+def _displacement(positions: Tensor, mni: Tensor) -> Tensor:
+    """Return the mean absolute error of positions where they are known."""
+    inside = torch.isfinite(mni)
+    error = torch.where(inside, positions - mni.nan_to_num(), 0.0).abs()
+    return error.sum() / inside.sum().clamp(min=1)
 
 
 def _focal(logits: Tensor, share: Tensor, truth: Tensor) -> Tensor:
     """Cross-entropy weighted by the squared error, over the target's own volume: for small pools of blood."""
-    total = logits.new_zeros((), dtype=torch.float32)
+    total = logits.new_zeros(())
     for name in _FOCAL_TARGETS:
         k = TARGETS.index(name)
-        entropy = nn.functional.binary_cross_entropy_with_logits(
-            logits[:, k].float(), truth[:, k], reduction="none"
-        )
+        entropy = nn.functional.binary_cross_entropy_with_logits(logits[:, k], truth[:, k], reduction="none")
         weighted = (share[:, k] - truth[:, k]) ** 2 * entropy
         total = total + weighted.sum() / (truth[:, k].sum() + 200.0)
     return total / len(_FOCAL_TARGETS)
@@ -200,10 +211,10 @@ def _disagreement(share: Tensor) -> Tensor:
     return (apart / (size + 50.0)).mean()
 
 
-def _difficulty(share: Tensor, truth: Tensor) -> Tensor:
+def difficulty(logits: Tensor, truth: Tensor) -> Tensor:
     """Return 1 - soft Dice of the lesions and tracts that each look holds, mean over them."""
     at = [TARGETS.index(name) for name in _HARD_TARGETS]
-    p, t = share[:, at], truth[:, at]
+    p, t = torch.sigmoid(logits[:, at].float()), truth[:, at]
     dice = (2 * (p * t).sum((2, 3, 4)) + 5) / ((p**2 + t**2).sum((2, 3, 4)) + 5)
     return 1 - dice.mean(1)
 
@@ -221,9 +232,9 @@ class StepNote:
     patch: tuple[int, int, int]
 
 
-def _check_finite(loss: float, step: int) -> None:
-    if not np.isfinite(loss):
-        raise IchnosError(f"the loss is not finite at step {step}; train with a lower learning rate")
+def _check_finite(network: nn.Module, step: int) -> None:
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
+        raise IchnosError(f"weights are not finite at step {step}; train with a lower learning rate")
 
 
 def train_first(
@@ -252,14 +263,14 @@ def train_first(
         image = training.laid_out(windowed(batch.hu, FIRST_PREPROCESSING.windows_hu))
         with torch.autocast(torch.device(training.device).type, torch.bfloat16):
             logits = forward(image)
-        loss, hard = step_loss(logits, batch, done)
+        loss = step_loss(logits, batch, done)
         training.update(loss, done)
         if training.step % 8 == 0:
-            feed.store.remember(chosen, hard.cpu().numpy())
+            feed.store.remember(chosen, difficulty(logits.detach(), batch.truth).cpu().numpy())
         if time.monotonic() - noted > note_every_s:
             seconds = time.monotonic() - noted
             rate = (training.step - noted_step) / seconds
-            _check_finite(float(loss.detach()), training.step)
+            _check_finite(training.network, training.step)
             note(
                 StepNote(
                     training.step, done, float(loss.detach()), feed.patients, feed.store.size, rate, patch

@@ -86,7 +86,7 @@ def _time_steps(
         image = training.laid_out(windowed(batch.hu, FIRST_PREPROCESSING.windows_hu))
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             logits = forward(image)
-        loss, _ = step_loss(logits, batch, 0.5)
+        loss = step_loss(logits, batch, 0.5)
         training.update(loss, 0.5)
         _wait(device)
         times.append(time.monotonic() - start)

@@ -57,7 +57,7 @@ class Layout:
     def parts(self) -> dict[str, tuple[npt.DTypeLike, tuple[int, ...]]]:
         """Return type and shape of every array, the widest types first so that all lie aligned."""
         return {
-            "facts": (np.float64, (4,)),
+            "facts": (np.float64, (5,)),
             "mni": (np.float32, (3, *self.mni_shape)),
             "labels": (np.int16, self.shape),
             "tissue": (np.uint8, self.shape),
@@ -90,6 +90,7 @@ class Phantom:
     mni_mm: torch.Tensor  # (3, x, y, z) on every fourth voxel
     haematocrit: float
     has_haematoma: bool
+    old_infarct_hu: float
     number: int
 
 
@@ -103,6 +104,7 @@ def write_phantom(patient: VirtualPatient, number: int, layout: Layout, buffer: 
         patient.latent.haematocrit,
         patient.latent.has_haematoma,
         patient.spacing_mm,
+        patient.latent.old_infarct_hu,
     )
     _paste(views["tissue"], maps.tissue.numpy(), start)
     for channel, name in enumerate(DEGREES):
@@ -121,7 +123,7 @@ def write_phantom(patient: VirtualPatient, number: int, layout: Layout, buffer: 
 def read_phantom(buffer: memoryview, layout: Layout, device: torch.device | str) -> Phantom:
     """Copy a phantom from a buffer to a device."""
     views = layout.views(buffer)
-    number, haematocrit, bled, spacing_mm = views.pop("facts").tolist()
+    number, haematocrit, bled, spacing_mm, old_infarct_hu = views.pop("facts").tolist()
     on = {name: torch.tensor(view, device=device) for name, view in views.items()}
     degrees = on["degrees"].float() / 255
     maps = Moment(
@@ -136,6 +138,7 @@ def read_phantom(buffer: memoryview, layout: Layout, device: torch.device | str)
         mni_mm=on["mni"],
         haematocrit=haematocrit,
         has_haematoma=bool(bled),
+        old_infarct_hu=old_infarct_hu,
         number=int(number),
     )
 

@@ -24,8 +24,8 @@ from ichnos.simulation.simulate import PatientSpec, simulate_patient
 
 SMALL_ML, DISEASED_ML = (0.6, 8.0), (1.0, 50.0)  # drawn evenly in their logarithm
 _BLEEDING, _SMALL, _ANY_SITE, _DISEASED = 0.65, 0.35, 0.5, 0.5  # shares of patients
-_MOST_FAILURES = 20  # patients that may fail before a run is given up
-_OLD_INFARCT, _ACUTE_INFARCT = 0.25, 0.08
+_MOST_FAILURES, _FAILING_SHARE = 20, 0.1  # more failed patients than both end a run
+_OLD_INFARCT, _ACUTE_INFARCT, _OPERATED = 0.25, 0.08, 0.05
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def spec_of(seed: int, number: int, *, spacing_mm: float, followup: bool) -> tup
         haematoma_probability=float(bled),
         acute_infarct_probability=_ACUTE_INFARCT,
         old_infarct_probability=_OLD_INFARCT,
+        operated_probability=_OPERATED,
         ich_ml=small if rng.random() < _SMALL else None,
         site=SITES[int(rng.integers(len(SITES)))] if rng.random() < _ANY_SITE else None,
         leukoaraiosis_ml=diseased if rng.random() < _DISEASED else None,
@@ -81,6 +82,7 @@ class Production:
     seed: int = 0
     spacings_mm: tuple[float, ...] = (1.5, 1.0)  # that jobs may ask for
     failures: list[str] = field(default_factory=list)
+    _came: int = 0
     _workers: list[ForkProcess] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -115,14 +117,19 @@ class Production:
             return None
         if problem:
             self._free.put(slot)
-            self.failures.append(f"patient {job.number}: {problem}")
-            if len(self.failures) > _MOST_FAILURES:
-                raise IchnosError(f"too many patients could not be simulated; the last: {self.failures[-1]}")
+            self.failed(job, problem)
             return None
+        self._came += 1
         layout = Layout(job.spacing_mm)
         phantom = read_phantom(self._part(slot), layout, device)
         self._free.put(slot)
         return job, phantom
+
+    def failed(self, job: Job, problem: str) -> None:
+        """Note a patient who could not be simulated or scanned; refuse to go on where many could not."""
+        self.failures.append(f"patient {job.number}: {problem}")
+        if len(self.failures) > max(_MOST_FAILURES, _FAILING_SHARE * self._came):
+            raise IchnosError(f"too many patients could not be simulated; the last: {self.failures[-1]}")
 
     def waiting(self) -> int:
         """Return how many jobs no process has begun."""

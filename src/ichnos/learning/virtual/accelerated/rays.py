@@ -26,7 +26,7 @@ _GROUP_MM = 6.0  # slices nearer than this share their rays
 
 
 def ray_effects_at_once(
-    hu: Tensor, *, pixel_mm: float, strength: float, generator: torch.Generator
+    hu: Tensor, *, pixel_mm: float, strength: float, generator: torch.Generator, streaks: float = 1.0
 ) -> RayEffects:
     """Derive beam hardening and noise level from slices (s, r, r) with pixels of `pixel_mm`."""
     pixel_cm = pixel_mm / 10.0
@@ -38,7 +38,7 @@ def ray_effects_at_once(
     variance = torch.exp(0.75 * (total - REFERENCE_SUM)).clamp(0.05, 400.0)
     starved = (
         torch.randn(variance.shape, device=hu.device, generator=generator)
-        * 0.010
+        * (0.010 * streaks)
         * (variance.sqrt() - 1.5).clamp(min=0.0)
     )
     error, spread = _back_projection(
@@ -48,7 +48,7 @@ def ray_effects_at_once(
 
 
 def smooth_errors(
-    slices: Tensor, step_mm: float, strength: float, generator: torch.Generator
+    slices: Tensor, step_mm: float, strength: float, generator: torch.Generator, *, streaks: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Return beam-hardening error and relative noise level of slices (s, x, y) with pixels of 1.5 mm."""
     count, width, depth = slices.shape
@@ -61,7 +61,9 @@ def smooth_errors(
         square = torch.cat([square, square[-1:].expand(short, -1, -1)])
     gathered = square.reshape(groups, together, depth, depth).mean(1)
     coarse = functional.interpolate(gathered[None], size=(RAYS, RAYS), mode="area")[0]
-    rays = ray_effects_at_once(coarse, pixel_mm=depth * 1.5 / RAYS, strength=strength, generator=generator)
+    rays = ray_effects_at_once(
+        coarse, pixel_mm=depth * 1.5 / RAYS, strength=strength, generator=generator, streaks=streaks
+    )
     both = functional.interpolate(
         torch.stack([rays.error_hu, rays.noise]), size=(depth, depth), mode="bilinear", align_corners=False
     )[:, :, padding[2] : padding[2] + width]

@@ -49,6 +49,7 @@ class Scanning:
     kernel: Kernel
     noise_hu: float  # in mid-brain, of the slices as reconstructed
     hardening: float
+    starving: float  # streaks of starved rays: 1 is usual
     cupping_hu: float  # beside the inner table, what a poor correction leaves
     offset_hu: float
     scale: float
@@ -116,7 +117,8 @@ def draw_scanning(pose: Pose, rng: np.random.Generator, *, wild: bool, even: boo
             kernel=protocol.kernel,
             noise_hu=protocol.noise_hu,
             hardening=protocol.beam_hardening,
-            cupping_hu=0.0 if rng.random() < 0.7 else float(rng.uniform(0, 8)),
+            starving=protocol.streaks,
+            cupping_hu=protocol.cupping_hu,
             offset_hu=protocol.offset_hu,
             scale=protocol.scale,
             motion_mm=protocol.motion_mm,
@@ -129,6 +131,7 @@ def draw_scanning(pose: Pose, rng: np.random.Generator, *, wild: bool, even: boo
         kernel=Kernel("", float(rng.uniform(0.22, 0.60)), float(rng.uniform(0, 0.7))),
         noise_hu=float(np.clip(np.exp(rng.normal(np.log(4.0), 0.5)) * math.sqrt(5 / thickness), 1, 22)),
         hardening=float(rng.uniform(0.0, 2.2)),
+        starving=float(rng.uniform(0.0, 4.0)),
         cupping_hu=float(rng.uniform(0, 18)) if rng.random() < 0.5 else 0.0,
         offset_hu=float(rng.uniform(-10, 10)) if rng.random() < 0.85 else float(rng.uniform(-22, 22)),
         scale=float(rng.normal(1.0, 0.03)),
@@ -278,7 +281,9 @@ def _imaged(
 ) -> Tensor:
     """Add what the scanner adds to ideal slices (slice, x, y)."""
     slices = _on_pillow(slices, rng)
-    error, level = smooth_errors(slices, scanning.step_mm, scanning.hardening, generator)
+    error, level = smooth_errors(
+        slices, scanning.step_mm, scanning.hardening, generator, streaks=scanning.starving
+    )
     if scanning.cupping_hu > 0:
         error = error + scanning.cupping_hu * _beside_bone(slices, float(rng.uniform(3, 12)))
     if scanning.streaks_hu > 0:

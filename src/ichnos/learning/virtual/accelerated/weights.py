@@ -250,33 +250,37 @@ def train_second_part(run: Run, production: Production, model: Model, first: nn.
     feed = RefinerFeed(plan, run.device)
     supply = _Supply(run, production, first, feed)
     clock = Clock(run.second_minutes * 60)
+
+    def save(points: tuple[TargetSpec, ...], validation: dict[str, float]) -> Model:
+        return _saved(
+            run,
+            model.folder / REFINEMENT,
+            training.average,
+            name=f"{model.manifest.name}-refinement",
+            network_spec=spec,
+            preprocessing=HOW,
+            targets=points,
+            steps=training.step,
+            patients=feed.patients,
+            validation=validation,
+            refines=model.manifest.weights_sha256,
+        )
+
+    saved = time.monotonic()
+
+    def note(row: object) -> None:
+        nonlocal saved
+        echo(f"{clock.spent_s:6.1f} s | {row}")
+        if time.monotonic() - saved > run.save_every_s:
+            save(REFINED_TARGETS, {})
+            saved = time.monotonic()
+
     clock.start()
-    train_second(
-        plan,
-        feed,
-        supply.pump,
-        training,
-        clock,
-        note=lambda row: echo(f"{clock.spent_s:6.1f} s | {row}"),
-        note_every_s=_SHOW_EVERY_S,
-    )
+    train_second(plan, feed, supply.pump, training, clock, note=note, note_every_s=_SHOW_EVERY_S)
     until = time.monotonic() + _LAST_WAIT_S
     while supply.missing and time.monotonic() < until:
         supply.pump(1.0)
-    points, validation = _second_points(training.average, supply, echo)
-    return _saved(
-        run,
-        model.folder / REFINEMENT,
-        training.average,
-        name=f"{model.manifest.name}-refinement",
-        network_spec=spec,
-        preprocessing=HOW,
-        targets=points,
-        steps=training.step,
-        patients=feed.patients,
-        validation=validation,
-        refines=model.manifest.weights_sha256,
-    )
+    return save(*_second_points(training.average, supply, echo))
 
 
 @dataclass
@@ -319,7 +323,10 @@ class _Supply:
         if ready is None:
             return
         began = time.monotonic()
-        self._scan(*ready)
+        try:
+            self._scan(*ready)
+        except (ArithmeticError, ValueError, IndexError, RuntimeError) as error:
+            self.production.failed(ready[0], repr(error))
         self.feed.seconds += time.monotonic() - began
 
     def _scan(self, job: Job, phantom: Phantom) -> None:

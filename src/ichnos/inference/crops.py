@@ -4,34 +4,21 @@ are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ichnos.arrays import Floats32, largest_component
 from ichnos.errors import InputRefused
-from ichnos.inference import windows
-from ichnos.learning.expansion.settings import REGION_SHAPE, REGION_SPACING_MM
+from ichnos.inference.channels import windows
 from ichnos.volume import Box, Volume, box_around, centroid_mm
 
 PUBLISHED_SPACING_MM = (0.5, 0.5, 5.0)
+REGION_SPACING_MM, REGION_SHAPE = (2.0, 2.0, 4.0), (48, 48, 24)  # 96 x 96 x 96 mm
 WINDOW_90_45_HU = (0.0, 90.0)
 _MARGIN_MM = 10.0
 REGION_WINDOWS_HU = ((0.0, 80.0), (30.0, 90.0))
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One image of a patient with the outcome; a patient's score is the mean over the patient's images."""
-
-    patient: str  # "" for an image that was made
-    image: Floats32  # (channel, y, x) or (channel, x, y, z), -1..1
-    outcome: float  # 1 expanded, 0 not
-    split: str = ""
-    centre: str = ""
-    features: tuple[float, ...] = ()  # clinical facts and measures, NaN where unknown
-    sources: tuple[str, ...] = field(default=())  # patients whom an image that was made goes back to
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,16 +93,6 @@ def roi_grid(ich: Volume, *, spacing_mm: tuple[float, float, float], shape: tupl
     affine[:3, :3] = ich.affine[:3, :3] * (np.array(spacing_mm) / np.array(ich.spacing_mm))
     affine[:3, 3] = centroid_mm(ich) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return Volume(np.broadcast_to(np.uint8(0), shape), affine)
-
-
-def facts_of(facts: Mapping[str, object], names: Sequence[str]) -> tuple[float, ...]:
-    """Return clinical facts as numbers, NaN where they are not known.
-
-    >>> facts_of({"age_years": 60.0, "onset_to_ct_h": "n/a"}, ("age_years", "onset_to_ct_h"))
-    (60.0, nan)
-    """
-    values = [facts.get(name) for name in names]
-    return tuple(float(v) if isinstance(v, (int, float)) else float("nan") for v in values)
 
 
 def _resampled(volume: Volume, fill: float) -> Volume:

@@ -1,0 +1,196 @@
+"""Intervals by resampling patients, for numbers whose distribution is skewed: volumes, and Dice near one.
+
+Fisher's z and Student's t assume what volumes (log-normal) and Dice (skewed, bounded) are not. Here patients
+are resampled with both of their values. Statistics are vectorised: arrays (…, n) of resamples give (…,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from ichnos.arrays import Array, Floats
+from ichnos.evidence.metrics.intervals import LEVEL, Estimate, mean_interval, paired
+
+PairStatistic = Callable[[Floats, Floats], Floats]  # (…, n), (…, n) -> (…,)
+_OUTER, _INNER = 100, 80  # resamples, and resamples of each, on which percentiles are calibrated
+_BLOCK = 20  # outer resamples taken at once: memory stays below 20 x 80 x n numbers
+_LEAST_TO_RESAMPLE = 5  # values, below which resampling says nothing
+
+
+def concordance_of(x: Floats, y: Floats) -> Floats:
+    """Return Lin's concordance correlation along the last axis."""
+    shift = x.mean(-1) - y.mean(-1)
+    return np.asarray(2 * _covariance(x, y) / (x.var(-1) + y.var(-1) + shift**2))
+
+
+def pearson_of(x: Floats, y: Floats) -> Floats:
+    """Return Pearson's correlation along the last axis."""
+    return np.asarray(_covariance(x, y) / np.sqrt(x.var(-1) * y.var(-1)))
+
+
+def spearman_of(x: Floats, y: Floats) -> Floats:
+    """Return Spearman's rank correlation along the last axis; ties take their mean rank."""
+    from scipy.stats import rankdata
+
+    return pearson_of(rankdata(x, axis=-1), rankdata(y, axis=-1))
+
+
+def icc_of(x: Floats, y: Floats) -> Floats:
+    """Return ICC(2,1) of two measurements along the last axis: absolute agreement, single measurement."""
+    n, half = x.shape[-1], (x - y) / 2
+    shift = half.mean(-1)
+    between = 2 * ((x + y) / 2).var(-1, ddof=1)
+    within = 2 * ((half - shift[..., None]) ** 2).sum(-1) / (n - 1)
+    methods = 2 * n * shift**2
+    return np.asarray((between - within) / (between + within + 2 * (methods - within) / n))
+
+
+def _covariance(x: Floats, y: Floats) -> Floats:
+    return np.asarray(((x - x.mean(-1, keepdims=True)) * (y - y.mean(-1, keepdims=True))).mean(-1))
+
+
+def resampled_concordance(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = LEVEL) -> Estimate:
+    """Return Lin's concordance with a calibrated bootstrap interval, as volumes need.
+
+    >>> rng = np.random.default_rng(0)
+    >>> volume = np.exp(rng.normal(3, 0.8, 60))
+    >>> found = resampled_concordance(volume, volume * np.exp(rng.normal(0, 0.2, 60)))
+    >>> found.low < found.value < found.high
+    True
+    """
+    return calibrated_bootstrap(concordance_of, a, b, level=level)
+
+
+def resampled_pearson(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = LEVEL) -> Estimate:
+    """Return Pearson's r with a calibrated bootstrap interval, as volumes need."""
+    return calibrated_bootstrap(pearson_of, a, b, level=level)
+
+
+def resampled_icc(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = LEVEL) -> Estimate:
+    """Return ICC(2,1) of two measurements with a calibrated bootstrap interval, as volumes need."""
+    return calibrated_bootstrap(icc_of, a, b, level=level)
+
+
+def resampled_spearman(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = LEVEL) -> Estimate:
+    """Return Spearman's rho with a percentile bootstrap interval; ranks need no calibration."""
+    return percentile_bootstrap(spearman_of, a, b, level=level)
+
+
+def percentile_bootstrap(
+    statistic: PairStatistic,
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    *,
+    rng: np.random.Generator | None = None,
+    repeats: int = 1000,
+    level: float = LEVEL,
+) -> Estimate:
+    """Return a statistic of pairs with its percentile interval over resampled patients."""
+    x, y = _pairs(a, b)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return _undefined(x.size, level)
+    rng = rng or np.random.default_rng(0)
+    draws = _resampled(statistic, x, y, rng.integers(0, x.size, (repeats, x.size)))
+    low, high = _quantiles(draws, (1 - level) / 2, (1 + level) / 2)
+    return Estimate(float(statistic(x, y)), low, high, x.size, level)
+
+
+def calibrated_bootstrap(
+    statistic: PairStatistic,
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    *,
+    rng: np.random.Generator | None = None,
+    repeats: int = 1000,
+    level: float = LEVEL,
+) -> Estimate:
+    """Return a statistic of pairs with a percentile interval whose levels are calibrated on resamples of
+    resamples (Beran 1987, Biometrika 74:457), and never narrower than the plain one.
+    """
+    from scipy.special import ndtr, ndtri
+
+    x, y = _pairs(a, b)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return _undefined(x.size, level)
+    rng = rng or np.random.default_rng(0)
+    value = float(statistic(x, y))
+    at = rng.integers(0, x.size, (repeats, x.size))
+    below = _share_below(statistic, x, y, at[:_OUTER], value, rng)
+    z, tail = ndtri(below), (1 - level) / 2
+    reach = float(ndtri(1 - tail)) * float(z.std())
+    lower, upper = float(ndtr(z.mean() - reach)), float(ndtr(z.mean() + reach))
+    low, high = _quantiles(_resampled(statistic, x, y, at), min(lower, tail), max(upper, 1 - tail))
+    return Estimate(value, low, high, x.size, level)
+
+
+def _share_below(
+    statistic: PairStatistic, x: Floats, y: Floats, outer: Array, value: float, rng: np.random.Generator
+) -> Floats:
+    """Return for each resample the share of its own resamples whose statistic lies below the value."""
+    shares = []
+    for start in range(0, len(outer), _BLOCK):
+        block = outer[start : start + _BLOCK]
+        inner = rng.integers(0, x.size, (len(block), _INNER, x.size))
+        at = np.take_along_axis(block[:, None, :], inner, axis=2)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            draws = statistic(x[at], y[at])
+        shares.append(((draws < value).sum(axis=1) + 0.5) / (_INNER + 1))
+    return np.concatenate(shares)
+
+
+def _resampled(statistic: PairStatistic, x: Floats, y: Floats, at: Array) -> Floats:
+    """Return the statistic of each resample; those in which it is undefined are left out."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        draws = statistic(x[at], y[at])
+    return draws[np.isfinite(draws)]
+
+
+def _quantiles(draws: Floats, low: float, high: float) -> tuple[float, float]:
+    edge = 1 / (draws.size + 1)
+    levels = np.clip([low, high], edge, 1 - edge)
+    first, last = np.quantile(draws, levels, method="weibull")
+    return float(first), float(last)
+
+
+def _pairs(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Floats, Floats]:
+    return paired("the first measurement", a, "the second measurement", b, least=_LEAST_TO_RESAMPLE)
+
+
+def _undefined(n: int, level: float) -> Estimate:
+    return Estimate(float("nan"), float("nan"), float("nan"), n, level)
+
+
+def bca_mean(
+    values: npt.ArrayLike,
+    *,
+    rng: np.random.Generator | None = None,
+    repeats: int = 2000,
+    level: float = LEVEL,
+) -> Estimate:
+    """Return a mean with the BCa interval (Efron 1987, JASA 82:171) at the level that Hesterberg (2015, Am
+    Stat 69:371) expands for few cases; NaN values are left out. Student's interval below five values.
+
+    >>> str(bca_mean([0.9, 0.92, 0.88, 0.95, 0.4, 0.93]))
+    '0.83 (0.56 to 0.93)'
+    """
+    from scipy.special import ndtr, ndtri, stdtrit
+
+    array = np.asarray(values, np.float64).ravel()
+    array = array[~np.isnan(array)]
+    n = array.size
+    if n < _LEAST_TO_RESAMPLE or np.ptp(array) == 0:
+        return mean_interval(array, level=level)
+    rng = rng or np.random.default_rng(0)
+    mean = float(array.mean())
+    draws = array[rng.integers(0, n, (repeats, n))].mean(axis=1)
+    edge = 1 / (repeats + 1)
+    bias = float(ndtri(np.clip((draws < mean).mean(), edge, 1 - edge)))
+    centred = array - mean
+    skew = float((centred**3).sum() / (6 * (centred**2).sum() ** 1.5))
+    z = float(np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.5 + level / 2))
+    levels = [float(ndtr(bias + (bias + s) / (1 - skew * (bias + s)))) for s in (-z, z)]
+    low, high = _quantiles(draws, *levels)
+    return Estimate(mean, low, high, n, level)

@@ -1,0 +1,210 @@
+"""The whole chain of Yu 2025: masks → slices or region → classifier → calibrated probability of expansion.
+
+The result is a Model that reads scans: the reader's networks, with the classifier in its folder. Training
+sees the masks that reading will give, of a reader that has not been trained on these patients; trained on
+manual outlines, the classifier would later meet other masks.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ichnos.clinical.expansion import DEFINITIONS
+from ichnos.cohort import Cohort, Patient
+from ichnos.errors import InputRefused, UsageError
+from ichnos.evidence.metrics.discrimination import auc
+from ichnos.formats import nifti
+from ichnos.inference import Predictor
+from ichnos.inference.crops import haematoma_region, published_slices
+from ichnos.inference.expansion import CLASSIFIER
+from ichnos.learning.expansion.classifier import examples_fingerprint
+from ichnos.learning.expansion.ensemble import save_classifier, train_ensemble
+from ichnos.learning.expansion.examples import Example
+from ichnos.learning.expansion.labels import labelled_patient
+from ichnos.learning.expansion.settings import ClassifierSettings, ExpansionSettings, MaskSource
+from ichnos.learning.loop.resources import Resources
+from ichnos.learning.recipes import classifier_recipe
+from ichnos.learning.segmentation.cases import check_splits
+from ichnos.learning.segmentation.fine_tuning import model_called
+from ichnos.models import Model, load_model
+from ichnos.prognosis.growth import CLINICAL, IMAGE
+from ichnos.reading.masks import consistent_masks
+from ichnos.reading.measures.growth import growth_inputs
+from ichnos.runs import apply
+from ichnos.scan import Scan
+from ichnos.volume import Volume
+
+FEATURES = (*IMAGE, *CLINICAL)  # measures and clinical facts that our design takes as tokens
+
+
+def chosen_classifier(settings: ExpansionSettings) -> ClassifierSettings:
+    """Return the settings of the chain's classifier.
+
+    >>> chosen_classifier(ExpansionSettings(design="published", recipe="published")).loop.epochs
+    100
+    """
+    if settings.classifier is not None:
+        return settings.classifier
+    features = len(FEATURES) if settings.design == "ours" else 0
+    return classifier_recipe(settings.recipe, kind=settings.design, features=features)
+
+
+def train_expansion(
+    cohort: Cohort, out: Path, settings: ExpansionSettings, *, work: Path, resources: Resources | None = None
+) -> Model:
+    """Train a classifier of expansion on the split `train`; write a reading Model that holds it to `out`.
+
+    Every fold's network is tried on the patients it was not trained on, and the probability is calibrated on
+    these scores. `work` keeps each patient's slices and region, and the networks; the same call resumes.
+    """
+    resources = resources or Resources()
+    if settings.definition not in DEFINITIONS:
+        known = ", ".join(DEFINITIONS)
+        raise UsageError(f"there is no definition {settings.definition!r} of expansion; there are {known}")
+    check_splits(cohort)
+    reader = model_called(settings.reader)
+    classifier = chosen_classifier(settings)
+    examples = examples_of(cohort, settings, classifier, reader, work, resources)
+    trained = train_ensemble(
+        examples,
+        classifier,
+        work / "networks",
+        folds=settings.folds,
+        device=resources.device,
+        seconds=resources.seconds,
+        say=resources.warn,
+    )
+    truth = {e.patient: e.outcome for e in examples}
+    held = trained.out_of_fold
+    area = auc([truth[patient] for patient in held], list(held.values()))
+    _copy_reader(reader, out)
+    names = FEATURES if settings.design == "ours" else ()
+    save_classifier(
+        trained,
+        classifier,
+        out / CLASSIFIER,
+        data={
+            "images and outcomes": examples_fingerprint(examples, classifier),
+            "definition of expansion": settings.definition,
+        },
+        validation={"AUC out of fold": area.value},
+        command=resources.command,
+        feature_names=names,
+        device=resources.device,
+    )
+    return load_model(out)
+
+
+def _copy_reader(reader: Model, out: Path) -> None:
+    """Copy the reader's folder, its refinement and prognostic models included."""
+    if out.exists() and not (out / "model.json").is_file() and any(out.iterdir()):
+        raise UsageError(f"{out} exists and is no model folder; give a new name, or empty it yourself")
+    shutil.copytree(reader.folder, out, dirs_exist_ok=True)
+
+
+def examples_of(
+    cohort: Cohort,
+    settings: ExpansionSettings,
+    classifier: ClassifierSettings,
+    reader: Model,
+    work: Path,
+    resources: Resources,
+) -> list[Example]:
+    """Return the images of all training patients; each patient is read once, and kept in `work`."""
+    if cohort.root is None:
+        raise InputRefused("the cohort has no folder, so its targets cannot be found; give a cohort on disk")
+    image_size = classifier.network.arguments["image_size"]
+    how = Extraction(
+        root=str(cohort.root.resolve()),
+        masks=settings.masks,
+        reader=str(reader.folder),
+        reader_sha256=reader.all_weights(),
+        definition=settings.definition,
+        size=image_size[0] if len(image_size) == 2 else 0,
+        shape=tuple(image_size) if len(image_size) == 3 else (),
+        device=resources.device,
+    )
+    patients = [p for p in cohort if p.split in ("train", "validation")]
+    done = apply(
+        partial(extract, how=how),
+        patients,
+        out=work / "images",
+        settings=asdict(how),
+        name="extract",
+        workers=max(1, resources.workers),
+        progress=False,
+    )
+    for failure in done.failures:
+        resources.warn(f"sub-{failure.id} is left out: {failure.why}")
+    rows = {str(row["id"]): row for row in done.rows if row.get("expanded") is not None}
+    examples = []
+    for patient in patients:
+        if (row := rows.get(patient.id)) is not None:
+            examples += _loaded(patient, row, work / "images", with_features=not how.size)
+    return examples
+
+
+def _loaded(patient: Patient, row: dict[str, Any], folder: Path, *, with_features: bool) -> list[Example]:
+    features = tuple(float(v) if v is not None else float("nan") for v in row["features"])
+    with np.load(folder / f"{patient.id}.npz") as kept:
+        images = kept["images"].astype(np.float32)
+    example = Example(patient.id, images[0], float(row["expanded"]), patient.split, patient.centre)
+    chosen = features if with_features else ()
+    return [replace(example, image=image, features=chosen) for image in images]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What decides the images of a patient."""
+
+    root: str
+    masks: MaskSource
+    reader: str
+    reader_sha256: str
+    definition: str
+    size: int  # of the published slices; 0: a region
+    shape: tuple[int, ...]  # of the region; (): slices
+    device: str
+
+
+def extract(patient: Patient, folder: Path, *, how: Extraction) -> dict[str, Any]:
+    """Read one patient: the label, the images that a classifier sees, and the measures beside them."""
+    cohort = Cohort((patient,), root=Path(how.root))
+    case = labelled_patient(cohort, patient, DEFINITIONS[how.definition])
+    if case is None:
+        return {"id": patient.id, "expanded": None}
+    ich, ivh = (case.ich, case.ivh) if how.masks == "outlines" else _masks_by_reader(patient, how)
+    if not ich.array.any():
+        return {"id": patient.id, "expanded": None, "why": "the reader finds no haematoma"}
+    inputs = growth_inputs(ich, ivh, case.hu, facts=patient.facts)
+    if how.size:
+        images = np.stack(published_slices(case.hu, ich, size=how.size))
+    else:
+        images = haematoma_region(case.hu, ich, ivh, shape=(how.shape[0], how.shape[1], how.shape[2]))[None]
+    np.savez_compressed(folder / f"{patient.id}.npz", images=images.astype(np.float16))
+    features = [inputs.feature(name) for name in FEATURES]
+    return {
+        "id": patient.id,
+        "expanded": case.expanded,
+        "features": [value if np.isfinite(value) else None for value in features],
+    }
+
+
+def _masks_by_reader(patient: Patient, how: Extraction) -> tuple[Volume, Volume]:
+    """Return ICH and IVH as `ichnos read` outlines them."""
+    opened = nifti.open_nifti(patient.exam("ct"))
+    scan = Scan(opened.volume.reoriented("RAS"), opened.acquisition)
+    prediction = _predictor(how.reader, how.device)(scan)
+    masks = consistent_masks(prediction, prediction.atlas_coordinates())
+    return masks.ich, masks.ivh
+
+
+@lru_cache(maxsize=1)
+def _predictor(folder: str, device: str) -> Predictor:
+    return Predictor(load_model(folder), device=device, threads=1)

@@ -1,0 +1,143 @@
+"""Masks → region → classifier → P(expansion): trained from a cohort, read from a scan."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.readable_head import head, model, rule
+from builders.tiny_model import tiny_model
+from ichnos.cohort import Cohort, Patient
+from ichnos.errors import InputRefused, UsageError
+from ichnos.formats import bids
+from ichnos.inference import Predictor
+from ichnos.inference.expansion import classifier_beside, expansion_classifier
+from ichnos.learning.expansion import chain
+from ichnos.learning.expansion.chain import FEATURES, chosen_classifier, extract, train_expansion
+from ichnos.learning.expansion.settings import ClassifierSettings, ExpansionSettings
+from ichnos.learning.loop.resources import Resources
+from ichnos.learning.loop.settings import changed
+from ichnos.models import NetworkSpec, load_model
+from ichnos.reading import read_scan
+
+TINY = {
+    "num_classes": 2,
+    "image_size": [16, 16, 8],
+    "patch_size": [8, 8, 4],
+    "input_channels": 4,
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+    "clinical_features": len(FEATURES),
+}
+
+
+def classifier() -> ClassifierSettings:
+    """A classifier that trains in a second."""
+    network = NetworkSpec(name="vit", arguments=TINY)
+    return changed(ClassifierSettings(network=network), {"steps": 4, "batch": 4, "precision": "fp32"})
+
+
+def write_growing_cohort(root: Path, patients: int = 8) -> Cohort:
+    """Heads with a clot each; every second clot has doubled a day later."""
+    scan = head()
+    hu, people = scan.volume, []
+    for number in range(patients):
+        patient = Patient(f"{number}", "A", "train", facts={"onset_to_ct_h": 2.0 + number})
+        noisy = hu.array + np.random.default_rng(number).normal(0, 1, hu.shape)
+        ct = hu.with_array(noisy.astype(np.int16))
+        clot = (hu.array > 50) & (hu.array < 80)
+        more = np.zeros_like(clot)
+        more[1:], more[:-1] = clot[:-1], clot[1:]
+        later = clot | (more | np.roll(clot, 2, 1) | np.roll(clot, -2, 1)) if number % 2 else clot
+        bids.write_exam(root, patient.id, "ct", ct)
+        for label, mask in (("haematoma", clot), ("expansion", later)):
+            volume = ct.with_array(mask.astype(np.uint8))
+            bids.write_derivative(root, patient.id, volume, pipeline="manual", label=label, kind="dseg")
+        people.append(patient)
+    bids.write_cohort(people, root, name="growing")
+    return bids.read_cohort(root)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return write_growing_cohort(tmp_path_factory.mktemp("growing"))
+
+
+def test_a_trained_chain_reads_a_scan_with_its_own_probability(cohort: Cohort, tmp_path: Path) -> None:
+    reader = tiny_model(tmp_path / "reader")
+    settings = ExpansionSettings(
+        reader=str(reader.folder), masks="outlines", folds=2, classifier=classifier()
+    )
+    trained = train_expansion(cohort, tmp_path / "model", settings, work=tmp_path / "work")
+    assert trained.manifest.weights_sha256 == reader.manifest.weights_sha256, "it reads as the reader does"
+    found = classifier_beside(load_model(tmp_path / "model"))
+    assert found is not None
+    assert found.feature_names == FEATURES
+    assert "AUC out of fold" in found.model.manifest.provenance.validation
+    record = read_scan(head(), Predictor(replace(model(), folder=tmp_path / "model"), backend=rule)).record
+    measure = record.finding("expansion").measure("expansion_probability")
+    assert measure.value is not None
+    assert 0 <= measure.value <= 100
+    assert "image classifier" in measure.label
+    none = read_scan(head(clot=False), Predictor(replace(model(), folder=tmp_path / "model"), backend=rule))
+    assert none.record.finding("expansion").status == "none found"
+    images = sorted((tmp_path / "work" / "images").glob("*.npz"))
+    stamps = [file.stat().st_mtime_ns for file in images]
+    train_expansion(cohort, tmp_path / "again", settings, work=tmp_path / "work")
+    assert [file.stat().st_mtime_ns for file in images] == stamps, "no patient is read twice"
+    first, again = (expansion_classifier(tmp_path / name / "expansion").model for name in ("model", "again"))
+    assert first.manifest.weights_sha256 == again.manifest.weights_sha256
+
+
+def test_the_classifier_sees_the_masks_that_reading_gives(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "_predictor", lambda folder, device: Predictor(model(), backend=rule))
+    how = chain.Extraction(
+        str(cohort.root), "reader", "any", "", "33%-or-6ml", size=32, shape=(), device="cpu"
+    )
+    row = extract(cohort.patients[1], tmp_path, how=how)
+    assert row["expanded"] == 1.0
+    assert extract(cohort.patients[0], tmp_path, how=how)["expanded"] == 0.0
+    with np.load(tmp_path / "1.npz") as kept:
+        assert kept["images"].shape == (3, 3, 32, 32)
+    outlined = extract(cohort.patients[1], tmp_path, how=replace(how, masks="outlines"))
+    known = dict(zip(FEATURES, outlined["features"], strict=True))
+    assert known["ln_onset"] == pytest.approx(math.log(3))
+    assert known["ln_ich"] == pytest.approx(
+        dict(zip(FEATURES, row["features"], strict=True))["ln_ich"], abs=0.1
+    )
+    assert asdict(how)["size"] == 32
+
+
+def test_what_cannot_be_trained_is_refused(cohort: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no definition 'larger'"):
+        train_expansion(cohort, tmp_path / "m", ExpansionSettings(definition="larger"), work=tmp_path / "w")
+    reader = tiny_model(tmp_path / "reader")
+    settings = ExpansionSettings(
+        reader=str(reader.folder), masks="outlines", folds=2, classifier=classifier()
+    )
+    with pytest.raises(InputRefused, match="folds need at least"):
+        train_expansion(
+            replace(cohort, patients=cohort.patients[:3]), tmp_path / "m", settings, work=tmp_path / "w"
+        )
+    with pytest.raises(InputRefused, match="has no folder"):
+        chain.examples_of(
+            Cohort(cohort.patients), settings, classifier(), reader, tmp_path / "x", Resources()
+        )
+    with pytest.raises(InputRefused, match="a classifier of patients"):
+        expansion_classifier(reader.folder)
+    assert classifier_beside(reader) is None
+
+
+def test_the_recipe_decides_the_classifier() -> None:
+    ours = chosen_classifier(ExpansionSettings())
+    assert ours.network.arguments["clinical_features"] == len(FEATURES)
+    published = chosen_classifier(ExpansionSettings(design="published", recipe="published"))
+    assert published.network.arguments["image_size"] == [224, 224]
+    assert published.loop.epochs == 100

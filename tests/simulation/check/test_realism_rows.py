@@ -1,0 +1,96 @@
+"""The realism table: the population lies in its bands, and a table can say that it does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ichnos.simulation.check.realism import (
+    RealismRow,
+    growth_odds_ratios,
+    population_rows,
+    shape_rows,
+    voxel_rows,
+)
+from ichnos.simulation.check.shapes import Shape, shape_of
+from ichnos.simulation.disease import law
+from ichnos.simulation.exams.truth import fine_masks
+from ichnos.simulation.heads.from_mni import mni_head
+from ichnos.simulation.simulate import PatientSpec, draws_of, simulate_patient
+from ichnos.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def draws() -> law.Draws:
+    return law.draw(20_000, torch.Generator().manual_seed(0))
+
+
+def test_the_population_lies_in_every_band(draws: law.Draws) -> None:
+    rows = population_rows(draws)
+    assert {row.quantity for row in rows if not row.met} == set()
+    assert all(row.source and row.low < row.high and row.n > 100 for row in rows)
+
+
+def test_a_population_that_is_off_is_told_from_one_that_is_not(draws: law.Draws) -> None:
+    larger = replace(draws, ich_ml=2 * draws.ich_ml, followup_ich_ml=2 * draws.followup_ich_ml)
+    missed = {row.quantity for row in population_rows(larger) if not row.met}
+    assert "haematoma at baseline, median mL" in missed
+    assert "haematoma at follow-up, median mL" in missed
+
+
+def test_odds_ratios_are_those_that_growth_was_made_with() -> None:
+    generator = torch.Generator().manual_seed(3)
+    draws = law.draw(20_000, generator)
+    logit = -2.5 + 1.0 * draws.anticoagulated + 0.8 * torch.log(draws.ich_ml / 20)
+    grew = torch.rand(len(draws), generator=generator) < torch.sigmoid(logit)
+    ratios = growth_odds_ratios(replace(draws, followup_ich_ml=draws.ich_ml + 7.0 * grew))
+    first, third = np.quantile(np.log(draws.ich_ml.numpy()), [0.25, 0.75])
+    assert ratios["anticoagulation"] == pytest.approx(np.exp(1.0), rel=0.15)
+    assert ratios["antiplatelets"] == pytest.approx(1.0, abs=0.15)
+    assert ratios["volume, third against first quartile"] == pytest.approx(
+        np.exp(0.8 * (third - first)), rel=0.12
+    )
+
+
+def test_too_few_masks_give_no_figure_and_enough_their_median() -> None:
+    shape = Shape(10.0, 1, 1.47, 1.40, 0.86, 0.73)
+    few, many = (shape_rows({"haematoma": [shape] * n})[0] for n in (4, 5))
+    assert few.met is None
+    assert np.isnan(few.value)
+    assert many.met
+    assert many.value == 1.47
+    assert all(row.n == 0 for row in shape_rows({})[3:])
+
+
+def test_one_disagreement_in_a_hundred_is_too_many() -> None:
+    agreed = np.ones(100, bool)
+    agreed[0] = False
+    rows = voxel_rows(np.full(100, 4.0), np.full(100, 40.0), np.zeros(100), agreed)
+    assert [row.met for row in rows] == [True, True, False]
+    assert RealismRow("x", float("nan"), "", 0, 1, "", 0).met is None
+
+
+@pytest.mark.slow
+def test_shapes_shift_and_grades_of_voxels_lie_in_their_bands() -> None:
+    """Ninety patients at 2.25 mm, on slices of 4.5 mm."""
+    head = mni_head(Path(__file__).resolve().parents[3] / "build" / "heads")
+    shapes: dict[str, list[Shape]] = {"haematoma": [], "ventricular blood": []}
+    shift, volume, grades, agreed = [], [], [], []
+    for seed in range(1000, 1090):
+        patient = simulate_patient(seed, head, PatientSpec(spacing_mm=2.25))
+        affine = patient.affine @ np.diag([1, 1, 2, 1])
+        for name, kind in (("ich", "haematoma"), ("ivh", "ventricular blood")):
+            fine = fine_masks(patient, (name,))[0].float()
+            pairs = fine[:, :, : fine.shape[2] // 2 * 2].reshape(*fine.shape[:2], -1, 2).mean(3) >= 0.5
+            shape = shape_of(Volume(pairs.numpy().astype(np.uint8), affine))
+            shapes[kind] += [] if shape is None else [shape]
+        shift.append(patient.truth.midline_shift_mm)
+        volume.append(patient.truth.ich_ml)
+        grades.append(patient.truth.fazekas_periventricular)
+        agreed.append(patient.expanded == bool(draws_of(seed).expanded[0]))
+    rows = shape_rows(shapes) + voxel_rows(*(np.array(part) for part in (shift, volume, grades, agreed)))
+    assert {f"{row.quantity}: {row.value:.2f}" for row in rows if not row.met} == set()
