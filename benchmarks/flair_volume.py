@@ -2,8 +2,8 @@
 
     python benchmarks/flair_volume.py [--patients 4] [--heads FOLDER]
 
-Patients without a haematoma, with 4 to 40 mL in turn; with --heads every other one has a head of people's label
-maps.
+Patients without a haematoma, with 4 to 40 mL in turn; with --heads every other one has a head of people's
+label maps.
 """
 
 from __future__ import annotations
