@@ -24,7 +24,7 @@ from ichnos.transfer.tractography.regions import (
 )
 from ichnos.volume import Volume
 
-STEP_MM = 0.6
+STREAMLINE_STEP_MM = 0.6
 MAX_ANGLE_DEG = 35.0
 FEWEST_STREAMLINES = 40  # complete streamlines per side below which the tract counts as interrupted
 DENSITY_MM = 1.25  # voxel size of the density map
@@ -126,7 +126,7 @@ def _streamlines(
         sh=np.ascontiguousarray(fod, np.float64),
         basis_type="descoteaux07",
         legacy=False,
-        step_size=STEP_MM,
+        step_size=STREAMLINE_STEP_MM,
         max_angle=MAX_ANGLE_DEG,
         pmf_threshold=0.1,
         min_len=20,
