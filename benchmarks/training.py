@@ -158,7 +158,7 @@ def measured(home: Path) -> dict[str, dict[str, float]]:
         job = job_of(PLAN, home, dataset, Resources())
         run_child(job | {"do": "plan"}, home, quiet=True)
         (home / "train.json").write_text(json.dumps(job | {"do": "train"}))
-    for engine in ("nnunet", "ichnos fp32"):
+    for engine in ("nnunet", "ichnos fp32", "ichnos bf16"):
         if engine not in found:
             found[engine] = isolated(engine, home)
             kept.write_text(json.dumps(found))

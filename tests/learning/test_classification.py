@@ -16,7 +16,7 @@ from ichnos.evidence.metrics.discrimination import auc
 from ichnos.inference.crops import haematoma_region, published_slices
 from ichnos.learning.expansion.classifier import check_examples, train_classifier
 from ichnos.learning.expansion.ensemble import load_classifier, save_classifier, train_ensemble
-from ichnos.learning.expansion.examples import Example
+from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.settings import ClassifierSettings, published_classifier, region_classifier
 from ichnos.learning.loop.settings import LoopSettings, changed
 from ichnos.learning.loop.steps import Loss, Step
@@ -37,7 +37,7 @@ TINY = NetworkSpec(
 )
 
 
-def examples(n: int, *, seed: int = 0, share: float = 0.3, prefix: str = "p") -> list[Example]:
+def examples(n: int, *, seed: int = 0, share: float = 0.3, prefix: str = "p") -> list[ImageExample]:
     """Patients of whom the expanded have a brighter middle."""
     rng = np.random.default_rng(seed)
     made = []
@@ -45,7 +45,7 @@ def examples(n: int, *, seed: int = 0, share: float = 0.3, prefix: str = "p") ->
         outcome = float(k < share * n)
         image = rng.normal(0, 0.4, (2, 16, 16)).astype(np.float32)
         image[:, 4:12, 4:12] += 0.5 * outcome
-        made.append(Example(f"{prefix}{k}", image, outcome, "train"))
+        made.append(ImageExample(f"{prefix}{k}", image, outcome, "train"))
     return made
 
 
@@ -142,7 +142,7 @@ def test_what_nothing_honest_can_be_learnt_from_is_refused(tmp_path) -> None:  #
         check_examples([e for e in some if not e.outcome])
     with pytest.raises(InputRefused, match="held out: p3"):
         check_examples(some, [some[3]])
-    copy = Example("", some[0].image, 1.0, sources=("x1",))
+    copy = ImageExample("", some[0].image, 1.0, sources=("x1",))
     with pytest.raises(InputRefused, match="held out: x1"):
         check_examples([*some, copy], [replace(some[0], patient="x1")])
     broken = replace(some[2], image=np.full((2, 16, 16), np.nan, np.float32))

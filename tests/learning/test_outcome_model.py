@@ -47,7 +47,7 @@ def test_what_the_cohort_never_saw_is_refused(model: OutcomeModel) -> None:
     assert model.refusal(USUAL, "motor") == ""
     assert "age in years is 97" in model.refusal(replace(USUAL, age_years=97.0), "motor")
     assert "Glasgow Coma Scale is not known" in model.refusal(replace(USUAL, gcs=None), "mrs")
-    assert "injury is not known" in model.refusal(replace(USUAL, injury=None), "mrs")
+    assert "is not graded" in model.refusal(replace(USUAL, injury=None), "mrs")
     lone = model.model_copy(update={"cells": {**model.cells, "haematoma infiltration": (50, 2)}})
     assert "too few patients" in lone.refusal(USUAL, "motor")
 
@@ -82,7 +82,7 @@ def test_the_file_comes_back(model: OutcomeModel, tmp_path) -> None:  # type: ig
     (tmp_path / OUTCOME_FILE).write_text("{}", encoding="utf-8")
     with pytest.raises(InputRefused, match="cannot be used"):
         load_outcome_model(tmp_path)
-    assert "drawn by lot" in outcome_card(model)
+    assert "was randomised" in outcome_card(model)
 
 
 def _findings(injury: str = "haematoma infiltration") -> list[Finding]:
@@ -111,7 +111,7 @@ def _findings(injury: str = "haematoma infiltration") -> list[Finding]:
 def test_a_reading_says_who_would_gain_and_withholds_what_it_cannot_say(model: OutcomeModel) -> None:
     whole = read_outcome(model, _findings(), facts={"age_years": 65.0, "gcs": 12})
     assert whole.status == "read"
-    assert "would be expected to gain" in whole.sentence
+    assert "surgery is expected to improve" in whole.sentence
     assert "simulated patients" in whole.sentence
     gain = whole.measure("surgery_motor_gain")
     assert gain.low is not None

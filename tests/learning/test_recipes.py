@@ -13,7 +13,7 @@ import torch
 from ichnos import networks
 from ichnos.errors import UsageError
 from ichnos.learning.expansion.classifier import train_classifier
-from ichnos.learning.expansion.examples import Example
+from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.forecast import forecast_map, train_forecaster
 from ichnos.learning.expansion.pairs import LesionPair, patch_of
 from ichnos.learning.expansion.settings import ForecastSettings
@@ -97,7 +97,8 @@ def test_published_schedules() -> None:
 def test_one_step_of_the_published_classifier_on_smaller_images(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     some = [
-        Example(f"p{k}", rng.uniform(-1, 1, (3, 64, 64)).astype(np.float32), float(k % 2)) for k in range(4)
+        ImageExample(f"p{k}", rng.uniform(-1, 1, (3, 64, 64)).astype(np.float32), float(k % 2))
+        for k in range(4)
     ]
     losses: list[float] = []
     how = changed(classifier_recipe("published"), ONE_STEP)

@@ -16,10 +16,12 @@ from ichnos.errors import UsageError
 from ichnos.formats.vocabulary import without_free_text
 
 if TYPE_CHECKING:
+    from ichnos.cli.inputs.names import NameBook
     from ichnos.cli.inputs.scans import ScanItem
     from ichnos.runs import Summary
     from ichnos.scan import Scan
 
+_EXPECTED = {"InputRefused", "OSError", "PermissionError", "FileNotFoundError"}
 _OLDEST_YEARS = 90  # higher ages are rare enough to point at a person
 
 
@@ -34,18 +36,14 @@ def convert_command(
     """Convert each study's head CT to NIfTI; a study without one is reported and does not stop the rest."""
     from ichnos import __version__
     from ichnos.cli.inputs.names import name_book
-    from ichnos.cli.inputs.scans import find_studies
     from ichnos.runs import apply
 
     if out.is_file():
         raise UsageError(f"{out} is a file; give a folder for the results")
     names = None if keep_names else name_book()
-    items = find_studies(path, progress=not as_json, names=names)
-    if names is not None:
-        names.keep({item.id: item.given for item in items})
     summary = apply(
         partial(convert_one, keep_names=keep_names),
-        items,
+        _items(path, names, progress=not as_json),
         out=out,
         settings={"ichnos": __version__, "as": "nifti", "names": names.mark if names else ""},
         name="convert",
@@ -57,6 +55,16 @@ def convert_command(
     summary.save_table(out / "convert.tsv")
     _show(summary, out, as_json=as_json)
     return _exit_code(summary)
+
+
+def _items(path: Path, names: NameBook | None, *, progress: bool) -> list[ScanItem]:
+    """List the studies of a place; which name stands for which is kept in the user's own book."""
+    from ichnos.cli.inputs.scans import find_studies
+
+    items = find_studies(path, progress=progress, names=names)
+    if names is not None:
+        names.keep({item.id: item.given for item in items})
+    return items
 
 
 def convert_one(item: ScanItem, folder: Path, *, keep_names: bool = False) -> Mapping[str, Any]:
@@ -127,14 +135,8 @@ def _show(summary: Summary, out: Path, *, as_json: bool) -> None:
 
 
 def _exit_code(summary: Summary) -> int:
-    """Return 0 if all went well, 2 if inputs were refused or the disk would not have them, 1 if anything
-    else failed.
-    """
+    """Return 0 if all went well, 2 if inputs were refused or the disk failed, 1 for anything else."""
     kinds = {failure.kind for failure in summary.failures}
-    return (
-        0
-        if not kinds
-        else 2
-        if kinds <= {"InputRefused", "OSError", "PermissionError", "FileNotFoundError"}
-        else 1
-    )
+    if kinds - _EXPECTED:
+        return 1
+    return 2 if kinds else 0

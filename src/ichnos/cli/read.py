@@ -62,18 +62,22 @@ def read_command(
     """Read head CTs; a scan that cannot be read is reported with the reason and does not stop the rest."""
     from ichnos.cli.inputs.names import name_book
     from ichnos.cli.inputs.scans import find_scans
+    from ichnos.report.pdf import printer
 
     if out.is_file():
         raise UsageError(f"{out} is a file; give a folder for the results")
     engine = _engine(settings)
     weights = engine.open_model().all_weights()  # a damaged model stops everything before it begins
+    if settings.pdf:
+        printer()  # so does the lack of one
     names = None if settings.keep_names else name_book()
     items = _with_table(find_scans(paths, progress=not as_json, names=names), settings.facts)
     if names is not None:
         names.keep({item.id: item.given for item in items if not item.cohort})
         items = [replace(item, given=item.id) for item in items]
     mark = names.mark if names is not None else ""
-    summary = _read_all(items, out, settings, engine, weights, names=mark, progress=not as_json)
+    decisive = _decisive(engine, weights, items, settings, mark)
+    summary = _read_all(items, out, engine, settings, decisive, progress=not as_json)
     _refuse_another_input(summary, items, out)
     whole = _with_failures(summary, items)
     whole.save_table(out / TABLE)
@@ -83,36 +87,44 @@ def read_command(
     return _exit_code(whole)
 
 
-def _read_all(
-    items: list[ScanItem],
-    out: Path,
-    settings: ReadSettings,
-    engine: Engine,
-    weights: str,
-    *,
-    names: str,
-    progress: bool,
-) -> Summary:
+def _decisive(
+    engine: Engine, weights: str, items: list[ScanItem], settings: ReadSettings, names: str
+) -> dict[str, Any]:
+    """Return all that decides a result besides the scan."""
     from ichnos import __version__
-    from ichnos.reading import chosen_findings
-    from ichnos.report.pdf import printer
-    from ichnos.runs import apply
 
-    targets = chosen_findings(list(settings.only) or None)
-    if settings.pdf:
-        printer()  # without one, nothing begins
-    decisive = {  # all that decides a result besides the scan
+    return {
         "ichnos": __version__,
         "model": weights,
-        "only": list(targets),
+        "only": list(_targets(settings)),
         "device": engine.device,
         "backend": engine.backend,
         "facts": {item.id: dict(item.facts) for item in items if item.facts},
         "pdf": settings.pdf,
         "names": names,
     }
+
+
+def _targets(settings: ReadSettings) -> tuple[str, ...]:
+    from ichnos.reading import chosen_findings
+
+    return chosen_findings(list(settings.only) or None)
+
+
+def _read_all(
+    items: list[ScanItem],
+    out: Path,
+    engine: Engine,
+    settings: ReadSettings,
+    decisive: dict[str, Any],
+    *,
+    progress: bool,
+) -> Summary:
+    from ichnos.runs import apply
+
+    only, keep_names = _targets(settings), settings.keep_names
     return apply(
-        partial(read_one, engine=engine, only=targets, pdf=settings.pdf, keep_names=settings.keep_names),
+        partial(read_one, engine=engine, only=only, pdf=settings.pdf, keep_names=keep_names),
         items,
         out=out,
         settings=decisive,
@@ -120,7 +132,7 @@ def _read_all(
         workers=settings.workers,
         scheduler=settings.scheduler,
         progress=progress,
-        keep_names=settings.keep_names,
+        keep_names=keep_names,
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def synthesize_command(
     cohort: Annotated[
         Path,
-        typer.Argument(help="cohort folder; trains on the split train, holds out the rest"),
+        typer.Argument(help="cohort folder; trains on split train, holds out the rest"),
     ],
     out: Annotated[
         Path, typer.Option("-o", "--out", help="folder for images, ledger, contact sheet, generator")

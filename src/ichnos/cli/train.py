@@ -43,6 +43,8 @@ class TrainCommandSettings(TrainSettings):
     spacing: tuple[float, float, float] | None = Field(None, description="voxel size in mm (default: 2,2,2)")
     patch: tuple[int, int, int] | None = Field(None, description="voxels of a patch; z of 1: slices")
     simulated_share: float | None = Field(None, description="fraction of batches simulated meanwhile")
+    folds: int = Field(0, ge=0, description="k-fold training, averaged; 0: none")
+    mirror: bool = Field(False, description="with --folds: also read mirror images")
     seed: int | None = Field(None, description="same seed, same numbers (default: 0)")
     pipelines: tuple[str, ...] = Field(TRUSTED_PIPELINES, description="folders with targets")
     anatomy: Path | None = Field(None, description="folder of label maps to simulate from")
@@ -124,6 +126,7 @@ def _by_ichnos(
     quiet: bool,
 ) -> Model:
     from ichnos.learning.segmentation.budget import settings_within
+    from ichnos.learning.segmentation.folds import train_folds
     from ichnos.learning.segmentation.training import train_on_cohort
 
     if settings.minutes is not None and settings.steps is not None:
@@ -137,6 +140,16 @@ def _by_ichnos(
             resources = replace(resources, seconds=seconds)
         with _logged(settings.tensorboard, follow) as report:
             resources = replace(resources, report=report)
+            if settings.folds:
+                return train_folds(
+                    patients,
+                    out,
+                    chosen,
+                    settings.folds,
+                    work=home,
+                    resources=resources,
+                    mirrored=settings.mirror,
+                )
             return train_on_cohort(patients, out, chosen, work=home, resources=resources)
 
 

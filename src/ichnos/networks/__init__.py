@@ -28,6 +28,7 @@ _NETWORKS = {
     "affine_warp": "warp:AffineWarp",
     "unetr": "unetr:Unetr",
     "refiner": "refiner:Refiner",
+    "mean_ensemble": "average:MeanEnsemble",
 }
 
 

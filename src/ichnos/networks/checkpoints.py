@@ -137,7 +137,8 @@ def read_plain(path: Path) -> Any:
         np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
         *numbers,
     ]
-    aliases: list[Any] = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar")]  # type: ignore[attr-defined]
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    aliases: list[Any] = [(scalar, "numpy.core.multiarray.scalar")]
     with torch.serialization.safe_globals(plain + aliases), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of pickle protocols that it then reads or refuses
         try:

@@ -60,7 +60,7 @@ def train_default_command(
         steps=settings.steps,
         seconds=settings.minutes * 60,
         device=settings.device,
-        command=f"ichnos train default ({len(heads)} label maps, schedule of {settings.steps} steps)",
+        command=_command("default", settings, f"{len(heads)} label maps"),
         cache=cache,
         go_on_from=None if settings.restart or not (folder / MANIFEST).is_file() else folder,
         report=_line_of_progress(),
@@ -95,15 +95,17 @@ def train_refinement_command(
         steps=settings.steps,
         seconds=60 * settings.minutes,
         device=settings.device,
-        command=(
-            f"ichnos train refinement ({len(used)} label maps, {settings.patients} patients, schedule of"
-            f" {settings.steps} steps)"
-        ),
+        command=_command("refinement", settings, f"{len(used)} label maps, {settings.patients} patients"),
         anew=settings.restart,
         report=_line_of_progress(),
     )
     save_settings(settings, work / "settings.yaml", verb="train refinement")
     return _show(refined)
+
+
+def _command(part: str, settings: DefaultSettings, who: str) -> str:
+    """Return the command as a card names it."""
+    return f"ichnos train {part} ({who}, schedule of {settings.steps} steps)"
 
 
 def _read_patients(

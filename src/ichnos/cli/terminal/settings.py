@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -186,21 +186,14 @@ def settings_of(
     ichnos.errors.UsageError: there is no setting treads; did you mean threads?
     """
     given = read_settings(file) if file is not None else {}
-    source = f"{file}: " if file is not None else ""
     for text in sets:
         _put(given, text, tree)
-    for name, value in (flags or {}).items():
-        if value is not None:
-            given[name] = _split(value, tree.model_fields[name])
+    by_flag = {name: value for name, value in (flags or {}).items() if value is not None}
+    given |= {name: _split(value, tree.model_fields[name]) for name, value in by_flag.items()}
     try:
         return tree.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        by_flag = bool(flags) and flags is not None and flags.get(str(first["loc"][0])) is not None
-        if by_flag:
-            at, source = _flag_names(at.split(".")[0], tree.model_fields[at.split(".")[0]])[0], ""
-        raise UsageError(_sentence(tree, source, at.split("/")[0], dict(first))) from None
+        raise UsageError(_sentence(tree, error, by_flag, file)) from None
 
 
 def read_settings(file: Path) -> dict[str, Any]:
@@ -262,19 +255,30 @@ def _unknown(name: str, known: list[str]) -> str:
     return f"there is no setting {name}; {hint}"
 
 
-def _sentence(tree: type[BaseModel], source: str, at: str, error: dict[str, Any]) -> str:
-    kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
+def _sentence(
+    tree: type[BaseModel], errors: ValidationError, by_flag: Mapping[str, Any], file: Path | None
+) -> str:
+    """Say what the first error is about: where it was given, what was given, what to give."""
+    error: dict[str, Any] = dict(errors.errors()[0])
+    kind, context, path = error["type"], error.get("ctx", {}), [str(part) for part in error["loc"]]
+    at, source = ".".join(path), f"{file}: " if file is not None else ""
+    if path[:1] and path[0] in by_flag:
+        at, source = _flag_names(path[0], tree.model_fields[path[0]])[0].split("/")[0], ""
     if kind == "extra_forbidden":
-        fields: Any = tree
-        for part in error["loc"][:-1]:
-            fields = fields.model_fields[part].annotation
-        return source + _unknown(str(error["loc"][-1]), list(fields.model_fields))
+        return source + _unknown(path[-1], list(_group_at(tree, path[:-1]).model_fields))
     if kind == "literal_error":
-        return f"{source}{at} {given!r} is unknown; give {context['expected'].replace(chr(39), '')}"
+        return f"{source}{at} {error['input']!r} is unknown; give {context['expected'].replace(chr(39), '')}"
     if kind == "value_error":
         return f"{source}{at}: {context['error']}"
     wanted = _WANTED.get(kind, "").format(**context) or error["msg"]
-    return f"{source}{at} {given!r} cannot be used; give {wanted}"
+    return f"{source}{at} {error.get('input')!r} cannot be used; give {wanted}"
+
+
+def _group_at(tree: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    group: Any = tree
+    for part in path:
+        group = group.model_fields[part].annotation
+    return cast("type[BaseModel]", group)
 
 
 # ---- from a tree to a file -----------------------------------------------------------------------

@@ -25,7 +25,7 @@ from ichnos.inference.crops import haematoma_region, published_slices
 from ichnos.inference.expansion import CLASSIFIER
 from ichnos.learning.expansion.classifier import examples_fingerprint
 from ichnos.learning.expansion.ensemble import save_classifier, train_ensemble
-from ichnos.learning.expansion.examples import Example
+from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.labels import labelled_patient
 from ichnos.learning.expansion.settings import ClassifierSettings, ExpansionSettings, MaskSource
 from ichnos.learning.loop.resources import Resources
@@ -115,7 +115,7 @@ def examples_of(
     reader: Model,
     work: Path,
     resources: Resources,
-) -> list[Example]:
+) -> list[ImageExample]:
     """Return the images of all training patients; each patient is read once, and kept in `work`."""
     if cohort.root is None:
         raise InputRefused("the cohort has no folder, so its targets cannot be found; give a cohort on disk")
@@ -150,11 +150,13 @@ def examples_of(
     return examples
 
 
-def _loaded(patient: Patient, row: dict[str, Any], folder: Path, *, with_features: bool) -> list[Example]:
+def _loaded(
+    patient: Patient, row: dict[str, Any], folder: Path, *, with_features: bool
+) -> list[ImageExample]:
     features = tuple(float(v) if v is not None else float("nan") for v in row["features"])
     with np.load(folder / f"{patient.id}.npz") as kept:
         images = kept["images"].astype(np.float32)
-    example = Example(patient.id, images[0], float(row["expanded"]), patient.split, patient.centre)
+    example = ImageExample(patient.id, images[0], float(row["expanded"]), patient.split, patient.centre)
     chosen = features if with_features else ()
     return [replace(example, image=image, features=chosen) for image in images]
 

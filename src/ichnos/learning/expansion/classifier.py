@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ichnos.arrays import Floats
 from ichnos.errors import InputRefused, UsageError
-from ichnos.learning.expansion.examples import Example
+from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.settings import ClassifierSettings
 from ichnos.learning.loop.steps import Loss, Step
 from ichnos.learning.loop.training import Progress, train
@@ -42,7 +42,7 @@ class Standard:
         return torch.from_numpy(np.clip(table, -5, 5).astype(np.float32))
 
 
-def standard_of(examples: Sequence[Example]) -> Standard:
+def standard_of(examples: Sequence[ImageExample]) -> Standard:
     """Measure the features of a training set."""
     table = np.array([e.features for e in examples], float).reshape(len(examples), -1)
     known = np.isfinite(table)
@@ -52,7 +52,7 @@ def standard_of(examples: Sequence[Example]) -> Standard:
     return Standard(mean, np.where(spread > 1e-9, spread, 1.0))
 
 
-def check_examples(train: Sequence[Example], *held_out: Sequence[Example]) -> None:
+def check_examples(train: Sequence[ImageExample], *held_out: Sequence[ImageExample]) -> None:
     """Refuse examples of one class only, with values that are not finite, or of patients who are held out."""
     outcomes = {e.patient or f"made {k}": e.outcome for k, e in enumerate(train)}
     events = sum(outcomes.values())
@@ -76,11 +76,11 @@ def check_examples(train: Sequence[Example], *held_out: Sequence[Example]) -> No
 
 
 def train_classifier(
-    train_on: Sequence[Example],
+    train_on: Sequence[ImageExample],
     settings: ClassifierSettings,
     out: Path,
     *,
-    validation: Sequence[Example] = (),
+    validation: Sequence[ImageExample] = (),
     device: str = "cpu",
     seconds: float = math.inf,
     report: Callable[[Progress], None] = lambda progress: None,
@@ -123,7 +123,7 @@ class _Balance:
     weights: tuple[float, float]  # of the loss, not expanded and expanded
 
     @classmethod
-    def of(cls, train: Sequence[Example], settings: ClassifierSettings) -> _Balance:
+    def of(cls, train: Sequence[ImageExample], settings: ClassifierSettings) -> _Balance:
         outcome = np.array([e.outcome for e in train])
         events, others = float(outcome.sum()), float((1 - outcome).sum())
         made = any(not e.patient for e in train)
@@ -176,7 +176,7 @@ def _augmented(image: Tensor, rng: np.random.Generator, *, crop: bool) -> Tensor
     return moved
 
 
-def examples_fingerprint(train: Sequence[Example], settings: ClassifierSettings) -> str:
+def examples_fingerprint(train: Sequence[ImageExample], settings: ClassifierSettings) -> str:
     """Return a hash of the settings and of all examples: another image or outcome gives another."""
     digest = hashlib.sha256(settings.model_dump_json().encode())
     for e in train:
@@ -186,7 +186,7 @@ def examples_fingerprint(train: Sequence[Example], settings: ClassifierSettings)
 
 @torch.inference_mode()
 def patient_scores(
-    network: nn.Module, standard: Standard, examples: Sequence[Example], *, device: str = "cpu"
+    network: nn.Module, standard: Standard, examples: Sequence[ImageExample], *, device: str = "cpu"
 ) -> dict[str, float]:
     """Return each patient's mean probability over the patient's images, in the order of first appearance."""
     network = network.eval()

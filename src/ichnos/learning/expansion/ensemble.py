@@ -19,7 +19,7 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.recalibration import Recalibrator, fit_recalibrator
 from ichnos.inference.crops import PUBLISHED_SPACING_MM, REGION_SPACING_MM, REGION_WINDOWS_HU, WINDOW_90_45_HU
 from ichnos.learning.expansion.classifier import LEAST_EACH, Standard, patient_scores, train_classifier
-from ichnos.learning.expansion.examples import Example
+from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.settings import ClassifierSettings
 from ichnos.models import (
     Manifest,
@@ -59,12 +59,12 @@ class Classifier:
         str, float
     ]  # log odds of each training patient, from the networks that never saw the patient
 
-    def __call__(self, examples: Sequence[Example], *, device: str = "cpu") -> dict[str, float]:
+    def __call__(self, examples: Sequence[ImageExample], *, device: str = "cpu") -> dict[str, float]:
         """Return each patient's calibrated probability of expansion."""
         raw = self.log_odds(examples, device=device)
         return dict(zip(raw, self.recalibrator(list(raw.values())).tolist(), strict=True))
 
-    def log_odds(self, examples: Sequence[Example], *, device: str = "cpu") -> dict[str, float]:
+    def log_odds(self, examples: Sequence[ImageExample], *, device: str = "cpu") -> dict[str, float]:
         """Return the mean log odds of the networks, before recalibration."""
         each = [
             patient_scores(n, s, examples, device=device)
@@ -76,12 +76,12 @@ class Classifier:
 
 
 def train_ensemble(
-    train: Sequence[Example],
+    train: Sequence[ImageExample],
     settings: ClassifierSettings,
     out: Path,
     *,
     folds: int = 3,
-    synthetic: Callable[[int, Sequence[Example]], Sequence[Example]] | None = None,
+    synthetic: Callable[[int, Sequence[ImageExample]], Sequence[ImageExample]] | None = None,
     device: str = "cpu",
     seconds: float = math.inf,
     say: Callable[[str], None] = lambda sentence: None,
@@ -135,11 +135,11 @@ def train_ensemble(
     return Classifier(tuple(networks), tuple(standards), recalibrator, held)
 
 
-def fold_patients(examples: Sequence[Example], folds: int, *, seed: int) -> tuple[frozenset[str], ...]:
+def fold_patients(examples: Sequence[ImageExample], folds: int, *, seed: int) -> tuple[frozenset[str], ...]:
     """Divide patients into folds with about the same share of expanded ones; refuses where a fold's rest
     would hold one class only.
 
-    >>> made = [Example(str(k), np.zeros((1, 2, 2), np.float32), k % 2) for k in range(8)]
+    >>> made = [ImageExample(str(k), np.zeros((1, 2, 2), np.float32), k % 2) for k in range(8)]
     >>> [len(part) for part in fold_patients(made, 2, seed=0)]
     [4, 4]
     """

@@ -9,7 +9,7 @@ from ichnos.arrays import Floats32
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
+class ImageExample:
     """One image of a patient with the outcome; a patient's score is the mean over the patient's images."""
 
     patient: str  # "" for an image that was made

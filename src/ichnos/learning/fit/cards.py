@@ -4,7 +4,7 @@ what they never saw.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ichnos.prognosis.growth import GrowthModel
 from ichnos.prognosis.outcome import OutcomeModel
@@ -17,42 +17,44 @@ _SIMULATED = (
 )
 
 
+_GROWTH_LIMITS = (
+    "True masks were measured for the fit; a reading measures a network's masks, which are less exact.",
+    "No forecast is made for a haematoma outside the ranges of the fitting cohort (`low`, `high`).",
+    "Treatment between the two CTs (reversal, blood pressure, surgery) is not modelled.",
+    "The strength of the prior was chosen among a few values while looking at the cross-validation on these"
+    " very patients, and its intervals take redrawn futures for independent: the checks are a little"
+    " optimistic.",
+)
+_OUTCOME_LIMITS = (
+    "The effects of injury and surgery that the simulation was given are those published by one group"
+    " (docs/simulation.md).",
+    "True tracts and masks were measured for the fit; a reading measures a network's.",
+    "Refuses patients outside the cohort's ranges (`low`, `high`), and grades with few patients in an arm.",
+    "Motor NIHSS is that of survivors; who would have died is not in it.",
+)
+
+
 def growth_card(model: GrowthModel) -> str:
     """Write the card of a growth model as Markdown."""
     variants = [f"- `{v.name}`: {', '.join(v.features)}" for v in model.variants]
     return _card(
         "Growth of the haematoma",
+        model,
         what=(
             "From the measures of one CT to a distribution of the haematoma's volume about a day later: a"
             " mixture of stable and growing haematomas. Probability of expansion under each definition,"
-            " median, and 80 % band all come from that one distribution."
+            " median, and 80 % interval all come from that one distribution."
         ),
-        body=["## Inputs", *variants, "The richest variant whose inputs are all known is used."],
+        body=["## Inputs", "", *variants, "", "The richest variant whose inputs are all known is used."],
         cohort=f"{model.cohort}; {model.patients} patients, {model.expanded} expanded (> 33 % or > 6 mL).",
-        limits=[
-            *([_SIMULATED] if model.simulated else []),
-            (
-                "True masks were measured for the fit; a reading measures a network's masks, which"
-                " are less exact."
-            ),
-            "No forecast is made for a haematoma outside the ranges of the fitting cohort (`low`, `high`).",
-            "Treatment between the two CTs (reversal, blood pressure, surgery) is not in the model.",
-            (
-                "The strength of the prior was chosen among a few values while looking at the"
-                " cross-validation on these very patients, and its intervals take redrawn futures for"
-                " independent: the checks are mildly optimistic."
-            ),
-        ],
-        validation=model.validation,
-        command=model.command,
-        version=model.code_version,
-        date=model.fitted,
+        limits=_GROWTH_LIMITS,
     )
 
 
 def outcome_card(model: OutcomeModel) -> str:
     """Write the card of an outcome model as Markdown."""
     cells = [f"| {grade} | {medical} | {surgery} |" for grade, (medical, surgery) in model.cells.items()]
+    table = ["| grade | medical | surgery |", "|---|---|---|", *cells]
     arms = (
         "Treatment was randomised."
         if model.randomised
@@ -60,57 +62,35 @@ def outcome_card(model: OutcomeModel) -> str:
     )
     return _card(
         "Outcome after a haematoma",
+        model,
         what=(
             "From tract injury, volumes, leukoaraiosis, age and Glasgow Coma Scale to motor NIHSS at 180 days"
             " (linear, survivors) and mRS at 365 days (proportional odds), with the effect of surgery by"
             " injury grade."
         ),
-        body=[
-            "## Patients by injury grade and arm",
-            "| grade | medical | surgery |",
-            "|---|---|---|",
-            *cells,
-            arms,
-        ],
+        body=["## Patients by injury grade and arm", "", *table, "", arms],
         cohort=f"{model.cohort}; {model.motor.patients} with motor NIHSS, {model.mrs.patients} with mRS.",
-        limits=[
-            *([_SIMULATED] if model.simulated else []),
-            (
-                "The effects of injury and surgery that the simulation was given are those published by one"
-                " group (docs/simulation.md)."
-            ),
-            "True tracts and masks were measured for the fit; a reading measures a network's.",
-            (
-                "Refuses patients outside the cohort's ranges (`low`, `high`), and grades with too few"
-                " patients in an arm."
-            ),
-            "Motor NIHSS is that of survivors; who would have died is not in it.",
-        ],
-        validation=model.validation,
-        command=model.command,
-        version=model.code_version,
-        date=model.fitted,
+        limits=_OUTCOME_LIMITS,
     )
 
 
 def _card(
     title: str,
+    model: GrowthModel | OutcomeModel,
     *,
     what: str,
     body: list[str],
     cohort: str,
-    limits: list[str],
-    validation: Mapping[str, float],
-    command: str,
-    version: str,
-    date: str,
+    limits: Sequence[str],
 ) -> str:
+    said = [*([_SIMULATED] if model.simulated else []), *limits]
+    provenance = f"- command: `{model.command}`; code {model.code_version}, {model.fitted}"
     sections = [
         (f"# {title}", [f"**{_USE}**", "", what, "", *body]),
         ("## Fitted on", [cohort]),
-        ("## What it never saw, and other limits", [f"- {limit}" for limit in limits]),
-        ("## Validation", _validation_table(validation)),
-        ("## Provenance", [f"- command: `{command}`; code {version}, {date}"]),
+        ("## What it never saw, and other limits", [f"- {limit}" for limit in said]),
+        ("## Validation", _validation_table(model.validation)),
+        ("## Provenance", [provenance]),
     ]
     return "\n".join(line for heading, lines in sections for line in (heading, "", *lines, ""))
 

@@ -27,6 +27,12 @@ from ichnos.prognosis.growth import (
 _PRIOR_SD = 0.3  # of a slope per standard deviation of its feature: few patients must not give steep ones
 # ln of the spreads of a gain and of a stable haematoma: kept away from a single point
 _LN_SD, _LN_STABLE = (-2.3, 1.5), (-4.6, 0.0)
+_VARIANTS = {
+    "image": IMAGE,
+    "image+clinical": (*IMAGE, *CLINICAL),
+    "image+network": (*IMAGE, *CHANNEL),
+    "image+clinical+network": (*IMAGE, *CLINICAL, *CHANNEL),
+}
 _LEAST_EACH = 10  # patients with and without expansion below which nothing is fitted
 
 
@@ -41,11 +47,9 @@ def fit_growth_model(
 ) -> GrowthModel:
     """Fit a variant per set of inputs that all cases have; `refits` on resampled patients give its spread."""
     patients, expanded = _checked_counts(cases)
-    wanted = {"image": IMAGE, "image+clinical": (*IMAGE, *CLINICAL), "image+network": (*IMAGE, *CHANNEL)}
-    wanted["image+clinical+network"] = (*IMAGE, *CLINICAL, *CHANNEL)
-    known = {name: _features(cases, features) for name, features in wanted.items()}
+    known = {name: _features(cases, features) for name, features in _VARIANTS.items()}
     variants = tuple(
-        _variant(name, wanted[name], table, cases, refits, rng)
+        _variant(name, _VARIANTS[name], table, cases, refits, rng)
         for name, table in known.items()
         if np.isfinite(table).all()
     )

@@ -16,7 +16,7 @@ from ichnos.learning.segmentation.augmentation import (
     rescanned,
     turned,
 )
-from ichnos.learning.segmentation.cases import DEGREES, TrainingCase
+from ichnos.learning.segmentation.cases import DEGREE_STEPS, TrainingCase
 from ichnos.learning.segmentation.objective import Batch, BatchAt
 from ichnos.learning.segmentation.settings import OFF, Augmentation
 from ichnos.models import Preprocessing
@@ -108,7 +108,7 @@ def _cut(
     if all(i.start < i.stop for i in inside):
         hu[into] = case.hu[inside]
         degrees[(slice(None), *into)] = case.degrees[(slice(None), *inside)]
-    return torch.from_numpy(hu)[None], torch.from_numpy(degrees / DEGREES)
+    return torch.from_numpy(hu)[None], torch.from_numpy(degrees / DEGREE_STEPS)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from ichnos.inference.head import head_box
 from ichnos.learning.segmentation.target_files import target_degree, target_file
 from ichnos.models.store import sha256
 
-DEGREES = 200  # steps of a degree on disk
+DEGREE_STEPS = 200  # steps of a degree on disk
 _CENTRES = 4000  # voxels of each target that are kept, to centre patches on
 
 
@@ -112,7 +112,7 @@ def prepare_case(
         "ct": ct_sha256 or sha256(patient.exam("ct")),
         "targets": [None if f is None else [sha256(f[0]), list(f[1])] for f in files],
     }
-    text = json.dumps([content, grid.targets, grid.spacing_mm, DEGREES])
+    text = json.dumps([content, grid.targets, grid.spacing_mm, DEGREE_STEPS])
     folder = cache / f"{patient.id}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if not (folder / "case.json").is_file():
         _write(folder, patient, files, grid)
@@ -131,7 +131,7 @@ def _write(
     for channel, file in enumerate(files):
         if file is not None:
             degree = ct.with_array(target_degree(*file, ct)).reoriented("RAS")
-            degrees[channel] = np.round(np.clip(lattice.pull(degree.array), 0, 1) * DEGREES)
+            degrees[channel] = np.round(np.clip(lattice.pull(degree.array), 0, 1) * DEGREE_STEPS)
     hu = np.clip(np.round(lattice.pull(ras.array)), -1024, 3071).astype(np.int16)
     partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     partial.mkdir(parents=True)
@@ -149,7 +149,7 @@ def _centres(degrees: npt.NDArray[np.uint8], patient: str) -> npt.NDArray[np.int
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8]))
     rows = []
     for channel, degree in enumerate(degrees):
-        at = np.argwhere(degree >= DEGREES // 2)
+        at = np.argwhere(degree >= DEGREE_STEPS // 2)
         at = at[np.sort(rng.permutation(len(at))[:_CENTRES])]
         rows.append(np.column_stack([np.full(len(at), channel), at]))
     return np.concatenate(rows).astype(np.int16)
@@ -177,7 +177,7 @@ def check_cases(cases: Sequence[TrainingCase], targets: Sequence[str]) -> None:
             f"there is no validation patient among {len(cases)} with a target, and the best step is chosen"
             " on them. Give some patients the split 'validation' in participants.tsv"
         )
-    check_apart(
+    check_splits_apart(
         [(case.voxels_sha256, case.id, case.split) for case in cases], "have the same CT, voxel by voxel"
     )
 
@@ -185,7 +185,7 @@ def check_cases(cases: Sequence[TrainingCase], targets: Sequence[str]) -> None:
 def check_splits(cohort: Cohort) -> None:
     """Refuse a cohort with one person in two splits, by the column `person` or by the same CT file."""
     check_people(cohort)
-    check_apart(
+    check_splits_apart(
         [(sha256(p.exam("ct")), p.id, p.split) for p in cohort.with_exams("ct")], "have the same CT file"
     )
 
@@ -193,13 +193,13 @@ def check_splits(cohort: Cohort) -> None:
 def check_people(cohort: Cohort) -> None:
     """Refuse a cohort in which the column `person` puts one person into two splits."""
     people = [(str(p.facts["person"]), p.id, p.split) for p in cohort if p.facts.get("person") is not None]
-    check_apart(people, "are one person by the column person")
+    check_splits_apart(people, "are one person by the column person")
 
 
-def check_apart(rows: Sequence[tuple[str, str, Split]], why: str) -> None:
+def check_splits_apart(rows: Sequence[tuple[str, str, Split]], why: str) -> None:
     """Refuse rows (key, patient, split) in which one key is in two splits.
 
-    >>> check_apart([("a", "01", "train"), ("a", "02", "test")], "are one person")
+    >>> check_splits_apart([("a", "01", "train"), ("a", "02", "test")], "are one person")
     Traceback (most recent call last):
     ichnos.errors.InputRefused: leakage: sub-01 (train) and sub-02 (test) are one person; put all exams of a
     person into one split

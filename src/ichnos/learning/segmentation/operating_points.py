@@ -11,7 +11,7 @@ from ichnos.learning.segmentation.objective import Batch
 from ichnos.models import TargetSpec
 
 LEAST_DICE = 0.2  # a target that reaches less keeps the threshold it has
-LEVELS = tuple(k / 20 for k in range(1, 20))
+_LEVELS = tuple(k / 20 for k in range(1, 20))
 
 
 class Overlaps:
@@ -26,10 +26,10 @@ class Overlaps:
 
     def __init__(self, targets: tuple[TargetSpec, ...]) -> None:
         self.targets = targets
-        self.levels = torch.logit(torch.tensor(LEVELS))
+        self.levels = torch.logit(torch.tensor(_LEVELS))
         self.shared, self.size = (
-            torch.zeros(len(targets), len(LEVELS)),
-            torch.zeros(len(targets), len(LEVELS)),
+            torch.zeros(len(targets), len(_LEVELS)),
+            torch.zeros(len(targets), len(_LEVELS)),
         )
 
     def add(self, channel: int, logits: torch.Tensor, truth: torch.Tensor) -> None:
@@ -49,7 +49,7 @@ class Overlaps:
         dice = 2 * self.shared / self.size.clamp(min=1)
         best = dice.argmax(dim=1).tolist()
         return tuple(
-            target.model_copy(update={"threshold": LEVELS[best[channel]]})
+            target.model_copy(update={"threshold": _LEVELS[best[channel]]})
             if dice[channel].max() >= LEAST_DICE
             else target
             for channel, target in enumerate(self.targets)

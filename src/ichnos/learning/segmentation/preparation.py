@@ -14,9 +14,9 @@ from ichnos.learning.loop.team import Team
 from ichnos.learning.segmentation.cases import (
     CaseGrid,
     TrainingCase,
-    check_apart,
     check_cases,
     check_people,
+    check_splits_apart,
     prepare_case,
 )
 from ichnos.learning.segmentation.settings import TrainSettings
@@ -34,7 +34,7 @@ def usable_cases(
     shared = Shared(resources.team, work / "prepared")
     everyone = list(cohort.with_exams("ct"))
     digests = {row["id"]: row["ct"] for row in shared.rows(everyone, _digest)}
-    check_apart([(digests[p.id], p.id, p.split) for p in everyone], "have the same CT file")
+    check_splits_apart([(digests[p.id], p.id, p.split) for p in everyone], "have the same CT file")
     grid = CaseGrid(settings.names, settings.preprocessing.spacing_mm)
     folder = resources.cases or work / "cases"
 

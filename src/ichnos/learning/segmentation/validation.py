@@ -17,7 +17,7 @@ from ichnos.files import atomic_file
 from ichnos.inference import input_channels
 from ichnos.inference.sliding import slide
 from ichnos.learning.loop.team import ALONE, Team
-from ichnos.learning.segmentation.cases import DEGREES, TrainingCase
+from ichnos.learning.segmentation.cases import DEGREE_STEPS, TrainingCase
 from ichnos.learning.segmentation.operating_points import Overlaps
 from ichnos.models import Preprocessing, TargetSpec
 
@@ -77,7 +77,7 @@ class Validator:
         masks, rows = self.logits(network, case) > 0, []
         for channel in np.flatnonzero(case.known):
             name, mask = self.targets[channel], masks[channel]
-            truth = np.asarray(case.degrees[channel]) >= DEGREES / 2
+            truth = np.asarray(case.degrees[channel]) >= DEGREE_STEPS / 2
             if truth.any():
                 value = float(2 * (truth & mask).sum() / (truth.sum() + mask.sum()))
                 rows.append(_Row(at, name, value, self._failure(value, case, name, truth, mask)))
@@ -91,7 +91,7 @@ class Validator:
         for case in self.team.share(self.cases):
             logits = self.logits(network, case)
             for channel in np.flatnonzero(case.known):
-                truth = np.asarray(case.degrees[channel]) >= DEGREES / 2
+                truth = np.asarray(case.degrees[channel]) >= DEGREE_STEPS / 2
                 seen.add(int(channel), torch.from_numpy(logits[channel]), torch.from_numpy(truth))
         seen.merge(self.team)
         return seen.points()

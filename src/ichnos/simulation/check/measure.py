@@ -149,8 +149,8 @@ def _findings(row: dict[str, Any]) -> tuple[str, ...]:
     """Return what a truth row says is to be seen, in words."""
     found = [str(row["site"])] if isinstance(row["site"], str) and row["site"] else []
     found += str(row["signs"]).split() if isinstance(row["signs"], str) else []
-    amounts = (("ivh_ml", 1.0, "ventricular blood"), ("infarct_old_ml", 3.0, "old infarct"))
-    amounts += (("leukoaraiosis_ml", 15.0, "leukoaraiosis"), ("infarct_acute_ml", 3.0, "acute infarct"))
+    amounts = [("ivh_ml", 1.0, "ventricular blood"), ("infarct_old_ml", 3.0, "old infarct")]
+    amounts += [("leukoaraiosis_ml", 15.0, "leukoaraiosis"), ("infarct_acute_ml", 3.0, "acute infarct")]
     found += [words for name, least, words in amounts if float(row.get(name, 0.0)) > least]
     if row["has_haematoma"] == 1.0 and float(row.get("phe_ml", 1.0)) < 0.2:
         found.append("no oedema")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -207,7 +207,7 @@ _SHAPES: tuple[tuple[str, float, float, tuple[tuple[str, float, float], ...]], .
 )
 
 
-def shape_rows(shapes: dict[str, Sequence[Shape]]) -> list[RealismRow]:
+def shape_rows(shapes: Mapping[str, Sequence[Shape]]) -> list[RealismRow]:
     """Compare masks of `haematoma` and `ventricular blood` with real ones, small clots apart from large."""
     rows = []
     for kind, low, high, measures in _SHAPES:

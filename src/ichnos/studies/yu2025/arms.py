@@ -13,7 +13,7 @@ from ichnos.evidence.metrics.discrimination import auc
 from ichnos.evidence.tables import Table
 from ichnos.learning.expansion.classifier import examples_fingerprint
 from ichnos.learning.expansion.ensemble import load_classifier, save_classifier, train_ensemble
-from ichnos.learning.expansion.examples import Example
+from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.settings import ClassifierSettings, published_classifier, region_classifier
 from ichnos.prognosis.growth import IMAGE
 from ichnos.studies.shared.budget import StudyBudget
@@ -33,7 +33,7 @@ _SECONDS_PER_STEP = 0.5  # of a classifier on one processor core, to choose the 
 _RATIOS = (1.0, 2.0)  # patients without expansion per expanded one
 _BALANCED = ("synthesis", "oversample", "weight", "focal")
 _LEAST_FOR_THREE_FOLDS = 60  # training patients
-Synthesise = Callable[[int, Sequence[Example]], Sequence[Example]]
+Synthesise = Callable[[int, Sequence[ImageExample]], Sequence[ImageExample]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ def arm_risk(
 ) -> MethodRisk:
     """Train one arm over folds, save it, and return its risks; what cannot be trained says why."""
 
-    def examples(group: Sequence[Person]) -> list[Example]:
+    def examples(group: Sequence[Person]) -> list[ImageExample]:
         return [e for p in group for e in (p.published() if published else p.ours())]
 
     stem, given = name.replace(", ", "-").replace(" ", "").replace(":", "to"), examples(people.training)

@@ -11,7 +11,7 @@ from ichnos.cohort import Cohort, Split
 from ichnos.errors import InputRefused
 from ichnos.inference.crops import haematoma_region, published_crops
 from ichnos.learning.expansion import slice_generator as synthesis
-from ichnos.learning.expansion.examples import Example, facts_of
+from ichnos.learning.expansion.examples import ImageExample, facts_of
 from ichnos.learning.expansion.labels import Labelled, labelled
 from ichnos.prognosis.growth import IMAGE, GrowthInputs
 from ichnos.reading.measures.growth import growth_inputs
@@ -37,17 +37,17 @@ class Person:
     facts: Mapping[str, object]
     oracle: float  # NaN for people
 
-    def published(self) -> list[Example]:
+    def published(self) -> list[ImageExample]:
         """Return the published slices, channels equal."""
         return [
-            Example(self.patient, np.repeat(s.image[None], 3, axis=0), self.outcome, centre=self.centre)
+            ImageExample(self.patient, np.repeat(s.image[None], 3, axis=0), self.outcome, centre=self.centre)
             for s in self.slices
         ]
 
-    def ours(self) -> list[Example]:
+    def ours(self) -> list[ImageExample]:
         """Return the region with measures and clinical facts."""
         tokens = (*(self.inputs.feature(name) for name in IMAGE), *facts_of(self.facts, TOKEN_FACTS))
-        return [Example(self.patient, self.region, self.outcome, centre=self.centre, features=tokens)]
+        return [ImageExample(self.patient, self.region, self.outcome, centre=self.centre, features=tokens)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from ichnos.evidence.tables import Cell, Table
 from ichnos.learning.expansion import generator_store, realism
 from ichnos.learning.expansion import settings as expansion_settings
 from ichnos.learning.expansion import slice_generator as synthesis
-from ichnos.learning.expansion.examples import Example
+from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.settings import ClassifierSettings
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import PngPicture, cell, comparison
@@ -42,7 +42,7 @@ class SyntheticMaker:
         self.settings, self.out, self.budget = settings, out, budget
         self.batches: list[SyntheticImages] = []
 
-    def __call__(self, fold: int, train: Sequence[Example]) -> list[Example]:
+    def __call__(self, fold: int, train: Sequence[ImageExample]) -> list[ImageExample]:
         """Return synthetic examples for the training patients of a fold."""
         source = [s for patient in dict.fromkeys(e.patient for e in train) for s in self.slices[patient]]
         events = sum(e.outcome for e in train)
@@ -52,7 +52,7 @@ class SyntheticMaker:
         ledger = f"{arm.replace(' ', '-').replace(':', 'to')}-fold-{fold}.csv"
         generator_store.write_ledger(images, self.out / "classifiers" / "generators" / ledger)
         self.batches.append(SyntheticImages(f"{arm}, fold {fold + 1}", tuple(images)))
-        return [Example("", np.repeat(p.image[None], 3, axis=0), 1.0, sources=p.sources) for p in images]
+        return [ImageExample("", np.repeat(p.image[None], 3, axis=0), 1.0, sources=p.sources) for p in images]
 
     def _drawn(self, source: Sequence[synthesis.Picture], count: int, fold: int) -> list[synthesis.Picture]:
         """Train the fold's generator, save it, and draw from it."""
