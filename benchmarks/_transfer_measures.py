@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ichnos.anatomy.tract import SIDES
 from ichnos.cohort import Exam
 from ichnos.formats import bids, nifti
 from ichnos.registration import Registration, Transform, assess, read_transform, register, write_transform
@@ -152,7 +153,7 @@ def measure_tract(pair: Pair, folder: Path) -> dict[str, Any]:
         s: density_on_ct(t, exam_from_ct=found.transform, ct=ct).array >= TRACT_CUT_OFF
         for s, t in both.tracts.items()
     }
-    for code, side in enumerate(("left", "right"), 1):
+    for code, side in enumerate(SIDES, 1):
         row[f"tract_{side}_dice"] = dice(masks[side], true == code)
         row[f"tract_{side}_swapped"] = dice(masks[side], true == 3 - code) > row[f"tract_{side}_dice"]
         row[f"tract_{side}_interrupted"] = both.tracts[side].interrupted

@@ -8,7 +8,10 @@ python benchmarks/anatomy.py [--all]
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from ichnos.anatomy import tract
 from ichnos.anatomy.published import LEVELS_MM, SHARES, SectionComparison, compared
@@ -29,7 +32,7 @@ def summary() -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = [
         {
             "name": f"volume at share {share:g}, {side}",
-            "value": volume_ml(population[side].map_array(lambda a, share=share: a >= share)),
+            "value": volume_ml(population[side].with_array(np.asarray(population[side].array) >= share)),
             "unit": "mL",
         }
         for side in tract.SIDES
@@ -52,7 +55,7 @@ def _line(row: SectionComparison) -> dict[str, Any]:
     return shown
 
 
-_COLUMNS = {
+_COLUMNS: dict[str, Callable[[Any], str]] = {
     "area, mm²": lambda s: f"{s.area_mm2:.0f}",
     "centre x, y, mm": lambda s: f"{s.x_mm:.1f} {s.y_mm:.1f}",
     "sd long, short, mm": lambda s: f"{s.sd_long_mm:.1f} {s.sd_short_mm:.1f}",

@@ -232,7 +232,8 @@ def _pool(
         )
         truth = np.select([square <= radius_mm**2, square <= (radius_mm + 5) ** 2], [1, 3]).astype(np.uint8)
         ct = np.select([truth == 1, truth == 3], [60, 20], 32) + rng.normal(0, 4, SHAPE)
-        paths = tuple(root / "pool" / f"{i}_{kind}.nii.gz" for kind in ("truth", "guess", "ct"))
+        pool = root / "pool"
+        paths = pool / f"{i}_truth.nii.gz", pool / f"{i}_guess.nii.gz", pool / f"{i}_ct.nii.gz"
         for path, array in zip(
             paths, (truth, np.roll(truth, int(rng.integers(1, 6)), axis=0), ct.astype(np.int16)), strict=True
         ):

@@ -99,7 +99,8 @@ def in_engines(case: str) -> list[tuple[str, float, float]]:
     name, arguments, _ = CASES[case]
     network, inputs = build(name, **arguments).eval(), inputs_of(case)
     if name == "diffusion_ukan":
-        torch.nn.init.normal_(network.tail[2].weight, std=0.02)  # its last layer starts near zero
+        tail: Any = network.tail
+        torch.nn.init.normal_(tail[2].weight, std=0.02)  # its last layer starts near zero
     with torch.inference_mode():
         expected = network(*inputs).numpy()
     spread, arrays = float(np.ptp(expected)), [x.numpy() for x in inputs]

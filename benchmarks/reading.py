@@ -64,7 +64,7 @@ def default_or_random(folder: Path) -> Path:
     network = networks.build(how.network.name, **how.network.arguments)
     bias = [p for p in network.parameters() if p.shape == (len(how.targets),)][-1]
     with torch.no_grad():
-        bias += torch.tensor([6.0 if target.name == "brain" else -2.0 for target in how.targets])
+        bias.add_(torch.tensor([6.0 if target.name == "brain" else -2.0 for target in how.targets]))
     provenance = Provenance(
         code_version="0", command="none", seeds=(), steps=0, data={}, hardware="none", trained="2026-01-01"
     )

@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
 
 
-def table(rows: list[Mapping[str, object]]) -> str:
+def table(rows: Sequence[Mapping[str, object]]) -> str:
     """Lay rows out in aligned columns, in the order in which their keys first appear."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [columns, *[[_cell(row.get(column)) for column in columns] for row in rows]]

@@ -9,11 +9,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ichnos.anatomy import bundles
+from ichnos.cohort import Exam
 from ichnos.simulation.cohort.design import RenderSettings, Subject
 from ichnos.simulation.cohort.write import write_patient
 from ichnos.simulation.crops import CropDrawer, Recipe
@@ -24,7 +26,7 @@ from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.simulate import PatientSpec, simulate_patient
 
 CROPS = 8  # of each patient
-EVERY = ("ct", "followup", "flair", "t1", "diffusion")
+EVERY: tuple[Exam, ...] = ("ct", "followup", "flair", "t1", "diffusion")
 
 
 def timed(call: Callable[[], object], repeats: int = 2) -> tuple[float, float]:
@@ -59,7 +61,7 @@ def main() -> list[dict[str, object]]:
     scanner = SCANNERS["siemens"]
     protocol = CtProtocol(scanner, scanner.brain, pose_deg=(-12, 2, 3))
     exam = simulate_ct(patient, protocol, generator=torch.Generator().manual_seed(1))
-    grid = {
+    grid: dict[str, Any] = {
         "affine": exam.volume.affine,
         "shape": exam.volume.shape,
         "patient_from_exam": exam.patient_from_exam,

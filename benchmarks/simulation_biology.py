@@ -87,7 +87,7 @@ def _voxels() -> list[dict[str, object]]:
     simulate_patient(0, head, PatientSpec(spacing_mm=3.0))
     lean, full, errors, inside = [], [], [], []
     for seed in range(1, PATIENTS + 1):
-        lean.append(_timed(lambda seed=seed: simulate_patient(seed, head, PatientSpec(followup=False)))[:2])  # type: ignore[misc]
+        lean.append(_timed(lambda seed=seed: simulate_patient(seed, head, PatientSpec(followup=False)))[:2])
         started = time.process_time()
         patient = simulate_patient(seed, head, PatientSpec(mni=True, fibres=True))
         full.append(time.process_time() - started)

@@ -81,8 +81,9 @@ def peak_mib() -> float:
 def by_nnunet(home: Path) -> dict[str, float]:
     """nnU-Net's trainer as it trains: its loader and augmentation, its step."""
     from ichnos.learning.nnunet import child as nnunet_child
+    from ichnos.networks import nnunet as adapter
 
-    nnunet_child.adapter.prepare()
+    adapter.prepare()
     job = json.loads((home / "train.json").read_text())
     plans = json.loads((Path(job["preprocessed"]) / "plans.json").read_text())
     trainer = nnunet_child.trainer_for(plans | {"continue_training": False}, job)
@@ -119,11 +120,11 @@ def by_ichnos(home: Path, precision: str) -> dict[str, float]:
     loop = LoopSettings(steps=STEPS, precision=precision, validations=0)  # type: ignore[arg-type]
     settings = SegmentationSettings(network=spec, preprocessing=how, targets=PLAN.targets, loop=loop)
     times: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as out:
         train_segmentation(
             settings,
             batches,
-            Path(folder),
+            Path(out),
             checkpoint_every_s=1e9,
             report=lambda progress: times.append(time.process_time()),
         )

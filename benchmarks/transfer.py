@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from _transfer_measures import BROKEN, STAGES, Pair
-from ichnos.cohort import Patient
+from ichnos.cohort import Exam, Patient
 from ichnos.formats import bids
 from ichnos.runs import Ledger, Summary, apply
 from ichnos.runs.staging import move_into
@@ -35,7 +35,7 @@ from ichnos.simulation.cohort.write import write_patient
 REPOSITORY = Path(__file__).resolve().parents[1]
 VERSION = {"version": 7}  # of what a row says; another one wants another folder
 TRACT_EVERY = 6  # every so many patients have a diffusion exam: it takes longer than all else
-EXAMS = ("ct", "flair", "followup")
+EXAMS: tuple[Exam, ...] = ("ct", "flair", "followup")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import ndimage
@@ -31,7 +31,8 @@ from ichnos.volume import Volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BEND_MM, WIDTH_MM = 4.0, 25.0
-STEPS = ("rigid", "greedy", "ants")
+Step = Literal["rigid", "greedy", "ants"]
+STEPS: tuple[Step, ...] = ("rigid", "greedy", "ants")
 
 
 def main(
@@ -55,7 +56,7 @@ def main(
     return rows + _summary(rows, steps)
 
 
-def _compared(root: Path, patient_id: str, steps: Sequence[str], *, bent: bool) -> list[dict[str, Any]]:
+def _compared(root: Path, patient_id: str, steps: Sequence[Step], *, bent: bool) -> list[dict[str, Any]]:
     ct, flair = (nifti.load(bids.exam_path(root, patient_id, exam)) for exam in ("ct", "flair"))
     truth, brain = true_transform(root, patient_id, "flair"), derivative(root, patient_id, "brain", "dseg")
     blood = derivative(root, patient_id, "haematoma", "dseg")
@@ -89,7 +90,7 @@ def smooth_displacement(grid: Volume, rng: np.random.Generator) -> Displacement:
     )
 
 
-def _summary(rows: list[dict[str, Any]], steps: Sequence[str]) -> list[dict[str, Any]]:
+def _summary(rows: list[dict[str, Any]], steps: Sequence[Step]) -> list[dict[str, Any]]:
     numbers = [key for key in rows[0] if key not in ("patient", "bent", "step")]
     out = []
     for bent in (False, True):

@@ -56,7 +56,7 @@ def _row(seed: int, heads: Path | None) -> dict[str, Any]:
     flair = simulate_mri(patient, draw_mri_protocol("flair", rng=rng), generator=generator)
 
     def truth(exam: CtExam | MriExam) -> Volume:
-        grid = {
+        grid: dict[str, Any] = {
             "affine": exam.volume.affine,
             "shape": exam.volume.shape,
             "patient_from_exam": exam.patient_from_exam,

@@ -53,7 +53,7 @@ def flair_row(patient: VirtualPatient, seed: int) -> dict[str, float]:
         draw_mri_protocol("flair", rng=np.random.default_rng(seed)),
         generator=torch.Generator().manual_seed(seed),
     )
-    grid = {
+    grid: dict[str, Any] = {
         "affine": made.volume.affine,
         "shape": made.volume.shape,
         "patient_from_exam": made.patient_from_exam,
@@ -101,7 +101,11 @@ def tract_row(patient: VirtualPatient, seed: int) -> dict[str, float]:
         generator=torch.Generator().manual_seed(seed),
     )
     fine = Volume(np.empty(made.volume.shape, np.uint8), made.volume.affine).grid_with_spacing(1.0)
-    grid = {"affine": fine.affine, "shape": fine.shape, "patient_from_exam": made.patient_from_exam}
+    grid: dict[str, Any] = {
+        "affine": fine.affine,
+        "shape": fine.shape,
+        "patient_from_exam": made.patient_from_exam,
+    }
     truth = masks_on_grid(patient, ("tract_left", "tract_right"), thickness_mm=1.0, **grid)
     table = fsl_gradients(made.b_values, made.b_vectors, affine=made.volume.affine)
     start = time.perf_counter()

@@ -9,14 +9,15 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ichnos.simulation.check.page import axial, windowed
-from ichnos.simulation.exams.ct import simulate_ct
-from ichnos.simulation.exams.mri import MriProtocol, simulate_mri
+from ichnos.simulation.exams.ct import CtExam, simulate_ct
+from ichnos.simulation.exams.mri import MriExam, MriProtocol, simulate_mri
 from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
 from ichnos.simulation.exams.truth import masks_on_grid
 from ichnos.simulation.heads.from_mni import mni_head
@@ -51,6 +52,7 @@ def main(seed: int) -> None:
     )
     rng, columns = np.random.default_rng(seed), []
     for exam in ("ct", "followup", "flair"):
+        made: CtExam | MriExam
         generator = torch.Generator().manual_seed(seed)
         if exam == "flair":
             made = simulate_mri(
@@ -62,7 +64,7 @@ def main(seed: int) -> None:
             made = simulate_ct(patient, protocol, generator=generator, followup=exam == "followup")
             thickness = protocol.thickness_mm
         names = ("ich_followup", "ivh_followup", "phe_followup") if exam == "followup" else tuple(COLOURS)
-        grid = {
+        grid: dict[str, Any] = {
             "affine": made.volume.affine,
             "shape": made.volume.shape,
             "patient_from_exam": made.patient_from_exam,

@@ -53,11 +53,10 @@ def _flair(folder: Path) -> Image.Image:
     and both (yellow).
     """
     flair = nifti.load(bids.exam_path(folder, "001", "flair")).reoriented("RAS")
-    place = {"pipeline": "truth", "label": "leukoaraiosis", "kind": "mask", "exam": "flair"}
-    truth = (
-        nifti.load(bids.derivative_path(folder, "001", **place)).on_grid(flair, interpolation="nearest").array
-        > 0
-    )  # type: ignore[arg-type]
+    file = bids.derivative_path(
+        folder, "001", pipeline="truth", label="leukoaraiosis", kind="mask", exam="flair"
+    )
+    truth = nifti.load(file).on_grid(flair, interpolation="nearest").array > 0
     found = hyperintensities_of(flair).mask.array
     area = (truth | found).sum(axis=(0, 1))
     fullest = [int(k) for k in np.argsort(area)[-COLUMNS:] if area[k] > 0]

@@ -51,4 +51,5 @@ def head_hu(
 
 
 def _within(mm: np.ndarray, half_axes: Sequence[float]) -> np.ndarray:
-    return ((mm / np.asarray(half_axes)) ** 2).sum(axis=-1) <= 1
+    inside: np.ndarray = ((mm / np.asarray(half_axes)) ** 2).sum(axis=-1) <= 1
+    return inside

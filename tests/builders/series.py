@@ -15,6 +15,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import UID
 
 from ichnos.formats.dicom.write import Plane, SeriesHeader, series_datasets, stack_affines
 
@@ -177,7 +178,8 @@ def datasets_of(hu_at: Field, quirks: Quirks, centre_mm: Sequence[float] = (0.0,
 
 
 def _padded(hu_at: Field, quirks: Quirks, centre_mm: Sequence[float]) -> Field:
-    if quirks.padding_hu is None:
+    padding_hu = quirks.padding_hu
+    if padding_hu is None:
         return hu_at
     size = np.array(quirks.shape) * np.broadcast_to(quirks.pixel_mm, 2)
 
@@ -185,7 +187,7 @@ def _padded(hu_at: Field, quirks: Quirks, centre_mm: Sequence[float]) -> Field:
         rows, columns = mm.shape[:2]
         y, x = np.ogrid[:rows, :columns]
         outside = ((x + 0.5) / columns - 0.5) ** 2 + ((y + 0.5) / rows - 0.5) ** 2 > 0.25
-        return np.where(outside, quirks.padding_hu, hu_at(mm))
+        return np.where(outside, padding_hu, hu_at(mm))
 
     assert size.min() > 0
     return padded
@@ -257,7 +259,7 @@ def _stream(frame: np.ndarray, syntax: Any, bits_stored: int) -> bytes:
         import imagecodecs
 
         return bytes(imagecodecs.htj2k_encode(np.ascontiguousarray(frame), reversible=True))
-    from pydicom.pixels import get_encoder
+    from pydicom.pixels.encoders.base import get_encoder
 
     options = {
         "rows": frame.shape[0],
@@ -307,7 +309,7 @@ def enhanced(datasets: list[Any]) -> Any:
     data = Dataset()
     data.update(datasets[0])
     data.file_meta = datasets[0].file_meta
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = UID("1.2.840.10008.5.1.4.1.1.2.1")
     per_frame = []
     for number, single in enumerate(datasets, start=1):
         per_frame.append(_frame_groups(single, number))

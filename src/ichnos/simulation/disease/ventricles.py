@@ -15,9 +15,9 @@ Point = tuple[float, float, float]
 # Axes of the parts of the ventricles from end to end, right side, MNI mm (read off the MNI152 template).
 PARTS: dict[str, tuple[Point, Point]] = {
     "frontal": ((10.0, 28.0, 4.0), (11.0, 12.0, 16.0)),
-    "body": ((11.0, 12.0, 16.0), (19.0, -30.0, 22.0)),
+    "body": ((12.0, 6.0, 19.0), (17.0, -24.0, 22.0)),
     "atrium": ((24.0, -36.0, 18.0), (28.0, -46.0, 8.0)),
-    "occipital": ((24.0, -38.0, 17.0), (26.0, -76.0, 8.0)),
+    "occipital": ((26.0, -46.0, 12.0), (26.0, -74.0, 8.0)),
     "third": ((0.0, 2.0, -4.0), (0.0, -20.0, 4.0)),
     "fourth": ((0.0, -38.0, -26.0), (0.0, -44.0, -38.0)),
 }
@@ -95,4 +95,4 @@ def distension(ivh_ml: float) -> float:
     >>> distension(1.0) < distension(10.0) <= distension(60.0) == 0.8
     True
     """
-    return min(0.8, 0.15 + 0.035 * ivh_ml)
+    return min(0.8, 0.25 + 0.045 * ivh_ml)
