@@ -51,12 +51,12 @@ def transfer_cohort(
     cohort = bids.read_cohort(root)
     pairs = pairs_of(cohort, targets)
     task = partial(transfer_pair, settings=settings)
-    told = {k: v for k, v in asdict(settings).items() if k != "root"}
+    recorded = {k: v for k, v in asdict(settings).items() if k != "root"}
     done = apply(
         task,
         pairs,
         out=root,
-        settings=told,
+        settings=recorded,
         name="transfer",
         workers=workers,
         scheduler=scheduler,
