@@ -6,15 +6,26 @@ import numpy as np
 import pytest
 import torch
 
+from ichnos.cohort import Patient
 from ichnos.errors import InputRefused
+from ichnos.formats import bids
 from ichnos.inference.crops import REGION_SHAPE, REGION_SPACING_MM
 from ichnos.learning.expansion.forecast import forecast_map, train_forecaster, warp_loss
-from ichnos.learning.expansion.forecast_scores import best_threshold, score, uniform_dilation
-from ichnos.learning.expansion.pairs import LesionPair, synthetic_pair
+from ichnos.learning.expansion.forecast_scores import (
+    best_threshold,
+    inner_threshold,
+    score,
+    uniform_dilation,
+)
+from ichnos.learning.expansion.pairs import LesionPair, pair_of, synthetic_pair
 from ichnos.learning.expansion.settings import ForecastSettings
+from ichnos.learning.expansion.synthetic import registered_baseline, registered_followup
 from ichnos.learning.loop.settings import changed
 from ichnos.networks import build
 from ichnos.reading.expansion import signed_distance_mm
+from ichnos.registration import write_transform
+from ichnos.registration.transform import Transform
+from ichnos.volume import Affine, Volume
 
 MM = np.stack(
     np.meshgrid(
@@ -100,3 +111,77 @@ def test_synthetic_pairs_alone_are_refused(tmp_path) -> None:  # type: ignore[no
     made = synthetic_pair(pair("a"), 1.33, np.random.default_rng(0))
     with pytest.raises(InputRefused, match="none of a real follow-up"):
         train_forecaster([made], ForecastSettings(kind="warp"), tmp_path)
+
+
+@pytest.mark.parametrize("factor", [1.33, 2.0])
+def test_a_registered_follow_up_has_its_volume_and_its_blood_where_the_mask_is(factor: float) -> None:
+    pytest.importorskip("picsl_greedy")
+    p = pair("a")
+    made = registered_followup(p, factor, np.random.default_rng(0))
+    assert made.later.sum() == pytest.approx(factor * p.blood.sum(), rel=0.01)
+    assert made.later_hu is not None
+    inside = made.later > 0.5
+    assert (made.later_hu[inside] > 47).mean() > 0.85, "the CT has come along"
+    far = signed_distance_mm(inside, p.spacing_mm) > 15
+    assert np.abs(made.later_hu[far] - p.hu[far])[p.hu[far] > -500].mean() < 1
+
+
+def test_a_registered_baseline_is_smaller_and_keeps_the_real_follow_up() -> None:
+    pytest.importorskip("picsl_greedy")
+    p = pair("a")
+    made = registered_baseline(p, 1.5)
+    assert made.blood.sum() == pytest.approx(p.blood.sum() / 1.5, rel=0.01)
+    assert np.array_equal(made.later, p.later)
+    assert ((p.blood < 0.5) & (made.blood > 0.5)).sum() == 0
+    rim = (p.blood > 0.5) & (made.blood < 0.5)
+    assert made.hu[rim].mean() < p.hu[rim].mean() - 8
+    with pytest.raises(InputRefused, match="is not > 1"):
+        registered_baseline(p, 0.9)
+
+
+def test_the_inner_threshold_is_chosen_on_patients_left_out() -> None:
+    pairs = [pair(f"p{k}", grow_mm=3 + k % 3) for k in range(6)]
+    seen: list[set[str]] = []
+
+    def predict(training, held):  # type: ignore[no-untyped-def]
+        seen.append({p.patient for p in held})
+        assert not seen[-1] & {p.patient for p in training}
+        return [0.3 * p.later for p in held]
+
+    assert inner_threshold(pairs, predict) < 0.3
+    assert sorted(name for part in seen for name in part) == sorted(p.patient for p in pairs)
+    assert inner_threshold(pairs[:3], predict) == 0.5
+
+
+def test_a_pair_holds_the_real_follow_up_ct_on_the_baseline_grid(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    affine = np.diag([2.0, 2.0, 4.0, 1.0])
+    at = np.stack(np.meshgrid(*[np.arange(n) - n / 2 for n in (64, 64, 32)], indexing="ij"))
+    radius = np.linalg.norm(at * np.array([2.0, 2.0, 4.0]).reshape(3, 1, 1, 1), axis=0)
+    clot, later = radius < 12, radius < 18
+    rng = np.random.default_rng(0)
+    tissue = rng.normal(30, 5, clot.shape)
+    ct = Volume(np.where(clot, 65, tissue).astype(np.int16), affine)
+    moved = affine.copy()
+    moved[0, 3] = 10.0  # the patient lies 10 mm to the right a day later
+    followup = Volume(np.where(later, 65, tissue).astype(np.int16), moved)
+    patient = Patient("0", "A", "train")
+    for exam, volume in (("ct", ct), ("followup", followup)):
+        bids.write_exam(tmp_path, patient.id, exam, volume)  # type: ignore[arg-type]
+    for label, mask in (("haematoma", clot), ("expansion", later)):
+        volume = ct.with_array(mask.astype(np.uint8))
+        bids.write_derivative(tmp_path, patient.id, volume, pipeline="manual", label=label, kind="dseg")
+    bids.write_cohort([patient], tmp_path, name="one")
+    shift = np.eye(4)
+    shift[0, 3] = 10.0
+    home = tmp_path / "derivatives" / "transfer" / "sub-0"
+    home.mkdir(parents=True)
+    write_transform(Transform.of(Affine(shift)), home / "sub-0_from-ct_to-followup_xfm.h5")
+    cohort = bids.read_cohort(tmp_path)
+    found = pair_of(cohort, cohort.patients[0], spacing_mm=(2.0, 2.0, 4.0), shape=(40, 40, 16))
+    assert found is not None
+    assert found.later_hu is not None
+    grown = (found.later > 0.9) & (found.blood < 0.1)
+    assert found.later_hu[grown].mean() > 55
+    assert found.hu[grown].mean() < 40
+    assert found.later.shape == (40, 40, 16)
+    assert found.voxel_ml == pytest.approx(0.016)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
 from ichnos.inference.crops import REGION_SHAPE, REGION_SPACING_MM, roi_grid
 from ichnos.reading.expansion import signed_distance_mm
+from ichnos.registration import read_transform, register
 from ichnos.volume import Volume
 
 SYNTHETIC_FACTORS = (1.33, 1.68, 2.0)  # follow-up over baseline volume, as published
@@ -86,6 +88,7 @@ def pair_of(
     hu = on_region(ct)
     inside = on_region(nifti.load(brain).reoriented("RAS"), 1, 2) > 0.5 if brain else hu > -20
     map_ = nifti.load(oracle).reoriented("RAS").on_grid(grid).array.astype(np.float32) if oracle else None
+    later_hu = followup_hu(cohort, patient, ct, grid)
     return LesionPair(
         patient.id,
         hu,
@@ -93,18 +96,48 @@ def pair_of(
         on_region(labels, 2),
         inside,
         on_region(later, 1, 2),
+        later_hu=later_hu,
         oracle=map_,
         spacing_mm=spacing_mm,
     )
 
 
-def synthetic_pair(pair: LesionPair, factor: float, rng: np.random.Generator) -> LesionPair:
-    """Make a follow-up as published: dilate the lesion to `factor` times its volume, avoiding fluid, and move
-    the CT along.
+def followup_hu(cohort: Cohort, patient: Patient, ct: Volume, grid: Volume) -> Floats32 | None:
+    """Return the follow-up CT on a grid of the baseline CT; None where there is none.
 
-    The dilation runs by a distance that is roughened at random; the CT is pulled from the old lesion's edge
-    to the new one's.
+    The transform that `ichnos transfer` wrote is used; without one the CTs are registered rigidly.
     """
+    if "followup" not in patient.exams:
+        return None
+    later = nifti.load(patient.exam("followup")).reoriented("RAS")
+    who = bids.subject(patient.id)
+    stored = sorted(Path(str(cohort.root)).glob(f"derivatives/*/{who}/{who}_from-ct_to-followup_xfm.h5"))
+    try:
+        transform = (
+            read_transform(stored[0])
+            if stored
+            else register(ct, later, fixed_contrast="ct", moving_contrast="ct").transform
+        )
+    except InputRefused:  # another part of the body, or too little of the head: the L1 term is left out
+        return None
+    return np.asarray(transform.pull(later.astype(np.float32), grid, fill=-1000.0).array, np.float32)
+
+
+def synthetic_pair(pair: LesionPair, factor: float, rng: np.random.Generator) -> LesionPair:
+    """Return a pair with a follow-up lesion of `factor` times the baseline's volume; the CT is pushed along.
+
+    The CT is pulled from the old lesion's edge to the new one's along the distance to it; that is faster than
+    `synthetic.registered_followup`.
+    """
+    grown = grown_lesion(pair, factor, rng)
+    distance = signed_distance_mm(pair.blood > 0.5, pair.spacing_mm)
+    reach = max(float(distance[grown].max()), 1.0)
+    later, later_hu = grown.astype(np.float32), _moved(pair, distance, reach)
+    return replace(pair, later=later, later_hu=later_hu, oracle=None, synthetic=True)
+
+
+def grown_lesion(pair: LesionPair, factor: float, rng: np.random.Generator) -> Mask:
+    """Dilate a lesion to `factor` times its volume by a roughened distance, in the brain, avoiding fluid."""
     blood = pair.blood > 0.5
     distance = signed_distance_mm(blood, pair.spacing_mm)
     rough = ndimage.gaussian_filter(rng.normal(size=blood.shape), [8.0 / s for s in pair.spacing_mm])
@@ -114,14 +147,7 @@ def synthetic_pair(pair: LesionPair, factor: float, rng: np.random.Generator) ->
     at = np.flatnonzero(allowed)
     grown = np.zeros(blood.shape, bool)
     grown.flat[at[np.argsort(np.where(blood, -100.0, score).flat[at], kind="stable")[:wanted]]] = True
-    reach = max(float(distance[grown].max()), 1.0)
-    return replace(
-        pair,
-        later=grown.astype(np.float32),
-        later_hu=_moved(pair, distance, reach),
-        oracle=None,
-        synthetic=True,
-    )
+    return grown
 
 
 def _moved(pair: LesionPair, distance: Floats32, reach_mm: float) -> Floats32:
