@@ -96,7 +96,8 @@ def _sides(k: int, heads: Path | None) -> Iterator[tuple[str, Any, Mask, Any, An
         shape=fine.shape,
         patient_from_exam=exam.patient_from_exam,
     )
-    blood = fine.with_array(np.stack([truth[name].array > 0 for name in ("ich", "ivh", "phe")]).any(axis=0))
+    bled: Mask = np.asarray(sum(truth[name].array > 0 for name in ("ich", "ivh", "phe"))) > 0
+    blood = fine.with_array(np.asarray(bled))
     table = fsl_gradients(exam.b_values, exam.b_vectors, affine=exam.volume.affine)
     both = track(exam.volume, table, exclude=blood)
     there = Transform.of(exam.patient_from_exam).pull(moved, fine).array

@@ -28,7 +28,8 @@ STREAMLINE_STEP_MM = 0.6
 MAX_ANGLE_DEG = 35.0
 FEWEST_STREAMLINES = 40  # complete streamlines per side below which the tract counts as interrupted
 DENSITY_MM = 1.25  # voxel size of the density map
-SHADOW_MM = 3.0  # so near a haematoma with its oedema the atlas says nothing: tissue is pushed about
+SHADOW_MM = 3.0  # so near a haematoma with its oedema tissue is pushed about, and the atlas has no veto:
+SHADOW_SHARE = 0.3  # its share is at least this there, so that well-visited voxels stay
 # Membership at the edge of the tract's mask: the geometric mean of two shares, how often streamlines visit
 # the voxel relative to the fullest at its height, and how many people have their tract there: 0.3 is reached
 # where both are 0.3. `benchmarks/tract_labels.py` prints volume and overlap by cut-off.
@@ -98,14 +99,14 @@ def tracked_tract(
 def atlas_share(fibres: FibreField, side: Side, grid: Volume) -> Array:
     """Return which share of people has the tract in each voxel of a grid, the atlas bent as the exam is.
 
-    In the shadow of a haematoma it is 1 everywhere: streamlines alone decide there.
+    In the shadow of a haematoma it is at least SHADOW_SHARE, so that streamlines decide there.
     """
     share = fibres.mni_from_exam.pull(population(side), grid).array
     if fibres.shadow is not None:
         shadow = fibres.shadow.astype(np.float32).on_grid(grid).array > 0.3
         if shadow.any():
             near = ndimage.distance_transform_edt(~shadow, sampling=grid.spacing_mm) <= SHADOW_MM
-            share = np.where(near, 1.0, share)
+            share = np.where(near, np.maximum(share, SHADOW_SHARE), share)
     return np.asarray(share, np.float32)
 
 
