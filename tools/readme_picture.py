@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ichnos.simulation.check.page import axial, windowed
+from ichnos.simulation.check.page import axial, windowed_grey
 from ichnos.simulation.exams.ct import CtExam, simulate_ct
 from ichnos.simulation.exams.mri import MriExam, MriProtocol, simulate_mri
 from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
@@ -72,9 +72,9 @@ def main(seed: int) -> None:
         masks = masks_on_grid(patient, names, **grid, thickness_mm=thickness)
         k = int(masks[names[0] if exam == "followup" else "ich"].array.sum((0, 1)).argmax())
         grey = (
-            windowed(axial(made.volume, k), 520, 260)
+            windowed_grey(axial(made.volume, k), 520, 260)
             if exam == "flair"
-            else windowed(axial(made.volume, k), 80, 40)
+            else windowed_grey(axial(made.volume, k), 80, 40)
         )
         shown = {name.removesuffix("_followup"): axial(mask, k) > 0 for name, mask in masks.items()}
         columns.append(np.vstack([panel(grey, {}), panel(grey, shown)]))

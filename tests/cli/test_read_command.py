@@ -423,3 +423,16 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(model: Path, tmp_pa
     assert not list(out.rglob("*.nii.gz"))
     assert run([*arguments]) == 0, "with room again, the same command goes on"
     assert (out / "x" / "report.html").stat().st_size > 200_000
+
+
+@pytest.mark.slow
+def test_threads_and_workers_do_not_change_a_byte(model: Path, tmp_path: Path) -> None:
+    scans = [str(nifti_head(tmp_path / f"{seed}.nii.gz", seed)) for seed in (0, 3)]
+    settings = (("1", "1"), ("4", "1"), ("1", "2"))
+    outs = []
+    for threads, workers in settings:
+        out = tmp_path / f"out-{threads}-{workers}"
+        options = ["--threads", threads, "--workers", workers]
+        assert run(["read", *scans, "-o", str(out), "--model", str(model), *options]) == 0
+        outs.append({name: value for name, value in hashes(out).items() if not name.startswith("summary")})
+    assert outs[0] == outs[1] == outs[2]

@@ -22,7 +22,7 @@ def test_two_thousand_fast_patients_meet_the_cohorts() -> None:
     risk = oracle.expansion_probability(draws)
     assert 0.17 <= float(draws.expanded.float().mean()) <= 0.23
     assert 17 <= float(draws.ich_ml.median()) <= 23
-    assert 0.77 <= oracle.auc(risk, draws.expanded) <= 0.86
+    assert 0.77 <= oracle.ranking_auc(risk, draws.expanded) <= 0.86
 
 
 def test_volumes_sites_and_ivh_meet_the_published_figures(many: law.Draws) -> None:
@@ -84,9 +84,9 @@ def test_the_oracle_is_calibrated_in_every_tenth_of_risk(many: law.Draws) -> Non
 
 def test_nothing_visible_predicts_better_than_the_oracle(many: law.Draws) -> None:
     risk = oracle.expansion_probability(many)
-    best = oracle.auc(risk[:6000], many.expanded[:6000])
+    best = oracle.ranking_auc(risk[:6000], many.expanded[:6000])
     for simple in (many.signs.float().sum(1), many.ich_ml, -many.onset_to_ct_h, many.irregularity):
-        assert oracle.auc(simple[:6000], many.expanded[:6000]) < best
+        assert oracle.ranking_auc(simple[:6000], many.expanded[:6000]) < best
 
 
 def test_the_closed_form_agrees_with_drawing_again_and_again() -> None:
@@ -115,5 +115,5 @@ def test_the_same_generator_state_gives_the_same_draws() -> None:
 
 
 def test_auc_is_undefined_with_one_outcome() -> None:
-    value = oracle.auc(torch.tensor([0.1, 0.2]), torch.tensor([True, True]))
+    value = oracle.ranking_auc(torch.tensor([0.1, 0.2]), torch.tensor([True, True]))
     assert value != value

@@ -214,3 +214,25 @@ def test_wrong_calls_say_what_is_possible(tmp_path: Path, capsys: pytest.Capture
     assert "expansion" in capsys.readouterr().err
     assert run(["transfer", str(tmp_path)]) == 2
     assert "participants.tsv" in capsys.readouterr().err
+
+
+def test_a_transfer_is_run_again_with_other_settings_or_into_another_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _cohort(tmp_path)
+    (tmp_path / "derivatives" / "manual").rename(tmp_path / "derivatives" / "other")
+    call = ["transfer", str(tmp_path), "--targets", "expansion", "--json"]
+    assert run(call) == 2
+    failures = json.loads(capsys.readouterr().out)["failures"]
+    assert all("give --given other" in failure["why"] for failure in failures)
+    assert run([*call, "--given", "other"]) == 3  # other settings in the same folder
+    assert "given" in capsys.readouterr().err
+    assert run([*call, "--given", "other", "-o", str(tmp_path / "elsewhere")]) == 2
+    assert [row["id"] for row in json.loads(capsys.readouterr().out)["pairs"]] == ["1-expansion"]
+    override = tmp_path / "derivatives" / "transfer" / "override.tsv"
+    override.write_text("id\tverdict\tby\n1-expansion\tfail\tme\n")
+    assert run([*call, "--given", "other", "--restart"]) == 2
+    (row,) = json.loads(capsys.readouterr().out)["pairs"]
+    assert "overruled by a person" in row["causes"], "what a person has said stays"
+    made = bids.derivative_path("", "1", pipeline="transfer", label="expansion", kind="dseg")
+    assert (tmp_path / "elsewhere" / made).is_file()

@@ -15,7 +15,7 @@ from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings,
 from ichnos.errors import UsageError
 
 if TYPE_CHECKING:
-    from ichnos.transfer.makers import TransferTarget
+    from ichnos.transfer.makers import TransferOptions, TransferTarget
     from ichnos.transfer.run import CohortTransfer
 
 
@@ -41,14 +41,35 @@ class TransferSettings(SettingsTree):
 def transfer_command(
     cohort: Annotated[Path, typer.Argument(help="folder of the cohort (participants.tsv, sub-*)")],
     settings: TransferSettings,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="output folder (default: the cohort itself)")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="discard earlier results first")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
-    """Transfer targets from the partner exams onto the CTs."""
-    from ichnos.transfer.makers import TransferOptions
+    """Transfer targets from the partner exams onto the CTs; re-run to resume and to retry failed pairs."""
     from ichnos.transfer.run import transfer_cohort
 
-    root = cohort.resolve()
-    how = TransferOptions(
+    root, home = cohort.resolve(), (out or cohort).resolve()
+    result = transfer_cohort(
+        root,
+        _targets(settings.targets),
+        settings=_options(root, settings),
+        out=home if out is not None else None,
+        restart=restart,
+        workers=settings.workers,
+        scheduler=settings.scheduler,
+        nnunet_dataset=settings.nnunet,
+        progress=not as_json,
+    )
+    save_settings(settings, home / ".ichnos" / "transfer" / "settings.yaml", verb="transfer")
+    return _show(result, as_json=as_json)
+
+
+def _options(root: Path, settings: TransferSettings) -> TransferOptions:
+    from ichnos.transfer.makers import TransferOptions
+
+    return TransferOptions(
         str(root),
         settings.given,
         settings.undo_shift,
@@ -58,17 +79,6 @@ def transfer_command(
         warp=settings.warp,
         streamlines="trx" if settings.trx else "tck",
     )
-    result = transfer_cohort(
-        root,
-        _targets(settings.targets),
-        settings=how,
-        workers=settings.workers,
-        scheduler=settings.scheduler,
-        nnunet_dataset=settings.nnunet,
-        progress=not as_json,
-    )
-    save_settings(settings, root / ".ichnos" / "transfer" / "settings.yaml", verb="transfer")
-    return _show(result, as_json=as_json)
 
 
 def _targets(names: tuple[str, ...]) -> list[TransferTarget]:

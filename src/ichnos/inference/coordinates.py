@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ichnos.arrays import Floats32
+from ichnos.arrays import Floats, Floats32
 from ichnos.inference.grid import ReadingGrid
 from ichnos.volume import Volume
 
@@ -70,21 +70,21 @@ class AtlasCoordinates:
 def smoothed_coordinates(
     position_mm: Floats32, weight: Floats32, spacing_mm: tuple[float, float, float]
 ) -> Floats32:
-    """Return positions (3, x, y, z) as a cubic polynomial of the place plus a smooth rest; `weight` (x, y,
-    z) says where they are known.
+    """Return positions (3, x, y, z) as a cubic polynomial of the place plus a smooth residual.
+
+    `weight` (x, y, z) says where they are known. No sum depends on the number of threads.
     """
     inside = weight > 0.5
     terms = _terms(weight.shape)
-    design = np.stack([term[inside] for term in terms], axis=1)
+    design = np.stack([term[inside] for term in terms], axis=1).astype(np.float64)
     fitted = []
     for axis in position_mm:
-        factors, *_ = np.linalg.lstsq(design, axis[inside], rcond=None)
-        error = axis[inside] - design @ factors
-        good = (
-            np.abs(error - np.median(error)) < 3 * 1.4826 * np.median(np.abs(error - np.median(error))) + 1e-6
-        )
-        factors, *_ = np.linalg.lstsq(design[good], axis[inside][good], rcond=None)
-        fitted.append(np.tensordot(factors.astype(np.float32), terms, axes=1))
+        factors = _least_squares(design, axis[inside])
+        error = axis[inside] - np.einsum("nt,t->n", design, factors)
+        deviation = np.abs(error - np.median(error))
+        good = deviation < 3 * 1.4826 * np.median(deviation) + 1e-6
+        factors = _least_squares(design[good], axis[inside][good])
+        fitted.append(np.einsum("t,txyz->xyz", factors.astype(np.float32), terms))
     smooth = np.stack(fitted)
     sigma = [_SMOOTHING_MM / step for step in spacing_mm]
     known = inside.astype(np.float32)
@@ -94,6 +94,12 @@ def smoothed_coordinates(
         for p, s in zip(position_mm, smooth, strict=True)
     ]
     return np.asarray(smooth + np.stack(rest), np.float32)
+
+
+def _least_squares(design: Floats, values: Floats32) -> Floats:
+    """Solve the normal equations; einsum adds in one fixed order, which a threaded BLAS does not."""
+    products = np.einsum("ni,nj->ij", design, design)
+    return np.asarray(np.linalg.solve(products, np.einsum("ni,n->i", design, values.astype(np.float64))))
 
 
 def _terms(shape: tuple[int, ...]) -> Floats32:
@@ -108,7 +114,7 @@ def _terms(shape: tuple[int, ...]) -> Floats32:
 def sample_atlas(atlas: Volume, mni_mm: Floats32) -> Floats32:
     """Sample an atlas at positions (3, ...) by linear interpolation, 0 outside it."""
     inverse = np.linalg.inv(atlas.affine).astype(np.float32)
-    index = np.tensordot(inverse[:3, :3], mni_mm, axes=1) + inverse[:3, 3].reshape(
+    index = np.einsum("ij,j...->i...", inverse[:3, :3], mni_mm) + inverse[:3, 3].reshape(
         3, *[1] * (mni_mm.ndim - 1)
     )
     return np.asarray(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ichnos.arrays import Floats32
+from ichnos.inference.backends import outputs_of
 
 
 def slide(
@@ -35,11 +36,11 @@ def slide(
     total = np.zeros((channels, *padded.shape[1:]), np.float32)
     weight = np.zeros(padded.shape[1:], np.float32)
     window = _window(patch)
-    for tile in tiles(padded.shape[1:], patch, overlap):
-        total[(slice(None), *tile)] += (
-            run(np.ascontiguousarray(padded[(slice(None), *tile)][None]))[0] * window
-        )
-        weight[tile] += window
+    places = list(tiles(padded.shape[1:], patch, overlap))
+    inputs = (np.ascontiguousarray(padded[(slice(None), *place)][None]) for place in places)
+    for place, output in zip(places, outputs_of(run, inputs), strict=True):
+        total[(slice(None), *place)] += output[0] * window
+        weight[place] += window
     total /= weight
     return total[(slice(None), *[slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True)])]
 

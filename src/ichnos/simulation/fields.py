@@ -7,12 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-Tensor = torch.Tensor
-Floats = npt.NDArray[np.float64]
+from ichnos.volume import Floats
 
 
 @dataclass(frozen=True, eq=False)

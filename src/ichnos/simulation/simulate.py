@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from ichnos.anatomy import tract as tract_atlas
 from ichnos.anatomy.tract_levels import variation_mm
@@ -24,7 +25,6 @@ from ichnos.simulation.heads.variation import Variation, scale_at, varied
 from ichnos.simulation.patient import SIGNS, SITES, Latent, Tissue, Truth, VirtualPatient
 from ichnos.simulation.streams import random_stream
 
-Tensor = torch.Tensor
 _NAN = float("nan")
 _TRACT_EDGE_MM = 1.4  # width over which the share of a voxel in the tract falls from 1 to 0
 

@@ -82,10 +82,7 @@ def make_expansion(ct: Volume, patient: Patient, settings: TransferOptions) -> T
     followup = nifti.open_nifti(patient.exam("followup")).volume
     before, after = _blood(patient, "ct", settings), _blood(patient, "followup", settings)
     if before is None or after is None:
-        raise InputRefused(
-            f"patient {patient.id} has no haematoma mask of the {'ct' if before is None else 'followup'} exam"
-            f" in {', '.join(settings.given)}; put one there, or name the pipeline that has it with --given"
-        )
+        raise InputRefused(_no_blood(patient, "ct" if before is None else "followup", settings))
     grown = transfer_followup(
         ct, followup, blood=before, followup_blood=after, undo_shift=settings.undo_shift
     )
@@ -245,6 +242,22 @@ def _save(path: Path, *, tract: Any, reference: Volume) -> None:
 
 def _blood(patient: Patient, exam: Exam, settings: TransferOptions) -> Volume | None:
     return given_mask(patient, "haematoma", exam, settings)
+
+
+def _no_blood(patient: Patient, exam: Exam, settings: TransferOptions) -> str:
+    """Say that a haematoma mask is missing, and which pipelines have one."""
+    pattern = bids.derivative_path(
+        "", patient.id, pipeline="*", label="haematoma", kind="dseg", exam=exam
+    ).as_posix()
+    files = Path(settings.root).glob(pattern.replace("_dseg", "_*"))
+    others = sorted({file.parts[-4] for file in files} - set(settings.given))
+    remedy = (
+        " or ".join(f"--given {name}" for name in others) or "put one there, or name its pipeline: --given"
+    )
+    return (
+        f"patient {patient.id} has no haematoma mask of the {exam} exam in {', '.join(settings.given)};"
+        f" {'give ' if others else ''}{remedy}"
+    )
 
 
 def given_mask(patient: Patient, label: str, exam: Exam, settings: TransferOptions) -> Volume | None:

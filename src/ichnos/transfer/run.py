@@ -4,6 +4,7 @@ and the nnU-Net dataset.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,6 +18,9 @@ from ichnos.targets import label_values
 from ichnos.transfer.makers import PARTNER, TransferOptions, TransferTarget
 from ichnos.transfer.pairs import ACCEPTED, REJECTED, pairs_of, settle, transfer_pair
 from ichnos.transfer.sheet import read_overrides, write_index
+
+_RUN = "transfer"  # its ledger
+_OVERRIDES = "override.tsv"
 
 
 @dataclass(frozen=True)
@@ -39,39 +43,55 @@ def transfer_cohort(
     targets: Sequence[TransferTarget],
     *,
     settings: TransferOptions,
+    out: Path | None = None,
+    restart: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
     nnunet_dataset: str | None = None,
     progress: bool = True,
 ) -> CohortTransfer:
-    """Transfer the given targets of a cohort; what an earlier call with the same settings has done is
-    kept.
+    """Transfer the given targets of a cohort into its derivatives, or into another folder `out`.
+
+    What an earlier call with the same settings has done is kept, and what failed is tried again; `restart`
+    forgets it.
     """
-    folder = None if nnunet_dataset is None else _dataset(root, nnunet_dataset, targets)
-    cohort = bids.read_cohort(root)
-    pairs = pairs_of(cohort, targets)
-    task = partial(transfer_pair, settings=settings)
-    recorded = {k: v for k, v in asdict(settings).items() if k != "root"}
+    folder = None if nnunet_dataset is None else _dataset(root, nnunet_dataset, targets, out)
+    pairs, home = pairs_of(bids.read_cohort(root), targets), out or root
+    if restart:
+        _forget(home)
     done = apply(
-        task,
+        partial(transfer_pair, settings=settings),
         pairs,
-        out=root,
-        settings=recorded,
-        name="transfer",
+        out=home,
+        settings={k: v for k, v in asdict(settings).items() if k != "root"},
+        name=_RUN,
         workers=workers,
         scheduler=scheduler,
         progress=progress,
     )
-    home = bids.write_pipeline(root, ACCEPTED)
-    bids.write_pipeline(root, REJECTED)
-    rows = settle(root, done.rows, read_overrides(home / "override.tsv"))
-    index = write_index(home, [*[_line(row) for row in rows], *[_failed(f) for f in done.failures]])
+    accepted = bids.write_pipeline(home, ACCEPTED)
+    bids.write_pipeline(home, REJECTED)
+    rows = settle(home, done.rows, read_overrides(accepted / _OVERRIDES))
+    index = write_index(accepted, [*[_line(row) for row in rows], *[_failed(f) for f in done.failures]])
     if folder is not None:
         _export(root, folder, targets[0], rows)
     return CohortTransfer(tuple(rows), done.failures, index, folder, done.seconds)
 
 
-def _dataset(root: Path, name: str, targets: Sequence[TransferTarget]) -> Path:
+def _forget(home: Path) -> None:
+    """Remove what earlier calls wrote; the verdicts of people (override.tsv) stay."""
+    overrides = home / "derivatives" / ACCEPTED / _OVERRIDES
+    kept = overrides.read_bytes() if overrides.is_file() else None
+    for folder in (home / ".ichnos" / _RUN, *(home / "derivatives" / name for name in (ACCEPTED, REJECTED))):
+        shutil.rmtree(folder, ignore_errors=True)
+    if kept is not None:
+        overrides.parent.mkdir(parents=True)
+        overrides.write_bytes(kept)
+
+
+def _dataset(root: Path, name: str, targets: Sequence[TransferTarget], out: Path | None) -> Path:
+    if out is not None:
+        raise UsageError("an nnU-Net dataset is made from the cohort's own derivatives: leave out --out")
     if len(targets) != 1:
         raise UsageError(
             f"an nnU-Net dataset holds one target, and {len(targets)} were asked for; give one with --targets"

@@ -59,10 +59,11 @@ def test_an_empty_shadow_changes_nothing() -> None:
     assert np.array_equal(with_none, with_empty)
 
 
+@pytest.mark.slow  # the regions of a side take some seconds to make
 def test_regions_lie_on_their_side_and_in_order() -> None:
     regions = regions_on(GRID, Transform(), "right")
     points = GRID.world(np.argwhere(regions.level > 0))
-    assert points[:, 0].min() > -2
+    assert points[:, 0].min() >= -2
     heights = [GRID.world(np.argwhere(regions.level == code))[:, 2].mean() for code in (PONS, CAPSULE)]
     assert heights[0] < heights[1]
     assert not (regions.corridor & regions.forbidden).any()

@@ -44,7 +44,7 @@ PUBLISHED = {  # Yu 2025 (three sets) and general knowledge of spontaneous haemo
 
 
 @dataclass(frozen=True)
-class Estimate:
+class IntervalEstimate:
     """A figure with its 95 % interval; NaN where it is not defined."""
 
     value: float
@@ -79,9 +79,9 @@ class Check:
     spectra: dict[str, tuple[Floats, Floats]]  # centre -> frequency per mm, power in HU2 mm2
     examples: tuple[Example, ...]
     realism: tuple[RealismRow, ...]  # population, shapes and voxels against the published
-    oracle_auc: Estimate
-    law_auc: Estimate  # the same on 2,000 patients drawn without images
-    growth_dice: Estimate  # of the oracle's map at its best threshold, patients who expanded
+    oracle_auc: IntervalEstimate
+    law_auc: IntervalEstimate  # the same on 2,000 patients drawn without images
+    growth_dice: IntervalEstimate  # of the oracle's map at its best threshold, patients who expanded
     growth_threshold: float
 
 
@@ -106,7 +106,7 @@ def measure(root: str | Path) -> Check:
         masks = _masks(root, patient)
         for tissue, values in _tissue_hu(ct, masks).items():
             hu.setdefault(tissue, []).append(values)
-        found = noise_spectrum(ct, masks["brain"])
+        found = measured_noise_power(ct, masks["brain"])
         if found is not None:
             spectra.setdefault(patient.centre, []).append(found)
     row_of = {row["participant_id"]: row for row in truth}
@@ -241,7 +241,7 @@ def _tissue_hu(ct: Volume, masks: dict[str, Array]) -> dict[str, Floats]:
 # ------------------------------------------------------------------------------------------
 
 
-def noise_spectrum(ct: Volume, brain: Array, *, most: int = 40) -> tuple[Floats, Floats] | None:
+def measured_noise_power(ct: Volume, brain: Array, *, most: int = 40) -> tuple[Floats, Floats] | None:
     """Return the radial noise power spectrum (frequency per mm, HU2 mm2) of brain patches without blood, bone
     or fluid.
 
@@ -282,27 +282,27 @@ def _patches(ct: Volume, brain: Array) -> Iterator[Floats]:
 # ---------------------------------------------------------------------------------------
 
 
-def _cohort_auc(truth: Sequence[dict[str, Any]]) -> Estimate:
+def _cohort_auc(truth: Sequence[dict[str, Any]]) -> IntervalEstimate:
     rows = [r for r in truth if isinstance(r["expanded"], float) and np.isfinite(r["expanded"])]
     score = np.array([r["expansion_probability"] for r in rows], np.float64)
     outcome = np.array([r["expanded"] for r in rows], np.float64) > 0
     return _auc_estimate(score, outcome)
 
 
-def law_auc(patients: int, *, seed: int) -> Estimate:
+def law_auc(patients: int, *, seed: int) -> IntervalEstimate:
     """Return the oracle's AUC on patients drawn without images."""
     draws = law.draw(patients, torch.Generator().manual_seed(seed))
     return _auc_estimate(oracle.expansion_probability(draws).double().numpy(), draws.expanded.numpy())
 
 
-def _auc_estimate(score: Floats, outcome: Array) -> Estimate:
+def _auc_estimate(score: Floats, outcome: Array) -> IntervalEstimate:
     def area(index: Array) -> float:
-        return oracle.auc(torch.from_numpy(score[index]), torch.from_numpy(outcome[index]))
+        return oracle.ranking_auc(torch.from_numpy(score[index]), torch.from_numpy(outcome[index]))
 
     return bootstrapped(area, len(score))
 
 
-def bootstrapped(statistic: Callable[[Array], float], n: int, *, rounds: int = 300) -> Estimate:
+def bootstrapped(statistic: Callable[[Array], float], n: int, *, rounds: int = 300) -> IntervalEstimate:
     """Return a statistic of indices with its percentile interval; resamples on which it is undefined are left
     out.
 
@@ -310,18 +310,18 @@ def bootstrapped(statistic: Callable[[Array], float], n: int, *, rounds: int = 3
     5.0
     """
     if n == 0:
-        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+        return IntervalEstimate(float("nan"), float("nan"), float("nan"), 0)
     rng = np.random.default_rng(0)
     value = statistic(np.arange(n))
     again = np.array([statistic(rng.integers(0, n, n)) for _ in range(rounds)])
     again = again[np.isfinite(again)]
     low, high = np.quantile(again, [0.025, 0.975]) if len(again) else (float("nan"), float("nan"))
-    return Estimate(value, float(low), float(high), n)
+    return IntervalEstimate(value, float(low), float(high), n)
 
 
 def oracle_growth_dice(
     root: Path, cohort: Cohort, truth: Sequence[dict[str, Any]], *, most: int = 60
-) -> tuple[Estimate, float]:
+) -> tuple[IntervalEstimate, float]:
     """Return the Dice of the grown part that the oracle's map reaches at the one threshold best for the
     cohort, and that threshold.
     """
@@ -373,7 +373,7 @@ def column(truth: Sequence[dict[str, Any]], name: str) -> Floats:
     return values[np.isfinite(values)]
 
 
-def prevalence(check: Check, name: str) -> Estimate:
+def prevalence(check: Check, name: str) -> IntervalEstimate:
     """Return the share of bleeds that expanded in a centre or a split."""
     wanted = {p.id for p in check.cohort if name in (p.centre, p.split)}
     values = column([row for row in check.truth if row["participant_id"] in wanted], "expanded")

@@ -119,10 +119,10 @@ def _spread(values: Any) -> str:
 # ------------------------------------------------------------------------------------------
 
 
-def windowed(hu: Array, width: float, level: float) -> Array:
+def windowed_grey(hu: Array, width: float, level: float) -> Array:
     """Return grey values 0..255 of HU at a window.
 
-    >>> windowed(np.array([0.0, 40.0, 80.0]), 80, 40).tolist()
+    >>> windowed_grey(np.array([0.0, 40.0, 80.0]), 80, 40).tolist()
     [0, 127, 255]
     """
     return np.asarray(np.clip((hu - level + width / 2) / width, 0, 1) * 255, np.uint8)
@@ -139,7 +139,7 @@ def _pictures(example: Example) -> list[str]:
     """Return rows of five slices as data URIs, one for each window and one with the labels in colour."""
     chosen = _slices_of(example)
     rows = [
-        np.hstack([windowed(axial(example.ct, k), *window)[::2, ::2] for k in chosen])
+        np.hstack([windowed_grey(axial(example.ct, k), *window)[::2, ::2] for k in chosen])
         for window in WINDOWS.values()
     ]
     rows.append(np.hstack([_labelled_slice(example, k)[::2, ::2] for k in chosen]))
@@ -158,7 +158,7 @@ def _slices_of(example: Example) -> list[int]:
 
 
 def _labelled_slice(example: Example, k: int) -> Array:
-    grey = windowed(axial(example.ct, k), 80, 40)
+    grey = windowed_grey(axial(example.ct, k), 80, 40)
     colour = np.repeat(grey[..., None], 3, axis=2).astype(np.float64)
     layers = [] if example.leukoaraiosis is None else [(axial(example.leukoaraiosis, k) > 0, (80, 80, 255))]
     if example.blood is not None:

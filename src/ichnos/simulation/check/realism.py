@@ -151,7 +151,7 @@ def _area(
     band: tuple[float, float],
     source: str,
 ) -> RealismRow:
-    return RealismRow(quantity, oracle.auc(score, outcome), published, *band, source, len(score))
+    return RealismRow(quantity, oracle.ranking_auc(score, outcome), published, *band, source, len(score))
 
 
 def bat_score(draws: law.Draws) -> torch.Tensor:

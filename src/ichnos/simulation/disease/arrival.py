@@ -7,12 +7,13 @@ from itertools import product
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ichnos.simulation.fields import Floats, gathered, indices_of, looked_up, points_of
+from ichnos.simulation.fields import gathered, indices_of, looked_up, points_of
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import Tissue
+from ichnos.volume import Floats
 
-Tensor = torch.Tensor
 FAR = 1.0e4  # an arrival time that means never
 SUPERFICIAL_SPEED = (
     0.7  # of blood in cortex and sulci beside a lobar bleed, relative to white matter: our choice
@@ -37,7 +38,7 @@ _FORWARD = [
 
 
 @dataclass(frozen=True, eq=False)
-class Crop:
+class HeadCrop:
     """A cube of the source head around a bleeding point."""
 
     affine: Floats  # (4, 4) voxel index -> source mm
@@ -49,14 +50,16 @@ class Crop:
         return points_of(self.affine, tuple(self.tissue.shape), self.tissue.device)
 
 
-def cropped(head: SourceHead, table: Tensor, centre_mm: Floats, *, half_mm: float, voxels: int = 46) -> Crop:
+def cropped(
+    head: SourceHead, table: Tensor, centre_mm: Floats, *, half_mm: float, voxels: int = 46
+) -> HeadCrop:
     """Cut a cube out of a head, with at most about `voxels` voxels a side and never finer than 1 mm."""
     spacing = max(1.0, 2 * half_mm / voxels)
     n = int(np.ceil(2 * half_mm / spacing)) + 1
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = centre_mm - spacing * (n - 1) / 2
     index = indices_of(points_of(affine, (n, n, n), head.codes.device), head.affine)
-    return Crop(affine, looked_up(table, gathered(head.codes, index)), spacing)
+    return HeadCrop(affine, looked_up(table, gathered(head.codes, index)), spacing)
 
 
 def slowness(tissue: Tensor, spacing_mm: float, *, into_sulci: bool = False) -> Tensor:
@@ -115,19 +118,19 @@ def arrival(
     return time
 
 
-Slices = tuple[slice, slice, slice]
+_Slices = tuple[slice, slice, slice]
 
 
 def _edge(
     d: tuple[int, int, int], slow: Tensor, step: Floats, fibre: Tensor | None, anisotropy: float
-) -> tuple[Slices, Slices, Tensor]:
+) -> tuple[_Slices, _Slices, Tensor]:
     """Return the two ends of all edges in one direction, and the time along them."""
     pairs = [
         (slice(max(0, -s), n - max(0, s)), slice(max(0, s), n + min(0, s)))
         for s, n in zip(d, slow.shape, strict=True)
     ]
-    here: Slices = (pairs[0][0], pairs[1][0], pairs[2][0])
-    there: Slices = (pairs[0][1], pairs[1][1], pairs[2][1])
+    here: _Slices = (pairs[0][0], pairs[1][0], pairs[2][0])
+    there: _Slices = (pairs[0][1], pairs[1][1], pairs[2][1])
     length = float(np.linalg.norm(step @ np.array(d)))
     cost = (slow[here] + slow[there]) * (0.5 * length)
     if fibre is not None and anisotropy > 0:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
+from torch import Tensor
 
 from ichnos.simulation.fields import Grid, looked_up, smooth_noise
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import Tissue
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ichnos.simulation.disease.arrival import Crop
-from ichnos.simulation.fields import Floats, smooth_noise
+from ichnos.simulation.disease.arrival import HeadCrop
+from ichnos.simulation.fields import smooth_noise
 from ichnos.simulation.patient import Latent
+from ichnos.volume import Floats
 
-Tensor = torch.Tensor
 # about the volume of source tissue that a haematoma of one volume has taken; mass effect makes up the rest
 SOURCE_SHARE = 0.65
 # isodense parts: seen in anaemia and under anticoagulants; how often, our choice
@@ -29,7 +30,7 @@ def base_density_hu(haematocrit: float, hours: float) -> float:
 
 
 def densities(
-    time: Tensor, crop: Crop, latent: Latent, centre: Floats, generator: torch.Generator
+    time: Tensor, crop: HeadCrop, latent: Latent, centre: Floats, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return the blood's HU at baseline, with the signs, and at follow-up, when most have evened out."""
     device, shape = crop.tissue.device, tuple(crop.tissue.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ichnos.simulation.disease import filling, haemorrhage, law, oracle
 from ichnos.simulation.disease.arrival import narrow_fluid
@@ -14,8 +15,6 @@ from ichnos.simulation.fields import enlarged
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.heads.variation import Variation
 from ichnos.simulation.streams import random_stream
-
-Tensor = torch.Tensor
 
 
 def growth_probability(

@@ -10,15 +10,15 @@ from functools import lru_cache
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
+from torch import Tensor
 
 from ichnos.anatomy import bundles
 from ichnos.simulation.disease import clot
-from ichnos.simulation.disease.arrival import FAR, Crop, arrival, cropped, slowness
-from ichnos.simulation.fields import Floats, looked_up, sampled, smooth_noise
+from ichnos.simulation.disease.arrival import FAR, HeadCrop, arrival, cropped, slowness
+from ichnos.simulation.fields import looked_up, sampled, smooth_noise
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import Latent, Tissue
-
-Tensor = torch.Tensor
+from ichnos.volume import Floats
 
 # Bleeding points, right side, MNI mm: centre and standard deviation along x, y, z. Lobar points are drawn
 # from the white matter.
@@ -55,7 +55,7 @@ SUPERFICIAL_SITES = ("lobar", "cerebellum")
 class Lesion:
     """Arrival times and densities on a crop of the source head."""
 
-    crop: Crop
+    crop: HeadCrop
     centre_mm: Floats  # (3,) source mm
     slow: Tensor  # (x, y, z) time per mm that it grew with
     fibre: Tensor  # (3, x, y, z) strongest fibre direction, as long as it is strong (0..1)
@@ -152,7 +152,7 @@ def grown(
     return Lesion(crop, centre, slow, fibre, metric, into_sulci, _closed(time, crop), hu, hu_followup)
 
 
-def _fibres(head: SourceHead, crop: Crop) -> Tensor:
+def _fibres(head: SourceHead, crop: HeadCrop) -> Tensor:
     """Return the direction of the strongest bundle, its length the square root of its weight (MNI axes
     serve as the head's).
     """
@@ -171,7 +171,7 @@ def _strongest() -> np.ndarray:
     return np.ascontiguousarray(direction * np.sqrt(weight), np.float32)
 
 
-def _metric(fibre: Tensor, crop: Crop, centre: Floats, generator: torch.Generator) -> Floats:
+def _metric(fibre: Tensor, crop: HeadCrop, centre: Floats, generator: torch.Generator) -> Floats:
     """Draw the metric of a bleed's growth: a cigar or a disc along the fibres around the bleeding point.
 
     Elongation and flatness are ratios of the axes; the axes are those of the fibres' tensor, turned a little.
@@ -197,7 +197,7 @@ def halved(lesion: Lesion) -> Lesion:
     crop, few = lesion.crop, (slice(None, None, 2),) * 3
     affine = crop.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
     maps = {name: getattr(lesion, name)[few].contiguous() for name in ("slow", "time", "hu", "hu_followup")}
-    small = Crop(affine, crop.tissue[few].contiguous(), 2 * crop.spacing_mm)
+    small = HeadCrop(affine, crop.tissue[few].contiguous(), 2 * crop.spacing_mm)
     return replace(lesion, crop=small, fibre=lesion.fibre[(slice(None), *few)].contiguous(), **maps)
 
 
@@ -224,7 +224,7 @@ def grown_later(lesion: Lesion, limit: float, generator: torch.Generator) -> Ten
     return torch.where(inside, lesion.time - limit, _closed(onward, crop))
 
 
-def _texture(crop: Crop, radius_mm: float, sigma: float, generator: torch.Generator) -> Tensor:
+def _texture(crop: HeadCrop, radius_mm: float, sigma: float, generator: torch.Generator) -> Tensor:
     """Return a positive random factor on the slowness: lobes of about the lesion's radius, and fingers of
     a third of it.
     """
@@ -236,21 +236,21 @@ def _texture(crop: Crop, radius_mm: float, sigma: float, generator: torch.Genera
     return torch.exp(sigma * (0.9 * lobes + 0.8 * fingers).clamp(-2.2, 2.2))
 
 
-def _point(crop: Crop, centre: Floats) -> Tensor:
+def _point(crop: HeadCrop, centre: Floats) -> Tensor:
     """Return start times: zero at the allowed voxels next to the bleeding point."""
     distance = ((crop.points() - torch.from_numpy(centre).to(crop.points()).reshape(3, 1, 1, 1)) ** 2).sum(0)
     distance = torch.where(allowed(crop.tissue), distance, FAR**2)
     return torch.where(distance <= distance.min() + 1e-3, 0.0, FAR)
 
 
-def _limit(time: Tensor, crop: Crop, source_ml: float) -> float:
+def _limit(time: Tensor, crop: HeadCrop, source_ml: float) -> float:
     """Return the arrival time by which this volume is filled."""
     voxels = int(np.clip(round(1000 * source_ml / crop.spacing_mm**3), 1, time.numel()))
     reached = time.reshape(-1).kthvalue(voxels).values
     return float(min(float(reached), FAR / 2))
 
 
-def _edge_point(inside: Tensor, crop: Crop, generator: torch.Generator) -> Tensor:
+def _edge_point(inside: Tensor, crop: HeadCrop, generator: torch.Generator) -> Tensor:
     """Draw a point of a region's surface, source mm."""
     padded = torch.nn.functional.pad(inside[None, None].float(), (1,) * 6)
     core = -torch.nn.functional.max_pool3d(-padded, 3, 1)[0, 0] > 0.5
@@ -262,7 +262,7 @@ def _edge_point(inside: Tensor, crop: Crop, generator: torch.Generator) -> Tenso
 
 
 def _with_islands(
-    time: Tensor, limit: float, crop: Crop, latent: Latent, generator: torch.Generator
+    time: Tensor, limit: float, crop: HeadCrop, latent: Latent, generator: torch.Generator
 ) -> Tensor:
     """Add small separate haematomas for the island (three or more) and satellite (one) signs; they grow
     with the threshold.
@@ -284,7 +284,7 @@ def _with_islands(
     return time
 
 
-def _closed(time: Tensor, crop: Crop) -> Tensor:
+def _closed(time: Tensor, crop: HeadCrop) -> Tensor:
     """Continue arrival times two voxels into what blood cannot enter, so that interpolation beside a wall
     is smooth.
     """

@@ -11,12 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ichnos.errors import UsageError
 from ichnos.simulation.patient import EXPANSION, SIGNS, SITES
-
-Tensor = torch.Tensor
-
 
 _SHARE, _GROWTH_ML = EXPANSION.more_than_share or 1.0, EXPANSION.more_than_ml or 1e9
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.fft import next_fast_len
+from torch import Tensor
 
 from ichnos.simulation.fields import Grid
 
-Tensor = torch.Tensor
 # new volume per volume of blood: the clot itself and a quarter of its oedema (0.58 of it), which is water
 DISPLACING_SHARE = 1.2
 # over such a cube the new volume is spread: tissue beside the clot swells too, and the clot's own shape is
@@ -24,7 +24,7 @@ DISPLACING_SHARE = 1.2
 SWOLLEN_MM = 28.0
 VENTRICLES_YIELD = 2.5  # relative to sulci
 # over which fluid gives way; both are set so that clots of 30 to 60 mL shift the midline by 3 to 6 mm
-REACH_MM = 120.0
+_REACH_MM = 120.0
 BOUNDARY_ROUNDS = 4  # more change the shift of the midline by less than a tenth
 
 
@@ -102,7 +102,7 @@ def _nearness(blood: Tensor, step_mm: float) -> Tensor:
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     centre = (points * blood).sum((1, 2, 3)) / blood.sum().clamp(min=1e-6)
     distance = ((points - centre.reshape(3, 1, 1, 1)) ** 2).sum(0).sqrt() * step_mm
-    return torch.exp(-distance / REACH_MM)
+    return torch.exp(-distance / _REACH_MM)
 
 
 def _gradient_of_inverse_laplacian(divergence: Tensor, step_mm: float) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ichnos.simulation.disease import chronic as parenchyma
 from ichnos.simulation.disease import clot, filling, haemorrhage, mass_effect, ventricles
@@ -17,8 +18,6 @@ from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.heads.variation import Variation
 from ichnos.simulation.patient import Latent, Moment, Tissue
 from ichnos.simulation.streams import random_stream
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)

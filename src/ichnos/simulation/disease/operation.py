@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ichnos.simulation.fields import Grid
 from ichnos.simulation.patient import BRAIN_TISSUES, Tissue
-
-Tensor = torch.Tensor
-Box = tuple[slice, slice, slice]
 
 # Right side, MNI mm: Kocher's point to the foramen of Monro, and the middle of a frontotemporal flap.
 _DRAIN = ((30.0, 22.0, 85.0), (6.0, 6.0, 6.0))

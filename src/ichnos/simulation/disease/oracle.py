@@ -5,11 +5,11 @@ itself.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ichnos.simulation.disease import law
 from ichnos.simulation.patient import SIGNS
 
-Tensor = torch.Tensor
 _ACTIVITY = torch.linspace(-6, 6, 241)
 
 
@@ -58,10 +58,10 @@ def resampled_followup_ml(draws: law.Draws, samples: int, generator: torch.Gener
     return law.grow(ich, _ACTIVITY[chosen], interval, generator)
 
 
-def auc(score: Tensor, outcome: Tensor) -> float:
+def ranking_auc(score: Tensor, outcome: Tensor) -> float:
     """Return the area under the ROC curve, ties counted half; NaN if only one outcome is present.
 
-    >>> auc(torch.tensor([0.1, 0.4, 0.8]), torch.tensor([False, False, True]))
+    >>> ranking_auc(torch.tensor([0.1, 0.4, 0.8]), torch.tensor([False, False, True]))
     1.0
     """
     positive, negative = score[outcome], score[~outcome]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ichnos.simulation.fields import smooth_noise
 from ichnos.simulation.patient import Latent
 
-Tensor = torch.Tensor
-Point = tuple[float, float, float]
+_Point = tuple[float, float, float]
 
 # Axes of the parts of the ventricles from end to end, right side, MNI mm (read off the MNI152 template).
-PARTS: dict[str, tuple[Point, Point]] = {
+_PARTS: dict[str, tuple[_Point, _Point]] = {
     "frontal": ((10.0, 28.0, 4.0), (11.0, 12.0, 16.0)),
     "body": ((12.0, 6.0, 19.0), (17.0, -24.0, 22.0)),
     "atrium": ((24.0, -36.0, 18.0), (28.0, -46.0, 8.0)),
@@ -22,7 +22,7 @@ PARTS: dict[str, tuple[Point, Point]] = {
     "fourth": ((0.0, -38.0, -26.0), (0.0, -44.0, -38.0)),
 }
 # Where a bleed of a site breaks through: our reading of anatomy.
-RUPTURE = {
+_RUPTURE = {
     "putamen": "body",
     "thalamus": "body",
     "lobar": "atrium",
@@ -47,7 +47,7 @@ class Pool:
     """One part that blood fills from its axis outwards."""
 
     part: str
-    ends_mm: tuple[Point, Point]  # of its axis, MNI
+    ends_mm: tuple[_Point, _Point]  # of its axis, MNI
     weight: float  # how far it reaches, relative to the others
 
 
@@ -55,16 +55,16 @@ def drawn_pools(latent: Latent, ivh_ml: float, generator: torch.Generator) -> tu
     """Draw which parts of the ventricles hold blood, the one next to the rupture first."""
     side = -1.0 if latent.side == "left" else 1.0
     draw = torch.rand(2 * len(_ALSO) + 1, generator=generator).tolist()
-    first = RUPTURE.get(latent.site, "body")
-    pools = [Pool(first, _mirrored(PARTS[first], side), 0.7 + 0.5 * draw[-1])]
+    first = _RUPTURE.get(latent.site, "body")
+    pools = [Pool(first, _mirrored(_PARTS[first], side), 0.7 + 0.5 * draw[-1])]
     more = min(1.0, 0.4 + 0.1 * ivh_ml)
     for k, (part, same, chance) in enumerate(_ALSO):
         if part != first and draw[2 * k] < chance * more:
-            pools.append(Pool(part, _mirrored(PARTS[part], side * same), 0.6 + 0.7 * draw[2 * k + 1]))
+            pools.append(Pool(part, _mirrored(_PARTS[part], side * same), 0.6 + 0.7 * draw[2 * k + 1]))
     return tuple(pools)
 
 
-def _mirrored(ends: tuple[Point, Point], side: float) -> tuple[Point, Point]:
+def _mirrored(ends: tuple[_Point, _Point], side: float) -> tuple[_Point, _Point]:
     (a, b, c), (d, e, f) = ends
     return (side * a, b, c), (side * d, e, f)
 

@@ -85,7 +85,7 @@ def simulate_ct(
     samples = max(1, round(protocol.thickness_mm / SAMPLE_STEP_MM))
     motion = _drawn_motion(plan.shape[2], samples, protocol.motion_mm, generator)
     slices = sampled_slices(hu, affine, plan, protocol, motion)
-    pixels = scanned(slices, protocol, generator=generator)
+    pixels = scanner_output(slices, protocol, generator=generator)
     array = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
     return CtExam(Volume(array, plan.affine), protocol, plan.patient_from_exam, motion)
 
@@ -209,7 +209,7 @@ def _drawn_motion(
     return HeadMotion(np.asarray(away, np.float64))
 
 
-def scanned(slices: torch.Tensor, protocol: CtProtocol, *, generator: torch.Generator) -> torch.Tensor:
+def scanner_output(slices: torch.Tensor, protocol: CtProtocol, *, generator: torch.Generator) -> torch.Tensor:
     """Turn ideal slices (s, m, m) into what the scanner writes: int16 HU (s, matrix, matrix)."""
     if protocol.table:
         slices = torch.maximum(slices, _holder(slices, protocol.field_of_view_mm))

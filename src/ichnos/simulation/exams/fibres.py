@@ -5,13 +5,13 @@ it.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ichnos.anatomy import bundles
 from ichnos.simulation.fields import Grid, sampled
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import Fibres, Tissue
 
-Tensor = torch.Tensor
 _FIBROUS = (Tissue.WHITE, Tissue.BRAINSTEM, Tissue.CEREBELLAR_WHITE, Tissue.THALAMUS, Tissue.PALLIDUM)
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ichnos.simulation.fields import Floats, Grid, gradient, sampled, smooth_noise
+from ichnos.simulation.fields import Grid, gradient, sampled, smooth_noise
 from ichnos.simulation.heads.source import SourceHead
+from ichnos.volume import Floats
 
-Tensor = torch.Tensor
 ADULT_INTRACRANIAL_ML = 1500.0  # mean of patients; they spread by about 8 %
 
 

@@ -268,7 +268,7 @@ def _conformal_rate(people: People, method: MethodRisk, centre: str, what: str) 
 def reach_table(people: People, risks: Risks) -> Table:
     """The oracle's AUC, ours over it, and the oracle's in thousands of patients without images."""
     draws = law.draw(20_000, torch.Generator().manual_seed(1))
-    limit = oracle.auc(oracle.expansion_probability(draws), draws.expanded)
+    limit = oracle.ranking_auc(oracle.expansion_probability(draws), draws.expanded)
     rows: list[dict[str, Cell]] = [
         {"question": "the oracle in 20,000 simulated patients", "aim": "the limit", "value": limit}
     ]
