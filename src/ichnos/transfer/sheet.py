@@ -169,7 +169,7 @@ def write_index(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def _line(row: Mapping[str, Any]) -> str:
     level = str(row.get("verdict", "refuse"))
-    told = html.escape(str(row.get("causes") or ""))
+    causes = html.escape(str(row.get("causes") or ""))
     sheet = row.get("sheet")
     picture = (
         f'<a href="{html.escape(str(sheet))}"><img src="{html.escape(str(sheet))}" loading="lazy"'
@@ -180,7 +180,7 @@ def _line(row: Mapping[str, Any]) -> str:
     return (
         f'<section class="{level}"><h2>{html.escape(str(row["id"]))} <b'
         f' style="color:{_LEVEL_COLOURS[level]}">{LEVEL_WORDS[level]}</b></h2>'
-        f"<p>{told}</p>{picture}</section>"
+        f"<p>{causes}</p>{picture}</section>"
     )
 
 
