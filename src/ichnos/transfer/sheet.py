@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import html
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
