@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_cases import growth_cases
 
+from builders.made_cases import growth_cases
 from ichnos.clinical.expansion import DEFINITIONS
 from ichnos.errors import InputRefused
 from ichnos.learning.fit.cards import growth_card

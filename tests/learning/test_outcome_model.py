@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_cases import EFFECT, outcome_cases
 
+from builders.made_cases import EFFECT, outcome_cases
 from ichnos.errors import InputRefused
 from ichnos.learning.fit.cards import outcome_card
 from ichnos.learning.fit.outcome import fit_outcome_model, outcome_validation
