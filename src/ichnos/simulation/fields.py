@@ -82,7 +82,11 @@ def _weights(n: int, step: int, device: torch.device) -> Tensor:
 
 
 def points_of(affine: Floats, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return voxel positions (3, x, y, z) in mm of an axis-aligned grid."""
+    """Return voxel positions (3, x, y, z) in mm of an axis-aligned grid.
+
+    >>> points_of(np.diag([2.0, 2.0, 5.0, 1.0]), (1, 2, 2), torch.device("cpu"))[:, 0, 1, 1].tolist()
+    [0.0, 2.0, 5.0]
+    """
     axes = [
         torch.arange(n, device=device, dtype=torch.float32) * float(affine[i, i]) + float(affine[i, 3])
         for i, n in enumerate(shape)
@@ -91,7 +95,11 @@ def points_of(affine: Floats, shape: tuple[int, ...], device: torch.device) -> T
 
 
 def indices_of(points_mm: Tensor, affine: Floats) -> Tensor:
-    """Return fractional voxel indices (3, ...) of points (3, ...)."""
+    """Return fractional voxel indices (3, ...) of points (3, ...).
+
+    >>> indices_of(torch.tensor([3.0, 2.0, 5.0]), np.diag([2.0, 2.0, 5.0, 1.0])).tolist()
+    [1.5, 1.0, 1.0]
+    """
     inverse = torch.from_numpy(np.linalg.inv(affine)).to(points_mm)
     if np.count_nonzero(affine[:3, :3] - np.diag(np.diag(affine[:3, :3]))) == 0:
         shape = (3,) + (1,) * (points_mm.ndim - 1)
@@ -151,5 +159,9 @@ def smooth_noise(
 
 
 def gradient(field: Tensor) -> Tensor:
-    """Return the gradient (3, x, y, z) per voxel of a map (x, y, z)."""
+    """Return the gradient (3, x, y, z) per voxel of a map (x, y, z).
+
+    >>> gradient(torch.arange(8.0).reshape(2, 2, 2)).amax((1, 2, 3)).tolist()
+    [4.0, 2.0, 1.0]
+    """
     return torch.stack(torch.gradient(field))

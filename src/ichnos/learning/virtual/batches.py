@@ -76,7 +76,11 @@ class Population:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How much is learnt from whom."""
+    """How much is learnt from whom.
+
+    >>> Schedule(patch=(48, 64, 48), patients=8, looks=3, uses=5).steps_per_group
+    120
+    """
 
     patch: tuple[int, int, int]
     spacing_mm: float = 3.0
@@ -212,7 +216,11 @@ def scanned(
 
 
 def masks_among(names: Iterable[str]) -> list[str]:
-    """Return the targets among some names that simulation has a ground truth for, in the registry's order."""
+    """Return the targets among some names that simulation has a ground truth for, in the registry's order.
+
+    >>> masks_among(["IVH", "mni_x", "ICH"])
+    ['ICH', 'IVH']
+    """
     wanted = set(names)
     return [name for name, target in TARGETS.items() if target.truth and name in wanted]
 

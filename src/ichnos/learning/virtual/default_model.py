@@ -55,7 +55,11 @@ DEFAULT_TARGETS = (
 
 
 def taught_heads(heads: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Return the label maps that are trained on: all of a folder but those held out."""
+    """Return the label maps that are trained on: all of a folder but those held out.
+
+    >>> len(taught_heads(tuple(Path(f"head{k}.nii") for k in range(10))))
+    6
+    """
     return heads[:-HELD_OUT] if len(heads) > HELD_OUT else heads
 
 

@@ -147,7 +147,12 @@ def preset(name: str, *, scale: float = 1.0, fewest: int = 1) -> Design:
 def free_design(
     *, patients: int, centres: Sequence[str], exams: Sequence[str], haematoma_share: float = 1.0
 ) -> Design:
-    """Spread patients evenly over centres; of each centre 70 % train, 10 % validate and 20 % test."""
+    """Spread patients evenly over centres; of each centre 70 % train, 10 % validate and 20 % test.
+
+    >>> design = free_design(patients=10, centres=["A"], exams=["ct"])
+    >>> [(group.split, group.patients) for group in design.groups]
+    [('train', 7), ('validation', 1), ('test', 2)]
+    """
     if patients < 1:
         raise UsageError(f"{patients} patients were asked for; give 1 or more")
     unknown = [e for e in exams if e not in EXAMS]
@@ -178,7 +183,12 @@ def free_design(
 
 
 def subjects(design: Design, *, seed: int) -> list[Subject]:
-    """List the patients of a design; shares are met exactly, to one patient."""
+    """List the patients of a design; shares are met exactly, to one patient.
+
+    >>> people = subjects(Design((Group(4, "A", haematoma_share=0.5),)), seed=1)
+    >>> [person.id for person in people], sum(person.has_haematoma for person in people)
+    (['001', '002', '003', '004'], 2)
+    """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     total = sum(group.patients for group in design.groups)
     if total < 1:

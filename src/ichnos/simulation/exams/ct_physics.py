@@ -136,7 +136,11 @@ def _angles() -> list[float]:
 
 
 def transfer(kernel: Kernel, frequency_per_mm: torch.Tensor) -> torch.Tensor:
-    """Return the modulation transfer of a kernel at radial frequencies."""
+    """Return the modulation transfer of a kernel at radial frequencies.
+
+    >>> [round(float(m), 2) for m in transfer(Kernel("soft", 0.3), torch.tensor([0.0, 0.3]))]
+    [1.0, 0.37]
+    """
     relative = (frequency_per_mm / kernel.cutoff_per_mm) ** 2
     return (1.0 + 2.5 * kernel.enhancement * relative) * torch.exp(-relative)
 

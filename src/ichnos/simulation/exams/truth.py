@@ -122,6 +122,9 @@ def coarser(
 ) -> tuple[Floats, tuple[int, int]]:
     """Return the map from a coarser in-plane grid to an exam's indices, and that grid's size; the field of
     view is the same.
+
+    >>> coarser((512, 512, 30), pixel_mm=0.45)[1]
+    (256, 256)
     """
     sides = [min(n, max(2, 2 * int(np.ceil(n * pixel_mm / least_mm / 2)))) for n in shape[:2]]
     matrix = np.eye(4)

@@ -96,7 +96,11 @@ def check_codes(name: str, codes: Codes) -> None:
 
 
 def feature_affine_of(affine: Floats) -> Floats:
-    """Return the affine of the feature grid: every second voxel of the code grid."""
+    """Return the affine of the feature grid: every second voxel of the code grid.
+
+    >>> feature_affine_of(np.eye(4)).diagonal().tolist()
+    [2.0, 2.0, 2.0, 1.0]
+    """
     return affine @ np.diag([FEATURE_STEP, FEATURE_STEP, FEATURE_STEP, 1.0])
 
 

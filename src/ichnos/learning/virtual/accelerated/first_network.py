@@ -101,7 +101,11 @@ def first_image(hu: Tensor) -> Tensor:
 
 
 def windowed(hu: Tensor, windows_hu: tuple[tuple[float, float], ...]) -> Tensor:
-    """Turn HU (n, x, y, z) into one channel per window."""
+    """Turn HU (n, x, y, z) into one channel per window.
+
+    >>> windowed(torch.tensor([[[[0.0, 40.0, 90.0]]]]), ((0, 80),)).flatten().tolist()
+    [-1.0, 0.0, 1.0]
+    """
     return torch.stack([((hu - low) * (2 / (high - low)) - 1).clamp(-1, 1) for low, high in windows_hu], 1)
 
 

@@ -117,7 +117,11 @@ def _positions_of(phantom: Phantom, pose: Pose) -> Tensor:
 
 
 def grid_heights() -> np.ndarray:
-    """Return the heights of a look's planes from the field's centre, mm."""
+    """Return the heights of a look's planes from the field's centre, mm.
+
+    >>> float(grid_heights()[0]), float(grid_heights()[-1])
+    (-94.5, 94.5)
+    """
     return (np.arange(GRID[2]) - (GRID[2] - 1) / 2) * STEP_MM
 
 

@@ -37,7 +37,11 @@ _PARTS = {
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The arrays of a phantom, one behind the other in a buffer."""
+    """The arrays of a phantom, one behind the other in a buffer.
+
+    >>> Layout(spacing_mm=3.0).shape, Layout(spacing_mm=3.0).mni_shape
+    ((65, 81, 73), (17, 21, 19))
+    """
 
     spacing_mm: float
 

@@ -246,7 +246,12 @@ def _points(
 
 
 def field_axes(device: torch.device, step_mm: float) -> tuple[Tensor, Tensor]:
-    """Return the positions of the field's pixels along x and y, from its centre."""
+    """Return the positions of the field's pixels along x and y, from its centre.
+
+    >>> x, y = field_axes(torch.device("cpu"), 3.0)
+    >>> float(x[0]), float(y[-1])
+    (-94.5, 118.5)
+    """
     axes = [
         (
             torch.arange(round(n * PIXEL_MM / step_mm), device=device, dtype=torch.float32)

@@ -29,7 +29,13 @@ class TargetScore:
 
 
 class Counts:
-    """Overlaps of every scan and target at every level."""
+    """Overlaps of every scan and target at every level.
+
+    >>> counts = Counts(["ICH"], voxel_ml=1.0)
+    >>> counts.add(torch.tensor([[0.9, 0.9, 0.1]]), torch.tensor([[True, True, False]]))
+    >>> counts.scores({"ICH": 0.5})[0].mean_dice
+    1.0
+    """
 
     def __init__(self, names: Sequence[str], voxel_ml: float) -> None:
         self.names, self.voxel_ml = tuple(names), voxel_ml
