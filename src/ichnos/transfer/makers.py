@@ -55,7 +55,11 @@ class TransferOptions:
 
     @property
     def kind(self) -> RegistrationKind:
-        """Return how far the partner MRI may be changed to fit the CT."""
+        """Return how far the partner MRI may be changed to fit the CT.
+
+        >>> TransferOptions("cohort").kind, TransferOptions("cohort", warp=True).kind
+        ('rigid', 'deformable')
+        """
         return "deformable" if self.warp else "rigid"
 
 

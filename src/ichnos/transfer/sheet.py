@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import html
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -217,8 +216,3 @@ def read_overrides(path: Path) -> dict[str, tuple[str, str]]:
                 )
             found[row["id"]] = (row["verdict"], " ".join(t for t in (row.get("who"), row.get("why")) if t))
     return found
-
-
-def relative(path: Path, folder: Path) -> str:
-    """Return a path as a link from a folder."""
-    return Path(os.path.relpath(path, folder)).as_posix()
