@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ichnos import networks
 from ichnos.errors import InputRefused, UsageError
 from ichnos.evidence.metrics.discrimination import auc
 from ichnos.inference.crops import haematoma_region, published_slices
@@ -192,3 +193,17 @@ def test_the_published_crop_loses_the_size_and_ours_keeps_it() -> None:
     assert large > 8 * small
     assert published_classifier(steps=1).network.arguments["image_size"] == [224, 224]
     assert region_classifier(steps=1, features=3).network.arguments["clinical_features"] == 3
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_a_classifier_starts_from_standard_vit_weights(ending: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from safetensors.torch import save_file
+
+    torch.manual_seed(5)
+    state = networks.build("vit", **TINY.arguments).state_dict()
+    file = tmp_path / f"vit{ending}"
+    save_file(state, str(file)) if ending == ".safetensors" else torch.save(state, file)
+    how = recipe(steps=1, learning_rate=1e-12, ema_decay=0.0, vit_weights=str(file))
+    network, _ = train_classifier(examples(20), how, tmp_path / "work")
+    for name, value in network.state_dict().items():
+        assert torch.allclose(value, state[name], atol=1e-6), name

@@ -30,11 +30,9 @@ def synthesize_command(
     ] = "conditional",
     images: Annotated[int, typer.Option(help="number of images")] = 64,
     minutes: Annotated[float, typer.Option(help="most minutes of training")] = 10.0,
-    steps: Annotated[int, typer.Option(help="steps of the whole schedule")] = 2000,
-    full: Annotated[
-        bool,
-        typer.Option("--full", help="the published sizes; needs a GPU"),
-    ] = False,
+    steps: Annotated[int | None, typer.Option(help="steps of the schedule (default: 2000)")] = None,
+    recipe: Annotated[str, typer.Option(help="small, published, or a settings file")] = "",
+    full: Annotated[bool, typer.Option("--full", help="the published sizes; needs a GPU")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps")] = "cpu",
     seed: Annotated[int, typer.Option(help="same seed, same numbers")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
@@ -48,6 +46,7 @@ def synthesize_command(
     from ichnos.formats.bids import read_cohort
     from ichnos.learning.expansion.settings import GeneratorSettings, small_generator
     from ichnos.learning.loop.settings import changed
+    from ichnos.learning.recipes import generator_recipe
 
     if kind not in ("conditional", "published"):
         raise UsageError(f"kind {kind!r} is unknown; give conditional or published")
@@ -61,7 +60,10 @@ def synthesize_command(
     ):
         raise UsageError(f"{out} holds other files; give a new or empty folder")
     whole = GeneratorSettings(kind=kind) if full else small_generator(kind)  # type: ignore[arg-type]
-    settings = changed(whole, {"steps": steps, "seed": seed})
+    if recipe:
+        whole = generator_recipe(recipe, kind=kind)
+    given = {"seed": seed} if recipe and steps is None else {"seed": seed, "steps": steps or 2000}
+    settings = changed(whole, given | ({"epochs": 0} if steps else {}))
     trained_on, held_out = _pictures(read_cohort(cohort), settings.size)
     report = _synthesized(
         settings,

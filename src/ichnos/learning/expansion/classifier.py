@@ -19,12 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ichnos import networks
 from ichnos.arrays import Floats
-from ichnos.errors import InputRefused, UsageError
+from ichnos.errors import InputRefused, UsageError, require
 from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.settings import ClassifierSettings
 from ichnos.learning.loop.steps import Loss, Step
 from ichnos.learning.loop.training import Progress, train
+from ichnos.networks.checkpoints import load_vit_weights, read_weights
 
 FOCAL_GAMMA = 2.0
 LEAST_EACH = 2
@@ -108,11 +110,28 @@ def train_classifier(
         loss_of,
         out,
         data=examples_fingerprint(train_on, settings),
+        initial=_initial_weights(settings),
         device=device,
         seconds=seconds,
         report=report,
     )
     return network, standard
+
+
+def _initial_weights(settings: ClassifierSettings) -> dict[str, Tensor] | None:
+    """Return the pretrained weights that the settings name, fitted to the network; None without."""
+    if not settings.vit_weights:
+        return None
+    file = Path(settings.vit_weights)
+    if file.suffix == ".safetensors":
+        state = require("safetensors.torch", extra="learning", purpose="ViT weights").load_file(str(file))
+    else:
+        state = read_weights(file)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.loop.seed)
+        network = networks.build(settings.network.name, **settings.network.arguments)
+    load_vit_weights(network, state)
+    return network.state_dict()
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,6 +45,9 @@ class ClassifierSettings(BaseModel):
         gt=0,
         description="ratio that an arm brings training to: 2 for 1:2 (default: as the data)",
     )
+    vit_weights: str = Field(
+        default="", description="standard ViT weights to start from (names of timm or torchvision)"
+    )
     crop: bool = Field(default=False, description="RandomResizedCrop, as published; otherwise sizes are kept")
 
     def named(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from ichnos.errors import IchnosError, InputRefused, UsageError
 from ichnos.learning.loop.settings import LoopSettings
 from ichnos.models import NetworkSpec
 
+# what a cut or overwritten file raises in the unpickler
+_DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError)
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
 
@@ -139,7 +142,7 @@ def _write(file: Path, content: dict[str, Any]) -> None:
 def _read(file: Path, device: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, ValueError) as error:
+    except (*_DAMAGE, pickle.UnpicklingError) as error:
         raise InputRefused(f"{file} is damaged ({_first_line(error)}); remove it to start again") from None
     return content
 
