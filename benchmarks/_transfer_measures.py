@@ -21,7 +21,7 @@ from ichnos.transfer.flair import Hyperintensities
 from ichnos.transfer.followup import transfer_followup
 from ichnos.transfer.pair_numbers import measure_pair
 from ichnos.transfer.pair_verdict import judge_pair
-from ichnos.transfer.tractography import TRACT_DENSITY, density_on_ct, gradients_beside, track
+from ichnos.transfer.tractography import TRACT_CUT_OFF, density_on_ct, gradients_beside, track
 from ichnos.volume import Affine, Volume, volume_ml
 
 BROKEN = ("wrong_patient", "flipped", "shifted", "half_missing")
@@ -118,6 +118,8 @@ def measure_leukoaraiosis(pair: Pair, folder: Path) -> dict[str, Any]:
             flair, exclude=there.with_array(there.array > 0.3) if there.array.any() else None
         )
     row["own_la_flair_dice"] = dice(own.mask.array, lesions.array > 0)
+    true_ml = np.count_nonzero(lesions.array) * lesions.voxel_ml
+    row["own_la_flair_bias"] = 100 * (volume_ml(own.mask) / true_ml - 1) if true_ml else None
     given = white.given_hyperintensities(lesions, flair)
 
     def carried(found: Hyperintensities, transform: Transform) -> float | None:
@@ -148,7 +150,7 @@ def measure_tract(pair: Pair, folder: Path) -> dict[str, Any]:
         both = track(dwi, table, exclude=there.with_array(there.array > 0.3))
     true = pair.true("tract", "dseg").array
     masks = {
-        s: density_on_ct(t, exam_from_ct=found.transform, ct=ct).array >= TRACT_DENSITY
+        s: density_on_ct(t, exam_from_ct=found.transform, ct=ct).array >= TRACT_CUT_OFF
         for s, t in both.tracts.items()
     }
     for code, side in enumerate(SIDES, 1):

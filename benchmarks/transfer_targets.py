@@ -26,7 +26,7 @@ from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.patient import VirtualPatient
 from ichnos.simulation.simulate import PatientSpec, simulate_patient
 from ichnos.transfer.flair import hyperintensities_of
-from ichnos.transfer.tractography import fsl_gradients, track
+from ichnos.transfer.tractography import TRACT_CUT_OFF, fsl_gradients, track
 from ichnos.volume import Volume, volume_ml
 
 FIRST_SEED = 101
@@ -81,9 +81,16 @@ def flair_row(patient: VirtualPatient, seed: int) -> dict[str, float]:
         "WMH Dice, blood excluded": dice(told.mask.array, lesions),
         "WMH Dice, brain extracted": dice(hyperintensities_of(stripped, threads=2).mask.array, lesions),
         "WMH Dice, other contrast and scale": dice(hyperintensities_of(other, threads=2).mask.array, lesions),
+        "WMH volume bias, %": _bias(told.mask, truth["leukoaraiosis"]),
         "WMH volume error, mL": abs(volume_ml(told.mask) - volume_ml(truth["leukoaraiosis"])),
         "WMH time, s": seconds,
     }
+
+
+def _bias(mask: Volume, truth: Volume) -> float:
+    """Return by how many per cent a mask is larger than the truth; NaN without any truth."""
+    true_ml = volume_ml(truth)
+    return 100 * (volume_ml(mask) / true_ml - 1) if true_ml > 0 else float("nan")
 
 
 def tract_row(patient: VirtualPatient, seed: int) -> dict[str, float]:
@@ -104,7 +111,7 @@ def tract_row(patient: VirtualPatient, seed: int) -> dict[str, float]:
     start = time.perf_counter()
     found = track(made.volume, table, threads=2)
     seconds = time.perf_counter() - start
-    on = {s: t.density.on_grid(fine).array >= 0.3 for s, t in found.tracts.items()}
+    on = {s: t.density.on_grid(fine).array >= TRACT_CUT_OFF for s, t in found.tracts.items()}
     same = {s: dice(on[s], truth[f"tract_{s}"].array > 0) for s in ("left", "right")}
     swapped = dice(on["left"], truth["tract_right"].array > 0) > same["left"]
     return {

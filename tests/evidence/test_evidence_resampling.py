@@ -144,6 +144,7 @@ def coverage(interval: Callable[[np.random.Generator], Estimate], truth: float, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("n", [40, 100, 390])
 @pytest.mark.parametrize("name", list(ALL))
 def test_intervals_of_volumes_hold_the_truth(name: str, n: int, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +157,7 @@ def test_intervals_of_volumes_hold_the_truth(name: str, n: int, capsys: pytest.C
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("n", "a", "b"), [(12, 6, 0.8), (30, 6, 0.8), (40, 4, 0.5), (60, 8, 2)])
 def test_intervals_of_skewed_dice_hold_the_truth(
     n: int, a: float, b: float, capsys: pytest.CaptureFixture[str]

@@ -22,12 +22,11 @@ from ichnos.formats import bids
 from ichnos.inference import Predictor, input_channels
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.segmentation.augmentation import network_input
-from ichnos.learning.segmentation.batches import CohortBatches
+from ichnos.learning.segmentation.batches import CohortBatches, simulated_batches
 from ichnos.learning.segmentation.budget import settings_within
 from ichnos.learning.segmentation.cases import CaseGrid, TrainingCase, prepare_cases
 from ichnos.learning.segmentation.objective import Batch
 from ichnos.learning.segmentation.settings import OFF, Augmentation, TrainSettings
-from ichnos.learning.segmentation.sources import simulated_batches
 from ichnos.learning.segmentation.target_files import target_file, target_specs
 from ichnos.learning.segmentation.training import train_on_cohort
 from ichnos.learning.segmentation.validation import Validator, history

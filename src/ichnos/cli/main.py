@@ -31,6 +31,10 @@ def run(arguments: list[str] | None = None) -> int:
     """Run a verb; return 0 fine, 2 refused input, 3 bad usage, 130 interrupted.
 
     A bug of ours is let through, and Python leaves with 1.
+
+    >>> run(["--version"])
+    ichnos ...
+    0
     """
     words = _joined(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:

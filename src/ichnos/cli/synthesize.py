@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,7 +148,9 @@ def _synthesized(
     real = expanded if len(expanded) > 1 else held_out
     sheet = (("synthetic", pictures[:30]), ("held-out patients", real[:20]))
     realism.slice_sheet(sheet, out / "contact_sheet.png")
-    result = _result(settings, pictures, trained_on, held_out, real)
+    result = _result(settings, pictures, trained_on, held_out)
+    text = json.dumps(result)
+    result = dict(json.loads(text, parse_constant=lambda undefined: None))  # JSON has no NaN
     with atomic_file(out / "synthesis.json") as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
@@ -158,22 +161,30 @@ def _result(
     pictures: list[Picture],
     trained_on: list[Picture],
     held_out: list[Picture],
-    real: list[Picture],
 ) -> dict[str, Any]:
     """Measure how good and how new the images are."""
+    import numpy as np
+
+    from ichnos.evidence.metrics.synthetic.judge import judge_synthetic
     from ichnos.learning.expansion import realism
 
-    features = realism.RandomFeatures()
-    synthetic, known = features([p.image for p in pictures]), features([p.image for p in real])
-    new = realism.novelty(pictures, trained_on, held_out)
+    extractor, name = realism.RandomFeatures(), "fixed random convolutions, seed 2026"
+    used = [p for p in trained_on if settings.kind == "conditional" or p.outcome == 1]
+    verdict = judge_synthetic(
+        realism.image_set(pictures),
+        realism.image_set(used),
+        realism.image_set(held_out),
+        features=lambda images: extractor(list(images)),
+        features_name=f"{name}; not comparable with published FID",
+        rng=np.random.default_rng(0),
+    )
     return {
         "images": len(pictures),
-        "training_slices": len([p for p in trained_on if settings.kind == "conditional" or p.outcome == 1]),
-        "feature_extractor": "fixed random convolutions, seed 2026; not comparable with published FID",
-        "fid": round(realism.frechet_distance(synthetic, known), 4),
-        "kid": round(realism.kernel_distance(synthetic, known), 6),
-        "nearest_synthetic_over_held_out": round(new.ratio, 3),
-        "copies_share": new.copies_share,
+        "training_slices": len(used),
+        "judged": {
+            measure: value if isinstance(value, str) else asdict(value)
+            for measure, value in vars(verdict).items()
+        },
         "settings": settings.model_dump(mode="json"),
     }
 

@@ -29,6 +29,7 @@ class TransferSettings(SettingsTree):
     undo_shift: bool = Field(False, description="expansion: undo the mass effect")
     seeds_per_side: int = Field(4000, ge=1, description="tract: seeds per side")
     denoise: bool = Field(False, description="tract: denoise diffusion first (slow)")
+    cut_off: float = Field(0.3, gt=0, lt=1, description="tract: membership at the mask's edge")
     warp: bool = Field(False, description="deformable instead of rigid registration")
     trx: bool = Field(False, description="tract: write .trx instead of .tck")
     nnunet: str | None = Field(None, description="also write DatasetNNN_Name (one target)")
@@ -74,6 +75,7 @@ def _options(root: Path, settings: TransferSettings) -> TransferOptions:
         settings.undo_shift,
         settings.seeds_per_side,
         settings.denoise,
+        settings.cut_off,
         warp=settings.warp,
         streamlines="trx" if settings.trx else "tck",
     )

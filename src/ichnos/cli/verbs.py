@@ -11,7 +11,11 @@ _STATISTICS = tuple((m, "evidence") for m in ("pandas", "statsmodels", "sklearn"
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb. Its function is `NAME_command` in its module, which is imported when the verb is called."""
+    """One verb. Its function is `NAME_command` in its module, which is imported when the verb is called.
+
+    >>> VERBS["read"].module, VERBS["read"].example.split()[:2]
+    ('ichnos.cli.read', ['ichnos', 'read'])
+    """
 
     summary: str  # under 60 characters, imperative
     example: str  # one command line

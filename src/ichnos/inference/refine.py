@@ -25,7 +25,7 @@ from ichnos.volume import Box, Volume
 
 LOGIT_LIMIT = 7.9  # of what the first network says: more is no surer
 NEAR_LOGIT = -2.0  # of brain or ventricles: where neither reaches it there is nothing to refine
-BRAIN_HU = 34.0  # to which the median of the brain is moved
+_BRAIN_HU = 34.0  # to which the median of the brain is moved
 MARGIN_VOXELS = 5  # around that
 _OVERLAP = 0.25  # of tiles
 
@@ -78,11 +78,11 @@ def slices_of(scan_ras: Volume, spacing_mm: tuple[float, float, float]) -> tuple
 
 def calibrated(hu: Floats32, logits: Floats32, names: tuple[str, ...]) -> Floats32:
     """Return HU with the scanner's zero moved so that the median of what the first network calls brain,
-    and nothing else, is BRAIN_HU.
+    and nothing else, is _BRAIN_HU.
     """
     others = [k for k, name in enumerate(names) if name == "ventricles" or name in label_values("haematoma")]
     tissue = (logits[names.index("brain")] > 0) & (logits[others] < 0).all(axis=0)
-    return hu + np.float32(BRAIN_HU - np.median(hu[tissue])) if tissue.any() else hu
+    return hu + np.float32(_BRAIN_HU - np.median(hu[tissue])) if tissue.any() else hu
 
 
 def channels_of(hu: Floats32, logits: Floats32, atlas: Floats32, how: Preprocessing) -> Floats32:

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from ichnos.volume import Volume, box_around
 
-LEAST_ML = 0.1  # no density is estimated from less than this
+_LEAST_ML = 0.1  # no density is estimated from less than this
 # Mean of a clot above the median of the brain: below it there is no fresh blood.
 ICH_ABOVE_BRAIN_HU, IVH_ABOVE_BRAIN_HU = 6.0, 0.0
 CALCIUM_HU = 100.0  # the mean of a clot stays below it
@@ -42,7 +42,7 @@ def without_sulci(brain: Volume, ventricles: Volume, smooth: Volume, blood: npt.
     seen_hu = smooth.array[fluid & (smooth.array < tissue_hu - LA_BELOW_BRAIN_HU)]
     fluid_hu = (
         float(np.median(seen_hu))
-        if seen_hu.size * smooth.voxel_ml > LEAST_ML
+        if seen_hu.size * smooth.voxel_ml > _LEAST_ML
         else tissue_hu - FLUID_BELOW_BRAIN_HU
     )
     dark = tissue & (smooth.array < tissue_hu - _FLUID_SHARE * (tissue_hu - fluid_hu))
@@ -97,7 +97,7 @@ def mostly_fluid(ventricles: Volume, smooth: Volume, brain: Volume, blood: npt.N
     """Remove from ventricles what has the density of brain; all in RAS on one grid."""
     deep = np.asarray(ventricles.array) & ~near(ventricles.map_array(lambda a: ~a), _DEEP_MM) & ~blood
     tissue = np.asarray(brain.array) & ~np.asarray(ventricles.array) & ~blood
-    if np.count_nonzero(deep) * smooth.voxel_ml < LEAST_ML or not tissue.any():
+    if np.count_nonzero(deep) * smooth.voxel_ml < _LEAST_ML or not tissue.any():
         return ventricles
     fluid_hu, tissue_hu = (float(np.median(smooth.array[where])) for where in (deep, tissue))
     like_brain = (smooth.array > tissue_hu - _FLUID_SHARE * (tissue_hu - fluid_hu)) & (
@@ -140,7 +140,7 @@ def _around_hu(sure: Volume, smooth: npt.NDArray[np.float32], brain_hu: float) -
     """Return the density of the tissue around a clot, no fluid or bone; the brain's where there is little."""
     inner, outer = _AROUND_MM
     around = smooth[near(sure, outer) & ~near(sure, inner) & (np.abs(smooth - brain_hu) < _TISSUE_HU)]
-    return float(np.median(around)) if around.size * sure.voxel_ml > LEAST_ML else brain_hu
+    return float(np.median(around)) if around.size * sure.voxel_ml > _LEAST_ML else brain_hu
 
 
 def like_blood(mask: Volume, hu: Volume, brain: Volume, *, least_hu: float) -> Volume:

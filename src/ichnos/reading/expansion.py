@@ -167,7 +167,7 @@ def _sentence(model: GrowthModel, inputs: GrowthInputs, volume: Measure, probabi
     return sentence + (" The prognostic model was fitted on simulated patients." if model.simulated else "")
 
 
-def growth_model_of(model: Model) -> GrowthModel | None:
+def installed_growth_model(model: Model) -> GrowthModel | None:
     """Return the growth model beside a model's weights, or the one that ships; None without either."""
     return first_plain((model.folder, SHIPPED / "expansion"), GROWTH_FILE, GrowthModel)
 

@@ -48,7 +48,7 @@ def read_outcome(
     )
 
 
-def outcome_model_of(model: Model) -> OutcomeModel | None:
+def installed_outcome_model(model: Model) -> OutcomeModel | None:
     """Return the outcome model beside a model's weights, or the one that ships; None without either."""
     return first_plain((model.folder, SHIPPED / "outcome"), OUTCOME_FILE, OutcomeModel)
 

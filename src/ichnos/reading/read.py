@@ -18,14 +18,14 @@ from ichnos.quality import judge
 from ichnos.reading.expansion import (
     expansion_mask,
     forecast_of,
-    growth_model_of,
+    installed_growth_model,
     read_expansion,
     with_classifier,
 )
 from ichnos.reading.haematoma import read_haematoma
 from ichnos.reading.leukoaraiosis import read_leukoaraiosis
 from ichnos.reading.masks import Masks, consistent_masks
-from ichnos.reading.outcome import outcome_model_of, read_outcome
+from ichnos.reading.outcome import installed_outcome_model, read_outcome
 from ichnos.reading.record import Finding, QualityReason, ReadingProvenance, Record, quality_reasons
 from ichnos.reading.result import Reading
 from ichnos.reading.safety import refuse_minors, warnings_of
@@ -62,7 +62,7 @@ def _haematoma(given: ReaderInputs) -> Finding:
 
 
 def _expansion(given: ReaderInputs) -> Finding:
-    model, forecast = growth_model_of(given.prediction.model), forecast_of(given.prediction)
+    model, forecast = installed_growth_model(given.prediction.model), forecast_of(given.prediction)
     finding = read_expansion(model, given.masks, given.hu, facts=given.facts, forecast=forecast)
     classifier = classifier_beside(given.prediction.model)
     if classifier is None:
@@ -72,7 +72,7 @@ def _expansion(given: ReaderInputs) -> Finding:
 
 def _outcome(given: ReaderInputs) -> Finding:
     before = [given.findings[target] for target in BEFORE_OUTCOME]
-    return read_outcome(outcome_model_of(given.prediction.model), before, facts=given.facts)
+    return read_outcome(installed_outcome_model(given.prediction.model), before, facts=given.facts)
 
 
 # Finding -> what reads it, in the order of the record. The masks that each needs stand in `ichnos.targets`.

@@ -228,7 +228,11 @@ IDENTITY = Transform()
 
 
 def grid_points(grid: Volume, slab: slice = slice(None)) -> Floats:
-    """Return the voxel centres of a grid, or of some of its z-layers, in RAS mm: (x, y, z, 3)."""
+    """Return the voxel centres of a grid, or of some of its z-layers, in RAS mm: (x, y, z, 3).
+
+    >>> grid_points(Volume(np.zeros((2, 1, 1)), np.diag([3.0, 3, 3, 1])))[:, 0, 0, 0].tolist()
+    [0.0, 3.0]
+    """
     x, y, z = (np.arange(n) for n in grid.shape)
     return grid.world(np.stack(np.meshgrid(x, y, z[slab], indexing="ij"), axis=-1))
 

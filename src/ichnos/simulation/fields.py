@@ -123,7 +123,11 @@ def gathered(codes: Tensor, index: Tensor) -> Tensor:
 
 
 def looked_up(table: Tensor, codes: Tensor) -> Tensor:
-    """Return `table[codes]` for uint8 codes, quicker than advanced indexing."""
+    """Return `table[codes]` for uint8 codes, quicker than advanced indexing.
+
+    >>> looked_up(torch.tensor([5, 6, 7]), torch.tensor([2, 0], dtype=torch.uint8)).tolist()
+    [7, 5]
+    """
     return table.index_select(0, codes.reshape(-1).int()).reshape(codes.shape)
 
 

@@ -46,6 +46,7 @@ class TransferOptions:
     undo_shift: bool = False  # expansion: take back what the haematoma has pushed aside
     seeds_per_side: int = 4000  # tract
     denoise: bool = False  # tract
+    cut_off: float = 0.3  # tract: membership at the mask's edge; a lower one gives a wider tract
     warp: bool = (
         False  # leukoaraiosis and tract: let the partner exam bend, not only turn; for an exam of another day
     )
@@ -54,7 +55,11 @@ class TransferOptions:
 
     @property
     def kind(self) -> RegistrationKind:
-        """Return how far the partner MRI may be changed to fit the CT."""
+        """Return how far the partner MRI may be changed to fit the CT.
+
+        >>> TransferOptions("cohort").kind, TransferOptions("cohort", warp=True).kind
+        ('rigid', 'deformable')
+        """
         return "deformable" if self.warp else "rigid"
 
 
@@ -155,7 +160,9 @@ def make_tract(ct: Volume, patient: Patient, settings: TransferOptions) -> Trans
     ready = ready_orientations(patient, settings)
     if ready is not None:
         to_mni = register_mri_to_mni(first, weighting="b0", exclude=exclude)
-        both = tracts.track_fod(*ready, to_mni=to_mni, seeds_per_side=settings.seeds_per_side)
+        both = tracts.track_fod(
+            *ready, to_mni=to_mni, exclude=exclude, seeds_per_side=settings.seeds_per_side
+        )
     else:
         both = tracts.track(
             dwi, table, exclude=exclude, denoise=settings.denoise, seeds_per_side=settings.seeds_per_side
@@ -172,7 +179,7 @@ def _tract_on_ct(
         side: tracts.density_on_ct(tract, exam_from_ct=found.transform, ct=ct)
         for side, tract in both.tracts.items()
     }
-    masks = {side: volume.array >= tracts.TRACT_DENSITY for side, volume in density.items()}
+    masks = {side: volume.array >= settings.cut_off for side, volume in density.items()}
     right_wins = masks["right"] & (density["right"].array > density["left"].array)
     labels = ct.with_array(
         np.where(right_wins, 2, np.where(masks["left"], 1, np.where(masks["right"], 2, 0))).astype(np.uint8)

@@ -105,7 +105,7 @@ def _written(
 ) -> list[str]:
     """Write maps, transform and sheet; return the files of the target, relative to the pipeline's folder."""
     who = bids.subject(pair.patient.id)
-    told = {
+    record = {
         "verdict": verdict.level,
         "reasons": [
             {"name": r.name, "level": r.level, "text": r.text, "value": r.value, "unit": r.unit}
@@ -120,7 +120,7 @@ def _written(
     for (label, kind), volume in made.maps.items():
         drawn = on_file_grid(volume, own_grid, kind)
         path = bids.write_derivative(
-            folder, pair.patient.id, drawn, pipeline=pipeline, label=label, kind=kind, sidecar=told
+            folder, pair.patient.id, drawn, pipeline=pipeline, label=label, kind=kind, sidecar=record
         )
         paths += [path, nifti.sidecar_path(path)]
     home = folder / "derivatives" / pipeline

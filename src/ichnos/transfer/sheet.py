@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import html
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,7 +168,7 @@ def write_index(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def _line(row: Mapping[str, Any]) -> str:
     level = str(row.get("verdict", "refuse"))
-    told = html.escape(str(row.get("causes") or ""))
+    causes = html.escape(str(row.get("causes") or ""))
     sheet = row.get("sheet")
     picture = (
         f'<a href="{html.escape(str(sheet))}"><img src="{html.escape(str(sheet))}" loading="lazy"'
@@ -180,7 +179,7 @@ def _line(row: Mapping[str, Any]) -> str:
     return (
         f'<section class="{level}"><h2>{html.escape(str(row["id"]))} <b'
         f' style="color:{_LEVEL_COLOURS[level]}">{LEVEL_WORDS[level]}</b></h2>'
-        f"<p>{told}</p>{picture}</section>"
+        f"<p>{causes}</p>{picture}</section>"
     )
 
 
@@ -217,8 +216,3 @@ def read_overrides(path: Path) -> dict[str, tuple[str, str]]:
                 )
             found[row["id"]] = (row["verdict"], " ".join(t for t in (row.get("who"), row.get("why")) if t))
     return found
-
-
-def relative(path: Path, folder: Path) -> str:
-    """Return a path as a link from a folder."""
-    return Path(os.path.relpath(path, folder)).as_posix()

@@ -14,14 +14,12 @@ from ichnos.simulation.check.realism import (
     growth_odds_ratios,
     population_rows,
     shape_rows,
+    simulated_rows,
     voxel_rows,
 )
-from ichnos.simulation.check.shapes import Shape, shape_of
+from ichnos.simulation.check.shapes import Shape
 from ichnos.simulation.disease import law
-from ichnos.simulation.exams.truth import fine_masks
 from ichnos.simulation.heads.from_mni import mni_head
-from ichnos.simulation.simulate import PatientSpec, draws_of, simulate_patient
-from ichnos.volume import Volume
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +73,9 @@ def test_one_disagreement_in_a_hundred_is_too_many() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_shapes_shift_and_grades_of_voxels_lie_in_their_bands() -> None:
     """Ninety patients at 2.25 mm, on slices of 4.5 mm."""
     head = mni_head(Path(__file__).resolve().parents[3] / "build" / "heads")
-    shapes: dict[str, list[Shape]] = {"haematoma": [], "ventricular blood": []}
-    shift, volume, grades, agreed = [], [], [], []
-    for seed in range(1000, 1090):
-        patient = simulate_patient(seed, head, PatientSpec(spacing_mm=2.25))
-        affine = patient.affine @ np.diag([1, 1, 2, 1])
-        for name, kind in (("ich", "haematoma"), ("ivh", "ventricular blood")):
-            fine = fine_masks(patient, (name,))[0].float()
-            pairs = fine[:, :, : fine.shape[2] // 2 * 2].reshape(*fine.shape[:2], -1, 2).mean(3) >= 0.5
-            shape = shape_of(Volume(pairs.numpy().astype(np.uint8), affine))
-            shapes[kind] += [] if shape is None else [shape]
-        shift.append(patient.truth.midline_shift_mm)
-        volume.append(patient.truth.ich_ml)
-        grades.append(patient.truth.fazekas_periventricular)
-        agreed.append(patient.expanded == bool(draws_of(seed).expanded[0]))
-    rows = shape_rows(shapes) + voxel_rows(*(np.array(part) for part in (shift, volume, grades, agreed)))
+    rows = simulated_rows(head, range(1000, 1090))
     assert {f"{row.quantity}: {row.value:.2f}" for row in rows if not row.met} == set()

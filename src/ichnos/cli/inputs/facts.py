@@ -14,6 +14,13 @@ from ichnos.scan import FACTS, known_facts
 def read_facts(table: Path) -> dict[str, dict[str, float]]:
     """Read a tab-separated table: a column `id`, then any of the columns of FACTS; empty and n/a mean
     unknown.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = Path(folder) / "facts.tsv"
+    ...     _ = table.write_text("id\\tage_years\\tgcs\\nx\\t71\\tn/a\\n")
+    ...     read_facts(table)
+    {'x': {'age_years': 71.0}}
     """
     if not table.is_file():
         raise UsageError(

@@ -90,7 +90,12 @@ def _renamed(item: ScanItem, names: NameBook) -> ScanItem:
 
 
 def with_facts(items: list[ScanItem], table: Mapping[str, Mapping[str, float]]) -> list[ScanItem]:
-    """Give each scan its row of the facts table, by its id or by the name of its file."""
+    """Give each scan its row of the facts table, by its id or by the name of its file.
+
+    >>> items = [ScanItem("x", "x.nii.gz", Path("x.nii.gz")), ScanItem("y", "y.nii.gz", Path("y.nii.gz"))]
+    >>> [dict(item.facts) for item in with_facts(items, {"y": {"gcs": 14.0}})]
+    [{}, {'gcs': 14.0}]
+    """
     known = {item.id for item in items} | {item.label for item in items if item.label}
     if strangers := sorted(set(table) - known):
         some = ", ".join(item.label or item.id for item in items[:5]) + (" …" if len(items) > 5 else "")

@@ -131,7 +131,12 @@ def installed_printer() -> str:
 
 
 def installed_parts() -> list[InstalledPart]:
-    """Return the core and every extra, with the libraries that are there and those that are not."""
+    """Return the core and every extra, with the libraries that are there and those that are not.
+
+    >>> core = installed_parts()[0]
+    >>> core.name, "numpy" in core.found
+    ('core', True)
+    """
     wanted: dict[str, list[str]] = {"core": [], **{extra: [] for extra in EXTRAS}}
     for line in metadata.requires("ichnos") or []:
         name, extra = _REQUIREMENT.match(line), _OF_EXTRA.search(line)

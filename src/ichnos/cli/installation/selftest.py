@@ -77,7 +77,11 @@ def _expect(true: bool, otherwise: str) -> None:
 
 
 def geometry() -> str:
-    """Turn a ball without its left front, and resample it, there and back."""
+    """Turn a ball without its left front, and resample it, there and back.
+
+    >>> geometry()
+    '4 orientations exact, volume kept to 0.23% when resampled'
+    """
     ball = sphere(radius_mm=12, spacing_mm=(0.7, 0.7, 1.5), centre_mm=(20, -10, 5))
     ball.array[: ball.shape[0] // 2, ball.shape[1] // 2 :] = False  # so that mirroring shows
     centre_mm = centroid_mm(ball)
@@ -97,7 +101,11 @@ def geometry() -> str:
 
 
 def nifti_round_trip() -> str:
-    """Write and read a NIfTI file."""
+    """Write and read a NIfTI file.
+
+    >>> nifti_round_trip()
+    'comes back as it was written'
+    """
     from ichnos.formats import nifti
 
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +120,11 @@ def nifti_round_trip() -> str:
 
 
 def codecs() -> str:
-    """Decode what hospitals send."""
+    """Decode what hospitals send.
+
+    >>> "RLE" in codecs()
+    True
+    """
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.encoders.base import (
         JPEG2000LosslessEncoder,

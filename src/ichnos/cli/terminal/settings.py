@@ -28,7 +28,13 @@ _SETTINGS = "settings"  # the parameter of a verb that holds its tree
 
 
 class SettingsTree(BaseModel):
-    """The base of a verb's settings: frozen, and an unknown name is refused."""
+    """The base of a verb's settings: frozen, and an unknown name is refused.
+
+    >>> class Example(SettingsTree):
+    ...     seed: int = 1
+    >>> Example().seed
+    1
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -86,7 +92,11 @@ def with_settings(tree: type[Tree]) -> Callable[[Callable[..., int]], Callable[.
 
 
 def tree_of(command: Callable[..., int]) -> type[BaseModel] | None:
-    """Return the settings tree of a verb's function, None if it has none."""
+    """Return the settings tree of a verb's function, None if it has none.
+
+    >>> tree_of(lambda: 0) is None
+    True
+    """
     return getattr(command, "settings_tree", None)
 
 
@@ -157,7 +167,14 @@ def _metavar(field: FieldInfo) -> str:
 
 
 def help_text(field: FieldInfo) -> str:
-    """Return a field's help line: its description, with the default unless that is told or empty."""
+    """Return a field's help line: its description, with the default unless that is told or empty.
+
+    >>> from pydantic import Field
+    >>> help_text(Field(1, description="processes"))
+    'processes (default: 1)'
+    >>> help_text(Field(None, description="threads (default: all cores)"))
+    'threads (default: all cores)'
+    """
     text, value = field.description or "", field.get_default(call_default_factory=True)
     if value in (None, (), "") or isinstance(value, bool) or "default" in text:
         return text
@@ -197,7 +214,15 @@ def settings_of(
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """Read a settings file as plain data."""
+    """Read a settings file as plain data.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "read.yaml"
+    ...     _ = file.write_text("only: [tract]\\nworkers: 2\\n")
+    ...     read_settings(file)
+    {'only': ['tract'], 'workers': 2}
+    """
     import yaml
 
     if not file.is_file():
@@ -321,7 +346,17 @@ def _yaml(value: Any) -> str:
 
 
 def save_settings(settings: BaseModel, file: Path, *, verb: str) -> None:
-    """Save the settings of a run as a file that `ichnos VERB --config` takes."""
+    """Save the settings of a run as a file that `ichnos VERB --config` takes.
+
+    >>> import tempfile
+    >>> class Example(SettingsTree):
+    ...     seed: int = 1
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "settings.yaml"
+    ...     save_settings(Example(seed=5), file, verb="simulate")
+    ...     settings_of(Example, file=file).seed
+    5
+    """
     from ichnos import __version__
 
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,9 @@
-"""How good and how new synthetic images are: distances to real ones, and a search for copies."""
+"""What synthetic slices are described by, and how they are shown; `evidence` judges them."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ import torch
 from torch import nn
 
 from ichnos.arrays import Floats32
-from ichnos.errors import InputRefused
+from ichnos.evidence.metrics.synthetic.judge import ImageSet
 from ichnos.files import atomic_file
 from ichnos.learning.expansion.slice_generator import Picture
 
@@ -45,91 +43,13 @@ class RandomFeatures:
         return np.asarray(torch.cat([x.mean((2, 3)), x.std((2, 3))], 1).double().numpy(), np.float64)
 
 
-def frechet_distance(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
-    """Return the Fréchet distance of two sets of features, as FID has it; with fewer images than features it
-    is biased upward.
-
-    >>> x = np.random.default_rng(0).normal(size=(500, 3))
-    >>> round(frechet_distance(x, x), 6), round(frechet_distance(x, x + 1), 3)
-    (0.0, 3.0)
-    """
-    if min(len(a), len(b)) < 2:
-        raise InputRefused(
-            f"the Fréchet distance needs at least 2 images on either side; there are {len(a)} and {len(b)}"
-        )
-    covariances = [np.atleast_2d(np.cov(part, rowvar=False)) for part in (a, b)]
-    shared = np.sqrt(
-        np.clip(np.real(np.linalg.eigvals(covariances[0] @ covariances[1])), 0, None)
-    ).sum()  # trace of the product's root
-    distance = (
-        ((a.mean(0) - b.mean(0)) ** 2).sum()
-        + np.trace(covariances[0])
-        + np.trace(covariances[1])
-        - 2 * shared
+def image_set(pictures: Sequence[Picture]) -> ImageSet:
+    """Return pictures as the arrays that `evidence.metrics.synthetic` judges."""
+    return ImageSet(
+        np.stack([p.image for p in pictures]),
+        np.array([p.outcome for p in pictures], float),
+        tuple(p.patient for p in pictures),
     )
-    return max(0.0, float(distance))
-
-
-def kernel_distance(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
-    """Return the unbiased squared maximum mean discrepancy with KID's cubic kernel; 0 on average for two
-    samples of one distribution.
-    """
-    if min(len(a), len(b)) < 2:
-        raise InputRefused(f"KID needs at least 2 images on either side; there are {len(a)} and {len(b)}")
-
-    def kernel(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        out: npt.NDArray[np.float64] = (x @ y.T / x.shape[1] + 1) ** 3
-        return out
-
-    def within(x: npt.NDArray[np.float64]) -> float:
-        k = kernel(x, x)
-        return float((k.sum() - np.trace(k)) / (len(x) * (len(x) - 1)))
-
-    return within(a) + within(b) - 2 * float(kernel(a, b).mean())
-
-
-@dataclass(frozen=True)
-class Novelty:
-    """How near synthetic images come to training images, against how near other patients come."""
-
-    # median distance of a synthetic image to the nearest training image (root mean square, 16 x 16 pixels)
-    nearest_synthetic: float
-    nearest_held_out: float  # the same for images of patients who were not trained on
-    copies_share: float  # share of synthetic images nearer than the nearest hundredth of the held-out ones
-    ratio: float  # nearest_synthetic / nearest_held_out: far below 1 speaks for memorised images
-
-
-def novelty(
-    synthetic: Sequence[Picture], trained_on: Sequence[Picture], held_out: Sequence[Picture]
-) -> Novelty:
-    """Compare nearest-neighbour distances; mirrored copies count as copies."""
-    for name, part in (("synthetic", synthetic), ("trained on", trained_on), ("held out", held_out)):
-        if not part:
-            raise InputRefused(f"there is no {name} image, so copies cannot be looked for")
-    known = np.concatenate([_thumbnails(trained_on), _thumbnails(trained_on, mirror=True)])
-    near, far = (_nearest(_thumbnails(part), known) for part in (synthetic, held_out))
-    limit = float(np.quantile(far, 0.01))
-    return Novelty(
-        float(np.median(near)),
-        float(np.median(far)),
-        float(np.mean(near < limit)),
-        float(np.median(near) / np.median(far)),
-    )
-
-
-def _thumbnails(pictures: Sequence[Picture], *, mirror: bool = False) -> npt.NDArray[np.float64]:
-    stack = torch.from_numpy(np.stack([p.image[:, ::-1].copy() if mirror else p.image for p in pictures]))[
-        :, None
-    ].float()
-    small = nn.functional.interpolate(stack, size=(16, 16), mode="area")
-    return small.flatten(1).double().numpy()
-
-
-def _nearest(these: npt.NDArray[np.float64], those: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    from scipy.spatial.distance import cdist
-
-    out: npt.NDArray[np.float64] = cdist(these, those).min(axis=1) / math.sqrt(these.shape[1])
-    return out
 
 
 def slice_sheet(rows: Sequence[tuple[str, Sequence[Picture]]], file: Path, *, columns: int = 10) -> None:

@@ -37,7 +37,7 @@ class GrowthCase:
 
     @property
     def expanded(self) -> float:
-        """Return 1 or 0 under the default definition."""
+        """Return 1 or 0 under the default definition (more than 33 % or 6 mL)."""
         return float(DEFINITIONS["33%-or-6ml"](self.inputs.ich_ml, self.followup_ml))
 
 

@@ -14,11 +14,11 @@ from ichnos.learning.loop.checkpoints import CHECKPOINT
 from ichnos.learning.loop.precision import with_precision
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.settings import Precision
+from ichnos.learning.segmentation.batches import batch_source, close
 from ichnos.learning.segmentation.cases import TrainingCase
 from ichnos.learning.segmentation.objective import SegmentationLoss, train_segmentation
 from ichnos.learning.segmentation.preparation import usable_cases
 from ichnos.learning.segmentation.settings import TrainSettings
-from ichnos.learning.segmentation.sources import batch_source, close
 from ichnos.learning.segmentation.training import (
     SETTINGS_FILE,
     resolved_settings,

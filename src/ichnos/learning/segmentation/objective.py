@@ -17,9 +17,8 @@ from ichnos.learning.loop.settings import LoopSettings
 from ichnos.learning.loop.steps import Loss, Step
 from ichnos.learning.loop.team import ALONE, Team
 from ichnos.learning.loop.training import Progress, Validate, train
-from ichnos.learning.segmentation.losses import multi_target_loss
+from ichnos.learning.segmentation.losses import cl_dice_loss, multi_target_loss, rim_loss
 from ichnos.learning.segmentation.settings import Objective
-from ichnos.learning.segmentation.shape_losses import cl_dice_loss, rim_loss
 from ichnos.models import COORDINATE_MM, NetworkSpec, Preprocessing, TargetSpec
 
 

@@ -21,6 +21,7 @@ from ichnos.files import atomic_file
 from ichnos.learning.loop.checkpoints import CHECKPOINT
 from ichnos.learning.loop.precision import precision_note
 from ichnos.learning.loop.resources import Resources
+from ichnos.learning.segmentation.batches import batch_source, close
 from ichnos.learning.segmentation.cases import TrainingCase, cases_fingerprint
 from ichnos.learning.segmentation.fine_tuning import (
     keep_refinement,
@@ -32,7 +33,6 @@ from ichnos.learning.segmentation.objective import SegmentationSettings, train_s
 from ichnos.learning.segmentation.planning import planned_network
 from ichnos.learning.segmentation.preparation import usable_cases
 from ichnos.learning.segmentation.settings import TrainSettings
-from ichnos.learning.segmentation.sources import batch_source, close
 from ichnos.learning.segmentation.validation import Validation, Validator, history
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, load_model, save_model
 

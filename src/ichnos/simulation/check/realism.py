@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ichnos.simulation.check.shapes import Shape
+from ichnos.simulation.check.shapes import Shape, shape_of
 from ichnos.simulation.disease import law, oracle
-from ichnos.simulation.patient import SIGNS
-from ichnos.volume import Floats
+from ichnos.simulation.exams.truth import fine_masks
+from ichnos.simulation.heads.source import SourceHead
+from ichnos.simulation.patient import SIGNS, VirtualPatient
+from ichnos.simulation.simulate import PatientSpec, draws_of, simulate_patient
+from ichnos.volume import Floats, Volume
 
 _YU = "Yu 2025"
 _SALMAN = "Al-Shahi Salman 2018, Lancet Neurol 17:885, growth > 6 mL"
@@ -218,6 +221,29 @@ def shape_rows(shapes: Mapping[str, Sequence[Shape]]) -> list[RealismRow]:
             title = f"{kind} of {low} to {high} mL, {name}"
             rows.append(_within(title, median, published, share, _MASKS, len(some)))
     return rows
+
+
+def simulated_rows(head: SourceHead, seeds: Sequence[int], *, spacing_mm: float = 2.25) -> list[RealismRow]:
+    """Simulate patients in voxels, pool them to slices of twice the spacing, compare them with real ones."""
+    shapes: dict[str, list[Shape]] = {"haematoma": [], "ventricular blood": []}
+    rows = []
+    for seed in seeds:
+        patient = simulate_patient(seed, head, PatientSpec(spacing_mm=spacing_mm))
+        for name, kind in (("ich", "haematoma"), ("ivh", "ventricular blood")):
+            shape = shape_of(_on_thick_slices(patient, name))
+            shapes[kind] += [] if shape is None else [shape]
+        agrees = patient.expanded == bool(draws_of(seed).expanded[0])
+        truth = patient.truth
+        rows.append((truth.midline_shift_mm, truth.ich_ml, truth.fazekas_periventricular, agrees))
+    shift_mm, ich_ml, grades, agreed = np.array(rows, np.float64).T
+    return [*shape_rows(shapes), *voxel_rows(shift_mm, ich_ml, grades, agreed > 0)]
+
+
+def _on_thick_slices(patient: VirtualPatient, name: str) -> Volume:
+    """Return a mask on slices of two voxels; a voxel belongs to it if at least half of it does."""
+    fine = fine_masks(patient, (name,))[0].float()
+    pairs = fine[:, :, : fine.shape[2] // 2 * 2].reshape(*fine.shape[:2], -1, 2).mean(3) >= 0.5
+    return Volume(pairs.numpy().astype(np.uint8), patient.affine @ np.diag([1, 1, 2, 1]))
 
 
 def voxel_rows(

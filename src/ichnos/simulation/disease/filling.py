@@ -9,6 +9,10 @@ from torch import Tensor
 def filled(score: Tensor, where: Tensor, voxels: float, *, softness: float) -> Tensor:
     """Return fractions 0..1, highest where the score is lowest, that add up to so many voxels (or fill
     `where`).
+
+    >>> line = torch.arange(5.0)
+    >>> filled(line, line < 9, 2.0, softness=0.1).round().tolist()
+    [1.0, 1.0, 0.0, 0.0, 0.0]
     """
     return filled_with_limit(score, where, voxels, softness=softness)[0]
 

@@ -206,6 +206,9 @@ def draw(patients: int, generator: torch.Generator, mix: PopulationMix = USUAL) 
 def leukoaraiosis_ml(age_years: Tensor, score: Tensor) -> Tensor:
     """Return the volume of white-matter disease at an age for a standard score.
 
+    >>> [round(float(ml), 1) for ml in leukoaraiosis_ml(torch.tensor([50.0, 65.0, 80.0]), torch.zeros(3))]
+    [2.5, 5.3, 11.3]
+
     Median 5.3 mL at 65 years, doubling in 14: stroke patients of 60 to 70 have 5 to 6 (MRI-GENIE: Giese 2020,
     Neurology 95:e79). The spread is our choice.
     """

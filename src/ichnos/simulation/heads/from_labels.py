@@ -16,9 +16,8 @@ from ichnos.errors import InputRefused
 from ichnos.simulation.heads.source import SourceHead, feature_affine_of, finished
 from ichnos.simulation.heads.store import kept
 from ichnos.simulation.patient import Tissue
-from ichnos.volume import Volume
+from ichnos.volume import Floats, Volume
 
-Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int32]
 
 _BOTH_SIDES: dict[Tissue, tuple[int, ...]] = {

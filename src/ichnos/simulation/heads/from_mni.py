@@ -23,8 +23,8 @@ from ichnos.simulation.heads.store import kept
 from ichnos.simulation.patient import Tissue
 from ichnos.volume import Volume
 
-Mask = npt.NDArray[np.bool_]
-Field = npt.NDArray[np.float32]
+_Mask = npt.NDArray[np.bool_]
+_Field = npt.NDArray[np.float32]
 
 _FIRST_MM, _SHAPE = (-96, -132, -96), (193, 245, 205)
 _BRAIN = {
@@ -86,16 +86,16 @@ def _brain_on(grid: Volume) -> npt.NDArray[np.uint8]:
     return out
 
 
-def _fluid(grid: Volume) -> Field:
+def _fluid(grid: Volume) -> _Field:
     """Return how much fluid each voxel of the template's cortex holds, 0..1: its sulci are blurred, but
     dark on T1.
     """
     t1 = mni.template("t1").on_grid(grid)
-    share: Field = np.clip((165 - t1.array) / 55, 0, 1).astype(np.float32)
+    share: _Field = np.clip((165 - t1.array) / 55, 0, 1).astype(np.float32)
     return share
 
 
-def _choroid(out: npt.NDArray[np.uint8], xyz: Field) -> Mask:
+def _choroid(out: npt.NDArray[np.uint8], xyz: _Field) -> _Mask:
     x, y, z = xyz
     glomus = _ellipsoid(xyz, (22, -39, 10), (3.5, 4.5, 5.0))
     strip = (
@@ -105,14 +105,14 @@ def _choroid(out: npt.NDArray[np.uint8], xyz: Field) -> Mask:
         & (z > 8)
         & (z < 20)
     )
-    found: Mask = (out == Tissue.VENTRICLE) & (glomus | strip)
+    found: _Mask = (out == Tissue.VENTRICLE) & (glomus | strip)
     return found
 
 
-Point = tuple[float, float, float]
+_Point = tuple[float, float, float]
 
 
-def _box(low: Point, high: Point) -> tuple[slice, slice, slice]:
+def _box(low: _Point, high: _Point) -> tuple[slice, slice, slice]:
     """Return the part of the grid between two corners, MNI mm, with a voxel to spare."""
     x, y, z = (
         slice(max(0, int(np.floor(a)) - f - 1), min(n, int(np.ceil(b)) - f + 2))
@@ -121,7 +121,7 @@ def _box(low: Point, high: Point) -> tuple[slice, slice, slice]:
     return x, y, z
 
 
-def _ellipsoid(xyz: Field, centre: Point, half: Point, *, both: bool = True) -> Mask:
+def _ellipsoid(xyz: _Field, centre: _Point, half: _Point, *, both: bool = True) -> _Mask:
     """Return an ellipsoid, on both sides unless told otherwise."""
     found = np.zeros(_SHAPE, bool)
     for sign in (1, -1) if both else (1,):
@@ -136,7 +136,7 @@ def _ellipsoid(xyz: Field, centre: Point, half: Point, *, both: bool = True) -> 
     return found
 
 
-def _tube(xyz: Field, points: list[Point], radius_mm: float) -> Mask:
+def _tube(xyz: _Field, points: list[_Point], radius_mm: float) -> _Mask:
     """Return a tube along a polyline, on both sides."""
     found = np.zeros(_SHAPE, bool)
     for sign in (1, -1):
@@ -150,17 +150,17 @@ def _tube(xyz: Field, points: list[Point], radius_mm: float) -> Mask:
     return found
 
 
-def _texture(shape: tuple[int, ...], seed: int, sigma: float) -> Field:
+def _texture(shape: tuple[int, ...], seed: int, sigma: float) -> _Field:
     """Return fixed smooth noise of unit variance; the grown head is always the same."""
     coarse = np.random.default_rng(seed).normal(size=[int(n / sigma) + 3 for n in shape]).astype(np.float32)
     grown = F.interpolate(
         torch.from_numpy(coarse)[None, None], size=list(shape), mode="trilinear", align_corners=True
     )[0, 0].numpy()
-    texture: Field = (grown / grown.std()).astype(np.float32)
+    texture: _Field = (grown / grown.std()).astype(np.float32)
     return texture
 
 
-def _skull_and_skin(brain: npt.NDArray[np.uint8], xyz: Field) -> npt.NDArray[np.uint8]:
+def _skull_and_skin(brain: npt.NDArray[np.uint8], xyz: _Field) -> npt.NDArray[np.uint8]:
     """Wrap the closed brain in fluid, inner table, diploe, outer table, fat and scalp; below, fill the
     neck and the face.
     """
@@ -198,16 +198,16 @@ def _skull_and_skin(brain: npt.NDArray[np.uint8], xyz: Field) -> npt.NDArray[np.
     return out
 
 
-def _soft_parts(xyz: Field) -> Mask:
+def _soft_parts(xyz: _Field) -> _Mask:
     x, y, z = xyz
     face = _ellipsoid(xyz, (0, 36, -58), (66, 60, 66)) & (z < 0)
     nose = _ellipsoid(xyz, (0, 92, -68), (13, 16, 22))
-    neck: Mask = ((x / 62) ** 2 + ((y + 38) / 62) ** 2 < 1) & (z < -40)
-    soft: Mask = face | nose | neck
+    neck: _Mask = ((x / 62) ** 2 + ((y + 38) / 62) ** 2 < 1) & (z < -40)
+    soft: _Mask = face | nose | neck
     return soft
 
 
-def _face(out: npt.NDArray[np.uint8], xyz: Field) -> None:
+def _face(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
     """Put orbits, sinuses, nose, petrous bones and mastoids into the base."""
     x, y, z = xyz
     a = np.abs(x)
@@ -242,7 +242,7 @@ def _face(out: npt.NDArray[np.uint8], xyz: Field) -> None:
     _sinuses(out, xyz)
 
 
-def _petrous(out: npt.NDArray[np.uint8], xyz: Field) -> None:
+def _petrous(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
     x, y, z = xyz
     a = np.abs(x)
     turn = np.radians(38)
@@ -264,7 +264,7 @@ def _petrous(out: npt.NDArray[np.uint8], xyz: Field) -> None:
     )  # inner ear canal
 
 
-def _sinuses(out: npt.NDArray[np.uint8], xyz: Field) -> None:
+def _sinuses(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
     x, y, z = xyz
     a = np.abs(x)
     walls = np.abs(np.mod(y + 2 * np.sin(z / 3), 8) - 4) > 0.7
@@ -287,7 +287,7 @@ def _sinuses(out: npt.NDArray[np.uint8], xyz: Field) -> None:
     out[_ellipsoid(xyz, (0, 22, -92), (14, 26, 9)) & (out > 0)] = Tissue.AIR_CELL  # pharynx
 
 
-def _dura_and_vessels(out: npt.NDArray[np.uint8], xyz: Field) -> None:
+def _dura_and_vessels(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
     """Lay falx, tentorium, venous sinuses and the large arteries into the fluid and the outermost cortex."""
     x, y, z = xyz
     a = np.abs(x)

@@ -17,13 +17,13 @@ from scipy import ndimage
 
 from ichnos.errors import InputRefused
 from ichnos.simulation.patient import Tissue
+from ichnos.volume import Floats
 
 SULCUS, FOLIUM, LEVELS = 64, 96, 16
 _CAVITY = tuple(range(Tissue.DURA, Tissue.CEREBELLAR_WHITE + 1))
 FEATURE_STEP = 2  # voxels of the code grid per voxel of the feature grid
 
 Codes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ def lesion_cases(folder: Path) -> list[LesionCase]:
     for path, what in ((table, "the table of participants"), (masks, "the folder of lesion masks")):
         if not path.exists():
             raise InputRefused(
-                f"{path} does not exist: {what} is expected there; docs/studies.md shows the layout"
+                f"{path} does not exist: {what} is expected there; docs/anatomy.md shows the layout"
             )
     files = {_participant(path.name): path for path in sorted(masks.glob("*.nii.gz"))}
     cases = [_case(row, files, table, number) for number, row in enumerate(_rows(table), start=2)]

@@ -25,7 +25,13 @@ from ichnos.studies.murray2024.design import (
     without_simulation,
 )
 from ichnos.studies.murray2024.reading import TractReader
-from ichnos.studies.murray2024.tables import grade_rank, injury_table, outcome_table, overlap_table
+from ichnos.studies.murray2024.tables import (
+    added_value_table,
+    grade_rank,
+    injury_table,
+    outcome_table,
+    overlap_table,
+)
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.labels import StudyLabels, transferred_labels, truth_rows
 from ichnos.studies.shared.page import PagePicture, StudyPage
@@ -105,7 +111,12 @@ def tract_page(
                 " with a haematoma."
             ),
         ),
-        (overlap_table(pairs, ways), injury_table(trial, ways), outcome_table(trial, ways)),
+        (
+            overlap_table(pairs, ways),
+            injury_table(trial, ways),
+            outcome_table(trial, ways),
+            added_value_table(trial, ways),
+        ),
         tuple(pictures),
         (
             (

@@ -12,8 +12,10 @@ from ichnos.anatomy.tract import SIDES
 from ichnos.clinical.injury import INJURY_GRADES
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.agreement import weighted_kappa
+from ichnos.evidence.metrics.nested import compare_nested
+from ichnos.evidence.metrics.regression import ModelKind
 from ichnos.evidence.metrics.resampling import resampled_pearson
-from ichnos.evidence.tables import Cell, Table
+from ichnos.evidence.tables import Cell, Table, p_value
 from ichnos.studies.shared.page import cell, comparison
 from ichnos.studies.shared.rows import (
     PatientRow,
@@ -23,6 +25,8 @@ from ichnos.studies.shared.rows import (
     paired_columns,
     table_row,
 )
+
+_LEAST_NESTED = 20  # patients, below which nested models are not compared
 
 
 def grade_rank(text: object) -> float:
@@ -175,3 +179,58 @@ def _effect(rows: Sequence[PatientRow], way: str, kind: str, grade: str) -> Cell
         )
 
     return cell(compute)
+
+
+def added_value_table(rows: Sequence[PatientRow], ways: Mapping[str, str]) -> Table:
+    """What load and grade of each way add to age and volume, and whether surgery acts by grade."""
+    asked = (
+        ("motor NIHSS at 180 days: lesion load", "linear", "nihss_motor_180d ~ age_years + ich_ml", "+ load"),
+        ("motor NIHSS at 180 days: grade", "linear", "nihss_motor_180d ~ age_years + ich_ml", "+ grade"),
+        ("mRS 0 to 3 at 365 days: lesion load", "logistic", "good ~ age_years + ich_ml", "+ load"),
+        (
+            "motor NIHSS: surgery x grade (interaction)",
+            "linear",
+            "nihss_motor_180d ~ age_years + ich_ml + grade + surgery",
+            "+ grade:surgery",
+        ),
+    )
+    lines: list[dict[str, Cell]] = [
+        {
+            "measure": measure,
+            **{
+                title: cell(partial(_added_value, rows, way, kind, formula, term))  # type: ignore[arg-type]
+                for way, title in {**ways, "truth": "limit"}.items()
+            },
+        }
+        for measure, kind, formula, term in asked
+    ]
+    note = (
+        "Likelihood-ratio test of the added term on the same patients; explained variance that it adds (R²,"
+        " Nagelkerke's for mRS), and for mRS the difference of AUC with its interval. Grade from 0 to 3."
+    )
+    return comparison("added_value", "What the tract adds to age and volume", lines, note=note)
+
+
+def _added_value(rows: Sequence[PatientRow], way: str, kind: ModelKind, formula: str, term: str) -> str:
+    table = pd.DataFrame(
+        [
+            {
+                "grade": known_number(row.get(f"{way}_grade")),
+                "load": known_number(row.get(f"{way}_load_ml")),
+                "surgery": float(row["arm"] == "surgery"),
+                "good": _good_outcome(known_number(row.get("mrs_365d"))),
+                **{n: known_number(row.get(n)) for n in ("age_years", "ich_ml", "nihss_motor_180d")},
+            }
+            for row in rows
+        ]
+    )
+    if len(table) < _LEAST_NESTED:
+        raise InputRefused(f"{len(table)} patients are too few; {_LEAST_NESTED} are the least")
+    found = compare_nested(kind, formula, term, table)
+    gain = found.auc_gain
+    area = "" if gain is None else f", ΔAUC {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
+    return f"p {p_value(found.p)}, R² {found.r2:.2f} {found.r2_added:+.3f}{area}"
+
+
+def _good_outcome(mrs: float) -> float:
+    return float("nan") if np.isnan(mrs) else float(mrs <= 3)

@@ -26,7 +26,7 @@ class Brightness:
     white_spread: float  # standard deviation of normal-appearing white matter, noise and structure
     cortex: float  # typical cortex, 1.1…1.4
     lesion: float  # typical hyperintensity; an assumption where too little is seen
-    threshold: float  # half-way from white matter to lesion, and above cortex
+    threshold: float  # of a lesion's edge: first half-way from white matter, then by `volume_cut`
 
 
 def even_brightness(flair: Volume, maps: TemplateMaps) -> Array:

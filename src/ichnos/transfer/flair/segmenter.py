@@ -2,15 +2,15 @@
 
 The steps: register the MNI template to the exam; even out the receive field (N4); learn the brightness of
 normal-appearing white matter and of cortex where the template says they lie; call outliers above both, in the
-white matter, hyperintense; learn how bright these are, so that a voxel half-way between is half a lesion;
-then leave out what is bright for another reason: cortex, infarcts that reach it, the septum between the
-ventricles, plexus and flow inside them, everything under the tentorium, whatever the caller excludes (a
-haematoma with its oedema), and large lesions that only one hemisphere has.
+white matter, hyperintense; leave out what is bright for another reason: cortex, infarcts that reach it, the
+septum between the ventricles, plexus and flow inside them, everything under the tentorium, whatever the
+caller excludes (a haematoma with its oedema), and large lesions that only one hemisphere has; then move the
+edge of what is left until its volume is that of all brightness around it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -22,6 +22,7 @@ from ichnos.registration.transform import Transform
 from ichnos.transfer.flair.brightness import IN_PLANE, Brightness, even_brightness, learned_brightness
 from ichnos.transfer.flair.exclusions import in_white_matter, reaching_surface, without_excluded
 from ichnos.transfer.flair.template_maps import TemplateMaps, template_maps_on
+from ichnos.transfer.flair.volume_cut import grown_to_volume
 from ichnos.verdict import Reason, Verdict
 from ichnos.volume import Box, Volume, volume_ml
 
@@ -83,7 +84,6 @@ def segment_hyperintensities(
     maps = template_maps_on(work, mni_from_exam=~flair_from_mni)
     even = even_brightness(work, maps)
     brightness, candidates = learned_brightness(even, maps)
-    share = np.clip((even - 1.0) / (brightness.lesion - 1.0), 0, 1)
     kept, left_out = in_white_matter(even, candidates, brightness, maps, work)
     excluded = (
         np.zeros(work.shape, bool)
@@ -95,6 +95,11 @@ def segment_hyperintensities(
     dim = ndimage.binary_opening((even > 1 + 0.7 * (brightness.threshold - 1)) & (maps.white > 0.5), IN_PLANE)
     kept, other = without_excluded(kept, excluded, work, flair_from_mni, partners=dim)
     left_out |= other
+    kept, cut = grown_to_volume(
+        kept, even, brightness, maps, barred=left_out | excluded, spacing_mm=work.spacing_mm
+    )
+    brightness = replace(brightness, threshold=cut)
+    share = np.interp(even, (1.0, cut, max(brightness.lesion, cut + 0.05)), (0.0, 0.5, 1.0))
     share = np.where(_soft_edge(kept, even, brightness, maps) & ~excluded, share, 0).astype(np.float32)
     found = work.with_array(share)
     verdict = _judge(brightness, maps, found, work.with_array(left_out))

@@ -2,15 +2,15 @@
 
 from ichnos.transfer.tractography.gradients import GradientTable, fsl_gradients, gradients_beside
 from ichnos.transfer.tractography.streamlines import (
-    TRACT_DENSITY,
+    TRACT_CUT_OFF,
     Tract,
     density_on_ct,
     save_streamlines,
 )
-from ichnos.transfer.tractography.track import Tractography, brain_of_b0, track, track_fod
+from ichnos.transfer.tractography.tracking import Tractography, brain_of_b0, track, track_fod
 
 __all__ = [
-    "TRACT_DENSITY",
+    "TRACT_CUT_OFF",
     "GradientTable",
     "Tract",
     "Tractography",

@@ -128,6 +128,9 @@ def _power_to(value: float) -> float:
 def readings() -> tuple[Floats, ...]:
     """Return the 24 ways to misread vector components: every order, with at most one sign reversed (the
     others are equal to these).
+
+    >>> len(readings()), bool((readings()[0] == np.eye(3)).all())
+    (24, True)
     """
     found = []
     for order, flip in product(permutations(range(3)), (None, 0, 1, 2)):

@@ -143,9 +143,3 @@ def tract_box(dwi: Volume, to_mni: MriToMni) -> Box:
     start = np.clip(np.floor(near.min(0) - margin), 0, None).astype(int)
     stop = np.clip(np.ceil(near.max(0) + margin) + 1, None, dwi.shape).astype(int)
     return Box(tuple(int(i) for i in start), tuple(int(i) for i in stop))
-
-
-def outside_tract_mm(side: Side) -> Volume:
-    """Return the distance to the atlas tract, mm, 0 inside."""
-    regions = _regions_in_mni(side)
-    return Volume(regions.array[..., 0], regions.affine)

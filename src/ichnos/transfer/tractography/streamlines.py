@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ichnos.anatomy.tract import Side
+from ichnos.anatomy.tract import Side, population
 from ichnos.arrays import Array, Floats
 from ichnos.errors import InputRefused, require
 from ichnos.registration.transform import Transform
@@ -21,16 +21,19 @@ from ichnos.transfer.tractography.regions import (
     PEDUNCLE,
     PONS,
     Regions,
-    outside_tract_mm,
 )
 from ichnos.volume import Volume
 
-STEP_MM = 0.6
+STREAMLINE_STEP_MM = 0.6
 MAX_ANGLE_DEG = 35.0
 FEWEST_STREAMLINES = 40  # complete streamlines per side below which the tract counts as interrupted
 DENSITY_MM = 1.25  # voxel size of the density map
-PRIOR_MM = 3.0  # streamlines count less the farther they run from the atlas tract: standard deviation
-TRACT_DENSITY = 0.3  # relative density at the edge of the tract's mask
+SHADOW_MM = 3.0  # so near a haematoma with its oedema tissue is pushed about, and the atlas has no veto:
+SHADOW_SHARE = 0.3  # its share is at least this there, so that well-visited voxels stay
+# Membership at the edge of the tract's mask: the geometric mean of two shares, how often streamlines visit
+# the voxel relative to the fullest at its height, and how many people have their tract there: 0.3 is reached
+# where both are 0.3. `benchmarks/tract_labels.py` prints volume and overlap by cut-off.
+TRACT_CUT_OFF = 0.3
 _LOWER, _UPPER = (
     frozenset({PONS, PEDUNCLE, CAPSULE}),
     frozenset({CAPSULE, CORONA, CORTEX}),
@@ -48,16 +51,16 @@ class Tract:
 
     side: Side
     streamlines: tuple[Floats, ...]  # each (n, 3), RAS mm
-    density: (
-        Volume  # float32, 0…1: streamlines in a voxel relative to the fullest at its height, times the prior
-    )
+    # float32, 0…1: streamlines in a voxel relative to the fullest at its height, and the atlas's share there,
+    # as their geometric mean
+    density: Volume
     complete: int  # streamlines from pons to cortex
     interrupted: bool
 
     @property
     def mask(self) -> Volume:
         """Return the voxels that enough streamlines visit."""
-        return self.density.with_array(self.density.array >= TRACT_DENSITY)
+        return self.density.with_array(self.density.array >= TRACT_CUT_OFF)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +71,7 @@ class FibreField:
     fod: Array  # (x, y, z, 45)
     where: Array  # (x, y, z) bool: white matter and cortex in the corridors
     mni_from_exam: Transform
+    shadow: Volume | None  # mask of a haematoma with its oedema, any grid of the same space
 
 
 def tracked_tract(
@@ -87,11 +91,23 @@ def tracked_tract(
         line for line, seen in zip(lines, visited, strict=True) if any(levels <= seen for levels in wanted)
     ]
     density = _density(kept, grid)
-    away_mm = fibres.mni_from_exam.pull(outside_tract_mm(side), density, fill=30.0).array
-    density = density.with_array(
-        np.asarray(density.array * np.exp(-0.5 * (away_mm / PRIOR_MM) ** 2), np.float32)
-    )
+    share = atlas_share(fibres, side, density)
+    density = density.with_array(np.sqrt(density.array * share).astype(np.float32))
     return Tract(side, tuple(kept), density, complete, interrupted)
+
+
+def atlas_share(fibres: FibreField, side: Side, grid: Volume) -> Array:
+    """Return which share of people has the tract in each voxel of a grid, the atlas bent as the exam is.
+
+    In the shadow of a haematoma it is at least SHADOW_SHARE, so that streamlines decide there.
+    """
+    share = fibres.mni_from_exam.pull(population(side), grid).array
+    if fibres.shadow is not None:
+        shadow = fibres.shadow.astype(np.float32).on_grid(grid).array > 0.3
+        if shadow.any():
+            near = ndimage.distance_transform_edt(~shadow, sampling=grid.spacing_mm) <= SHADOW_MM
+            share = np.where(near, np.maximum(share, SHADOW_SHARE), share)
+    return np.asarray(share, np.float32)
 
 
 def _streamlines(
@@ -111,7 +127,7 @@ def _streamlines(
         sh=np.ascontiguousarray(fod, np.float64),
         basis_type="descoteaux07",
         legacy=False,
-        step_size=STEP_MM,
+        step_size=STREAMLINE_STEP_MM,
         max_angle=MAX_ANGLE_DEG,
         pmf_threshold=0.1,
         min_len=20,
@@ -150,9 +166,7 @@ def _density(lines: Sequence[Floats], grid: Volume) -> Volume:
 
 
 def density_on_ct(tract: Tract, *, exam_from_ct: Transform, ct: Volume) -> Volume:
-    """Carry a tract's density onto the CT grid, averaged over each CT voxel; `>= TRACT_DENSITY` is its
-    mask there.
-    """
+    """Carry a tract's density onto the CT grid, averaged over each CT voxel."""
     density = exam_from_ct.pull_share(tract.density, ct)
     return density
 

@@ -110,7 +110,13 @@ def _clotted(part: Floats32, clot: Mask, ras: Volume, rng: np.random.Generator) 
 
 
 def shifted(scan: Scan, *, hu: float) -> Scan:
-    """Return the scan as a scanner with another zero of HU would give it."""
+    """Return the scan as a scanner with another zero of HU would give it.
+
+    >>> from ichnos.scan import Acquisition
+    >>> scan = Scan(Volume(np.full((2, 2, 2), 30, np.int16), np.eye(4)), Acquisition())
+    >>> int(shifted(scan, hu=-8).volume.array.max())
+    22
+    """
     ras = scan.volume.reoriented("RAS")
     return _with_hu(scan, ras, np.asarray(ras.array, np.float32) + np.float32(hu))
 

@@ -77,7 +77,7 @@ def track(
     regions = {side: regions_on(part, to_mni.mni_from_exam, side) for side in SIDES}
     where = inside & (regions["left"].corridor | regions["right"].corridor)
     fod = fod_from_diffusion(part, checked.table, where, fa=fa, md=md)
-    fibres = FibreField(part, fod, where, to_mni.mni_from_exam)
+    fibres = FibreField(part, fod, where, to_mni.mni_from_exam, exclude)
     tracts = {
         s: tracked_tract(fibres, regions[s], s, seeds=seeds_per_side, rng_seed=rng_seed, threads=threads)
         for s in SIDES
@@ -91,6 +91,7 @@ def track_fod(
     grid: Volume,
     *,
     to_mni: MriToMni,
+    exclude: Volume | None = None,
     seeds_per_side: int = 4000,
     rng_seed: int = 1,
     threads: int = 1,
@@ -102,7 +103,7 @@ def track_fod(
     part, there = grid.cropped(box), fod[box.slices]
     regions = {side: regions_on(part, to_mni.mni_from_exam, side) for side in SIDES}
     where = (np.abs(there).sum(axis=-1) > 0) & (regions["left"].corridor | regions["right"].corridor)
-    fibres = FibreField(part, there, where, to_mni.mni_from_exam)
+    fibres = FibreField(part, there, where, to_mni.mni_from_exam, exclude)
     tracts = {
         s: tracked_tract(fibres, regions[s], s, seeds=seeds_per_side, rng_seed=rng_seed, threads=threads)
         for s in SIDES
