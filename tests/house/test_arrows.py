@@ -45,7 +45,7 @@ def test_no_import_goes_against_the_arrows() -> None:
     [
         ("volume", "formats.nifti"),
         ("formats/nifti", "cli.main"),
-        ("evidence/overlap", "learning"),
+        ("evidence/metrics/overlap", "learning"),
         ("errors", "runs"),
     ],
 )

@@ -20,8 +20,8 @@ from ichnos.evidence.metrics.discrimination import Auc, auc
 from ichnos.evidence.metrics.intervals import Estimate, proportion
 
 SIDE = 32  # pixels to which images are reduced
-Pose = tuple[bool, float, float]  # mirrored, turned by degrees, rescaled
-_COARSE: tuple[Pose, ...] = tuple(
+_Pose = tuple[bool, float, float]  # mirrored, turned by degrees, rescaled
+_COARSE: tuple[_Pose, ...] = tuple(
     (mirror, float(turn), scale)
     for mirror in (False, True)
     for turn in range(-15, 16, 5)
@@ -138,7 +138,7 @@ def _likeliest(these: Floats, those: Floats) -> Array:
     return np.asarray(np.argsort(cdist(these, those), axis=1)[:, :_CANDIDATES])
 
 
-def _templates(image: Floats, poses: tuple[Pose, ...]) -> Array:
+def _templates(image: Floats, poses: tuple[_Pose, ...]) -> Array:
     """Return the conjugate spectra of an image in several poses, each of unit norm."""
     variants = [_turned(image[:, ::-1] if mirror else image, turn, scale) for mirror, turn, scale in poses]
     return np.asarray(np.conj(np.fft.rfft2(np.stack([_normalised(v) for v in variants]))))

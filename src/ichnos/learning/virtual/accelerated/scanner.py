@@ -199,7 +199,7 @@ def scan_phantom(
     rng: np.random.Generator,
 ) -> Slices:
     """Scan a phantom whose HU map (x, y, z) is given."""
-    samples = max(1, round(scanning.thickness_mm / PIXEL_MM))
+    samples = 2 * (round(scanning.thickness_mm / PIXEL_MM) // 2) + 1  # odd: more than half, or less, is mask
     grid = _sampling_grid(phantom, pose, scanning, samples, rng)
     count = len(scanning.heights_mm)
     fine = functional.grid_sample((hu - _AIR_HU)[None, None], grid, align_corners=True)[0, 0] + _AIR_HU
