@@ -21,6 +21,7 @@ INK: Mapping[str, str] = {
     "reference": "#444444",
 }
 _STYLE = {
+    "text.parse_math": False,  # a centre may be called "$\\frac{$"
     "font.size": 7.5,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
