@@ -54,6 +54,7 @@ def children(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [c for c in psutil.Process(process.pid).children() if "spawn_main" in " ".join(c.cmdline())]
 
 
+@pytest.mark.slow
 def test_the_node_greets_comes_up_heals_and_ends(running: tuple[subprocess.Popen[str], int]) -> None:
     process, port = running
     assert process.stdout is not None

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ichnos.learning.segmentation.shape_losses import cl_dice_loss, rim_loss
 
 from builders.ball_phantom import seeded
 from ichnos import networks
@@ -23,7 +24,6 @@ from ichnos.learning.segmentation.losses import dice_and_cross_entropy, multi_ta
 from ichnos.learning.segmentation.operating_points import Overlaps
 from ichnos.learning.segmentation.planning import SEGMENTERS, planned_network
 from ichnos.learning.segmentation.settings import Augmentation
-from ichnos.learning.segmentation.shape_losses import cl_dice_loss, rim_loss
 from ichnos.learning.segmentation.target_files import target_degree, target_specs
 from ichnos.models import Preprocessing, TargetSpec
 from ichnos.volume import Volume
