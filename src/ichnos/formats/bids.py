@@ -39,7 +39,7 @@ MapKind = Literal["mask", "dseg", "probseg"]
 MAP_KINDS: tuple[MapKind, ...] = ("dseg", "mask", "probseg")  # the order in which a target is looked for
 TRUSTED_PIPELINES = ("manual", "transfer", "truth")  # where targets are looked for; predictions must be named
 SPLITS = ("train", "validation", "test", "external", "")
-_ID = re.compile(r"[A-Za-z0-9]+")
+_ID = re.compile(r"[A-Za-z0-9]{1,64}")  # it becomes part of file names
 
 
 # ---- where things are

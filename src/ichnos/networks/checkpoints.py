@@ -250,9 +250,9 @@ def _planned(content: Any, name: str) -> dict[str, Any]:
 def _inherited(configurations: Any, name: Any) -> dict[str, Any]:
     """Return a configuration of the plans with what it inherits from others."""
     chosen: dict[str, Any] = {"inherits_from": name}
-    seen: set[Any] = set()
+    seen: set[str] = set()
     while "inherits_from" in chosen:
-        parent = chosen.pop("inherits_from")
+        parent = str(chosen.pop("inherits_from"))
         held = configurations.get(parent) if isinstance(configurations, Mapping) else None
         if parent in seen or not isinstance(held, Mapping):
             raise InputRefused(f"the plans inside the checkpoint are broken at the configuration {parent!r}")

@@ -36,8 +36,8 @@ _EVEN = (
 )
 _EVEN_MM = 0.25
 _MAX_PLANES = 600  # of a grid for uneven steps, or half as many again as slices if that is more
-# What a reading costs beside its planes is about what 13 million voxels of them cost (benchmarks/uneven.py).
-_SPARE_VOXELS = 6_500_000
+# What a reading costs beside its planes is about what 10 million voxels of them cost (benchmarks/uneven.py).
+_SPARE_VOXELS = 5_000_000
 
 
 @dataclass(frozen=True, eq=False)

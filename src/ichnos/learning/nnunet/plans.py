@@ -113,7 +113,8 @@ def resolved_configuration(content: Mapping[str, Any], name: str, *, source: str
         if parent in chain:
             raise InputRefused(f"{source} cannot be used: the configuration {parent} inherits from itself")
         chain.append(parent)
-        held = configurations.get(parent) if isinstance(configurations, Mapping) else None
+        named = isinstance(configurations, Mapping) and isinstance(parent, str)
+        held = dict(configurations or {}).get(parent) if named else None
         if not isinstance(held, Mapping):
             raise InputRefused(f"{source} cannot be used: it has no configuration {parent!r}")
         chosen = {**held, **chosen}
