@@ -34,7 +34,7 @@ HELD_OUT = 4  # the last label maps of a folder are never trained on
 LIMITS = (
     "Trained on simulated patients only; it has never seen a real scan.",
     "Never simulated: children, tumours, contrast agent, trauma, tumour surgery, air in the head.",
-    "Never simulated: subdural, epidural or subarachnoid blood, other than in sulci beside a superficial bleed.",
+    "Never simulated: subdural or epidural blood; subarachnoid blood other than beside a superficial bleed.",
     "Its probabilities have not been calibrated on real scans.",
 )
 DEFAULT_TARGETS = (
