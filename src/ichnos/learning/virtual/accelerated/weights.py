@@ -226,7 +226,8 @@ def _saved(
         provenance=provenance,
         refines=refines,
     )
-    half = copy.deepcopy(network).to("cpu", torch.float16, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    half = copy.deepcopy(network).to("cpu").half()
+    half = half.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return save_model(folder, half, manifest)
 
 
