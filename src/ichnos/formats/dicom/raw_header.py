@@ -18,9 +18,8 @@ _WORDS = """
     SamplesPerPixel SeriesInstanceUID StudyInstanceUID
 """
 TAG: dict[str, BaseTag] = {word: Tag(word) for word in _WORDS.split()}
-TAG_NUMBER = {
-    word: int(tag) for word, tag in TAG.items()
-}  # plain integers: looking up pydicom's own tags is slow
+# plain integers: looking up pydicom's own tags is slow
+TAG_NUMBER = {word: int(tag) for word, tag in TAG.items()}
 NATIVE_SYNTAXES = (
     "1.2.840.10008.1.2",
     "1.2.840.10008.1.2.1",
