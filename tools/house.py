@@ -373,7 +373,7 @@ def room_figures(house: House) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the figures per room, goals not reached, then every finding; leave with 1 if there is a finding."""
+    """Print figures per room, goals not reached, then every finding; leave with 1 if there is one."""
     house = House(Path(arguments[0]) if arguments else REPOSITORY)
     said = {rule: [f"{rule}: {sentence}" for sentence in check(house)] for rule, check in RULES.items()}
     findings = [text for rule, texts in said.items() if rule not in GOALS for text in texts]
