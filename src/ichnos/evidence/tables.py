@@ -69,7 +69,8 @@ def cell_text(cell: Cell) -> str:
     """Return a cell as people read it: three significant digits, estimates with their interval, undefined in
     words; a dash where nothing was asked.
 
-    >>> shown(Estimate(0.8123, 0.75, 0.861, 100)), shown(0.0123456), shown(float("nan")), shown(1234.5)
+    >>> cells = (Estimate(0.8123, 0.75, 0.861, 100), 0.0123456, float("nan"), 1234.5)
+    >>> tuple(cell_text(cell) for cell in cells)
     ('0.812 (0.750–0.861)', '0.0123', 'undefined', '1234')
     """
     if cell is None:
