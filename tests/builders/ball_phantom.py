@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from ichnos.learning.virtual.accelerated.phantom import DEGREES, LABELS, MNI_STEP, Layout, Phantom
+from ichnos.learning.virtual.accelerated.phantom import DEGREES, LABELS, MNI_STEP, Phantom, PhantomLayout
 from ichnos.learning.virtual.accelerated.scanner import Pose, Scanning
 from ichnos.simulation.exams.scanners import Kernel
 from ichnos.simulation.patient import Moment, Tissue
@@ -23,7 +23,7 @@ CUBE_AT_MM = -30.0  # along x, from the middle
 @lru_cache(maxsize=1)
 def ball_phantom() -> Phantom:
     """Return the phantom on a canvas of 3 mm; its middle is the origin of its MNI positions."""
-    layout = Layout(SPACING_MM)
+    layout = PhantomLayout(SPACING_MM)
     axes = [(torch.arange(n) - (n - 1) / 2) * SPACING_MM for n in layout.shape]
     x, y, z = torch.meshgrid(*axes, indexing="ij")
     radius = torch.sqrt(x**2 + y**2 + z**2)
@@ -55,7 +55,7 @@ def bits_of(phantom: Phantom, label: str) -> torch.Tensor:
 def straight_pose(*, mirrored: bool = False, half_mm: float = 80.0) -> Pose:
     """Return the pose of a phantom that lies straight, with its middle in the middle of the field."""
     turn = np.eye(3) * ([-1, 1, 1] if mirrored else [1, 1, 1])
-    middle = (np.array(Layout(SPACING_MM).shape) - 1) / 2 * SPACING_MM
+    middle = (np.array(PhantomLayout(SPACING_MM).shape) - 1) / 2 * SPACING_MM
     return Pose(turn, middle, -half_mm, half_mm, mirrored)
 
 

@@ -24,7 +24,7 @@ from ichnos.learning.virtual.accelerated.first_network import (
 )
 from ichnos.learning.virtual.accelerated.looks import (
     GRID,
-    TARGETS,
+    LOOK_TARGETS,
     LookBatch,
     LookStore,
     batch_of,
@@ -35,13 +35,13 @@ from ichnos.learning.virtual.accelerated.optimisers import OPTIMISERS, Optimiser
 from ichnos.learning.virtual.accelerated.phantom import (
     DEGREES,
     LABELS,
-    Layout,
     Phantom,
+    PhantomLayout,
     read_phantom,
     write_phantom,
 )
 from ichnos.learning.virtual.accelerated.prepared_heads import read_prepared, split_heads, write_prepared
-from ichnos.learning.virtual.accelerated.production import Job, Production, spec_of
+from ichnos.learning.virtual.accelerated.production import PatientJob, Production, spec_of
 from ichnos.learning.virtual.accelerated.rays import ray_effects_at_once
 from ichnos.learning.virtual.accelerated.scanner import (
     Pose,
@@ -203,7 +203,7 @@ def test_hard_looks_are_drawn_more_often() -> None:
 
 def test_looks_hold_the_default_targets_in_their_order() -> None:
     masks = tuple(target.name for target in DEFAULT_TARGETS if target.kind == "mask")
-    assert masks == TARGETS
+    assert masks == LOOK_TARGETS
 
 
 def _full(store: LookStore, size: int) -> LookStore:
@@ -235,13 +235,13 @@ def test_mirrored_batches_exchange_the_sides() -> None:
 
 def _channel(name: str) -> int:
     """Return a target's channel."""
-    return TARGETS.index(name)
+    return LOOK_TARGETS.index(name)
 
 
 def _ball_phantom() -> Phantom:
     """A skull with a brain in it, a cube of blood on its left and the positions of its voxels."""
     spacing = 3.0
-    layout = Layout(spacing)
+    layout = PhantomLayout(spacing)
     axes = [(torch.arange(n) - (n - 1) / 2) * spacing for n in layout.shape]
     x, y, z = torch.meshgrid(*axes, indexing="ij")
     radius = torch.sqrt(x**2 + y**2 + z**2)
@@ -316,7 +316,7 @@ def test_oedema_is_left_out_with_its_label() -> None:
 
 def test_a_phantom_survives_its_buffer() -> None:
     patient = replace(small_patient(fibres=False), mni_mm=torch.zeros(3, *SHAPE))
-    layout = Layout(SIDE_MM)
+    layout = PhantomLayout(SIDE_MM)
     buffer = memoryview(bytearray(layout.size))
     write_phantom(patient, 3, layout, buffer)
     phantom = read_phantom(buffer, layout, "cpu")
@@ -379,28 +379,32 @@ def test_thresholds_are_where_dice_is_greatest() -> None:
 
 def test_the_loss_of_a_step_is_that_of_every_training() -> None:
     generator = torch.Generator().manual_seed(4)
-    shape = (2, len(TARGETS), 6, 6, 6)
+    shape = (2, len(LOOK_TARGETS), 6, 6, 6)
     truth = torch.rand(shape, generator=generator)
     mni = torch.randn((2, 3, 6, 6, 6), generator=generator)
     mni[:, :, :2] = float("nan")
     batch = LookBatch(torch.zeros(2, 6, 6, 6), truth, mni)
-    logits = torch.randn((2, len(TARGETS) + 3, 6, 6, 6), generator=generator).requires_grad_()
-    known = torch.ones(2, len(TARGETS) + 3)
+    logits = torch.randn((2, len(LOOK_TARGETS) + 3, 6, 6, 6), generator=generator).requires_grad_()
+    known = torch.ones(2, len(LOOK_TARGETS) + 3)
     usual = multi_target_loss(
         logits, torch.cat([truth, mni], 1), known, coordinates=(10, 11, 12), sparse_weight=0.5
     )
     alone = step_loss(logits, batch, 0.0)  # at the start nothing is asked of the two scans of a head together
     assert float(alone.detach()) > float(usual.detach())  # the focal term comes on top
     slopes = [torch.autograd.grad(loss, logits)[0] for loss in (usual, alone)]
-    other = [k for k in range(len(TARGETS) + 3) if k not in (TARGETS.index("IVH"), TARGETS.index("PHE"))]
+    other = [
+        k
+        for k in range(len(LOOK_TARGETS) + 3)
+        if k not in (LOOK_TARGETS.index("IVH"), LOOK_TARGETS.index("PHE"))
+    ]
     assert torch.allclose(slopes[0][:, other], slopes[1][:, other], atol=1e-7)
 
 
 def test_a_look_learnt_well_is_easy() -> None:
-    truth = torch.zeros(2, len(TARGETS), 8, 8, 8)
-    truth[:, TARGETS.index("ICH"), 2:6, 2:6, 2:6] = 1
+    truth = torch.zeros(2, len(LOOK_TARGETS), 8, 8, 8)
+    truth[:, LOOK_TARGETS.index("ICH"), 2:6, 2:6, 2:6] = 1
     logits = torch.where(truth > 0, 9.0, -9.0)
-    logits[1, TARGETS.index("ICH")] = -9.0
+    logits[1, LOOK_TARGETS.index("ICH")] = -9.0
     easy, hard = difficulty(logits, truth).tolist()
     assert easy < 0.01 < hard
 
@@ -409,6 +413,6 @@ def test_a_run_goes_on_without_few_patients_and_ends_without_many() -> None:
     production = object.__new__(Production)
     production.failures, production._came = [], 300
     for number in range(30):
-        production.failed(Job(number, 1.5), "no brain")
+        production.failed(PatientJob(number, 1.5), "no brain")
     with pytest.raises(IchnosError, match="patient 30: no brain"):
-        production.failed(Job(30, 1.5), "no brain")
+        production.failed(PatientJob(30, 1.5), "no brain")

@@ -29,8 +29,8 @@ Workers = Annotated[int, typer.Option(help="processes that simulate patients")]
 Toy = Annotated[bool, typer.Option("--toy", help="smallest networks and few patients, to try it out")]
 
 
-@app.command()
-def prepare(
+@app.command("prepare")
+def prepare_heads(
     heads: Annotated[Path, typer.Argument(help="folder of label maps (*.nii.gz)")],
     folder: Annotated[Path, typer.Argument(help="where the prepared heads go")],
     cache: Annotated[Path | None, typer.Option(help="folder of heads made before")] = None,
@@ -45,8 +45,8 @@ def prepare(
     typer.echo(write_prepared(mni_head(cache), folder))
 
 
-@app.command()
-def train(
+@app.command("train")
+def train_weights(
     heads: Heads,
     out: Out,
     first_minutes: Annotated[float, typer.Option(help="for the first network (0: the one in OUT)")] = 5.0,
@@ -133,8 +133,7 @@ def optimisers(
 def _run(
     heads: Path, out: Path, device: str, workers: int, width: int, channels_last: bool, toy: bool
 ) -> Run:
-    from ichnos.learning.virtual.accelerated.toy import toy_run
-    from ichnos.learning.virtual.accelerated.weights import Run
+    from ichnos.learning.virtual.accelerated.weights import Run, toy_run
 
     run = Run(
         heads=heads,

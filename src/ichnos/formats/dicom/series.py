@@ -265,10 +265,12 @@ _WORD = {
     "projection": r"\bmip\b|\bminip\b|\bvrt?\b|volume render|projection",
     "bone": r"\bbone|\bknochen|\bosseu|\bhueso|\bosso|petrous|temporal bone|\biac\b|sinus",
     "head": (
-        r"head|brain|skull|cranial|cereb|schädel|schaedel|kopf|crane|crâne|craneo|cerveau|hirn|encephal|stroke"
+        r"head|brain|skull|cranial|cereb|schädel|schaedel|kopf|crane|crâne|craneo|cerveau|hirn"
+        r"|encephal|stroke"
     ),
     "elsewhere": (
-        r"chest|thora|abdom|pelvi|spine|lung|heart|cardi|liver|neck|\bhals|\bknee|\bhip\b|\bfoot|\bhand|shoulder|extrem|coronar"
+        r"chest|thora|abdom|pelvi|spine|lung|heart|cardi|liver|neck|\bhals"
+        r"|\bknee|\bhip\b|\bfoot|\bhand|shoulder|extrem|coronar"
     ),
     "with": (
         r"\bc\+|\+ ?c\b|with contrast|w/ ?c|kontrast|mit km|\bkm\b|\benhanced\b|\bafter"

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 import ichnos
+from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused
 from ichnos.inference import Predictor
 from ichnos.inference.refine import RefinerInput, calibrated, channels_of, refiner_input, region_of
@@ -81,7 +82,6 @@ _LOGIT_STEPS, _SHARE_STEPS = 16, 255  # in which logits and shares are kept as s
 _OWN = tuple(
     NAMES.index(name) for name in ("ICH", "IVH", "PHE", "leukoaraiosis")
 )  # six patches of ten are laid around a voxel of these
-Floats = npt.NDArray[np.float32]
 _SWAPPED = mirrored_channels(NAMES)
 
 
@@ -192,16 +192,16 @@ class PoolBatches:
         return Batch(torch.from_numpy(image)[None], torch.from_numpy(truth)[None], torch.ones(1, len(NAMES)))
 
 
-def _patch(shown: _Shown, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _patch(shown: _Shown, rng: np.random.Generator) -> tuple[Floats32, Floats32]:
     """Cut a patch and change it a little: another zero, grain, a first network that is more or less sure,
     left and right exchanged.
     """
     at = _place(shown, rng)
     every = (slice(None), *at)
     hu = shown.hu[at]
-    logits: Floats = shown.logits[every].astype(np.float32) / np.float32(_LOGIT_STEPS)
-    atlas: Floats = shown.atlas[every].astype(np.float32) / np.float32(_SHARE_STEPS)
-    truth: Floats = shown.truth[every].astype(np.float32) / np.float32(_SHARE_STEPS)
+    logits: Floats32 = shown.logits[every].astype(np.float32) / np.float32(_LOGIT_STEPS)
+    atlas: Floats32 = shown.atlas[every].astype(np.float32) / np.float32(_SHARE_STEPS)
+    truth: Floats32 = shown.truth[every].astype(np.float32) / np.float32(_SHARE_STEPS)
     hu = hu + np.float32(rng.normal(0, 1.2))
     if rng.random() < 0.4:
         hu = hu + rng.standard_normal(hu.shape, np.float32) * np.float32(rng.uniform(0, 3))

@@ -9,9 +9,9 @@ import torch
 from builders.ball_phantom import BRAIN_MM, ball_phantom, seeded
 from ichnos.learning.virtual.accelerated.looks import (
     GRID,
+    LOOK_TARGETS,
     STEP_MM,
-    TARGETS,
-    Look,
+    HeadLook,
     LookStore,
     batch_of,
     grid_heights,
@@ -21,40 +21,40 @@ from ichnos.learning.virtual.accelerated.looks import (
 )
 from ichnos.models import COORDINATE_MM
 
-BRAIN = TARGETS.index("brain")
+BRAIN = LOOK_TARGETS.index("brain")
 
 
 @pytest.fixture(scope="module")
-def pair() -> tuple[Look, Look]:
+def pair() -> tuple[HeadLook, HeadLook]:
     """Return two scans of one head."""
     return look_pair(ball_phantom(), np.random.default_rng(2), seeded(2), wild_share=0.0)
 
 
 @pytest.fixture(scope="module")
-def store(pair: tuple[Look, Look]) -> LookStore:
+def store(pair: tuple[HeadLook, HeadLook]) -> LookStore:
     """Return a full store of that pair."""
     store = LookStore(2, "cpu", to_hu=34.0)
     store.add(pair)
     return store
 
 
-def _flat(hu: float) -> Look:
-    return Look(
+def _flat(hu: float) -> HeadLook:
+    return HeadLook(
         torch.full(GRID, hu, dtype=torch.int16),
-        torch.zeros((len(TARGETS), *GRID), dtype=torch.uint8),
+        torch.zeros((len(LOOK_TARGETS), *GRID), dtype=torch.uint8),
         torch.zeros((3, *GRID), dtype=torch.float16),
     )
 
 
-def test_looks_have_their_grid_and_little_memory(pair: tuple[Look, Look]) -> None:
+def test_looks_have_their_grid_and_little_memory(pair: tuple[HeadLook, HeadLook]) -> None:
     for look in pair:
         assert look.hu.shape == GRID
-        assert look.degrees.shape == (len(TARGETS), *GRID)
+        assert look.degrees.shape == (len(LOOK_TARGETS), *GRID)
         assert look.mni.shape == (3, *GRID)
         assert (look.hu.dtype, look.degrees.dtype) == (torch.int16, torch.uint8)
 
 
-def test_two_scans_of_one_head_show_one_head_by_two_scanners(pair: tuple[Look, Look]) -> None:
+def test_two_scans_of_one_head_show_one_head_by_two_scanners(pair: tuple[HeadLook, HeadLook]) -> None:
     first, second = pair
     assert torch.equal(first.mni, second.mni)
     assert not torch.equal(first.hu, second.hu)
@@ -63,12 +63,12 @@ def test_two_scans_of_one_head_show_one_head_by_two_scanners(pair: tuple[Look, L
     assert dice > 0.9
 
 
-def test_the_brain_of_a_look_has_its_volume(pair: tuple[Look, Look]) -> None:
+def test_the_brain_of_a_look_has_its_volume(pair: tuple[HeadLook, HeadLook]) -> None:
     ml = float(pair[0].degrees[BRAIN].float().sum()) / 255 * STEP_MM**3 / 1000
     assert 0.75 * 4 / 3 * np.pi * (BRAIN_MM / 10) ** 3 < ml < 1.05 * 4 / 3 * np.pi * (BRAIN_MM / 10) ** 3
 
 
-def test_positions_within_the_brain_lie_within_the_brain(pair: tuple[Look, Look]) -> None:
+def test_positions_within_the_brain_lie_within_the_brain(pair: tuple[HeadLook, HeadLook]) -> None:
     mm = pair[0].mni.float() * COORDINATE_MM
     away = torch.linalg.vector_norm(mm, dim=0)
     assert float(away[pair[0].degrees[BRAIN] > 250].max()) < BRAIN_MM + 4
@@ -138,7 +138,7 @@ def test_patches_have_their_size_and_one_seed_one_batch(
         batch_of(store, np.array([0, 1]), patch, np.random.default_rng(1), seeded(1)) for _ in range(2)
     )
     assert first.hu.shape == (2, *patch)
-    assert first.truth.shape == (2, len(TARGETS), *patch)
+    assert first.truth.shape == (2, len(LOOK_TARGETS), *patch)
     assert torch.equal(first.hu, again.hu)
     assert torch.equal(first.truth, again.truth)
 

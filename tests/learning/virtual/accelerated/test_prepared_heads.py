@@ -17,8 +17,8 @@ from ichnos.learning.virtual.accelerated.phantom import (
     DEGREES,
     LABELS,
     MNI_STEP,
-    Layout,
     Phantom,
+    PhantomLayout,
     read_phantom,
     write_phantom,
 )
@@ -129,7 +129,7 @@ def patient() -> VirtualPatient:
 @pytest.fixture(scope="module")
 def phantom(patient: VirtualPatient) -> Phantom:
     """Return the patient as a phantom, written and read again."""
-    layout = Layout(SIDE_MM)
+    layout = PhantomLayout(SIDE_MM)
     buffer = memoryview(bytearray(layout.size))
     write_phantom(patient, 41, layout, buffer)
     return read_phantom(buffer, layout, "cpu")
@@ -137,7 +137,7 @@ def phantom(patient: VirtualPatient) -> Phantom:
 
 @pytest.mark.parametrize("spacing_mm", [1.0, 1.5, 2.0, 3.0])
 def test_a_layout_fills_its_buffer_with_aligned_arrays(spacing_mm: float) -> None:
-    layout = Layout(spacing_mm)
+    layout = PhantomLayout(spacing_mm)
     assert all((n - 1) % MNI_STEP == 0 for n in layout.shape)
     at = 0
     for kind, shape in layout.parts.values():
@@ -147,7 +147,7 @@ def test_a_layout_fills_its_buffer_with_aligned_arrays(spacing_mm: float) -> Non
 
 
 def test_views_of_a_buffer_do_not_overlap() -> None:
-    layout = Layout(4.0)
+    layout = PhantomLayout(4.0)
     views = layout.views(memoryview(bytearray(layout.size)))
     for value, view in enumerate(views.values(), 1):
         view[...] = value
@@ -174,7 +174,7 @@ def test_positions_follow_the_voxels_to_the_canvas(phantom: Phantom) -> None:
 
 
 def test_a_patient_without_follow_up_has_no_follow_up_label(patient: VirtualPatient) -> None:
-    layout = Layout(SIDE_MM)
+    layout = PhantomLayout(SIDE_MM)
     buffer = memoryview(bytearray(layout.size))
     write_phantom(replace(patient, followup=None), 1, layout, buffer)
     bits = read_phantom(buffer, layout, "cpu").labels.to(torch.int32)
@@ -192,7 +192,7 @@ def test_leukoaraiosis_is_neither_a_scar_nor_a_ventricle(phantom: Phantom) -> No
 
 
 def test_a_buffer_holds_the_last_phantom_written_alone(patient: VirtualPatient) -> None:
-    layout = Layout(SIDE_MM)
+    layout = PhantomLayout(SIDE_MM)
     used = memoryview(bytearray(b"\x07" * layout.size))
     fresh = memoryview(bytearray(layout.size))
     for buffer in (used, fresh):

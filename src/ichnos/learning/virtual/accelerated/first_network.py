@@ -14,9 +14,9 @@ from ichnos.errors import IchnosError
 from ichnos.learning.segmentation.losses import COORDINATE_WEIGHT, dice_and_cross_entropy
 from ichnos.learning.virtual.accelerated.looks import (
     GRID,
+    LOOK_TARGETS,
     STEP_MM,
-    TARGETS,
-    Look,
+    HeadLook,
     LookBatch,
     LookStore,
     batch_of,
@@ -26,7 +26,7 @@ from ichnos.learning.virtual.accelerated.looks import (
 )
 from ichnos.learning.virtual.accelerated.optimisers import OptimiserName
 from ichnos.learning.virtual.accelerated.phantom import Phantom
-from ichnos.learning.virtual.accelerated.production import Job, Production
+from ichnos.learning.virtual.accelerated.production import PatientJob, Production
 from ichnos.learning.virtual.accelerated.timed import Clock, TimedTraining
 from ichnos.learning.virtual.default_model import DEFAULT_TARGETS
 from ichnos.models import NetworkSpec, Preprocessing
@@ -119,8 +119,8 @@ class Feed:
     first_number: int = 0
     patients: int = 0
     seconds: float = 0.0
-    held_out: list[Look] = field(default_factory=list)
-    calibration: list[Look] = field(default_factory=list)
+    held_out: list[HeadLook] = field(default_factory=list)
+    calibration: list[HeadLook] = field(default_factory=list)
     _asked: int = 0
 
     def __post_init__(self) -> None:
@@ -129,12 +129,12 @@ class Feed:
         self.generator = torch.Generator(self.device).manual_seed(self.plan.seed)
         self._asked = self.first_number
         start = self.plan.spacing_mm
-        first = [Job(n, start) for n in range(self._asked, self._asked + self.production.workers)]
+        first = [PatientJob(n, start) for n in range(self._asked, self._asked + self.production.workers)]
         self._asked += len(first)
         self.production.ask(first)
-        self.production.ask([Job(n, start, held_out=True) for n in range(self.plan.held_out_patients)])
+        self.production.ask([PatientJob(n, start, held_out=True) for n in range(self.plan.held_out_patients)])
         self.production.ask(
-            [Job(CALIBRATION_START + n, start) for n in range(self.plan.calibration_patients)]
+            [PatientJob(CALIBRATION_START + n, start) for n in range(self.plan.calibration_patients)]
         )
 
     def pump(self, *, most: int = 1, wait_s: float = 0.0, spacing_mm: float | None = None) -> int:
@@ -144,7 +144,7 @@ class Feed:
             step = spacing_mm or self.plan.spacing_mm
             count, own = self.production.workers, step == self.plan.spacing_mm
             jobs = [
-                Job(n, step) if own else Job(FINE_START + n, step, followup=False)
+                PatientJob(n, step) if own else PatientJob(FINE_START + n, step, followup=False)
                 for n in range(self._asked, self._asked + count)
             ]
             self.production.ask(jobs)
@@ -162,7 +162,7 @@ class Feed:
         self.seconds += time.monotonic() - began
         return came
 
-    def _scan(self, job: Job, phantom: Phantom) -> None:
+    def _scan(self, job: PatientJob, phantom: Phantom) -> None:
         """Scan one phantom as often as its purpose asks for."""
         if job.held_out or job.number >= CALIBRATION_START:
             looks = self.held_out if job.held_out else self.calibration
@@ -179,7 +179,7 @@ def step_loss(logits: Tensor, batch: LookBatch, done: float) -> Tensor:
 
     It is `multi_target_loss` on slices: channels chosen by a list cost a sort on the way back.
     """
-    masks, positions = logits[:, : len(TARGETS)].float(), logits[:, len(TARGETS) :].float()
+    masks, positions = logits[:, : len(LOOK_TARGETS)].float(), logits[:, len(LOOK_TARGETS) :].float()
     sparse = _SPARSE_WEIGHT * max(0.0, 1 - done / _SPARSE_UNTIL)
     known = torch.ones(masks.shape[:2], device=masks.device)
     loss = dice_and_cross_entropy(masks, batch.truth, known, sparse_weight=sparse)
@@ -200,7 +200,7 @@ def _focal(logits: Tensor, share: Tensor, truth: Tensor) -> Tensor:
     """Cross-entropy weighted by the squared error, over the target's own volume: for small pools of blood."""
     total = logits.new_zeros(())
     for name in _FOCAL_TARGETS:
-        k = TARGETS.index(name)
+        k = LOOK_TARGETS.index(name)
         entropy = nn.functional.binary_cross_entropy_with_logits(logits[:, k], truth[:, k], reduction="none")
         weighted = (share[:, k] - truth[:, k]) ** 2 * entropy
         total = total + weighted.sum() / (truth[:, k].sum() + 200.0)
@@ -217,7 +217,7 @@ def _disagreement(share: Tensor) -> Tensor:
 
 def difficulty(logits: Tensor, truth: Tensor) -> Tensor:
     """Return 1 - soft Dice of the lesions and tracts that each look holds, mean over them."""
-    at = [TARGETS.index(name) for name in _HARD_TARGETS]
+    at = [LOOK_TARGETS.index(name) for name in _HARD_TARGETS]
     p, t = torch.sigmoid(logits[:, at].float()), truth[:, at]
     dice = (2 * (p * t).sum((2, 3, 4)) + 5) / ((p**2 + t**2).sum((2, 3, 4)) + 5)
     return 1 - dice.mean(1)

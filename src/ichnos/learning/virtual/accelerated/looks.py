@@ -31,7 +31,7 @@ GRID = (64, 80, 64)  # voxels (x, y, z) of a look: the whole head at 3 mm
 STEP_MM = 3.0
 _SHARES = 255  # of a mask's degree
 _AIR_HU = -1000.0
-TARGETS = (
+LOOK_TARGETS = (
     "brain",
     "ventricles",
     "ICH",
@@ -43,12 +43,12 @@ TARGETS = (
     "tract_right",
     "followup",
 )
-assert len(TARGETS) == len(LABELS)
-_EXCHANGED = mirrored_channels(TARGETS)
+assert len(LOOK_TARGETS) == len(LABELS)
+_EXCHANGED = mirrored_channels(LOOK_TARGETS)
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class HeadLook:
     """One scan of one head on the first network's grid."""
 
     hu: Tensor  # (x, y, z) int16
@@ -58,7 +58,7 @@ class Look:
 
 def look_pair(
     phantom: Phantom, rng: np.random.Generator, generator: torch.Generator, *, wild_share: float
-) -> tuple[Look, Look]:
+) -> tuple[HeadLook, HeadLook]:
     """Scan one head in one pose by two scanners."""
     phantom = without_oedema(phantom, rng)
     wild = bool(rng.random() < wild_share)
@@ -73,7 +73,7 @@ def look_pair(
 
 def single_look(
     phantom: Phantom, rng: np.random.Generator, generator: torch.Generator, *, wild: bool
-) -> Look:
+) -> HeadLook:
     """Scan a head once."""
     pose = draw_pose(phantom, rng, wild=wild)
     return _look(phantom, pose, _positions_of(phantom, pose), rng, generator, wild=wild)
@@ -87,7 +87,7 @@ def _look(
     generator: torch.Generator,
     *,
     wild: bool,
-) -> Look:
+) -> HeadLook:
     hu = density_map(phantom, rng, generator, wild=wild)
     slices = scan_phantom(
         phantom, hu, pose, draw_scanning(pose, rng, wild=wild), generator=generator, rng=rng
@@ -95,7 +95,7 @@ def _look(
     image, degrees = on_first_grid(slices)
     if wild and rng.random() < 0.2:
         image = _cut(image, rng)
-    return Look(image.round().to(torch.int16), (degrees * _SHARES).round().to(torch.uint8), mni)
+    return HeadLook(image.round().to(torch.int16), (degrees * _SHARES).round().to(torch.uint8), mni)
 
 
 def _cut(image: Tensor, rng: np.random.Generator) -> Tensor:
@@ -148,13 +148,13 @@ class LookStore:
     def __init__(self, capacity: int, device: torch.device | str, *, to_hu: float) -> None:
         self.capacity, self.to_hu = capacity, to_hu
         self.hu = torch.zeros((capacity, *GRID), dtype=torch.int16, device=device)
-        self.degrees = torch.zeros((capacity, len(TARGETS), *GRID), dtype=torch.uint8, device=device)
+        self.degrees = torch.zeros((capacity, len(LOOK_TARGETS), *GRID), dtype=torch.uint8, device=device)
         self.mni = torch.zeros((capacity, 3, *GRID), dtype=torch.float16, device=device)
         self.shift = torch.zeros(capacity, device=device)  # HU that bring a look's median to `to_hu`
         self.difficulty = np.ones(capacity)
         self.size = self._next = 0
 
-    def add(self, looks: tuple[Look, ...]) -> None:
+    def add(self, looks: tuple[HeadLook, ...]) -> None:
         """Put looks in, the oldest go."""
         for look in looks:
             at = self._next

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -23,10 +22,9 @@ from ichnos.learning.virtual.accelerated.looks import batch_of, look_pair
 from ichnos.learning.virtual.accelerated.optimisers import OPTIMISERS, OptimiserName
 from ichnos.learning.virtual.accelerated.production import Production
 from ichnos.learning.virtual.accelerated.timed import Clock, TimedTraining
-from ichnos.learning.virtual.accelerated.weights import first_measures
+from ichnos.learning.virtual.accelerated.weights import Echo, first_measures
 
 _WIDTHS = ((16, 32, 64, 96, 128), (32, 64, 96, 128, 160))  # beside the plan's
-Echo = Callable[[str], None]
 
 
 def measure_pace(production: Production, plan: FirstPlan, device: str, seconds: float, echo: Echo) -> Feed:

@@ -36,10 +36,10 @@ _PARTS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class PhantomLayout:
     """The arrays of a phantom, one behind the other in a buffer.
 
-    >>> Layout(spacing_mm=3.0).shape, Layout(spacing_mm=3.0).mni_shape
+    >>> PhantomLayout(spacing_mm=3.0).shape, PhantomLayout(spacing_mm=3.0).mni_shape
     ((65, 81, 73), (17, 21, 19))
     """
 
@@ -98,7 +98,7 @@ class Phantom:
     number: int
 
 
-def write_phantom(patient: VirtualPatient, number: int, layout: Layout, buffer: memoryview) -> None:
+def write_phantom(patient: VirtualPatient, number: int, layout: PhantomLayout, buffer: memoryview) -> None:
     """Write a patient's maps into a buffer."""
     views = layout.views(buffer)
     start = _start(patient, layout.shape)
@@ -124,7 +124,7 @@ def write_phantom(patient: VirtualPatient, number: int, layout: Layout, buffer: 
     views["mni"][:] = _positions(patient.mni_mm.numpy(), start, layout)
 
 
-def read_phantom(buffer: memoryview, layout: Layout, device: torch.device | str) -> Phantom:
+def read_phantom(buffer: memoryview, layout: PhantomLayout, device: torch.device | str) -> Phantom:
     """Copy a phantom from a buffer to a device."""
     views = layout.views(buffer)
     number, haematocrit, bled, spacing_mm, old_infarct_hu = views.pop("facts").tolist()
@@ -191,7 +191,7 @@ def _known(patient: VirtualPatient, part: str) -> bool:
 
 
 def _positions(
-    mni_mm: npt.NDArray[np.float32], start: tuple[int, int, int], layout: Layout
+    mni_mm: npt.NDArray[np.float32], start: tuple[int, int, int], layout: PhantomLayout
 ) -> npt.NDArray[np.float32]:
     """Return MNI positions on every fourth voxel of the canvas; beyond the patient, those of its rim."""
     at = [

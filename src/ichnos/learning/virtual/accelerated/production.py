@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ichnos.errors import IchnosError
-from ichnos.learning.virtual.accelerated.phantom import Layout, Phantom, read_phantom, write_phantom
+from ichnos.learning.virtual.accelerated.phantom import Phantom, PhantomLayout, read_phantom, write_phantom
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import SITES, VirtualPatient
 from ichnos.simulation.simulate import PatientSpec, simulate_patient
@@ -29,7 +29,7 @@ _OLD_INFARCT, _ACUTE_INFARCT, _OPERATED = 0.25, 0.08, 0.05
 
 
 @dataclass(frozen=True)
-class Job:
+class PatientJob:
     """Which patient to make: its number, from which of two lists of heads, on which grid."""
 
     number: int
@@ -62,7 +62,7 @@ def spec_of(seed: int, number: int, *, spacing_mm: float, followup: bool) -> tup
     return int(rng.integers(2**31)), spec
 
 
-def patient_for(job: Job, heads: Sequence[SourceHead], seed: int) -> VirtualPatient:
+def patient_for(job: PatientJob, heads: Sequence[SourceHead], seed: int) -> VirtualPatient:
     """Simulate the patient of a job."""
     own, spec = spec_of(seed, job.number, spacing_mm=job.spacing_mm, followup=job.followup)
     return simulate_patient(own, heads[job.number % len(heads)], spec)
@@ -87,7 +87,7 @@ class Production:
 
     def __post_init__(self) -> None:
         context: ForkContext = get_context("fork")
-        self._size = Layout(min(self.spacings_mm)).size
+        self._size = PhantomLayout(min(self.spacings_mm)).size
         self._memory = mmap.mmap(-1, self._size * self.slots)
         self._view = memoryview(self._memory)
         self._jobs: Any = context.Queue()
@@ -100,14 +100,14 @@ class Production:
             worker.start()
             self._workers.append(worker)
 
-    def ask(self, jobs: Sequence[Job]) -> None:
+    def ask(self, jobs: Sequence[PatientJob]) -> None:
         """Queue patients to be made."""
         for job in jobs:
             self._jobs.put(job)
 
     def taken(
         self, device: torch.device | str, *, spacing_mm: float, wait_s: float = 0.0
-    ) -> tuple[Job, Phantom] | None:
+    ) -> tuple[PatientJob, Phantom] | None:
         """Return the next phantom of a voxel size that is ready, on the device, or None."""
         try:
             slot, job, problem = self._ready[spacing_mm].get(wait_s > 0, wait_s or None)
@@ -120,12 +120,12 @@ class Production:
             self.failed(job, problem)
             return None
         self._came += 1
-        layout = Layout(job.spacing_mm)
+        layout = PhantomLayout(job.spacing_mm)
         phantom = read_phantom(self._part(slot), layout, device)
         self._free.put(slot)
         return job, phantom
 
-    def failed(self, job: Job, problem: str) -> None:
+    def failed(self, job: PatientJob, problem: str) -> None:
         """Note a patient who could not be simulated or scanned; refuse to go on where many could not."""
         self.failures.append(f"patient {job.number}: {problem}")
         if len(self.failures) > max(_MOST_FAILURES, _FAILING_SHARE * self._came):
@@ -148,11 +148,11 @@ class Production:
     def _work(self) -> None:
         torch.set_num_threads(1)
         while True:
-            job: Job = self._jobs.get()
+            job: PatientJob = self._jobs.get()
             slot: int = self._free.get()
             try:
                 patient = patient_for(job, self.held_out if job.held_out else self.heads, self.seed)
-                write_phantom(patient, job.number, Layout(job.spacing_mm), self._part(slot))
+                write_phantom(patient, job.number, PhantomLayout(job.spacing_mm), self._part(slot))
                 self._ready[job.spacing_mm].put((slot, job, ""))
             except Exception as error:  # told to the parent, which names the patient
                 self._ready[job.spacing_mm].put((slot, job, repr(error)))

@@ -17,7 +17,7 @@ from ichnos.learning.segmentation.losses import dice_and_cross_entropy
 from ichnos.learning.virtual.accelerated.atlas_positions import atlas_at, smoothed_positions
 from ichnos.learning.virtual.accelerated.densities import density_map, without_oedema
 from ichnos.learning.virtual.accelerated.first_network import BRAIN_HU, first_image, windowed
-from ichnos.learning.virtual.accelerated.looks import GRID, STEP_MM, TARGETS, grid_heights, on_first_grid
+from ichnos.learning.virtual.accelerated.looks import GRID, LOOK_TARGETS, STEP_MM, grid_heights, on_first_grid
 from ichnos.learning.virtual.accelerated.phantom import Phantom
 from ichnos.learning.virtual.accelerated.scanner import (
     FIELD,
@@ -33,7 +33,7 @@ from ichnos.learning.virtual.refinement import HOW, NAMES
 from ichnos.models import COORDINATE_MM, LOGIT_UNIT, NetworkSpec
 from ichnos.targets import mirrored_channels
 
-_CHANNELS = [TARGETS.index(name) for name in NAMES]  # of the first network, in the refinement's order
+_CHANNELS = [LOOK_TARGETS.index(name) for name in NAMES]  # of the first network, in the refinement's order
 _SWAPPED = mirrored_channels(NAMES)
 _OWN = tuple(NAMES.index(name) for name in ("ICH", "IVH", "PHE", "leukoaraiosis"))
 _OWN_SHARE = 0.6  # of the patches, laid around a voxel of these
@@ -117,11 +117,11 @@ def refiner_scan(
 
 def _laid(slices: Slices, out: Tensor, rng: np.random.Generator) -> RefinerScan | None:
     device = out.device
-    brain = torch.sigmoid(out[TARGETS.index("brain")])
+    brain = torch.sigmoid(out[LOOK_TARGETS.index("brain")])
     if int((brain > 0.5).sum()) < 2000:
         return None
     along, heights, step = _depths(slices)
-    place = smoothed_positions(out[len(TARGETS) :] * COORDINATE_MM, brain, STEP_MM)
+    place = smoothed_positions(out[len(LOOK_TARGETS) :] * COORDINATE_MM, brain, STEP_MM)
     up_x, up_y = (
         torch.from_numpy(axis_weights(m, STEP_MM, n, PIXEL_MM)).to(device)
         for n, m in zip(FIELD, GRID[:2], strict=True)

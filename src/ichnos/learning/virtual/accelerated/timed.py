@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,6 +148,3 @@ def _own_tensors(network: nn.Module) -> dict[str, Tensor]:
             seen.add(value.data_ptr())
             own[name] = value
     return own
-
-
-Report = Callable[[str], None]

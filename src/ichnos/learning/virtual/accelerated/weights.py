@@ -6,7 +6,7 @@ import copy
 import datetime
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,9 @@ from ichnos.learning.virtual.accelerated.first_network import (
     first_network,
     train_first,
 )
-from ichnos.learning.virtual.accelerated.looks import TARGETS, Look
+from ichnos.learning.virtual.accelerated.looks import LOOK_TARGETS, HeadLook
 from ichnos.learning.virtual.accelerated.phantom import Phantom
-from ichnos.learning.virtual.accelerated.production import Job, Production
+from ichnos.learning.virtual.accelerated.production import PatientJob, Production
 from ichnos.learning.virtual.accelerated.scores import Counts, TargetScore, score_table
 from ichnos.learning.virtual.accelerated.second_network import (
     RefinerFeed,
@@ -151,17 +151,17 @@ def _measures(scores: Sequence[TargetScore]) -> dict[str, float]:
 
 def first_measures(network: nn.Module, feed: Feed, device: str) -> dict[str, float]:
     """Return the median Dice per target of held-out heads, at probabilities of 0.5."""
-    return _measures(_counted(network, feed.held_out, device)[0].scores(dict.fromkeys(TARGETS, 0.5)))
+    return _measures(_counted(network, feed.held_out, device)[0].scores(dict.fromkeys(LOOK_TARGETS, 0.5)))
 
 
-def _counted(network: nn.Module, looks: Sequence[Look], device: str) -> tuple[Counts, float]:
-    counts, errors = Counts(TARGETS, VOXEL_ML), []
+def _counted(network: nn.Module, looks: Sequence[HeadLook], device: str) -> tuple[Counts, float]:
+    counts, errors = Counts(LOOK_TARGETS, VOXEL_ML), []
     for look in looks:
         with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
             out = network(first_image(look.hu[None].float()))[0].float()
         truth = look.degrees >= 128
-        counts.add(torch.sigmoid(out[: len(TARGETS)]), truth)
-        away = (out[len(TARGETS) :] - look.mni.float())[:, truth[0]].norm(dim=0)
+        counts.add(torch.sigmoid(out[: len(LOOK_TARGETS)]), truth)
+        away = (out[len(LOOK_TARGETS) :] - look.mni.float())[:, truth[0]].norm(dim=0)
         errors.append(float(away.mean()) * COORDINATE_MM)
     return counts, float(np.nanmean(errors))
 
@@ -226,7 +226,8 @@ def _saved(
         provenance=provenance,
         refines=refines,
     )
-    half = copy.deepcopy(network).to("cpu", torch.float16, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    half = plain.to("cpu", torch.float16)
     return save_model(folder, half, manifest)
 
 
@@ -301,9 +302,12 @@ class _Supply:
         self.rng = np.random.default_rng([self.run.second.seed, 6])
         self.generator = torch.Generator(self.run.device).manual_seed(self.run.second.seed + 6)
         self._ask(self.production.workers)
-        held = [Job(n, step, held_out=True, followup=False) for n in range(self.run.second.held_out_patients)]
+        held = [
+            PatientJob(n, step, held_out=True, followup=False)
+            for n in range(self.run.second.held_out_patients)
+        ]
         own = [
-            Job(CALIBRATION_START + n, step, followup=False)
+            PatientJob(CALIBRATION_START + n, step, followup=False)
             for n in range(self.run.second.calibration_patients)
         ]
         self.production.ask([*held, *own])
@@ -311,7 +315,9 @@ class _Supply:
 
     def _ask(self, count: int) -> None:
         step = self.run.second.spacing_mm
-        self.production.ask([Job(n, step, followup=False) for n in range(self._asked, self._asked + count)])
+        self.production.ask(
+            [PatientJob(n, step, followup=False) for n in range(self._asked, self._asked + count)]
+        )
         self._asked += count
 
     def pump(self, wait_s: float) -> None:
@@ -329,7 +335,7 @@ class _Supply:
             self.production.failed(ready[0], repr(error))
         self.feed.seconds += time.monotonic() - began
 
-    def _scan(self, job: Job, phantom: Phantom) -> None:
+    def _scan(self, job: PatientJob, phantom: Phantom) -> None:
         plan = self.run.second
         if job.held_out or CALIBRATION_START <= job.number < FINE_START:
             self.missing -= 1
@@ -374,3 +380,33 @@ def _refined_counts(network: nn.Module, scans: Sequence[RefinerScan], run: Run) 
         share = refined_shares(network, refiner_image(scan), scan.box, run.second.patch)
         second.add(share, truth, scan.voxel_ml)
     return first, second
+
+
+def toy_run(run: Run) -> Run:
+    """Return a run with tiny networks, coarse patients and few of everything: to try it out without a GPU."""
+    first = FirstPlan(
+        features=(4, 8, 8),
+        growth=((0.5, (24, 24, 24), 2), (1.01, (32, 40, 32), 2)),
+        pairs_per_patient=1,
+        capacity=8,
+        least_looks=2,
+        held_out_patients=1,
+        calibration_patients=1,
+        spacing_mm=3.0,
+        next_spacing_mm=2.0,
+        next_lead_s=1.0,
+        channels_last=False,
+    )
+    second = SecondPlan(
+        features=(4, 8),
+        batch=2,
+        patch=(32, 32, 8),
+        scans_per_patient=1,
+        capacity=8,
+        least_scans=1,
+        spacing_mm=2.0,
+        held_out_patients=1,
+        calibration_patients=1,
+        channels_last=False,
+    )
+    return replace(run, workers=1, slots=6, first=first, second=second, save_every_s=5.0)
