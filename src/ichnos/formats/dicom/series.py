@@ -29,9 +29,8 @@ _SAME_DIRECTION = 0.9998  # cosine of 1.1 degrees
 class Stack:
     """Images of one series that lie in one stack: sorted along their normal, one at each position."""
 
-    frames: tuple[
-        Frame, ...
-    ]  # feet to head (or back to front, left to right); as found where the header gives no place
+    # feet to head (or back to front, left to right); as found where the header gives no place
+    frames: tuple[Frame, ...]
     head: Any  # pydicom header of one of its files
     placed: bool
     duplicates: int = 0  # the same image again
