@@ -40,55 +40,21 @@ NASTY_TEXT = (
     "$\\frac{$",
 )
 NASTY_NUMBER = (0, 1, -1, 255, 65535, 2**31 - 1, -(2**31), 2**32 - 1)
-FIELDS = [
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "SamplesPerPixel",
-    "NumberOfFrames",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "PixelSpacing",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "SliceThickness",
-    "PhotometricInterpretation",
-    "ImageType",
-    "Modality",
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "SeriesInstanceUID",
-    "StudyInstanceUID",
-    "AcquisitionNumber",
-    "InstanceNumber",
-    "PatientAge",
-    "PatientBirthDate",
-    "PatientSex",
-    "PixelPaddingValue",
-    "KVP",
-    "SpecificCharacterSet",
-    "PatientName",
-    "SeriesDescription",
-    "ConvolutionKernel",
-    "ContrastBolusVolume",
-]
-SYNTAXES = [
-    "1.2.840.10008.1.2",
-    "1.2.840.10008.1.2.1",
-    "1.2.840.10008.1.2.2",
-    "1.2.840.10008.1.2.1.99",
-    "1.2.840.10008.1.2.4.50",
-    "1.2.840.10008.1.2.4.57",
-    "1.2.840.10008.1.2.4.70",
-    "1.2.840.10008.1.2.4.80",
-    "1.2.840.10008.1.2.4.90",
-    "1.2.840.10008.1.2.5",
-    "1.2.3.4",
-    "1.2.840.10008.1.2.4.201",
-]
+_FIELDS = """
+    Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation SamplesPerPixel NumberOfFrames
+    RescaleSlope RescaleIntercept PixelSpacing ImagePositionPatient ImageOrientationPatient SliceThickness
+    PhotometricInterpretation ImageType Modality SOPClassUID SOPInstanceUID SeriesInstanceUID
+    StudyInstanceUID AcquisitionNumber InstanceNumber PatientAge PatientBirthDate PatientSex
+    PixelPaddingValue KVP SpecificCharacterSet PatientName SeriesDescription ConvolutionKernel
+    ContrastBolusVolume
+"""
+FIELDS = _FIELDS.split()
+_SYNTAXES = """
+    1.2.840.10008.1.2 1.2.840.10008.1.2.1 1.2.840.10008.1.2.2 1.2.840.10008.1.2.1.99 1.2.840.10008.1.2.4.50
+    1.2.840.10008.1.2.4.57 1.2.840.10008.1.2.4.70 1.2.840.10008.1.2.4.80 1.2.840.10008.1.2.4.90
+    1.2.840.10008.1.2.5 1.2.3.4 1.2.840.10008.1.2.4.201
+"""
+SYNTAXES = _SYNTAXES.split()
 
 
 @lru_cache(maxsize=1)

@@ -247,9 +247,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
         scan = folder / "scan.nii.gz"
         write_scan(scan)
         model = given.model or default_or_random(folder / "model")
-        whole_command(
-            scan, model, folder / "warm", given.threads
-        )  # fills the cache of compiled graphs, as a first use does
+        # fills the cache of compiled graphs, as a first use does
+        whole_command(scan, model, folder / "warm", given.threads)
         ours, peak = whole_command(scan, model, folder / "timed", given.threads)
         further, grown = further_scans(scan, model, folder / "more", given.threads, given.scans)
     how = f"{model.name}, {given.threads} thread(s)"

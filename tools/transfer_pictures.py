@@ -70,9 +70,8 @@ def _column(flair: Volume, truth: np.ndarray, found: np.ndarray, k: int) -> np.n
     painted[found[:, :, k]] = (1, 0.2, 0.2)
     painted[truth[:, :, k]] = (0.2, 0.8, 0.2)
     painted[found[:, :, k] & truth[:, :, k]] = (1, 0.85, 0.2)
-    upright = [
-        np.rot90(tile[::-1]) for tile in (plain, painted)
-    ]  # the patient's left is on the right, as on the contact sheets
+    # the patient's left is on the right, as on the contact sheets
+    upright = [np.rot90(tile[::-1]) for tile in (plain, painted)]
     return (np.concatenate(upright, axis=0) * 255).astype(np.uint8)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,9 +24,8 @@ class Patient:
     centre: str = ""
     split: Split = ""
     exams: Mapping[Exam, Path] = field(default_factory=dict)
-    targets: Mapping[str, Path] = field(
-        default_factory=dict
-    )  # "haematoma", "leukoaraiosis", "tract", "expansion" -> file on the CT grid
+    # "haematoma", "leukoaraiosis", "tract", "expansion" -> file on the CT grid
+    targets: Mapping[str, Path] = field(default_factory=dict)
     facts: Mapping[str, Fact] = field(default_factory=dict)  # age_years, sex, onset_to_ct_h, …
 
     def exam(self, name: Exam) -> Path:
@@ -45,8 +45,8 @@ class Cohort:
     root: Path | None = None
 
     def __post_init__(self) -> None:
-        seen: set[str] = set()
-        double = sorted({p.id for p in self.patients if p.id in seen or seen.add(p.id)})  # type: ignore[func-returns-value]
+        counts = Counter(patient.id for patient in self.patients)
+        double = sorted(name for name, count in counts.items() if count > 1)
         if double:
             raise InputRefused(
                 f"the cohort holds {len(double)} patient(s) more than once: {', '.join(double[:5])}; give"

@@ -15,9 +15,8 @@ from ichnos.verdict import Verdict
 from ichnos.volume import Volume
 
 AIR_HU = -1000  # also what padding becomes
-PADDING_BELOW_HU = (
-    -1400
-)  # no scanner measures less; -1500, -2000, -2048 and -3024 mean "outside the field of view"
+# no scanner measures less; -1500, -2000, -2048 and -3024 mean "outside the field of view"
+PADDING_BELOW_HU = -1400
 FEWEST_SLICES = 8  # of a series that may be read
 _STEP_STANDS_OUT = 1.6  # times the larger of its neighbours: a slice is missing, not merely a changed step
 _MODALITIES = frozenset(
@@ -67,9 +66,8 @@ class Acquisition:
     kernel: str | None = None
     tube_kv: float | None = None
     slice_thickness_mm: float | None = None
-    slice_step_mm: tuple[
-        float, ...
-    ] = ()  # distinct distances between neighbouring slices, along their normal
+    # distinct distances between neighbouring slices, along their normal
+    slice_step_mm: tuple[float, ...] = ()
     # angle between the slice normal and the direction of table travel; sign: + tips the top of the normal
     # forward
     tilt_deg: float = 0.0

@@ -202,9 +202,8 @@ class Volume:
             return Volume(np.stack(parts, axis=-1), grid.affine)
         matrix = np.linalg.inv(self.affine) @ grid.affine
         out = np.zeros(grid.shape, self.array.dtype)
-        best = sample(
-            (self.array == 0).astype(np.float32), matrix, grid.shape, 1, 1.0
-        )  # outside lies background
+        # outside lies background
+        best = sample((self.array == 0).astype(np.float32), matrix, grid.shape, 1, 1.0)
         for label in (label for label in np.unique(self.array) if label != 0):
             weight = sample((self.array == label).astype(np.float32), matrix, grid.shape, 1, 0.0)
             wins = (weight > best + _TIE) | ((weight >= best - _TIE) & (out == 0) & (weight > 0))
@@ -234,9 +233,8 @@ class Volume:
         shape = np.maximum(1, np.round(np.array(self.shape) * old / new).astype(int))
         affine = np.array(self.affine)
         affine[:3, :3] = self.affine[:3, :3] * (new / old)
-        first = (np.array(self.shape) - 1) / 2 - (
-            shape - 1
-        ) / 2 * new / old  # keep the middle of the field of view
+        # keep the middle of the field of view
+        first = (np.array(self.shape) - 1) / 2 - (shape - 1) / 2 * new / old
         affine[:3, 3] = self.world(first)
         return Volume(np.broadcast_to(np.uint8(0), tuple(int(n) for n in shape)), affine)
 
@@ -366,9 +364,8 @@ class Volume:
         image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(axes)), isVector=array.ndim == 4)
         image.SetSpacing(self.spacing_mm)
         image.SetOrigin([float(v) for v in lps[:3, 3]])
-        left, _, right = np.linalg.svd(
-            direction
-        )  # the nearest exactly orthonormal matrix: ITK checks to 1e-6
+        # the nearest exactly orthonormal matrix: ITK checks to 1e-6
+        left, _, right = np.linalg.svd(direction)
         image.SetDirection([float(v) for v in (left @ right).ravel()])
         return image
 

@@ -51,9 +51,8 @@ def rule(tile: np.ndarray) -> np.ndarray:
     steep = [8 * (1 - np.abs(hu - (low + high) / 2) / ((high - low) / 2)) for low, high in bands.values()]
     by_name = dict(zip(bands, steep, strict=True))
     by_name["brain"] = np.where((hu > 0) & (hu < 100), 8.0, -8.0)
-    by_name["tract_left"] = np.maximum(
-        by_name["tract_left"], 8 * (1 - np.abs(hu - 57))
-    )  # goes on under the clot
+    # goes on under the clot
+    by_name["tract_left"] = np.maximum(by_name["tract_left"], 8 * (1 - np.abs(hu - 57)))
     by_name["IVH"] = np.full_like(hu, -8)
     return np.stack([by_name[name].clip(-8, 8) for name in TARGETS], axis=1).astype(np.float32)
 

@@ -116,9 +116,8 @@ def test_net_benefit_is_counted_by_hand() -> None:
 def test_conformal_sets_keep_their_promise_in_each_class() -> None:
     covered, abstained = [], []
     for seed in range(150):
-        events, p = _cases(
-            300, slope=0.4, seed=seed
-        )  # badly calibrated on purpose: the promise must hold all the same
+        # badly calibrated on purpose: the promise must hold all the same
+        events, p = _cases(300, slope=0.4, seed=seed)
         others = _cases(400, slope=0.4, seed=10_000 + seed)
         found = conformal_rates(fit_conformal(events, p, coverage=0.9), *others)
         covered.append((found.coverage_events.value, found.coverage_others.value))

@@ -96,9 +96,8 @@ def test_agrees_with_surface_distance(spacing: tuple[float, float, float], order
 def test_flat_cells_have_the_areas_of_surface_distance(spacing: tuple[float, float, float]) -> None:
     tables = pytest.importorskip("surface_distance.lookup_tables")
     theirs = np.array(tables.create_table_neighbour_code_to_surface_area(spacing))
-    mirrored = [
-        int(f"{code:08b}"[::-1], 2) for code in range(256)
-    ]  # they number a cell's corners from the other end
+    # they number a cell's corners from the other end
+    mirrored = [int(f"{code:08b}"[::-1], 2) for code in range(256)]
     ours, theirs = surfaces._cell_areas(spacing), theirs[mirrored]
     filled = np.array([code.bit_count() for code in range(256)])
     assert (ours[1:-1] > 0).all()

@@ -77,9 +77,8 @@ def test_the_order_of_axes_does_not_change_the_answer(
 ) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino")
-        monkeypatch.setattr(
-            backends, "_precision", lambda core: "f32"
-        )  # what is asked here must not drown in the rounding of bf16
+        # what is asked here must not drown in the rounding of bf16
+        monkeypatch.setattr(backends, "_precision", lambda core: "f32")
     ours, theirs = manifest(dim=dim), manifest(dim=dim, axes="zyx")
     save_model(tmp_path / "ours", weights(ours), ours)
     save_model(tmp_path / "theirs", turned(weights(theirs)), theirs)

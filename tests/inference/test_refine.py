@@ -109,9 +109,8 @@ def test_a_refinement_that_has_learnt_nothing_changes_nothing_but_the_operating_
     assert (plain.threshold("ICH"), both.threshold("ICH")) == (0.5, 0.4)
     assert (plain.probabilities == both.probabilities).all()
     assert both.refined is not None
-    look = refiner_input(
-        plain, NAMES, (3.0, 3.0, 3.0)
-    )  # logits, not probabilities, are brought to the finer grid
+    # logits, not probabilities, are brought to the finer grid
+    look = refiner_input(plain, NAMES, (3.0, 3.0, 3.0))
     inside = (slice(None), *region_of(look.logits, NAMES).slices)
     found, said = both.refined.probabilities[inside], expit(look.logits[inside])
     assert min(channel.std() for channel in said) > 0.01

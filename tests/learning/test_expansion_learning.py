@@ -86,9 +86,8 @@ def test_growth_is_compared_as_a_set() -> None:
     p = pair("a", grow_mm=4, shift_mm=6)
     perfect = score(p, p.later)
     assert (perfect.growth_dice, perfect.lesion_dice, perfect.volume_error_ml) == (1.0, 1.0, 0.0)
-    shrunk = (np.linalg.norm(MM, axis=0) <= 8).astype(
-        np.float32
-    )  # a signed difference would have rewarded what is missing
+    # a signed difference would have rewarded what is missing
+    shrunk = (np.linalg.norm(MM, axis=0) <= 8).astype(np.float32)
     assert score(p, shrunk).growth_dice == 0
     assert np.isnan(score(pair("b", grow_mm=0), p.later).growth_dice)
     even = uniform_dilation(p, float(p.later.sum() / p.blood.sum()))

@@ -97,9 +97,8 @@ def test_a_refinement_is_learnt_goes_on_and_lies_beside_the_weights(tmp_path: Pa
         model, pool, heads=(), work=tmp_path / "work", steps=6, seconds=1e9, command="test"
     )
     batch = PoolBatches(tuple(sorted(pool.glob("*.npz"))))(3)
-    before = networks.build(
-        made.manifest.network.name, **made.manifest.network.arguments
-    )  # learnt nothing: the first network's own words
+    # learnt nothing: the first network's own words
+    before = networks.build(made.manifest.network.name, **made.manifest.network.arguments)
     with torch.inference_mode():
         loss = [
             float(multi_target_loss(network(batch.image), batch.truth, batch.known))

@@ -74,9 +74,8 @@ def test_deformable_follows_the_ventricles() -> None:
     out = tissue.world(np.indices(tissue.shape).transpose(1, 2, 3, 0)) - ventricles().world(
         np.argwhere(ventricles().array).mean(axis=0)
     )
-    field = (
-        -0.3 * out * np.exp(-(out**2).sum(axis=-1, keepdims=True) / (2 * 25.0**2))
-    )  # their ventricles are larger than ours
+    # their ventricles are larger than ours
+    field = -0.3 * out * np.exp(-(out**2).sum(axis=-1, keepdims=True) / (2 * 25.0**2))
     truth = Transform.of(Displacement(Volume(field.astype(np.float32), tissue.affine)))
     warped = (~truth).pull(tissue, tissue, interpolation="nearest")
     theirs = (~truth).pull(ventricles(), tissue, interpolation="nearest").array > 0

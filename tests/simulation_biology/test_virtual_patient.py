@@ -98,9 +98,8 @@ def test_the_follow_up_holds_the_baseline_in_the_same_tissue(head: SourceHead) -
     assert patient.followup is not None
     before, after = patient.baseline.ich > 0.5, patient.followup.ich > 0.5
     if patient.truth.followup_ich_ml > 0.98 * patient.truth.ich_ml:
-        grown = ndimage.binary_dilation(
-            after.numpy(), iterations=2
-        )  # the greater mass effect shifts it a little
+        # the greater mass effect shifts it a little
+        grown = ndimage.binary_dilation(after.numpy(), iterations=2)
         assert grown[before.numpy()].mean() > 0.97
     assert patient.truth.followup_ich_ml > 0.8 * patient.truth.ich_ml
 
@@ -122,9 +121,8 @@ def test_mass_effect_displaces_tissue_and_midline(head: SourceHead) -> None:
     assert without.mni_mm is not None
     assert with_blood.truth.midline_shift_mm > 1.5
     assert without.truth.midline_shift_mm == 0.0
-    shift = (without.mni_mm - with_blood.mni_mm)[
-        0
-    ]  # where tissue at a place comes from: pushed right means from further left
+    # where tissue at a place comes from: pushed right means from further left
+    shift = (without.mni_mm - with_blood.mni_mm)[0]
     midline = (
         (without.mni_mm[0].abs() < 4) & (without.mni_mm[1].abs() < 20) & ((without.mni_mm[2] - 12).abs() < 12)
     )

@@ -268,9 +268,8 @@ def test_the_oracle_of_a_restless_head_lies_around_the_blood_that_its_slices_sho
             motion=motion,
         )
         assert found is not None
-        return found.map_array(
-            lambda a: a > 0.75
-        )  # in the small patient it is 1 in the blood and a half where blood will come
+        # in the small patient it is 1 in the blood and a half where blood will come
+        return found.map_array(lambda a: a > 0.75)
 
     beside = [np.count_nonzero((blood.array > 0) != sure(motion).array) for motion in (exam.motion, None)]
     assert np.count_nonzero(blood.array) > 500

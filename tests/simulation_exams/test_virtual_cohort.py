@@ -135,9 +135,8 @@ def test_dicom_series_is_the_same_scan(made: tuple[Path, Summary]) -> None:
     scan = open_scan(out / "dicom" / "sub-001" / "ct")
     image = nifti.load(bids.exam_path(out, "001", "ct"))
     same = scan.volume.on_grid(image, interpolation="linear", fill=-1000.0).array
-    tilted = (
-        abs(scan.acquisition.tilt_deg) > 0.5
-    )  # then the series is sheared, its slices elsewhere than the NIfTI's
+    # then the series is sheared, its slices elsewhere than the NIfTI's
+    tilted = abs(scan.acquisition.tilt_deg) > 0.5
     assert tilted or scan.volume.shape == image.shape
     inside = np.s_[100:400, 100:400, 4:-4]
     soft = (image.array[inside] > 0) & (image.array[inside] < 80)

@@ -264,9 +264,8 @@ def test_the_reader_of_leukoaraiosis_measures_each_way(tmp_path: Path, monkeypat
 
 
 def test_an_effect_that_few_patients_do_not_determine_is_said_without_the_formula() -> None:
-    table = pd.DataFrame(
-        {"y": [0.0, 1, 2, 0, 1, 2, 0, 1], "x": [0.0, 1, 2, 0, 1, 2, 0, 1]}
-    )  # x orders y without an exception
+    # x orders y without an exception
+    table = pd.DataFrame({"y": [0.0, 1, 2, 0, 1, 2, 0, 1], "x": [0.0, 1, 2, 0, 1, 2, 0, 1]})
     with pytest.raises(InputRefused, match="8 patients do not determine it: too few, or too alike"):
         adjusted_effect("ordinal", "y ~ x", table, "x", of="patients")
     with pytest.raises(InputRefused, match="2 patients do not determine it"):

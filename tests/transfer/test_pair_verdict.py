@@ -75,9 +75,8 @@ def test_a_broken_pair_fails_with_a_cause(pair: tuple[Volume, Volume, Transform]
 def test_brain_of_a_ct_is_the_inside_of_the_skull(seam_mm: int) -> None:
     ct = painted("ct")
     y, z = (ct.world(np.indices(ct.shape).transpose(1, 2, 3, 0))[..., axis] for axis in (1, 2))
-    seam = (np.abs(y + 10 - z / 3) < seam_mm / 2) & (
-        anatomy().array == 2
-    )  # a suture, or bone too thin to be seen, from top to base
+    # a suture, or bone too thin to be seen, from top to base
+    seam = (np.abs(y + 10 - z / 3) < seam_mm / 2) & (anatomy().array == 2)
     found = brain_of_ct(
         view(ct.with_array(np.where(seam, 40, ct.array).astype(np.float32)), spacing_mm=2.0, contrast="ct")
     )

@@ -88,9 +88,8 @@ def template_as_ct() -> tuple[Volume, Volume]:
     brain = mni.brain_mask()
     margin = [round(_SKULL_MM) + 6] * 3
     wide = brain.padded(margin, margin)
-    outside_mm = ndimage.distance_transform_edt(~wide.array).astype(
-        np.float32
-    )  # the template has 1 mm voxels
+    # the template has 1 mm voxels
+    outside_mm = ndimage.distance_transform_edt(~wide.array).astype(np.float32)
     gm, wm = mni.template("gm").array, mni.template("wm").array
     image = np.select([outside_mm <= _LIQUOR_MM, outside_mm <= _SKULL_MM], [12.0, 900.0], -1000.0).astype(
         np.float32

@@ -82,9 +82,8 @@ def brain_mask() -> Volume:
     """Return the inside of the pia, ventricles included (the template's T1 is zero outside)."""
     t1 = template("t1")
     bright = t1.array > 20
-    labels, _ = ndimage.label(
-        ~bright
-    )  # holes are what the corner's background does not reach; quicker than `binary_fill_holes`
+    # holes are what the corner's background does not reach; quicker than `binary_fill_holes`
+    labels, _ = ndimage.label(~bright)
     return t1.with_array(labels != labels[0, 0, 0])
 
 

@@ -24,9 +24,8 @@ class TrainingImage:
     patient: str = ""  # "" for a synthetic image
     centre: str = ""
     split: str = "train"  # "train" or "validation"
-    sources: tuple[
-        str, ...
-    ] = ()  # patients from whom a synthetic image, or the generator that drew it, was made
+    # patients from whom a synthetic image, or the generator that drew it, was made
+    sources: tuple[str, ...] = ()
     sha256: str = ""  # of the voxels; "" where it was not taken
 
     @property

@@ -302,9 +302,8 @@ def write_description(
 def write_pipeline(root: str | Path, pipeline: str) -> Path:
     """Make derivatives/<pipeline>/ with its dataset_description.json; return the folder."""
     folder = Path(root) / "derivatives" / pipeline
-    write_description(
-        folder, pipeline, pipeline=pipeline, sources=["../.."]
-    )  # not the folder's name: the same data, the same bytes
+    # not the folder's name: the same data, the same bytes
+    write_description(folder, pipeline, pipeline=pipeline, sources=["../.."])
     return folder
 
 

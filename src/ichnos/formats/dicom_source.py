@@ -188,9 +188,8 @@ def readable(path: Path) -> Iterator[None]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # pydicom tells of odd values; what matters is refused below
+            # pydicom tells of odd values; what matters is refused below
+            warnings.simplefilter("ignore", UserWarning)
             yield
     except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, EOFError) as error:
         raise InputRefused(f"{foreign(path)} is not a readable DICOM file ({foreign(error)})") from None

@@ -71,14 +71,12 @@ class Report:
     """What an SR of ours says."""
 
     groups: tuple[MeasurementGroup, ...]
-    comments: tuple[
-        str, ...
-    ] = ()  # sentences: what could not be looked at, warnings; the research notice comes first by itself
+    # sentences: what could not be looked at, warnings; the research notice comes first by itself
+    comments: tuple[str, ...] = ()
 
 
-_NOTHING = MeasurementGroup(
-    "not read"
-)  # TID 1500 wants one group at least; this one is empty, and the comments say why
+# TID 1500 wants one group at least; this one is empty, and the comments say why
+_NOTHING = MeasurementGroup("not read")
 
 
 def write_sr(

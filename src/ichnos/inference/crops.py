@@ -37,9 +37,8 @@ def published_crops(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[SliceC
     box repeat its edge. Masks and HU in RAS on one grid.
     """
     near = box_around(ich, margin_mm=_MARGIN_MM)
-    slab = Box(
-        (*near.start[:2], 0), (*near.stop[:2], ich.shape[2])
-    )  # all slices: where the 5 mm ones lie is the scan's own
+    # all slices: where the 5 mm ones lie is the scan's own
+    slab = Box((*near.start[:2], 0), (*near.stop[:2], ich.shape[2]))
     mask, image = (
         _resampled(v.cropped(slab), fill)
         for v, fill in ((ich.astype(np.float32), 0.0), (hu.astype(np.float32), -1000.0))

@@ -56,9 +56,8 @@ def export_bundle(model: Model, folder: Path) -> Path:
         (folder / part).mkdir(parents=True, exist_ok=True)
     network = model.network()
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # torch prefers other ways out, and warns of size checks; MONAI reads this one
+        # torch prefers other ways out, and warns of size checks; MONAI reads this one
+        warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, torch.zeros(input_shape(model.manifest)), check_trace=False)
     traced.save(str(folder / "models" / "model.ts"))
     _write(folder / "configs" / "metadata.json", _metadata(model.manifest))

@@ -28,13 +28,11 @@ class Preprocessing(_Frozen):
     """
 
     spacing_mm: tuple[float, float, float]  # of the grid that the network sees, along (x, y, z)
-    windows_hu: tuple[
-        tuple[float, float], ...
-    ]  # one input channel each; lower edge -> -1, upper edge -> +1, clipped
+    # one input channel each; lower edge -> -1, upper edge -> +1, clipped
+    windows_hu: tuple[tuple[float, float], ...]
     patch: tuple[int, int, int]  # voxels (x, y, z) of one tile; z is 1 for a network that sees single slices
-    z_score: tuple[
-        tuple[float, float], ...
-    ] = ()  # (mean, sd) in HU per window: clipped HU are standardised, not mapped to -1..1
+    # (mean, sd) in HU per window: clipped HU are standardised, not mapped to -1..1
+    z_score: tuple[tuple[float, float], ...] = ()
     # HU to which the median of the scan's soft core is moved before the windows; None: HU as scanned
     recentred_hu: float | None = None
     axes: Literal["xyz", "xzy", "yxz", "yzx", "zxy", "zyx"] = (
@@ -78,9 +76,8 @@ class TargetSpec(_Frozen):
     kind: Literal["mask", "coordinate", "patient", "region", "image"] = (
         "mask"  # a coordinate is given in units of COORDINATE_MM, inside the brain
     )
-    threshold: float = Field(
-        default=0.5, ge=0, le=1
-    )  # operating point: probability above which a voxel counts
+    # operating point: probability above which a voxel counts
+    threshold: float = Field(default=0.5, ge=0, le=1)
     group: str = "anatomy"  # as in `ichnos.targets`
 
 

@@ -127,9 +127,8 @@ def read_plain(path: Path) -> Any:
     """Read a file that torch saved; tensors and plain data only, so that no code of the file runs."""
     if not path.is_file():
         raise InputRefused(f"{path} is not a file; expected a checkpoint (.pth, .pt)")
-    numbers = [
-        type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")
-    ]  # nnU-Net's logs hold numpy scalars
+    # nnU-Net's logs hold numpy scalars
+    numbers = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
     plain: list[Any] = [
         np._core.multiarray.scalar,  # type: ignore[attr-defined]
         np.dtype,

@@ -81,9 +81,8 @@ class KANLinear(nn.Module):
         """Find spline coefficients (o, i, k) that pass closest to values (p, i, o) at x (p, i), in the
         sense of least squares.
         """
-        solution: Tensor = torch.linalg.lstsq(
-            self.bases(x).transpose(0, 1), values.transpose(0, 1)
-        ).solution  # i k o
+        # i k o
+        solution: Tensor = torch.linalg.lstsq(self.bases(x).transpose(0, 1), values.transpose(0, 1)).solution
         return solution.permute(2, 0, 1).contiguous()
 
     def scaled_spline_weight(self) -> Tensor:

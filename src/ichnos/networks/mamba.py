@@ -60,12 +60,10 @@ class Mamba(nn.Module):
         into_scan, into_gate = self.in_proj.weight.chunk(2)
         bias = self.in_proj.bias
         scan_bias, gate_bias = (None, None) if bias is None else bias.chunk(2)
-        x = F.silu(
-            self.conv1d(_project(into_scan, columns, scan_bias))[..., :length]
-        )  # b d l; causal: the padding on the right is cut
-        dt, B, C = _project(self.x_proj.weight, x).split(
-            [self.dt_rank, self.d_state, self.d_state], dim=1
-        )  # b r l, b n l, b n l
+        # b d l; causal: the padding on the right is cut
+        x = F.silu(self.conv1d(_project(into_scan, columns, scan_bias))[..., :length])
+        # b r l, b n l, b n l
+        dt, B, C = _project(self.x_proj.weight, x).split([self.dt_rank, self.d_state, self.d_state], dim=1)
         delta = _project(self.dt_proj.weight, dt)  # b d l; the bias enters inside the scan
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))  # d n
         z = _project(into_gate, columns, gate_bias)  # b d l: after the convolution's temporaries have gone

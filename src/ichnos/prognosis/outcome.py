@@ -103,9 +103,8 @@ class Regression(PlainModel):
     """Coefficients in the order of `terms`, then whatever else was estimated with them; their covariance."""
 
     terms: tuple[str, ...]
-    values: tuple[
-        float, ...
-    ]  # ordinal: slopes, then the first cut, then logarithms of the steps between cuts
+    # ordinal: slopes, then the first cut, then logarithms of the steps between cuts
+    values: tuple[float, ...]
     covariance: tuple[tuple[float, ...], ...]
     residual_sd: float = Field(default=0.0, ge=0)  # linear only
     patients: int = Field(gt=0)

@@ -216,9 +216,8 @@ def grown_mask(
     before, head, fluid = (np.asarray(v.cropped(part).array).astype(bool) for v in (ich, brain, ventricles))
     score = signed_distance_mm(before, ich.spacing_mm)
     if forecast is not None:
-        score = (
-            -np.asarray(forecast.cropped(part).array, np.float32) + 1e-4 * score
-        )  # distance only settles ties
+        # distance only settles ties
+        score = -np.asarray(forecast.cropped(part).array, np.float32) + 1e-4 * score
     allowed = before | (head & ~fluid)
     count = min(round(wanted_ml / ich.voxel_ml), int(allowed.sum()))
     inner = np.zeros(before.shape, bool)

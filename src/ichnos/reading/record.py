@@ -93,15 +93,13 @@ class Record(PlainModel):
     quality: tuple[QualityReason, ...] = ()
     warnings: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
-    facts: dict[str, float] = Field(
-        default_factory=dict
-    )  # what was known besides the image: age_years, onset_to_ct_h, …
+    # what was known besides the image: age_years, onset_to_ct_h, …
+    facts: dict[str, float] = Field(default_factory=dict)
     provenance: ReadingProvenance | None = None
     refusal: str = ""  # why the scan was not read
     masks: dict[str, str] = Field(default_factory=dict)  # mask name -> file beside reading.json
-    files: dict[str, str] = Field(
-        default_factory=dict
-    )  # what else was written, in words -> file beside reading.json
+    # what else was written, in words -> file beside reading.json
+    files: dict[str, str] = Field(default_factory=dict)
 
     def finding(self, target: str) -> Finding:
         """Return the finding of a target; an unknown one is refused with the choices."""

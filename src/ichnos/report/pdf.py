@@ -57,9 +57,8 @@ def write_pdf(page: Path, pdf: Path) -> Path:
 def _by_browser(program: str, page: Path, pdf: Path) -> None:
     with tempfile.TemporaryDirectory() as profile:
         still = Path(profile) / page.name
-        still.write_text(
-            _SCRIPT.sub("", page.read_text(encoding="utf-8")), encoding="utf-8"
-        )  # the viewer is not printed
+        # the viewer is not printed
+        still.write_text(_SCRIPT.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
         command = [
             program,
             *_QUIET,

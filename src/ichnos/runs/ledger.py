@@ -82,9 +82,8 @@ class Ledger:
             self.close()
             raise
         if self.path.exists() and (text := self.path.read_bytes()) and not text.endswith(b"\n"):
-            self._write(
-                b"\n"
-            )  # a killed process left half a line: it stays, alone, and is skipped when reading
+            # a killed process left half a line: it stays, alone, and is skipped when reading
+            self._write(b"\n")
 
     def close(self) -> None:
         """Give the folder back."""

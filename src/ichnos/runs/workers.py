@@ -125,9 +125,8 @@ def _serve(pipe: Connection, call: bytes, work: Path, threads: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     for variable in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
-        os.environ.setdefault(
-            variable, str(threads)
-        )  # before the function's libraries are imported: cores are shared
+        # before the function's libraries are imported: cores are shared
+        os.environ.setdefault(variable, str(threads))
     _leave_with_the_parent()
     function = pickle.loads(call)
     pipe.send(None)

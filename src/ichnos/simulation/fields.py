@@ -152,9 +152,8 @@ def smooth_noise(
     """
     small = [max(4, int(np.ceil(n / correlation)) + 3) for n in shape]
     draw = torch.randn((1, channels, *small), generator=generator, device=generator.device).to(device)
-    draw = (
-        F.avg_pool3d(F.pad(draw, (1, 1, 1, 1, 1, 1), mode="replicate"), 3, 1) * 5.4
-    )  # back to unit variance
+    # back to unit variance
+    draw = F.avg_pool3d(F.pad(draw, (1, 1, 1, 1, 1, 1), mode="replicate"), 3, 1) * 5.4
     return F.interpolate(draw, size=list(shape), mode="trilinear", align_corners=True)[0]
 
 

@@ -130,9 +130,8 @@ class Fibres:
     """
 
     affine: npt.NDArray[np.float64]  # (4, 4) voxel index -> patient mm
-    orientation: (
-        torch.Tensor
-    )  # (k, 3, x, y, z) float32, unit vectors in patient RAS axes, zero where the weight is 0
+    # (k, 3, x, y, z) float32, unit vectors in patient RAS axes, zero where the weight is 0
+    orientation: torch.Tensor
     weight: torch.Tensor  # (k, x, y, z) float32, 0..1; the k weights sum to at most 1, the rest is isotropic
     names: tuple[str, ...]  # of the k bundles: slot 0 corticospinal/projection, 1 callosal, 2 association
 

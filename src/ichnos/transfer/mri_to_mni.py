@@ -80,9 +80,8 @@ def register_mri_to_mni(
         )
         for look, _ in begun
     }
-    stripped, best = max(
-        begun, key=lambda item: correlation(item[1], wide[item[0]], seen)
-    )  # with the rim, where the looks differ
+    # with the rim, where the looks differ
+    stripped, best = max(begun, key=lambda item: correlation(item[1], wide[item[0]], seen))
     inner = _fixed(weighting, stripped=stripped, inner=True)  # the painted skull has done its part
     best = max(
         (best, _affine(inner, seen, best, rigid=False, threads=threads)),

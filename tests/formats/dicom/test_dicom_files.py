@@ -84,9 +84,8 @@ def test_dicomdir_names_its_files(study: Path, tmp_path: Path) -> None:
         disc.add(file)
     disc.write(tmp_path / "disc")
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ResourceWarning
-        )  # pydicom leaves its temporary folder to the garbage collector
+        # pydicom leaves its temporary folder to the garbage collector
+        warnings.simplefilter("ignore", ResourceWarning)
         del disc
         gc.collect()
     (tmp_path / "disc" / "VIEWER.EXE").write_bytes(b"MZ" + bytes(500))

@@ -66,9 +66,8 @@ def test_softening_keeps_the_mask_and_thin_slices_stay_as_they_are(
     thin = Volume(flair.array, np.diag([1.0, 1, 1, 1]))
     assert set(np.unique(softened(mask.with_array(mask.array), thin).array)) == {0.0, 1.0}
     assert between_slices(thin) is thin
-    flat = flair.with_array(
-        np.full(flair.shape, 100.0, np.float32)
-    )  # a brightness that does not bear the mask out
+    # a brightness that does not bear the mask out
+    flat = flair.with_array(np.full(flair.shape, 100.0, np.float32))
     assert set(np.unique(softened(mask, flat).array)) == {0.0, 1.0}
 
 

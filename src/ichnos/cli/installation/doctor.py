@@ -143,9 +143,8 @@ def installed_parts() -> list[InstalledPart]:
         part = extra.group(1) if extra else "core"
         if name is not None and part in wanted and name.group(1) != "ichnos":
             wanted[part].append(name.group(1))
-    wanted["nnunet"].append(
-        "nnunetv2"
-    )  # installed without its own requirements, so that no extra can list it
+    # installed without its own requirements, so that no extra can list it
+    wanted["nnunet"].append("nnunetv2")
     return [_part(name, libraries) for name, libraries in wanted.items()]
 
 

@@ -132,9 +132,8 @@ def _smoothed(events: Booleans, p: Floats, points: int = 200) -> tuple[Floats, F
     at = np.linspace(p.min(), p.max(), points)
     share = min(1.0, max(0.3, 30 / p.size))
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", RuntimeWarning
-        )  # empty neighbourhoods come back as NaN and are dropped below
+        # empty neighbourhoods come back as NaN and are dropped below
+        warnings.simplefilter("ignore", RuntimeWarning)
         observed = lowess(events.astype(float), p, frac=share, it=0, xvals=at)
     kept = np.isfinite(observed)
     return at[kept], np.clip(observed[kept], 0, 1)

@@ -102,9 +102,8 @@ def random_effects(
     w = 1 / (se**2 + tau2)
     mean = float((w @ y) / w.sum())
     spread = float(w @ (y - mean) ** 2) / (k - 1)
-    se_mean = float(
-        np.sqrt(max(1.0, spread) / w.sum())
-    )  # never narrower than the plain interval (Rover 2015)
+    # never narrower than the plain interval (Rover 2015)
+    se_mean = float(np.sqrt(max(1.0, spread) / w.sum()))
     half = float(stats.t.ppf(0.5 + level / 2, k - 1)) * se_mean
     low = high = float("nan")
     if k >= 3:

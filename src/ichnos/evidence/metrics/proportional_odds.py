@@ -45,9 +45,8 @@ def proportional_odds_test(formula: str, table: Any) -> ProportionalOdds:
     variance = np.zeros((slopes.size, slopes.size))
     for a, (_, p_a, inverse_a) in enumerate(fits):
         for b, (_, p_b, inverse_b) in enumerate(fits):
-            weight = (
-                p_b * (1 - p_a) if b >= a else p_a * (1 - p_b)
-            )  # cov of the two indicators; P(y > cut) falls with the cut
+            # cov of the two indicators; P(y > cut) falls with the cut
+            weight = p_b * (1 - p_a) if b >= a else p_a * (1 - p_b)
             block = inverse_a @ (x.T * weight) @ x @ inverse_b
             variance[a * k : (a + 1) * k, b * k : (b + 1) * k] = block[1:, 1:]
     contrast = np.hstack([np.tile(np.eye(k), (len(fits) - 1, 1)), -np.eye(k * (len(fits) - 1))])

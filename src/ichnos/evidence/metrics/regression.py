@@ -91,9 +91,8 @@ def fit(kind: ModelKind, formula: str, table: Any, *, time: str | None = None, l
         warnings.simplefilter("always")
         result = _fitted(kind, formula, outcome, design, data[time].to_numpy(float) if time else None)
         spread = _covariance(result, formula, len(data))
-    first = (
-        1 if kind in ("logistic", "linear") else 0
-    )  # their intercept comes first; ordinal thresholds come last
+    # their intercept comes first; ordinal thresholds come last
+    first = 1 if kind in ("logistic", "linear") else 0
     coefficient, covariance = (
         np.asarray(result.params)[first : first + k],
         spread[first : first + k, first : first + k],

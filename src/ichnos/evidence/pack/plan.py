@@ -156,12 +156,10 @@ class EvidencePlan(_Frozen):
     regressions: tuple[RegressionPlan, ...] = ()
     score_columns: ScoreColumns = ScoreColumns()
     hep_points: HepPoints | None = None
-    threshold: float | None = Field(
-        default=None, ge=0, le=1
-    )  # operating point given beforehand; None: chosen on the validation split
-    training_prevalence: float | None = Field(
-        default=None, gt=0, lt=1
-    )  # share of events among the training images, after balancing
+    # operating point given beforehand; None: chosen on the validation split
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    # share of events among the training images, after balancing
+    training_prevalence: float | None = Field(default=None, gt=0, lt=1)
     conformal_coverage: float = Field(default=0.9, gt=0.5, lt=1)
     bootstrap_repeats: int = Field(default=1000, ge=100)
     gallery: int = Field(default=6, ge=0, le=24)  # worst cases drawn per target

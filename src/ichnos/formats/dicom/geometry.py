@@ -135,9 +135,8 @@ def layout_of(affines: Sequence[Floats], source_shape: tuple[int, int]) -> Layou
         [(origins - origins[0]) @ column / column_mm, (origins - origins[0]) @ row / row_mm], axis=1
     )  # in pixels
     whole = np.round(across).astype(np.intp)
-    residual = (across - whole).mean(
-        axis=0
-    )  # what whole pixels leave over on average belongs to the grid's place
+    # what whole pixels leave over on average belongs to the grid's place
+    residual = (across - whole).mean(axis=0)
     offset = whole - whole.min(axis=0)
     columns, rows = np.asarray(source_shape) + offset.max(axis=0)
     if columns * rows > 16 * source_shape[0] * source_shape[1]:

@@ -16,40 +16,31 @@ from typing import Any, BinaryIO
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import data_element_generator
-from pydicom.tag import BaseTag, Tag
 
 from ichnos.errors import InputRefused, foreign
 from ichnos.formats.dicom.files import FileReader, files_in
+from ichnos.formats.dicom.raw_header import (
+    DEFLATED_SYNTAX,
+    NATIVE_SYNTAXES,
+    TAG,
+    TAG_NUMBER,
+    RawHeader,
+    any_header,
+    number_values,
+    ordinary_header,
+    transfer_syntax_of,
+    unsigned_value,
+)
 from ichnos.formats.limits import MIB, LimitExceeded, Limits, inflated
 from ichnos.volume import Floats
 
-_WORDS = """
-    AcquisitionNumber BitsAllocated BitsStored Columns ConvolutionKernel HighBit ImageOrientationPatient
-    ImagePositionPatient ImageType InstanceNumber Modality NumberOfFrames PatientID PatientName
-    PerFrameFunctionalGroupsSequence PhotometricInterpretation PixelPaddingRangeLimit PixelPaddingValue
-    PixelRepresentation PixelSpacing RescaleIntercept RescaleSlope Rows SOPClassUID SOPInstanceUID
-    SamplesPerPixel SeriesInstanceUID StudyInstanceUID
-"""
-TAG: dict[str, BaseTag] = {word: Tag(word) for word in _WORDS.split()}
 # Images that differ in one of these are never slices of one stack.
 _TOGETHER_WORDS = """
     PatientID PatientName StudyInstanceUID SeriesInstanceUID SOPClassUID Modality ImageType
     ConvolutionKernel Rows Columns SamplesPerPixel PhotometricInterpretation
 """
 IMAGE_TYPE_AT = _TOGETHER_WORDS.split().index("ImageType")  # in a frame's stack_key
-_INT = {word: int(tag) for word, tag in TAG.items()}  # plain integers: looking up pydicom's own tags is slow
-_TOGETHER = [_INT[word] for word in _TOGETHER_WORDS.split()]
-_NATIVE = (
-    "1.2.840.10008.1.2",
-    "1.2.840.10008.1.2.1",
-)  # implicit and explicit little endian, pixels as they are
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-_OTHERWISE_ENCODED = (
-    _DEFLATED,
-    "1.2.840.10008.1.2.2",
-    "1.2.840.10008.1.2.8.1",
-)  # deflated, big endian, deflated frames
+_TOGETHER = [TAG_NUMBER[word] for word in _TOGETHER_WORDS.split()]
 _ITEM = b"\xfe\xff\x00\xe0"  # tag of a sequence's item, little endian
 _ORDINARY_BYTES = 2 * MIB  # no header in a file of this size keeps a parser busy for long
 _NO_IMAGE = ("not DICOM", "empty", "DICOM without an image")  # reasons that need no further word
@@ -143,9 +134,8 @@ def read_files(
     left = list(left_out)
     skipped: Counter[str] = Counter(why for _, why in left)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # pydicom warns of each odd value; what matters is judged here and later
+        # pydicom warns of each odd value; what matters is judged here and later
+        warnings.simplefilter("ignore")
         for done, file in enumerate(files, start=1):
             result = _read(file, reader, heads)
             if isinstance(result, str):
@@ -192,11 +182,11 @@ def _frames_of(path: Path, reader: FileReader) -> list[Frame] | str:
         if bare and start[:2] not in (b"\x08\x00", b"\x02\x00", b"\x00\x08"):
             return "not DICOM" if start else "empty"
         source = reader.bounded(stream, path) if _is_large(stream, len(start)) else stream
-        header = None if bare else _ordinary(source)
+        header = None if bare else ordinary_header(source)
         if header is None:
             _refuse_deflated_bomb(stream, path, reader.limits, bare=bare)
             source.seek(0)
-            header = _any(source, bare)
+            header = any_header(source, bare)
         if not (header.raw("SOPInstanceUID") and header.raw("SeriesInstanceUID")):
             return "not DICOM" if bare else "DICOM without an image"
         offset = _pixel_offset(header.syntax, stream)
@@ -211,7 +201,7 @@ def _is_large(stream: BinaryIO, at: int) -> bool:
     return size > _ORDINARY_BYTES
 
 
-def _refuse_oversized(header: _Raw, path: Path, limits: Limits) -> None:
+def _refuse_oversized(header: RawHeader, path: Path, limits: Limits) -> None:
     """Refuse frames and functional groups beyond the limits before anything is set aside for them."""
     pixels = header.unsigned("Columns") * header.unsigned("Rows")
     limits.check("frame_pixels", pixels, f"{foreign(path)} has {pixels:,} pixels in one frame")
@@ -226,7 +216,7 @@ def _refuse_oversized(header: _Raw, path: Path, limits: Limits) -> None:
 def _refuse_deflated_bomb(stream: BinaryIO, path: Path, limits: Limits, *, bare: bool) -> None:
     """Refuse a deflated file that unpacks to more than a file may hold; pydicom unpacks it in one go."""
     stream.seek(0 if bare else 132)
-    if _syntax_of(stream) == _DEFLATED:
+    if transfer_syntax_of(stream) == DEFLATED_SYNTAX:
         inflated(stream.read(), gzip=False, most=limits.unpacked_mib * MIB, limits=limits, name=path)
 
 
@@ -236,7 +226,7 @@ def _dataset(path: Path, reader: FileReader) -> Any:
         return pydicom.dcmread(reader.bounded(stream, path), stop_before_pixels=True, force=True)
 
 
-def _frames(header: _Raw, path: Path, offset: int | None, dataset: Callable[[], Any]) -> list[Frame]:
+def _frames(header: RawHeader, path: Path, offset: int | None, dataset: Callable[[], Any]) -> list[Frame]:
     key = tuple(_plain(header.values.get(tag)) for tag in _TOGETHER)
     shape = header.unsigned("Columns"), header.unsigned("Rows")
     stored = _stored(header, offset)
@@ -389,14 +379,14 @@ _STORED_WORDS = """
 _STORED_TAGS = [int(TAG[word]) for word in _STORED_WORDS.split()]
 
 
-def _stored(header: _Raw, offset: int | None) -> Stored:
+def _stored(header: RawHeader, offset: int | None) -> Stored:
     return _stored_of(tuple(header.values.get(tag, b"") for tag in _STORED_TAGS), offset, header.little)
 
 
 @lru_cache(maxsize=4096)
 def _stored_of(raw: tuple[Any, ...], offset: int | None, little: bool) -> Stored:
-    allocated, bits, high_bit, representation = (_unsigned(value, little) for value in raw[:4])
-    slope, intercept = (_numbers(value, 1) for value in raw[5:7])
+    allocated, bits, high_bit, representation = (unsigned_value(value, little) for value in raw[:4])
+    slope, intercept = (number_values(value, 1) for value in raw[5:7])
     bits = min(bits or allocated, allocated)
     signed = representation == 1
     return Stored(
@@ -408,7 +398,7 @@ def _stored_of(raw: tuple[Any, ...], offset: int | None, little: bool) -> Stored
         (slope[0] if slope else 0.0) or 1.0,
         intercept[0] if intercept else 0.0,
         _padding(
-            [_unsigned(value, little) for value in raw[7:] if value not in (None, b"", "")], bits, signed
+            [unsigned_value(value, little) for value in raw[7:] if value not in (None, b"", "")], bits, signed
         ),
         raw[4] in (b"MONOCHROME1", b"MONOCHROME1 ", "MONOCHROME1"),
     )
@@ -424,99 +414,12 @@ def _pixel_offset(syntax: str, stream: BinaryIO) -> int | None:
     """Return where the pixels of an uncompressed little-endian file begin; None where a decoder must look
     for them.
     """
-    if syntax not in _NATIVE:
+    if syntax not in NATIVE_SYNTAXES:
         return None
     at = stream.tell()
     head = stream.read(12)
     if len(head) < 12 or head[:4] != b"\xe0\x7f\x10\x00":
         return None
-    explicit = syntax == _NATIVE[1]
+    explicit = syntax == NATIVE_SYNTAXES[1]
     (length,) = struct.unpack("<I", head[8:12] if explicit else head[4:8])
     return None if length == 0xFFFFFFFF else at + (12 if explicit else 8)
-
-
-# ---- values as they stand in the file: pydicom's conversion of each would cost more than reading it
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """The values of a header, unconverted."""
-
-    values: dict[int, Any]
-    little: bool
-    syntax: str  # transfer syntax
-
-    def raw(self, word: str) -> Any:
-        return self.values.get(_INT[word])
-
-    def text(self, word: str) -> str:
-        value = self.raw(word)
-        return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value or "")
-
-    def unsigned(self, word: str) -> int:
-        return _unsigned(self.raw(word), self.little)
-
-    def number(self, word: str, default: float) -> float:
-        values = self.numbers(word, 1)
-        return values[0] if values else default
-
-    def numbers(self, word: str, count: int) -> tuple[float, ...] | None:
-        value = self.raw(word)
-        return _numbers(value if isinstance(value, bytes) else str(value), count)
-
-
-def _ordinary(stream: BinaryIO) -> _Raw | None:
-    """Read a little-endian file element by element, without a dataset for each; None for any other file.
-    Stops before the pixels.
-    """
-    syntax = _syntax_of(stream)
-    if not syntax or syntax in _OTHERWISE_ENCODED:
-        return None
-    at = stream.tell()
-    explicit = stream.read(6)[4:].isalpha()
-    stream.seek(at)
-    if explicit == (syntax == _NATIVE[0]):  # encoded in another way than it says: left to pydicom
-        return None
-    elements = data_element_generator(
-        stream, not explicit, True, stop_when=lambda tag, _vr, _length: tag >= 0x7FE00000
-    )
-    return _Raw({int(e.tag): e.value for e in elements}, True, syntax)
-
-
-def _syntax_of(stream: BinaryIO) -> str:
-    """Read the file meta group, which begins here, and return its transfer syntax."""
-    elements = data_element_generator(stream, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
-    value = next((e.value for e in list(elements) if int(e.tag) == 0x00020010), b"")
-    return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else ""
-
-
-def _any(stream: BinaryIO, bare: bool) -> _Raw:
-    """Read any header through pydicom."""
-    data: Any = pydicom.dcmread(stream, stop_before_pixels=True, force=bare)
-    little = next((e.is_little_endian for e in data.values() if hasattr(e, "is_little_endian")), True)
-    meta = getattr(data, "file_meta", None)
-    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
-    if syntax is None and data.original_encoding[1]:  # a file without preamble: how it was parsed tells
-        syntax = _NATIVE[0] if data.original_encoding[0] else _NATIVE[1]
-    return _Raw({int(tag): element.value for tag, element in data.items()}, little, str(syntax or ""))
-
-
-def _unsigned(value: Any, little: bool) -> int:
-    if isinstance(value, bytes):
-        return int.from_bytes(value[:2], "little" if little else "big")
-    return int(value or 0)
-
-
-@lru_cache(maxsize=4096)
-def _numbers(value: bytes | str, count: int) -> tuple[float, ...] | None:
-    """Return exactly `count` finite numbers, or None."""
-    text = (
-        value.decode("latin-1").strip(" \0")
-        if isinstance(value, bytes)
-        else str(value).strip("[]").replace(", ", "\\")
-    )
-    try:
-        values = tuple(float(part) for part in text.split("\\"))
-    except ValueError:
-        return None
-    return values if len(values) == count and all(abs(v) < 1e9 for v in values) else None

@@ -77,9 +77,8 @@ class _Decoder:
         """Return one frame's stored values (rows, columns)."""
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # of headers that contradict their JPEG 2000 stream: pydicom then follows the stream
+                # of headers that contradict their JPEG 2000 stream: pydicom then follows the stream
+                warnings.simplefilter("ignore")
                 array = pixel_array(self._data(frame), index=frame.index, raw=True)
         except (PermissionError, InputRefused):
             raise

@@ -29,9 +29,8 @@ _SAME_DIRECTION = 0.9998  # cosine of 1.1 degrees
 class Stack:
     """Images of one series that lie in one stack: sorted along their normal, one at each position."""
 
-    frames: tuple[
-        Frame, ...
-    ]  # feet to head (or back to front, left to right); as found where the header gives no place
+    # feet to head (or back to front, left to right); as found where the header gives no place
+    frames: tuple[Frame, ...]
     head: Any  # pydicom header of one of its files
     placed: bool
     duplicates: int = 0  # the same image again
@@ -265,10 +264,12 @@ _WORD = {
     "projection": r"\bmip\b|\bminip\b|\bvrt?\b|volume render|projection",
     "bone": r"\bbone|\bknochen|\bosseu|\bhueso|\bosso|petrous|temporal bone|\biac\b|sinus",
     "head": (
-        r"head|brain|skull|cranial|cereb|schädel|schaedel|kopf|crane|crâne|craneo|cerveau|hirn|encephal|stroke"
+        r"head|brain|skull|cranial|cereb|schädel|schaedel|kopf|crane|crâne|craneo|cerveau|hirn"
+        r"|encephal|stroke"
     ),
     "elsewhere": (
-        r"chest|thora|abdom|pelvi|spine|lung|heart|cardi|liver|neck|\bhals|\bknee|\bhip\b|\bfoot|\bhand|shoulder|extrem|coronar"
+        r"chest|thora|abdom|pelvi|spine|lung|heart|cardi|liver|neck|\bhals"
+        r"|\bknee|\bhip\b|\bfoot|\bhand|shoulder|extrem|coronar"
     ),
     "with": (
         r"\bc\+|\+ ?c\b|with contrast|w/ ?c|kontrast|mit km|\bkm\b|\benhanced\b|\bafter"

@@ -254,6 +254,5 @@ def _put_pixels(data: Any, hu: Array, header: SeriesHeader) -> None:
 def _ds(value: float) -> str:
     from pydicom.valuerep import format_number_as_ds
 
-    return format_number_as_ds(
-        round(float(value), 9) + 0.0
-    )  # tiny rests of arithmetic would not fit the 16 characters
+    # tiny rests of arithmetic would not fit the 16 characters
+    return format_number_as_ds(round(float(value), 9) + 0.0)

@@ -55,9 +55,8 @@ class Classifier:
     networks: tuple[nn.Module, ...]
     standards: tuple[Standard, ...]
     recalibrator: Recalibrator
-    out_of_fold: dict[
-        str, float
-    ]  # log odds of each training patient, from the networks that never saw the patient
+    # log odds of each training patient, from the networks that never saw the patient
+    out_of_fold: dict[str, float]
 
     def __call__(self, examples: Sequence[ImageExample], *, device: str = "cpu") -> dict[str, float]:
         """Return each patient's calibrated probability of expansion."""
@@ -144,9 +143,8 @@ def fold_patients(examples: Sequence[ImageExample], folds: int, *, seed: int) ->
     [4, 4]
     """
     outcome = {e.patient: e.outcome for e in examples}
-    least = next(
-        n for n in itertools.count(1) if n - math.ceil(n / folds) >= LEAST_EACH
-    )  # so many are left when a fold is away
+    # so many are left when a fold is away
+    least = next(n for n in itertools.count(1) if n - math.ceil(n / folds) >= LEAST_EACH)
     rng = np.random.default_rng([seed, folds])
     parts: list[set[str]] = [set() for _ in range(folds)]
     for value in (1.0, 0.0):

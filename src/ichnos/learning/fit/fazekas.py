@@ -14,9 +14,8 @@ from ichnos.prognosis.fazekas import OrdinalModel
 _GRADES = 4
 _LEAST_CASES = 20
 _RIDGE = 0.02  # pulls towards _PLAIN, so that a grade that nobody has cannot send its cut to infinity
-_PLAIN = np.array(
-    [np.log(1.5), 1.0, np.log(1.5), np.log(1.5)]
-)  # ln slope, first cut, ln steps to the next cuts
+# ln slope, first cut, ln steps to the next cuts
+_PLAIN = np.array([np.log(1.5), 1.0, np.log(1.5), np.log(1.5)])
 
 
 def fit_ordinal(volumes_ml: Sequence[float], grades: Sequence[int]) -> OrdinalModel:

@@ -55,9 +55,8 @@ def start(
 ) -> TrainingState:
     """Build the network with the seed's weights, or with `initial` ones."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(
-            settings.seed
-        )  # the initial weights only, inside a fork: no global state is left behind
+        # the initial weights only, inside a fork: no global state is left behind
+        torch.manual_seed(settings.seed)
         network = networks.build(spec.name, **spec.arguments).to(device)
     if initial is not None:
         network.load_state_dict(initial)

@@ -154,9 +154,8 @@ def trainer_for(plans: dict[str, Any], job: dict[str, Any]) -> Any:
             self.inference_allowed_mirroring_axes = axes
             return rotation, dummy, patch, axes
 
-    Sided.__name__ = (
-        nnUNetTrainer.__name__
-    )  # checkpoints then name a trainer that nnU-Net's own predictor finds
+    # checkpoints then name a trainer that nnU-Net's own predictor finds
+    Sided.__name__ = nnUNetTrainer.__name__
     dataset = json.loads((Path(job["preprocessed"]) / "dataset.json").read_text())
     trainer = (Sided if job["sided"] else nnUNetTrainer)(
         plans=plans,

@@ -79,9 +79,8 @@ _SEED = 9_100_000
 _BLEEDING, _SMALL, _DISEASED = 0.75, 0.4, 0.4  # shares of patients; the last two as in simulated.Population
 _SHIFT_HU = 4.0  # sd of the error of a scanner's zero, which the first network has met as well
 _LOGIT_STEPS, _SHARE_STEPS = 16, 255  # in which logits and shares are kept as small integers
-_OWN = tuple(
-    NAMES.index(name) for name in ("ICH", "IVH", "PHE", "leukoaraiosis")
-)  # six patches of ten are laid around a voxel of these
+# six patches of ten are laid around a voxel of these
+_OWN = tuple(NAMES.index(name) for name in ("ICH", "IVH", "PHE", "leukoaraiosis"))
 _SWAPPED = mirrored_channels(NAMES)
 
 

@@ -71,9 +71,8 @@ class RenderSettings:
 
 _PAIRED: tuple[Exam, ...] = ("ct", "followup")
 
-_RYU = PopulationMix(
-    age_mean_years=68.1, age_sd_years=12.5, male_share=0.67
-)  # the training set's mean; sd assumed
+# the training set's mean; sd assumed
+_RYU = PopulationMix(age_mean_years=68.1, age_sd_years=12.5, male_share=0.67)
 
 PRESETS: dict[str, Design] = {
     "demo": Design(

@@ -32,9 +32,8 @@ _SPEED = {
     Tissue.CEREBELLAR_CORTEX: 0.6,
     Tissue.CORTEX: 0.38,
 }
-_FORWARD = [
-    (x, y, z) for x, y, z in product((-1, 0, 1), repeat=3) if (x, y, z) > (0, 0, 0)
-]  # 13 of the 26 neighbours; the others are their opposites
+# 13 of the 26 neighbours; the others are their opposites
+_FORWARD = [(x, y, z) for x, y, z in product((-1, 0, 1), repeat=3) if (x, y, z) > (0, 0, 0)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -140,9 +140,8 @@ def _calcification(head: SourceHead, pineal: bool, glomus_mm: float, generator: 
     noise = smooth_noise(
         tuple(head.features.shape[1:]), correlation=2.0, generator=generator, device=head.codes.device
     )[0]
-    noise = noise - 4.0 * (
-        (head.mni_mm[2] < 15) & (head.mni_mm[1] < -45)
-    )  # the falx ossifies, the tentorium hardly ever
+    # the falx ossifies, the tentorium hardly ever
+    noise = noise - 4.0 * ((head.mni_mm[2] < 15) & (head.mni_mm[1] < -45))
     if pineal:
         place = torch.tensor([0.0, -29.0, 3.0], device=noise.device).reshape(3, 1, 1, 1)
         distance = ((head.mni_mm - place) ** 2).sum(0).sqrt()

@@ -143,9 +143,8 @@ def grown(
         generator=generator,
         device=time.device,
     )[0]
-    time = time * torch.exp(
-        0.16 * roughness * rough
-    )  # the shortest path evens out what is small: roughen the edge itself
+    # the shortest path evens out what is small: roughen the edge itself
+    time = time * torch.exp(0.16 * roughness * rough)
     limit = _limit(time, crop, latent.drawn_ich_ml * clot.SOURCE_SHARE / scale)
     time = _with_islands(time, limit, crop, latent, generator)
     hu, hu_followup = clot.densities(time, crop, latent, centre, generator)

@@ -203,9 +203,8 @@ def _chronic_maps(
     coarse = tissue[:: grid.step, :: grid.step, :: grid.step]
     box = grid.box((coarse >= Tissue.CORTEX) & (coarse <= Tissue.BRAINSTEM), margin=1)
     fine = grid.fine(box)
-    middle = grid.enlarged(
-        source[(slice(None), *box)], step=grid.step // 2
-    )  # scores are smooth: half the resolution is enough
+    # scores are smooth: half the resolution is enough
+    middle = grid.enlarged(source[(slice(None), *box)], step=grid.step // 2)
     inner, voxel_ml = tissue[fine], grid.spacing_mm**3 / 1000
     brain = (inner >= Tissue.CORTEX) & (inner <= Tissue.BRAINSTEM)
 

@@ -202,9 +202,8 @@ def _drawn_motion(
     steps = torch.randn(slices * samples, 3, generator=generator, device=generator.device).cpu().numpy()
     jerks = steps * (np.abs(steps[:, :1]) > 2.0) * motion_mm / 2.0
     walk = np.cumsum(jerks, axis=0)
-    away = walk - np.median(
-        walk[len(walk) // 4 : len(walk) - len(walk) // 4], axis=0
-    )  # at rest where most of it lay
+    # at rest where most of it lay
+    away = walk - np.median(walk[len(walk) // 4 : len(walk) - len(walk) // 4], axis=0)
     away = np.clip(away, -motion_mm, motion_mm).reshape(slices, samples, 3) * _DEGREES_PER_MM
     return HeadMotion(np.asarray(away, np.float64))
 

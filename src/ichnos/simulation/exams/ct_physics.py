@@ -57,9 +57,8 @@ def ray_effects(
         steel = 6.0 * ray_sums((hu.clamp(3000, 12000) - 3000.0) / 9000.0 * pixel_cm)
     total = WATER_PER_CM * water_cm + 0.33 * bone_cm + 2.0 * steel
     hardening = -strength * (0.0080 * bone_cm**2 + 0.0015 * bone_cm * water_cm) - 0.55 * steel**2
-    variance = torch.exp(0.75 * (total - REFERENCE_SUM)).clamp(
-        0.05, 400.0
-    )  # tube current modulation takes a quarter of the exponent
+    # tube current modulation takes a quarter of the exponent
+    variance = torch.exp(0.75 * (total - REFERENCE_SUM)).clamp(0.05, 400.0)
     starved = (
         torch.randn(variance.shape, device=hu.device, generator=generator)
         * (0.010 * streaks)
@@ -104,9 +103,8 @@ def back_projection(sums: torch.Tensor) -> torch.Tensor:
     """Smear ray sums (s, view, ray) back over the slices (s, r, r): the sum over the views."""
     side = sums.shape[-1]
     at = (torch.arange(side, device=sums.device, dtype=torch.float32) - (side - 1) / 2).expand(side, side)
-    rows = sums.permute(
-        1, 2, 0
-    ).contiguous()  # (view, ray, s): one row per ray, so that a look-up copies whole rows
+    # (view, ray, s): one row per ray, so that a look-up copies whole rows
+    rows = sums.permute(1, 2, 0).contiguous()
     out = sums.new_zeros(side * side, sums.shape[0])
     for row, angle in zip(rows, _angles(), strict=True):
         ray = (
@@ -199,9 +197,8 @@ def textured_noise(
     doubled = torch.full_like(amplitude, 2.0)
     doubled[:, 0].fill_(1.0)
     doubled[:, -1].fill_(1.0)
-    amplitude = (
-        amplitude / (amplitude.square() * doubled).sum().sqrt() * matrix
-    )  # so that the standard deviation is 1
+    # so that the standard deviation is 1
+    amplitude = amplitude / (amplitude.square() * doubled).sum().sqrt() * matrix
     slices = []
     for start in range(0, count, 8):
         n = min(8, count - start)

@@ -45,9 +45,8 @@ def _directions_back(mni_mm: Tensor, grid: Grid) -> Tensor:
     of the map's derivative.
     """
     step_mm = grid.step * grid.spacing_mm
-    rows = (
-        torch.stack([torch.stack(torch.gradient(component)) for component in mni_mm]) / step_mm
-    )  # d mni_i / d patient_j
+    # d mni_i / d patient_j
+    rows = torch.stack([torch.stack(torch.gradient(component)) for component in mni_mm]) / step_mm
     square = rows.permute(2, 3, 4, 0, 1) + 1e-3 * torch.eye(3, device=mni_mm.device)
     inverse: Tensor = torch.linalg.inv(square)
     return inverse.permute(3, 4, 0, 1, 2)

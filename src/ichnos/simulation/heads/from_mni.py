@@ -166,9 +166,8 @@ def _skull_and_skin(brain: npt.NDArray[np.uint8], xyz: _Field) -> npt.NDArray[np
     """
     x, y, z = xyz
     outside = edt.edt(brain == 0, parallel=1)
-    closed = (
-        edt.edt(outside < 17, parallel=1) > 15.4
-    )  # closes sulci and fissures up to 30 mm wide; 1.6 mm of fluid remain over the gyri
+    # closes sulci and fissures up to 30 mm wide; 1.6 mm of fluid remain over the gyri
+    closed = edt.edt(outside < 17, parallel=1) > 15.4
     closed &= (outside < 7) | (z > 40)  # the base keeps its hollows, the vault is round
     closed |= outside < 1.2
     wall = ndimage.gaussian_filter(edt.edt(~closed, parallel=1), 1.5)
@@ -215,9 +214,8 @@ def _face(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
     base = (z < -22) & (z > -50) & (y > -28) & (y < 62) & (a < 52) & (out != Tissue.CSF)
     out[base & head & (a < 30)] = Tissue.BONE
     out[_ellipsoid(xyz, (48, 30, -50), (6, 22, 10)) & head] = Tissue.BONE  # zygoma
-    out[_ellipsoid(xyz, (0, 10, -78), (40, 14, 6)) & head & (a > 14)] = (
-        Tissue.BONE
-    )  # pterygoid and jaw joint region
+    # pterygoid and jaw joint region
+    out[_ellipsoid(xyz, (0, 10, -78), (40, 14, 6)) & head & (a > 14)] = Tissue.BONE
     _petrous(out, xyz)
     depth = np.clip((y - 18) / 44, 0, 1)  # 0 at the apex, 1 at the eye
     orbit_x, orbit_z, orbit_r = 12 + 21 * depth, -32 - 5 * depth, 4 + 13.5 * np.sqrt(depth)
@@ -256,12 +254,10 @@ def _petrous(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
     out[mastoid] = Tissue.BONE
     cells = _texture(out.shape, 4, 2.2) > 0.0
     out[_ellipsoid(xyz, (55, -38, -50), (7, 11, 13)) & cells & (out == Tissue.BONE)] = Tissue.AIR_CELL
-    out[_tube(xyz, [(44, -24, -43), (62, -24, -43), (90, -24, -44)], 3.0) & (out > 0)] = (
-        Tissue.AIR_CELL
-    )  # ear canal
-    out[_tube(xyz, [(20, -31, -38), (34, -29, -40)], 2.0) & (out == Tissue.BONE)] = (
-        Tissue.CSF
-    )  # inner ear canal
+    # ear canal
+    out[_tube(xyz, [(44, -24, -43), (62, -24, -43), (90, -24, -44)], 3.0) & (out > 0)] = Tissue.AIR_CELL
+    # inner ear canal
+    out[_tube(xyz, [(20, -31, -38), (34, -29, -40)], 2.0) & (out == Tissue.BONE)] = Tissue.CSF
 
 
 def _sinuses(out: npt.NDArray[np.uint8], xyz: _Field) -> None:

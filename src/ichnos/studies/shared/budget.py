@@ -19,16 +19,13 @@ class StudyBudget:
     smoke: bool = False  # every stage at its smallest: the numbers mean nothing
     workers: int = 1
     seed: int = 0
-    cache: Path | None = field(
-        default=None, compare=False
-    )  # for what can be made again: source heads of simulated patients
+    # for what can be made again: source heads of simulated patients
+    cache: Path | None = field(default=None, compare=False)
     nnunet: bool = False  # train nnU-Net itself too, as one more arm
-    say: Callable[[str], None] = field(
-        default=lambda sentence: None, compare=False
-    )  # one sentence as each stage begins
-    spent: Callable[[], float] = field(
-        default=lambda: math.nan, compare=False
-    )  # minutes so far, earlier calls among them
+    # one sentence as each stage begins
+    say: Callable[[str], None] = field(default=lambda sentence: None, compare=False)
+    # minutes so far, earlier calls among them
+    spent: Callable[[], float] = field(default=lambda: math.nan, compare=False)
 
 
 def time_spent(budget: StudyBudget) -> dict[str, float]:

@@ -12,9 +12,8 @@ from ichnos.errors import InputRefused
 from ichnos.transfer.flair.template_maps import TemplateMaps
 from ichnos.volume import Volume
 
-IN_PLANE = ndimage.generate_binary_structure(3, 1) & np.array(
-    [False, True, False]
-)  # a voxel and its four neighbours in the slice
+# a voxel and its four neighbours in the slice
+IN_PLANE = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,8 @@ def _template_maps() -> Volume:
     white, cortex, ventricle = (
         blurred(codes == code, 2.0) for code in (mni.WHITE, mni.CORTEX, mni.VENTRICLE)
     )
-    depth = np.maximum(
-        ndimage.distance_transform_edt(brain) * _MAP_MM - 0.5, 0
-    )  # the surface lies between the voxels
+    # the surface lies between the voxels
+    depth = np.maximum(ndimage.distance_transform_edt(brain) * _MAP_MM - 0.5, 0)
     above = blurred(cerebral, 3.0) >= blurred(hind, 3.0)
     maps = (white, cortex, brain, ventricle, depth, above, nuclei, np.abs(mni.coordinates(grid)[0]))
     return grid.with_array(np.stack([m.astype(np.float32) for m in maps], axis=-1))

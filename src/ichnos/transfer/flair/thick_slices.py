@@ -82,9 +82,8 @@ def softened(mask: Volume, flair: Volume) -> Volume:
     white = float(np.median(flair.array[ring])) if ring.any() else lesion
     if lesion < 1.1 * white:
         return plain
-    even = flair.array / _around(
-        flair, ring, white
-    )  # 1 is the white matter nearby, whatever the receive field makes of it
+    # 1 is the white matter nearby, whatever the receive field makes of it
+    even = flair.array / _around(flair, ring, white)
     contrast = float(np.percentile(even[core if np.count_nonzero(core) >= 30 else hard], 60)) - 1
     share = np.clip((even - 1) / max(contrast, 0.05), 0, 1)
     across = np.zeros((3, 3, 3), bool)

@@ -59,9 +59,8 @@ def check_gradients(dwi: Volume, table: GradientTable, brain: Array, expected: A
     scaled, tensor, reason = _checked_scale(dwi, guess, brain, given=largest)
     reasons = [reason]
     axes = image_axes(dwi.affine)
-    change, before, after = best_reading(
-        tensor.fa, tensor.direction @ axes, expected @ axes
-    )  # directions in voxel axes
+    # directions in voxel axes
+    change, before, after = best_reading(tensor.fa, tensor.direction @ axes, expected @ axes)
     reasons.append(_reading_reason(change, before, after))
     turn = axes @ change @ axes.T
     tensor = TensorMaps(tensor.fa, tensor.md, (tensor.direction @ turn.T).astype(np.float32))

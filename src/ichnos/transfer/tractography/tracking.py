@@ -71,9 +71,8 @@ def track(
     box = tract_box(dwi, to_mni)
     part = dwi.cropped(box)
     fa, md = checked.tensor.fa[box.slices], checked.tensor.md[box.slices]
-    inside = (
-        brain.cropped(box).array & (fa > 0.05) & (md < 1.5e-3)
-    )  # no fluid; cortex has little anisotropy, and tracts end in it
+    # no fluid; cortex has little anisotropy, and tracts end in it
+    inside = brain.cropped(box).array & (fa > 0.05) & (md < 1.5e-3)
     regions = {side: regions_on(part, to_mni.mni_from_exam, side) for side in SIDES}
     where = inside & (regions["left"].corridor | regions["right"].corridor)
     fod = fod_from_diffusion(part, checked.table, where, fa=fa, md=md)

@@ -93,9 +93,8 @@ def outcome_truth(plan: EvidencePlan, outcome: OutcomePlan, table: Any) -> Float
             " not have; name the columns with the volumes in the plan's volume_columns and ivh_columns"
         )
     volumes = [pd.to_numeric(table[c], errors="coerce").to_numpy(float) for c in needed]
-    return np.where(
-        volumes[0] > 0, definition(*volumes), np.nan
-    )  # without a bleed there is nothing to expand
+    # without a bleed there is nothing to expand
+    return np.where(volumes[0] > 0, definition(*volumes), np.nan)
 
 
 def outcome_data(evaluation: Evaluation, plan: OutcomePlan) -> OutcomeData:

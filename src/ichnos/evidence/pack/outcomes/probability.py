@@ -15,9 +15,8 @@ from ichnos.evidence.pack.plan import EvidencePlan
 from ichnos.evidence.pack.section import Section
 from ichnos.evidence.tables import Cell, Table
 
-Kinds = Mapping[
-    str, tuple[Floats, Calibration]
-]  # how the probability was treated -> itself and its calibration
+# how the probability was treated -> itself and its calibration
+Kinds = Mapping[str, tuple[Floats, Calibration]]
 
 
 def probability_section(data: OutcomeData, plan: EvidencePlan) -> Section:

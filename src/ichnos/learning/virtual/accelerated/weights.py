@@ -226,7 +226,8 @@ def _saved(
         provenance=provenance,
         refines=refines,
     )
-    half = copy.deepcopy(network).to("cpu", torch.float16, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    half = plain.to("cpu", torch.float16)
     return save_model(folder, half, manifest)
 
 

@@ -1,1 +1,0 @@
-"""Readings held against the partner exams that came: pairs, scores, monitoring, adaptation."""
