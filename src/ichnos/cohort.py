@@ -18,7 +18,11 @@ Fact = str | float | None  # None: not known
 
 @dataclass(frozen=True)
 class Patient:
-    """One person: exams (files), one row of clinical facts, and whatever targets exist on the CT grid."""
+    """One person: exams (files), one row of clinical facts, and whatever targets exist on the CT grid.
+
+    >>> Patient("01", centre="north", facts={"age_years": 61.0}).facts["age_years"]
+    61.0
+    """
 
     id: str  # without "sub-"
     centre: str = ""
@@ -29,7 +33,14 @@ class Patient:
     facts: Mapping[str, Fact] = field(default_factory=dict)  # age_years, sex, onset_to_ct_h, …
 
     def exam(self, name: Exam) -> Path:
-        """Return the file of one exam, or refuse with what the patient has."""
+        """Return the file of one exam, or refuse with what the patient has.
+
+        >>> Patient("01", exams={"ct": Path("ct.nii.gz")}).exam("ct").name
+        'ct.nii.gz'
+        >>> Patient("01", exams={"ct": Path("ct.nii.gz")}).exam("t1")
+        Traceback (most recent call last):
+        ichnos.errors.InputRefused: patient 01 has no t1 exam; there is ct
+        """
         if name not in self.exams:
             raise InputRefused(
                 f"patient {self.id} has no {name} exam; there is {', '.join(self.exams) or 'none'}"
@@ -39,7 +50,14 @@ class Patient:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Patients in a fixed order, each once."""
+    """Patients in a fixed order, each once.
+
+    >>> len(Cohort((Patient("01"), Patient("02"))))
+    2
+    >>> Cohort((Patient("01"), Patient("01")))
+    Traceback (most recent call last):
+    ichnos.errors.InputRefused: the cohort holds 1 patient(s) more than once: 01; give each its ...
+    """
 
     patients: tuple[Patient, ...]
     root: Path | None = None
@@ -60,14 +78,28 @@ class Cohort:
         return len(self.patients)
 
     def of_split(self, *splits: Split) -> Cohort:
-        """Return the patients of the given splits."""
+        """Return the patients of the given splits.
+
+        >>> cohort = Cohort((Patient("01", split="train"), Patient("02", split="test")))
+        >>> [patient.id for patient in cohort.of_split("test")]
+        ['02']
+        """
         return replace(self, patients=tuple(p for p in self.patients if p.split in splits))
 
     def with_exams(self, *exams: Exam) -> Cohort:
-        """Return the patients who have every one of the given exams."""
+        """Return the patients who have every one of the given exams.
+
+        >>> cohort = Cohort((Patient("01", exams={"ct": Path("ct.nii.gz")}), Patient("02")))
+        >>> [patient.id for patient in cohort.with_exams("ct")]
+        ['01']
+        """
         return replace(self, patients=tuple(p for p in self.patients if all(e in p.exams for e in exams)))
 
     @property
     def centres(self) -> tuple[str, ...]:
-        """Return the centres, sorted."""
+        """Return the centres, sorted.
+
+        >>> Cohort((Patient("01", centre="south"), Patient("02", centre="north"))).centres
+        ('north', 'south')
+        """
         return tuple(sorted({p.centre for p in self.patients}))

@@ -31,7 +31,11 @@ def _unmarked(text: str) -> str:
 
 
 class IchnosError(Exception):
-    """Base of every error that ichnos raises on purpose; its text is one sentence for a person."""
+    """Base of every error that ichnos raises on purpose; its text is one sentence for a person.
+
+    >>> str(InputRefused("the file is empty")), InputRefused.exit_code, UsageError.exit_code
+    ('the file is empty', 2, 3)
+    """
 
     exit_code = 2
 
@@ -45,7 +49,11 @@ class IchnosError(Exception):
 
     @property
     def without_names(self) -> str:
-        """Return the text without anything that came from the input: safe to be shared."""
+        """Return the text without anything that came from the input: safe to be shared.
+
+        >>> InputRefused(f"{foreign('DOE_JOHN.dcm')} holds no pixels").without_names
+        'the input holds no pixels'
+        """
         text = super().__str__()
         first = _FOREIGN.match(text)
         text = f"the input{text[first.end() :]}" if first else text

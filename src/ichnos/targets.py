@@ -292,7 +292,11 @@ def targets_needed(finding: str) -> tuple[str, ...]:
 
 
 def outlined_targets() -> tuple[Target, ...]:
-    """Return the targets that are drawn in the report, in the order of its legend."""
+    """Return the targets that are drawn in the report, in the order of its legend.
+
+    >>> "ICH" in [target.name for target in outlined_targets()]
+    True
+    """
     return tuple(target for target in TARGETS.values() if target.outlined)
 
 

@@ -11,7 +11,11 @@ _ORDER: tuple[Level, ...] = ("pass", "warn", "refuse")
 
 @dataclass(frozen=True)
 class Reason:
-    """One check and what it found."""
+    """One check and what it found.
+
+    >>> Reason("slice_step", "warn", "slices are 8 mm apart", 8.0, "mm").level
+    'warn'
+    """
 
     name: str  # short, stable, machine-readable: "slice_step"
     level: Level
@@ -22,7 +26,13 @@ class Reason:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The worst level among the reasons, with all of them."""
+    """The worst level among the reasons, with all of them.
+
+    >>> thick = Verdict((Reason("slice_step", "warn", "slices are 8 mm apart", 8.0, "mm"),))
+    >>> metal = Verdict((Reason("metal", "refuse", "metal hides the brain"),))
+    >>> (thick + metal).level, thick.level, Verdict().level
+    ('refuse', 'warn', 'pass')
+    """
 
     reasons: tuple[Reason, ...] = ()
 
@@ -36,7 +46,12 @@ class Verdict:
         return max((reason.level for reason in self.reasons), key=_ORDER.index, default="pass")
 
     def at(self, level: Level) -> tuple[Reason, ...]:
-        """Return the reasons of one level, in the order of the checks."""
+        """Return the reasons of one level, in the order of the checks.
+
+        >>> verdict = Verdict((Reason("metal", "warn", "some metal"), Reason("slices", "pass", "all there")))
+        >>> [reason.name for reason in verdict.at("warn")]
+        ['metal']
+        """
         return tuple(reason for reason in self.reasons if reason.level == level)
 
     def __add__(self, other: Verdict) -> Verdict:

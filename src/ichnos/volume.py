@@ -106,7 +106,11 @@ class Volume:
 
     @property
     def orientation(self) -> str:
-        """Return the anatomical direction that each axis points to, such as "RAS"."""
+        """Return the anatomical direction that each axis points to, such as "RAS".
+
+        >>> Volume(np.zeros((2, 2, 2)), np.diag([-1.0, -1.0, 1.0, 1.0])).orientation
+        'LPS'
+        """
         import nibabel
 
         return "".join(nibabel.orientations.aff2axcodes(self.affine))
@@ -125,11 +129,19 @@ class Volume:
         return self.world((np.array(self.shape) - 1) / 2)
 
     def world(self, index: npt.ArrayLike) -> Floats:
-        """Return RAS mm of voxel indices (..., 3)."""
+        """Return RAS mm of voxel indices (..., 3).
+
+        >>> Volume(np.zeros((2, 2, 2)), np.diag([2.0, 2.0, 5.0, 1.0])).world((1, 1, 1)).tolist()
+        [2.0, 2.0, 5.0]
+        """
         return Affine(self.affine).map(np.asarray(index, np.float64))
 
     def index(self, world_mm: npt.ArrayLike) -> Floats:
-        """Return voxel indices (..., 3), fractional, of points in RAS mm."""
+        """Return voxel indices (..., 3), fractional, of points in RAS mm.
+
+        >>> Volume(np.zeros((2, 2, 2)), np.diag([2.0, 2.0, 5.0, 1.0])).index((1.0, 2.0, 5.0)).tolist()
+        [0.5, 1.0, 1.0]
+        """
         return (~Affine(self.affine)).map(np.asarray(world_mm, np.float64))
 
     def same_grid(self, other: Volume, *, tolerance_mm: float = 1e-3) -> bool:
@@ -223,6 +235,9 @@ class Volume:
     def grid_with_spacing(self, spacing_mm: float | Sequence[float]) -> Volume:
         """Return an empty grid (one byte per voxel, zero) of another voxel size that covers the same field
         of view.
+
+        >>> Volume(np.zeros((4, 4, 2)), np.diag([1.0, 1.0, 5.0, 1.0])).grid_with_spacing(1.0).shape
+        (4, 4, 10)
         """
         new = np.broadcast_to(np.asarray(spacing_mm, np.float64), 3)
         if not (np.isfinite(new).all() and (new > 0).all()):
@@ -260,7 +275,12 @@ class Volume:
         return Volume(np.broadcast_to(np.uint8(0), tuple(int(n) for n in shape)), affine)
 
     def cropped(self, box: Box) -> Volume:
-        """Cut out a box of voxels (a view, no copy)."""
+        """Cut out a box of voxels (a view, no copy).
+
+        >>> part = Volume(np.zeros((4, 4, 4)), np.eye(4)).cropped(Box((1, 1, 1), (3, 3, 2)))
+        >>> part.shape, part.world((0, 0, 0)).tolist()
+        ((2, 2, 1), [1.0, 1.0, 1.0])
+        """
         affine = np.array(self.affine)
         affine[:3, 3] = self.world(box.start)
         return Volume(self.array[box.slices], affine)
@@ -413,7 +433,11 @@ def volume_ml(mask: Volume) -> float:
 
 
 def centroid_mm(mask: Volume) -> Floats:
-    """Return the centre of mass of a three-dimensional mask in RAS mm; NaN for an empty one."""
+    """Return the centre of mass of a three-dimensional mask in RAS mm; NaN for an empty one.
+
+    >>> centroid_mm(sphere(radius_mm=4, centre_mm=(10.0, -20.0, 5.0))).round(6).tolist()
+    [10.0, -20.0, 5.0]
+    """
     index = np.argwhere(np.asarray(mask.array) != 0)
     return mask.world(index.mean(axis=0)) if len(index) else np.full(3, np.nan)
 

@@ -90,6 +90,9 @@ def brain_mask() -> Volume:
 def coordinates(grid: Volume) -> npt.NDArray[np.float32]:
     """Return the position of each voxel centre, (3, x, y, z) in mm, of a grid whose axes are those of
     space.
+
+    >>> coordinates(Volume(np.zeros((2, 1, 1)), np.diag([2.0, 2.0, 2.0, 1.0])))[0].ravel().tolist()
+    [0.0, 2.0]
     """
     steps = [
         np.arange(n, dtype=np.float32) * grid.affine[i, i] + grid.affine[i, 3]
@@ -117,6 +120,9 @@ def structures() -> Volume:
 def tentorium_mm(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return the height of the tentorium: highest in the midline in front, sloping down to both sides and
     to the back.
+
+    >>> tentorium_mm(np.float32([0, 40]), np.float32([-40, -40])).tolist()
+    [-3.0, -23.0]
     """
     slope = np.interp(y, [-60, -40], [0.30, 0.50])
     height: npt.NDArray[np.float32] = (-3.0 - slope * np.abs(x) - 0.25 * np.clip(-60 - y, 0, None)).astype(
@@ -133,6 +139,10 @@ def in_hindbrain(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: npt.
 def in_brainstem(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: npt.NDArray[np.float32]) -> Mask:
     """Return a curved tube: midbrain with its peduncles at z = -6, pons with its belly at -30, medulla
     below -45.
+
+    >>> x = np.zeros((1, 1, 1), np.float32)
+    >>> in_brainstem(x, x - 26, x - 26).item(), in_brainstem(x + 40, x - 26, x - 26).item()
+    (True, False)
     """
     level = [-72, -60, -50, -42, -34, -26, -20, -14, -8, -4]
     heights = z[:1, :1]  # the same on every axial plane

@@ -79,6 +79,11 @@ def bat(table: Any, columns: ScoreColumns | None = None, _: HepPoints | None = N
     2.5 h of onset 2.
 
     An unknown time of onset counts as late, as its authors define.
+
+    >>> import pandas as pd
+    >>> signs = {"blend_sign": [1, 0], "hypodensity": ["yes", "no"]}
+    >>> bat(pd.DataFrame({"onset_to_ct_h": [2.0, None], **signs})).tolist()
+    [5.0, 0.0]
     """
     names = columns or ScoreColumns()
     blend, hypodensity = _yes(table, names.blend_sign, "BAT"), _yes(table, names.hypodensity, "BAT")
@@ -91,6 +96,11 @@ def brain(table: Any, columns: ScoreColumns | None = None, _: HepPoints | None =
 
     Baseline volume <= 10 mL 0, to 20 mL 5, more 7; Recurrent ICH 4; Anticoagulation 6; Intraventricular blood
     2; Number of hours from onset to CT <= 1: 5, <= 2: 4, <= 3: 3, <= 4: 2, <= 5: 1, later 0.
+
+    >>> import pandas as pd
+    >>> signs = {"recurrent_ich": ["no"], "anticoagulation": ["yes"], "ivh": ["yes"]}
+    >>> brain(pd.DataFrame({"ich_ml": [15.0], "onset_to_ct_h": [1.5], **signs})).tolist()
+    [17.0]
     """
     names = columns or ScoreColumns()
     volume, hours = _number(table, names.baseline_ml, "BRAIN"), _number(table, names.onset_to_ct_h, "BRAIN")
@@ -104,6 +114,11 @@ def brain(table: Any, columns: ScoreColumns | None = None, _: HepPoints | None =
 def hep(table: Any, columns: ScoreColumns | None = None, points: HepPoints | None = None) -> Floats:
     """Return HEP from the points that are given: time to CT, dementia, smoking, antiplatelet use, GCS,
     subarachnoid blood.
+
+    >>> import pandas as pd
+    >>> hep(pd.DataFrame({"gcs": [15]}))
+    Traceback (most recent call last):
+    ichnos.errors.InputRefused: HEP needs its table of points (Yao et al. 2015), which is not ...
     """
     names = columns or ScoreColumns()
     if points is None or not points.time or not points.gcs:
@@ -119,7 +134,12 @@ def hep(table: Any, columns: ScoreColumns | None = None, points: HepPoints | Non
 
 
 def volume_only(table: Any, columns: ScoreColumns | None = None, _: HepPoints | None = None) -> Floats:
-    """Return the baseline volume as a score: what any model must beat."""
+    """Return the baseline volume as a score: what any model must beat.
+
+    >>> import pandas as pd
+    >>> volume_only(pd.DataFrame({"ich_ml": ["12.5", ""]})).tolist()
+    [12.5, nan]
+    """
     return _number(table, (columns or ScoreColumns()).baseline_ml, "the volume-only comparator")
 
 

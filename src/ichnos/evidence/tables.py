@@ -26,6 +26,11 @@ class Table:
     def csv(self) -> str:
         """Return comma-separated values at full precision; an estimate takes three columns. Undefined is
         empty.
+
+        >>> print(Table("age", "Age", ("centre", "years"), (("north", 61.5), ("south", 70))).csv())
+        centre,years
+        north,61.5
+        south,70
         """
         wide = [any(isinstance(row[i], Estimate) for row in self.rows) for i in range(len(self.columns))]
         header = [
@@ -39,13 +44,21 @@ class Table:
         return out.getvalue()
 
     def markdown(self) -> str:
-        """Return a Markdown table with its caption and note."""
+        """Return a Markdown table with its caption and note.
+
+        >>> Table("age", "Age", ("centre", "years"), (("north", 61.5),)).markdown().splitlines()[2]
+        '| centre | years |'
+        """
         lines = [f"**{self.caption}**", "", _line(self.columns), "|" + "---|" * len(self.columns)]
         lines += [_line([cell_text(cell) for cell in row]) for row in self.rows]
         return "\n".join([*lines, "", self.note, ""])
 
     def latex(self) -> str:
-        """Return a booktabs table."""
+        """Return a booktabs table.
+
+        >>> Table("age", "Age", ("centre", "share"), (("north", 0.5),)).latex().splitlines()[4].split()[:3]
+        ['north', '&', '0.500']
+        """
         align = "l" + "r" * (len(self.columns) - 1)
         body = [" & ".join(_tex(cell_text(cell)) for cell in row) + r" \\" for row in self.rows]
         head = " & ".join(rf"\textbf{{{_tex(c)}}}" for c in self.columns) + r" \\"
@@ -69,8 +82,8 @@ def cell_text(cell: Cell) -> str:
     """Return a cell as people read it: three significant digits, estimates with their interval, undefined in
     words; a dash where nothing was asked.
 
-    >>> shown(Estimate(0.8123, 0.75, 0.861, 100)), shown(0.0123456), shown(float("nan")), shown(1234.5)
-    ('0.812 (0.750–0.861)', '0.0123', 'undefined', '1234')
+    >>> cell_text(Estimate(0.8123, 0.75, 0.861, 100)), cell_text(float("nan")), cell_text(1234.5)
+    ('0.812 (0.750–0.861)', 'undefined', '1234')
     """
     if cell is None:
         return "–"
@@ -86,7 +99,11 @@ def cell_text(cell: Cell) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number with three significant digits, without an exponent unless it is tiny."""
+    """Return a number with three significant digits, without an exponent unless it is tiny.
+
+    >>> number(1234.5), number(0.0123456), number(0.00001), number(float("nan"))
+    ('1234', '0.0123', '1.0e-05', 'undefined')
+    """
     if math.isnan(value):
         return UNDEFINED
     if math.isinf(value):

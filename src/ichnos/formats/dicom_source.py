@@ -206,6 +206,9 @@ def readable(path: Path) -> Iterator[None]:
 def derived_uid(*parts: object) -> str:
     """Return the UID that belongs to this content: the same parts give the same UID, so that the same run
     writes the same file.
+
+    >>> derived_uid("scan", 1) == derived_uid("scan", 1), derived_uid("scan", 1) == derived_uid("scan", 2)
+    (True, False)
     """
     digest = hashlib.sha256()
     for part in parts:

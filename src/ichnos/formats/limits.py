@@ -18,7 +18,11 @@ _READS_BETWEEN_CLOCKS = 1024
 
 
 class LimitExceeded(InputRefused):
-    """The input asks for more than a limit allows."""
+    """The input asks for more than a limit allows.
+
+    >>> LimitExceeded("voxels", "too many voxels").limit
+    'voxels'
+    """
 
     def __init__(self, limit: str, text: str) -> None:
         super().__init__(text)
@@ -60,12 +64,22 @@ class Limits(BaseModel):
             )
 
     def check_voxels(self, shape: Sequence[int], name: object) -> None:
-        """Refuse an image of more voxels than allowed."""
+        """Refuse an image of more voxels than allowed.
+
+        >>> Limits(voxels=8).check_voxels((3, 3, 3), "scan.nii")
+        Traceback (most recent call last):
+        ichnos.formats.limits.LimitExceeded: scan.nii would need 27 voxels; the limit `voxels` ...
+        """
         count = prod(int(n) for n in shape)
         self.check("voxels", count, f"{foreign(name)} would need {count:,} voxels")
 
     def check_growth(self, voxels: float, acquired: float, name: object) -> None:
-        """Refuse a grid that has many times the voxels of what was acquired."""
+        """Refuse a grid that has many times the voxels of what was acquired.
+
+        >>> Limits().check_growth(2e9, 1e6, "scan.nii")
+        Traceback (most recent call last):
+        ichnos.formats.limits.LimitExceeded: scan.nii would need a grid of 2000 times the voxels it ...
+        """
         ratio = voxels / max(acquired, 1)
         self.check(
             "growth", ratio, f"{foreign(name)} would need a grid of {ratio:.0f} times the voxels it holds"

@@ -14,7 +14,12 @@ LEAST_CORE_ML = 13.5
 
 
 def input_channels(hu: npt.NDArray[np.float32], how: Preprocessing) -> npt.NDArray[np.float32]:
-    """Turn HU (x, y, z) into a network's channels: clipped to windows, mapped to -1..1 or standardised."""
+    """Turn HU (x, y, z) into a network's channels: clipped to windows, mapped to -1..1 or standardised.
+
+    >>> how = Preprocessing(spacing_mm=(1, 1, 5), windows_hu=((0, 80),), patch=(64, 64, 1))
+    >>> input_channels(np.array([[[-50.0, 40.0, 90.0]]], np.float32), how).tolist()
+    [[[[-1.0, 0.0, 1.0]]]]
+    """
     if how.recentred_hu is not None:
         hu = recentred(hu, how.recentred_hu, how.spacing_mm)
     if not how.z_score:

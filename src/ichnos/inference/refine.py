@@ -71,6 +71,10 @@ def refiner_input(
 def slices_of(scan_ras: Volume, spacing_mm: tuple[float, float, float]) -> tuple[float, float, float]:
     """Return the refinement's voxel size for a scan: as asked for in plane, and so many whole slices as
     come nearest to it in depth.
+
+    >>> scan = Volume(np.zeros((4, 4, 4)), np.diag([0.5, 0.5, 1.25, 1.0]))
+    >>> slices_of(scan, (1.0, 1.0, 5.0))
+    (1.0, 1.0, 5.0)
     """
     step = float(scan_ras.spacing_mm[2])
     return (spacing_mm[0], spacing_mm[1], step * max(1, round(spacing_mm[2] / step)))

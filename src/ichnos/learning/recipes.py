@@ -136,7 +136,12 @@ def forecast_recipe(name: str, *, kind: str = "warp") -> ForecastSettings:
 
 
 def recipe_file(name: str) -> dict[str, Any]:
-    """Read a recipe from a file: YAML or JSON, as a training saves it."""
+    """Read a recipe from a file: YAML or JSON, as a training saves it.
+
+    >>> recipe_file("huge")
+    Traceback (most recent call last):
+    ichnos.errors.UsageError: there is no recipe 'huge'; give small, published, or a settings file
+    """
     import yaml
 
     file = Path(name)

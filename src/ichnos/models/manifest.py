@@ -16,7 +16,11 @@ class _Frozen(BaseModel):
 
 
 class NetworkSpec(_Frozen):
-    """The call that builds the network: a name of `ichnos.networks.build` and its plain-data arguments."""
+    """The call that builds the network: a name of `ichnos.networks.build` and its plain-data arguments.
+
+    >>> NetworkSpec(name="unet", arguments={"dim": 3}).arguments["dim"]
+    3
+    """
 
     name: str
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -25,6 +29,10 @@ class NetworkSpec(_Frozen):
 class Preprocessing(_Frozen):
     """How a Scan becomes the network's input: RAS axes of the scan itself, one voxel size, HU windows as
     channels.
+
+    >>> how = Preprocessing(spacing_mm=(3.0, 3.0, 5.0), windows_hu=((0.0, 80.0),), patch=(64, 64, 16))
+    >>> how.axes, how.padding
+    ('xyz', -1.0)
     """
 
     spacing_mm: tuple[float, float, float]  # of the grid that the network sees, along (x, y, z)
@@ -55,7 +63,12 @@ class Preprocessing(_Frozen):
 
     @property
     def padding(self) -> float:
-        """Return what stands for voxels outside the scan in every channel."""
+        """Return what stands for voxels outside the scan in every channel.
+
+        >>> how = {"spacing_mm": (3, 3, 5), "windows_hu": ((0, 80),), "patch": (64, 64, 16)}
+        >>> Preprocessing(**how).padding, Preprocessing(**how, z_score=((40.0, 10.0),)).padding
+        (-1.0, 0.0)
+        """
         return 0.0 if self.z_score else -1.0
 
 
@@ -70,6 +83,9 @@ class TargetSpec(_Frozen):
 
     Three kinds are not read from a scan alone: "patient" is one probability of a whole patient, "region" a
     map around an outline that is given, "image" an image that is drawn.
+
+    >>> TargetSpec(name="haematoma").kind, TargetSpec(name="haematoma").threshold
+    ('mask', 0.5)
     """
 
     name: str  # in `ichnos.targets`, or one of the model's own

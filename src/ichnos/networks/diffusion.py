@@ -83,6 +83,9 @@ def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 0.02) 
 def cosine_schedule(steps: int = 1000, offset: float = 0.008, largest: float = 0.999) -> NoiseSchedule:
     """Let abar fall as a squared cosine (Nichol & Dhariwal 2021, eq. 17), which wastes fewer steps on pure
     noise.
+
+    >>> cosine_schedule(10).alphas_bar.round(decimals=2).tolist()[:2]
+    [0.97, 0.9]
     """
     at = torch.arange(steps + 1, dtype=torch.float64) / steps
     abar = torch.cos((at + offset) / (1 + offset) * math.pi / 2) ** 2
@@ -90,7 +93,11 @@ def cosine_schedule(steps: int = 1000, offset: float = 0.008, largest: float = 0
 
 
 def at_step(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
-    """Read values (T,) at steps t (b,), in the dtype of `like` and shaped to multiply it."""
+    """Read values (T,) at steps t (b,), in the dtype of `like` and shaped to multiply it.
+
+    >>> at_step(torch.tensor([0.1, 0.2]), torch.tensor([1, 0]), torch.zeros(2, 1, 4, 4)).shape
+    torch.Size([2, 1, 1, 1])
+    """
     return values.to(t.device)[t].to(like.dtype).reshape(-1, *[1] * (like.dim() - 1))
 
 
@@ -124,6 +131,9 @@ def loss_map(
 def published_loss(squared_error: Tensor) -> Tensor:
     """Sum / 1000, as Diffusion U-KAN trains; it depends on batch and image size, so their learning rate
     goes with their sizes only.
+
+    >>> round(published_loss(torch.full((1, 1, 10, 10), 2.0)).item(), 6)
+    0.2
     """
     return squared_error.sum() / 1000.0
 
@@ -207,6 +217,10 @@ def standard_normal(like: Tensor, *, generator: torch.Generator) -> Iterable[Ten
 def guided(conditional: Denoiser, unconditional: Denoiser, scale: float) -> Denoiser:
     """Combine two predictions by classifier-free guidance (Ho & Salimans 2022): scale 1 is the conditional
     one, more exaggerates it.
+
+    >>> always = guided(lambda x, t: x + 1, lambda x, t: x, 3.0)
+    >>> always(torch.zeros(1), torch.zeros(1)).item()
+    3.0
     """
 
     def predict(x: Tensor, t: Tensor) -> Tensor:

@@ -54,7 +54,11 @@ def checked_inputs(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) ->
 
 
 def step_sizes(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
-    """Turn delta (b, d, l) into dt."""
+    """Turn delta (b, d, l) into dt.
+
+    >>> step_sizes(torch.ones(1, 2, 1), torch.tensor([0.0, 2.0]), False).flatten().tolist()
+    [1.0, 3.0]
+    """
     if delta_bias is not None:
         delta = delta + delta_bias.to(delta.dtype)[:, None]
     return F.softplus(delta) if delta_softplus else delta
@@ -100,11 +104,19 @@ class Chunking:
 
     @property
     def span(self) -> int:
-        """Steps in one segment."""
+        """Steps in one segment.
+
+        >>> Chunking(segments=2, chunks=64, steps=32).span
+        2048
+        """
         return self.chunks * self.steps
 
     def part(self, segment: int) -> slice:
-        """Where in time a segment is."""
+        """Where in time a segment is.
+
+        >>> Chunking(segments=2, chunks=64, steps=32).part(1)
+        slice(2048, 4096, None)
+        """
         return slice(segment * self.span, (segment + 1) * self.span)
 
     def lay_out(self, x: Tensor) -> Tensor:

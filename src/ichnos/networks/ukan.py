@@ -166,7 +166,12 @@ class DiffusionUKAN(nn.Module):
 
 
 def check_widths(ch: int, ch_mult: Sequence[int], embed_dims: Sequence[int]) -> None:
-    """Refuse widths that group normalisation in 32 groups or the join with the KAN bottleneck cannot take."""
+    """Refuse widths that group normalisation in 32 groups or the join with the KAN bottleneck cannot take.
+
+    >>> check_widths(30, (1, 2), (60, 64, 64))
+    Traceback (most recent call last):
+    ichnos.errors.UsageError: ch=30, ch_mult=[1, 2], embed_dims=[60, 64, 64]: expected widths ...
+    """
     if (
         ch % 32
         or len(embed_dims) != 3
@@ -320,17 +325,29 @@ def through(blocks: nn.ModuleList, tokens: Tensor, temb: Tensor) -> Tensor:
 
 
 def as_tokens(x: Tensor) -> Tensor:
-    """(b, c, y, x) -> (b, l, c)."""
+    """(b, c, y, x) -> (b, l, c).
+
+    >>> as_tokens(torch.zeros(2, 3, 4, 5)).shape
+    torch.Size([2, 20, 3])
+    """
     return x.flatten(2).transpose(1, 2)
 
 
 def as_map(tokens: Tensor, grid: Sequence[int]) -> Tensor:
-    """(b, l, c) -> (b, c, y, x)."""
+    """(b, l, c) -> (b, c, y, x).
+
+    >>> as_map(torch.zeros(2, 20, 3), (4, 5)).shape
+    torch.Size([2, 3, 4, 5])
+    """
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
 
 
 def double(x: Tensor) -> Tensor:
-    """Double the resolution of (b, c, y, x) bilinearly."""
+    """Double the resolution of (b, c, y, x) bilinearly.
+
+    >>> double(torch.ones(1, 1, 2, 3)).shape
+    torch.Size([1, 1, 4, 6])
+    """
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 

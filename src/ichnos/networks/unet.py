@@ -343,7 +343,11 @@ def init_convolutions(network: nn.Module) -> None:
 
 
 def is_published_alias(key: str) -> bool:
-    """Say whether a key of a published state dict repeats a tensor that stands there under another name."""
+    """Say whether a key of a published state dict repeats a tensor that stands there under another name.
+
+    >>> is_published_alias("decoder.encoder.stages.0"), is_published_alias("decoder.stages.0")
+    (True, False)
+    """
     return ".all_modules." in f".{key}" or key.startswith("decoder.encoder.")
 
 

@@ -107,7 +107,12 @@ def mostly_fluid(ventricles: Volume, smooth: Volume, brain: Volume, blood: npt.N
 
 
 def hu_of_brain(hu: Volume, brain: Volume, sure: npt.NDArray[np.bool_]) -> float:
-    """Return the median HU of the brain outside sure blood; 33 HU, a usual value, without any."""
+    """Return the median HU of the brain outside sure blood; 33 HU, a usual value, without any.
+
+    >>> nothing = Volume(np.zeros((2, 2, 2), bool), np.eye(4))
+    >>> hu_of_brain(nothing, nothing, nothing.array)
+    33.0
+    """
     around = np.asarray(hu.array)[np.asarray(brain.array) & ~sure]
     return float(np.median(around)) if around.size else 33.0
 

@@ -229,7 +229,11 @@ def grown_mask(
 
 
 def signed_distance_mm(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """Return mm to the edge of a mask, negative inside."""
+    """Return mm to the edge of a mask, negative inside.
+
+    >>> signed_distance_mm(np.array([[[False, False, True, True]]]), (1.0, 1.0, 2.0)).tolist()
+    [[[4.0, 2.0, -2.0, -4.0]]]
+    """
     import edt
 
     outside = edt.edt(np.asfortranarray(~mask), anisotropy=spacing_mm, order="F")

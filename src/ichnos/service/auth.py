@@ -130,11 +130,21 @@ class RateLimit:
     _times: dict[str, deque[float]] = field(default_factory=lambda: defaultdict(deque))
 
     def note(self, key: str, now: float) -> None:
-        """Count one failure."""
+        """Count one failure.
+
+        >>> limit = RateLimit(failures=1)
+        >>> limit.note("ann", 0.0)
+        >>> limit.blocks("ann", 1.0), limit.blocks("bob", 1.0)
+        (True, False)
+        """
         self._times[key].append(now)
 
     def blocks(self, key: str, now: float) -> bool:
-        """Tell whether a name or an address must wait."""
+        """Tell whether a name or an address must wait.
+
+        >>> RateLimit(failures=1).blocks("ann", 0.0)
+        False
+        """
         times = self._times[key]
         while times and times[0] < now - self.window_s:
             times.popleft()

@@ -136,7 +136,11 @@ def is_admitted(settings: ReceiverSettings, ae_title: str, address: str) -> bool
 
 
 def tls_context(settings: ReceiverSettings) -> ssl.SSLContext | None:
-    """Return the TLS context of the receiver; None without a certificate."""
+    """Return the TLS context of the receiver; None without a certificate.
+
+    >>> tls_context(ReceiverSettings()) is None
+    True
+    """
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -16,7 +16,11 @@ class _Part(BaseModel):
 
 
 class Peer(_Part):
-    """A sender that may connect to the receiver."""
+    """A sender that may connect to the receiver.
+
+    >>> Peer(ae_title=" CT1 ").ae_title
+    'CT1'
+    """
 
     ae_title: str = Field(description="calling AE title")
     address: str = Field(default="", description="IP address; empty: any address")
@@ -76,7 +80,11 @@ class ReadingSettings(_Part):
 
 
 class Destination(_Part):
-    """Where results go."""
+    """Where results go.
+
+    >>> Destination(name="archive", host="10.0.0.5", ae_title="PACS").port
+    104
+    """
 
     name: str = Field(description="how people call it")
     kind: Literal["dicom", "stow"] = Field(default="dicom", description="C-STORE, or STOW-RS")
@@ -151,11 +159,21 @@ class NodeSettings(_Part):
 
     @property
     def database_url(self) -> str:
-        """Return the URL of the database; SQLite in the home folder unless one is given."""
+        """Return the URL of the database; SQLite in the home folder unless one is given.
+
+        >>> NodeSettings(database="postgresql+psycopg://node@db/ichnos").database_url
+        'postgresql+psycopg://node@db/ichnos'
+        """
         return self.database or f"sqlite:///{self.home / 'node.db'}"
 
     def destination(self, name: str) -> Destination | None:
-        """Return a destination by its name; None when it is no longer configured."""
+        """Return a destination by its name; None when it is no longer configured.
+
+        >>> archive = Destination(name="archive", host="10.0.0.5", ae_title="PACS")
+        >>> settings = NodeSettings(sending=SendingSettings(destinations=(archive,)))
+        >>> settings.destination("archive") == archive, settings.destination("gone")
+        (True, None)
+        """
         return next((d for d in self.sending.destinations if d.name == name), None)
 
 

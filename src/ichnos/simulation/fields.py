@@ -27,13 +27,21 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Return the number of fine voxels along x, y, z."""
+        """Return the number of fine voxels along x, y, z.
+
+        >>> Grid(np.eye(4), (3, 3, 2), 1.0).shape
+        (9, 9, 5)
+        """
         x, y, z = ((n - 1) * self.step + 1 for n in self.coarse_shape)
         return x, y, z
 
     @property
     def coarse_affine(self) -> Floats:
-        """Return the affine of the coarse grid."""
+        """Return the affine of the coarse grid.
+
+        >>> Grid(np.eye(4), (3, 3, 2), 1.0).coarse_affine.diagonal().tolist()
+        [4.0, 4.0, 4.0, 1.0]
+        """
         return self.affine @ np.diag([self.step, self.step, self.step, 1.0])
 
     def coarse_points(self, device: torch.device) -> Tensor:
@@ -41,7 +49,13 @@ class Grid:
         return points_of(self.coarse_affine, self.coarse_shape, device)
 
     def box(self, mask: Tensor, *, margin: int = 0) -> tuple[slice, slice, slice]:
-        """Return the coarse slices around a coarse mask (all of it if empty), at least two voxels wide."""
+        """Return the coarse slices around a coarse mask (all of it if empty), at least two voxels wide.
+
+        >>> mask = torch.zeros(5, 5, 5, dtype=torch.bool)
+        >>> mask[2, 1:4, 0] = True
+        >>> Grid(np.eye(4), (5, 5, 5), 1.0).box(mask)
+        (slice(2, 4, None), slice(1, 4, None), slice(0, 2, None))
+        """
         slices = []
         for axis, n in enumerate(self.coarse_shape):
             others = [i for i in range(3) if i != axis]
@@ -54,7 +68,11 @@ class Grid:
         return slices[0], slices[1], slices[2]
 
     def fine(self, coarse: tuple[slice, slice, slice]) -> tuple[slice, slice, slice]:
-        """Return the fine slices that a coarse box covers."""
+        """Return the fine slices that a coarse box covers.
+
+        >>> Grid(np.eye(4), (3, 3, 3), 1.0).fine((slice(0, 2), slice(1, 3), slice(0, 3)))
+        (slice(0, 5, None), slice(4, 9, None), slice(0, 9, None))
+        """
         x, y, z = (slice(s.start * self.step, (s.stop - 1) * self.step + 1) for s in coarse)
         return x, y, z
 
@@ -68,6 +86,9 @@ class Grid:
 def enlarged(field: Tensor, step: int) -> Tensor:
     """Interpolate (c, x, y, z) linearly to (n - 1) * step + 1 voxels per axis; three small matrix
     products, faster than `interpolate`.
+
+    >>> enlarged(torch.tensor([0.0, 4.0]).reshape(1, 2, 1, 1), 4).flatten().tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0]
     """
     wx, wy, wz = (_weights(n, step, field.device) for n in field.shape[1:])
     c, nx = field.shape[:2]
@@ -110,7 +131,12 @@ def indices_of(points_mm: Tensor, affine: Floats) -> Tensor:
 
 
 def sampled(volume: Tensor, affine: Floats, points_mm: Tensor, *, fill: float | None = None) -> Tensor:
-    """Interpolate (c, x, y, z) at points (3, X, Y, Z); beyond its edge the nearest value, or `fill`."""
+    """Interpolate (c, x, y, z) at points (3, X, Y, Z); beyond its edge the nearest value, or `fill`.
+
+    >>> row = torch.tensor([0.0, 10.0, 20.0]).reshape(1, 3, 1, 1)
+    >>> sampled(row, np.eye(4), torch.tensor([1.5, 0.0, 0.0]).reshape(3, 1, 1, 1)).item()
+    15.0
+    """
     index = indices_of(points_mm, affine)
     size = torch.tensor(volume.shape[1:], device=index.device, dtype=index.dtype).reshape(3, 1, 1, 1)
     scaled = index * (2 / (size - 1).clamp(min=1)) - 1
@@ -123,7 +149,12 @@ def sampled(volume: Tensor, affine: Floats, points_mm: Tensor, *, fill: float | 
 
 
 def gathered(codes: Tensor, index: Tensor) -> Tensor:
-    """Return the code (uint8) nearest to each fractional index (3, ...); beyond the edge the edge's code."""
+    """Return the code (uint8) nearest to each fractional index (3, ...); beyond the edge the edge's code.
+
+    >>> codes = torch.tensor([3, 7, 9], dtype=torch.uint8).reshape(3, 1, 1)
+    >>> gathered(codes, torch.tensor([[0.8, 5.0], [0.0, 0.0], [0.0, 0.0]])).tolist()
+    [7, 9]
+    """
     flat = torch.zeros(index.shape[1:], dtype=torch.int32, device=index.device)
     for axis, n in enumerate(codes.shape):
         flat.mul_(n).add_(index[axis].round().clamp_(0, n - 1).int())

@@ -43,7 +43,11 @@ def concordance(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = LEVEL) -> 
 
 
 def pearson(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = LEVEL) -> Estimate:
-    """Return Pearson's r with Fisher's interval; undefined for a constant column."""
+    """Return Pearson's r with Fisher's interval; undefined for a constant column.
+
+    >>> str(pearson([1, 2, 3, 4], [1, 2, 3, 5]))
+    '0.983 (0.389 to 1)'
+    """
     return _correlation(
         *paired("the first measurement", a, "the second measurement", b, least=4), inflation=1.0, level=level
     )

@@ -74,7 +74,12 @@ def calibration(
 
 
 def checked_probabilities(outcome: npt.ArrayLike, probability: npt.ArrayLike) -> tuple[Booleans, Floats]:
-    """Return outcome and probability, or refuse a score that is no probability."""
+    """Return outcome and probability, or refuse a score that is no probability.
+
+    >>> checked_probabilities([0, 1], [0.2, 1.4])
+    Traceback (most recent call last):
+    ichnos.errors.InputRefused: the probability ranges from 0.2 to 1.4; calibration needs 0 to ...
+    """
     events, (p,) = two_classes(outcome, probability)
     if ((p < 0) | (p > 1)).any():
         raise InputRefused(
@@ -85,7 +90,11 @@ def checked_probabilities(outcome: npt.ArrayLike, probability: npt.ArrayLike) ->
 
 
 def logit(p: npt.ArrayLike) -> Floats:
-    """Return log odds, with probabilities kept 1e-7 away from 0 and 1."""
+    """Return log odds, with probabilities kept 1e-7 away from 0 and 1.
+
+    >>> logit([0.5, 0.8]).round(3).tolist()
+    [0.0, 1.386]
+    """
     kept = np.clip(np.asarray(p, np.float64), 1e-7, 1 - 1e-7)
     odds: Floats = np.log(kept / (1 - kept))
     return odds

@@ -67,7 +67,12 @@ def auc(outcome: npt.ArrayLike, score: npt.ArrayLike, *, level: float = LEVEL) -
 def compare_paired(
     outcome: npt.ArrayLike, first: npt.ArrayLike, second: npt.ArrayLike, *, level: float = LEVEL
 ) -> AucDifference:
-    """Compare two scores of the same cases (DeLong's test with the covariance of the two areas)."""
+    """Compare two scores of the same cases (DeLong's test with the covariance of the two areas).
+
+    >>> first, second = [0.1, 0.4, 0.3, 0.9], [0.4, 0.1, 0.3, 0.2]
+    >>> compare_paired([0, 0, 1, 1], first, second).value
+    0.25
+    """
     events, columns = two_classes(outcome, first, second)
     (a1, a0), (b1, b0) = (_placements(events, column) for column in columns)
     se = float(np.sqrt(_variance(a1 - b1) + _variance(a0 - b0)))
@@ -153,7 +158,12 @@ class RocCurve:
 
 
 def roc_curve(outcome: npt.ArrayLike, score: npt.ArrayLike) -> RocCurve:
-    """Return the points of the ROC curve."""
+    """Return the points of the ROC curve.
+
+    >>> curve = roc_curve([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.9])
+    >>> curve.false_positive_rate.tolist(), curve.true_positive_rate.tolist()
+    ([0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0])
+    """
     events, (values,) = two_classes(outcome, score)
     order = np.argsort(-values, kind="stable")
     last_of_tie = np.append(np.diff(values[order]) != 0, True)

@@ -16,7 +16,11 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval; NaN bounds mean that the data do not determine them."""
+    """A number with its interval; NaN bounds mean that the data do not determine them.
+
+    >>> str(Estimate(0.8123, 0.75, 0.861, n=100)), str(Estimate(float("nan"), 0.0, 1.0, n=2))
+    ('0.812 (0.75 to 0.861)', 'undefined')
+    """
 
     value: float
     low: float
@@ -32,7 +36,14 @@ class Estimate:
 
 
 def finite(name: str, values: npt.ArrayLike, *, least: int = 1) -> Floats:
-    """Return the values as float64, or refuse NaN, infinite or too few values by name."""
+    """Return the values as float64, or refuse NaN, infinite or too few values by name.
+
+    >>> finite("the age", [61, 70]).tolist()
+    [61.0, 70.0]
+    >>> finite("the age", [61, float("nan")])
+    Traceback (most recent call last):
+    ichnos.errors.InputRefused: the age holds 1 NaN or infinite value(s) among 2; leave out or ...
+    """
     array = np.asarray(values, np.float64).ravel()
     bad = int((~np.isfinite(array)).sum())
     if bad:
@@ -48,7 +59,12 @@ def finite(name: str, values: npt.ArrayLike, *, least: int = 1) -> Floats:
 def paired(
     name_a: str, a: npt.ArrayLike, name_b: str, b: npt.ArrayLike, *, least: int = 2
 ) -> tuple[Floats, Floats]:
-    """Return two columns of the same length, or refuse."""
+    """Return two columns of the same length, or refuse.
+
+    >>> paired("CT", [1, 2, 3], "MRI", [1, 2])
+    Traceback (most recent call last):
+    ichnos.errors.InputRefused: CT has 3 values and MRI has 2; they must be pairs of the same cases
+    """
     first, second = finite(name_a, a, least=least), finite(name_b, b, least=least)
     if first.size != second.size:
         raise InputRefused(
@@ -85,7 +101,11 @@ def two_classes(outcome: npt.ArrayLike, *scores: npt.ArrayLike) -> tuple[npt.NDA
 
 
 def normal_quantile(level: float = LEVEL) -> float:
-    """Return the two-sided standard normal quantile, 1.96 for 95 %."""
+    """Return the two-sided standard normal quantile, 1.96 for 95 %.
+
+    >>> round(normal_quantile(), 2), round(normal_quantile(0.9), 2)
+    (1.96, 1.64)
+    """
     from scipy.special import ndtri
 
     return float(ndtri(0.5 + level / 2))

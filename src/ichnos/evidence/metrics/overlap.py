@@ -212,12 +212,20 @@ class LesionCount:
 
     @property
     def sensitivity(self) -> float:
-        """Return found / truth; NaN without true lesions."""
+        """Return found / truth; NaN without true lesions.
+
+        >>> LesionCount(0, 1, truth=4, found=3, predicted=5, false=1).sensitivity
+        0.75
+        """
         return _ratio(self.found, self.truth)
 
     @property
     def precision(self) -> float:
-        """Return the share of predicted lesions that are not false; NaN without predictions."""
+        """Return the share of predicted lesions that are not false; NaN without predictions.
+
+        >>> LesionCount(0, 1, truth=4, found=3, predicted=5, false=1).precision
+        0.8
+        """
         return _ratio(self.predicted - self.false, self.predicted)
 
 
@@ -260,5 +268,11 @@ def _components(mask: Mask, other: Mask) -> tuple[np.ndarray, np.ndarray]:
 
 
 def volume_error_ml(truth: Volume, prediction: Volume) -> float:
-    """Return the predicted minus the true volume, in mL; defined for empty masks too."""
+    """Return the predicted minus the true volume, in mL; defined for empty masks too.
+
+    >>> from ichnos.volume import sphere
+    >>> ball = sphere(radius_mm=10, spacing_mm=1.0)
+    >>> round(volume_error_ml(ball, ball.map_array(np.zeros_like)), 1)
+    -4.2
+    """
     return volume_ml(prediction) - volume_ml(truth)

@@ -118,7 +118,11 @@ class LabelSets:
 
     @property
     def abstain(self) -> npt.NDArray[np.bool_]:
-        """Say for which cases the model does not decide."""
+        """Say for which cases the model does not decide.
+
+        >>> LabelSets(np.array([True, True, False]), np.array([False, True, False])).abstain.tolist()
+        [False, True, True]
+        """
         undecided: npt.NDArray[np.bool_] = self.event == self.none
         return undecided
 
@@ -152,7 +156,12 @@ def _least(p_of_truth: Floats, coverage: float) -> float:
 
 
 def label_sets(conformal: Conformal, probability: npt.ArrayLike) -> LabelSets:
-    """Return which labels remain possible for each case."""
+    """Return which labels remain possible for each case.
+
+    >>> sets = label_sets(Conformal(0.3, 0.4, promised_coverage=0.9, n=100), [0.1, 0.5, 0.9])
+    >>> sets.event.tolist(), sets.none.tolist()
+    ([False, True, True], [True, True, False])
+    """
     p = finite("the probability", probability)
     return LabelSets(p >= conformal.least_probability_of_event, 1 - p >= conformal.least_probability_of_none)
 

@@ -21,25 +21,45 @@ _LEAST_TO_RESAMPLE = 5  # values, below which resampling says nothing
 
 
 def concordance_of(x: Floats, y: Floats) -> Floats:
-    """Return Lin's concordance correlation along the last axis."""
+    """Return Lin's concordance correlation along the last axis.
+
+    >>> x = np.array([1.0, 2, 3, 4])
+    >>> concordance_of(x, x).round(3).item(), concordance_of(x, x + 1).round(3).item()
+    (1.0, 0.714)
+    """
     shift = x.mean(-1) - y.mean(-1)
     return np.asarray(2 * _covariance(x, y) / (x.var(-1) + y.var(-1) + shift**2))
 
 
 def pearson_of(x: Floats, y: Floats) -> Floats:
-    """Return Pearson's correlation along the last axis."""
+    """Return Pearson's correlation along the last axis.
+
+    >>> x = np.array([1.0, 2, 3, 4])
+    >>> pearson_of(x, x + 1).round(3).item(), pearson_of(x, -x).round(3).item()
+    (1.0, -1.0)
+    """
     return np.asarray(_covariance(x, y) / np.sqrt(x.var(-1) * y.var(-1)))
 
 
 def spearman_of(x: Floats, y: Floats) -> Floats:
-    """Return Spearman's rank correlation along the last axis; ties take their mean rank."""
+    """Return Spearman's rank correlation along the last axis; ties take their mean rank.
+
+    >>> x = np.array([1.0, 2, 3, 4])
+    >>> spearman_of(x, np.exp(x)).round(3).item()
+    1.0
+    """
     from scipy.stats import rankdata
 
     return pearson_of(rankdata(x, axis=-1), rankdata(y, axis=-1))
 
 
 def icc_of(x: Floats, y: Floats) -> Floats:
-    """Return ICC(2,1) of two measurements along the last axis: absolute agreement, single measurement."""
+    """Return ICC(2,1) of two measurements along the last axis: absolute agreement, single measurement.
+
+    >>> x = np.array([1.0, 2, 3, 4])
+    >>> icc_of(x, x).round(3).item(), icc_of(x, x + 1).round(3).item()
+    (1.0, 0.769)
+    """
     n, half = x.shape[-1], (x - y) / 2
     shift = half.mean(-1)
     between = 2 * ((x + y) / 2).var(-1, ddof=1)

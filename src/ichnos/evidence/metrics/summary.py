@@ -49,7 +49,11 @@ def summarise(values: npt.ArrayLike, *, centre: str = "") -> MeasureSummary:
 
 
 def by_centre(values: npt.ArrayLike, centres: Sequence[str]) -> tuple[MeasureSummary, ...]:
-    """Describe one measure per centre, in the order of their names."""
+    """Describe one measure per centre, in the order of their names.
+
+    >>> [(s.centre, s.mean.value) for s in by_centre([0.5, 0.7, 0.9], ["B", "A", "A"])]
+    [('A', 0.8), ('B', 0.5)]
+    """
     array, where = np.asarray(values, np.float64), np.asarray(centres)
     return tuple(summarise(array[where == name], centre=str(name)) for name in np.unique(where))
 
@@ -57,6 +61,9 @@ def by_centre(values: npt.ArrayLike, centres: Sequence[str]) -> tuple[MeasureSum
 def over_centres(summaries: Sequence[MeasureSummary]) -> RandomEffects | None:
     """Pool the centres' means with a prediction interval for the next centre; None with fewer than three
     centres that have a spread.
+
+    >>> over_centres(by_centre([0.5, 0.7, 0.9, 0.8], ["B", "A", "A", "B"])) is None
+    True
     """
     known = [s for s in summaries if s.se > 0]
     if len(known) < 3:
@@ -116,6 +123,9 @@ def measure_column(
 ) -> Floats:
     """Return one measure of one target over the case rows; NaN where a row lacks it. JSON's null is NaN
     too.
+
+    >>> measure_column([{"ICH": {"dice": 0.9}}, {"IVH": {"dice": 0.5}}], "ICH", "dice").tolist()
+    [0.9, nan]
     """
 
     def value(row: Mapping[str, Any]) -> float:

@@ -206,6 +206,11 @@ def _nearest_steps(spacing_mm: Spacing, count: int = 1024) -> _Steps:
 def union_box(*masks: Mask) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return start and stop (half-open) of the box that holds every voxel of all masks; empty if there is
     none.
+
+    >>> mask = np.zeros((4, 4, 4), bool)
+    >>> mask[1, 2, 1:3] = True
+    >>> union_box(mask)
+    ((1, 2, 1), (2, 3, 3))
     """
     boxes = [box for box in map(_filled_box, masks) if box is not None]
     if not boxes:

@@ -39,7 +39,11 @@ class Rates:
 
 
 def youden_point(outcome: npt.ArrayLike, score: npt.ArrayLike, *, chosen_on: str) -> OperatingPoint:
-    """Choose the threshold with the greatest sensitivity + specificity."""
+    """Choose the threshold with the greatest sensitivity + specificity.
+
+    >>> youden_point([0, 0, 1, 1], [0.1, 0.4, 0.5, 0.9], chosen_on="train").threshold
+    0.5
+    """
     curve = roc_curve(outcome, score)
     best = int(np.argmax(curve.true_positive_rate - curve.false_positive_rate))
     return OperatingPoint(float(curve.threshold[max(best, 1)]), "youden", chosen_on)
@@ -48,7 +52,11 @@ def youden_point(outcome: npt.ArrayLike, score: npt.ArrayLike, *, chosen_on: str
 def sensitivity_point(
     outcome: npt.ArrayLike, score: npt.ArrayLike, *, sensitivity: float, chosen_on: str
 ) -> OperatingPoint:
-    """Choose the highest threshold that reaches a sensitivity."""
+    """Choose the highest threshold that reaches a sensitivity.
+
+    >>> sensitivity_point([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.9], sensitivity=1.0, chosen_on="train").threshold
+    0.3
+    """
     curve = roc_curve(outcome, score)
     at = int(np.argmax(curve.true_positive_rate >= sensitivity - 1e-12))
     return OperatingPoint(float(curve.threshold[max(at, 1)]), f"sensitivity {sensitivity:g}", chosen_on)
@@ -57,7 +65,12 @@ def sensitivity_point(
 def rates(
     outcome: npt.ArrayLike, score: npt.ArrayLike, point: OperatingPoint, *, level: float = LEVEL
 ) -> Rates:
-    """Count and rate the decisions of an operating point."""
+    """Count and rate the decisions of an operating point.
+
+    >>> result = rates([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.9], OperatingPoint(0.35, "given", "train"))
+    >>> result.true_positive, result.false_positive, result.sensitivity.value
+    (1, 1, 0.5)
+    """
     events, (values,) = two_classes(outcome, score)
     positive = values >= point.threshold
     tp, fp = int((positive & events).sum()), int((positive & ~events).sum())

@@ -73,6 +73,9 @@ def check_pair(
 def check_events(name: str, events: int, others: int) -> ReviewFlag | None:
     """Warn of few cases in the rarer class: below 100 a validation is imprecise, below 20 close to empty
     (Vergouwe 2005; Collins 2016).
+
+    >>> check_events("expansion", 15, 300).level, check_events("expansion", 120, 300)
+    ('alarm', None)
     """
     rarer = min(events, others)
     if rarer >= 100:
@@ -112,7 +115,11 @@ def check_prevalence(
 
 
 def check_centres(name: str, outcome: npt.ArrayLike, centres: npt.ArrayLike) -> ReviewFlag | None:
-    """Note where the prevalence differs between centres (chi-squared, p < 0.05)."""
+    """Note where the prevalence differs between centres (chi-squared, p < 0.05).
+
+    >>> check_centres("expansion", [1] * 20 + [0] * 20, ["A"] * 20 + ["B"] * 20).text
+    'expansion: the prevalence differs between centres (A 100%, B 0%; p 1.9e-09).'
+    """
     from scipy.stats import chi2_contingency
 
     events, where = np.asarray(outcome, bool), np.asarray(centres)

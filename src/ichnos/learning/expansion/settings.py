@@ -63,6 +63,9 @@ def published_classifier(*, size: int = 224, small: bool = False, **changes: Any
     """Return the published settings: ViT-B/16, 2e-4 with a cosine, RandomResizedCrop and flips.
 
     `small` shrinks the network.
+
+    >>> published_classifier(small=True).network.arguments["depth"], published_classifier().crop
+    (4, True)
     """
     whole = {"num_classes": 2, "image_size": [size, size], "patch_size": 16, "input_channels": 3}
     if small:
@@ -179,7 +182,11 @@ class GeneratorSettings(BaseModel):
     loop: GeneratorLoop = GeneratorLoop()
 
     def network(self) -> NetworkSpec:
-        """Return the network of these settings."""
+        """Return the network of these settings.
+
+        >>> GeneratorSettings(kind="published").network().arguments["in_channels"]
+        3
+        """
         conditional = self.kind == "conditional"
         arguments = {
             "T": self.noise_steps,

@@ -40,7 +40,11 @@ class Picture:
 
 
 def noise_schedule(settings: GeneratorSettings) -> diffusion.NoiseSchedule:
-    """Return the noise schedule of a generator: linear as published, cosine for ours."""
+    """Return the noise schedule of a generator: linear as published, cosine for ours.
+
+    >>> noise_schedule(GeneratorSettings(noise_steps=10)).alphas_bar.shape
+    torch.Size([10])
+    """
     published = settings.kind == "published"
     make = diffusion.linear_schedule if published else diffusion.cosine_schedule
     return make(settings.noise_steps)

@@ -60,7 +60,11 @@ class LoopSettings(BaseModel):
 
     @property
     def averaging(self) -> float:
-        """Return the decay of the averaged weights once the training is under way."""
+        """Return the decay of the averaged weights once the training is under way.
+
+        >>> LoopSettings(steps=100).averaging, LoopSettings(ema_decay=0.5).averaging
+        (0.9, 0.5)
+        """
         return min(0.999, max(0.0, 1 - 10 / self.steps)) if self.ema_decay is None else self.ema_decay
 
     def for_examples(self, count: int) -> Self:
@@ -75,7 +79,11 @@ class LoopSettings(BaseModel):
 
     @property
     def warm_up(self) -> int:
-        """Return the steps of warm-up."""
+        """Return the steps of warm-up.
+
+        >>> LoopSettings(steps=1000).warm_up, LoopSettings(warm_up_steps=7).warm_up
+        (100, 7)
+        """
         return min(200, self.steps // 10) if self.warm_up_steps is None else self.warm_up_steps
 
 

@@ -104,7 +104,12 @@ def plans_of(content: Mapping[str, Any], configuration: str, *, source: str) -> 
 
 
 def resolved_configuration(content: Mapping[str, Any], name: str, *, source: str) -> dict[str, Any]:
-    """Return a configuration with what it inherits from others."""
+    """Return a configuration with what it inherits from others.
+
+    >>> plans = {"configurations": {"a": {"patch": 64, "batch": 2}, "b": {"inherits_from": "a", "batch": 4}}}
+    >>> resolved_configuration(plans, "b", source="plans.json")
+    {'patch': 64, 'batch': 4}
+    """
     configurations = content.get("configurations")
     chain: list[str] = []
     chosen: dict[str, Any] = {"inherits_from": name}
@@ -132,7 +137,11 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def dataset_of(content: Mapping[str, Any], *, source: str) -> Dataset:
-    """Return the labels and channels of a dataset; nnU-Net v1 calls the channels modality."""
+    """Return the labels and channels of a dataset; nnU-Net v1 calls the channels modality.
+
+    >>> dataset_of({"labels": {"ICH": 1}, "modality": {"0": "CT"}}, source="dataset.json").channel_names
+    {'0': 'CT'}
+    """
     channels = content.get("channel_names") or content.get("modality") or {}
     return _checked(Dataset, {**content, "channel_names": channels}, source)
 

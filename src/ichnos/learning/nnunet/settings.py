@@ -50,9 +50,17 @@ class NnunetSettings(BaseModel):
 
     @property
     def planner(self) -> str:
-        """Return the name of nnU-Net's planner."""
+        """Return the name of nnU-Net's planner.
+
+        >>> NnunetSettings(network="resenc_l").planner, NnunetSettings(network="unet").planner
+        ('nnUNetPlannerResEncL', 'ExperimentPlanner')
+        """
         return PLANNERS.get(self.network, PLANNERS["plain"])
 
     def changed(self, **changes: Any) -> Self:
-        """Return the settings with some of them changed."""
+        """Return the settings with some of them changed.
+
+        >>> NnunetSettings().changed(epochs=3).epochs
+        3
+        """
         return changed(self, changes)

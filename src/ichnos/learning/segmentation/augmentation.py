@@ -85,7 +85,12 @@ def _thick(hu: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 def network_input(hu: torch.Tensor, how: Preprocessing) -> torch.Tensor:
-    """Turn HU (batch, x, y, z) into channels, as `inference.input_channels` does for reading."""
+    """Turn HU (batch, x, y, z) into channels, as `inference.input_channels` does for reading.
+
+    >>> how = Preprocessing(spacing_mm=(1, 1, 5), windows_hu=((0, 80),), patch=(64, 64, 1))
+    >>> network_input(torch.tensor([-50.0, 40.0, 90.0]).reshape(1, 1, 1, 3), how).flatten().tolist()
+    [-1.0, 0.0, 1.0]
+    """
     channels = []
     for k, (low, high) in enumerate(how.windows_hu):
         if how.z_score:

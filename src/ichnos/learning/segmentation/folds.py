@@ -85,7 +85,12 @@ def person_folds(cohort: Cohort, folds: int, *, seed: int) -> tuple[frozenset[st
 
 
 def held_out(cohort: Cohort, part: frozenset[str]) -> Cohort:
-    """Return the cohort with one fold as its validation patients and all other folds as training patients."""
+    """Return the cohort with one fold as its validation patients and all other folds as training patients.
+
+    >>> pair = Cohort((Patient("01", split="train"), Patient("02", split="validation")))
+    >>> [(patient.id, patient.split) for patient in held_out(pair, frozenset({"01"}))]
+    [('01', 'validation'), ('02', 'train')]
+    """
 
     def split_of(patient: Patient) -> Patient:
         if patient.split not in ("train", "validation"):

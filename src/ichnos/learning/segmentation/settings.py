@@ -34,6 +34,9 @@ class Augmentation:
     def margin(self) -> float:
         """Return how much larger than the patch a region must be so that a turned patch has no empty
         corners (in share of its side).
+
+        >>> Augmentation().margin, OFF.margin
+        (0.25, 0.0)
         """
         return 0.25 if self.turned_share > 0 else 0.0
 
@@ -134,12 +137,20 @@ class TrainSettings(BaseModel):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the names of the targets."""
+        """Return the names of the targets.
+
+        >>> TrainSettings(targets="tract").names
+        ('tract_left', 'tract_right')
+        """
         return tuple(target.name for target in self.targets)
 
     @property
     def flat(self) -> bool:
-        """Say whether the network sees single slices."""
+        """Say whether the network sees single slices.
+
+        >>> TrainSettings().flat, TrainSettings(preprocessing={"patch": (64, 64, 1)}).flat
+        (False, True)
+        """
         return self.preprocessing.patch[2] == 1
 
     def changed(self, **changes: Any) -> Self:

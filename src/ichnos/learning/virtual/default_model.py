@@ -34,7 +34,7 @@ HELD_OUT = 4  # the last label maps of a folder are never trained on
 LIMITS = (
     "Trained on simulated patients only; it has never seen a real scan.",
     "Never simulated: children, tumours, contrast agent, trauma, tumour surgery, air in the head.",
-    "Never simulated: blood outside the brain and its ventricles (subdural, epidural, subarachnoid).",
+    "Never simulated: subdural or epidural blood; subarachnoid blood other than beside a superficial bleed.",
     "Its probabilities have not been calibrated on real scans.",
 )
 DEFAULT_TARGETS = (

@@ -118,7 +118,11 @@ def _dark_part(
 
 
 def otsu(values: npt.NDArray[np.float32]) -> float:
-    """Return the threshold between two classes with the greatest variance between them."""
+    """Return the threshold between two classes with the greatest variance between them.
+
+    >>> otsu(np.array([10.0, 11, 12, 60, 61, 62], np.float32)) < 60
+    True
+    """
     counts, edges = np.histogram(values, bins=64)
     middle = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)

@@ -46,14 +46,25 @@ def append_event(
 
 
 def digest_of(row: EventRow) -> str:
-    """Return the SHA-256 of an event's content and of the digest before it."""
+    """Return the SHA-256 of an event's content and of the digest before it.
+
+    >>> row = EventRow(at=1.0, kind="received", actor="receiver", details={}, previous=FIRST)
+    >>> before = digest_of(row)
+    >>> row.actor = "somebody"
+    >>> digest_of(row) == before
+    False
+    """
     content = [row.previous, f"{row.at:.3f}", row.kind, row.actor, row.study_id, row.details]
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class ChainCheck:
-    """Whether the chain is whole."""
+    """Whether the chain is whole.
+
+    >>> ChainCheck(12, None).whole, ChainCheck(12, broken_at=7).whole
+    (True, False)
+    """
 
     events: int
     broken_at: int | None  # id of the first event that does not follow from the one before it

@@ -17,7 +17,11 @@ OPERATION = APIRouter()
 
 @OPERATION.get("/healthz")
 def healthz() -> PlainTextResponse:
-    """Say that the process answers."""
+    """Say that the process answers.
+
+    >>> healthz().status_code
+    200
+    """
     return PlainTextResponse("ok\n")
 
 

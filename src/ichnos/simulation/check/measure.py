@@ -361,14 +361,23 @@ def _growth_dice(root: Path, patient: Patient, probability: Array, thresholds: F
 
 
 def site_shares(truth: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return the share of each site among the bleeds."""
+    """Return the share of each site among the bleeds.
+
+    >>> site_shares([{"site": "putamen"}, {"site": "lobar"}, {"site": None}])
+    {'putamen': 0.5, 'lobar': 0.5}
+    """
     sites = Counter(row["site"] for row in truth if isinstance(row["site"], str))
     total = sum(sites.values())
     return {site: count / total for site, count in sites.items()} if total else {}
 
 
 def column(truth: Sequence[dict[str, Any]], name: str) -> Floats:
-    """Return a truth column of the bleeds as numbers, undefined ones left out."""
+    """Return a truth column of the bleeds as numbers, undefined ones left out.
+
+    >>> rows = [{"has_haematoma": 1.0, "ich_ml": 20.0}, {"has_haematoma": 0.0, "ich_ml": 0.0}]
+    >>> column(rows, "ich_ml").tolist()
+    [20.0]
+    """
     values = np.array([row.get(name, np.nan) for row in truth if row["has_haematoma"] == 1.0], np.float64)
     return values[np.isfinite(values)]
 

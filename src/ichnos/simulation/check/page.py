@@ -131,6 +131,9 @@ def windowed_grey(hu: Array, width: float, level: float) -> Array:
 def axial(volume: Volume, k: int) -> Array:
     """Return slice k of a RAS image as radiologists look at it: (row, column), front on top, the patient's
     left on the right.
+
+    >>> axial(Volume(np.arange(4).reshape(2, 2, 1), np.eye(4)), 0).tolist()
+    [[3, 1], [2, 0]]
     """
     return np.asarray(volume.array[::-1, ::-1, k].T)
 

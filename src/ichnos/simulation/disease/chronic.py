@@ -157,6 +157,10 @@ def _calcification(head: SourceHead, pineal: bool, glomus_mm: float, generator: 
 def degree(score: Tensor, where: Tensor, voxels: float, *, softness: float) -> Tensor:
     """Return degrees 0..1 such that as many voxels as asked for reach 0.5, within `where` (bool, same
     shape).
+
+    >>> line = torch.arange(5.0)
+    >>> degree(line, line > 0, 2, softness=0.5).tolist()
+    [0.0, 0.0, 0.0, 0.5, 1.0]
     """
     wanted = min(round(voxels), int(where.sum()))
     if wanted <= 0:

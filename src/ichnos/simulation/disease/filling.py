@@ -20,7 +20,12 @@ def filled(score: Tensor, where: Tensor, voxels: float, *, softness: float) -> T
 def filled_with_limit(
     score: Tensor, where: Tensor, voxels: float, *, softness: float
 ) -> tuple[Tensor, float]:
-    """Return the fractions of `filled`, and the score at their edge (fraction 0.5)."""
+    """Return the fractions of `filled`, and the score at their edge (fraction 0.5).
+
+    >>> line = torch.arange(5.0)
+    >>> round(filled_with_limit(line, line < 9, 2.0, softness=0.1)[1], 1)
+    1.1
+    """
     candidates = score[where]
     if voxels <= 0 or len(candidates) == 0:
         return torch.zeros_like(score), float(score.min()) - 1.0
@@ -33,7 +38,12 @@ def filled_with_limit(
 
 
 def oedema_degree(around: Tensor, where: Tensor, voxels: float) -> Tensor:
-    """Return oedema degrees: 1 beside the blood, 0.5 at the edge of the wanted volume, quickly 0 beyond."""
+    """Return oedema degrees: 1 beside the blood, 0.5 at the edge of the wanted volume, quickly 0 beyond.
+
+    >>> around = torch.tensor([0.5, 1.0, 2.0, 9.0])
+    >>> [round(degree, 2) for degree in oedema_degree(around, around > 0, 2).tolist()]
+    [0.82, 0.5, 0.1, 0.0]
+    """
     candidates = around[where]
     wanted = min(int(voxels), len(candidates))
     if wanted <= 0:

@@ -67,7 +67,11 @@ class Lesion:
 
 
 def allowed(tissue: Tensor) -> Tensor:
-    """Return where parenchymal blood may be (bool)."""
+    """Return where parenchymal blood may be (bool).
+
+    >>> allowed(torch.tensor([Tissue.WHITE, Tissue.CSF], dtype=torch.uint8)).tolist()
+    [True, False]
+    """
     table = torch.zeros(256, dtype=torch.bool)
     table[list(_BLOOD_TISSUES)] = True
     return looked_up(table.to(tissue.device), tissue)

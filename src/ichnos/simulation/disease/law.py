@@ -301,6 +301,9 @@ def bleeds_on(activity: Tensor) -> Tensor:
 def share_grown(interval_h: Tensor) -> Tensor:
     """Return the share of the final growth that has happened by the follow-up; most comes in the first
     hours (time constant: our choice).
+
+    >>> [round(share, 2) for share in share_grown(torch.tensor([0.0, 5.0, 24.0])).tolist()]
+    [0.0, 0.63, 0.99]
     """
     return 1 - torch.exp(-interval_h / 5.0)
 

@@ -127,6 +127,9 @@ def gradient_table(protocol: DiffusionProtocol) -> tuple[Floats, Floats]:
 def fsl_vectors(world: Floats, affine: Floats) -> Floats:
     """Turn directions (n, 3) in RAS axes into FSL's: along the voxel axes, x negated unless the affine
     mirrors.
+
+    >>> fsl_vectors(np.array([[1.0, 0.0, 0.0]]), np.diag([2.0, 2.0, 2.0, 1.0])).tolist()
+    [[-1.0, 0.0, 0.0]]
     """
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     along = world @ axes

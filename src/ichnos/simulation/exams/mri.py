@@ -215,7 +215,11 @@ def bias_field(
 
 
 def rician(signal: torch.Tensor, *, sigma: float, generator: torch.Generator) -> torch.Tensor:
-    """Return the magnitude of a signal with Gaussian noise in both of its channels."""
+    """Return the magnitude of a signal with Gaussian noise in both of its channels.
+
+    >>> rician(torch.tensor([3.0]), sigma=0.0, generator=torch.Generator().manual_seed(0)).item()
+    3.0
+    """
     real = signal + sigma * torch.randn(signal.shape, device=signal.device, generator=generator)
     imaginary = sigma * torch.randn(signal.shape, device=signal.device, generator=generator)
     return torch.hypot(real, imaginary)

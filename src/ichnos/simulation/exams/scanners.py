@@ -131,7 +131,11 @@ class CtProtocol:
 
     @property
     def pixel_mm(self) -> float:
-        """Return the side of a pixel."""
+        """Return the side of a pixel.
+
+        >>> CtProtocol(SCANNERS["ge"], SCANNERS["ge"].brain, matrix=500).pixel_mm
+        0.46
+        """
         return self.field_of_view_mm / self.matrix
 
 

@@ -29,13 +29,21 @@ class StudyBudget:
 
 
 def time_spent(budget: StudyBudget) -> dict[str, float]:
-    """Return the wall time of all calls, if the caller keeps it."""
+    """Return the wall time of all calls, if the caller keeps it.
+
+    >>> time_spent(StudyBudget(spent=lambda: 12.34)), time_spent(StudyBudget())
+    ({'wall time of all calls, minutes': 12.3}, {})
+    """
     minutes = budget.spent()
     return {"wall time of all calls, minutes": round(minutes, 1)} if math.isfinite(minutes) else {}
 
 
 def hardware_of(budget: StudyBudget) -> str:
-    """Return the class of the machine."""
+    """Return the class of the machine.
+
+    >>> hardware_of(StudyBudget(device="cuda"))
+    '1 GPU'
+    """
     import torch
 
     if budget.device != "cpu":

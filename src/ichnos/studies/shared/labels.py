@@ -65,7 +65,13 @@ def transferred_labels(cohort: Cohort, target: TransferTarget, budget: StudyBudg
 
 
 def with_validation(cohort: Cohort) -> Cohort:
-    """Return the cohort with every fifth training patient set aside for validation, if nobody is yet."""
+    """Return the cohort with every fifth training patient set aside for validation, if nobody is yet.
+
+    >>> from ichnos.cohort import Patient
+    >>> cohort = with_validation(Cohort(tuple(Patient(str(k), split="train") for k in range(1, 11))))
+    >>> [patient.id for patient in cohort.of_split("validation")]
+    ['5', '10']
+    """
     if len(cohort.of_split("validation")):
         return cohort
     train = [p.id for p in cohort.of_split("train")]

@@ -35,7 +35,11 @@ def known_number(text: object) -> float:
 
 
 def paired_columns(rows: Sequence[PatientRow], first: str, second: str) -> tuple[list[float], list[float]]:
-    """Return two columns of the rows that have both."""
+    """Return two columns of the rows that have both.
+
+    >>> paired_columns([{"a": "1", "b": "2"}, {"a": "3", "b": ""}], "a", "b")
+    ([1.0], [2.0])
+    """
     pairs = [(known_number(row.get(first)), known_number(row.get(second))) for row in rows]
     kept = [(a, b) for a, b in pairs if np.isfinite(a) and np.isfinite(b)]
     return [a for a, _ in kept], [b for _, b in kept]
@@ -56,7 +60,11 @@ def adjusted_effect(kind: regression.ModelKind, formula: str, table: Any, term: 
 
 
 def column_mean(rows: Sequence[PatientRow], column: str, *, of: str) -> Cell:
-    """Return the mean of a column with its interval, or why there is none."""
+    """Return the mean of a column with its interval, or why there is none.
+
+    >>> column_mean([{"dice": "0.5"}, {"dice": ""}, {"dice": "0.75"}], "dice", of="a mask").value
+    0.625
+    """
     values = [value for row in rows if np.isfinite(value := known_number(row.get(column)))]
     if not values:
         return f"no patient with {of}"
@@ -99,7 +107,11 @@ CompareWay = Callable[[str], Cell]  # column of a way to read -> what its cell h
 def table_row(
     measure: str, paper: Cell, ways: Mapping[str, str], compare: CompareWay, limit: Cell
 ) -> dict[str, Cell]:
-    """Return one row: the paper's value, one cell per way to read, and what is reachable."""
+    """Return one row: the paper's value, one cell per way to read, and what is reachable.
+
+    >>> table_row("AUC", 0.8, {"read": "auc"}, lambda column: f"<{column}>", 0.9)
+    {'measure': 'AUC', 'paper': 0.8, 'auc': '<read>', 'limit': 0.9}
+    """
     return {
         "measure": measure,
         "paper": paper,

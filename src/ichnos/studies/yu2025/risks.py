@@ -27,7 +27,11 @@ class MethodRisk:
 
     @property
     def known(self) -> bool:
-        """Say whether there is a score."""
+        """Say whether there is a score.
+
+        >>> MethodRisk({}, reason="no column").known
+        False
+        """
         return not self.reason
 
 

@@ -33,21 +33,37 @@ class GradientTable:
 
     @property
     def unweighted(self) -> Array:
-        """Return which images are unweighted, (n,) bool."""
+        """Return which images are unweighted, (n,) bool.
+
+        >>> GradientTable(np.array([0.0, 5.0, 1000.0]), np.zeros((3, 3))).unweighted.tolist()
+        [True, True, False]
+        """
         return np.asarray(self.b_values < B0_LIMIT)
 
     def scaled(self, factor: float) -> GradientTable:
-        """Return the table with every b-value multiplied."""
+        """Return the table with every b-value multiplied.
+
+        >>> GradientTable(np.array([0.0, 1000.0]), np.zeros((2, 3))).scaled(2.0).b_values.tolist()
+        [0.0, 2000.0]
+        """
         return GradientTable(self.b_values * factor, self.directions)
 
     def turned(self, matrix: Floats) -> GradientTable:
-        """Return the table with every direction multiplied by a 3 x 3 matrix."""
+        """Return the table with every direction multiplied by a 3 x 3 matrix.
+
+        >>> table = GradientTable(np.array([1000.0]), np.array([[1.0, 0.0, 0.0]]))
+        >>> table.turned(np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])).directions.tolist()
+        [[0.0, 1.0, 0.0]]
+        """
         return GradientTable(self.b_values, self.directions @ np.asarray(matrix).T)
 
 
 def image_axes(affine: Floats) -> Floats:
     """Return the unit vectors of the voxel axes in world space, as columns; the nearest rotation (or
     reflection) to the affine.
+
+    >>> image_axes(np.diag([-2.0, 2.0, 5.0, 1.0])).diagonal().round(6).tolist()
+    [-1.0, 1.0, 1.0]
     """
     left, _, right = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
     axes: Floats = left @ right

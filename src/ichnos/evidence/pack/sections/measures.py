@@ -150,7 +150,13 @@ def _interval_row(table: Any, plan: MeasurePlan) -> tuple[Cell, ...] | None:
 def value_pairs(
     table: Any, predicted: str, truth: str, *, words: tuple[str, ...] = ()
 ) -> tuple[Floats, Floats] | None:
-    """Return predicted and true values of the patients who have both; `words` are turned into their rank."""
+    """Return predicted and true values of the patients who have both; `words` are turned into their rank.
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"side": ["left", "right"], "true_side": ["left", "left"]})
+    >>> [column.tolist() for column in value_pairs(table, "side", "true_side", words=("left", "right"))]
+    [[0.0, 1.0], [0.0, 0.0]]
+    """
     import pandas as pd
 
     if predicted not in table.columns or truth not in table.columns:
