@@ -349,7 +349,7 @@ def test_bad_usage_is_named_before_anything_is_read(
         ([str(file), "--model", str(broken)], 2, "damaged"),
         ([str(file), "--model", str(tmp_path)], 2, "is no model"),
         ([str(file), "--model", str(model), "--backend", "abacus"], 3, "abacus"),
-        ([str(file), "--model", str(model), "--device", "cuda", "--backend", "openvino"], 3, "CPU"),
+        ([str(file), "--model", str(model), "--device", "cuda", "--backend", "openvino"], 3, "--device cuda"),
         ([str(file), "--model", str(model), "--threads", "0"], 3, "1 or more"),
     ):
         assert run(["read", "--keep-names", *arguments, "-o", str(out)]) == code, arguments

@@ -111,7 +111,7 @@ def test_the_command_writes_images_ledger_sheet_and_report(monkeypatch: pytest.M
     assert run(["synthesize", str(tmp_path), "-o", str(out), "--images", "3", "--steps", "2", "--quiet"]) == 0
     report = json.loads((out / "synthesis.json").read_text(encoding="utf-8"))
     assert report["images"] == 3
-    assert "not comparable with published FID" in report["feature_extractor"]
+    assert "not comparable with published FID" in report["features"]
     assert len(read_training(out / "ledger.csv")) == 3
     assert len(list((out / "images").glob("*.npy"))) == 3
     assert (out / "contact_sheet.png").is_file()

@@ -41,6 +41,22 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         },
         (1, 3, 8, 8),
     ),
+    "mean_ensemble": (
+        {
+            "member": {
+                "name": "unet",
+                "arguments": {
+                    "input_channels": 1,
+                    "num_classes": 2,
+                    "dim": 2,
+                    "features_per_stage": [4, 8],
+                    "strides": [1, 2],
+                },
+            },
+            "members": 2,
+        },
+        (1, 1, 16, 16),
+    ),
     "planned": (
         {
             "input_channels": 1,

@@ -57,6 +57,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "members": 2,
         "features": 3,
     },
+    "mean_ensemble": {"member": {"name": "unet", "arguments": TOPOLOGY}, "members": 2},
     "affine_warp": {"input_channels": 2, "features_per_stage": [4, 8]},
     "unetr": {
         "input_channels": 1,

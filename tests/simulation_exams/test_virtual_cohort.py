@@ -285,7 +285,7 @@ def test_free_designs_spread_over_centres_and_splits() -> None:
 
 def test_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["simulate", str(tmp_path / "a"), "--patients", "0"]) == 3
-    assert "0 patients were asked for" in capsys.readouterr().err
+    assert "--patients '0' cannot be used" in capsys.readouterr().err
     assert run(["simulate", str(tmp_path / "a")]) == 3
     assert run(["simulate", str(tmp_path / "a"), "--preset", "demo", "--patients", "4"]) == 3
     assert not (tmp_path / "a").exists()

@@ -168,19 +168,21 @@ def _result(
     from ichnos.evidence.metrics.synthetic.judge import judge_synthetic
     from ichnos.learning.expansion import realism
 
-    extractor, name = realism.RandomFeatures(), "fixed random convolutions, seed 2026"
+    extractor = realism.RandomFeatures()
+    name = "fixed random convolutions, seed 2026; not comparable with published FID"
     used = [p for p in trained_on if settings.kind == "conditional" or p.outcome == 1]
     verdict = judge_synthetic(
         realism.image_set(pictures),
         realism.image_set(used),
         realism.image_set(held_out),
         features=lambda images: extractor(list(images)),
-        features_name=f"{name}; not comparable with published FID",
+        features_name=name,
         rng=np.random.default_rng(0),
     )
     return {
         "images": len(pictures),
         "training_slices": len(used),
+        "features": name,
         "judged": {
             measure: value if isinstance(value, str) else asdict(value)
             for measure, value in vars(verdict).items()

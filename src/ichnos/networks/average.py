@@ -20,7 +20,8 @@ class MeanEnsemble(nn.Module):
     each channel becomes when left and right are exchanged, the mirror image along the first spatial axis is
     read too and its answers are exchanged back.
 
-    >>> shape = {"input_channels": 1, "num_classes": 2, "dim": 2, "features_per_stage": [4], "strides": [1]}
+    >>> stages = {"features_per_stage": [4, 8], "strides": [1, 2]}
+    >>> shape = {"input_channels": 1, "num_classes": 2, "dim": 2, **stages}
     >>> network = MeanEnsemble({"name": "unet", "arguments": shape}, members=2, mirrored=[1, 0])
     >>> network(torch.zeros(1, 1, 8, 8)).shape
     torch.Size([1, 2, 8, 8])
@@ -41,7 +42,8 @@ class MeanEnsemble(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         each = [self._answer(member, image) for member in self.members]
         mean = torch.stack(each).mean(0)
-        masks = torch.logit(mean.clamp(_SMALLEST, 1 - _SMALLEST))
+        sure = mean.clamp(_SMALLEST, 1 - _SMALLEST)
+        masks = torch.log(sure) - torch.log(1 - sure)  # OpenVINO knows no `logit`
         if not self.coordinates:
             return masks
         return torch.stack(

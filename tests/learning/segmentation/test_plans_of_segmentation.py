@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ichnos.learning.segmentation.shape_losses import cl_dice_loss, rim_loss
 
 from builders.ball_phantom import seeded
 from ichnos import networks
@@ -20,7 +19,12 @@ from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import nifti
 from ichnos.inference.channels import windows
 from ichnos.learning.segmentation.augmentation import network_input, rescanned, turned
-from ichnos.learning.segmentation.losses import dice_and_cross_entropy, multi_target_loss
+from ichnos.learning.segmentation.losses import (
+    cl_dice_loss,
+    dice_and_cross_entropy,
+    multi_target_loss,
+    rim_loss,
+)
 from ichnos.learning.segmentation.operating_points import Overlaps
 from ichnos.learning.segmentation.planning import SEGMENTERS, planned_network
 from ichnos.learning.segmentation.settings import Augmentation

@@ -24,7 +24,7 @@ _RIDGE = 1e-3  # of the standardised design: keeps a separated logistic fit fini
 def column_kind(values: Floats) -> ColumnKind:
     """Return the kind of a column from its known values.
 
-    >>> [column_kind(np.array(v)) for v in ([0, 1, 1.0], [0, 1, 2, 3.0], [0.5, 2.2])]
+    >>> [column_kind(np.array(v)) for v in ([0, 1, 1.0], [0, 1, 2, 3.0], [0.5, 2.2, 3.1])]
     ['binary', 'whole', 'continuous']
     """
     known = np.unique(values[~np.isnan(values)])

@@ -72,8 +72,8 @@ def read_readings(folder: Path, patients: Mapping[str, object], plan: EvidencePl
 def patient_named(name: str, patients: Mapping[str, object]) -> tuple[str | None, str | None]:
     """Return the patient (None: not in the cohorts) and the session that a reading's folder names.
 
-    >>> patient_of("sub-A1_ses-followup", {"A1": 0}), patient_of("A1", {"A1": 0}), patient_of("B2", {"A1": 0})
-    (('A1', 'followup'), ('A1', None), (None, None))
+    >>> [patient_named(name, {"A1": 0}) for name in ("sub-A1_ses-followup", "A1", "B2")]
+    [('A1', 'followup'), ('A1', None), (None, None)]
     """
     if name in patients:
         return name, None
@@ -158,7 +158,7 @@ def _notes(later: int, others: list[str]) -> tuple[str, ...]:
 def worse_grade(left: object, right: object) -> str | None:
     """Return the worse of two grades of tract injury; None where one is not known.
 
-    >>> worse_injury("no risk", "PHE infiltration")
+    >>> worse_grade("no risk", "PHE infiltration")
     'PHE infiltration'
     """
     grades = [grade for grade in INJURY_GRADES if grade in (left, right)]

@@ -27,8 +27,8 @@ _CLIP = 1.0  # greatest norm of the gradient
 def rate_share(done: float) -> float:
     """Return the learning rate as a share of its peak, when a share of the time is over.
 
-    >>> [round(rate_share(done), 2) for done in (0.0, 0.03, 0.4, 0.725, 1.0)]
-    [0.02, 1.0, 1.0, 0.5, 0.01]
+    >>> [round(rate_share(done), 2) for done in (0.0, 0.03, 0.4, 0.78, 1.0)]
+    [0.02, 1.0, 1.0, 0.41, 0.01]
     """
     if done < _WARM_UP:
         return max(0.02, done / _WARM_UP)
