@@ -26,7 +26,7 @@ SHAPED = 150  # patients whose masks are measured
 DRAWN = 20_000  # patients drawn without images for the population's rows
 PATCH = 40  # pixels of a square patch for the noise spectrum
 BLOOD_LABELS = {"ICH": 1, "IVH": 2, "oedema": 3}
-PUBLISHED = {  # Yu 2025 (three sets) and general knowledge of spontaneous haemorrhage
+PUBLISHED = {  # Yu 2025 (three sets); sites: general knowledge, no source looked up
     "baseline_median_ml": 20.4,
     "baseline_iqr_ml": 21.9,
     "followup_median_ml": 22.7,

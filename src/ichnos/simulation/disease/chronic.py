@@ -26,8 +26,9 @@ class InfarctKind:
     deep: bool  # a lacune; the others reach the cortex
 
 
-# Lacunes, branches, whole territories. About 15-20 % of people with stroke carry an old infarct, most of them
-# lacunes (Vermeer 2007, Lancet Neurol 6:611); the volumes are our choice.
+# Lacunes, branches, whole territories. Silent infarcts are found in 8 to 28 % of elderly populations (review
+# by Vermeer 2007, Lancet Neurol 6:611; most studies 10 to 20 %: Fanning 2014, BMC Med 12:119). The shares of
+# kinds and the volumes are our choice.
 OLD_INFARCTS = (
     InfarctKind(0.60, 0.5, 0.6, deep=True),
     InfarctKind(0.25, 9.0, 0.6, deep=False),
@@ -187,6 +188,7 @@ def fazekas(leukoaraiosis: Tensor, ventricle: Tensor, grid: Grid) -> tuple[int, 
     (caps, lining) under 6 mm, 2 (smooth halo) under 16 mm, 3 (irregular, into the deep white matter) beyond;
     0 if they hold under 0.15 mL. Deep, by the largest separate patch, or what reaches further than 10 mm if
     that is more: 0 under 0.02 mL, 1 (punctate) under 0.5 mL, 2 (beginning confluence) under 5 mL, 3 beyond.
+    Grades: AJR 149:351; it gives words, the distances and volumes are our choice.
     """
     half = grid.step // 2
     mask = (leukoaraiosis[::half, ::half, ::half] >= 0.5).cpu().numpy()

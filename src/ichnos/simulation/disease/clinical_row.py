@@ -1,7 +1,8 @@
 """The clinical row of a virtual patient, with the effects that the published cohorts report.
 
-Where the published numbers come from stands in `docs/simulation.md`. Outcomes are drawn from the state of the
-maps (volumes, tract injury, white-matter disease), so that what an image shows is worth knowing.
+Where the published numbers come from stands in `docs/simulation.md`; all others are our choice. Outcomes are
+drawn from the state of the maps (volumes, tract injury, white-matter disease), so that what an image shows is
+worth knowing.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from ichnos.clinical.treatment import TreatmentArm
 from ichnos.cohort import Fact
 from ichnos.simulation.patient import VirtualPatient
 
-# Day-180 motor NIHSS against complete interruption (follow-on work of Murray's group), and what surgery adds
-# per grade. The drawn
-# score is cut to 0..16 and rounded, which shrinks effects a little: these are the latent ones that come out
-# as published.
+# Day-180 motor NIHSS against complete interruption (follow-on work of the group of Murray 2024, arXiv
+# 2408.06403: -3.77, -2.3, surgery -2.07; that work itself was not looked up), and what surgery adds per
+# grade. The drawn score is cut to 0..16 and rounded, which shrinks effects a little: these are the latent
+# ones that come out as published.
 MOTOR_MEAN = 6.6
 MOTOR_EFFECT = {
     "no risk": -3.65,
@@ -35,7 +36,7 @@ MOTOR_SURGERY = {
     "haematoma infiltration": -2.2,
     "complete interruption": 0.3,
 }
-# Log odds of a worse mRS against complete interruption.
+# Log odds of a worse mRS against complete interruption: odds 0.27 and 0.41 (the same); -0.30 is our choice.
 MRS_EFFECT = {
     "no risk": math.log(0.27),
     "PHE infiltration": math.log(0.41),

@@ -20,8 +20,10 @@ ISODENSE_SHARE, ISODENSE_HU = 0.08, 38.0
 def base_density_hu(haematocrit: float, hours: float) -> float:
     """Return HU of evenly clotted blood: it rises with haematocrit and, as the clot retracts, for hours.
 
-    Whole blood at a haematocrit of 0.45 has about 55 HU and rises by some 2 HU per 0.01 (New 1976, Radiology
-    121:635); a retracted clot reaches 80 to 100.
+    Whole blood has 55 to 57 HU, plasma 33 (Hübener 1979, Rofo 130:185; early: New 1976, Radiology 121:635),
+    so 0.5 HU per 0.01 of haematocrit by our own sum; a clot, more packed, is given 0.85. Clots measure 59 HU
+    +- 11.6, nearly all of 25 to 88 (289 scans, 2014: Characterization of intraventricular and intracerebral
+    hematomas in CT). How fast retraction brightens is our choice.
 
     >>> round(base_density_hu(0.41, 3.0)), base_density_hu(0.30, 3.0) < 56
     (65, True)

@@ -3,7 +3,8 @@
 One latent bleeding activity makes the visible signs more likely and the growth larger, so that the risk is
 partly readable. The same model feeds the voxel generator and the fast image-free mode. Volumes are of the
 parenchymal haematoma unless IVH is named. Sources stand beside the numbers; numbers "set to" a figure have no
-source of their own: they make the population meet that figure, which `ichnos simulate --check` compares.
+source of their own: they make the population meet that figure, which `ichnos simulate --check` compares. "No
+source looked up" marks a figure of general knowledge; Yu 2025 is npj Digit Med, s41746-025-02213-w.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from ichnos.simulation.patient import EXPANSION, SIGNS, SITES
 
 _SHARE, _GROWTH_ML = EXPANSION.more_than_share or 1.0, EXPANSION.more_than_ml or 1e9
 
-# Per site, in the order of SITES. Shares: Qureshi 2009 (Lancet 373:1632), deep 50-65 %, lobar 20-30 %,
-# cerebellum 5-10 %, brainstem 5-10 %. Volumes are set to Yu 2025's 20.4 mL (IQR 21.9) over all sites; lobar
-# bleeds are the largest, those of the pons the smallest. Chance of IVH is set to 40 % over all sites (Hallevi
-# 2008, Neurology 70:848: 45 %; Yu 2025 and INTERACT: about 30-33 %), most beside the ventricles.
+# Per site, in the order of SITES. Shares are set to deep 64 %, lobar 25 %, no source looked up; European
+# cohorts have more lobar bleeds (36 %, 313 of 870, MUCH-Italy; 43 % in Oxford, J Neurol Neurosurg Psychiatry
+# 2020, 91:580), which PopulationMix can set. Volumes are set to Yu 2025's 20.4 mL (IQR 21.9) over all sites;
+# that lobar bleeds are the largest, those of the pons the smallest, is our choice. IVH is set to 40 % of all
+# sites, most beside the ventricles: 27 % in trials (349 of 1,310: Moullaali 2017, J Neurol Neurosurg
+# Psychiatry 88:19), 48 % and 54 % in registries (104 of 216: Maas 2013, Neurology 80:1295; 151 of 282: Witsch
+# 2015, Neurology 84:989).
 _SITE_SHARE = (0.40, 0.20, 0.25, 0.07, 0.04, 0.04)
 _SITE_MEDIAN_ML = (22.5, 13.5, 33.0, 17.5, 7.0, 10.0)
 _SITE_SPREAD = (0.70, 0.60, 0.68, 0.60, 0.55, 0.60)  # standard deviation of ln mL
@@ -29,21 +33,29 @@ _SITE_LARGEST_ML = (110.0, 60.0, 120.0, 45.0, 18.0, 35.0)
 _SITE_IVH_LOGIT = (-0.70, 0.65, -1.35, -0.1, -0.9, 2.1)
 _SITE_MIDLINE = (0.0, 0.0, 0.0, 0.2, 0.5, 0.0)
 
-# Onset to first CT: median 3.1 h, 3 % come after a day; set to trials and registries of early arrivals,
-# such as the 5,435 patients of Al-Shahi Salman 2018 (Lancet Neurol 17:885).
+# Onset to first CT: median 3.1 h, 3 % come after a day; set for early arrivals, no source looked up.
 _ONSET_MEDIAN_H, _ONSET_LN_SD, _LATE_SHARE = 3.1, 0.66, 0.03
 
-# ln odds that raise the activity. Set to the adjusted odds ratios of growth > 6 mL in Al-Shahi Salman 2018:
-# anticoagulation 3.48 (1.96-6.16), antiplatelets 1.68 (1.06-2.66), volume at the third against the first
-# quartile 7.18 (4.46-11.60), and to about 30 % expansion under 3 h and 2 % after 24 h (the same; Brott 1997,
-# Stroke 28:1: 26 % within an hour of a first CT under 3 h). Earlier bleeds: Wang 2015 (BRAIN score).
+# ln odds that raise the activity. Set to adjusted odds ratios of growth > 6 mL: anticoagulation 3.48
+# (1.96-6.16), antiplatelets 1.68 (1.06-2.66), volume at the third against the first quartile 7.18
+# (4.46-11.60). They are attributed to Al-Shahi Salman 2018 (Lancet Neurol 17:885, first CT at 0.5 to 24 h),
+# whose table of odds ratios we could not look up. Antiplatelets elsewhere: 1.85 (1.37-2.5; meta-analysis, Eur
+# J Neurol 2017, 24:302), 1.32 (0.85-2.06; Göldlin 2021, Eur Stroke J 6:333). By time: set to about 30 %
+# expansion under 3 h and 2 % after 24 h, no source looked up; Brott 1997 (Stroke 28:1) saw, with first CT
+# under 3 h, growth in 26 % within an hour and in another 12 % by 20 h. Earlier bleeds are part of the BRAIN
+# score (Wang 2015, Stroke 46:376: 4 of 24 points); how much they weigh here is our choice.
 _ACTIVITY = {"anticoagulated": 1.15, "antiplatelet": 0.42, "earlier_bleed": 0.30}
 _ACTIVITY_PER_LN_HOUR, _ACTIVITY_PER_LN_ML = -0.85, 0.98
 
-# One row per sign: logit at activity 0, its slope, and what anticoagulation adds. Prevalences and odds
-# ratios are set to reviews of non-contrast markers (Morotti 2019, Ann Neurol 86:480: blend 15 %, black hole
-# 15 %, island 15 %, swirl 30 %, satellite 25 %; odds ratios 2 to 5). Fluid levels: 5 % and a third of
-# anticoagulated patients (Almarzouki 2018, J Clin Neurosci 47:177).
+# One row per sign: logit at activity 0, its slope, and what anticoagulation adds; signs as defined by Morotti
+# 2019 (Ann Neurol 86:480). Prevalences are set to blend 15 %, black hole 15 %, island 15 %, swirl 30 %,
+# satellite 25 %: of 182 patients 20 % had blend, 14 % black hole (Sporns 2017, J Stroke 19:333); swirl 30 %
+# of 203 (Selariu 2012, BMC Neurol 12:109), 43 % of 212 (Ng 2018, AJNR 39:232); island and satellite, no
+# source looked up. Slopes are set to odds ratios of 2 to 5; pooled ones are 3.5 blend, 3.7 black hole, 3.3
+# swirl, 7.9 island (meta-analysis of 25 studies by Morotti, Arba, Boulouis and Charidimou). Fluid levels are
+# set to 5 % and a third of anticoagulated patients; sources differ: 2 % of all and 4 % of the anticoagulated
+# (Almarzouki 2020, Sci Rep 10:15529), 59 % with prolonged and 2 % with normal clotting times (Pfleger 1994,
+# AJNR 15:217).
 _SIGN_LOGIT = {
     "blend": (-2.0, 0.54, 0.0),
     "black_hole": (-1.9, 0.50, 0.0),
@@ -53,24 +65,29 @@ _SIGN_LOGIT = {
     "satellite": (-1.2, 0.25, 0.0),
 }
 # Irregularity and heterogeneity: slope * activity + sqrt(1 - slope^2) * noise; set so that the oracle's AUC
-# is 0.80 to 0.82, what the best published models reach (Yu 2025; Al-Shahi Salman 2018: 0.78, with spot sign
-# 0.83).
+# is 0.80 to 0.82, what a good published model reaches (Yu 2025: 0.815 in training, 0.793 and 0.781 outside).
 _SCORE_SLOPE = 0.12
 _BLEEDS_ON = (-2.71, 1.60)  # logit of still bleeding: at activity 0, slope; set to 20 % expansion (Yu 2025)
 # ln of relative growth while bleeding, and relative change without (mean, standard deviation): set to Yu
-# 2025's follow-up of 22.7 mL (IQR 26.2); repeated measurements of a stable clot differ by some 3 %.
+# 2025's follow-up of 22.7 mL (IQR 26.2). That repeated measurements of a stable clot differ by some 3 % is
+# our choice; in 10 clots without expansion, plain against contrast CT differed by 2.5 % (SD 4.7; BMC Med
+# Imaging 2022, s12880-022-00735-3).
 _GROWTH_LN = (-0.50, 0.55)
 _STABLE = (0.03, 0.028)
 # How near to the limit of expansion a growth may come, relative and mL: nearer ones are moved away on their
 # own side, so that maps, whose volumes are as exact as voxels allow, say of everyone what the model says.
 _CLEAR_OF_LIMIT = (0.01, 0.15)
-# New IVH at follow-up, of those without: 8-15 % (Maas 2013, Neurology 80:1295; Yogendrakumar 2020, Stroke
-# 51:1120), mostly with growth.
-_EARLIER_BLEED_SHARE = 0.09  # of patients (INTERACT2: Anderson 2013, NEJM 368:2355: 8 %)
-_NEW_IVH = (0.075, 0.26)  # chance of a stable, of a growing haematoma
-# Oedema. Without any: hyperacute scans, fewer by the hour (set to half of those under an hour, as seen on
-# hyperacute CT). Ratio to the clot 0.58 over all (Yu-like cohorts; Gebel 2002, Stroke 33:2631: 0.5 at 3 h),
-# growing with time (Venkatasubramanian 2011, Stroke 42:73).
+# Of patients; set a little above Al-Shahi Salman 2018, table 1: 7 % (179 of 2,753 not anticoagulated), 4 % (9
+# of 246 anticoagulated).
+_EARLIER_BLEED_SHARE = 0.09
+# Chance of new IVH at follow-up of a stable, of a growing haematoma without: set to 8-15 % over all. 11 %
+# within 24 h (107 of 961: Moullaali 2017), 14.5 % (19 of 131: Witsch 2015), 21 % at any time (23 of 112: Maas
+# 2013); pooled by our own sum, 12.4 %.
+_NEW_IVH = (0.075, 0.26)
+# Oedema. Without any: hyperacute scans, fewer by the hour; set to half of those under an hour, no source
+# looked up. Ratio to the clot set to 0.58 over all: Gebel 2002 (Stroke 33:2631) has a median of 0.47 at a
+# first CT under 3 h (0.55 without IVH or operation) and 0.81 a day later. It grows fastest in the first two
+# days (Venkatasubramanian 2011, Stroke 42:73); the power of time is our choice.
 _NO_OEDEMA = (0.2, 1.9)  # logit at 1 h, its fall per ln hour
 _OEDEMA_LN = (-0.50, 0.35)  # ln of the ratio at 3.2 h: mean, standard deviation
 
@@ -79,9 +96,9 @@ _OEDEMA_LN = (-0.50, 0.35)  # ln of the ratio at 3.2 h: mean, standard deviation
 class PopulationMix:
     """In what the patients of a centre differ from those of another."""
 
-    age_mean_years: float = 62.0  # Yu 2025: 60 +- 13; registries 62 to 70
+    age_mean_years: float = 62.0  # Yu 2025: 60 +- 13; Al-Shahi Salman 2018, table 1: median 67 (56-76)
     age_sd_years: float = 13.0
-    male_share: float = 0.68  # Yu 2025: about 71 %
+    male_share: float = 0.68  # Yu 2025: about 71 %; Al-Shahi Salman 2018, table 1: 60 %
     site_share: tuple[float, ...] = _SITE_SHARE  # in the order of SITES; need not sum to 1
     anticoagulated_odds: float = 1.0  # relative to the usual share at each age
     leukoaraiosis_factor: float = 1.0  # of the volume at each age
@@ -209,8 +226,10 @@ def leukoaraiosis_ml(age_years: Tensor, score: Tensor) -> Tensor:
     >>> [round(float(ml), 1) for ml in leukoaraiosis_ml(torch.tensor([50.0, 65.0, 80.0]), torch.zeros(3))]
     [2.5, 5.3, 11.3]
 
-    Median 5.3 mL at 65 years, doubling in 14: stroke patients of 60 to 70 have 5 to 6 (MRI-GENIE: Giese 2020,
-    Neurology 95:e79). The spread is our choice.
+    Set to 5 to 6 mL at 60 to 70 years: 2,529 patients with ischaemic stroke have a median of 5.86 (2.18 to
+    14.61; Giese 2020, Neurology 95:e79). Haemorrhage goes with more: 133 patients had 19.5 (lobar) and 19.9
+    mL (deep), normalised for head size (Stroke 2010, 41:1933); `leukoaraiosis_factor` sets it. Doubling in 14
+    years and the spread are our choice.
     """
     return (4.6 * torch.exp(0.050 * (age_years - 62) + 0.95 * score)).clamp(0.0, 90)
 
@@ -218,8 +237,8 @@ def leukoaraiosis_ml(age_years: Tensor, score: Tensor) -> Tensor:
 def _drugs(age_years: Tensor, mix: PopulationMix, chance: Tensor) -> tuple[Tensor, Tensor]:
     """Return who takes anticoagulants (about 10 %) and, of the others, antiplatelets (about 20 %).
 
-    Shares at entry to cohorts of spontaneous haemorrhage: Al-Shahi Salman 2018, anticoagulants 12 %,
-    antiplatelets 25 %; both rise with age.
+    Al-Shahi Salman 2018, table 1: 10 % anticoagulants and 24 % antiplatelets in cohorts with anticoagulated
+    patients; of those not anticoagulated, 18 % antiplatelets. How both rise with age is our choice.
     """
     anticoagulant = 0.03 + 0.16 * torch.sigmoid((age_years - 65) / 6)
     odds = mix.anticoagulated_odds * anticoagulant / (1 - anticoagulant)
@@ -281,7 +300,7 @@ def bleeds_on(activity: Tensor) -> Tensor:
 
 def share_grown(interval_h: Tensor) -> Tensor:
     """Return the share of the final growth that has happened by the follow-up; most comes in the first
-    hours.
+    hours (time constant: our choice).
 
     >>> [round(share, 2) for share in share_grown(torch.tensor([0.0, 5.0, 24.0])).tolist()]
     [0.0, 0.63, 0.99]

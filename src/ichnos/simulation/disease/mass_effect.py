@@ -23,7 +23,8 @@ DISPLACING_SHARE = 1.2
 # kept
 SWOLLEN_MM = 28.0
 VENTRICLES_YIELD = 2.5  # relative to sulci
-# over which fluid gives way; both are set so that clots of 30 to 60 mL shift the midline by 3 to 6 mm
+# over which fluid gives way; both are set so that clots of 30 to 60 mL shift the midline by 3 to 6 mm (our
+# aim; no source looked up)
 _REACH_MM = 120.0
 BOUNDARY_ROUNDS = 4  # more change the shift of the midline by less than a tenth
 

@@ -17,7 +17,7 @@ from ichnos.simulation.exams.scanners import Kernel
 
 RAYS = 80  # rays per view = side of the coarse grid
 VIEWS = 64
-RIM_MM = 9.0  # reach of the brightening under the inner table
+RIM_MM = 9.0  # reach of the brightening under the inner table: our choice, no source looked up
 WATER_PER_CM = 0.19  # linear attenuation of water at the mean energy of a 120 kV beam
 REFERENCE_SUM = (
     4.1  # ray sum through the middle of a head at the ventricles, for which the protocol's noise is meant
