@@ -22,7 +22,7 @@ def serve_command(
     config: Annotated[Path | None, typer.Option(help="settings file (YAML)")] = None,
     database: Annotated[str, typer.Option(help="database URL (default: SQLite in the home)")] = "",
     dicom_port: Annotated[int | None, typer.Option(help="port of the receiver [11112]")] = None,
-    web_port: Annotated[int | None, typer.Option(help="port of the pages [8042]")] = None,
+    web_port: Annotated[int | None, typer.Option(help="port of the pages [8045]")] = None,
     check: Annotated[bool, typer.Option("--check", help="check the settings and end")] = False,
 ) -> int:
     """Receive exams, read them, send results, show a worklist."""

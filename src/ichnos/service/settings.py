@@ -124,7 +124,7 @@ class WebSettings(_Part):
     """The pages and the API."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
-    port: int = Field(default=8042, ge=0, le=65535, description="port; 0 chooses a free one")
+    port: int = Field(default=8045, ge=0, le=65535, description="port; 0 chooses a free one")
     session_hours: float = Field(default=10.0, gt=0, description="hours until people sign in again")
     secure_cookies: bool = Field(default=False, description="send cookies over HTTPS only")
 
