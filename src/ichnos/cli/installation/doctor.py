@@ -30,6 +30,7 @@ EXTRAS: dict[str, str] = {
     "distributed": "work on many machines (--scheduler)",
     "service": "the node next to an archive: DICOM, queue, web pages",
     "nnunet": "train through nnU-Net",
+    "fuzzing": "coverage-guided fuzzing of the parsers (benchmarks/fuzz.py --guided)",
 }
 _ENGINES = {"torch": "torch", "openvino": "openvino"}
 _PROGRAMS = {"dciodvfy": "checks DICOM files in the tests (Debian: dicom3tools)"}
