@@ -116,7 +116,7 @@ def test_a_manifest_with_an_unknown_or_missing_field_is_named(tmp_path: Path) ->
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "thesis.txt").write_text("precious")
-    with pytest.raises(UsageError, match="no model folder"):
+    with pytest.raises(UsageError, match="is not a model folder"):
         made_model(tmp_path / "m")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
     assert (tmp_path / "m" / "thesis.txt").read_text() == "precious"
@@ -159,6 +159,6 @@ def test_a_new_model_takes_the_place_of_the_old_one_and_of_nothing_else(tmp_path
 def test_a_model_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "model.json").write_text('{"format": "another program"}')
-    with pytest.raises(UsageError, match="is no model folder"):
+    with pytest.raises(UsageError, match="is not a model folder"):
         made_model(tmp_path / "m")
     assert (tmp_path / "m" / "model.json").is_file()

@@ -116,7 +116,7 @@ def _refuse_foreign(folder: Path) -> None:
         read_manifest(folder)
     except (InputRefused, OSError):
         raise UsageError(
-            f"{folder} exists and is no model folder; give a new name, or empty it yourself"
+            f"{folder} exists and is not a model folder; give another name, or empty it first"
         ) from None
 
 

@@ -103,8 +103,8 @@ def apply(
     """Apply `task` to every item that the ledger in `out` does not know as finished.
 
     `task(item, folder)` writes into `folder` as if it were `out`; when it returns, its files are moved there
-    whole. What it returns becomes the item's row. An error fails that item alone. Run again to go on: after
-    an interrupt, a kill, or to retry the failed.
+    whole. What it returns becomes the item's row. An error fails that item alone. Re-run to resume
+    after an interrupt or a kill, and to retry what failed.
 
     `settings` (plain data, a dataclass or a pydantic model) are all that decides the result besides the item;
     other settings in the same `out` are refused. `workers` local processes, or the workers of a dask

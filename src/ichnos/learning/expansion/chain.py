@@ -104,7 +104,7 @@ def train_expansion(
 def _copy_reader(reader: Model, out: Path) -> None:
     """Copy the reader's folder, its refinement and prognostic models included."""
     if out.exists() and not (out / "model.json").is_file() and any(out.iterdir()):
-        raise UsageError(f"{out} exists and is no model folder; give a new name, or empty it yourself")
+        raise UsageError(f"{out} exists and is not a model folder; give another name, or empty it first")
     shutil.copytree(reader.folder, out, dirs_exist_ok=True)
 
 

@@ -107,9 +107,7 @@ class Look:
 
 @dataclass
 class SimulatedBatches:
-    """Call it with a step's number; the looks at a group's patients are kept, and those of the next group
-    are made meanwhile.
-    """
+    """Return the batch of a step; one group of patients is kept while the next group is simulated."""
 
     population: Population
     schedule: Schedule

@@ -126,7 +126,7 @@ class Production:
         return job, phantom
 
     def failed(self, job: PatientJob, problem: str) -> None:
-        """Note a patient who could not be simulated or scanned; refuse to go on where many could not."""
+        """Note a patient whose simulation or scan failed; stop with an error when many have failed."""
         self.failures.append(f"patient {job.number}: {problem}")
         if len(self.failures) > max(_MOST_FAILURES, _FAILING_SHARE * self._came):
             raise IchnosError(f"too many patients could not be simulated; the last: {self.failures[-1]}")
