@@ -64,7 +64,7 @@ def _read(home: Path) -> list[str]:
 
 
 def _simulate(home: Path) -> list[str]:
-    return ["simulate", "OUT", "--patients", "2", "--exams", "ct", "--voxel-mm", "4"]
+    return ["simulate", "OUT", "--patients", "2", "--exams", "ct", "--voxel-mm", "3"]
 
 
 def _transfer(home: Path) -> list[str]:
