@@ -220,7 +220,7 @@ def main(
             for how in DISTURBANCES:
                 if how == "worker killed" and not verb.has_workers:
                     continue
-                count = kills if how == "killed" else max(1, kills // 10)
+                count = kills if how == "killed" else max(1, kills // (25 if how == "worker killed" else 10))
                 rng = np.random.default_rng([seed, DISTURBANCES.index(how)])
                 good = sum(trial.disturbed(how, rng) for _ in range(count))
                 rows.append({"verb": verb.name, "disturbance": how, "runs": count, "same bytes": good})
