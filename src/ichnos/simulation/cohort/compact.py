@@ -91,7 +91,7 @@ def _piece(patient: VirtualPatient, plan: Plan) -> Box:
     moments = [m for m in (patient.baseline, patient.followup) if m is not None]
     ich = np.asarray((patient.baseline.ich >= 0.5).cpu())
     blood = np.any([np.asarray((m.ich + m.ivh + m.oedema >= 0.5).cpu()) for m in moments], axis=0) | ich
-    index_from_patient = Affine(np.linalg.inv(plan.affine)) @ ~plan.patient_from_exam
+    index_from_patient = ~Affine(plan.affine) @ ~plan.patient_from_exam
     points = index_from_patient.map(patient.world(np.argwhere(blood)))
     centre = index_from_patient.map(patient.world(np.argwhere(ich if ich.any() else blood))).mean(axis=0)
     step = np.linalg.norm(plan.affine[:3, :3], axis=0)
