@@ -39,7 +39,12 @@ def post_destination(
     commitment: Annotated[bool, Form()] = False,
 ) -> Response:
     """Add a destination."""
-    given = {"name": name.strip(), "kind": kind, "ae_title": ae_title.strip(), "host": host.strip()}
+    given: dict[str, object] = {
+        "name": name.strip(),
+        "kind": kind,
+        "ae_title": ae_title.strip(),
+        "host": host.strip(),
+    }
     given |= {"url": url.strip(), "commitment": commitment} | ({"port": port} if port.strip() else {})
     try:
         destination = _checked(given)
