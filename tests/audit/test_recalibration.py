@@ -114,7 +114,7 @@ def test_each_quantity_needs_its_own_pairs() -> None:
     assert set(fitted.intervals) == {"followup_volume"}
     assert not fitted.chances
     assert fitted.pairs == 30
-    with pytest.raises(InputRefused, match="20 pairs of a quantity are needed.*12 of followup_volume"):
+    with pytest.raises(InputRefused, match=r"20 pairs of a quantity are needed.*12 of followup_volume"):
         recalibrate(biased(12, 1.3))
 
 
