@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -34,8 +36,24 @@ def run_loop(loop: Loop, settings: NodeSettings) -> None:
     node = open_node(settings)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: node.stopping.set())
+    _stop_with_parent(node)
     _BODIES[loop](node)
     node.database.close()
+
+
+def _stop_with_parent(node: Node) -> None:
+    """End this process when the one that started it was killed; else its ports would stay taken."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        _log.error("the parent process is gone; stopping")
+        node.stopping.set()
+        os.kill(os.getpid(), signal.SIGTERM)  # uvicorn listens to signals alone
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _receive(node: Node) -> None:
@@ -44,7 +62,7 @@ def _receive(node: Node) -> None:
     receiver = Receiver(node)
     receiver.start()
     node.stopping.wait()
-    receiver.stop()
+    receiver.stop(drain_s=_DRAIN_S * 0.8)
 
 
 def _assemble(node: Node) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from ichnos.service.store import events, queue
@@ -24,6 +24,7 @@ Arrival = Literal["new", "duplicate", "conflict"]
 
 def register_image(session: Session, image: StoredImage, *, now: float, source: str) -> Arrival:
     """Note an image that is on the disk; the same bytes again change nothing, other bytes are flagged."""
+    _one_at_a_time(session, image.study_uid)
     known = (
         session.execute(select(InstanceRow.sha256).where(InstanceRow.sop_uid == image.sop_uid))
         .scalars()
@@ -55,6 +56,12 @@ def register_image(session: Session, image: StoredImage, *, now: float, source: 
             session, "conflict", at=now, actor="receiver", study_id=study.id, details={"series": 1}
         )
     return "conflict" if conflict else "new"
+
+
+def _one_at_a_time(session: Session, study_uid: str) -> None:
+    """Let images of one study wait for each other: two associations must not open its revision twice."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(hashtext(:uid))"), {"uid": study_uid})
 
 
 def _study_for(session: Session, image: StoredImage, *, now: float, source: str) -> StudyRow:
@@ -227,12 +234,25 @@ def deliver(
         session.add(row)
     row.state, row.error, row.changed_at = "waiting", "", now
     session.flush()
-    queue.enqueue(
-        session, "send", study_id=study.id, payload={"delivery": row.id}, attempts_allowed=attempts_allowed
-    )
+    if not _waits_already(session, row):
+        queue.enqueue(
+            session,
+            "send",
+            study_id=study.id,
+            payload={"delivery": row.id},
+            attempts_allowed=attempts_allowed,
+        )
     details = {"destination": destination}
     events.append_event(session, "to send", at=now, actor="worker", study_id=study.id, details=details)
     return row
+
+
+def _waits_already(session: Session, delivery: DeliveryRow) -> bool:
+    """Tell whether a sender will come for a delivery anyhow, so that two requests send once."""
+    waiting = select(TaskRow.payload).where(
+        TaskRow.kind == "send", TaskRow.state == "waiting", TaskRow.study_id == delivery.study_id
+    )
+    return any(payload.get("delivery") == delivery.id for payload in session.execute(waiting).scalars())
 
 
 def set_aside(session: Session, task: TaskRow, *, now: float) -> None:

@@ -134,7 +134,7 @@ async def store_instances(
 
 
 def _keep(node: Node, content: bytes) -> dict[str, Any]:
-    incoming = node.settings.home / "incoming"
+    incoming = node.settings.home / "incoming" / "stow"
     incoming.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=incoming, suffix=".dcm", delete=False) as file:
         file.write(content)
