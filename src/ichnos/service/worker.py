@@ -34,7 +34,7 @@ class Worker:
     rng: random.Random = field(default_factory=random.Random)
 
     def step(self, _node: Node | None = None) -> bool:
-        """Read the next study; False when nothing waits, or when the disk is so full that reading would fail."""
+        """Read the next study; False when nothing waits or the disk is too full to read."""
         settings, now = self.node.settings.reading, self.node.clock()
         if self._disk_is_full():
             return False
