@@ -23,10 +23,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ichnos.errors import InputRefused
 from ichnos.service.node import Node
+from ichnos.service.reception import keep_image
 from ichnos.service.sender import note_commitment
 from ichnos.service.settings import LOOPBACK, ReceiverSettings
-from ichnos.service.store import queue, studies
-from ichnos.service.store.images import free_gib, store_image
+from ichnos.service.store import queue
+from ichnos.service.store.images import free_gib
 
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND, PROCESSING_FAILURE, NOT_AUTHORISED = (
     0x0000, 0xA700, 0xC000, 0x0110, 0x0124,
@@ -108,9 +109,7 @@ class Receiver:
     def _keep(self, received: Path, *, source: str) -> int:
         """Store one image; whatever goes wrong, the sender is not told of success and sends again."""
         try:
-            image = store_image(self.node.settings.home, received)
-            with self.node.database.transaction() as session:
-                studies.register_image(session, image, now=self.node.clock(), source=source)
+            keep_image(self.node, received, source=source)
         except InputRefused as refusal:
             _log.warning("image refused: %s", refusal)
             return CANNOT_UNDERSTAND

@@ -67,8 +67,10 @@ def _receive(node: Node) -> None:
 
 def _assemble(node: Node) -> None:
     from ichnos.service.assembler import assemble
+    from ichnos.service.upkeep.daily import Upkeep
 
-    node.repeat(assemble, pause_s=_PAUSE_S)
+    upkeep = Upkeep(node)
+    node.repeat(lambda _: assemble(node) or upkeep.step(), pause_s=_PAUSE_S)
 
 
 def _work(node: Node) -> None:

@@ -27,7 +27,7 @@ from ichnos.service.store.studies import set_aside
 from ichnos.service.store.tables import DeliveryRow, StudyRow
 
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"  # well-known instance of the push model, PS3.4 annex J
-_CONNECT_S = 10.0  # a destination that is switched off must not hold up the others
+CONNECT_S = 10.0  # a destination that is switched off must not hold up the others
 _log = logging.getLogger(__name__)
 
 
@@ -110,7 +110,7 @@ def deliver_files(
 def _store(files: Sequence[Path], destination: Destination, ae_title: str, transaction_uid: str) -> None:
     datasets = [dcmread(file) for file in files]
     entity = AE(ae_title=ae_title)
-    entity.connection_timeout = _CONNECT_S
+    entity.connection_timeout = CONNECT_S
     for dataset in datasets:
         entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
     if destination.commitment:

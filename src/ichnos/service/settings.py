@@ -79,6 +79,9 @@ class ReadingSettings(_Part):
     attempts: int = Field(default=3, ge=1, description="tries before a task is set aside")
 
 
+Extra = Literal["picture", "pdf", "rectified"]  # beside SEG and SR
+
+
 class Destination(_Part):
     """Where results go.
 
@@ -93,6 +96,9 @@ class Destination(_Part):
     port: int = Field(default=104, ge=1, le=65535, description="port (dicom)")
     url: str = Field(default="", description="DICOMweb root (stow)")
     commitment: bool = Field(default=False, description="ask for storage commitment (dicom)")
+    extras: tuple[Extra, ...] = Field(
+        default=(), description="picture, pdf, rectified: sent beside SEG and SR"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

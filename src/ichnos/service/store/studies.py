@@ -105,6 +105,13 @@ def latest_revision(session: Session, uid: str) -> StudyRow | None:
     ).scalar()
 
 
+def revisions_of(session: Session, uid: str) -> list[StudyRow]:
+    """Return all revisions of a study, oldest first; its images wait until this transaction ends."""
+    _one_at_a_time(session, uid)
+    wanted = select(StudyRow).where(StudyRow.uid == uid).order_by(StudyRow.revision).with_for_update()
+    return list(session.execute(wanted).scalars())
+
+
 @dataclass(frozen=True)
 class SettleRule:
     """When a study counts as complete; seconds."""
