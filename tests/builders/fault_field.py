@@ -1,5 +1,5 @@
-"""A node in trouble: real senders and a real archive (dcmtk), while processes are killed, connections cut, the
-disk filled and the database restarted. Says what became of every study.
+"""A node in trouble: real senders and a real archive (dcmtk), while processes are killed, connections cut,
+the disk filled and the database restarted. Says what became of every study.
 """
 
 from __future__ import annotations

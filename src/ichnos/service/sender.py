@@ -19,8 +19,10 @@ from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr
 from sqlalchemy import select
 
 from ichnos.errors import IchnosError, InputRefused
+from ichnos.service.destinations import find_destination
 from ichnos.service.lease import kept_lease
 from ichnos.service.node import Node, worker_name
+from ichnos.service.results.extras import files_for
 from ichnos.service.settings import Destination
 from ichnos.service.store import events, queue
 from ichnos.service.store.studies import set_aside
@@ -55,11 +57,12 @@ class Sender:
             # Noted before anything is sent: the commitment may come back at once, on another association.
             delivery.transaction_uid = transaction_uid = str(generate_uid())
             study = session.get_one(StudyRow, delivery.study_id)
-            destination = self.node.settings.destination(delivery.destination)
-            files = sorted((self.node.settings.home / study.reading).glob("*.dcm"))
+            destination = find_destination(session, self.node.settings, delivery.destination)
+            extras = destination.extras if destination is not None else ()
+            files = files_for(self.node.settings.home / study.reading, extras)
         try:
             if destination is None:
-                raise NotDelivered(f"{delivery.destination} is no longer among the destinations")
+                raise NotDelivered(f"{delivery.destination} is disabled, or no longer among the destinations")
             with kept_lease(self.node, task.id, worker=self.name):
                 deliver_files(files, destination, self.node.settings.receiver.ae_title, transaction_uid)
         except (IchnosError, OSError, RuntimeError, ValueError) as error:

@@ -42,7 +42,7 @@ def _report(check: RestoreCheck) -> Iterator[str]:
 
 
 def _export(node: Node, folder: Path | None, studies: Sequence[int]) -> Iterator[str]:
-    from ichnos.service.export import export_cohort
+    from ichnos.service.upkeep.export import export_cohort
 
     result = export_cohort(node, _needed(folder, "export"), study_ids=studies, actor=_ACTOR)
     yield f"{result.patients} patients with {result.exams} exams in {result.folder}"
@@ -84,7 +84,7 @@ def _set_hold(node: Node, studies: Sequence[int], *, held: bool) -> Iterator[str
 
 
 def _conformance(node: Node, _folder: Path | None, _studies: Sequence[int]) -> Iterator[str]:
-    from ichnos.service.conformance import conformance_statement
+    from ichnos.service.upkeep.conformance import conformance_statement
 
     yield conformance_statement(node.settings)
 

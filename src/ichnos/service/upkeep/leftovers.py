@@ -1,4 +1,4 @@
-"""Files that killed processes left behind: scratch folders, half-received images, readings nobody refers to."""
+"""Files that killed processes left behind: scratch folders, half-received images, forgotten readings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sweep(node: Node, *, older_s: float = OLD_S) -> int:
 
 
 def _old(home: Path, older_s: float) -> Iterator[Path]:
-    """Give files of `incoming`, entries of `work` and folders of `readings` that are old; by the disk's clock."""
+    """Give entries of `incoming`, `work` and `readings` that are old by the clock of the disk."""
     before = time.time() - older_s
     for pattern in ("incoming/*.dcm", "incoming/stow/*", "work/*", "readings/*"):
         for path in home.glob(pattern):

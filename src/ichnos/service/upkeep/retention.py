@@ -1,6 +1,7 @@
 """Retention: studies are removed after a number of days, or by hand, unless somebody holds them.
 
-A purged study leaves an anonymous row behind, so that its events keep their study and no number is used twice.
+A purged study leaves an anonymous row behind, so that its events keep their study and no number is used
+twice.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def write_extras(reading: Reading, folder: Path, extras: Collection[Extra]) -> N
     if "pdf" in extras:
         write_pdf_object(reading, folder / "report.html", folder / PDF)
     if "rectified" in extras:
-        from ichnos.service.rectified import write_rectified
+        from ichnos.service.results.rectified import write_rectified
 
         write_rectified(reading, folder / "rectified")
 
