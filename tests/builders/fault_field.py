@@ -191,8 +191,7 @@ class Field:
 
     def _start_archive(self) -> None:
         self.archive_folder.mkdir(exist_ok=True)
-        words = ["storescp", "+fu", "-fe", ".dcm", "-od", str(self.archive_folder), str(self.archive_port)]
-        words = [word for word in words if word not in ("-fe", ".dcm")]
+        words = ["storescp", "+uf", "-od", str(self.archive_folder), str(self.archive_port)]
         self.archive = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def _send_share(self, share: int) -> None:

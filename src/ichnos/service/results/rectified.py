@@ -32,7 +32,7 @@ def is_sheared(scan: Scan) -> bool:
     first, last = (np.asarray(scan.source.slices[k].affine, np.float64) for k in (0, -1))
     travel, normal = last[:3, 3] - first[:3, 3], first[:3, 2]
     cosine = abs(travel @ normal) / (np.linalg.norm(travel) * np.linalg.norm(normal))
-    return bool(np.sqrt(max(0.0, 1 - cosine**2)) > _STRAIGHT)
+    return bool(1 - cosine**2 > _STRAIGHT**2)
 
 
 def write_rectified(reading: Reading, folder: Path) -> list[Path]:
