@@ -42,6 +42,13 @@ class StoredReading:
         measures = (m for finding in self.record.findings for m in finding.measures)
         return next((m for m in measures if m.name == name), None)
 
+    def number(self, name: str) -> float | None:
+        """Return the number of a measure; None where there is none."""
+        measure = self.measure(name)
+        return (
+            float(measure.value) if measure is not None and isinstance(measure.value, float | int) else None
+        )
+
     def mask(self, name: str, grid: Volume) -> Volume | None:
         """Return a stored mask on a grid; None where the reading has none of that name."""
         file = self.record.masks.get(name)
@@ -120,6 +127,24 @@ def write_read_blood(read: ReadPatient, root: Path, pipeline: str) -> None:
             bids.write_derivative(
                 root, read.patient.id, labels, pipeline=pipeline, label="haematoma", kind="dseg", exam=exam
             )
+
+
+DECIDING = ("ich_volume", "ivh_volume", "expansion_probability", "leukoaraiosis_volume")
+
+
+def everyone_read(
+    readings: dict[str, list[StoredReading]], people: Sequence[ReadPatient]
+) -> dict[str, dict[str, float]]:
+    """Return of everyone whose plain CT was read what may decide on a partner exam; follow-ups aside."""
+    names = {person.reading.folder: person.patient.id for person in people}
+    later = {person.followup.folder for person in people if person.followup is not None}
+    found = {}
+    for reading in (reading for same in readings.values() for reading in same):
+        if reading.folder not in later:
+            values = {name: reading.number(name) for name in DECIDING}
+            known = {**reading.record.facts, **{n: v for n, v in values.items() if v is not None}}
+            found[names.get(reading.folder, reading.folder.name)] = known
+    return found
 
 
 def interval_of(measure: Measure) -> tuple[float | None, float | None, float | None]:

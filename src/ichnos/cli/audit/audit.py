@@ -36,12 +36,24 @@ def audit_command(
     summary = audit_cohort(
         cohort.resolve(), readings, out, workers=settings.workers, progress=not as_json, warp=settings.warp
     )
+    page = _page(summary, readings, out)
     save_settings(settings, out / "settings.yaml", verb="audit")
-    _show(summary, as_json=as_json)
+    _show(summary, page, as_json=as_json)
     return 2 if summary.failures else 0
 
 
-def _show(summary: AuditSummary, *, as_json: bool) -> None:
+def _page(summary: AuditSummary, readings: Path, out: Path) -> Path:
+    """Write the evidence of the model that was judged last."""
+    from ichnos.audit.inputs import inputs_in
+    from ichnos.audit.live import live_evidence
+    from ichnos.audit.page import write_live
+
+    model = summary.scores[-1].model if summary.scores else ""
+    scores = [score for score in summary.scores if score.model == model]
+    return write_live(live_evidence(scores, inputs_in(readings), everyone=summary.everyone), out)
+
+
+def _show(summary: AuditSummary, page: Path, *, as_json: bool) -> None:
     from ichnos.cli.terminal.tables import print_table
 
     failures = [{"id": failure.id, "why": failure.why} for failure in summary.failures]
@@ -49,6 +61,7 @@ def _show(summary: AuditSummary, *, as_json: bool) -> None:
     if as_json:
         answer = {
             "table": str(summary.table),
+            "page": str(page),
             "scores": len(summary.scores),
             "done_now": summary.done_now,
             "unread": summary.unread,
@@ -59,7 +72,7 @@ def _show(summary: AuditSummary, *, as_json: bool) -> None:
         return
     quantities = dict.fromkeys(score.quantity for score in summary.scores)
     print_table(("quantity", "pairs", "mean loss", "interval held"), [_line(summary, q) for q in quantities])
-    typer.echo(f"{summary.unread} patients had no reading; scores: {summary.table}")
+    typer.echo(f"{summary.unread} patients had no reading; scores: {summary.table}; page: {page}")
     for item in (*refused, *failures):
         typer.echo(f"  {item['id']}: {item['why']}", err=True)
 
