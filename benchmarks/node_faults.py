@@ -52,7 +52,7 @@ def measure(studies: int, read: int, database: str, every: int, seed: int) -> di
     """Run one database; return its row of the table."""
     from builders.fault_field import Field, Plan
 
-    folder = Path(tempfile.mkdtemp(prefix="ichnos-f", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="ichnos-f"))
     full = os.geteuid() == 0
     plan = Plan(studies, read, events_between=every, seed=seed, disk_full=full)
     try:

@@ -50,16 +50,16 @@ def _operate(word: str, settings: NodeSettings, folder: Path | None, studies: li
     """Do one thing to the node's data, print what was done, and end."""
     from ichnos.service.node import open_node
     from ichnos.service.run import LOOPS
-    from ichnos.service.upkeep.commands import OPERATIONS
+    from ichnos.service.upkeep.commands import CHORES
 
-    if word not in OPERATIONS:
+    if word not in CHORES:
         raise UsageError(
             f"{word!r} is no part of the node; give {', '.join(LOOPS)}, nothing for all, or one of"
-            f" {', '.join(OPERATIONS)}"
+            f" {', '.join(CHORES)}"
         )
     node = open_node(settings)
     try:
-        for line in OPERATIONS[word](node, folder, studies):
+        for line in CHORES[word](node, folder, studies):
             sys.stdout.write(line + "\n")
     finally:
         node.database.close()

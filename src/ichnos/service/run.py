@@ -19,7 +19,7 @@ from ichnos.service.settings import NodeSettings
 Loop = Literal["receiver", "assembler", "worker", "sender", "web"]
 LOOPS: tuple[Loop, ...] = ("receiver", "assembler", "worker", "sender", "web")
 _PAUSE_S = 0.5  # of a loop that found nothing to do
-_DRAIN_S = 30.0  # for children to finish what they do
+DRAIN_S = 30.0  # for children to finish what they do
 _RESTART_S = 2.0  # between the death of a child and its successor
 _log = logging.getLogger(__name__)
 
@@ -63,15 +63,20 @@ def _receive(node: Node) -> None:
     receiver = Receiver(node)
     receiver.start()
     node.stopping.wait()
-    receiver.stop(drain_s=_DRAIN_S * 0.8)
+    receiver.stop(drain_s=DRAIN_S * 0.8)
 
 
 def _assemble(node: Node) -> None:
     from ichnos.service.assembler import assemble
+    from ichnos.service.completeness import Completeness
     from ichnos.service.upkeep.daily import Upkeep
 
-    upkeep = Upkeep(node)
-    node.repeat(lambda _: assemble(node) or upkeep.step(), pause_s=_PAUSE_S)
+    upkeep, completeness = Upkeep(node), Completeness(node)
+
+    def step(_: Node) -> bool:
+        return assemble(node, completeness.complete_studies()) or upkeep.step()
+
+    node.repeat(step, pause_s=_PAUSE_S)
 
 
 def _work(node: Node) -> None:
@@ -138,7 +143,7 @@ def run_all(settings: NodeSettings) -> None:
         time.sleep(_PAUSE_S)
     for child in children.values():
         child.terminate()
-    ends = time.monotonic() + _DRAIN_S
+    ends = time.monotonic() + DRAIN_S
     for child in children.values():
         child.join(max(0.1, ends - time.monotonic()))
         if child.is_alive():

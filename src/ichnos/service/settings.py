@@ -67,6 +67,8 @@ class AssemblySettings(_Part):
 
     quiet_s: float = Field(default=10.0, gt=0, description="seconds without a new image")
     limit_s: float = Field(default=900.0, gt=0, description="seconds after which a study is read anyway")
+    early: bool = Field(default=True, description="do not wait where the archive or the geometry says: whole")
+    early_quiet_s: float = Field(default=2.0, gt=0, description="seconds without a new image even then")
 
 
 class ReadingSettings(_Part):

@@ -87,6 +87,7 @@ def write_picture(reading: Reading, path: Path) -> Path:
         )
     image.BurnedInAnnotation = "NO"  # no identity in the pixels
     image.LossyImageCompression = "00"
+    image.BodyPartExamined = "HEAD"
     stamp(image, header, description="ichnos: slices with outlines")
     image.save_as(path, enforce_file_format=True)
     return path

@@ -121,14 +121,16 @@ class SettleRule:
     attempts_allowed: int = 3
 
 
-def settle_studies(session: Session, rule: SettleRule, *, now: float) -> list[StudyRow]:
-    """Queue every study that is complete: quiet long enough, all images there, or the limit reached."""
+def settle_studies(
+    session: Session, rule: SettleRule, *, now: float, complete: Mapping[int, str] | None = None
+) -> list[StudyRow]:
+    """Queue every study that is complete: quiet long enough, known to be `complete`, or the limit reached."""
     open_studies = session.execute(
         select(StudyRow).where(StudyRow.state == "received").with_for_update(skip_locked=True)
     ).scalars()
     settled = []
     for study in open_studies:
-        why = _complete(study, rule, now)
+        why = (complete or {}).get(study.id) or _complete(study, rule, now)
         if why:
             _supersede_older(session, study, now=now)
             study.state, study.settled_at = "queued", now

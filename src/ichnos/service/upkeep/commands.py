@@ -11,7 +11,7 @@ from ichnos.service.upkeep.audit_trail import audit_messages
 from ichnos.service.upkeep.backup import RestoreCheck, back_up, check_node, restore
 
 _ACTOR = "command line"
-Operation = Callable[[Node, Path | None, Sequence[int]], Iterator[str]]  # gives lines to print
+Chore = Callable[[Node, Path | None, Sequence[int]], Iterator[str]]  # gives lines to print
 
 
 class NotWhole(IchnosError):
@@ -42,9 +42,9 @@ def _report(check: RestoreCheck) -> Iterator[str]:
 
 
 def _export(node: Node, folder: Path | None, studies: Sequence[int]) -> Iterator[str]:
-    from ichnos.service.upkeep.export import export_cohort
+    from ichnos.service.upkeep.export import export_studies
 
-    result = export_cohort(node, _needed(folder, "export"), study_ids=studies, actor=_ACTOR)
+    result = export_studies(node, _needed(folder, "export"), study_ids=studies, actor=_ACTOR)
     yield f"{result.patients} patients with {result.exams} exams in {result.folder}"
     yield from (f"study {number} left out: {why}" for number, why in sorted(result.left_out.items()))
 
@@ -89,7 +89,7 @@ def _conformance(node: Node, _folder: Path | None, _studies: Sequence[int]) -> I
     yield conformance_statement(node.settings)
 
 
-OPERATIONS: dict[str, Operation] = {
+CHORES: dict[str, Chore] = {
     "backup": _backup,
     "restore": _restore,
     "verify": _verify,

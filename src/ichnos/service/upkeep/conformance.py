@@ -19,7 +19,7 @@ _SYNTAXES = (
 )  # fmt: skip
 _READ = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")  # CT, Enhanced CT
 _VERIFICATION, _COMMITMENT = "1.2.840.10008.1.1", "1.2.840.10008.1.20.1"
-Row = Sequence[object]
+_Row = Sequence[object]
 
 
 def conformance_statement(settings: NodeSettings) -> str:
@@ -97,7 +97,7 @@ def _web() -> Iterator[str]:
     yield "## DICOMweb (PS3.18)"
     yield ""
     routes = [route for route in DICOMWEB.routes if isinstance(route, APIRoute)]
-    rows = {(method, f"/dicom-web{route.path}") for route in routes for method in route.methods}
+    rows = {(method, f"/dicom-web{route.path}") for route in routes for method in route.methods or ()}
     yield from _table(("method", "path"), *sorted(rows))
     yield ""
     yield "QIDO-RS matches StudyInstanceUID and PatientID exactly; bulk data is returned as it is stored."
@@ -133,7 +133,7 @@ def _classes(uids: Sequence[str], *, role: str) -> Iterator[str]:
     yield from _table(("SOP class", "UID", "role"), *((UID(uid).name, uid, role) for uid in uids))
 
 
-def _table(head: Row, *rows: Row) -> Iterator[str]:
+def _table(head: _Row, *rows: _Row) -> Iterator[str]:
     yield f"| {' | '.join(map(str, head))} |"
     yield f"|{'---|' * len(head)}"
     yield from (f"| {' | '.join(map(str, row))} |" for row in rows)

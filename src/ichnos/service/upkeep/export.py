@@ -63,7 +63,7 @@ class _Chosen:
     days: int  # since the patient's first CT
 
 
-def export_cohort(
+def export_studies(
     node: Node, folder: Path, *, study_ids: Sequence[int] = (), actor: str, centre: str = ""
 ) -> ExportResult:
     """Export the given studies, or all that are ready, into a new or empty folder."""
