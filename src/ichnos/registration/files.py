@@ -45,7 +45,7 @@ def write_transform(transform: Transform, path: str | Path) -> Path:
 
 def _forget_when_and_where(path: Path) -> None:
     """Write ITK's HDF5 file anew without its times and its system's name: one transform, one file."""
-    import h5py
+    import h5py  # type: ignore[import-untyped]
 
     content: dict[str, tuple[Array, Any]] = {}
     with h5py.File(path) as file:
