@@ -14,23 +14,14 @@ import typer
 
 from ichnos.cli.terminal.settings import SettingsTree, with_settings
 from ichnos.errors import UsageError
-<<<<<<< HEAD
 from ichnos.formats.limits import Limits
-from ichnos.formats.vocabulary import without_free_text
-=======
->>>>>>> main
 
 if TYPE_CHECKING:
     from ichnos.cli.inputs.names import NameBook
     from ichnos.cli.inputs.scans import ScanItem
     from ichnos.runs import Summary
 
-<<<<<<< HEAD
 _EXPECTED = {"InputRefused", "LimitExceeded", "OSError", "PermissionError", "FileNotFoundError"}
-_OLDEST_YEARS = 90  # higher ages are rare enough to point at a person
-=======
-_EXPECTED = {"InputRefused", "OSError", "PermissionError", "FileNotFoundError"}
->>>>>>> main
 
 
 class ConvertSettings(SettingsTree):
