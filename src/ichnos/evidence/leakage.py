@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ichnos.errors import InputRefused
+from ichnos.formats.text import read_table
 
 TEST_SPLITS = ("test", "external")
 TRAINING_COLUMNS = ("image", "patient", "centre", "split", "sources", "sha256")
@@ -150,10 +151,8 @@ def read_training(path: str | Path) -> tuple[TrainingImage, ...]:
             f"{path} is not there; give the list of training images as CSV with the columns"
             f" {', '.join(TRAINING_COLUMNS)}"
         )
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        table = csv.DictReader(stream)
-        rows = list(table)
-    lacking = [c for c in ("image", "patient", "split") if c not in (table.fieldnames or ())]
+    columns, rows = read_table(path, delimiter=",")
+    lacking = [name for name in ("image", "patient", "split") if name not in columns]
     if lacking:
         raise InputRefused(
             f"{path} has no column {', '.join(lacking)}; a list of training images has"

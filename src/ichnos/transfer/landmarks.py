@@ -6,7 +6,6 @@ its own exam's space).
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from ichnos.cohort import EXAMS, Exam
 from ichnos.errors import InputRefused
 from ichnos.formats import bids
+from ichnos.formats.text import read_table
 from ichnos.registration import Transform
 from ichnos.volume import Floats
 
@@ -37,22 +37,21 @@ def read_landmarks(path: Path) -> Landmarks:
     refused.
     """
     found: dict[Exam, dict[str, Floats]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        table = csv.DictReader(stream, delimiter="\t")
-        if not set(_COLUMNS) <= set(table.fieldnames or ()):
-            raise InputRefused(f"{path} needs the columns {', '.join(_COLUMNS)}, divided by tabs")
-        for number, row in enumerate(table, start=2):
-            exam = next((known for known in EXAMS if known == row["exam"]), None)
-            if exam is None:
-                raise InputRefused(
-                    f"{path}, line {number}: exam {row['exam']!r} is unknown; write one of {', '.join(EXAMS)}"
-                )
-            try:
-                found.setdefault(exam, {})[row["name"]] = np.array([float(row[axis]) for axis in "xyz"])
-            except (TypeError, ValueError):
-                raise InputRefused(
-                    f"{path}, line {number}: x, y and z are expected to be numbers, in mm"
-                ) from None
+    columns, rows = read_table(path)
+    if not set(_COLUMNS) <= set(columns):
+        raise InputRefused(f"{path} needs the columns {', '.join(_COLUMNS)}, divided by tabs")
+    for number, row in enumerate(rows, start=2):
+        exam = next((known for known in EXAMS if known == row["exam"]), None)
+        if exam is None:
+            raise InputRefused(
+                f"{path}, line {number}: exam {row['exam']!r} is unknown; write one of {', '.join(EXAMS)}"
+            )
+        try:
+            found.setdefault(exam, {})[row["name"]] = np.array([float(row[axis]) for axis in "xyz"])
+        except ValueError:
+            raise InputRefused(
+                f"{path}, line {number}: x, y and z are expected to be numbers, in mm"
+            ) from None
     return found
 
 
