@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from ichnos.service import reception
 from ichnos.service.node import Node, open_node
-from ichnos.service.receiver import SUCCESS
+from ichnos.service.receiver import PROCESSING_FAILURE, SUCCESS
 from ichnos.service.reception import keep_image
 from ichnos.service.settings import NodeSettings
 from ichnos.service.store import studies
 from ichnos.service.store.database import Database
 from ichnos.service.store.images import StoredImage
+from ichnos.service.store.tables import StudyRow, TaskRow
 from service.test_receiver import counts, listen, send, slices
 
 
@@ -73,10 +76,6 @@ def test_many_associations_open_one_revision_of_a_study(database: Database, tmp_
 
 
 def test_two_requests_to_send_make_one_task(node: Node, tmp_path: Path) -> None:
-    from sqlalchemy import select
-
-    from ichnos.service.store.tables import StudyRow, TaskRow
-
     keep_image(node, file_of(tmp_path), source="CT1")
     with node.database.transaction() as session:
         study = session.execute(select(StudyRow)).scalar_one()
@@ -102,3 +101,27 @@ def test_disk_and_queue_are_looked_at_now_and_then_not_for_each_image(tmp_path: 
     finally:
         receiver.stop()
         node.database.close()
+
+
+def test_a_database_that_is_away_is_answered_and_the_sender_may_come_again(tmp_path: Path) -> None:
+    node, receiver = listen(tmp_path)
+    original = receiver._look
+
+    def away() -> bool:
+        raise OperationalError("", {}, Exception("away"))
+
+    try:
+        receiver._look = away  # type: ignore[method-assign]
+        assert send(receiver.port, slices(1)) == [PROCESSING_FAILURE]
+        receiver._look = original  # type: ignore[method-assign]
+        assert send(receiver.port, slices(1)) == [SUCCESS]
+        assert counts(node) == (1, 1)
+    finally:
+        receiver.stop()
+        node.database.close()
+
+
+def test_a_database_error_names_no_patient(node: Node) -> None:
+    with pytest.raises(SQLAlchemyError) as caught, node.database.transaction() as session:
+        session.execute(text("INSERT INTO study (patient_name) VALUES (:name)"), {"name": "SECRET^JANE"})
+    assert "SECRET" not in str(caught.value)

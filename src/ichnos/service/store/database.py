@@ -62,7 +62,9 @@ def open_database(url: str) -> Database:
     sqlite = parsed.get_backend_name() == "sqlite"
     if sqlite and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, pool_pre_ping=not sqlite)
+    engine = create_engine(
+        parsed, pool_pre_ping=not sqlite, hide_parameters=True
+    )  # no names of patients in logs
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
