@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Literal
@@ -91,6 +92,12 @@ class SiteRecalibration(PlainModel):
         """Return the recalibrated low, value and high of a measure; None where it was not recalibrated."""
         scaling = self.intervals.get(name)
         return None if scaling is None else scaling.applied(value, low, high)
+
+
+def recalibration_digest(folder: Path) -> str:
+    """Return the SHA-256 of a model folder's recalibration; "" where it has none."""
+    file = folder / SITE_FILE
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def load_site_recalibration(folder: Path) -> SiteRecalibration | None:
