@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,15 +33,24 @@ class StoredReading:
 
     @property
     def model(self) -> str:
-        """Return the hash of the weights that read; with those that refined, where some did."""
+        """Return what read: weights, those that refined, and a site's recalibration, joined by "+"."""
         provenance = self.record.provenance
         assert provenance is not None  # refusals are left out
-        return provenance.model_sha256 + provenance.refinement_sha256
+        return joined_identity(
+            provenance.model_sha256, provenance.refinement_sha256, provenance.recalibration_sha256
+        )
 
     def measure(self, name: str) -> Measure | None:
         """Return a measure of any finding; None where the reading has none of that name."""
         measures = (m for finding in self.record.findings for m in finding.measures)
         return next((m for m in measures if m.name == name), None)
+
+    def number(self, name: str) -> float | None:
+        """Return the number of a measure; None where there is none."""
+        measure = self.measure(name)
+        return (
+            float(measure.value) if measure is not None and isinstance(measure.value, float | int) else None
+        )
 
     def mask(self, name: str, grid: Volume) -> Volume | None:
         """Return a stored mask on a grid; None where the reading has none of that name."""
@@ -62,6 +72,24 @@ class StoredReading:
             if mask is not None:
                 labels[mask.array != 0] = code
         return grid.with_array(labels)
+
+
+def joined_identity(*hashes: str) -> str:
+    """Return one name for all that read a scan; what was not there is left out.
+
+    >>> joined_identity("ab", "", "cd")
+    'ab+cd'
+    """
+    return "+".join(part for part in hashes if part)
+
+
+def short_name(model: str) -> str:
+    """Return twelve digits of a model's identity, other ones for each recalibration of the same weights.
+
+    >>> len(short_name("ab+cd")), short_name("ab") == short_name("ab+cd")
+    (12, False)
+    """
+    return hashlib.sha256(model.encode()).hexdigest()[:12]
 
 
 def readings_by_scan(folder: Path) -> dict[str, list[StoredReading]]:
@@ -120,6 +148,24 @@ def write_read_blood(read: ReadPatient, root: Path, pipeline: str) -> None:
             bids.write_derivative(
                 root, read.patient.id, labels, pipeline=pipeline, label="haematoma", kind="dseg", exam=exam
             )
+
+
+DECIDING = ("ich_volume", "ivh_volume", "expansion_probability", "leukoaraiosis_volume")
+
+
+def everyone_read(
+    readings: dict[str, list[StoredReading]], people: Sequence[ReadPatient]
+) -> dict[str, dict[str, float]]:
+    """Return of everyone whose plain CT was read what may decide on a partner exam; follow-ups aside."""
+    names = {person.reading.folder: person.patient.id for person in people}
+    later = {person.followup.folder for person in people if person.followup is not None}
+    found = {}
+    for reading in (reading for same in readings.values() for reading in same):
+        if reading.folder not in later:
+            values = {name: reading.number(name) for name in DECIDING}
+            known = {**reading.record.facts, **{n: v for n, v in values.items() if v is not None}}
+            found[names.get(reading.folder, reading.folder.name)] = known
+    return found
 
 
 def interval_of(measure: Measure) -> tuple[float | None, float | None, float | None]:

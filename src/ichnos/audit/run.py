@@ -7,12 +7,19 @@ nothing is counted twice. A pair whose verdict a person overrules leaves the tab
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from ichnos.audit.judge import JudgedPair, judge_read_pair
-from ichnos.audit.readings import ReadPatient, people_read, readings_by_scan, write_read_blood
+from ichnos.audit.readings import (
+    ReadPatient,
+    everyone_read,
+    people_read,
+    readings_by_scan,
+    short_name,
+    write_read_blood,
+)
 from ichnos.audit.score import Score, once, score_of, scores_text
 from ichnos.cohort import Cohort
 from ichnos.errors import InputRefused
@@ -38,6 +45,7 @@ class AuditSummary:
     unread: int  # patients whose plain CT no reading is of
     done_now: int
     table: Path
+    everyone: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # who was read: what may decide
 
 
 def audit_cohort(
@@ -45,7 +53,8 @@ def audit_cohort(
 ) -> AuditSummary:
     """Score every pair of a cohort whose plain CT had been read; re-run to resume, and when pairs came."""
     cohort = bids.read_cohort(root)
-    by_model = people_read(cohort.patients, readings_by_scan(readings))
+    stored = readings_by_scan(readings)
+    by_model = people_read(cohort.patients, stored)
     if not by_model:
         raise InputRefused(
             f"none of the {len(cohort)} patients' plain CTs has a reading in {readings}; read them"
@@ -55,8 +64,12 @@ def audit_cohort(
     failures: list[Failure] = []
     refused: list[tuple[str, str]] = []
     for model, people in by_model.items():
-        done = _transferred(cohort, people, out / "transfer" / model[:12], model, workers, progress, warp)
-        pairs += _pairs(people, done, out / "transfer" / model[:12], root) if done else _drawn(people, root)
+        done = _transferred(
+            cohort, people, out / "transfer" / short_name(model), model, workers, progress, warp
+        )
+        pairs += (
+            _pairs(people, done, out / "transfer" / short_name(model), root) if done else _drawn(people, root)
+        )
         failures += done.failures if done else []
         refused += [(r["id"], r["causes"]) for r in done.rows if r["verdict"] == "refuse"] if done else []
     run = apply(
@@ -66,14 +79,15 @@ def audit_cohort(
     table = out / SCORES_TABLE
     with atomic_file(table) as temporary:
         temporary.write_text(scores_text(scores), encoding="utf-8")
-    read = {person.patient.id for people in by_model.values() for person in people}
+    people = [person for group in by_model.values() for person in group]
     return AuditSummary(
-        tuple(scores),
-        (*failures, *run.failures),
-        tuple(refused),
-        len(cohort) - len(read),
-        run.done_now,
-        table,
+        scores=tuple(scores),
+        failures=(*failures, *run.failures),
+        refused=tuple(refused),
+        unread=len(cohort) - len({person.patient.id for person in people}),
+        done_now=run.done_now,
+        table=table,
+        everyone=everyone_read(stored, people),
     )
 
 
@@ -88,7 +102,7 @@ def _transferred(
 ) -> CohortTransfer | None:
     """Transfer the partner exams of those who had been read; None where they have none that can be used."""
     assert cohort.root is not None
-    pipeline = f"read{model[:8]}"
+    pipeline = f"read{short_name(model)[:8]}"
     for person in people:
         write_read_blood(person, cohort.root, pipeline)
     targets = [

@@ -18,7 +18,7 @@ from ichnos.errors import UsageError
 if TYPE_CHECKING:
     from ichnos.runs import Summary
     from ichnos.simulation.check.realism import RealismRow
-    from ichnos.simulation.cohort.design import Design
+    from ichnos.simulation.cohort.design import Design, RenderSettings
 
 _EXAMS = ("ct", "followup", "flair", "t1", "diffusion")
 
@@ -34,8 +34,9 @@ class SimulateSettings(SettingsTree):
     exams: tuple[str, ...] = Field(_EXAMS, description="exams (default: all five)")
     haematoma_share: float = Field(1.0, ge=0, le=1, description="fraction of patients who bleed")
     dicom: bool = Field(False, description="also write the CTs as DICOM series")
+    compact: bool = Field(False, description="blood's piece of the CT, outlines and facts only")
     anatomy: Path | None = Field(None, description="folder of label maps (default: MNI head)")
-    voxel_mm: float = Field(1.0, description="voxel size of the anatomy, mm")
+    voxel_mm: float | None = Field(None, description="anatomy's voxels, mm (default: 1, compact 2)")
     workers: Annotated[int, EXECUTION] = Field(1, ge=1, description="processes on this machine")
     scheduler: Annotated[str | None, EXECUTION] = Field(None, description="dask scheduler, tcp://host:port")
 
@@ -52,15 +53,13 @@ def simulate_command(
         return _check(out, settings, as_json=as_json)
     if out is None:
         raise UsageError("give the folder of the cohort, or --check to compare with published figures")
-    from ichnos.simulation.cohort.design import RenderSettings
     from ichnos.simulation.cohort.write import simulate_cohort
 
-    heads = str(settings.anatomy) if settings.anatomy else None
     summary = simulate_cohort(
         _design(settings),
         out,
         seed=settings.seed,
-        render=RenderSettings(anatomy=heads, voxel_mm=settings.voxel_mm, dicom=settings.dicom),
+        render=_render(settings),
         name=f"virtual patients after {settings.preset}" if settings.preset else "virtual patients",
         workers=settings.workers,
         scheduler=settings.scheduler,
@@ -70,6 +69,17 @@ def simulate_command(
     )
     save_settings(settings, out / ".ichnos" / "simulate" / "settings.yaml", verb="simulate")
     return _show(summary, out, as_json=as_json)
+
+
+def _render(settings: SimulateSettings) -> RenderSettings:
+    from ichnos.simulation.cohort.design import RenderSettings
+
+    heads = str(settings.anatomy) if settings.anatomy else None
+    if settings.compact:
+        if settings.dicom:
+            raise UsageError("--compact writes pieces of CTs, which are no DICOM series; leave out --dicom")
+        return RenderSettings(heads, settings.voxel_mm or 2.0, oracle_samples=0, compact=True)
+    return RenderSettings(anatomy=heads, voxel_mm=settings.voxel_mm or 1.0, dicom=settings.dicom)
 
 
 def _cache() -> Path:
