@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ichnos.errors import UsageError
-from ichnos.formats.vocabulary import without_free_text
 
 if TYPE_CHECKING:
     from ichnos.cli.inputs.names import NameBook
     from ichnos.cli.inputs.scans import ScanItem
     from ichnos.runs import Summary
-    from ichnos.scan import Scan
 
 _EXPECTED = {"InputRefused", "OSError", "PermissionError", "FileNotFoundError"}
-_OLDEST_YEARS = 90  # higher ages are rare enough to point at a person
 
 
 def convert_command(
@@ -70,6 +67,7 @@ def _items(path: Path, names: NameBook | None, *, progress: bool) -> list[ScanIt
 def convert_one(item: ScanItem, folder: Path, *, keep_names: bool = False) -> Mapping[str, Any]:
     """Write one study's head CT and its sidecar into a folder; return its row."""
     from ichnos.formats import nifti
+    from ichnos.formats.deidentified import sidecar_without_identity
     from ichnos.quality import judge
 
     scan = item.open()
@@ -86,29 +84,6 @@ def convert_one(item: ScanItem, folder: Path, *, keep_names: bool = False) -> Ma
         "y_mm": round(y_mm, 4),
         "z_mm": round(z_mm, 4),
     }
-
-
-def sidecar_without_identity(scan: Scan, *, keep_names: bool = False) -> dict[str, Any]:
-    """Return how a scan was made and how good it is, without names, numbers, dates and free text.
-
-    Vendor and kernel are kept where they are among those that everybody knows; with `keep_names` as they are.
-    """
-    from ichnos import __version__
-    from ichnos.cli.inspect import verdict_as_plain
-    from ichnos.formats import nifti
-
-    acquisition = scan.acquisition if keep_names else without_free_text(scan.acquisition)
-    plain = nifti.sidecar_of(acquisition)
-    plain.pop("ContrastBolusAgent", None)
-    plain["ContrastDeclared"] = scan.acquisition.contrast_agent is not None
-    if "age_years" in scan.facts:
-        plain["AgeYears"] = min(float(scan.facts["age_years"]), _OLDEST_YEARS)
-    if "sex" in scan.facts:
-        plain["Sex"] = scan.facts["sex"]
-    if scan.quality is not None:
-        plain["Quality"] = verdict_as_plain(scan.quality)
-    plain["ConvertedBy"] = f"ichnos {__version__}, research use only"
-    return plain
 
 
 def _show(summary: Summary, out: Path, *, as_json: bool) -> None:

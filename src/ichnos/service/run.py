@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +19,7 @@ from ichnos.service.settings import NodeSettings
 Loop = Literal["receiver", "assembler", "worker", "sender", "web"]
 LOOPS: tuple[Loop, ...] = ("receiver", "assembler", "worker", "sender", "web")
 _PAUSE_S = 0.5  # of a loop that found nothing to do
-_DRAIN_S = 30.0  # for children to finish what they do
+DRAIN_S = 30.0  # for children to finish what they do
 _RESTART_S = 2.0  # between the death of a child and its successor
 _log = logging.getLogger(__name__)
 
@@ -35,8 +37,24 @@ def run_loop(loop: Loop, settings: NodeSettings) -> None:
     node = open_node(settings)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: node.stopping.set())
+    _stop_with_parent(node)
     _BODIES[loop](node)
     node.database.close()
+
+
+def _stop_with_parent(node: Node) -> None:
+    """End this process when the one that started it was killed; else its ports would stay taken."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        _log.error("the parent process is gone; stopping")
+        node.stopping.set()
+        os.kill(os.getpid(), signal.SIGTERM)  # uvicorn listens to signals alone
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _receive(node: Node) -> None:
@@ -45,13 +63,20 @@ def _receive(node: Node) -> None:
     receiver = Receiver(node)
     receiver.start()
     node.stopping.wait()
-    receiver.stop()
+    receiver.stop(drain_s=DRAIN_S * 0.8)
 
 
 def _assemble(node: Node) -> None:
     from ichnos.service.assembler import assemble
+    from ichnos.service.completeness import Completeness
+    from ichnos.service.upkeep.daily import Upkeep
 
-    node.repeat(assemble, pause_s=_PAUSE_S)
+    upkeep, completeness = Upkeep(node), Completeness(node)
+
+    def step(_: Node) -> bool:
+        return assemble(node, completeness.complete_studies()) or upkeep.step()
+
+    node.repeat(step, pause_s=_PAUSE_S)
 
 
 def _work(node: Node) -> None:
@@ -118,7 +143,7 @@ def run_all(settings: NodeSettings) -> None:
         time.sleep(_PAUSE_S)
     for child in children.values():
         child.terminate()
-    ends = time.monotonic() + _DRAIN_S
+    ends = time.monotonic() + DRAIN_S
     for child in children.values():
         child.join(max(0.1, ends - time.monotonic()))
         if child.is_alive():

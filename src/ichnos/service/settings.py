@@ -67,6 +67,8 @@ class AssemblySettings(_Part):
 
     quiet_s: float = Field(default=10.0, gt=0, description="seconds without a new image")
     limit_s: float = Field(default=900.0, gt=0, description="seconds after which a study is read anyway")
+    early: bool = Field(default=True, description="do not wait where the archive or the geometry says: whole")
+    early_quiet_s: float = Field(default=2.0, gt=0, description="seconds without a new image even then")
 
 
 class ReadingSettings(_Part):
@@ -77,6 +79,9 @@ class ReadingSettings(_Part):
     threads: int | None = Field(default=None, ge=1, description="threads per worker (default: all cores)")
     lease_s: float = Field(default=120.0, gt=1, description="seconds before a silent worker loses its task")
     attempts: int = Field(default=3, ge=1, description="tries before a task is set aside")
+
+
+Extra = Literal["picture", "pdf", "rectified"]  # beside SEG and SR
 
 
 class Destination(_Part):
@@ -93,6 +98,9 @@ class Destination(_Part):
     port: int = Field(default=104, ge=1, le=65535, description="port (dicom)")
     url: str = Field(default="", description="DICOMweb root (stow)")
     commitment: bool = Field(default=False, description="ask for storage commitment (dicom)")
+    extras: tuple[Extra, ...] = Field(
+        default=(), description="picture, pdf, rectified: sent beside SEG and SR"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from ichnos.service.store import events, queue
@@ -24,6 +24,7 @@ Arrival = Literal["new", "duplicate", "conflict"]
 
 def register_image(session: Session, image: StoredImage, *, now: float, source: str) -> Arrival:
     """Note an image that is on the disk; the same bytes again change nothing, other bytes are flagged."""
+    _one_at_a_time(session, image.study_uid)
     known = (
         session.execute(select(InstanceRow.sha256).where(InstanceRow.sop_uid == image.sop_uid))
         .scalars()
@@ -55,6 +56,12 @@ def register_image(session: Session, image: StoredImage, *, now: float, source: 
             session, "conflict", at=now, actor="receiver", study_id=study.id, details={"series": 1}
         )
     return "conflict" if conflict else "new"
+
+
+def _one_at_a_time(session: Session, study_uid: str) -> None:
+    """Let images of one study wait for each other: two associations must not open its revision twice."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(hashtext(:uid))"), {"uid": study_uid})
 
 
 def _study_for(session: Session, image: StoredImage, *, now: float, source: str) -> StudyRow:
@@ -98,6 +105,13 @@ def latest_revision(session: Session, uid: str) -> StudyRow | None:
     ).scalar()
 
 
+def revisions_of(session: Session, uid: str) -> list[StudyRow]:
+    """Return all revisions of a study, oldest first; its images wait until this transaction ends."""
+    _one_at_a_time(session, uid)
+    wanted = select(StudyRow).where(StudyRow.uid == uid).order_by(StudyRow.revision).with_for_update()
+    return list(session.execute(wanted).scalars())
+
+
 @dataclass(frozen=True)
 class SettleRule:
     """When a study counts as complete; seconds."""
@@ -107,14 +121,16 @@ class SettleRule:
     attempts_allowed: int = 3
 
 
-def settle_studies(session: Session, rule: SettleRule, *, now: float) -> list[StudyRow]:
-    """Queue every study that is complete: quiet long enough, all images there, or the limit reached."""
+def settle_studies(
+    session: Session, rule: SettleRule, *, now: float, complete: Mapping[int, str] | None = None
+) -> list[StudyRow]:
+    """Queue every study that is complete: quiet long enough, known to be `complete`, or the limit reached."""
     open_studies = session.execute(
         select(StudyRow).where(StudyRow.state == "received").with_for_update(skip_locked=True)
     ).scalars()
     settled = []
     for study in open_studies:
-        why = _complete(study, rule, now)
+        why = (complete or {}).get(study.id) or _complete(study, rule, now)
         if why:
             _supersede_older(session, study, now=now)
             study.state, study.settled_at = "queued", now
@@ -227,12 +243,25 @@ def deliver(
         session.add(row)
     row.state, row.error, row.changed_at = "waiting", "", now
     session.flush()
-    queue.enqueue(
-        session, "send", study_id=study.id, payload={"delivery": row.id}, attempts_allowed=attempts_allowed
-    )
+    if not _waits_already(session, row):
+        queue.enqueue(
+            session,
+            "send",
+            study_id=study.id,
+            payload={"delivery": row.id},
+            attempts_allowed=attempts_allowed,
+        )
     details = {"destination": destination}
     events.append_event(session, "to send", at=now, actor="worker", study_id=study.id, details=details)
     return row
+
+
+def _waits_already(session: Session, delivery: DeliveryRow) -> bool:
+    """Tell whether a sender will come for a delivery anyhow, so that two requests send once."""
+    waiting = select(TaskRow.payload).where(
+        TaskRow.kind == "send", TaskRow.state == "waiting", TaskRow.study_id == delivery.study_id
+    )
+    return any(payload.get("delivery") == delivery.id for payload in session.execute(waiting).scalars())
 
 
 def set_aside(session: Session, task: TaskRow, *, now: float) -> None:

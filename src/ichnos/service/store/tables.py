@@ -7,7 +7,9 @@ from typing import Any, Literal
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-StudyState = Literal["received", "kept", "queued", "reading", "ready", "refused", "failed", "superseded"]
+StudyState = Literal[
+    "received", "kept", "queued", "reading", "ready", "refused", "failed", "superseded", "purged"
+]
 TaskState = Literal["waiting", "leased", "done", "dead"]
 DeliveryState = Literal["waiting", "sending", "sent", "stored", "dead"]
 _ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by INTEGER alone
