@@ -24,7 +24,7 @@ from ichnos.api import read_with
 from ichnos.formats.dicom.write import Plane, SeriesHeader, write_series
 from ichnos.inference import Predictor
 from ichnos.reading import Reading
-from ichnos.service import auth
+from ichnos.service.accounts import auth
 from ichnos.service.assembler import assemble
 from ichnos.service.node import Node, open_node
 from ichnos.service.receiver import Receiver

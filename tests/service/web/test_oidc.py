@@ -13,9 +13,9 @@ import httpx2
 import pytest
 from sqlalchemy import select
 
-from ichnos.service import oidc
+from ichnos.service.accounts import oidc
+from ichnos.service.accounts.oidc import Handshake, Identity, SignInRefused
 from ichnos.service.node import Node
-from ichnos.service.oidc import Handshake, Identity, SignInRefused
 from ichnos.service.settings import NodeSettings, OidcSettings
 from ichnos.service.store.tables import UserRow
 from ichnos.service.web.app import create_app

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from ichnos.service import auth, oidc
+from ichnos.service.accounts import auth, oidc
 from ichnos.service.node import Node
 from ichnos.service.store import events
 from ichnos.service.web.access import COOKIE, FormVisitor, NodeOfRequest

@@ -21,7 +21,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ichnos.errors import IchnosError
-from ichnos.service.auth import ROLES, Role
+from ichnos.service.accounts.auth import ROLES, Role
 from ichnos.service.settings import OidcSettings
 from ichnos.service.store import events
 from ichnos.service.store.tables import UserRow
@@ -98,14 +98,14 @@ def end_sign_in(settings: OidcSettings, handshake: Handshake, redirect_uri: str,
         claims = _verified(settings, there, str(tokens.get("id_token", "")), handshake.nonce)
     except (OAuthError, JoseError, httpx2.HTTPError, ValueError) as error:
         raise SignInRefused(f"the identity provider's answer is not valid ({type(error).__name__})") from None
-    return identity_of(settings, claims)
+    return identity_from_claims(settings, claims)
 
 
-def identity_of(settings: OidcSettings, claims: dict[str, Any]) -> Identity:
+def identity_from_claims(settings: OidcSettings, claims: dict[str, Any]) -> Identity:
     """Return who the claims speak of; somebody in none of the groups is refused.
 
     >>> settings = OidcSettings(issuer="https://id.example", client_id="node", reader=("radiology",))
-    >>> identity_of(settings, {"sub": "7", "preferred_username": "ann", "groups": ["radiology"]}).role
+    >>> identity_from_claims(settings, {"sub": "7", "preferred_username": "ann", "groups": ["radiology"]}).role
     'reader'
     """
     given = claims.get(settings.roles_claim) or []
