@@ -12,19 +12,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ichnos.cli.terminal.settings import SettingsTree, with_settings
 from ichnos.errors import UsageError
+from ichnos.formats.limits import Limits
 
 if TYPE_CHECKING:
     from ichnos.cli.inputs.names import NameBook
     from ichnos.cli.inputs.scans import ScanItem
     from ichnos.runs import Summary
 
-_EXPECTED = {"InputRefused", "OSError", "PermissionError", "FileNotFoundError"}
+_EXPECTED = {"InputRefused", "LimitExceeded", "OSError", "PermissionError", "FileNotFoundError"}
 
 
+class ConvertSettings(SettingsTree):
+    """How head CTs are converted."""
+
+    limits: Limits = Limits()
+
+
+@with_settings(ConvertSettings)
 def convert_command(
     path: Annotated[Path, typer.Argument(help="folder or zip of DICOM studies, or a NIfTI file")],
     out: Annotated[Path, typer.Option("--out", "-o", help="output folder; re-run to resume")],
+    settings: ConvertSettings,
     keep_names: Annotated[bool, typer.Option("--keep-names", help="keep names and scanner texts")] = False,
     workers: Annotated[int, typer.Option(help="processes on this machine (default: 1)")] = 1,
     scheduler: Annotated[str | None, typer.Option(help="dask scheduler, tcp://host:port")] = None,
@@ -40,9 +50,14 @@ def convert_command(
     names = None if keep_names else name_book()
     summary = apply(
         partial(convert_one, keep_names=keep_names),
-        _items(path, names, progress=not as_json),
+        _items(path, names, settings.limits, progress=not as_json),
         out=out,
-        settings={"ichnos": __version__, "as": "nifti", "names": names.mark if names else ""},
+        settings={
+            "ichnos": __version__,
+            "as": "nifti",
+            "names": names.mark if names else "",
+            "limits": settings.limits.model_dump(),
+        },
         name="convert",
         workers=workers,
         scheduler=scheduler,
@@ -54,11 +69,11 @@ def convert_command(
     return _exit_code(summary)
 
 
-def _items(path: Path, names: NameBook | None, *, progress: bool) -> list[ScanItem]:
+def _items(path: Path, names: NameBook | None, limits: Limits, *, progress: bool) -> list[ScanItem]:
     """List the studies of a place; which name stands for which is kept in the user's own book."""
     from ichnos.cli.inputs.scans import find_studies
 
-    items = find_studies(path, progress=progress, names=names)
+    items = find_studies(path, progress=progress, names=names, limits=limits)
     if names is not None:
         names.keep({item.id: item.given for item in items})
     return items
