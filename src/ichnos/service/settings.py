@@ -193,6 +193,26 @@ class StorageSettings(_Part):
     keep_days: float = Field(default=0.0, ge=0, description="days until a study is removed; 0: never")
 
 
+class PartnerSettings(_Part):
+    """When exams of the same patient judge what had been read.
+
+    >>> night = PartnerSettings(from_hour=20, to_hour=6)
+    >>> night.may_judge(23), night.may_judge(7)
+    (True, False)
+    """
+
+    enabled: bool = Field(default=True, description="judge readings by partner exams that arrive")
+    delay_s: float = Field(default=900.0, ge=0, description="seconds after the partner's arrival")
+    from_hour: int = Field(default=0, ge=0, le=23, description="hour (UTC) from which pairs are judged")
+    to_hour: int = Field(default=24, ge=1, le=24, description="hour (UTC) until which pairs are judged")
+
+    def may_judge(self, hour: int) -> bool:
+        """Say whether pairs are judged in an hour of the day; the span may go over midnight."""
+        if self.from_hour < self.to_hour:
+            return self.from_hour <= hour < self.to_hour
+        return hour >= self.from_hour or hour < self.to_hour
+
+
 class NodeSettings(_Part):
     """Everything that decides how the node behaves.
 
@@ -207,6 +227,7 @@ class NodeSettings(_Part):
     reading: ReadingSettings = ReadingSettings()
     sending: SendingSettings = SendingSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    partners: PartnerSettings = PartnerSettings()
     web: WebSettings = WebSettings()
     oidc: OidcSettings = OidcSettings()
     storage: StorageSettings = StorageSettings()

@@ -105,7 +105,7 @@ def identity_from_claims(settings: OidcSettings, claims: dict[str, Any]) -> Iden
     """Return who the claims speak of; somebody in none of the groups is refused.
 
     >>> settings = OidcSettings(issuer="https://id.example", client_id="node", reader=("radiology",))
-    >>> identity_from_claims(settings, {"sub": "7", "preferred_username": "ann", "groups": ["radiology"]}).role
+    >>> identity_from_claims(settings, {"sub": "7", "name": "Ann", "groups": ["radiology"]}).role
     'reader'
     """
     given = claims.get(settings.roles_claim) or []
