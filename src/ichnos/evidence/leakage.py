@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ichnos.errors import InputRefused
+from ichnos.formats.text import CSV_DELIMITERS, read_table
 
 TEST_SPLITS = ("test", "external")
 TRAINING_COLUMNS = ("image", "patient", "centre", "split", "sources", "sha256")
@@ -150,25 +151,25 @@ def read_training(path: str | Path) -> tuple[TrainingImage, ...]:
             f"{path} is not there; give the list of training images as CSV with the columns"
             f" {', '.join(TRAINING_COLUMNS)}"
         )
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        table = csv.DictReader(stream)
-        rows = list(table)
-    lacking = [c for c in ("image", "patient", "split") if c not in (table.fieldnames or ())]
+    columns, rows = read_table(path, delimiters=CSV_DELIMITERS)
+    lacking = [c for c in ("image", "patient", "split") if c not in columns]
     if lacking:
         raise InputRefused(
             f"{path} has no column {', '.join(lacking)}; a list of training images has"
             f" {', '.join(TRAINING_COLUMNS)}"
         )
-    return tuple(
-        TrainingImage(
-            row["image"],
-            (row["patient"] or "").removeprefix("sub-"),
-            row.get("centre") or "",
-            row["split"] or "train",
-            tuple(s.strip().removeprefix("sub-") for s in (row.get("sources") or "").split(";") if s.strip()),
-            row.get("sha256") or "",
-        )
-        for row in rows
+    return tuple(map(_training_image, rows))
+
+
+def _training_image(row: Mapping[str, str]) -> TrainingImage:
+    sources = [source.strip() for source in row.get("sources", "").split(";")]
+    return TrainingImage(
+        row["image"],
+        row["patient"].removeprefix("sub-"),
+        row.get("centre", ""),
+        row["split"] or "train",
+        tuple(source.removeprefix("sub-") for source in sources if source),
+        row.get("sha256", ""),
     )
 
 
