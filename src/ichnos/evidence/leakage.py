@@ -65,18 +65,7 @@ def leakage_proof(evaluated: Sequence[Evaluated], training: Sequence[TrainingIma
 
     Refuses with the names of the first few; `training` is None where no list of training images is known.
     """
-    _refuse(
-        "appear more than once among the predictions of one model; give one row each",
-        _doubles((e.patient, e.model_hash) for e in evaluated),
-    )
-    _refuse(
-        "are synthetic images among the evaluated cases; evidence may rest on acquired exams alone",
-        [e.patient for e in evaluated if e.sources],
-    )
-    _refuse(
-        "are predictions on patients of the training or validation split; evaluate test or external patients",
-        [e.patient for e in evaluated if e.split in ("train", "validation")],
-    )
+    _check_evaluated(evaluated)
     hashes = tuple(sorted({e.model_hash for e in evaluated if e.model_hash}))
     if training is None:
         sentence = (
@@ -94,6 +83,22 @@ def leakage_proof(evaluated: Sequence[Evaluated], training: Sequence[TrainingIma
         " their sources."
     )
     return LeakageProof(True, len(patients), synthetic, len(evaluated), hashes, sentence)
+
+
+def _check_evaluated(evaluated: Sequence[Evaluated]) -> None:
+    """Refuse predictions that evidence cannot rest on, whatever the model was trained on."""
+    _refuse(
+        "appear more than once among the predictions of one model; give one row each",
+        _doubles((e.patient, e.model_hash) for e in evaluated),
+    )
+    _refuse(
+        "are synthetic images among the evaluated cases; evidence may rest on acquired exams alone",
+        [e.patient for e in evaluated if e.sources],
+    )
+    _refuse(
+        "are predictions on patients of the training or validation split; evaluate test or external patients",
+        [e.patient for e in evaluated if e.split in ("train", "validation")],
+    )
 
 
 def _check_sources(training: Sequence[TrainingImage]) -> None:

@@ -48,19 +48,23 @@ def pair_sheet(
     other = _grey(partner, partner_from_ct, grid)
     labels = np.zeros(grid.shape, np.uint8) if target is None else _labels(target, grid)
     edges = _edges(other)
-    tiles = []
-    for k in range(grid.shape[2]):
-        a, b = low[:, :, k], other[:, :, k]
-        rows = [
-            _rgb(a),
-            _rgb(b),
-            _rgb(_checked(a, b)),
-            _painted(a, edges[:, :, k]),
-            _painted(a, _outline(labels[:, :, k])),
-        ]
-        tiles.append(np.concatenate([np.rot90(tile) for tile in rows], axis=0))
-    picture = Image.fromarray((np.concatenate(tiles, axis=1) * 255).astype(np.uint8))
+    columns = [
+        _column(low[:, :, k], other[:, :, k], edges[:, :, k], labels[:, :, k]) for k in range(grid.shape[2])
+    ]
+    picture = Image.fromarray((np.concatenate(columns, axis=1) * 255).astype(np.uint8))
     return _captioned(picture, title, verdict)
+
+
+def _column(ct: Array, partner: Array, edges: Array, labels: Array) -> Array:
+    """Stack the tiles of one slice in the order of ROWS."""
+    tiles = (
+        _rgb(ct),
+        _rgb(partner),
+        _rgb(_checked(ct, partner)),
+        _painted(ct, edges),
+        _painted(ct, _outline(labels)),
+    )
+    return np.concatenate([np.rot90(tile) for tile in tiles], axis=0)
 
 
 def _slices(ct: Volume, brain: Volume) -> Volume:
