@@ -134,7 +134,7 @@ def _provenance(predictor: Predictor, scan: Scan) -> ReadingProvenance:
         model_version=manifest.version,
         model_sha256=manifest.weights_sha256,
         refinement_sha256=refinement.manifest.weights_sha256 if refinement else "",
-        input_sha256=_digest(scan.volume),
+        input_sha256=volume_digest(scan.volume),
         backend=predictor.backend,
     )
 
@@ -207,7 +207,7 @@ def _refuse_without_brain(masks: Masks) -> None:
         )
 
 
-def _digest(volume: Volume) -> str:
+def volume_digest(volume: Volume) -> str:
     """Hash HU in RAS order and the affine: the same scan has the same digest however it arrived."""
     ras = volume.reoriented("RAS")
     digest = hashlib.sha256(np.ascontiguousarray(ras.array, np.float32).tobytes())

@@ -7,6 +7,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Literal
 
@@ -56,7 +57,8 @@ def _assemble(node: Node) -> None:
 def _work(node: Node) -> None:
     from ichnos.service.worker import Worker, study_reader
 
-    node.repeat(Worker(node, study_reader(node)).step, pause_s=_PAUSE_S)
+    worker = Worker(node, study_reader(node), partial(study_reader, node))
+    node.repeat(worker.step, pause_s=_PAUSE_S)
 
 
 def _send(node: Node) -> None:

@@ -19,6 +19,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr
 from sqlalchemy import select
 
 from ichnos.errors import IchnosError, InputRefused
+from ichnos.service.destinations import find_destination
 from ichnos.service.node import Node, worker_name
 from ichnos.service.settings import Destination
 from ichnos.service.store import events, queue
@@ -53,11 +54,11 @@ class Sender:
             # Noted before anything is sent: the commitment may come back at once, on another association.
             delivery.transaction_uid = transaction_uid = str(generate_uid())
             study = session.get_one(StudyRow, delivery.study_id)
-            destination = self.node.settings.destination(delivery.destination)
+            destination = find_destination(session, self.node.settings, delivery.destination)
             files = sorted((self.node.settings.home / study.reading).glob("*.dcm"))
         try:
             if destination is None:
-                raise NotDelivered(f"{delivery.destination} is no longer among the destinations")
+                raise NotDelivered(f"{delivery.destination} is disabled, or no longer among the destinations")
             deliver_files(files, destination, self.node.settings.receiver.ae_title, transaction_uid)
         except (IchnosError, OSError, RuntimeError, ValueError) as error:
             self._fail(task.id, str(error) or type(error).__name__)

@@ -120,6 +120,20 @@ class SendingSettings(_Part):
         return destinations
 
 
+class ArchiveSettings(_Part):
+    """The archive that is asked for earlier studies of a patient (C-FIND) and sends them here (C-MOVE)."""
+
+    ae_title: str = Field(default="", description="its AE title")
+    host: str = Field(default="", description="its address; empty: no archive is asked")
+    port: int = Field(default=104, ge=1, le=65535, description="its port")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if bool(self.host) != bool(self.ae_title):
+            raise ValueError("the archive needs both archive.host and archive.ae_title")
+        return self
+
+
 class WebSettings(_Part):
     """The pages and the API."""
 
@@ -154,6 +168,7 @@ class NodeSettings(_Part):
     assembly: AssemblySettings = AssemblySettings()
     reading: ReadingSettings = ReadingSettings()
     sending: SendingSettings = SendingSettings()
+    archive: ArchiveSettings = ArchiveSettings()
     web: WebSettings = WebSettings()
     storage: StorageSettings = StorageSettings()
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from ichnos.api import Engine, read_with, save_reading
 from ichnos.errors import IchnosError
 from ichnos.reading import Reading, Record
+from ichnos.service.destinations import enabled_destinations
+from ichnos.service.installed import folder_of_model
 from ichnos.service.node import Node, worker_name
 from ichnos.service.store import queue, studies
 from ichnos.service.store.images import StoredImage, store_image
@@ -31,6 +33,7 @@ class Worker:
 
     node: Node
     read_study: ReadStudy
+    reader_of: Callable[[str], ReadStudy] | None = None  # for a reading with a model that somebody named
     name: str = field(default_factory=lambda: worker_name("worker"))
     rng: random.Random = field(default_factory=random.Random)
 
@@ -43,9 +46,11 @@ class Worker:
                 return False
             study = studies.begin_reading(session, task, now=now)
             files = [self.node.settings.home / image.path for image in studies.files_of(session, study)]
+            model = str(task.payload.get("model", ""))
         try:
             with self._heartbeat(task.id):
-                outcome = self._read(study.id, files)
+                read = self.reader_of(model) if model and self.reader_of else self.read_study
+                outcome = self._read(study.id, files, read)
         except (IchnosError, OSError, RuntimeError, ValueError, MemoryError) as error:
             _log.exception("study %d could not be read", study.id)
             self._fail(task.id, f"{type(error).__name__}: {error}")
@@ -53,7 +58,7 @@ class Worker:
         self._finish(task.id, outcome)
         return True
 
-    def _read(self, study_id: int, files: list[Path]) -> ReadingOutcome:
+    def _read(self, study_id: int, files: list[Path], read: ReadStudy) -> ReadingOutcome:
         """Read into a folder of its own and move it into place; the same task twice gives the same folder."""
         home = self.node.settings.home
         scratch, final = home / "work" / f"{self.name}-{study_id}", home / "readings" / str(study_id)
@@ -62,7 +67,7 @@ class Worker:
         images.mkdir(parents=True)
         for file in files:
             os.link(file, images / file.name)
-        reading = self.read_study(images, f"study-{study_id}")
+        reading = read(images, f"study-{study_id}")
         save_reading(reading, scratch / "reading")
         final.parent.mkdir(parents=True, exist_ok=True)
         old = scratch / "old"
@@ -87,7 +92,7 @@ class Worker:
                 task,
                 outcome,
                 now=self.node.clock(),
-                destinations=[destination.name for destination in sending.destinations],
+                destinations=[there.name for there in enabled_destinations(session, self.node.settings)],
                 attempts_allowed=sending.attempts,
             )
 
@@ -129,16 +134,21 @@ class Worker:
             thread.join()
 
 
-def study_reader(node: Node) -> ReadStudy:
-    """Return a function that reads a folder of images with the configured model, loaded on first use."""
+def study_reader(node: Node, model: str = "") -> ReadStudy:
+    """Return a function that reads a folder of images: with a model by its name, else the chosen one.
+
+    The choice is looked up for each study, so that a change in the pages holds from the next one on.
+    """
     settings = node.settings.reading
-    engine = Engine(
-        model=settings.model,
-        device=settings.device,
-        threads=settings.threads,
-        cache=str(node.settings.home / "compiled"),
-    )
-    return lambda folder, name: read_with(engine.predictor(), folder, name=name)
+
+    def read(folder: Path, name: str) -> Reading:
+        with node.database.snapshot() as session:
+            chosen = folder_of_model(session, node.settings, model)
+        cache = str(node.settings.home / "compiled")
+        engine = Engine(model=chosen, device=settings.device, threads=settings.threads, cache=cache)
+        return read_with(engine.predictor(), folder, name=name)
+
+    return read
 
 
 def outcome_of(record: Record, folder: str) -> ReadingOutcome:

@@ -177,7 +177,7 @@ def begin_reading(session: Session, task: TaskRow, *, now: float) -> StudyRow:
     study = session.get_one(StudyRow, task.study_id)
     if study.state != "reading":
         study.state = "reading"
-        details = {"attempt": task.attempts}
+        details = {"attempt": task.attempts} | dict(task.payload)
         events.append_event(session, "reading", at=now, actor=task.worker, study_id=study.id, details=details)
     return study
 
@@ -252,13 +252,15 @@ def set_aside(session: Session, task: TaskRow, *, now: float) -> None:
         )
 
 
-def read_again(session: Session, study: StudyRow, *, now: float, actor: str, attempts_allowed: int) -> None:
-    """Queue a study once more, for instance with another model."""
+def read_again(
+    session: Session, study: StudyRow, *, now: float, actor: str, attempts_allowed: int, model: str = ""
+) -> None:
+    """Queue a study once more; with another model, if one is named."""
     study.state, study.reason = "queued", ""
-    queue.enqueue(session, "read", study_id=study.id, attempts_allowed=attempts_allowed)
-    events.append_event(
-        session, "queued", at=now, actor=actor, study_id=study.id, details={"why": "asked for"}
-    )
+    payload = {"model": model} if model else {}
+    queue.enqueue(session, "read", study_id=study.id, payload=payload, attempts_allowed=attempts_allowed)
+    details = {"why": "asked for"} | payload
+    events.append_event(session, "queued", at=now, actor=actor, study_id=study.id, details=details)
 
 
 def acknowledge(session: Session, study: StudyRow, *, now: float, actor: str) -> None:

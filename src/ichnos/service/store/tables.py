@@ -128,6 +128,7 @@ class UserRow(NodeTables):
     password_hash: Mapped[str] = mapped_column(Text)
     role: Mapped[str] = mapped_column(String(16))  # reader, researcher, admin
     active: Mapped[bool] = mapped_column(default=True)
+    subject: Mapped[str] = mapped_column(String(255), default="", index=True)  # OIDC: issuer and subject
 
 
 class LoginRow(NodeTables):
@@ -140,4 +141,26 @@ class LoginRow(NodeTables):
     user_id: Mapped[int] = mapped_column(ForeignKey("person.id"), index=True)
     label: Mapped[str] = mapped_column(String(64), default="")  # "" for a browser, else the token's name
     csrf: Mapped[str] = mapped_column(String(64), default="")
+    scopes: Mapped[str] = mapped_column(String(128), default="")  # of a token, separated by spaces
+    created_at: Mapped[float] = mapped_column(Float, default=0.0)
     expires_at: Mapped[float] = mapped_column(Float)
+
+
+class DestinationRow(NodeTables):
+    """A destination that was added in the pages, or the switch of one that the settings file lists."""
+
+    __tablename__ = "destination"
+
+    id: Mapped[int] = mapped_column(_ID, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # empty: those of the file
+    enabled: Mapped[bool] = mapped_column(default=True)
+
+
+class OptionRow(NodeTables):
+    """A setting that was changed in the pages; it wins over the settings file."""
+
+    __tablename__ = "setting"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[Any] = mapped_column(JSON)
