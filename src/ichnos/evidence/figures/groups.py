@@ -40,7 +40,7 @@ def forest_figure(
         _label_rows(ax, everything)
         if ratio and everything:
             _log_axis(ax, [v for _, e in everything for v in (e.low, e.high)])
-        ax.set(xlabel=axis, ylim=(len(everything) - 0.5, -0.5))
+        ax.set(xlabel=axis, ylim=(max(len(everything), 1) - 0.5, -0.5))
         return Figure(name, caption, fig)
 
 
