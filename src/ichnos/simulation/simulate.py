@@ -274,7 +274,9 @@ def _degree_ml(degree: Tensor, voxel_ml: float) -> float:
 def _midline_shift(background: Background, baseline: RenderedMoment) -> float:
     """Return the largest sideways displacement of tissue from the midline at the level of the deep nuclei."""
     x, y, z = background.mni_mm(baseline.source_mm)
-    midline = (x.abs() < 4) & (y > -25) & (y < 30) & (z > 0) & (z < 30)
+    step_mm = background.grid.step * background.grid.spacing_mm
+    near_mm = max(4.0, 0.55 * step_mm)  # on a coarse grid no voxel may lie nearer
+    midline = (x.abs() < near_mm) & (y > -25) & (y < 30) & (z > 0) & (z < 30)
     return float((baseline.displacement_mm[0].abs() * midline).max())
 
 

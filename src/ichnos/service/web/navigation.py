@@ -18,6 +18,7 @@ class Entry:
 
 ENTRIES = (
     Entry("/", "Worklist"),
+    Entry("/evidence", "Evidence"),
     Entry("/destinations", "Destinations", "admin"),
     Entry("/models", "Models", "admin"),
     Entry("/users", "Users", "admin"),

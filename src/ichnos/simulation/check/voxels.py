@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from ichnos.simulation.check.realism import RealismRow, around, median_row, share_row
 from ichnos.simulation.check.shapes import Shape, shape_of
-from ichnos.simulation.exams.truth import fine_masks
 from ichnos.simulation.heads.source import SourceHead
-from ichnos.simulation.patient import VirtualPatient
 from ichnos.simulation.simulate import PatientSpec, draws_of, simulate_patient
 from ichnos.volume import Floats, Volume
 
@@ -88,7 +87,7 @@ def simulated_rows(
     for done, seed in enumerate(seeds, 1):
         patient = simulate_patient(seed, head, PatientSpec(spacing_mm=spacing_mm))
         for kind, name in _KINDS.items():
-            shape = shape_of(_on_thick_slices(patient, name))
+            shape = shape_of(_on_thick_slices(getattr(patient.baseline, name), patient.affine))
             shapes[kind] += [] if shape is None else [shape]
         agrees = patient.expanded == bool(draws_of(seed).expanded[0])
         truth = patient.truth
@@ -99,11 +98,10 @@ def simulated_rows(
     return [*shape_rows(shapes), *voxel_rows(shift_mm, ich_ml, grades, agreed > 0)]
 
 
-def _on_thick_slices(patient: VirtualPatient, name: str) -> Volume:
-    """Return a mask on slices of two voxels; a voxel belongs to it if at least half of it does."""
-    fine = fine_masks(patient, (name,))[0].float()
-    pairs = fine[:, :, : fine.shape[2] // 2 * 2].reshape(*fine.shape[:2], -1, 2).mean(3) >= 0.5
-    return Volume(pairs.numpy().astype(np.uint8), patient.affine @ np.diag([1, 1, 2, 1]))
+def _on_thick_slices(fraction: Tensor, affine: Floats) -> Volume:
+    """Return a mask on slices of two voxels; a voxel belongs to it if at least half of it is blood."""
+    pairs = fraction[:, :, : fraction.shape[2] // 2 * 2].reshape(*fraction.shape[:2], -1, 2).mean(3)
+    return Volume((pairs >= 0.5).numpy().astype(np.uint8), affine @ np.diag([1.0, 1.0, 2.0, 1.0]))
 
 
 def voxel_rows(
