@@ -95,8 +95,12 @@ class Receiver:
     def _store(self, event: Any) -> int:
         if not self._admitted(event):
             return NOT_AUTHORISED
-        if self._is_full():
-            return OUT_OF_RESOURCES
+        try:
+            if self._is_full():
+                return OUT_OF_RESOURCES
+        except SQLAlchemyError as error:
+            _log.error("the database did not answer: %s", type(error).__name__)
+            return PROCESSING_FAILURE
         return self._keep(Path(event.dataset_path), source=str(event.assoc.requestor.ae_title).strip())
 
     def _commitment(self, event: Any) -> tuple[int, None]:

@@ -52,11 +52,9 @@ def _receiving(settings: NodeSettings) -> Iterator[str]:
         ("asynchronous operations", "none"),
     )
     yield ""
-    yield "Every storage SOP class is accepted and stored as it comes. Read are:"
+    yield "Every storage SOP class is accepted and stored as it comes. Read, and beside them:"
     yield ""
     yield from _classes([*_READ], role="SCP")
-    yield ""
-    yield "Beside them:"
     yield ""
     yield from _classes([_VERIFICATION, _COMMITMENT], role="SCP, and SCU of storage commitment")
     yield ""
