@@ -69,21 +69,29 @@ def _receive(node: Node) -> None:
 def _assemble(node: Node) -> None:
     from ichnos.service.assembler import assemble
     from ichnos.service.completeness import Completeness
+    from ichnos.service.partners.finder import PairFinder
     from ichnos.service.upkeep.daily import Upkeep
 
-    upkeep, completeness = Upkeep(node), Completeness(node)
+    upkeep, completeness, finder = Upkeep(node), Completeness(node), PairFinder(node)
 
     def step(_: Node) -> bool:
-        return assemble(node, completeness.complete_studies()) or upkeep.step()
+        return assemble(node, completeness.complete_studies()) or finder.step() or upkeep.step()
 
     node.repeat(step, pause_s=_PAUSE_S)
 
 
 def _work(node: Node) -> None:
+    from ichnos.service.partners.judge import PairJudge
+    from ichnos.service.partners.shadow import ShadowReader
     from ichnos.service.worker import Worker, study_reader
 
     worker = Worker(node, study_reader(node), partial(study_reader, node))
-    node.repeat(worker.step, pause_s=_PAUSE_S)
+    judge, shadow = PairJudge(node), ShadowReader(node, partial(study_reader, node))
+
+    def step(_: Node) -> bool:  # what people wait for comes first
+        return worker.step() or shadow.step() or judge.step()
+
+    node.repeat(step, pause_s=_PAUSE_S)
 
 
 def _send(node: Node) -> None:

@@ -37,13 +37,14 @@ REPLACED_IN, PROTOCOL_IN = 4, 6
 TAUGHT_PAIRS = 40
 _QUIET_SEED, _CHANGED_SEED = 1000, 2000
 _WORSE_POINTS = 15.0
+# Bias and spread of the readings at five sites.
 _SITE_SCANNERS = (
     (0.0, 1.0),
     (0.1, 1.0),
     (-0.1, 1.1),
     (0.05, 1.3),
     (0.2, 0.9),
-)  # bias and spread of five sites
+)
 _SITES_SEED = 3000
 
 
