@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -93,12 +94,46 @@ def page_provenance(
             else ("smoke" if budget.smoke else f"{budget.scale:g}")
         ),
         "smoke": int(budget.smoke),
-        "minutes of training per network": "a few steps" if budget.smoke else budget.minutes,
+        "recipe": _recipe_words(budget),
+        "parts": ", ".join(budget.parts) or "all",
+        "seeds": budget.seeds,
         "seed": budget.seed,
         "hardware": hardware_of(budget),
         **time_spent(budget),
         **{f"weights of {name}": told for name, told in weights.items()},
     }
+
+
+def _recipe_words(budget: StudyBudget) -> str:
+    if budget.smoke:
+        return "a few steps"
+    changes = budget.recipe.networks
+    changed = [f"{name}: {', '.join(f'{k} {v}' for k, v in how.items())}" for name, how in changes.items()]
+    return "; ".join([budget.recipe.base, *changed])
+
+
+def plain_cells(row: Mapping[str, Cell]) -> dict[str, Any]:
+    """Return a row's cells as plain values, for the stored run; `cells_of` gives them back.
+
+    >>> plain_cells({"AUC": Estimate(0.8, 0.7, 0.9, 50)})["AUC"]["value"]
+    0.8
+    """
+    return {name: asdict(cell) if isinstance(cell, Estimate) else cell for name, cell in row.items()}
+
+
+def cells_of(row: Mapping[str, Any]) -> dict[str, Cell]:
+    """Return the cells of a stored row.
+
+    >>> cells_of(plain_cells({"AUC": Estimate(0.8, 0.7, 0.9, 50)}))["AUC"].n
+    50
+    """
+    return {
+        name: Estimate(**_numbers(cell)) if isinstance(cell, dict) else cell for name, cell in row.items()
+    }
+
+
+def _numbers(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: float("nan") if value is None else value for name, value in stored.items()}
 
 
 CompareWay = Callable[[str], Cell]  # column of a way to read -> what its cell holds
