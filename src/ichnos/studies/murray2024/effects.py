@@ -33,6 +33,7 @@ _OUTCOMES: Mapping[str, tuple[ModelKind, str]] = {
     "mRS at 365 days": ("ordinal", _MRS),
     "mRS 0 to 3 at 365 days": ("logistic", _GOOD),
 }
+_BY_GRADE = ("motor NIHSS at 180 days", "mRS at 365 days")  # what surgery's effect is given on
 _INTERACTIONS = {
     "surgery x grade": ("C(grade)", "+ C(grade):surgery"),
     "surgery x loss": ("loss", "+ loss:surgery"),
@@ -111,7 +112,7 @@ def interaction_table(rows: Sequence[PatientRow], ways: Mapping[str, str]) -> Ta
             formula = f"{column} ~ {_BASE} + surgery + {alone}"
             lines.append(_line(f"{outcome}: {name}", rows, ways, partial(_interacts, kind, formula, term)))
     for grade in range(len(INJURY_GRADES)):
-        for outcome in ("motor NIHSS at 180 days", "mRS at 365 days"):
+        for outcome in _BY_GRADE:
             kind, column = _OUTCOMES[outcome]
             unit = "points" if kind == "linear" else "common odds ratio of a worse grade"
             measure = f"{outcome}: surgery where graded {INJURY_GRADES[grade]}, {unit}"

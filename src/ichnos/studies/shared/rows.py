@@ -50,14 +50,23 @@ def adjusted_effect(kind: regression.ModelKind, formula: str, table: Any, term: 
     """Return an adjusted effect; where patients do not determine it, say so in words that do not need the
     formula.
     """
-    few = f"{len(table)} {of} do not determine it: too few, or too alike, for its terms"
     try:
-        found = regression.fit(kind, formula, table).effect(term).estimate
+        model = regression.fit(kind, formula, table)
+        return determined(model, term, of=of)
     except InputRefused:
-        raise InputRefused(few) from None
-    if kind != "linear" and not 1 / _BEYOND < found.low < found.high < _BEYOND:
-        raise InputRefused(few)
+        raise InputRefused(_too_few(len(table), of)) from None
+
+
+def determined(model: regression.Fit, term: str, *, of: str) -> Estimate:
+    """Return an effect of a fitted model; an odds ratio that the data leave open is refused in words."""
+    found = model.effect(term).estimate
+    if model.kind != "linear" and not 1 / _BEYOND < found.low < found.high < _BEYOND:
+        raise InputRefused(_too_few(model.n, of))
     return found
+
+
+def _too_few(patients: int, of: str) -> str:
+    return f"{patients} {of} do not determine it: too few, or too alike, for its terms"
 
 
 def column_mean(rows: Sequence[PatientRow], column: str, *, of: str) -> Cell:

@@ -11,11 +11,12 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import auc
 from ichnos.evidence.tables import Cell
 from ichnos.learning.expansion.classifier import examples_fingerprint
-from ichnos.learning.expansion.ensemble import load_classifier, save_classifier, train_ensemble
+from ichnos.learning.expansion.ensemble import Classifier, load_classifier, save_classifier, train_ensemble
 from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.settings import CURVE, ClassifierSettings
 from ichnos.learning.loop.settings import changed
 from ichnos.learning.recipes import classifier_recipe
+from ichnos.models import Model
 from ichnos.prognosis.growth import IMAGE
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.curves import TrainingCurve, curve_of_lines
@@ -47,6 +48,10 @@ class ClassifierArm:
     def stem(self) -> str:
         """Return the name of the arm's folders."""
         return self.name.replace(", ", "-").replace(" ", "").replace(":", "to")
+
+    def examples(self, group: Sequence[Person]) -> list[ImageExample]:
+        """Return what the arm sees of some patients."""
+        return [e for p in group for e in (p.published() if self.published else p.ours())]
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,11 +147,7 @@ def arm_risk(
     synthetic: Synthesise | None = None,
 ) -> MethodRisk:
     """Train one arm over folds, save it, and return its risks; what cannot be trained says why."""
-
-    def examples(group: Sequence[Person]) -> list[ImageExample]:
-        return [e for p in group for e in (p.published() if arm.published else p.ours())]
-
-    given, settings = examples(people.training), changed(arm.settings, {"seed": seed})
+    given, settings = arm.examples(people.training), changed(arm.settings, {"seed": seed})
     try:
         ensemble = train_ensemble(
             given,
@@ -159,20 +160,31 @@ def arm_risk(
         )
     except InputRefused as refusal:
         return MethodRisk(reason=str(refusal))
-    truth, held = {p.patient: p.outcome for p in people.training}, ensemble.out_of_fold
-    model = save_classifier(
-        ensemble,
-        settings,
-        out / "models" / f"{arm.stem}-seed-{seed}",
-        data={"images and outcomes": examples_fingerprint(given, settings)},
-        validation={"AUC out of fold": auc([truth[p] for p in held], list(held.values())).value},
-        command=f"ichnos study yu2025, {arm.name}",
-        device=budget.device,
-    )
+    model = _saved(ensemble, given, settings, out / "models" / f"{arm.stem}-seed-{seed}", budget)
     asked = load_classifier(model.folder, device=budget.device)
-    risk = asked(examples(people.external), device=budget.device)
+    risk = asked(arm.examples(people.external), device=budget.device)
+    held = ensemble.out_of_fold
     probabilities = ensemble.recalibrator(list(held.values()))
     return MethodRisk(risk, out_of_fold=dict(zip(held, map(float, probabilities), strict=True)))
+
+
+def _saved(
+    ensemble: Classifier,
+    given: Sequence[ImageExample],
+    settings: ClassifierSettings,
+    folder: Path,
+    budget: StudyBudget,
+) -> Model:
+    truth, held = {e.patient: e.outcome for e in given}, ensemble.out_of_fold
+    return save_classifier(
+        ensemble,
+        settings,
+        folder,
+        data={"images and outcomes": examples_fingerprint(given, settings)},
+        validation={"AUC out of fold": auc([truth[p] for p in held], list(held.values())).value},
+        command=f"ichnos study yu2025, {folder.name}",
+        device=budget.device,
+    )
 
 
 def _folder(arm: ClassifierArm, out: Path, seed: int) -> Path:
