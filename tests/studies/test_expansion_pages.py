@@ -57,7 +57,7 @@ MM = np.stack(
 def made_pair(patient: Patient) -> LesionPair:
     radius = 10.0 + int(patient.id)
     ball, later = ((np.linalg.norm(MM, axis=0) <= r).astype(np.float32) for r in (radius, radius + 4))
-    hu = np.where(ball > 0, 65.0, 30.0).astype(np.float32)
+    hu = np.where(ball > 0, 65.0 + int(patient.id), 30.0).astype(np.float32)
     oracle = np.clip(1 - (np.linalg.norm(MM, axis=0) - radius) / 8, 0, 1).astype(np.float32)
     empty, brain = np.zeros_like(ball), np.ones(ball.shape, bool)
     return LesionPair(patient.id, hu, ball, empty, brain, later, oracle=oracle, spacing_mm=SPACING_MM)

@@ -70,6 +70,7 @@ def expansion_risks(people: People, out: Path, budget: StudyBudget) -> Expansion
     All arms are trained with one seed before the next begins, so that a stopped run has compared them.
     """
     arms, batches = list(classifier_arms(people, budget)), list[SyntheticImages]()
+    folds = fold_count(people, budget)
     found: dict[str, list[MethodRisk]] = {arm.name: [] for arm in arms}
     for seed in range(budget.seed, budget.seed + budget.seeds):
         for arm in arms:
@@ -80,8 +81,8 @@ def expansion_risks(people: People, out: Path, budget: StudyBudget) -> Expansion
     risks |= {**growth_model_risks(people), **clinical_score_risks(people), "oracle": oracle_risk(people)}
     return ExpansionRisks(
         risks,
-        tuple(judged_batches(people, batches)),
-        tuple(_curves(arms, out, budget, fold_count(people, budget))),
+        tuple(judged_batches(people, batches[:: folds if budget.smoke else 1])),
+        tuple(_curves(arms, out, budget, folds)),
         synthetic_sheet(people, batches, out),
     )
 
