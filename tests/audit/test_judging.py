@@ -11,7 +11,7 @@ import pytest
 
 from builders.audited import MODEL, box, grid, measure, store_reading
 from ichnos.audit import run as audit_run
-from ichnos.audit.readings import people_read, readings_by_scan
+from ichnos.audit.readings import people_read, readings_by_scan, short_name
 from ichnos.audit.run import audit_cohort
 from ichnos.errors import InputRefused
 from ichnos.formats import bids
@@ -89,7 +89,7 @@ def test_each_quantity_is_scored_as_it_was_read(
     assert by_name["leukoaraiosis_volume"].held is False
     assert by_name["leukoaraiosis_dice"].predicted == 1.0
     assert by_name["growth_dice"].predicted == pytest.approx(2 * 2 / (2 + 4))  # two of four slabs of growth
-    assert calls[0]["given"] == ("manual", f"read{MODEL[:8]}")
+    assert calls[0]["given"] == ("manual", f"read{short_name(MODEL)[:8]}")
 
 
 def test_blood_that_was_read_is_given_to_transfer_but_is_no_label(
@@ -98,7 +98,7 @@ def test_blood_that_was_read_is_given_to_transfer_but_is_no_label(
     transferred(site, monkeypatch)
     audit_cohort(site.root, site.readings, tmp_path / "out")
     assert bids.find_target(site.root, "A1", "haematoma") is None
-    assert bids.find_target(site.root, "A1", "haematoma", (f"read{MODEL[:8]}",)) is not None
+    assert bids.find_target(site.root, "A1", "haematoma", (f"read{short_name(MODEL)[:8]}",)) is not None
 
 
 def test_a_second_run_counts_nothing_twice(
@@ -157,7 +157,7 @@ def test_the_injury_of_a_transferred_tract_is_graded_with_the_blood_that_was_rea
     bids.write_exam(site.root, "A1", "diffusion", grid(50.0))
     labels = np.where(box(site.ct, 8).array > 0, 1, 0).astype(np.uint8)
     transferred(site, monkeypatch)
-    home = tmp_path / "out" / "transfer" / MODEL[:12]
+    home = tmp_path / "out" / "transfer" / short_name(MODEL)
     bids.write_derivative(
         home, "A1", site.ct.with_array(labels), pipeline="transfer", label="tract", kind="dseg"
     )

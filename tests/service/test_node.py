@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from ichnos.errors import InputRefused
 from ichnos.reading import Reading, refused
-from ichnos.service import auth
+from ichnos.service.accounts import auth
 from ichnos.service.assembler import assemble
 from ichnos.service.node import Node, open_node
 from ichnos.service.sender import Sender, deliver_files
@@ -81,7 +81,7 @@ def test_a_study_is_read_once_and_a_refusal_has_its_reason(node: Node, tmp_path:
     assert worker.step()
     assert not worker.step()
     assert state(node) == ("refused", "this is no head")
-    assert (node.settings.home / "readings" / "1" / "reading.json").is_file()
+    assert (node.settings.home / "readings" / "1-1-1" / "reading.json").is_file()
     assert not list((node.settings.home / "work").iterdir())
 
 

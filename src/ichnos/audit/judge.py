@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.audit.readings import HAEMATOMA_CODES, ReadPatient, interval_of
+from ichnos.audit.readings import HAEMATOMA_CODES, ReadPatient, interval_of, short_name
 from ichnos.audit.score import Score
 from ichnos.clinical.expansion import DEFAULT_DEFINITION
 from ichnos.clinical.injury import INJURY_GRADES, tract_injury
@@ -35,7 +35,7 @@ class JudgedPair:
     @property
     def id(self) -> str:
         """Return the ledger's name of the pair under this model."""
-        return f"{self.read.patient.id}-{self.partner}@{self.read.reading.model[:12]}"
+        return f"{self.read.patient.id}-{self.partner}@{short_name(self.read.reading.model)}"
 
 
 def judge_read_pair(pair: JudgedPair, folder: Path) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from ichnos.audit.exams import DatedExam, FoundExams, by_patient
-from ichnos.cohort import Cohort, Exam, Fact, Patient
+from ichnos.cohort import Cohort, Exam, Fact, Patient, Split
 from ichnos.errors import InputRefused
 from ichnos.formats import bids
 from ichnos.runs import Failure, apply
 
 HOURS_PER_DAY = 24.0
 BEST_FOLLOWUP_H = 24.0  # of several follow-ups in the window the one nearest to a day
+TEST_SHARE, VALIDATION_SHARE = 0.2, 0.2  # of patients; the rest may be trained on
 PAIR_RUN = "pair"  # its ledger
 
 
@@ -157,9 +158,23 @@ def write_episode(episode: Episode, folder: Path) -> dict[str, Any]:
     return {"patient": episode.patient_id, "facts": facts}
 
 
+def split_of(patient_id: str) -> Split:
+    """Return the split of a patient: by a hash of the id, so that a test patient stays one whatever comes.
+
+    >>> from collections import Counter
+    >>> counts = Counter(split_of(f"p{n}") for n in range(4000))
+    >>> [round(counts[name] / 4000, 1) for name in ("train", "validation", "test")]
+    [0.6, 0.2, 0.2]
+    """
+    place = int(hashlib.sha256(patient_id.encode()).hexdigest()[:8], 16) / 16**8
+    return (
+        "test" if place < TEST_SHARE else "validation" if place < TEST_SHARE + VALIDATION_SHARE else "train"
+    )
+
+
 def _patient(row: Mapping[str, Any], centre: str) -> Patient:
     facts: dict[str, Fact] = dict(row["facts"])
-    return Patient(str(row["patient"]), centre, facts=facts)
+    return Patient(str(row["patient"]), centre, split_of(str(row["patient"])), facts=facts)
 
 
 _COLUMNS: dict[str, dict[str, str]] = {

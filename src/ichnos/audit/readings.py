@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +33,12 @@ class StoredReading:
 
     @property
     def model(self) -> str:
-        """Return the hash of the weights that read; with those that refined, where some did."""
+        """Return what read: weights, those that refined, and a site's recalibration, joined by "+"."""
         provenance = self.record.provenance
         assert provenance is not None  # refusals are left out
-        return provenance.model_sha256 + provenance.refinement_sha256
+        return joined_identity(
+            provenance.model_sha256, provenance.refinement_sha256, provenance.recalibration_sha256
+        )
 
     def measure(self, name: str) -> Measure | None:
         """Return a measure of any finding; None where the reading has none of that name."""
@@ -69,6 +72,24 @@ class StoredReading:
             if mask is not None:
                 labels[mask.array != 0] = code
         return grid.with_array(labels)
+
+
+def joined_identity(*hashes: str) -> str:
+    """Return one name for all that read a scan; what was not there is left out.
+
+    >>> joined_identity("ab", "", "cd")
+    'ab+cd'
+    """
+    return "+".join(part for part in hashes if part)
+
+
+def short_name(model: str) -> str:
+    """Return twelve digits of a model's identity, other ones for each recalibration of the same weights.
+
+    >>> len(short_name("ab+cd")), short_name("ab") == short_name("ab+cd")
+    (12, False)
+    """
+    return hashlib.sha256(model.encode()).hexdigest()[:12]
 
 
 def readings_by_scan(folder: Path) -> dict[str, list[StoredReading]]:

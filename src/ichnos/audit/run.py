@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from ichnos.audit.judge import JudgedPair, judge_read_pair
-from ichnos.audit.readings import ReadPatient, everyone_read, people_read, readings_by_scan, write_read_blood
+from ichnos.audit.readings import (
+    ReadPatient,
+    everyone_read,
+    people_read,
+    readings_by_scan,
+    short_name,
+    write_read_blood,
+)
 from ichnos.audit.score import Score, once, score_of, scores_text
 from ichnos.cohort import Cohort
 from ichnos.errors import InputRefused
@@ -57,8 +64,12 @@ def audit_cohort(
     failures: list[Failure] = []
     refused: list[tuple[str, str]] = []
     for model, people in by_model.items():
-        done = _transferred(cohort, people, out / "transfer" / model[:12], model, workers, progress, warp)
-        pairs += _pairs(people, done, out / "transfer" / model[:12], root) if done else _drawn(people, root)
+        done = _transferred(
+            cohort, people, out / "transfer" / short_name(model), model, workers, progress, warp
+        )
+        pairs += (
+            _pairs(people, done, out / "transfer" / short_name(model), root) if done else _drawn(people, root)
+        )
         failures += done.failures if done else []
         refused += [(r["id"], r["causes"]) for r in done.rows if r["verdict"] == "refuse"] if done else []
     run = apply(
@@ -91,7 +102,7 @@ def _transferred(
 ) -> CohortTransfer | None:
     """Transfer the partner exams of those who had been read; None where they have none that can be used."""
     assert cohort.root is not None
-    pipeline = f"read{model[:8]}"
+    pipeline = f"read{short_name(model)[:8]}"
     for person in people:
         write_read_blood(person, cohort.root, pipeline)
     targets = [

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ichnos.cli.terminal.settings import SettingsTree, with_settings
 from ichnos.errors import InputRefused, UsageError
+from ichnos.formats.limits import Limits
 
 if TYPE_CHECKING:
     from ichnos.formats.dicom import Inspection, SeriesSummary
@@ -24,8 +26,16 @@ _PICTURE_PIXELS = 160  # height of one slice in the row
 _BAR_FROM_FILES = 500
 
 
+class InspectSettings(SettingsTree):
+    """How a place is inspected."""
+
+    limits: Limits = Limits()
+
+
+@with_settings(InspectSettings)
 def inspect_command(
     path: Annotated[Path, typer.Argument(help="file, folder, zip or DICOMDIR; NIfTI; cohort")],
+    settings: InspectSettings,
     series: Annotated[str | None, typer.Option(help="judge this SeriesInstanceUID")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
     montage: Annotated[Path | None, typer.Option(help="write a row of slices to this PNG file")] = None,
@@ -35,7 +45,7 @@ def inspect_command(
         raise UsageError(f"--montage writes PNG; give a file that ends in .png, not {montage.name}")
     if (path / "participants.tsv").is_file():
         return _inspect_cohort(path, as_json=as_json)
-    found = _inspected(path, series, progress=not as_json)
+    found = _inspected(path, series, settings.limits, progress=not as_json)
     if as_json:
         typer.echo(json.dumps(_as_plain(found), indent=2))
     else:
@@ -64,12 +74,12 @@ class _Inspected:
         return self.listing.pick
 
 
-def _inspected(path: Path, series: str | None, *, progress: bool) -> _Inspected:
+def _inspected(path: Path, series: str | None, limits: Limits, *, progress: bool) -> _Inspected:
     from ichnos.formats import inspect_path
     from ichnos.quality import judge
 
     with file_bar(show=progress) as advance:
-        listing = inspect_path(path, progress=advance)
+        listing = inspect_path(path, progress=advance, limits=limits)
     try:
         scan = listing.open(series)
         return _Inspected(listing, scan, judge(scan))
@@ -134,6 +144,8 @@ def file_bar(*, show: bool) -> Iterator[Callable[[int, int], None]]:
 
 
 def _as_plain(found: _Inspected) -> dict[str, Any]:
+    from ichnos.formats.deidentified import verdict_as_plain
+
     listing, scan, verdict = found.listing, found.scan, found.verdict
     return {
         "path": str(listing.path),
@@ -150,15 +162,6 @@ def _as_plain(found: _Inspected) -> dict[str, Any]:
 
 def _grid(volume: Volume) -> dict[str, Any]:
     return {"shape": volume.shape, "spacing_mm": volume.spacing_mm, "axes": volume.orientation}
-
-
-def verdict_as_plain(verdict: Verdict) -> dict[str, Any]:
-    """Return a verdict as plain data; an undefined number is None, as JSON knows no NaN."""
-    rows = [asdict(reason) for reason in verdict.reasons]
-    for row in rows:
-        if row["value"] is not None:
-            row["value"] = None if row["value"] != row["value"] else round(row["value"], 3)
-    return {"level": verdict.level, "reasons": rows}
 
 
 # ---- for the terminal ----------------------------------------------------------------------------

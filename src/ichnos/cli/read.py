@@ -17,6 +17,7 @@ from pydantic import Field
 
 from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
 from ichnos.errors import UsageError
+from ichnos.formats.limits import Limits
 
 if TYPE_CHECKING:
     from ichnos.api import Engine
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
     from ichnos.runs import Summary
 
 TABLE = "summary.csv"
-_EXPECTED = {"InputRefused", "OSError", "PermissionError", "FileNotFoundError", "MemoryError"}
+_EXPECTED = {
+    "InputRefused",
+    "LimitExceeded",
+    "OSError",
+    "PermissionError",
+    "FileNotFoundError",
+    "MemoryError",
+}
 _UNITS = {"[hnsf'U]": "HU", "%": "percent"}
 _SHOWN_VOLUMES = {
     "ich_volume_mL": "ICH mL",
@@ -45,6 +53,7 @@ class ReadSettings(SettingsTree):
     backend: Literal["auto", "openvino", "torch"] = Field("auto", description="inference engine")
     pdf: bool = Field(False, description="also write report.pdf (needs Chromium or WeasyPrint)")
     keep_names: bool = Field(False, description="name outputs and refusals after the input files")
+    limits: Limits = Limits()
     threads: Annotated[int | None, EXECUTION] = Field(
         None, ge=1, description="threads per process (default: all cores)"
     )
@@ -71,7 +80,8 @@ def read_command(
     if settings.pdf:
         printer()  # so does the lack of one
     names = None if settings.keep_names else name_book()
-    items = _with_table(find_scans(paths, progress=not as_json, names=names), settings.facts)
+    scans = find_scans(paths, progress=not as_json, names=names, limits=settings.limits)
+    items = _with_table(scans, settings.facts)
     if names is not None:
         names.keep({item.id: item.given for item in items if not item.cohort})
         items = [replace(item, given=item.id) for item in items]
@@ -101,6 +111,7 @@ def _decisive(
         "backend": engine.backend,
         "facts": {item.id: dict(item.facts) for item in items if item.facts},
         "pdf": settings.pdf,
+        "limits": settings.limits.model_dump(),
         "names": names,
     }
 

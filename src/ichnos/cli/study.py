@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ichnos.studies.shared.page import StudyPage
 
 _LESIONS = "lesions"  # the study of lesion masks of people, which needs a folder
+_HOSPITAL = "hospital"  # the simulated hospital, which needs nothing
 
 
 class StudySettings(SettingsTree):
@@ -45,7 +46,7 @@ class StudySettings(SettingsTree):
 
 @with_settings(StudySettings)
 def study_command(
-    name: Annotated[str, typer.Argument(help="murray2024, ryu2025, abramova2024, yu2025, lesions")],
+    name: Annotated[str, typer.Argument(help="one of the four papers, lesions, or hospital")],
     out: Annotated[Path, typer.Option("-o", "--out", help="output folder; re-run to resume")],
     settings: StudySettings,
     folder: Annotated[Path | None, typer.Argument(help="lesion masks and table, for lesions")] = None,
@@ -75,7 +76,7 @@ def study_command(
 def _page(
     name: str, out: Path, settings: StudySettings, folder: Path | None, from_run: Path | None, *, silent: bool
 ) -> StudyPage:
-    """Return the page of a stored run, of lesion masks, or of a paper."""
+    """Return the page of a stored run, of lesion masks, of the simulated hospital, or of a paper."""
     if (name == _LESIONS) != (folder is not None):
         raise UsageError(
             "give FOLDER, with lesion masks and their table, to the study lesions and to no other: "
@@ -85,6 +86,8 @@ def _page(
         from ichnos.studies.lesions import lesion_study
 
         return lesion_study(folder, out, workers=settings.workers)
+    if name == _HOSPITAL:
+        return _hospital_page(settings, silent=silent)
     if from_run is not None:
         return _stored_page(name, from_run)
     return _paper_page(name, out, settings, silent=silent)
@@ -98,6 +101,17 @@ def _stored_page(name: str, folder: Path) -> StudyPage:
     if record.study != name:
         raise UsageError(f"{folder} holds a run of {record.study}, not of {name}")
     return study_page(record)
+
+
+def _hospital_page(settings: StudySettings, *, silent: bool) -> StudyPage:
+    """Run the simulated hospitals: twenty of 1,500 patients, or with --smoke three small ones."""
+    from rich.console import Console
+
+    from ichnos.studies.hospital.study import HospitalBudget, hospital_study
+
+    console = Console(stderr=True, soft_wrap=True, quiet=silent)
+    budget = HospitalBudget(count=3, patients=600) if settings.smoke else HospitalBudget()
+    return hospital_study(budget, say=lambda sentence: console.print(sentence, markup=False, style="dim"))
 
 
 def _paper_page(name: str, out: Path, settings: StudySettings, *, silent: bool) -> StudyPage:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class AuditSettings(SettingsTree):
     """How partner exams judge readings."""
 
+    training: Path | None = Field(None, description="training.csv of who taught the last model")
+    site: str = Field("", description="name of the site in the statistics it may share")
     warp: bool = Field(False, description="deformable instead of rigid registration")
     workers: Annotated[int, EXECUTION] = Field(1, ge=1, description="processes on this machine")
 
@@ -32,25 +34,37 @@ def audit_command(
 ) -> int:
     """Score stored readings by the partner exams that came; no scan is read again."""
     from ichnos.audit.run import audit_cohort
+    from ichnos.audit.statistics import site_statistics, write_statistics
 
     summary = audit_cohort(
         cohort.resolve(), readings, out, workers=settings.workers, progress=not as_json, warp=settings.warp
     )
-    page = _page(summary, readings, out)
+    page = _page(summary, readings, out, settings.training)
+    write_statistics(site_statistics(summary.scores, site=settings.site), out)
     save_settings(settings, out / "settings.yaml", verb="audit")
     _show(summary, page, as_json=as_json)
     return 2 if summary.failures else 0
 
 
-def _page(summary: AuditSummary, readings: Path, out: Path) -> Path:
-    """Write the evidence of the model that was judged last."""
+def _page(summary: AuditSummary, readings: Path, out: Path, training: Path | None) -> Path:
+    """Write the evidence of the model that was judged last, beside the first one where there are two."""
+    from dataclasses import replace
+
+    from ichnos.audit.duel import duel, duel_table
     from ichnos.audit.inputs import inputs_in
     from ichnos.audit.live import live_evidence
     from ichnos.audit.page import write_live
+    from ichnos.evidence.leakage import read_training
 
-    model = summary.scores[-1].model if summary.scores else ""
-    scores = [score for score in summary.scores if score.model == model]
-    return write_live(live_evidence(scores, inputs_in(readings), everyone=summary.everyone), out)
+    taught = {image.patient for image in read_training(training)} if training is not None else set()
+    kept = [score for score in summary.scores if score.patient not in taught]
+    models = list(dict.fromkeys(score.model for score in kept))
+    scores = [score for score in kept if score.model == models[-1]]
+    evidence = live_evidence(scores, inputs_in(readings), everyone=summary.everyone)
+    if len(models) > 1:
+        table = duel_table(duel(kept, models[0], models[-1]))
+        evidence = replace(evidence, tables=(*evidence.tables, table))
+    return write_live(evidence, out)
 
 
 def _show(summary: AuditSummary, page: Path, *, as_json: bool) -> None:

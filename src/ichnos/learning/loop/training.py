@@ -94,7 +94,7 @@ def train(
     )
     run = _Run(settings, state, team.shared(state.network), loss_of, validate, out, device, team)
     started = saved = time.monotonic()
-    first = state.step
+    first, kept = state.step, state.step
     while state.step < settings.steps and not run.stalled:
         loss = run.step()
         elapsed = time.monotonic() - started
@@ -105,10 +105,10 @@ def train(
         report(Progress(state.step, loss, settings.steps, left, dict(run.measures), score))
         if team.leads and (score is not None or time.monotonic() - saved > checkpoint_every_s):
             checkpoints.save_checkpoint(state, key, out)
-            saved = time.monotonic()
+            saved, kept = time.monotonic(), state.step
         if over:
             break
-    if team.leads:
+    if team.leads and kept < state.step:
         checkpoints.save_checkpoint(state, key, out)
     team.wait()
     return checkpoints.best_network(state, out, device)

@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 
 from ichnos.errors import InputRefused
 from ichnos.service.node import Node
-from ichnos.service.store import studies
-from ichnos.service.store.images import free_gib, store_image
+from ichnos.service.reception import keep_image
+from ichnos.service.store.images import free_gib
 from ichnos.service.store.metadata import metadata_of
 from ichnos.service.store.tables import InstanceRow, StudyRow
 from ichnos.service.web.access import ImageReader, ImageWriter, NodeOfRequest
@@ -134,16 +134,14 @@ async def store_instances(
 
 
 def _keep(node: Node, content: bytes) -> dict[str, Any]:
-    incoming = node.settings.home / "incoming"
+    incoming = node.settings.home / "incoming" / "stow"
     incoming.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=incoming, suffix=".dcm", delete=False) as file:
         file.write(content)
     try:
-        image = store_image(node.settings.home, Path(file.name))
+        image = keep_image(node, Path(file.name), source="stow")
     finally:
         Path(file.name).unlink(missing_ok=True)
-    with node.database.transaction() as session:
-        studies.register_image(session, image, now=node.clock(), source="stow")
     return {
         "00081150": {"vr": "UI", "Value": [image.sop_class]},
         "00081155": {"vr": "UI", "Value": [image.sop_uid]},
