@@ -20,7 +20,7 @@ NAME, PATIENT, BORN, ACCESSION = "ZQDOE^ZQJANE", "ZQ4711", "19511103", "ZQACC9"
 
 
 def made_study(
-    folder: Path, *, date: str = "20260103", seed: str = "a", tilt_deg: float = 0.0
+    folder: Path, *, date: str = "20260103", seed: str = "a", tilt_deg: float = 0.0, enhanced: bool = False
 ) -> list[Dataset]:
     """Make a small readable study of a patient whose name must not get about."""
     header = {
@@ -34,7 +34,7 @@ def made_study(
     }
     quirks = Quirks(
         shape=(40, 40), pixel_mm=5.5, steps_mm=(10.0,) * 14, tilt_deg=tilt_deg, header=header,
-        tags={"AccessionNumber": ACCESSION, "InstitutionName": "ZQHOSPITAL"},
+        enhanced=enhanced, tags={"AccessionNumber": ACCESSION, "InstitutionName": "ZQHOSPITAL"},
     )  # fmt: skip
     return [dcmread(file) for file in build_series(head_hu(bleed_mm=14), folder, quirks)]
 

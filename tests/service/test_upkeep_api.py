@@ -6,12 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
 from builders.stored_node import open_stored, read_all, receive
+from ichnos.service.accounts import auth
+from ichnos.service.accounts.auth import Role
 from ichnos.service.node import Node
 from ichnos.service.store.tables import StudyRow
-from service.test_api import client
+from ichnos.service.web.app import create_app
 from service.test_receiver import slices
+
+
+def client(node: Node, role: Role) -> TestClient:
+    with node.database.transaction() as session:
+        user = auth.add_user(session, f"a {role}", "correct horse battery", role)
+        token = auth.issue_token(session, user, label="t", now=node.clock(), days=1, scopes=auth.SCOPES)
+    return TestClient(create_app(node), headers={"Authorization": f"Bearer {token}"})
 
 
 @pytest.fixture
@@ -27,8 +37,8 @@ def node(tmp_path: Path) -> Iterator[Node]:
     ("role", "codes"),
     [("reader", [403] * 5), ("researcher", [200, 403, 403, 403, 403]), ("admin", [200] * 5)],
 )
-def test_each_role_may_do_what_it_may(node: Node, role: str, codes: list[int]) -> None:
-    api = client(node, role)  # type: ignore[arg-type]
+def test_each_role_may_do_what_it_may(node: Node, role: Role, codes: list[int]) -> None:
+    api = client(node, role)
     answers = [
         api.post("/api/v1/exports", json={}),
         api.put("/api/v1/studies/1/hold"),

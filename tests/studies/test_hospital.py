@@ -124,5 +124,5 @@ def test_people_arrive_in_order() -> None:
 def test_the_whole_page() -> None:
     page = hospital_study(HospitalBudget(count=2, patients=400))
     assert {t.name for t in page.tables} == {
-        "agreement", "quiet", "alarms", "bound", "recalibration", "protocol",
+        "agreement", "quiet", "alarms", "bound", "recalibration", "protocol", "sites",
     }  # fmt: skip

@@ -104,6 +104,12 @@ VERBS: dict[str, Verb] = {
         "ichnos.cli.audit.adapt",
         (*_TORCH, *_STATISTICS),
     ),
+    "pool": Verb(
+        "pool the evidence of several sites",
+        "ichnos pool north/audit south/audit -o pooled",
+        "ichnos.cli.audit.pool",
+        _STATISTICS,
+    ),
     "serve": Verb(
         "receive, read and send exams next to an archive",
         "ichnos serve --home node",

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Literal
@@ -69,21 +69,29 @@ def _receive(node: Node) -> None:
 def _assemble(node: Node) -> None:
     from ichnos.service.assembler import assemble
     from ichnos.service.completeness import Completeness
+    from ichnos.service.partners.finder import PairFinder
     from ichnos.service.upkeep.daily import Upkeep
 
-    upkeep, completeness = Upkeep(node), Completeness(node)
+    upkeep, completeness, finder = Upkeep(node), Completeness(node), PairFinder(node)
 
     def step(_: Node) -> bool:
-        return assemble(node, completeness.complete_studies()) or upkeep.step()
+        return assemble(node, completeness.complete_studies()) or finder.step() or upkeep.step()
 
     node.repeat(step, pause_s=_PAUSE_S)
 
 
 def _work(node: Node) -> None:
+    from ichnos.service.partners.judge import PairJudge
+    from ichnos.service.partners.shadow import ShadowReader
     from ichnos.service.worker import Worker, study_reader
 
     worker = Worker(node, study_reader(node), partial(study_reader, node))
-    node.repeat(worker.step, pause_s=_PAUSE_S)
+    judge, shadow = PairJudge(node), ShadowReader(node, partial(study_reader, node))
+
+    def step(_: Node) -> bool:  # what people wait for comes first
+        return worker.step() or shadow.step() or judge.step()
+
+    node.repeat(step, pause_s=_PAUSE_S)
 
 
 def _send(node: Node) -> None:
@@ -119,32 +127,35 @@ _BODIES: dict[Loop, Callable[[Node], None]] = {
 def run_all(settings: NodeSettings) -> None:
     """Run every loop as a child process; start one anew when it dies; end all on SIGTERM or SIGINT."""
     open_node(settings).database.close()  # tables exist before several processes ask for them
-    context = multiprocessing.get_context("spawn")
-    stopping = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopping
-        stopping = True
-
+    stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, stop)
+        signal.signal(name, lambda *_: stopping.set())
     children: dict[Loop, BaseProcess] = {}
-    while not stopping:
+    while not stopping.is_set():
         for loop in LOOPS:
             child = children.get(loop)
             if child is not None and not child.is_alive():
                 _log.error("the %s ended with code %s; it is started again", loop, child.exitcode)
                 time.sleep(_RESTART_S)
             if child is None or not child.is_alive():
-                children[loop] = context.Process(
-                    target=run_loop, args=(loop, settings), name=f"ichnos-{loop}"
-                )
-                children[loop].start()
+                children[loop] = _started(loop, settings)
         time.sleep(_PAUSE_S)
-    for child in children.values():
+    _end(list(children.values()))
+
+
+def _started(loop: Loop, settings: NodeSettings) -> BaseProcess:
+    context = multiprocessing.get_context("spawn")
+    child = context.Process(target=run_loop, args=(loop, settings), name=f"ichnos-{loop}")
+    child.start()
+    return child
+
+
+def _end(children: Sequence[BaseProcess]) -> None:
+    """Let children finish what they do; kill those that take too long."""
+    for child in children:
         child.terminate()
     ends = time.monotonic() + DRAIN_S
-    for child in children.values():
+    for child in children:
         child.join(max(0.1, ends - time.monotonic()))
         if child.is_alive():
             child.kill()  # its lease runs out, and another worker takes its task

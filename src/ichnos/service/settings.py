@@ -149,6 +149,36 @@ class WebSettings(_Part):
     port: int = Field(default=8045, ge=0, le=65535, description="port; 0 chooses a free one")
     session_hours: float = Field(default=10.0, gt=0, description="hours until people sign in again")
     secure_cookies: bool = Field(default=False, description="send cookies over HTTPS only")
+    public_url: str = Field(default="", description="address that browsers see, behind a proxy")
+
+
+class OidcSettings(_Part):
+    """An identity provider that signs people in (OpenID Connect, authorization code with PKCE)."""
+
+    issuer: str = Field(default="", description="its address; empty: local users alone")
+    client_id: str = Field(default="", description="how it knows this node")
+    client_secret_file: Path | None = Field(
+        default=None, description="file with our secret; none: public client"
+    )
+    label: str = Field(default="Sign in with your organisation", description="text of the button")
+    scope: str = Field(default="openid profile", description="what is asked for")
+    roles_claim: str = Field(default="groups", description="claim that lists the groups of a person")
+    admin: tuple[str, ...] = Field(default=(), description="groups whose members are admins")
+    researcher: tuple[str, ...] = Field(default=(), description="groups whose members are researchers")
+    reader: tuple[str, ...] = Field(default=(), description="groups whose members are readers")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.issuer and not self.client_id:
+            raise ValueError("oidc.issuer is given, but oidc.client_id is not")
+        host = self.issuer.split("://")[-1].split("/")[0].rsplit(":", 1)[0]
+        if self.issuer and not self.issuer.startswith("https://") and host not in LOOPBACK:
+            raise ValueError("oidc.issuer must be an https:// address")
+        if self.issuer and not (self.admin or self.researcher or self.reader):
+            raise ValueError(
+                "name the groups that may sign in under oidc.admin, oidc.researcher or oidc.reader"
+            )
+        return self
 
 
 class StorageSettings(_Part):
@@ -161,6 +191,26 @@ class StorageSettings(_Part):
         default=10_000, ge=1, description="waiting readings above which exams are refused"
     )
     keep_days: float = Field(default=0.0, ge=0, description="days until a study is removed; 0: never")
+
+
+class PartnerSettings(_Part):
+    """When exams of the same patient judge what had been read.
+
+    >>> night = PartnerSettings(from_hour=20, to_hour=6)
+    >>> night.may_judge(23), night.may_judge(7)
+    (True, False)
+    """
+
+    enabled: bool = Field(default=True, description="judge readings by partner exams that arrive")
+    delay_s: float = Field(default=900.0, ge=0, description="seconds after the partner's arrival")
+    from_hour: int = Field(default=0, ge=0, le=23, description="hour (UTC) from which pairs are judged")
+    to_hour: int = Field(default=24, ge=1, le=24, description="hour (UTC) until which pairs are judged")
+
+    def may_judge(self, hour: int) -> bool:
+        """Say whether pairs are judged in an hour of the day; the span may go over midnight."""
+        if self.from_hour < self.to_hour:
+            return self.from_hour <= hour < self.to_hour
+        return hour >= self.from_hour or hour < self.to_hour
 
 
 class NodeSettings(_Part):
@@ -177,7 +227,9 @@ class NodeSettings(_Part):
     reading: ReadingSettings = ReadingSettings()
     sending: SendingSettings = SendingSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    partners: PartnerSettings = PartnerSettings()
     web: WebSettings = WebSettings()
+    oidc: OidcSettings = OidcSettings()
     storage: StorageSettings = StorageSettings()
 
     @property

@@ -11,6 +11,7 @@ from pydicom import dcmread
 
 from builders.judges import JUDGES, OBJECTS, Judge
 from builders.read_node import made_study, node_that_reads, read_here
+from ichnos.service.node import Node
 from ichnos.service.results.extras import files_for
 from ichnos.service.store.tables import StudyRow
 
@@ -18,16 +19,22 @@ EXTRAS = ("picture", "pdf", "rectified")
 
 
 @pytest.fixture(scope="module")
-def leaving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
-    """Read a tilted study with every extra; give one file of each kind."""
-    folder = tmp_path_factory.mktemp("leaving")
-    node = node_that_reads(folder, EXTRAS)  # type: ignore[arg-type]
-    read_here(node, made_study(folder / "in", tilt_deg=15.0))
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """Give a node whose destination wants every extra."""
+    opened = node_that_reads(tmp_path_factory.mktemp("leaving"), EXTRAS)  # type: ignore[arg-type]
+    yield opened
+    opened.database.close()
+
+
+@pytest.fixture(scope="module")
+def leaving(node: Node) -> dict[str, Path]:
+    """Read a tilted study; give one file of each kind."""
+    read_here(node, made_study(node.settings.home / "tilted", tilt_deg=15.0))
     with node.database.snapshot() as session:
         study = session.get_one(StudyRow, 1)
     assert study.state == "ready", study.reason
     reading = node.settings.home / study.reading
-    yield {
+    return {
         "SEG": reading / "segmentation.dcm",
         "SR": reading / "measurements.dcm",
         "picture": reading / "picture.dcm",
@@ -35,7 +42,6 @@ def leaving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
         "rectified CT": reading / "rectified" / "IM0001.dcm",
         "rectified SEG": reading / "rectified" / "segmentation.dcm",
     }
-    node.database.close()
 
 
 @pytest.mark.parametrize("kind", OBJECTS)
@@ -67,3 +73,18 @@ def test_a_destination_gets_what_it_asks_for_and_no_more(leaving: dict[str, Path
     assert "picture.dcm" in [file.name for file in files_for(reading, ("picture",))]
     rectified = files_for(reading, ("rectified",))
     assert sum(file.parent.name == "rectified" for file in rectified) > 8
+
+
+def test_an_enhanced_ct_is_read_and_its_seg_is_sound(node: Node, leaving: dict[str, Path]) -> None:
+    study = made_study(node.settings.home / "enhanced", seed="e", date="20260201", enhanced=True)
+    assert len(study) == 1
+    read_here(node, study, now=50.0)
+    with node.database.snapshot() as session:
+        row = session.get_one(StudyRow, 2)
+    assert row.state == "ready", row.reason
+    seg = node.settings.home / row.reading / "segmentation.dcm"
+    for judge in JUDGES:
+        if judge.path is not None and judge.name in ("dciodvfy", "dcmqi segimage2itkimage"):
+            assert judge.judge(seg) == []
+    # a straight series has no rectified copy: nothing that is not needed leaves
+    assert not (seg.parent / "rectified").exists()

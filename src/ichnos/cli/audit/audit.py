@@ -19,6 +19,7 @@ class AuditSettings(SettingsTree):
     """How partner exams judge readings."""
 
     training: Path | None = Field(None, description="training.csv of who taught the last model")
+    site: str = Field("", description="name of the site in the statistics it may share")
     warp: bool = Field(False, description="deformable instead of rigid registration")
     workers: Annotated[int, EXECUTION] = Field(1, ge=1, description="processes on this machine")
 
@@ -33,11 +34,13 @@ def audit_command(
 ) -> int:
     """Score stored readings by the partner exams that came; no scan is read again."""
     from ichnos.audit.run import audit_cohort
+    from ichnos.audit.statistics import site_statistics, write_statistics
 
     summary = audit_cohort(
         cohort.resolve(), readings, out, workers=settings.workers, progress=not as_json, warp=settings.warp
     )
     page = _page(summary, readings, out, settings.training)
+    write_statistics(site_statistics(summary.scores, site=settings.site), out)
     save_settings(settings, out / "settings.yaml", verb="audit")
     _show(summary, page, as_json=as_json)
     return 2 if summary.failures else 0

@@ -70,6 +70,7 @@ def write_picture(reading: Reading, path: Path) -> Path:
     assert reading.scan is not None
     header = source_headers(reading.scan)[0]
     pixels = np.asarray(_montage(reading))
+    content = (header.SeriesInstanceUID, pixels.tobytes())
     with tolerant():
         image = SCImage.from_ref_dataset(
             header,
@@ -78,16 +79,15 @@ def write_picture(reading: Reading, path: Path) -> Path:
             bits_allocated=8,
             coordinate_system="PATIENT",
             patient_orientation=("L", "P"),
-            series_instance_uid=derived_uid("picture series", header.SeriesInstanceUID, pixels.tobytes()),
-            sop_instance_uid=derived_uid("picture", header.SeriesInstanceUID, pixels.tobytes()),
+            series_instance_uid=derived_uid("picture series", *content),
+            sop_instance_uid=derived_uid("picture", *content),
             series_number=_SERIES_NUMBERS[PICTURE],
             instance_number=1,
             manufacturer="ichnos",
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
-    image.BurnedInAnnotation = "NO"  # no identity in the pixels
-    image.LossyImageCompression = "00"
-    image.BodyPartExamined = "HEAD"
+    # no identity in the pixels; never compressed with loss
+    image.BurnedInAnnotation, image.LossyImageCompression, image.BodyPartExamined = "NO", "00", "HEAD"
     stamp(image, header, description="ichnos: slices with outlines")
     image.save_as(path, enforce_file_format=True)
     return path

@@ -25,37 +25,35 @@ Arrival = Literal["new", "duplicate", "conflict"]
 def register_image(session: Session, image: StoredImage, *, now: float, source: str) -> Arrival:
     """Note an image that is on the disk; the same bytes again change nothing, other bytes are flagged."""
     _one_at_a_time(session, image.study_uid)
-    known = (
-        session.execute(select(InstanceRow.sha256).where(InstanceRow.sop_uid == image.sop_uid))
-        .scalars()
-        .all()
-    )
+    same_uid = select(InstanceRow.sha256).where(InstanceRow.sop_uid == image.sop_uid)
+    known = session.execute(same_uid).scalars().all()
     if image.sha256 in known:
         return "duplicate"
     study = _study_for(session, image, now=now, source=source)
-    conflict = bool(known)
-    session.add(
-        InstanceRow(
-            study_id=study.id,
-            series_uid=image.series_uid,
-            sop_uid=image.sop_uid,
-            sop_class=image.sop_class,
-            modality=image.modality,
-            sha256=image.sha256,
-            size=image.size,
-            path=image.path,
-            received_at=now,
-            conflicting=conflict,
-        )
-    )
+    session.add(_row_of(image, study, now=now, conflicting=bool(known)))
     study.images += 1
     if image.modality == READ_MODALITY:
         study.last_image_at = now
-    if conflict:
-        events.append_event(
-            session, "conflict", at=now, actor="receiver", study_id=study.id, details={"series": 1}
-        )
-    return "conflict" if conflict else "new"
+    if not known:
+        return "new"
+    details = {"series": 1}
+    events.append_event(session, "conflict", at=now, actor="receiver", study_id=study.id, details=details)
+    return "conflict"
+
+
+def _row_of(image: StoredImage, study: StudyRow, *, now: float, conflicting: bool) -> InstanceRow:
+    return InstanceRow(
+        study_id=study.id,
+        series_uid=image.series_uid,
+        sop_uid=image.sop_uid,
+        sop_class=image.sop_class,
+        modality=image.modality,
+        sha256=image.sha256,
+        size=image.size,
+        path=image.path,
+        received_at=now,
+        conflicting=conflicting,
+    )
 
 
 def _one_at_a_time(session: Session, study_uid: str) -> None:
@@ -74,10 +72,16 @@ def _study_for(session: Session, image: StoredImage, *, now: float, source: str)
         latest.state = "received"
         events.append_event(session, "received", at=now, actor="receiver", study_id=latest.id)
         return latest
+    return _new_revision(session, image, 1 if latest is None else latest.revision + 1, now=now, source=source)
+
+
+def _new_revision(
+    session: Session, image: StoredImage, revision: int, *, now: float, source: str
+) -> StudyRow:
     study = StudyRow(
         uid=image.study_uid,
-        revision=1 if latest is None else latest.revision + 1,
-        state="received" if reads else "kept",
+        revision=revision,
+        state="received" if image.modality == READ_MODALITY else "kept",
         patient_id=image.patient_id,
         patient_name=image.patient_name,
         study_date=image.study_date,
@@ -89,7 +93,7 @@ def _study_for(session: Session, image: StoredImage, *, now: float, source: str)
     )
     session.add(study)
     session.flush()
-    details = {"revision": study.revision, "source": source}
+    details = {"revision": revision, "source": source}
     events.append_event(session, study.state, at=now, actor="receiver", study_id=study.id, details=details)
     return study
 

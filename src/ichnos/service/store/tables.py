@@ -166,3 +166,35 @@ class OptionRow(NodeTables):
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     value: Mapped[Any] = mapped_column(JSON)
+
+
+class PairRow(NodeTables):
+    """A plain CT that had been read, and an exam of the same patient that may judge it."""
+
+    __tablename__ = "pair"
+    __table_args__ = (UniqueConstraint("ct_study_id", "partner_study_id"),)
+
+    id: Mapped[int] = mapped_column(_ID, primary_key=True)
+    ct_study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    partner_study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    state: Mapped[str] = mapped_column(
+        String(16), default="waiting"
+    )  # judged, refused, no pair, late, failed
+    reason: Mapped[str] = mapped_column(Text, default="")
+    found_at: Mapped[float] = mapped_column(Float)
+    judged_at: Mapped[float | None] = mapped_column(Float, default=None)
+
+
+class ScoreRow(NodeTables):
+    """One quantity of one pair under one model; counted once, never changed."""
+
+    __tablename__ = "score"
+    __table_args__ = (UniqueConstraint("pair_id", "partner", "model", "quantity"),)
+
+    id: Mapped[int] = mapped_column(_ID, primary_key=True)
+    pair_id: Mapped[int] = mapped_column(ForeignKey("pair.id"), index=True)
+    partner: Mapped[str] = mapped_column(String(16))
+    model: Mapped[str] = mapped_column(String(255), index=True)
+    quantity: Mapped[str] = mapped_column(String(64))
+    score: Mapped[dict[str, Any]] = mapped_column(JSON)  # all of `ichnos.audit.score.Score`
+    at: Mapped[float] = mapped_column(Float)

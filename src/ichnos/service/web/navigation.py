@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ichnos.service.auth import Role, Visitor
+from ichnos.service.accounts.auth import Role, Visitor
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Entry:
 
 ENTRIES = (
     Entry("/", "Worklist"),
+    Entry("/evidence", "Evidence"),
     Entry("/destinations", "Destinations", "admin"),
     Entry("/models", "Models", "admin"),
     Entry("/users", "Users", "admin"),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ichnos.anatomy import bundles
 from ichnos.simulation.disease import clot
-from ichnos.simulation.disease.arrival import FAR, HeadCrop, arrival, cropped, slowness
+from ichnos.simulation.disease.arrival import FAR, HeadCrop, arrival, cropped, narrow_fluid, slowness
 from ichnos.simulation.fields import looked_up, sampled, smooth_noise
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import Latent, Tissue
@@ -45,8 +45,10 @@ _BLOOD_TISSUES = (
 
 ANISOTROPY = 1.4  # across strong fibres blood needs so much more time, as a share
 # ln of the axes' ratios (mean, standard deviation) before mass effect rounds them: set so that masks on
-# slices of 4.5 mm have the elongation and flatness of 525 real ones (`ichnos simulate --check`)
-ELONGATION_LN, FLATNESS_LN = (0.82, 0.3), (0.38, 0.25)
+# slices of 4.5 mm have the elongation and flatness of 525 real ones (`ichnos simulate --check`). Real clots
+# of 5 to 15 mL are less elongated (1.47) than those of 15 to 40 mL (1.64).
+ELONGATION_LN, FLATNESS_LN = (0.55, 0.3), (0.38, 0.25)
+ELONGATION_WITH_VOLUME, _ELONGATION_ML = 0.25, 8.0  # per ln mL, from this volume on
 AXES_TURN_RAD = 0.3
 SUPERFICIAL_SITES = ("lobar", "cerebellum")
 
@@ -75,6 +77,12 @@ def allowed(tissue: Tensor) -> Tensor:
     table = torch.zeros(256, dtype=torch.bool)
     table[list(_BLOOD_TISSUES)] = True
     return looked_up(table.to(tissue.device), tissue)
+
+
+def reachable(lesion: Lesion, tissue: Tensor, spacing_mm: float) -> Tensor:
+    """Return where a lesion's blood may be (bool): with narrow sulci, if it tears into them."""
+    solid = allowed(tissue)
+    return solid | narrow_fluid(tissue, spacing_mm) if lesion.into_sulci else solid
 
 
 def bleeding_point(head: SourceHead, site: str, side: str, generator: torch.Generator) -> Floats:
@@ -125,34 +133,35 @@ def grown(
     scale: float,
     generator: torch.Generator,
 ) -> Lesion:
-    """Grow a lesion from a bleeding point (source mm). `scale` is patient volume over source volume around
-    it.
-    """
-    largest_ml = max(latent.drawn_ich_ml, latent.drawn_followup_ich_ml) / scale
-    radius = (3000 * largest_ml / (4 * np.pi)) ** (1 / 3)
-    crop = cropped(head, table, centre, half_mm=1.75 * radius + 13)
+    """Grow a lesion from a bleeding point (source mm). `scale` is patient volume over source volume there."""
+    crop = cropped(head, table, centre, half_mm=_half_mm(latent, scale))
     core = (3000 * clot.SOURCE_SHARE * latent.drawn_ich_ml / scale / (4 * np.pi)) ** (1 / 3)
     roughness = 0.62 + 0.2 * float(np.clip(latent.irregularity, -1.6, 2.2))
     into_sulci = latent.site in SUPERFICIAL_SITES
     slow = slowness(crop.tissue, crop.spacing_mm, into_sulci=into_sulci)
     slow = slow * _texture(crop, core, roughness, generator)
     fibre = _fibres(head, crop)
-    metric = _metric(fibre, crop, centre, generator)
-    time = arrival(
-        _point(crop, centre), slow, crop.spacing_mm, fibre=fibre, anisotropy=ANISOTROPY, metric=metric
-    )
-    rough = smooth_noise(
-        tuple(time.shape),
-        correlation=max(3.0, 0.4 * core) / crop.spacing_mm,
-        generator=generator,
-        device=time.device,
-    )[0]
+    metric = _metric(fibre, crop, centre, latent.drawn_ich_ml, generator)
+    start = _point(crop, centre)
+    time = arrival(start, slow, crop.spacing_mm, fibre=fibre, anisotropy=ANISOTROPY, metric=metric)
     # the shortest path evens out what is small: roughen the edge itself
-    time = time * torch.exp(0.16 * roughness * rough)
+    time = time * torch.exp(0.16 * roughness * _edge_noise(crop, core, generator))
     limit = _limit(time, crop, latent.drawn_ich_ml * clot.SOURCE_SHARE / scale)
     time = _with_islands(time, limit, crop, latent, generator)
     hu, hu_followup = clot.densities(time, crop, latent, centre, generator)
     return Lesion(crop, centre, slow, fibre, metric, into_sulci, _closed(time, crop), hu, hu_followup)
+
+
+def _half_mm(latent: Latent, scale: float) -> float:
+    """Return half the side of the crop in which the lesion has room, at follow-up too."""
+    largest_ml = max(latent.drawn_ich_ml, latent.drawn_followup_ich_ml) / scale
+    return float(1.75 * (3000 * largest_ml / (4 * np.pi)) ** (1 / 3) + 13)
+
+
+def _edge_noise(crop: HeadCrop, core_mm: float, generator: torch.Generator) -> Tensor:
+    shape, correlation = tuple(crop.tissue.shape), max(3.0, 0.4 * core_mm) / crop.spacing_mm
+    device = crop.tissue.device
+    return smooth_noise(shape, correlation=correlation, generator=generator, device=device)[0]
 
 
 def _fibres(head: SourceHead, crop: HeadCrop) -> Tensor:
@@ -174,7 +183,9 @@ def _strongest() -> np.ndarray:
     return np.ascontiguousarray(direction * np.sqrt(weight), np.float32)
 
 
-def _metric(fibre: Tensor, crop: HeadCrop, centre: Floats, generator: torch.Generator) -> Floats:
+def _metric(
+    fibre: Tensor, crop: HeadCrop, centre: Floats, ich_ml: float, generator: torch.Generator
+) -> Floats:
     """Draw the metric of a bleed's growth: a cigar or a disc along the fibres around the bleeding point.
 
     Elongation and flatness are ratios of the axes; the axes are those of the fibres' tensor, turned a little.
@@ -185,9 +196,13 @@ def _metric(fibre: Tensor, crop: HeadCrop, centre: Floats, generator: torch.Gene
     axes = np.linalg.eigh(tensor + 1e-9 * np.diag([1.0, 3.0, 2.0]))[1][:, ::-1]  # longest first
     draw = torch.randn(5, generator=generator, dtype=torch.float64).numpy()
     turn = Rotation.from_rotvec(AXES_TURN_RAD * draw[:3]).as_matrix()
+    with_volume = ELONGATION_WITH_VOLUME * np.clip(np.log(ich_ml / _ELONGATION_ML), -1.0, 1.5)
     longer, flatter = (
         float(np.exp(np.clip(mean + spread * z, 0.0, 1.3)))
-        for (mean, spread), z in zip((ELONGATION_LN, FLATNESS_LN), draw[3:], strict=True)
+        for mean, spread, z in (
+            (ELONGATION_LN[0] + with_volume, ELONGATION_LN[1], draw[3]),
+            (*FLATNESS_LN, draw[4]),
+        )
     )
     middle = (flatter / longer) ** (1 / 3)
     lengths = np.array([longer * middle, middle, middle / flatter])

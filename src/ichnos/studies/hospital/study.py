@@ -12,6 +12,8 @@ import numpy as np
 
 from ichnos.audit.betting import pairs_until_alarm
 from ichnos.audit.change import ALPHA
+from ichnos.audit.pool import pooled_table
+from ichnos.audit.statistics import site_statistics
 from ichnos.evidence.metrics.intervals import mean_interval, proportion
 from ichnos.evidence.tables import Cell, Table
 from ichnos.studies.hospital.measures import (
@@ -27,13 +29,23 @@ from ichnos.studies.hospital.measures import (
     recalibrated_coverage,
 )
 from ichnos.studies.hospital.model import LEVEL, FactoryModel, factory_model
-from ichnos.studies.hospital.year import HospitalPlan, HospitalYear
+from ichnos.studies.hospital.scanners import NEW
+from ichnos.studies.hospital.year import HospitalPlan, HospitalYear, simulate_year
 from ichnos.studies.shared.page import StudyPage
 
 REPLACED_IN, PROTOCOL_IN = 4, 6
 TAUGHT_PAIRS = 40
 _QUIET_SEED, _CHANGED_SEED = 1000, 2000
 _WORSE_POINTS = 15.0
+# Bias and spread of the readings at five sites.
+_SITE_SCANNERS = (
+    (0.0, 1.0),
+    (0.1, 1.0),
+    (-0.1, 1.1),
+    (0.05, 1.3),
+    (0.2, 0.9),
+)
+_SITES_SEED = 3000
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ def hospital_study(budget: HospitalBudget, say: Callable[[str], None] = lambda s
             )
             changed[f"{points:g} points by {kind}"] = years
     tables += [_alarm_table(changed), _bound_table(budget), _recalibration_table(changed)]
-    tables.append(_protocol_table(plan, model))
+    tables += [_protocol_table(plan, model), _sites_table(plan, model)]
     return StudyPage(
         "hospital",
         "A simulated hospital: what partner exams tell of a model",
@@ -215,6 +227,21 @@ def _protocol_table(plan: HospitalPlan, model: FactoryModel) -> Table:
     return Table(
         "protocol", "Slices from 5 to 2.5 mm in month six: what is named", ("stream", "hospitals"), rows
     )
+
+
+def _sites_table(plan: HospitalPlan, model: FactoryModel) -> Table:
+    """Pool five sites with scanners of their own from their statistics, beside the hidden truth of all."""
+    statistics, hidden = [], []
+    for k, (bias, spread) in enumerate(_SITE_SCANNERS):
+        scanner = replace(NEW, name=f"scanner {k + 1}", bias=bias, spread=spread)
+        year = simulate_year(replace(plan, replaced_in=1, new=scanner), model, _SITES_SEED + k)
+        statistics += site_statistics(year.scores, site=f"site {k + 1}")
+        hidden += site_statistics(year.hidden, site=f"site {k + 1}")
+    truth = {row[1:3]: row[4] for row in pooled_table(hidden).rows}
+    rows = tuple((*row[1:6], truth.get(row[1:3], "not pooled")) for row in pooled_table(statistics).rows)
+    columns = ("quantity", "number", "sites", "partner exams", "next site", "hidden truth of all patients")
+    note = "Random effects over five simulated sites, each with its own bias and scatter, from tables alone."
+    return Table("sites", "Five sites pooled without moving data", columns, rows, note)
 
 
 # ---- recalibration
