@@ -152,4 +152,3 @@ def test_a_model_that_knows_two_probabilities_is_calibrated_by_their_shares(
     assert found.curve_observed == pytest.approx(shares)
     weights = np.array([80, 120]) / 200
     assert found.ici == pytest.approx(float(weights @ np.abs(np.array(shares) - levels)))
-    assert found.ece == pytest.approx(found.ici)
