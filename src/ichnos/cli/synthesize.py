@@ -122,12 +122,12 @@ def _synthesized(
     from ichnos.learning.expansion import generator_store, realism
     from ichnos.learning.expansion.slice_generator import sample_pictures, train_generator
     from ichnos.learning.loop.checkpoints import reached
+    from ichnos.learning.loop.resources import Resources
 
     loop = settings.loop
     with _progress(loop.steps, quiet=quiet) as report:
-        network = train_generator(
-            trained_on, settings, out / "generator", device=device, seconds=60 * minutes, report=report
-        )
+        resources = Resources(device, seconds=60 * minutes, report=report)
+        network = train_generator(trained_on, settings, out / "generator", resources=resources)
     generator_store.save_generator(
         network,
         settings,

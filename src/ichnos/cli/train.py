@@ -24,8 +24,8 @@ from ichnos.learning.segmentation.settings import TrainSettings
 if TYPE_CHECKING:
     from ichnos.cohort import Cohort
     from ichnos.learning.loop.resources import Resources
+    from ichnos.learning.loop.steps import Progress
     from ichnos.learning.loop.team import Team
-    from ichnos.learning.loop.training import Progress
     from ichnos.models import Model
 
 

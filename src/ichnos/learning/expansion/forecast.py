@@ -12,10 +12,8 @@ the same map.
 
 from __future__ import annotations
 
-import datetime
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ichnos import __version__
 from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused
 from ichnos.inference import windows
@@ -32,8 +29,9 @@ from ichnos.inference.crops import REGION_WINDOWS_HU
 from ichnos.inference.sliding import slide
 from ichnos.learning.expansion.pairs import LesionPair, pairs_fingerprint, patch_of
 from ichnos.learning.expansion.settings import ForecastKind, ForecastSettings
+from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.learning.loop.steps import Loss, Step
-from ichnos.learning.loop.training import Progress, train
+from ichnos.learning.loop.training import train
 from ichnos.models import (
     Manifest,
     Model,
@@ -69,15 +67,20 @@ def forecast_input(pair: LesionPair, kind: ForecastKind) -> Floats32:
 
 
 def train_forecaster(
-    pairs: Sequence[LesionPair],
-    settings: ForecastSettings,
-    out: Path,
-    *,
-    device: str = "cpu",
-    seconds: float = math.inf,
-    report: Callable[[Progress], None] = lambda progress: None,
+    pairs: Sequence[LesionPair], settings: ForecastSettings, out: Path, *, resources: Resources = ON_CPU
 ) -> nn.Module:
     """Train a forecaster on pairs, synthetic ones among them; the same call resumes where it was stopped."""
+    _check_pairs(pairs)
+    loop = settings.loop.for_examples(len(pairs))
+    loss_of = _ForecastLoss(pairs, settings, resources.device)
+    if settings.kind == "warp":
+        loop = loop.model_copy(update={"learning_rate": loop.learning_rate / 10})
+    data = pairs_fingerprint(pairs)[:16]
+    return train(settings.network(), loop, loss_of, out, data=data, resources=resources)
+
+
+def _check_pairs(pairs: Sequence[LesionPair]) -> None:
+    """Refuse pairs without a real follow-up, or with values that are not finite."""
     if not any(not p.synthetic for p in pairs):
         raise InputRefused(
             f"{len(pairs)} pairs were given, none of a real follow-up; at least one patient scanned twice is"
@@ -88,29 +91,31 @@ def train_forecaster(
         raise InputRefused(
             f"the CTs of {', '.join(bad[:5])} hold NaN or infinite values; look at those scans"
         )
-    loop, loss = (
-        settings.loop.for_examples(len(pairs)),
-        warp_loss if settings.kind == "warp" else forecast_loss,
-    )
 
-    def loss_of(network: nn.Module, step: Step) -> Loss:
-        rng = np.random.default_rng([loop.seed, step.number])
-        at = rng.choice(len(pairs), min(loop.batch, len(pairs)), replace=False)
+
+@dataclass(frozen=True, eq=False)
+class _ForecastLoss:
+    """Call it with a network and a step: the loss of a batch of pairs, half of them mirrored."""
+
+    pairs: Sequence[LesionPair]
+    settings: ForecastSettings
+    device: str
+
+    def __call__(self, network: nn.Module, step: Step) -> Loss:
+        loss = warp_loss if self.settings.kind == "warp" else forecast_loss
+        chosen = self._batch(step.number)
+        with step.autocast():
+            return Loss(loss(network, chosen, self.device))
+
+    def _batch(self, number: int) -> list[LesionPair]:
+        how, pairs = self.settings, self.pairs
+        rng = np.random.default_rng([how.loop.seed, number])
+        at = rng.choice(len(pairs), min(how.loop.batch, len(pairs)), replace=False)
         mirrored = [bool(rng.random() < 0.5) for _ in at]
         chosen = [_mirrored(pairs[int(k)]) if m else pairs[int(k)] for k, m in zip(at, mirrored, strict=True)]
-        if settings.patch:
-            share = settings.border_share
-            chosen = [patch_of(pair, settings.patch, rng, border_share=share) for pair in chosen]
-        with step.autocast():
-            value = loss(network, chosen, device)
-        return Loss(value)
-
-    if settings.kind == "warp":
-        loop = loop.model_copy(update={"learning_rate": loop.learning_rate / 10})
-    data = pairs_fingerprint(pairs)[:16]
-    return train(
-        settings.network(), loop, loss_of, out, data=data, device=device, seconds=seconds, report=report
-    )
+        if how.patch is None:
+            return chosen
+        return [patch_of(pair, how.patch, rng, border_share=how.border_share) for pair in chosen]
 
 
 def _mirrored(pair: LesionPair) -> LesionPair:
@@ -164,22 +169,10 @@ def save_forecaster(
     network: nn.Module, settings: ForecastSettings, folder: Path, *, pairs: Sequence[LesionPair], command: str
 ) -> Model:
     """Write a forecaster as a Model folder; its input is a region around a given outline."""
-    real = [p for p in pairs if not p.synthetic]
-    sees = (
-        "CT and lesion"
-        if settings.kind == "warp"
-        else "two HU windows, ICH, IVH and the distance to the lesion's edge"
-    )
     manifest = Manifest(
         name=folder.name,
         version="1",
-        limits=(
-            (
-                f"Trained on {len(real)} patients whose haematoma expanded and {len(pairs) - len(real)}"
-                " synthetic follow-ups of the same patients; it never saw a haematoma that did not expand."
-            ),
-            f"Sees a region around the haematoma ({sees}); the outline must be given.",
-        ),
+        limits=_limits(settings.kind, pairs),
         network=settings.network(),
         preprocessing=Preprocessing(
             spacing_mm=settings.spacing_mm,
@@ -187,17 +180,31 @@ def save_forecaster(
             patch=settings.patch or settings.shape,
         ),
         targets=(TargetSpec(name="followup", kind="region", group="expansion"),),
-        provenance=Provenance(
-            code_version=__version__,
+        provenance=Provenance.of_today(
             command=command,
             seeds=(settings.loop.seed,),
             steps=settings.loop.steps,
             data={"pairs": pairs_fingerprint(pairs)},
             hardware="see the study's page",
-            trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
         ),
     )
     return save_model(folder, network, manifest)
+
+
+def _limits(kind: ForecastKind, pairs: Sequence[LesionPair]) -> tuple[str, str]:
+    real = sum(not p.synthetic for p in pairs)
+    sees = (
+        "CT and lesion"
+        if kind == "warp"
+        else "two HU windows, ICH, IVH and the distance to the lesion's edge"
+    )
+    return (
+        (
+            f"Trained on {real} patients whose haematoma expanded and {len(pairs) - real}"
+            " synthetic follow-ups of the same patients; it never saw a haematoma that did not expand."
+        ),
+        f"Sees a region around the haematoma ({sees}); the outline must be given.",
+    )
 
 
 def load_forecaster(folder: str | Path, *, device: str = "cpu") -> tuple[nn.Module, ForecastKind]:

@@ -19,6 +19,7 @@ from ichnos.learning.expansion.forecast_scores import (
 )
 from ichnos.learning.expansion.pairs import SYNTHETIC_FACTORS, LesionPair, synthetic_pair
 from ichnos.learning.expansion.settings import ForecastKind, ForecastSettings
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.settings import changed
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.pace import measured_steps
@@ -74,7 +75,8 @@ def training_steps(
 
     def within(kind: ForecastKind) -> int:
         def trial(steps: int, folder: Path) -> None:
-            train_forecaster(pairs, _settings(kind, steps, budget), folder, device=budget.device)
+            resources = Resources(budget.device)
+            train_forecaster(pairs, _settings(kind, steps, budget), folder, resources=resources)
 
         return measured_steps(
             out / "steps.json", kind, 60 * budget.minutes / folds, trial, least=20, most=2000
@@ -112,7 +114,7 @@ def fold_maps(
         folder = out / arm.replace(" ", "")
         known = [*others, *made] if synthetic else list(others)
         how = _settings(kind, steps[kind], budget)
-        network = train_forecaster(known, how, folder, device=budget.device)
+        network = train_forecaster(known, how, folder, resources=Resources(budget.device))
         stem = f"{arm.replace(' + ', '-')}-{out.name}"
         save_forecaster(
             network, how, out.parent / "models" / stem, pairs=known, command="ichnos study abramova2024"

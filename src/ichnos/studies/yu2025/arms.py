@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,16 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import auc
 from ichnos.evidence.tables import Table
 from ichnos.learning.expansion.classifier import examples_fingerprint
-from ichnos.learning.expansion.ensemble import load_classifier, save_classifier, train_ensemble
+from ichnos.learning.expansion.ensemble import (
+    Synthesise,
+    load_classifier,
+    nothing_synthetic,
+    save_classifier,
+    train_ensemble,
+)
 from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.settings import ClassifierSettings, published_classifier, region_classifier
+from ichnos.learning.loop.resources import Resources
 from ichnos.prognosis.growth import IMAGE
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import PngPicture
@@ -33,7 +40,6 @@ _SECONDS_PER_STEP = 0.5  # of a classifier on one processor core, to choose the 
 _RATIOS = (1.0, 2.0)  # patients without expansion per expanded one
 _BALANCED = ("synthesis", "oversample", "weight", "focal")
 _LEAST_FOR_THREE_FOLDS = 60  # training patients
-Synthesise = Callable[[int, Sequence[ImageExample]], Sequence[ImageExample]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +58,8 @@ def expansion_risks(people: People, out: Path, budget: StudyBudget) -> Expansion
     batches: list[SyntheticImages] = []
     for settings in _published_arms(people, budget, folds):
         maker = SyntheticMaker(people, settings, out, budget) if settings.arm == "synthesis" else None
-        name = f"published, {settings.named()}"
-        risks[name] = arm_risk(people, name, settings, out, budget, folds=folds, synthetic=maker)
+        name, synthetic = f"published, {settings.named()}", maker or nothing_synthetic
+        risks[name] = arm_risk(people, name, settings, out, budget, folds=folds, synthetic=synthetic)
         batches += maker.batches if maker else []
     ours = region_classifier(
         steps=_steps(budget, folds),
@@ -107,7 +113,7 @@ def arm_risk(
     budget: StudyBudget,
     *,
     folds: int,
-    synthetic: Synthesise | None = None,
+    synthetic: Synthesise = nothing_synthetic,
     published: bool = True,
 ) -> MethodRisk:
     """Train one arm over folds, save it, and return its risks; what cannot be trained says why."""
@@ -118,8 +124,9 @@ def arm_risk(
     stem, given = name.replace(", ", "-").replace(" ", "").replace(":", "to"), examples(people.training)
     folder = out / "classifiers" / stem
     try:
+        resources = Resources(budget.device, command=f"ichnos study yu2025, {name}", warn=budget.say)
         ensemble = train_ensemble(
-            given, settings, folder, folds=folds, synthetic=synthetic, device=budget.device, say=budget.say
+            given, settings, folder, folds=folds, synthetic=synthetic, resources=resources
         )
     except InputRefused as refusal:
         return MethodRisk(reason=str(refusal))
@@ -130,8 +137,7 @@ def arm_risk(
         out / "models" / stem,
         data={"images and outcomes": examples_fingerprint(given, settings)},
         validation={"AUC out of fold": auc([truth[p] for p in held], list(held.values())).value},
-        command=f"ichnos study yu2025, {name}",
-        device=budget.device,
+        resources=resources,
     )
     risk = load_classifier(model.folder, device=budget.device)(
         examples(people.external), device=budget.device

@@ -18,6 +18,7 @@ from ichnos.learning.expansion import settings as expansion_settings
 from ichnos.learning.expansion import slice_generator as synthesis
 from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.settings import ClassifierSettings
+from ichnos.learning.loop.resources import Resources
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import PngPicture, comparison
 from ichnos.studies.yu2025.people import People
@@ -63,7 +64,7 @@ class SyntheticMaker:
         """Train the fold's generator, save it, and draw from it."""
         settings, budget = self._generator(), self.budget
         work = self.out / "classifiers" / "generators" / f"fold-{fold}"
-        network = synthesis.train_generator(source, settings, work, device=budget.device)
+        network = synthesis.train_generator(source, settings, work, resources=Resources(budget.device))
         generator_store.save_generator(
             network,
             settings,
