@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import Field
 
+from ichnos.cli.terminal.settings import SettingsTree, with_settings
 from ichnos.errors import InputRefused, UsageError
+from ichnos.formats.limits import Limits
 
 if TYPE_CHECKING:
     from ichnos.formats.dicom import Inspection, SeriesSummary
@@ -24,9 +27,17 @@ _PICTURE_PIXELS = 160  # height of one slice in the row
 _BAR_FROM_FILES = 500
 
 
+class InspectSettings(SettingsTree):
+    """What is judged."""
+
+    series: str | None = Field(None, description="judge this SeriesInstanceUID")
+    limits: Limits = Limits()
+
+
+@with_settings(InspectSettings)
 def inspect_command(
     path: Annotated[Path, typer.Argument(help="file, folder, zip or DICOMDIR; NIfTI; cohort")],
-    series: Annotated[str | None, typer.Option(help="judge this SeriesInstanceUID")] = None,
+    settings: InspectSettings,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
     montage: Annotated[Path | None, typer.Option(help="write a row of slices to this PNG file")] = None,
 ) -> int:
@@ -35,7 +46,7 @@ def inspect_command(
         raise UsageError(f"--montage writes PNG; give a file that ends in .png, not {montage.name}")
     if (path / "participants.tsv").is_file():
         return _inspect_cohort(path, as_json=as_json)
-    found = _inspected(path, series, progress=not as_json)
+    found = _inspected(path, settings, progress=not as_json)
     if as_json:
         typer.echo(json.dumps(_as_plain(found), indent=2))
     else:
@@ -64,14 +75,14 @@ class _Inspected:
         return self.listing.pick
 
 
-def _inspected(path: Path, series: str | None, *, progress: bool) -> _Inspected:
+def _inspected(path: Path, settings: InspectSettings, *, progress: bool) -> _Inspected:
     from ichnos.formats import inspect_path
     from ichnos.quality import judge
 
     with file_bar(show=progress) as advance:
-        listing = inspect_path(path, progress=advance)
+        listing = inspect_path(path, progress=advance, limits=settings.limits)
     try:
-        scan = listing.open(series)
+        scan = listing.open(settings.series)
         return _Inspected(listing, scan, judge(scan))
     except InputRefused as error:
         return _Inspected(listing, refusal=str(error))

@@ -53,10 +53,12 @@ def inspect_path(
 
     if not nifti.is_nifti(path) or Path(path).is_dir():
         return inspect_dicom(path, progress=progress, limits=limits)
+
+    def opened(series: str | None) -> Scan:
+        return open_scan(path, series=series, limits=limits)
+
     summary = _only_image(nifti.open_nifti(path, limits=limits), Path(path).name)
-    return Inspection(
-        Path(path), (summary,), summary.uid, 1, 1, {}, (), lambda series: open_scan(path, series=series)
-    )
+    return Inspection(Path(path), (summary,), summary.uid, 1, 1, {}, (), opened)
 
 
 def _only_image(scan: Scan, name: str) -> SeriesSummary:
