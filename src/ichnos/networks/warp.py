@@ -40,19 +40,16 @@ class AffineWarp(nn.Module):
         localisation: int = 16,
     ) -> None:
         super().__init__()
-        shape = {
-            "features_per_stage": features_per_stage,
-            "strides": [1, *[2] * (len(features_per_stage) - 1)],
-        }
-        blocks = {"n_conv_per_stage": 1, "n_conv_per_stage_decoder": 1}
-        self.trunk = ResidualUNet(input_channels, localisation, dim=3, **shape, **blocks)
+        self.trunk = ResidualUNet(
+            input_channels,
+            localisation,
+            features_per_stage=features_per_stage,
+            strides=[1, *[2] * (len(features_per_stage) - 1)],
+            n_conv_per_stage=1,
+            n_conv_per_stage_decoder=1,
+        )
         self.look = nn.Sequential(
-            nn.Conv3d(localisation, localisation, 3, stride=2, padding=1),
-            nn.LeakyReLU(0.01),
-            nn.Conv3d(localisation, localisation, 3, stride=2, padding=1),
-            nn.LeakyReLU(0.01),
-            nn.AdaptiveAvgPool3d(2),
-            nn.Flatten(),
+            *_halved(localisation), *_halved(localisation), nn.AdaptiveAvgPool3d(2), nn.Flatten()
         )
         self.move = nn.Linear(8 * localisation, 12)
         nn.init.zeros_(self.move.weight)
