@@ -1,5 +1,5 @@
-"""What a virtual patient costs, and how close its law is to the published cohorts and to what it draws in
-voxels.
+"""What a virtual patient costs, and how close its voxels are to what was drawn; `ichnos simulate --check`
+compares both with published figures.
 
 python benchmarks/simulation_biology.py
 """
@@ -13,14 +13,12 @@ import time
 import torch
 
 from ichnos.anatomy import tract
-from ichnos.simulation.check.realism import RealismRow, population_rows, simulated_rows
-from ichnos.simulation.disease import law
+from ichnos.simulation.check.measure import drawn_rows
 from ichnos.simulation.heads.from_mni import mni_head
 from ichnos.simulation.patient import Tissue, VirtualPatient
 from ichnos.simulation.simulate import PatientSpec, simulate_patient
 
 PATIENTS = 6
-SHAPED = 90  # patients whose shapes are measured
 
 
 def main() -> list[dict[str, object]]:
@@ -35,7 +33,6 @@ def main() -> list[dict[str, object]]:
         )
     )
     rows += _voxels()
-    rows += map(_realism, simulated_rows(mni_head(), range(1000, 1000 + SHAPED)))
     rows += [_midline(ml) for ml in (30.0, 60.0)]
     rows.append(
         _row(
@@ -51,17 +48,9 @@ def main() -> list[dict[str, object]]:
 
 def _fast_law() -> list[dict[str, object]]:
     started = time.process_time()
-    draws = law.draw(20_000, torch.Generator().manual_seed(0))
-    rows = population_rows(draws)
+    drawn_rows()
     seconds = time.process_time() - started
-    return [
-        _row("20,000 image-free patients, with their realism rows", seconds, None, "s CPU"),
-        *map(_realism, rows),
-    ]
-
-
-def _realism(row: RealismRow) -> dict[str, object]:
-    return _row(row.quantity, row.value, None, "", f"{row.published} ({row.source})")
+    return [_row("20,000 image-free patients, with their realism rows", seconds, None, "s CPU")]
 
 
 def _voxels() -> list[dict[str, object]]:

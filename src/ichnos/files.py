@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ichnos.errors import UsageError
 
 
 @contextmanager
@@ -28,6 +31,50 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def lock(file: Path, folder: Path) -> int:
+    """Lock a file until the returned handle is closed or the process ends; a refusal names `folder`."""
+    import fcntl
+
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UsageError(
+            f"another run is writing to {folder}; wait for it or give another output folder"
+        ) from None
+    return handle
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a working folder; clear what a killed one left half-written there.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     _ = (Path(name) / "weights.pt.partial").write_bytes(b"half")
+    ...     with sole_writer(Path(name)):
+    ...         sorted(path.name for path in Path(name).iterdir())
+    ['lock']
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = lock(folder / "lock", folder)
+    try:
+        remove_partials((*folder.rglob("*.partial"), *folder.rglob(".tmp-*")))
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_partials(paths: Iterable[Path]) -> None:
+    """Remove the half-written files and folders that a killed process left."""
+    for path in tuple(paths):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders.series import Quirks, ball, build_series
 from ichnos.cli.inputs.facts import read_facts
 from ichnos.cli.inputs.scans import ScanItem, _safe, find_scans, find_studies, with_facts
+from ichnos.cli.main import run
 from ichnos.cohort import Patient
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nifti
+from ichnos.formats.limits import Limits
 from ichnos.volume import Volume
 
 
@@ -120,3 +123,35 @@ def test_a_table_that_cannot_be_used_is_refused_by_name(
 ) -> None:
     with pytest.raises(kind, match=word):
         read_facts(table(tmp_path, text))
+
+
+def test_limits_reach_the_files_of_every_kind(tmp_path: Path) -> None:
+    limits = Limits(voxels=10)
+    build_series(ball(8), tmp_path / "dicom", Quirks(steps_mm=(5.0,) * 11, shape=(32, 32), pixel_mm=3.0))
+    for place in (small(tmp_path / "a.nii.gz"), tmp_path / "dicom"):
+        for item in (
+            *find_scans([place], progress=False, limits=limits),
+            *find_studies(place, progress=False, limits=limits),
+        ):
+            with pytest.raises(InputRefused, match=r"limits\.voxels=N"):
+                item.open()
+
+
+@pytest.mark.parametrize("verb", ["inspect", "convert"])
+def test_a_verb_takes_limits_as_settings(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        verb,
+        str(small(tmp_path / "a.nii.gz")),
+        *(["-o", str(tmp_path / "o")] if verb == "convert" else []),
+    ]
+    assert run([*words, "--set", "limits.voxels=10"]) == 2
+    assert "limits.voxels=N" in "".join(capsys.readouterr())
+
+
+def test_the_limits_of_a_reading_are_among_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "read"]) == 0
+    assert f"  voxels: {Limits().voxels}\n" in capsys.readouterr().out
+    assert run(["inspect", "nowhere", "--set", "limits.voxels=0"]) == 3
+    assert "limits.voxels" in capsys.readouterr().err

@@ -148,6 +148,8 @@ def test_a_training_stops_when_its_time_is_over_and_resumes(tmp_path: Path) -> N
     whole = train(SPEC, HOW, loss_of, tmp_path / "whole")
     for a, b in zip(cut.parameters(), whole.parameters(), strict=True):
         assert torch.equal(a, b), "dropout too depends on the step alone"
+    files = [(tmp_path / name / checkpoints.CHECKPOINT).read_bytes() for name in ("cut", "whole")]
+    assert files[0] == files[1], "a checkpoint does not show that its training was cut"
 
 
 def test_initial_weights_are_where_a_training_starts(tmp_path: Path) -> None:

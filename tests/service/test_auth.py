@@ -7,7 +7,8 @@ from sqlalchemy import select
 
 from ichnos.errors import UsageError
 from ichnos.service import auth
-from ichnos.service.auth import RateLimit, Visitor
+from ichnos.service.auth import Visitor
+from ichnos.service.rate_limit import RateLimit
 from ichnos.service.store.database import Database
 from ichnos.service.store.tables import LoginRow, UserRow
 

@@ -81,7 +81,7 @@ def test_a_study_is_read_once_and_a_refusal_has_its_reason(node: Node, tmp_path:
     assert worker.step()
     assert not worker.step()
     assert state(node) == ("refused", "this is no head")
-    assert (node.settings.home / "readings" / "1" / "reading.json").is_file()
+    assert (node.settings.home / "readings" / "1-1-1" / "reading.json").is_file()
     assert not list((node.settings.home / "work").iterdir())
 
 

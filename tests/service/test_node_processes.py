@@ -70,3 +70,14 @@ def test_the_node_greets_comes_up_heals_and_ends(running: tuple[subprocess.Popen
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert not any(child.is_running() for child in before)
+
+
+@pytest.mark.slow
+def test_parts_do_not_outlive_a_killed_parent(running: tuple[subprocess.Popen[str], int]) -> None:
+    process, port = running
+    assert healthy(port, 90)
+    parts = children(process)
+    assert len(parts) == 5
+    process.kill()
+    _, alive = psutil.wait_procs(parts, timeout=60)
+    assert alive == []  # else their ports would stay taken

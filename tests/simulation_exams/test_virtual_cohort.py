@@ -195,12 +195,12 @@ def test_realism_sheet_shows_slices_and_figures_against_the_published(made: tupl
     assert prevalence(found, "C").value == 1.0
     assert prevalence(found, "C").n == 1
     assert 25 < np.median(found.hu["brain without lesion"]) < 42
-    text = write_sheet(out).read_text()
+    text = write_sheet(out, found).read_text()
     assert "20.4, IQR 21.9 (Yu 2025)" in text
     assert text.count("data:image/png;base64,") == 2 * 4  # three windows and the labels
     assert "odds ratio of anticoagulation" in text
     assert text.count("<svg") == 4
-    assert "oracle AUC for expansion, 2,000 image-free draws" in text
+    assert "oracle AUC for expansion, this cohort" in text
 
 
 @pytest.mark.slow

@@ -15,16 +15,14 @@ from pydantic import Field
 
 from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
 from ichnos.errors import UsageError
-from ichnos.formats.vocabulary import without_free_text
+from ichnos.formats.limits import Limits
 
 if TYPE_CHECKING:
     from ichnos.cli.inputs.names import NameBook
     from ichnos.cli.inputs.scans import ScanItem
     from ichnos.runs import Summary
-    from ichnos.scan import Scan
 
-_EXPECTED = {"InputRefused", "OSError", "PermissionError", "FileNotFoundError"}
-_OLDEST_YEARS = 90  # higher ages are rare enough to point at a person
+_EXPECTED = {"InputRefused", "LimitExceeded", "OSError", "PermissionError", "FileNotFoundError"}
 
 
 class ConvertSettings(SettingsTree):
@@ -33,6 +31,7 @@ class ConvertSettings(SettingsTree):
     keep_names: bool = Field(False, description="keep names and scanner texts")
     workers: Annotated[int, EXECUTION] = Field(1, ge=1, description="processes on this machine")
     scheduler: Annotated[str | None, EXECUTION] = Field(None, description="dask scheduler, tcp://host:port")
+    limits: Limits = Limits()
 
 
 @with_settings(ConvertSettings)
@@ -48,7 +47,7 @@ def convert_command(
     if out.is_file():
         raise UsageError(f"{out} is a file; give a folder for the results")
     names = None if settings.keep_names else name_book()
-    items = _items(path, names, progress=not as_json)
+    items = _items(path, names, settings.limits, progress=not as_json)
     mark = names.mark if names is not None else ""
     summary = _converted(items, out, settings, mark, progress=not as_json)
     summary.save_table(out / "convert.tsv")
@@ -63,11 +62,12 @@ def _converted(
     from ichnos import __version__
     from ichnos.runs import apply
 
+    limits = settings.limits.model_dump()
     return apply(
         partial(convert_one, keep_names=settings.keep_names),
         items,
         out=out,
-        settings={"ichnos": __version__, "as": "nifti", "names": mark},
+        settings={"ichnos": __version__, "as": "nifti", "names": mark, "limits": limits},
         name="convert",
         workers=settings.workers,
         scheduler=settings.scheduler,
@@ -76,11 +76,11 @@ def _converted(
     )
 
 
-def _items(path: Path, names: NameBook | None, *, progress: bool) -> list[ScanItem]:
+def _items(path: Path, names: NameBook | None, limits: Limits, *, progress: bool) -> list[ScanItem]:
     """List the studies of a place; which name stands for which is kept in the user's own book."""
     from ichnos.cli.inputs.scans import find_studies
 
-    items = find_studies(path, progress=progress, names=names)
+    items = find_studies(path, progress=progress, names=names, limits=limits)
     if names is not None:
         names.keep({item.id: item.given for item in items})
     return items
@@ -89,6 +89,7 @@ def _items(path: Path, names: NameBook | None, *, progress: bool) -> list[ScanIt
 def convert_one(item: ScanItem, folder: Path, *, keep_names: bool = False) -> Mapping[str, Any]:
     """Write one study's head CT and its sidecar into a folder; return its row."""
     from ichnos.formats import nifti
+    from ichnos.formats.deidentified import sidecar_without_identity
     from ichnos.quality import judge
 
     scan = item.open()
@@ -105,29 +106,6 @@ def convert_one(item: ScanItem, folder: Path, *, keep_names: bool = False) -> Ma
         "y_mm": round(y_mm, 4),
         "z_mm": round(z_mm, 4),
     }
-
-
-def sidecar_without_identity(scan: Scan, *, keep_names: bool = False) -> dict[str, Any]:
-    """Return how a scan was made and how good it is, without names, numbers, dates and free text.
-
-    Vendor and kernel are kept where they are among those that everybody knows; with `keep_names` as they are.
-    """
-    from ichnos import __version__
-    from ichnos.cli.inspect import verdict_as_plain
-    from ichnos.formats import nifti
-
-    acquisition = scan.acquisition if keep_names else without_free_text(scan.acquisition)
-    plain = nifti.sidecar_of(acquisition)
-    plain.pop("ContrastBolusAgent", None)
-    plain["ContrastDeclared"] = scan.acquisition.contrast_agent is not None
-    if "age_years" in scan.facts:
-        plain["AgeYears"] = min(float(scan.facts["age_years"]), _OLDEST_YEARS)
-    if "sex" in scan.facts:
-        plain["Sex"] = scan.facts["sex"]
-    if scan.quality is not None:
-        plain["Quality"] = verdict_as_plain(scan.quality)
-    plain["ConvertedBy"] = f"ichnos {__version__}, research use only"
-    return plain
 
 
 def _show(summary: Summary, out: Path, *, as_json: bool) -> None:

@@ -145,6 +145,8 @@ def file_bar(*, show: bool) -> Iterator[Callable[[int, int], None]]:
 
 
 def _as_plain(found: _Inspected) -> dict[str, Any]:
+    from ichnos.formats.deidentified import verdict_as_plain
+
     listing, scan, verdict = found.listing, found.scan, found.verdict
     return {
         "path": str(listing.path),
@@ -161,15 +163,6 @@ def _as_plain(found: _Inspected) -> dict[str, Any]:
 
 def _grid(volume: Volume) -> dict[str, Any]:
     return {"shape": volume.shape, "spacing_mm": volume.spacing_mm, "axes": volume.orientation}
-
-
-def verdict_as_plain(verdict: Verdict) -> dict[str, Any]:
-    """Return a verdict as plain data; an undefined number is None, as JSON knows no NaN."""
-    rows = [asdict(reason) for reason in verdict.reasons]
-    for row in rows:
-        if row["value"] is not None:
-            row["value"] = None if row["value"] != row["value"] else round(row["value"], 3)
-    return {"level": verdict.level, "reasons": rows}
 
 
 # ---- for the terminal ----------------------------------------------------------------------------

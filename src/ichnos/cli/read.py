@@ -17,6 +17,7 @@ from pydantic import Field
 
 from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
 from ichnos.errors import UsageError
+from ichnos.formats.limits import Limits
 
 if TYPE_CHECKING:
     from ichnos.api import Engine
@@ -26,7 +27,14 @@ if TYPE_CHECKING:
     from ichnos.runs import Summary
 
 TABLE = "summary.csv"
-_EXPECTED = {"InputRefused", "OSError", "PermissionError", "FileNotFoundError", "MemoryError"}
+_EXPECTED = {
+    "InputRefused",
+    "LimitExceeded",
+    "OSError",
+    "PermissionError",
+    "FileNotFoundError",
+    "MemoryError",
+}
 _UNITS = {"[hnsf'U]": "HU", "%": "percent"}
 _SHOWN_VOLUMES = {
     "ich_volume_mL": "ICH mL",
@@ -46,6 +54,7 @@ class ReadSettings(SettingsTree):
     backend: Literal["auto", "openvino", "torch"] = Field("auto", description="inference engine")
     pdf: bool = Field(False, description="also write report.pdf (needs Chromium or WeasyPrint)")
     keep_names: bool = Field(False, description="name outputs and refusals after the input files")
+    limits: Limits = Limits()
     threads: Annotated[int | None, EXECUTION] = Field(
         None, ge=1, description="threads per process (default: all cores)"
     )
@@ -71,7 +80,7 @@ def read_command(
     if settings.pdf:
         printer()  # so does the lack of one
     names = None if settings.keep_names else name_book()
-    items = _items(paths, settings.facts, names, progress=not as_json)
+    items = _items(paths, settings, names, progress=not as_json)
     decisive = _decisive(engine, weights, items, settings, names.mark if names is not None else "")
     summary = _read_all(items, out, engine, settings, decisive, progress=not as_json)
     _refuse_another_input(summary, items, out)
@@ -102,6 +111,7 @@ def _decisive(
         "backend": engine.backend,
         "facts": {item.id: dict(item.facts) for item in items if item.facts},
         "pdf": settings.pdf,
+        "limits": settings.limits.model_dump(),
         "names": names,
     }
 
@@ -138,14 +148,14 @@ def _read_all(
 
 
 def _items(
-    paths: list[Path], facts: Path | None, names: NameBook | None, *, progress: bool
+    paths: list[Path], settings: ReadSettings, names: NameBook | None, *, progress: bool
 ) -> list[ScanItem]:
     """List the scans of some places, with their facts; which name stands for which is kept in `names`."""
     from ichnos.cli.inputs.facts import read_facts
     from ichnos.cli.inputs.scans import find_scans, with_facts
 
-    items = find_scans(paths, progress=progress, names=names)
-    items = with_facts(items, read_facts(facts) if facts is not None else {})
+    items = find_scans(paths, progress=progress, names=names, limits=settings.limits)
+    items = with_facts(items, read_facts(settings.facts) if settings.facts is not None else {})
     if names is None:
         return items
     names.keep({item.id: item.given for item in items if not item.cohort})

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 def serve_command(
     part: Annotated[
-        str, typer.Argument(metavar="[receiver|assembler|worker|sender|web]", help="one part (default: all)")
+        str, typer.Argument(metavar="[PART|WORD]", help="one part, or a word such as backup (default: all)")
     ] = "",
+    folder: Annotated[Path | None, typer.Argument(help="of backup, restore, export")] = None,
+    study: Annotated[list[int] | None, typer.Option(help="number of a study: export, hold, purge")] = None,
     home: Annotated[Path | None, typer.Option(help="folder of the node's files [ichnos-node]")] = None,
     config: Annotated[Path | None, typer.Option(help="settings file (YAML)")] = None,
     database: Annotated[str, typer.Option(help="database URL (default: SQLite in the home)")] = "",
@@ -35,12 +37,32 @@ def serve_command(
     log_to_stderr()
 
     if part and part not in LOOPS:
-        raise UsageError(f"{part!r} is no part of the node; give {', '.join(LOOPS)}, or nothing for all")
+        return _operate(part, settings, folder, study or [])
     if part:
         run_loop(next(loop for loop in LOOPS if loop == part), settings)
         return 0
     _greet(settings)
     run_all(settings)
+    return 0
+
+
+def _operate(word: str, settings: NodeSettings, folder: Path | None, studies: list[int]) -> int:
+    """Do one thing to the node's data, print what was done, and end."""
+    from ichnos.service.node import open_node
+    from ichnos.service.run import LOOPS
+    from ichnos.service.upkeep.commands import CHORES
+
+    if word not in CHORES:
+        raise UsageError(
+            f"{word!r} is no part of the node; give {', '.join(LOOPS)}, nothing for all, or one of"
+            f" {', '.join(CHORES)}"
+        )
+    node = open_node(settings)
+    try:
+        for line in CHORES[word](node, folder, studies):
+            sys.stdout.write(line + "\n")
+    finally:
+        node.database.close()
     return 0
 
 

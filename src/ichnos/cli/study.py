@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ichnos.studies.shared.page import StudyPage
 
 _LESIONS = "lesions"  # the study of lesion masks of people, which needs a folder
+_HOSPITAL = "hospital"  # the simulated hospital, which needs nothing
 _SMALL = 0.1  # scale up to which a study without a GPU is kept short
 _MINUTES = 10.0  # of training per network, otherwise
 
@@ -43,7 +44,7 @@ class StudySettings(SettingsTree):
 
 @with_settings(StudySettings)
 def study_command(
-    name: Annotated[str, typer.Argument(help="murray2024, ryu2025, abramova2024, yu2025, lesions")],
+    name: Annotated[str, typer.Argument(help="one of the four papers, lesions, or hospital")],
     out: Annotated[Path, typer.Option("-o", "--out", help="output folder; re-run to resume")],
     settings: StudySettings,
     folder: Annotated[Path | None, typer.Argument(help="lesion masks and table, for lesions")] = None,
@@ -58,7 +59,9 @@ def study_command(
             "give FOLDER, with lesion masks and their table, to the study lesions and to no other: "
             "ichnos study lesions FOLDER -o OUT"
         )
-    if folder is not None:
+    if name == _HOSPITAL:
+        page = _hospital_page(settings, silent=quiet or as_json)
+    elif folder is not None:
         from ichnos.studies.lesions import lesion_study
 
         page = lesion_study(folder, out, workers=settings.workers)
@@ -73,6 +76,17 @@ def study_command(
         typer.echo(table.markdown())
     typer.echo(f"page: {html}")
     return 0
+
+
+def _hospital_page(settings: StudySettings, *, silent: bool) -> StudyPage:
+    """Run the simulated hospitals: twenty of 1,500 patients, or with --smoke three small ones."""
+    from rich.console import Console
+
+    from ichnos.studies.hospital.study import HospitalBudget, hospital_study
+
+    console = Console(stderr=True, soft_wrap=True, quiet=silent)
+    budget = HospitalBudget(count=3, patients=600) if settings.smoke else HospitalBudget()
+    return hospital_study(budget, say=lambda sentence: console.print(sentence, markup=False, style="dim"))
 
 
 def _paper_page(name: str, out: Path, settings: StudySettings, *, silent: bool) -> StudyPage:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +16,7 @@ from pydantic import Field
 
 from ichnos.cli.terminal.settings import EXECUTION, Flag, with_settings
 from ichnos.errors import UsageError
+from ichnos.files import remove_partials, sole_writer
 from ichnos.formats.bids import TRUSTED_PIPELINES
 from ichnos.learning.expansion.settings import ExpansionSettings
 from ichnos.learning.nnunet.settings import NnunetSettings
@@ -70,7 +71,9 @@ def train_command(
 
     patients = read_cohort(cohort, pipelines=settings.pipelines)
     home, quiet = settings.work or out.with_name(f"{out.name}.training"), quiet or as_json
-    with _team() as team:
+    with _team() as team, sole_writer(home) if team.leads else nullcontext():
+        if team.leads:
+            remove_partials(out.parent.glob(f"{out.name}.????????.partial"))
         resources = _resources(settings, team)
         if target == "expansion":
             model = _expansion(patients, out, settings, home, resources)

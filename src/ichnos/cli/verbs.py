@@ -87,6 +87,29 @@ VERBS: dict[str, Verb] = {
         "ichnos.cli.study",
         (*_TORCH, *_STATISTICS),
     ),
+    "pair": Verb(
+        "pair head CTs with the partner exams that followed",
+        "ichnos pair FOLDER -o pairs",
+        "ichnos.cli.audit.pair",
+    ),
+    "audit": Verb(
+        "score stored readings by the partner exams that came",
+        "ichnos audit pairs --readings readings -o audit",
+        "ichnos.cli.audit.audit",
+        (*_PAGES, *_STATISTICS),
+    ),
+    "adapt": Verb(
+        "recalibrate a model from a site's own pairs",
+        "ichnos adapt default --audit audit -o adapted",
+        "ichnos.cli.audit.adapt",
+        (*_TORCH, *_STATISTICS),
+    ),
+    "pool": Verb(
+        "pool the evidence of several sites",
+        "ichnos pool north/audit south/audit -o pooled",
+        "ichnos.cli.audit.pool",
+        _STATISTICS,
+    ),
     "serve": Verb(
         "receive, read and send exams next to an archive",
         "ichnos serve --home node",

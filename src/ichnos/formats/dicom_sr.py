@@ -29,7 +29,7 @@ from ichnos.targets import PRIVATE_SCHEME, Code
 
 SR_SERIES_NUMBER = 9002
 SR_STORAGE = "1.2.840.10008.5.1.4.1.1.88.34"  # Comprehensive 3D SR
-_CT_OF_HEAD: Code = ("303653007", "SCT", "CT of head")
+_CT: Code = ("25045-6", "LN", "CT unspecified body region")  # of CID 100; the finding sites say: head
 _REPORT: Code = ("126000", "DCM", "Imaging Measurement Report")
 _UPPER, _LOWER = "371886008", "371885007"  # SCT: range of upper, of lower measurement uncertainty
 
@@ -145,7 +145,7 @@ def _content(
 
     content = MeasurementReport(
         observation_context=_observed_by(algorithm),
-        procedure_reported=codes.concept(_CT_OF_HEAD),
+        procedure_reported=codes.concept(_CT),
         imaging_measurements=[
             _group(group, headers, seg, algorithm, uid) for group in report.groups or (_NOTHING,)
         ],

@@ -38,7 +38,7 @@ class Limits(BaseModel):
     >>> Limits(voxels=1000).check_voxels((100, 100, 100), "scan.nii")
     Traceback (most recent call last):
     ichnos.formats.limits.LimitExceeded: scan.nii would need 1,000,000 voxels; the limit `voxels` allows
-    1,000. Raise it if you trust the file
+    1,000. Raise it if you trust the file: --set limits.voxels=N
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +60,9 @@ class Limits(BaseModel):
         allowed = getattr(self, limit)
         if asked > allowed:
             raise LimitExceeded(
-                limit, f"{text}; the limit `{limit}` allows {allowed:,}. Raise it if you trust the file"
+                limit,
+                f"{text}; the limit `{limit}` allows {allowed:,}. Raise it if you trust the file:"
+                f" --set limits.{limit}=N",
             )
 
     def check_voxels(self, shape: Sequence[int], name: object) -> None:

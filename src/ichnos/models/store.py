@@ -34,6 +34,7 @@ _OURS = {
     "volumes.json",
     "outcome.json",
     "fazekas.json",
+    "site.json",
 }
 DEFAULT = "multi"  # the folder in SHIPPED that is used unless another model is named
 

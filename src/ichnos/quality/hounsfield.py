@@ -39,6 +39,17 @@ def hounsfield_reasons(view: HeadView) -> Iterator[Reason]:
         else f"dense bone measures {bone_hu:.0f} HU"
     )
     yield Reason("bone_hu", level, text, bone_hu, "HU")
+    yield from _facts_of_the_head(view)
+
+
+def _facts_of_the_head(view: HeadView) -> Iterator[Reason]:
+    """Note noise and the volume inside the skull: not judged here, watched over many scans by `audit`."""
+    inside = view.inside[1:] & view.inside[:-1]
+    differences = np.diff(view.hu, axis=0)[inside]
+    noise_hu = 1.4826 / 2**0.5 * float(np.median(np.abs(differences))) if len(differences) else float("nan")
+    yield Reason("noise_hu", "pass", f"neighbouring voxels differ by {noise_hu:.1f} HU", noise_hu, "HU")
+    enclosed_ml = float(view.inside_cm2 @ view.slab_mm) / 10.0
+    yield Reason("inside_ml", "pass", f"the skull encloses {enclosed_ml:.0f} mL", enclosed_ml, "mL")
 
 
 def _brain_hu(view: HeadView) -> Reason:

@@ -13,9 +13,11 @@ from ichnos.inference.expansion import ExpansionClassifier
 from ichnos.models import Model
 from ichnos.models.store import SHIPPED
 from ichnos.prognosis.growth import GROWTH_FILE, GrowthInputs, GrowthModel
+from ichnos.prognosis.site import SiteRecalibration
 from ichnos.prognosis.store import first_plain
 from ichnos.reading.masks import Masks
 from ichnos.reading.measures.growth import growth_inputs
+from ichnos.reading.measures.recalibrated import recalibrated
 from ichnos.reading.record import Finding, Measure
 from ichnos.volume import Volume, box_around
 
@@ -32,8 +34,9 @@ def read_expansion(
     facts: Mapping[str, object] | None = None,
     forecast: Volume | None = None,
     definitions: Mapping[str, ExpansionDefinition] = DEFINITIONS,
+    site: SiteRecalibration | None = None,
 ) -> Finding:
-    """Forecast the haematoma's growth; `hu` in RAS on the masks' grid.
+    """Forecast the haematoma's growth; `hu` in RAS on the masks' grid; `site` recalibrates what is said.
 
     `facts` may hold `onset_to_ct_h` and `anticoagulation`. `forecast` is a network's probability of blood at
     follow-up on the same grid, used where the model was fitted with one. Withheld, with the reason, where no
@@ -49,8 +52,10 @@ def read_expansion(
     why = model.outside(inputs)
     if why:
         return _withheld(why)
-    volume = _volume(model, inputs)
-    probabilities = {key: _probability(model, inputs, key, d) for key, d in definitions.items()}
+    volume = recalibrated(_volume(model, inputs), site)
+    probabilities = {
+        key: recalibrated(_probability(model, inputs, key, d), site) for key, d in definitions.items()
+    }
     sentence = _sentence(model, inputs, volume, probabilities.get(DEFAULT_DEFINITION))
     measures = (volume, *probabilities.values())
     return Finding(

@@ -14,6 +14,7 @@ from ichnos.errors import InputRefused, UsageError
 from ichnos.inference import Prediction, Predictor
 from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.inference.expansion import classifier_beside
+from ichnos.prognosis.site import load_site_recalibration, recalibration_digest
 from ichnos.quality import judge
 from ichnos.reading.expansion import (
     expansion_mask,
@@ -63,7 +64,8 @@ def _haematoma(given: ReaderInputs) -> Finding:
 
 def _expansion(given: ReaderInputs) -> Finding:
     model, forecast = installed_growth_model(given.prediction.model), forecast_of(given.prediction)
-    finding = read_expansion(model, given.masks, given.hu, facts=given.facts, forecast=forecast)
+    site = load_site_recalibration(given.prediction.model.folder)
+    finding = read_expansion(model, given.masks, given.hu, facts=given.facts, forecast=forecast, site=site)
     classifier = classifier_beside(given.prediction.model)
     if classifier is None:
         return finding
@@ -134,7 +136,8 @@ def _provenance(predictor: Predictor, scan: Scan) -> ReadingProvenance:
         model_version=manifest.version,
         model_sha256=manifest.weights_sha256,
         refinement_sha256=refinement.manifest.weights_sha256 if refinement else "",
-        input_sha256=_digest(scan.volume),
+        recalibration_sha256=recalibration_digest(predictor.model.folder),
+        input_sha256=volume_digest(scan.volume),
         backend=predictor.backend,
     )
 
@@ -207,7 +210,7 @@ def _refuse_without_brain(masks: Masks) -> None:
         )
 
 
-def _digest(volume: Volume) -> str:
+def volume_digest(volume: Volume) -> str:
     """Hash HU in RAS order and the affine: the same scan has the same digest however it arrived."""
     ras = volume.reoriented("RAS")
     digest = hashlib.sha256(np.ascontiguousarray(ras.array, np.float32).tobytes())

@@ -13,7 +13,7 @@ import numpy as np
 
 from ichnos.errors import InputRefused, UsageError
 from ichnos.registration.transform import Displacement, Transform, TransformPart
-from ichnos.volume import Affine, Volume
+from ichnos.volume import Affine, Array, Volume
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _FLIP = np.array([-1.0, -1.0, 1.0])
@@ -36,9 +36,28 @@ def write_transform(transform: Transform, path: str | Path) -> Path:
                 " field as .nii.gz"
             )
         sitk.WriteTransform(parts[0] if len(parts) == 1 else sitk.CompositeTransform(parts), str(path))
+        if path.suffix == ".h5":
+            _forget_when_and_where(path)
     else:
         raise UsageError(f"{path.name}: transforms are written as .tfm, .txt, .h5, .mat or .nii.gz")
     return path
+
+
+def _forget_when_and_where(path: Path) -> None:
+    """Write ITK's HDF5 file anew without its times and its system's name: one transform, one file."""
+    import h5py  # type: ignore[import-untyped]
+
+    content: dict[str, tuple[Array, Any]] = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: (
+                content.update({name: (item[()], item.dtype)}) if hasattr(item, "dtype") else None
+            )
+        )
+    with h5py.File(path, "w") as file:
+        for name, (value, dtype) in content.items():
+            if name not in ("OSName", "OSVersion"):
+                file.create_dataset(name, data=value, dtype=dtype, track_times=False)
 
 
 def read_transform(path: str | Path) -> Transform:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from ichnos import __version__
 from ichnos.errors import InputRefused, UsageError
-from ichnos.files import atomic_file
+from ichnos.files import atomic_file, lock
 
 LedgerRecord = dict[str, Any]
 
@@ -79,7 +79,7 @@ class Ledger:
     def open(self, settings: Any) -> None:
         """Claim the folder for this process; refuse other settings and a second run at the same time."""
         self.home.mkdir(parents=True, exist_ok=True)
-        self._claim()
+        self._lock = lock(self.home / "lock", self.home.parent.parent)
         try:
             self._check_settings(plain(settings))
         except BaseException:
@@ -130,19 +130,6 @@ class Ledger:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-    def _claim(self) -> None:
-        import fcntl
-
-        self._lock = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise UsageError(
-                f"another run is writing to {self.home.parent.parent}; wait for it or give another output"
-                " folder"
-            ) from None
 
     def _check_settings(self, settings: Any) -> None:
         path = self.home / "settings.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from ichnos.service.node import Node
 from ichnos.service.store import queue, studies
@@ -10,13 +11,13 @@ from ichnos.service.store import queue, studies
 _log = logging.getLogger(__name__)
 
 
-def assemble(node: Node) -> bool:
-    """Do one round; True if anything changed."""
+def assemble(node: Node, complete: Mapping[int, str] | None = None) -> bool:
+    """Do one round; `complete` are studies that need not wait, with the reason. True if anything changed."""
     assembly, reading = node.settings.assembly, node.settings.reading
     rule = studies.SettleRule(assembly.quiet_s, assembly.limit_s, reading.attempts)
     now = node.clock()
     with node.database.transaction() as session:
-        settled = studies.settle_studies(session, rule, now=now)
+        settled = studies.settle_studies(session, rule, now=now, complete=complete or {})
         dead = queue.release_expired(session, now=now)
         for task in dead:
             studies.set_aside(session, task, now=now)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections import defaultdict, deque
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Literal
 
 from pwdlib import PasswordHash
@@ -19,7 +19,14 @@ from ichnos.errors import UsageError
 from ichnos.service.store.tables import LoginRow, UserRow
 
 Role = Literal["reader", "researcher", "admin"]
+Scope = Literal["read", "act", "images", "admin"]
 ROLES: tuple[Role, ...] = ("reader", "researcher", "admin")  # each may do what those before it may
+SCOPES: dict[Scope, str] = {
+    "read": "see studies, results and events",
+    "act": "acknowledge, read again, send again",
+    "images": "fetch and store images (DICOMweb)",
+    "admin": "change destinations and models",
+}
 LEAST_PASSWORD = 10
 _hasher = PasswordHash.recommended()
 _NOBODY = _hasher.hash("no user has this password")  # verified for unknown names: same time either way
@@ -32,6 +39,7 @@ class Visitor:
     name: str
     role: Role
     csrf: str = ""  # "" for an API token, which browsers never send by themselves
+    scopes: frozenset[Scope] = frozenset(SCOPES)  # a token may hold fewer
 
     def may(self, role: Role) -> bool:
         """Tell whether the visitor's role includes another.
@@ -46,14 +54,19 @@ def add_user(session: Session, name: str, password: str, role: Role) -> UserRow:
     """Add a user."""
     if not name.strip() or len(name) > 64:
         raise UsageError("a user needs a name of 1 to 64 characters")
-    if len(password) < LEAST_PASSWORD:
-        raise UsageError(f"the password is too short; give at least {LEAST_PASSWORD} characters")
     if session.execute(select(UserRow).where(UserRow.name == name)).scalar() is not None:
         raise UsageError(f"there is already a user called {name}")
-    user = UserRow(name=name, password_hash=_hasher.hash(password), role=role)
+    user = UserRow(name=name, password_hash=hash_of(password), role=role)
     session.add(user)
     session.flush()
     return user
+
+
+def hash_of(password: str) -> str:
+    """Return the argon2 hash of a password that is long enough."""
+    if len(password) < LEAST_PASSWORD:
+        raise UsageError(f"the password is too short; give at least {LEAST_PASSWORD} characters")
+    return _hasher.hash(password)
 
 
 def first_password(session: Session) -> str | None:
@@ -68,24 +81,43 @@ def first_password(session: Session) -> str | None:
 def sign_in(session: Session, name: str, password: str, *, now: float, hours: float) -> str | None:
     """Return the secret of a new session, or None for a wrong name or password."""
     user = session.execute(select(UserRow).where(UserRow.name == name, UserRow.active.is_(True))).scalar()
-    right = _hasher.verify(password, user.password_hash if user else _NOBODY)
-    if user is None or not right:
+    known = user.password_hash if user else ""  # "" too for people whom an identity provider signs in
+    right = _hasher.verify(password, known or _NOBODY)
+    if user is None or not known or not right:
         return None
-    session.execute(delete(LoginRow).where(LoginRow.expires_at < now))
-    return _issue(session, user, label="", expires_at=now + hours * 3600)
+    return start_session(session, user, now=now, hours=hours)
 
 
-def issue_token(session: Session, user: UserRow, *, label: str, now: float, days: float) -> str:
+def issue_token(
+    session: Session,
+    user: UserRow,
+    *,
+    label: str,
+    now: float,
+    days: float,
+    scopes: Collection[Scope] = ("read", "act", "images"),
+) -> str:
     """Return the secret of a new API token; it cannot be shown again."""
-    return _issue(session, user, label=label or "token", expires_at=now + days * 86400)
-
-
-def _issue(session: Session, user: UserRow, *, label: str, expires_at: float) -> str:
+    if unknown := sorted(set(scopes) - set(SCOPES)):
+        raise UsageError(f"there is no scope {', '.join(unknown)}; give some of {', '.join(SCOPES)}")
+    if not scopes:
+        raise UsageError(f"a token needs a scope; give some of {', '.join(SCOPES)}")
     secret = secrets.token_urlsafe(32)
-    csrf = "" if label else secrets.token_urlsafe(24)
-    session.add(
-        LoginRow(secret_hash=_digest(secret), user_id=user.id, label=label, csrf=csrf, expires_at=expires_at)
-    )
+    ends = now + days * 86400
+    row = LoginRow(user_id=user.id, label=label or "token", created_at=now, expires_at=ends)
+    row.secret_hash, row.scopes = _digest(secret), " ".join(sorted(scopes))
+    session.add(row)
+    session.flush()
+    return secret
+
+
+def start_session(session: Session, user: UserRow, *, now: float, hours: float) -> str:
+    """Return the secret of a new browser session of somebody who has proved who they are."""
+    session.execute(delete(LoginRow).where(LoginRow.expires_at < now))
+    secret = secrets.token_urlsafe(32)
+    row = LoginRow(user_id=user.id, created_at=now, expires_at=now + hours * 3600)
+    row.secret_hash, row.csrf = _digest(secret), secrets.token_urlsafe(24)
+    session.add(row)
     session.flush()
     return secret
 
@@ -100,7 +132,9 @@ def visitor_of(session: Session, secret: str, *, now: float) -> Visitor | None:
     if row is None:
         return None
     login, user = row
-    return Visitor(user.name, _role(user.role), login.csrf)
+    held = login.scopes.split()
+    scopes = frozenset(scope for scope in SCOPES if scope in held) if login.label else frozenset(SCOPES)
+    return Visitor(user.name, role_called(user.role), login.csrf, scopes)
 
 
 def sign_out(session: Session, secret: str) -> None:
@@ -108,46 +142,17 @@ def sign_out(session: Session, secret: str) -> None:
     session.execute(delete(LoginRow).where(LoginRow.secret_hash == _digest(secret)))
 
 
-def _role(name: str) -> Role:
-    return next(role for role in ROLES if role == name)
+def role_called(name: str) -> Role:
+    """Return the role of this name, or say which there are.
+
+    >>> role_called("reader")
+    'reader'
+    """
+    for role in ROLES:
+        if role == name:
+            return role
+    raise UsageError(f"there is no role {name}; give one of {', '.join(ROLES)}")
 
 
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-@dataclass(eq=False)
-class RateLimit:
-    """Counts failed sign-ins per name and per address in a sliding window.
-
-    >>> limit = RateLimit(failures=2, window_s=60)
-    >>> limit.note("ann", 0), limit.note("ann", 1), limit.blocks("ann", 2), limit.blocks("ann", 100)
-    (None, None, True, False)
-    """
-
-    failures: int = 8
-    window_s: float = 300.0
-    _times: dict[str, deque[float]] = field(default_factory=lambda: defaultdict(deque))
-
-    def note(self, key: str, now: float) -> None:
-        """Count one failure.
-
-        >>> limit = RateLimit(failures=1)
-        >>> limit.note("ann", 0.0)
-        >>> limit.blocks("ann", 1.0), limit.blocks("bob", 1.0)
-        (True, False)
-        """
-        self._times[key].append(now)
-
-    def blocks(self, key: str, now: float) -> bool:
-        """Tell whether a name or an address must wait.
-
-        >>> RateLimit(failures=1).blocks("ann", 0.0)
-        False
-        """
-        times = self._times[key]
-        while times and times[0] < now - self.window_s:
-            times.popleft()
-        if not times:
-            del self._times[key]
-        return len(times) >= self.failures

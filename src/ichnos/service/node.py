@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -10,8 +11,13 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from ichnos.service.settings import NodeSettings
 from ichnos.service.store.database import Database, open_database
+
+_AFTER_ERROR_S = 1.0  # before a loop asks a database again that did not answer
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +30,15 @@ class Node:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def repeat(self, step: Callable[[Node], bool], *, pause_s: float) -> None:
-        """Call a step until the node stops; pause whenever the step had nothing to do."""
+        """Call a step until the node stops; pause when it had nothing to do or the database is away."""
         while not self.stopping.is_set():
-            if not step(self):
+            try:
+                busy = step(self)
+            except SQLAlchemyError as error:
+                _log.error("the database did not answer (%s); trying again", type(error).__name__)
+                self.stopping.wait(_AFTER_ERROR_S)
+                continue
+            if not busy:
                 self.stopping.wait(pause_s)
 
 

@@ -9,7 +9,8 @@ import ipaddress
 import logging
 import ssl
 import tempfile
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ichnos.errors import InputRefused
 from ichnos.service.node import Node
+from ichnos.service.reception import keep_image
 from ichnos.service.sender import note_commitment
 from ichnos.service.settings import LOOPBACK, ReceiverSettings
-from ichnos.service.store import queue, studies
-from ichnos.service.store.images import free_gib, store_image
+from ichnos.service.store import queue
+from ichnos.service.store.images import free_gib
 
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND, PROCESSING_FAILURE, NOT_AUTHORISED = (
     0x0000, 0xA700, 0xC000, 0x0110, 0x0124,
 )  # fmt: skip
+_LOOK_EVERY_S = 1.0  # how often disk and queue are looked at while images come
 _log = logging.getLogger(__name__)
 
 
@@ -39,6 +42,8 @@ class Receiver:
 
     node: Node
     server: Any = None
+    _full: bool = False
+    _looked_at: float = field(default=-_LOOK_EVERY_S)
 
     @property
     def port(self) -> int:
@@ -48,35 +53,41 @@ class Receiver:
     def start(self) -> None:
         """Listen in threads of this process; returns at once."""
         settings = self.node.settings.receiver
-        incoming = self.node.settings.home / "incoming"
-        incoming.mkdir(parents=True, exist_ok=True)
-        for left in incoming.iterdir():  # of a process that was killed: nobody was told of success
-            left.unlink()
-        tempfile.tempdir = str(incoming)  # pynetdicom writes chunks there: the later move stays on one disk
-        _config.STORE_RECV_CHUNKED_DATASET = True
-        _config.UNRESTRICTED_STORAGE_SERVICE = True  # every storage class, each transfer syntax as it comes
+        _receive_into(self.node.settings.home / "incoming")
+        self.server = self._entity().start_server(
+            (settings.host, settings.port),
+            block=False,
+            evt_handlers=self._handlers(),
+            ssl_context=tls_context(settings),
+        )
+
+    def _entity(self) -> Any:
+        settings = self.node.settings.receiver
         entity = AE(ae_title=settings.ae_title)
         entity.maximum_associations = settings.associations
         entity.require_called_aet = bool(settings.peers)
         entity.require_calling_aet = sorted({peer.ae_title for peer in settings.peers})
         entity.add_supported_context(Verification)
         entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
-        handlers: list[Any] = [
+        return entity
+
+    def _handlers(self) -> list[Any]:
+        return [
             (evt.EVT_C_ECHO, self._echo),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_N_EVENT_REPORT, self._commitment),
         ]
-        self.server = entity.start_server(
-            (settings.host, settings.port),
-            block=False,
-            evt_handlers=handlers,
-            ssl_context=tls_context(settings),
-        )
 
-    def stop(self) -> None:
-        """Finish running associations and stop listening."""
-        if self.server is not None:
-            self.server.shutdown()
+    def stop(self, *, drain_s: float = 0.0) -> None:
+        """Stop listening; give running associations `drain_s` seconds to end by themselves."""
+        if self.server is None:
+            return
+        running = self.server.ae
+        self.server.shutdown()
+        ends = time.monotonic() + drain_s
+        while running.active_associations and time.monotonic() < ends:
+            time.sleep(0.05)
+        running.shutdown()
 
     def _echo(self, event: Any) -> int:
         return SUCCESS if self._admitted(event) else NOT_AUTHORISED
@@ -84,8 +95,12 @@ class Receiver:
     def _store(self, event: Any) -> int:
         if not self._admitted(event):
             return NOT_AUTHORISED
-        if self._is_full():
-            return OUT_OF_RESOURCES
+        try:
+            if self._is_full():
+                return OUT_OF_RESOURCES
+        except SQLAlchemyError as error:
+            _log.error("the database did not answer: %s", type(error).__name__)
+            return PROCESSING_FAILURE
         return self._keep(Path(event.dataset_path), source=str(event.assoc.requestor.ae_title).strip())
 
     def _commitment(self, event: Any) -> tuple[int, None]:
@@ -98,9 +113,7 @@ class Receiver:
     def _keep(self, received: Path, *, source: str) -> int:
         """Store one image; whatever goes wrong, the sender is not told of success and sends again."""
         try:
-            image = store_image(self.node.settings.home, received)
-            with self.node.database.transaction() as session:
-                studies.register_image(session, image, now=self.node.clock(), source=source)
+            keep_image(self.node, received, source=source)
         except InputRefused as refusal:
             _log.warning("image refused: %s", refusal)
             return CANNOT_UNDERSTAND
@@ -117,11 +130,28 @@ class Receiver:
         return is_admitted(self.node.settings.receiver, str(requestor.ae_title), str(requestor.address))
 
     def _is_full(self) -> bool:
+        """Look at disk and queue, at most once a second: many images arrive in between."""
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_EVERY_S:
+            self._full, self._looked_at = self._look(), now
+        return self._full
+
+    def _look(self) -> bool:
         storage = self.node.settings.storage
         if free_gib(self.node.settings.home) < storage.refuse_below_gib:
             return True
         with self.node.database.snapshot() as session:
             return queue.tasks_waiting(session, "read") >= storage.queue_limit
+
+
+def _receive_into(incoming: Path) -> None:
+    """Let pynetdicom write what arrives into files of this folder, in chunks, as it comes."""
+    incoming.mkdir(parents=True, exist_ok=True)
+    for left in incoming.glob("*.dcm"):  # of a process that was killed: nobody was told of success
+        left.unlink(missing_ok=True)
+    tempfile.tempdir = str(incoming)  # the later move stays on one disk
+    _config.STORE_RECV_CHUNKED_DATASET = True
+    _config.UNRESTRICTED_STORAGE_SERVICE = True  # every storage class, each transfer syntax as it comes
 
 
 def is_admitted(settings: ReceiverSettings, ae_title: str, address: str) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Literal
 
@@ -16,7 +19,7 @@ from ichnos.service.settings import NodeSettings
 Loop = Literal["receiver", "assembler", "worker", "sender", "web"]
 LOOPS: tuple[Loop, ...] = ("receiver", "assembler", "worker", "sender", "web")
 _PAUSE_S = 0.5  # of a loop that found nothing to do
-_DRAIN_S = 30.0  # for children to finish what they do
+DRAIN_S = 30.0  # for children to finish what they do
 _RESTART_S = 2.0  # between the death of a child and its successor
 _log = logging.getLogger(__name__)
 
@@ -34,8 +37,24 @@ def run_loop(loop: Loop, settings: NodeSettings) -> None:
     node = open_node(settings)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: node.stopping.set())
+    _stop_with_parent(node)
     _BODIES[loop](node)
     node.database.close()
+
+
+def _stop_with_parent(node: Node) -> None:
+    """End this process when the one that started it was killed; else its ports would stay taken."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        _log.error("the parent process is gone; stopping")
+        node.stopping.set()
+        os.kill(os.getpid(), signal.SIGTERM)  # uvicorn listens to signals alone
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _receive(node: Node) -> None:
@@ -44,19 +63,35 @@ def _receive(node: Node) -> None:
     receiver = Receiver(node)
     receiver.start()
     node.stopping.wait()
-    receiver.stop()
+    receiver.stop(drain_s=DRAIN_S * 0.8)
 
 
 def _assemble(node: Node) -> None:
     from ichnos.service.assembler import assemble
+    from ichnos.service.completeness import Completeness
+    from ichnos.service.partners.finder import PairFinder
+    from ichnos.service.upkeep.daily import Upkeep
 
-    node.repeat(assemble, pause_s=_PAUSE_S)
+    upkeep, completeness, finder = Upkeep(node), Completeness(node), PairFinder(node)
+
+    def step(_: Node) -> bool:
+        return assemble(node, completeness.complete_studies()) or finder.step() or upkeep.step()
+
+    node.repeat(step, pause_s=_PAUSE_S)
 
 
 def _work(node: Node) -> None:
+    from ichnos.service.partners.judge import PairJudge
+    from ichnos.service.partners.shadow import ShadowReader
     from ichnos.service.worker import Worker, study_reader
 
-    node.repeat(Worker(node, study_reader(node)).step, pause_s=_PAUSE_S)
+    worker = Worker(node, study_reader(node), partial(study_reader, node))
+    judge, shadow = PairJudge(node), ShadowReader(node, partial(study_reader, node))
+
+    def step(_: Node) -> bool:  # what people wait for comes first
+        return worker.step() or shadow.step() or judge.step()
+
+    node.repeat(step, pause_s=_PAUSE_S)
 
 
 def _send(node: Node) -> None:
@@ -92,32 +127,35 @@ _BODIES: dict[Loop, Callable[[Node], None]] = {
 def run_all(settings: NodeSettings) -> None:
     """Run every loop as a child process; start one anew when it dies; end all on SIGTERM or SIGINT."""
     open_node(settings).database.close()  # tables exist before several processes ask for them
-    context = multiprocessing.get_context("spawn")
-    stopping = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopping
-        stopping = True
-
+    stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, stop)
+        signal.signal(name, lambda *_: stopping.set())
     children: dict[Loop, BaseProcess] = {}
-    while not stopping:
+    while not stopping.is_set():
         for loop in LOOPS:
             child = children.get(loop)
             if child is not None and not child.is_alive():
                 _log.error("the %s ended with code %s; it is started again", loop, child.exitcode)
                 time.sleep(_RESTART_S)
             if child is None or not child.is_alive():
-                children[loop] = context.Process(
-                    target=run_loop, args=(loop, settings), name=f"ichnos-{loop}"
-                )
-                children[loop].start()
+                children[loop] = _started(loop, settings)
         time.sleep(_PAUSE_S)
-    for child in children.values():
+    _end(list(children.values()))
+
+
+def _started(loop: Loop, settings: NodeSettings) -> BaseProcess:
+    context = multiprocessing.get_context("spawn")
+    child = context.Process(target=run_loop, args=(loop, settings), name=f"ichnos-{loop}")
+    child.start()
+    return child
+
+
+def _end(children: Sequence[BaseProcess]) -> None:
+    """Let children finish what they do; kill those that take too long."""
+    for child in children:
         child.terminate()
-    ends = time.monotonic() + _DRAIN_S
-    for child in children.values():
+    ends = time.monotonic() + DRAIN_S
+    for child in children:
         child.join(max(0.1, ends - time.monotonic()))
         if child.is_alive():
             child.kill()  # its lease runs out, and another worker takes its task

@@ -19,13 +19,17 @@ from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr
 from sqlalchemy import select
 
 from ichnos.errors import IchnosError, InputRefused
+from ichnos.service.destinations import find_destination
+from ichnos.service.lease import kept_lease
 from ichnos.service.node import Node, worker_name
+from ichnos.service.results.extras import files_for
 from ichnos.service.settings import Destination
 from ichnos.service.store import events, queue
 from ichnos.service.store.studies import set_aside
 from ichnos.service.store.tables import DeliveryRow, StudyRow
 
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"  # well-known instance of the push model, PS3.4 annex J
+CONNECT_S = 10.0  # a destination that is switched off must not hold up the others
 _log = logging.getLogger(__name__)
 
 
@@ -53,12 +57,14 @@ class Sender:
             # Noted before anything is sent: the commitment may come back at once, on another association.
             delivery.transaction_uid = transaction_uid = str(generate_uid())
             study = session.get_one(StudyRow, delivery.study_id)
-            destination = self.node.settings.destination(delivery.destination)
-            files = sorted((self.node.settings.home / study.reading).glob("*.dcm"))
+            destination = find_destination(session, self.node.settings, delivery.destination)
+            extras = destination.extras if destination is not None else ()
+            files = files_for(self.node.settings.home / study.reading, extras)
         try:
             if destination is None:
-                raise NotDelivered(f"{delivery.destination} is no longer among the destinations")
-            deliver_files(files, destination, self.node.settings.receiver.ae_title, transaction_uid)
+                raise NotDelivered(f"{delivery.destination} is disabled, or no longer among the destinations")
+            with kept_lease(self.node, task.id, worker=self.name):
+                deliver_files(files, destination, self.node.settings.receiver.ae_title, transaction_uid)
         except (IchnosError, OSError, RuntimeError, ValueError) as error:
             self._fail(task.id, str(error) or type(error).__name__)
             return True
@@ -107,6 +113,7 @@ def deliver_files(
 def _store(files: Sequence[Path], destination: Destination, ae_title: str, transaction_uid: str) -> None:
     datasets = [dcmread(file) for file in files]
     entity = AE(ae_title=ae_title)
+    entity.connection_timeout = CONNECT_S
     for dataset in datasets:
         entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
     if destination.commitment:

@@ -67,6 +67,8 @@ class AssemblySettings(_Part):
 
     quiet_s: float = Field(default=10.0, gt=0, description="seconds without a new image")
     limit_s: float = Field(default=900.0, gt=0, description="seconds after which a study is read anyway")
+    early: bool = Field(default=True, description="do not wait where the archive or the geometry says: whole")
+    early_quiet_s: float = Field(default=2.0, gt=0, description="seconds without a new image even then")
 
 
 class ReadingSettings(_Part):
@@ -77,6 +79,9 @@ class ReadingSettings(_Part):
     threads: int | None = Field(default=None, ge=1, description="threads per worker (default: all cores)")
     lease_s: float = Field(default=120.0, gt=1, description="seconds before a silent worker loses its task")
     attempts: int = Field(default=3, ge=1, description="tries before a task is set aside")
+
+
+Extra = Literal["picture", "pdf", "rectified"]  # beside SEG and SR
 
 
 class Destination(_Part):
@@ -93,6 +98,9 @@ class Destination(_Part):
     port: int = Field(default=104, ge=1, le=65535, description="port (dicom)")
     url: str = Field(default="", description="DICOMweb root (stow)")
     commitment: bool = Field(default=False, description="ask for storage commitment (dicom)")
+    extras: tuple[Extra, ...] = Field(
+        default=(), description="picture, pdf, rectified: sent beside SEG and SR"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -120,6 +128,20 @@ class SendingSettings(_Part):
         return destinations
 
 
+class ArchiveSettings(_Part):
+    """The archive that is asked for earlier studies of a patient (C-FIND) and sends them here (C-MOVE)."""
+
+    ae_title: str = Field(default="", description="its AE title")
+    host: str = Field(default="", description="its address; empty: no archive is asked")
+    port: int = Field(default=104, ge=1, le=65535, description="its port")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if bool(self.host) != bool(self.ae_title):
+            raise ValueError("the archive needs both archive.host and archive.ae_title")
+        return self
+
+
 class WebSettings(_Part):
     """The pages and the API."""
 
@@ -141,6 +163,26 @@ class StorageSettings(_Part):
     keep_days: float = Field(default=0.0, ge=0, description="days until a study is removed; 0: never")
 
 
+class PartnerSettings(_Part):
+    """When exams of the same patient judge what had been read.
+
+    >>> night = PartnerSettings(from_hour=20, to_hour=6)
+    >>> night.may_judge(23), night.may_judge(7)
+    (True, False)
+    """
+
+    enabled: bool = Field(default=True, description="judge readings by partner exams that arrive")
+    delay_s: float = Field(default=900.0, ge=0, description="seconds after the partner's arrival")
+    from_hour: int = Field(default=0, ge=0, le=23, description="hour (UTC) from which pairs are judged")
+    to_hour: int = Field(default=24, ge=1, le=24, description="hour (UTC) until which pairs are judged")
+
+    def may_judge(self, hour: int) -> bool:
+        """Say whether pairs are judged in an hour of the day; the span may go over midnight."""
+        if self.from_hour < self.to_hour:
+            return self.from_hour <= hour < self.to_hour
+        return hour >= self.from_hour or hour < self.to_hour
+
+
 class NodeSettings(_Part):
     """Everything that decides how the node behaves.
 
@@ -154,6 +196,8 @@ class NodeSettings(_Part):
     assembly: AssemblySettings = AssemblySettings()
     reading: ReadingSettings = ReadingSettings()
     sending: SendingSettings = SendingSettings()
+    archive: ArchiveSettings = ArchiveSettings()
+    partners: PartnerSettings = PartnerSettings()
     web: WebSettings = WebSettings()
     storage: StorageSettings = StorageSettings()
 

@@ -6,23 +6,38 @@ import logging
 import os
 import random
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ichnos.api import Engine, read_with, save_reading
-from ichnos.errors import IchnosError
 from ichnos.reading import Reading, Record
+from ichnos.service.destinations import enabled_destinations
+from ichnos.service.installed import folder_of_model
+from ichnos.service.lease import kept_lease
 from ichnos.service.node import Node, worker_name
+from ichnos.service.results.extras import write_extras
+from ichnos.service.settings import Extra
 from ichnos.service.store import queue, studies
-from ichnos.service.store.images import StoredImage, store_image
+from ichnos.service.store.images import StoredImage, free_gib, store_image
 from ichnos.service.store.studies import ReadingOutcome
 
 _log = logging.getLogger(__name__)
 _FIRST_WAIT_S = 5.0  # after a failed reading; doubles with each try
+_SHARE_OF_WATERMARK = 0.5  # of the space below which exams are refused: below that, nothing is read either
 ReadStudy = Callable[[Path, str], Reading]  # (folder of images, name of the scan) -> reading
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker has claimed."""
+
+    task_id: int
+    study_id: int
+    folder: str  # of the reading, of this attempt alone
+    files: tuple[Path, ...]
+    model: str
+    extras: frozenset[Extra]
 
 
 @dataclass(eq=False)
@@ -31,43 +46,63 @@ class Worker:
 
     node: Node
     read_study: ReadStudy
+    reader_of: Callable[[str], ReadStudy] | None = None  # for a reading with a model that somebody named
     name: str = field(default_factory=lambda: worker_name("worker"))
     rng: random.Random = field(default_factory=random.Random)
 
     def step(self, _node: Node | None = None) -> bool:
-        """Read the next study; False when nothing waits."""
-        settings, now = self.node.settings.reading, self.node.clock()
-        with self.node.database.transaction() as session:
-            task = queue.claim_task(session, "read", worker=self.name, now=now, lease_s=settings.lease_s)
-            if task is None:
-                return False
-            study = studies.begin_reading(session, task, now=now)
-            files = [self.node.settings.home / image.path for image in studies.files_of(session, study)]
+        """Read the next study; False when nothing waits or the disk is too full to read."""
+        job = None if self._disk_is_full() else self._claim()
+        if job is None:
+            return False
         try:
-            with self._heartbeat(task.id):
-                outcome = self._read(study.id, files)
-        except (IchnosError, OSError, RuntimeError, ValueError, MemoryError) as error:
-            _log.exception("study %d could not be read", study.id)
-            self._fail(task.id, f"{type(error).__name__}: {error}")
+            with kept_lease(self.node, job.task_id, worker=self.name):
+                outcome = self._read(job)
+        except Exception as error:  # one odd study must not end the worker
+            _log.exception("study %d could not be read", job.study_id)
+            self._fail(job.task_id, f"{type(error).__name__}: {error}")
             return True
-        self._finish(task.id, outcome)
+        self._finish(job.task_id, outcome)
         return True
 
-    def _read(self, study_id: int, files: list[Path]) -> ReadingOutcome:
-        """Read into a folder of its own and move it into place; the same task twice gives the same folder."""
+    def _claim(self) -> _Job | None:
+        settings, now = self.node.settings, self.node.clock()
+        with self.node.database.transaction() as session:
+            task = queue.claim_task(
+                session, "read", worker=self.name, now=now, lease_s=settings.reading.lease_s
+            )
+            if task is None:
+                return None
+            study = studies.begin_reading(session, task, now=now)
+            destinations = enabled_destinations(session, settings)
+            return _Job(
+                task_id=task.id,
+                study_id=study.id,
+                folder=f"{study.id}-{task.id}-{task.attempts}",
+                files=tuple(settings.home / image.path for image in studies.files_of(session, study)),
+                model=str(task.payload.get("model", "")),
+                extras=frozenset(extra for there in destinations for extra in there.extras),
+            )
+
+    def _disk_is_full(self) -> bool:
+        storage = self.node.settings.storage
+        return free_gib(self.node.settings.home) < storage.refuse_below_gib * _SHARE_OF_WATERMARK
+
+    def _read(self, job: _Job) -> ReadingOutcome:
+        """Read into a folder that this attempt alone has: only the database says which reading counts."""
         home = self.node.settings.home
-        scratch, final = home / "work" / f"{self.name}-{study_id}", home / "readings" / str(study_id)
+        scratch, final = home / "work" / f"{self.name}-{job.study_id}", home / "readings" / job.folder
         shutil.rmtree(scratch, ignore_errors=True)
         images = scratch / "images"
         images.mkdir(parents=True)
-        for file in files:
+        for file in job.files:
             os.link(file, images / file.name)
-        reading = self.read_study(images, f"study-{study_id}")
+        read = self.reader_of(job.model) if job.model and self.reader_of else self.read_study
+        reading = read(images, f"study-{job.study_id}")
         save_reading(reading, scratch / "reading")
+        _write_extras(reading, scratch / "reading", job.extras)
         final.parent.mkdir(parents=True, exist_ok=True)
-        old = scratch / "old"
-        if final.exists():
-            os.replace(final, old)
+        shutil.rmtree(final, ignore_errors=True)  # of a clock or a database that went back
         os.replace(scratch / "reading", final)
         shutil.rmtree(scratch, ignore_errors=True)
         return outcome_of(reading.record, str(final.relative_to(home)))
@@ -79,6 +114,7 @@ class Worker:
             task = queue.held_task(session, task_id, worker=self.name)
             if task is None:
                 _log.warning("task %d was taken by another worker; this result is thrown away", task_id)
+                shutil.rmtree(self.node.settings.home / outcome.folder, ignore_errors=True)
                 return
             for image in results:
                 studies.register_image(session, image, now=self.node.clock(), source="ichnos")
@@ -87,7 +123,7 @@ class Worker:
                 task,
                 outcome,
                 now=self.node.clock(),
-                destinations=[destination.name for destination in sending.destinations],
+                destinations=[there.name for there in enabled_destinations(session, self.node.settings)],
                 attempts_allowed=sending.attempts,
             )
 
@@ -105,40 +141,34 @@ class Worker:
         with self.node.database.transaction() as session:
             task = queue.held_task(session, task_id, worker=self.name)
             if task is not None and queue.fail_task(
-                session, task, error, now=now, first_wait_s=5.0, rng=self.rng
+                session, task, error, now=now, first_wait_s=_FIRST_WAIT_S, rng=self.rng
             ):
                 studies.set_aside(session, task, now=now)
 
-    @contextmanager
-    def _heartbeat(self, task_id: int) -> Iterator[None]:
-        """Prolong the lease in a thread while the block runs."""
-        lease_s, over = self.node.settings.reading.lease_s, threading.Event()
 
-        def beat() -> None:
-            while not over.wait(lease_s / 4):
-                with self.node.database.transaction() as session:
-                    now = self.node.clock()
-                    queue.extend_lease(session, task_id, worker=self.name, now=now, lease_s=lease_s)
-
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+def _write_extras(reading: Reading, folder: Path, extras: frozenset[Extra]) -> None:
+    """Write what some destinations want beside SEG and SR; without it the study is sent nevertheless."""
+    try:
+        write_extras(reading, folder, extras)
+    except Exception:
+        _log.exception("picture, PDF or rectified copy could not be written; SEG and SR are sent alone")
 
 
-def study_reader(node: Node) -> ReadStudy:
-    """Return a function that reads a folder of images with the configured model, loaded on first use."""
+def study_reader(node: Node, model: str = "") -> ReadStudy:
+    """Return a function that reads a folder of images: with a model by its name, else the chosen one.
+
+    The choice is looked up for each study, so that a change in the pages holds from the next one on.
+    """
     settings = node.settings.reading
-    engine = Engine(
-        model=settings.model,
-        device=settings.device,
-        threads=settings.threads,
-        cache=str(node.settings.home / "compiled"),
-    )
-    return lambda folder, name: read_with(engine.predictor(), folder, name=name)
+
+    def read(folder: Path, name: str) -> Reading:
+        with node.database.snapshot() as session:
+            chosen = folder_of_model(session, node.settings, model)
+        cache = str(node.settings.home / "compiled")
+        engine = Engine(model=chosen, device=settings.device, threads=settings.threads, cache=cache)
+        return read_with(engine.predictor(), folder, name=name)
+
+    return read
 
 
 def outcome_of(record: Record, folder: str) -> ReadingOutcome:

@@ -277,7 +277,8 @@ def _truth(
 def _midline_shift(head: SourceHead, grid: Grid, baseline: RenderedMoment) -> float:
     """Return the largest sideways displacement of tissue from the midline at the level of the deep nuclei."""
     x, y, z = sampled(head.mni_mm, head.feature_affine, baseline.source_mm)
-    midline = (x.abs() < 4) & (y > -25) & (y < 30) & (z > 0) & (z < 30)
+    near_mm = max(4.0, 0.55 * grid.step * grid.spacing_mm)  # on a coarse grid no voxel may lie nearer
+    midline = (x.abs() < near_mm) & (y > -25) & (y < 30) & (z > 0) & (z < 30)
     return float((baseline.displacement_mm[0].abs() * midline).max())
 
 

@@ -117,6 +117,13 @@ def test_bits_above_the_stored_ones_do_not_count(tmp_path: Path) -> None:
     assert set(np.unique(opened(ball(8), tmp_path, high_bits=True))) == {-1000, 60}
 
 
+@pytest.mark.parametrize("high_bit", [0, 3, 16, 65_535])
+def test_an_impossible_high_bit_is_not_believed(high_bit: int, tmp_path: Path) -> None:
+    assert (
+        opened(ramp, tmp_path / "odd", tags={"HighBit": high_bit}) == opened(ramp, tmp_path / "plain")
+    ).all()
+
+
 def test_monochrome1_changes_the_display_and_not_the_hu(tmp_path: Path) -> None:
     assert set(np.unique(opened(ball(8), tmp_path, monochrome1=True))) == {-1000, 60}
 

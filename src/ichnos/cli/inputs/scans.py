@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ichnos.cli.inputs.names import NameBook
 from ichnos.errors import InputRefused, UsageError, foreign
+from ichnos.formats.limits import DEFAULT_LIMITS, Limits
 from ichnos.scan import known_facts
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class ScanItem:
     refusal: str = ""
     facts: Mapping[str, float] = field(default_factory=dict)  # they overrule those of its headers
     cohort: bool = False  # its id is that of a patient of a cohort
+    limits: Limits = DEFAULT_LIMITS  # on its files
 
     def open(self) -> Scan:
         """Open the scan, or refuse with the reason."""
@@ -42,11 +44,13 @@ class ScanItem:
 
         if self.refusal:
             raise InputRefused(self.refusal)
-        scan = self.study.open() if self.study is not None else open_scan(self.place)
+        scan = self.study.open() if self.study is not None else open_scan(self.place, limits=self.limits)
         return scan.with_facts(self.facts)
 
 
-def find_scans(paths: list[Path], *, progress: bool, names: NameBook | None = None) -> list[ScanItem]:
+def find_scans(
+    paths: list[Path], *, progress: bool, names: NameBook | None = None, limits: Limits = DEFAULT_LIMITS
+) -> list[ScanItem]:
     """List every scan in the given places, under hashed names if there is a book of names.
 
     Patients of a cohort keep their ids, which are pseudonyms. A place that does not exist is refused at once.
@@ -56,7 +60,8 @@ def find_scans(paths: list[Path], *, progress: bool, names: NameBook | None = No
             raise InputRefused(
                 f"{foreign(path)} does not exist; give a DICOM file, folder or zip, a NIfTI file, or a cohort"
             )
-    items = list({item.given: item for path in paths for item in _items(path, progress=progress)}.values())
+    listed = (item for path in paths for item in _items(path, limits, progress=progress))
+    items = list({item.given: replace(item, limits=limits) for item in listed}.values())
     if names is not None:
         items = [_renamed(item, names) for item in items]
     counts = Counter(item.id for item in items)
@@ -66,17 +71,19 @@ def find_scans(paths: list[Path], *, progress: bool, names: NameBook | None = No
     ]
 
 
-def find_studies(path: Path, *, progress: bool, names: NameBook | None = None) -> list[ScanItem]:
+def find_studies(
+    path: Path, *, progress: bool, names: NameBook | None = None, limits: Limits = DEFAULT_LIMITS
+) -> list[ScanItem]:
     """List the head CTs to convert: a NIfTI file, or every study of a place, with or without one."""
     from ichnos.cli.inspect import file_bar
     from ichnos.formats import nifti
     from ichnos.formats.dicom import studies_in
 
     if nifti.is_nifti(path) and path.is_file():
-        items = [_of_file(path)]
+        items = [replace(_of_file(path), limits=limits)]
     else:
         with file_bar(show=progress) as advance:
-            studies = studies_in(path, progress=advance)
+            studies = studies_in(path, progress=advance, limits=limits)
         items = [ScanItem(s.id, f"{s.folder} ({s.uid})", s.folder, study=s) for s in studies]
     return items if names is None else [_renamed(item, names) for item in items]
 
@@ -109,7 +116,7 @@ def with_facts(items: list[ScanItem], table: Mapping[str, Mapping[str, float]]) 
     ]
 
 
-def _items(path: Path, *, progress: bool) -> Iterator[ScanItem]:
+def _items(path: Path, limits: Limits, *, progress: bool) -> Iterator[ScanItem]:
     from ichnos.formats import bids, nifti
 
     if path.is_file() and nifti.is_nifti(path):
@@ -123,7 +130,7 @@ def _items(path: Path, *, progress: bool) -> Iterator[ScanItem]:
             else []
         )
         yield from map(_of_file, files)
-        yield from _of_dicom(path, progress=progress, alone=not files)
+        yield from _of_dicom(path, limits, progress=progress, alone=not files)
 
 
 def _of_file(path: Path) -> ScanItem:
@@ -148,14 +155,14 @@ def _of_cohort(root: Path) -> Iterator[ScanItem]:
                 )
 
 
-def _of_dicom(path: Path, *, progress: bool, alone: bool) -> Iterator[ScanItem]:
+def _of_dicom(path: Path, limits: Limits, *, progress: bool, alone: bool) -> Iterator[ScanItem]:
     """List the studies of a place; one that holds no DICOM is a refusal, unless it held something else."""
     from ichnos.cli.inspect import file_bar
     from ichnos.formats.dicom import studies_in
 
     try:
         with file_bar(show=progress) as advance:
-            studies = studies_in(path, progress=advance)
+            studies = studies_in(path, progress=advance, limits=limits)
     except InputRefused as error:
         if alone:
             yield ScanItem(_safe(path.resolve().name), str(path), path, refusal=error.marked)

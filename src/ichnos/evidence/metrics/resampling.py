@@ -1,12 +1,14 @@
 """Intervals by resampling patients, for numbers whose distribution is skewed: volumes, and Dice near one.
 
 Fisher's z and Student's t assume what volumes (log-normal) and Dice (skewed, bounded) are not. Here patients
-are resampled with both of their values. Statistics are vectorised: arrays (…, n) of resamples give (…,).
+are resampled with both of their values. Statistics of volumes are functions of the moments of a resample,
+which are counted for thousands of resamples at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,29 +18,86 @@ from ichnos.evidence.metrics.intervals import LEVEL, Estimate, mean_interval, pa
 
 PairStatistic = Callable[[Floats, Floats], Floats]  # (…, n), (…, n) -> (…,)
 _OUTER, _INNER = 100, 80  # resamples, and resamples of each, on which percentiles are calibrated
-_BLOCK = 20  # outer resamples taken at once: memory stays below 20 x 80 x n numbers
 _LEAST_TO_RESAMPLE = 5  # values, below which resampling says nothing
 
 
-def concordance_of(x: Floats, y: Floats) -> Floats:
-    """Return Lin's concordance correlation along the last axis.
+@dataclass(frozen=True)
+class PairMoments:
+    """Means, variances and covariance (all divided by n) of pairs, or of each of many resamples of them."""
+
+    n: int
+    mean_x: Floats
+    mean_y: Floats
+    var_x: Floats
+    var_y: Floats
+    covariance: Floats
+
+
+MomentStatistic = Callable[[PairMoments], Floats]
+
+
+def pair_moments(x: Floats, y: Floats) -> PairMoments:
+    """Return the moments of pairs (…, n) along the last axis.
+
+    >>> pair_moments(np.array([1.0, 2, 3]), np.array([2.0, 4, 6])).covariance.round(3).item()
+    1.333
+    """
+    covariance = ((x - x.mean(-1, keepdims=True)) * (y - y.mean(-1, keepdims=True))).mean(-1)
+    return PairMoments(x.shape[-1], x.mean(-1), y.mean(-1), x.var(-1), y.var(-1), np.asarray(covariance))
+
+
+def resampled_moments(x: Floats, y: Floats, at: Array) -> PairMoments:
+    """Return the moments of resamples of pairs (n,), which `at` (resamples, n) names by their indices.
+
+    How often each pair was drawn is all that the moments need, so that no resample is ever written out.
+    """
+    n, about = x.size, (x.mean() + y.mean()) / 2  # differences of large numbers would lose their digits
+    shifted = (at + n * np.arange(len(at))[:, None]).ravel()
+    times = np.bincount(shifted, minlength=n * len(at)).reshape(len(at), n)
+    u, v = x - about, y - about
+    mean_x, mean_y, xx, yy, xy = (times @ np.stack([u, v, u * u, v * v, u * v], axis=1) / n).T
+    var_x, var_y = _true_variance(xx - mean_x**2, x), _true_variance(yy - mean_y**2, y)
+    return PairMoments(n, mean_x + about, mean_y + about, var_x, var_y, xy - mean_x * mean_y)
+
+
+def _true_variance(variance: Floats, values: Floats) -> Floats:
+    """Return variances of resamples, 0 for a resample of one value, which rounding would leave a little."""
+    return np.where(variance > 1e-12 * values.var(), variance, 0.0)
+
+
+def concordance_of(moments: PairMoments) -> Floats:
+    """Return Lin's concordance correlation.
 
     >>> x = np.array([1.0, 2, 3, 4])
-    >>> concordance_of(x, x).round(3).item(), concordance_of(x, x + 1).round(3).item()
-    (1.0, 0.714)
+    >>> [concordance_of(pair_moments(x, y)).round(3).item() for y in (x, x + 1)]
+    [1.0, 0.714]
     """
-    shift = x.mean(-1) - y.mean(-1)
-    return np.asarray(2 * _covariance(x, y) / (x.var(-1) + y.var(-1) + shift**2))
+    m = moments
+    return np.asarray(2 * m.covariance / (m.var_x + m.var_y + (m.mean_x - m.mean_y) ** 2))
 
 
-def pearson_of(x: Floats, y: Floats) -> Floats:
-    """Return Pearson's correlation along the last axis.
+def pearson_of(moments: PairMoments) -> Floats:
+    """Return Pearson's correlation.
 
     >>> x = np.array([1.0, 2, 3, 4])
-    >>> pearson_of(x, x + 1).round(3).item(), pearson_of(x, -x).round(3).item()
-    (1.0, -1.0)
+    >>> [pearson_of(pair_moments(x, y)).round(3).item() for y in (x + 1, -x)]
+    [1.0, -1.0]
     """
-    return np.asarray(_covariance(x, y) / np.sqrt(x.var(-1) * y.var(-1)))
+    return np.asarray(moments.covariance / np.sqrt(moments.var_x * moments.var_y))
+
+
+def icc_of(moments: PairMoments) -> Floats:
+    """Return ICC(2,1) of two measurements: absolute agreement, single measurement.
+
+    >>> x = np.array([1.0, 2, 3, 4])
+    >>> [icc_of(pair_moments(x, y)).round(3).item() for y in (x, x + 1)]
+    [1.0, 0.769]
+    """
+    m, n = moments, moments.n
+    total, double = m.var_x + m.var_y, 2 * m.covariance
+    between, within = n / (n - 1) * (total + double) / 2, n / (n - 1) * (total - double) / 2
+    methods = n * (m.mean_x - m.mean_y) ** 2 / 2
+    return np.asarray((between - within) / (between + within + 2 * (methods - within) / n))
 
 
 def spearman_of(x: Floats, y: Floats) -> Floats:
@@ -50,26 +109,7 @@ def spearman_of(x: Floats, y: Floats) -> Floats:
     """
     from scipy.stats import rankdata
 
-    return pearson_of(rankdata(x, axis=-1), rankdata(y, axis=-1))
-
-
-def icc_of(x: Floats, y: Floats) -> Floats:
-    """Return ICC(2,1) of two measurements along the last axis: absolute agreement, single measurement.
-
-    >>> x = np.array([1.0, 2, 3, 4])
-    >>> icc_of(x, x).round(3).item(), icc_of(x, x + 1).round(3).item()
-    (1.0, 0.769)
-    """
-    n, half = x.shape[-1], (x - y) / 2
-    shift = half.mean(-1)
-    between = 2 * ((x + y) / 2).var(-1, ddof=1)
-    within = 2 * ((half - shift[..., None]) ** 2).sum(-1) / (n - 1)
-    methods = 2 * n * shift**2
-    return np.asarray((between - within) / (between + within + 2 * (methods - within) / n))
-
-
-def _covariance(x: Floats, y: Floats) -> Floats:
-    return np.asarray(((x - x.mean(-1, keepdims=True)) * (y - y.mean(-1, keepdims=True))).mean(-1))
+    return pearson_of(pair_moments(rankdata(x, axis=-1), rankdata(y, axis=-1)))
 
 
 def resampled_concordance(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = LEVEL) -> Estimate:
@@ -119,7 +159,7 @@ def percentile_bootstrap(
 
 
 def calibrated_bootstrap(
-    statistic: PairStatistic,
+    statistic: MomentStatistic,
     a: npt.ArrayLike,
     b: npt.ArrayLike,
     *,
@@ -137,13 +177,15 @@ def calibrated_bootstrap(
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return _undefined(x.size, level)
     rng = rng or np.random.default_rng(0)
-    value = float(statistic(x, y))
+    value = float(statistic(pair_moments(x, y)))
     at = rng.integers(0, x.size, (repeats, x.size))
     below = _share_below(statistic, x, y, at[:_OUTER], value, rng)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        draws = statistic(resampled_moments(x, y, at))
     z, quantile = ndtri(below), _expanded_quantile(x.size, level)
     tail, reach = float(ndtr(-quantile)), quantile * float(z.std())
     lower, upper = float(ndtr(z.mean() - reach)), float(ndtr(z.mean() + reach))
-    low, high = _quantiles(_resampled(statistic, x, y, at), min(lower, tail), max(upper, 1 - tail))
+    low, high = _quantiles(draws[np.isfinite(draws)], min(lower, tail), max(upper, 1 - tail))
     return Estimate(value, low, high, x.size, level)
 
 
@@ -155,18 +197,16 @@ def _expanded_quantile(n: int, level: float) -> float:
 
 
 def _share_below(
-    statistic: PairStatistic, x: Floats, y: Floats, outer: Array, value: float, rng: np.random.Generator
+    statistic: MomentStatistic, x: Floats, y: Floats, outer: Array, value: float, rng: np.random.Generator
 ) -> Floats:
     """Return for each resample the share of its own resamples whose statistic lies below the value."""
     shares = []
-    for start in range(0, len(outer), _BLOCK):
-        block = outer[start : start + _BLOCK]
-        inner = rng.integers(0, x.size, (len(block), _INNER, x.size))
-        at = np.take_along_axis(block[:, None, :], inner, axis=2)
+    for resample in outer:
+        at = resample[rng.integers(0, x.size, (_INNER, x.size), dtype=np.int32)]
         with np.errstate(invalid="ignore", divide="ignore"):
-            draws = statistic(x[at], y[at])
-        shares.append(((draws < value).sum(axis=1) + 0.5) / (_INNER + 1))
-    return np.concatenate(shares)
+            draws = statistic(resampled_moments(x, y, at))
+        shares.append(((draws < value).sum() + 0.5) / (_INNER + 1))
+    return np.array(shares)
 
 
 def _resampled(statistic: PairStatistic, x: Floats, y: Floats, at: Array) -> Floats:

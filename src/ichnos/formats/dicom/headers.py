@@ -382,12 +382,14 @@ def _stored_of(raw: tuple[Any, ...], offset: int | None, little: bool) -> Stored
     allocated, bits, high_bit, representation = (unsigned_value(value, little) for value in raw[:4])
     slope, intercept = (number_values(value, 1) for value in raw[5:7])
     bits = min(bits or allocated, allocated)
+    if not bits - 1 <= high_bit < allocated:
+        high_bit = bits - 1  # as the standard requires; another one cannot be true (PS3.5, 8.1.1)
     signed = representation == 1
     return Stored(
         offset,
         allocated,
         bits,
-        high_bit or bits - 1,
+        high_bit,
         signed,
         (slope[0] if slope else 0.0) or 1.0,
         intercept[0] if intercept else 0.0,

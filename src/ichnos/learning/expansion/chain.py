@@ -41,6 +41,7 @@ from ichnos.runs import apply
 from ichnos.scan import Scan
 from ichnos.volume import Volume
 
+_LEAST_HEAD_MM = 160.0  # of the two longer sides of a CT of a whole head
 FEATURES = (*IMAGE, *CLINICAL)  # measures and clinical facts that our design takes as tokens
 
 
@@ -216,10 +217,23 @@ def extract(patient: Patient, folder: Path, *, how: Extraction) -> dict[str, Any
 def _masks_by_reader(patient: Patient, how: Extraction) -> tuple[Volume, Volume]:
     """Return ICH and IVH as `ichnos read` outlines them."""
     opened = nifti.open_nifti(patient.exam("ct"))
+    check_whole_head(opened.volume, patient.id)
     scan = Scan(opened.volume.reoriented("RAS"), opened.acquisition)
     prediction = _predictor(how.reader, how.device)(scan)
     masks = consistent_masks(prediction, prediction.atlas_coordinates())
     return masks.ich, masks.ivh
+
+
+def check_whole_head(ct: Volume, patient: str) -> None:
+    """Refuse a piece of a head: a reader that was trained on whole ones would misread it."""
+    sides = [n * step for n, step in zip(ct.shape, ct.spacing_mm, strict=True)]
+    if min(sorted(sides)[1:]) < _LEAST_HEAD_MM:
+        shown = " x ".join(f"{side:.0f}" for side in sides)
+        raise InputRefused(
+            f"the CT of sub-{patient} shows {shown} mm, a piece of a head as compact cohorts hold it; a"
+            " reader needs whole heads. Train on the cohort's outlines (--set expansion.masks=outlines),"
+            " or simulate without --compact"
+        )
 
 
 @lru_cache(maxsize=1)

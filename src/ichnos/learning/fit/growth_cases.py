@@ -13,16 +13,12 @@ import torch
 from ichnos.clinical.expansion import DEFINITIONS
 from ichnos.prognosis.growth import GrowthInputs
 from ichnos.reading.measures.growth import growth_inputs
+from ichnos.simulation.cohort.compact import quick_scan
 from ichnos.simulation.disease import oracle
-from ichnos.simulation.exams.ct import plan_ct, simulate_ct
-from ichnos.simulation.exams.scanners import CENTRES, CtProtocol, centre, draw_protocol
-from ichnos.simulation.exams.truth import masks_on_grid
+from ichnos.simulation.exams.scanners import CENTRES, centre, draw_protocol
 from ichnos.simulation.heads.source import SourceHead
-from ichnos.simulation.patient import VirtualPatient
 from ichnos.simulation.simulate import PatientSpec, draws_of, simulate_patient
-from ichnos.volume import Volume, volume_ml
-
-_IMAGE_MATRIX = 256  # of the simulated CTs: their slices hold nothing finer than 0.9 mm
+from ichnos.volume import volume_ml
 
 
 @dataclass(frozen=True)
@@ -50,47 +46,19 @@ def simulated_case(seed: int, head: SourceHead, *, spacing_mm: float = 2.0) -> G
     patient = simulate_patient(seed, head, PatientSpec(spacing_mm=spacing_mm))
     rng = np.random.default_rng([seed, 17])
     place = centre(sorted(CENTRES)[int(rng.integers(len(CENTRES)))])
-    first, second = (replace(draw_protocol(place, rng=rng), matrix=_IMAGE_MATRIX) for _ in range(2))
-    ct, masks = _scanned_baseline(patient, first, seed)
-    if not masks["ich"].array.any():
+    first, second = (draw_protocol(place, rng=rng) for _ in range(2))
+    scan = quick_scan(patient, first, second, generator=torch.Generator().manual_seed(seed))
+    if not scan.masks["ich"].array.any():
         return None
-    latent, later = patient.latent, _followup_masks(patient, second)
+    latent, later = patient.latent, scan.later
     facts = {"onset_to_ct_h": latent.onset_to_ct_h, "anticoagulation": float(latent.anticoagulated)}
-    ras = {name: mask.reoriented("RAS") for name, mask in masks.items()}
+    ras = {name: mask.reoriented("RAS") for name, mask in scan.masks.items()}
     return GrowthCase(
         id=f"{head.name}-{seed}",
-        inputs=growth_inputs(ras["ich"], ras["ivh"], ct.reoriented("RAS"), facts=facts),
+        inputs=growth_inputs(ras["ich"], ras["ivh"], scan.ct.reoriented("RAS"), facts=facts),
         followup_ml=volume_ml(later["ich_followup"]),
         followup_ivh_ml=volume_ml(later["ivh_followup"]),
         oracle=patient.expansion_probability,
-    )
-
-
-def _scanned_baseline(
-    patient: VirtualPatient, protocol: CtProtocol, seed: int
-) -> tuple[Volume, dict[str, Volume]]:
-    ct = simulate_ct(patient, protocol, generator=torch.Generator().manual_seed(seed))
-    masks = masks_on_grid(
-        patient,
-        ("ich", "ivh"),
-        affine=ct.volume.affine,
-        shape=ct.volume.shape,
-        patient_from_exam=ct.patient_from_exam,
-        thickness_mm=protocol.thickness_mm,
-        motion=ct.motion,
-    )
-    return ct.volume, masks
-
-
-def _followup_masks(patient: VirtualPatient, protocol: CtProtocol) -> dict[str, Volume]:
-    plan = plan_ct(patient, protocol, followup=True)
-    return masks_on_grid(
-        patient,
-        ("ich_followup", "ivh_followup"),
-        affine=plan.affine,
-        shape=plan.shape,
-        patient_from_exam=plan.patient_from_exam,
-        thickness_mm=protocol.thickness_mm,
     )
 
 

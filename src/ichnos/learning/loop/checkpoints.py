@@ -9,6 +9,7 @@ import copy
 import json
 import os
 import pickle
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def best_network(state: TrainingState, out: Path, device: str) -> torch.nn.Modul
 def _write(file: Path, content: dict[str, Any]) -> None:
     partial = file.with_name(f"{file.name}.partial")
     try:
-        torch.save(content, partial)
+        torch.save(_interned(content), partial)
         os.replace(partial, file)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         partial.unlink(missing_ok=True)
@@ -136,6 +137,21 @@ def _write(file: Path, content: dict[str, Any]) -> None:
             f"{file} could not be written ({_first_line(error)}); {kept}. Make room on the disk and run the"
             " same call again"
         ) from None
+
+
+def _interned(value: Any) -> Any:
+    """Return nested plain data in which equal words are one object.
+
+    A pickle writes a word once and refers to it after that; words that a checkpoint brought are objects of
+    their own, and the same state would make other bytes after resuming.
+    """
+    if isinstance(value, str):
+        return sys.intern(value)
+    if type(value) is dict:
+        return {_interned(key): _interned(item) for key, item in value.items()}
+    if type(value) is list:
+        return [_interned(item) for item in value]
+    return value
 
 
 def _read(file: Path, device: str) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class _Run:
         """Take steps until the last one, until nothing improves, or until the time is over."""
         state, resources = self.state, self.resources
         started = saved = time.monotonic()
-        first, over = state.step, False
+        first, kept, over = state.step, state.step, False
         while state.step < self.settings.steps and not self.stalled and not over:
             loss = self.step()
             elapsed = time.monotonic() - started
@@ -101,8 +101,9 @@ class _Run:
             )
             if score is not None or time.monotonic() - saved > resources.checkpoint_every_s:
                 self._save()
-                saved = time.monotonic()
-        self._save()
+                saved, kept = time.monotonic(), state.step
+        if kept < state.step:
+            self._save()
         resources.team.wait()
 
     @property

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ichnos.inference import Prediction
+from ichnos.prognosis.site import load_site_recalibration
 from ichnos.prognosis.volume import load_volume_calibration
 from ichnos.reading.masks import threshold_of
+from ichnos.reading.measures.recalibrated import recalibrated
 from ichnos.reading.record import Measure
 from ichnos.volume import Volume, volume_ml
 
@@ -29,7 +31,7 @@ def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str
     name = f"{target.lower()}_volume"
     if value == high == 0:
         return Measure(name=name, label=label, value=0.0, unit="mL", reason=_NOTHING)
-    return Measure(
+    measure = Measure(
         name=name,
         label=label,
         value=round(value, 3),
@@ -38,6 +40,7 @@ def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str
         high=round(max(high, value), 3),
         interval=meaning,
     )
+    return recalibrated(measure, load_site_recalibration(prediction.model.folder), keep_value=True)
 
 
 def _threshold_band(prediction: Prediction, target: str, value: float) -> tuple[float, float, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session
@@ -58,16 +58,13 @@ def open_database(url: str) -> Database:
     True
     >>> database.close()
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise UsageError(
-            f"{url!r} is no database URL; give sqlite:///FILE or postgresql+psycopg://…"
-        ) from None
+    parsed = _parsed(url)
     sqlite = parsed.get_backend_name() == "sqlite"
     if sqlite and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, pool_pre_ping=not sqlite)
+    engine = create_engine(
+        parsed, pool_pre_ping=not sqlite, hide_parameters=True
+    )  # no names of patients in logs
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
@@ -79,6 +76,15 @@ def open_database(url: str) -> Database:
         shown = parsed.render_as_string(hide_password=True)
         raise UsageError(f"the database {shown} cannot be opened: {error.orig}") from None
     return Database(engine)
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError:
+        raise UsageError(
+            f"{url!r} is no database URL; give sqlite:///FILE or postgresql+psycopg://…"
+        ) from None
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

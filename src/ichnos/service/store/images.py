@@ -50,6 +50,11 @@ def store_image(home: Path, received: Path) -> StoredImage:
     return StoredImage(str(target.relative_to(home)), digest, size, **header)
 
 
+def content_digest(file: Path) -> str:
+    """Return the SHA-256 of a stored image's dataset, as it was taken when the image arrived."""
+    return _hashed(file)[0]
+
+
 def _hashed(path: Path) -> tuple[str, int]:
     """Return SHA-256 and size of the dataset, without the file meta, which every sender writes anew."""
     digest, size = hashlib.sha256(), 0

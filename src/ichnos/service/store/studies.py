@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from ichnos.service.store import events, queue
@@ -24,37 +24,42 @@ Arrival = Literal["new", "duplicate", "conflict"]
 
 def register_image(session: Session, image: StoredImage, *, now: float, source: str) -> Arrival:
     """Note an image that is on the disk; the same bytes again change nothing, other bytes are flagged."""
-    known = (
-        session.execute(select(InstanceRow.sha256).where(InstanceRow.sop_uid == image.sop_uid))
-        .scalars()
-        .all()
-    )
+    _one_at_a_time(session, image.study_uid)
+    same_uid = select(InstanceRow.sha256).where(InstanceRow.sop_uid == image.sop_uid)
+    known = session.execute(same_uid).scalars().all()
     if image.sha256 in known:
         return "duplicate"
     study = _study_for(session, image, now=now, source=source)
-    conflict = bool(known)
-    session.add(
-        InstanceRow(
-            study_id=study.id,
-            series_uid=image.series_uid,
-            sop_uid=image.sop_uid,
-            sop_class=image.sop_class,
-            modality=image.modality,
-            sha256=image.sha256,
-            size=image.size,
-            path=image.path,
-            received_at=now,
-            conflicting=conflict,
-        )
-    )
+    session.add(_row_of(image, study, now=now, conflicting=bool(known)))
     study.images += 1
     if image.modality == READ_MODALITY:
         study.last_image_at = now
-    if conflict:
-        events.append_event(
-            session, "conflict", at=now, actor="receiver", study_id=study.id, details={"series": 1}
-        )
-    return "conflict" if conflict else "new"
+    if not known:
+        return "new"
+    details = {"series": 1}
+    events.append_event(session, "conflict", at=now, actor="receiver", study_id=study.id, details=details)
+    return "conflict"
+
+
+def _row_of(image: StoredImage, study: StudyRow, *, now: float, conflicting: bool) -> InstanceRow:
+    return InstanceRow(
+        study_id=study.id,
+        series_uid=image.series_uid,
+        sop_uid=image.sop_uid,
+        sop_class=image.sop_class,
+        modality=image.modality,
+        sha256=image.sha256,
+        size=image.size,
+        path=image.path,
+        received_at=now,
+        conflicting=conflicting,
+    )
+
+
+def _one_at_a_time(session: Session, study_uid: str) -> None:
+    """Let images of one study wait for each other: two associations must not open its revision twice."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(hashtext(:uid))"), {"uid": study_uid})
 
 
 def _study_for(session: Session, image: StoredImage, *, now: float, source: str) -> StudyRow:
@@ -67,10 +72,16 @@ def _study_for(session: Session, image: StoredImage, *, now: float, source: str)
         latest.state = "received"
         events.append_event(session, "received", at=now, actor="receiver", study_id=latest.id)
         return latest
+    return _new_revision(session, image, 1 if latest is None else latest.revision + 1, now=now, source=source)
+
+
+def _new_revision(
+    session: Session, image: StoredImage, revision: int, *, now: float, source: str
+) -> StudyRow:
     study = StudyRow(
         uid=image.study_uid,
-        revision=1 if latest is None else latest.revision + 1,
-        state="received" if reads else "kept",
+        revision=revision,
+        state="received" if image.modality == READ_MODALITY else "kept",
         patient_id=image.patient_id,
         patient_name=image.patient_name,
         study_date=image.study_date,
@@ -82,7 +93,7 @@ def _study_for(session: Session, image: StoredImage, *, now: float, source: str)
     )
     session.add(study)
     session.flush()
-    details = {"revision": study.revision, "source": source}
+    details = {"revision": revision, "source": source}
     events.append_event(session, study.state, at=now, actor="receiver", study_id=study.id, details=details)
     return study
 
@@ -98,6 +109,13 @@ def latest_revision(session: Session, uid: str) -> StudyRow | None:
     ).scalar()
 
 
+def revisions_of(session: Session, uid: str) -> list[StudyRow]:
+    """Return all revisions of a study, oldest first; its images wait until this transaction ends."""
+    _one_at_a_time(session, uid)
+    wanted = select(StudyRow).where(StudyRow.uid == uid).order_by(StudyRow.revision).with_for_update()
+    return list(session.execute(wanted).scalars())
+
+
 @dataclass(frozen=True)
 class SettleRule:
     """When a study counts as complete; seconds."""
@@ -107,14 +125,16 @@ class SettleRule:
     attempts_allowed: int = 3
 
 
-def settle_studies(session: Session, rule: SettleRule, *, now: float) -> list[StudyRow]:
-    """Queue every study that is complete: quiet long enough, all images there, or the limit reached."""
+def settle_studies(
+    session: Session, rule: SettleRule, *, now: float, complete: Mapping[int, str] | None = None
+) -> list[StudyRow]:
+    """Queue every study that is complete: quiet long enough, known to be `complete`, or the limit reached."""
     open_studies = session.execute(
         select(StudyRow).where(StudyRow.state == "received").with_for_update(skip_locked=True)
     ).scalars()
     settled = []
     for study in open_studies:
-        why = _complete(study, rule, now)
+        why = (complete or {}).get(study.id) or _complete(study, rule, now)
         if why:
             _supersede_older(session, study, now=now)
             study.state, study.settled_at = "queued", now
@@ -177,7 +197,7 @@ def begin_reading(session: Session, task: TaskRow, *, now: float) -> StudyRow:
     study = session.get_one(StudyRow, task.study_id)
     if study.state != "reading":
         study.state = "reading"
-        details = {"attempt": task.attempts}
+        details = {"attempt": task.attempts} | dict(task.payload)
         events.append_event(session, "reading", at=now, actor=task.worker, study_id=study.id, details=details)
     return study
 
@@ -227,12 +247,25 @@ def deliver(
         session.add(row)
     row.state, row.error, row.changed_at = "waiting", "", now
     session.flush()
-    queue.enqueue(
-        session, "send", study_id=study.id, payload={"delivery": row.id}, attempts_allowed=attempts_allowed
-    )
+    if not _waits_already(session, row):
+        queue.enqueue(
+            session,
+            "send",
+            study_id=study.id,
+            payload={"delivery": row.id},
+            attempts_allowed=attempts_allowed,
+        )
     details = {"destination": destination}
     events.append_event(session, "to send", at=now, actor="worker", study_id=study.id, details=details)
     return row
+
+
+def _waits_already(session: Session, delivery: DeliveryRow) -> bool:
+    """Tell whether a sender will come for a delivery anyhow, so that two requests send once."""
+    waiting = select(TaskRow.payload).where(
+        TaskRow.kind == "send", TaskRow.state == "waiting", TaskRow.study_id == delivery.study_id
+    )
+    return any(payload.get("delivery") == delivery.id for payload in session.execute(waiting).scalars())
 
 
 def set_aside(session: Session, task: TaskRow, *, now: float) -> None:
@@ -252,13 +285,15 @@ def set_aside(session: Session, task: TaskRow, *, now: float) -> None:
         )
 
 
-def read_again(session: Session, study: StudyRow, *, now: float, actor: str, attempts_allowed: int) -> None:
-    """Queue a study once more, for instance with another model."""
+def read_again(
+    session: Session, study: StudyRow, *, now: float, actor: str, attempts_allowed: int, model: str = ""
+) -> None:
+    """Queue a study once more; with another model, if one is named."""
     study.state, study.reason = "queued", ""
-    queue.enqueue(session, "read", study_id=study.id, attempts_allowed=attempts_allowed)
-    events.append_event(
-        session, "queued", at=now, actor=actor, study_id=study.id, details={"why": "asked for"}
-    )
+    payload = {"model": model} if model else {}
+    queue.enqueue(session, "read", study_id=study.id, payload=payload, attempts_allowed=attempts_allowed)
+    details = {"why": "asked for"} | payload
+    events.append_event(session, "queued", at=now, actor=actor, study_id=study.id, details=details)
 
 
 def acknowledge(session: Session, study: StudyRow, *, now: float, actor: str) -> None:

@@ -7,7 +7,9 @@ from typing import Any, Literal
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-StudyState = Literal["received", "kept", "queued", "reading", "ready", "refused", "failed", "superseded"]
+StudyState = Literal[
+    "received", "kept", "queued", "reading", "ready", "refused", "failed", "superseded", "purged"
+]
 TaskState = Literal["waiting", "leased", "done", "dead"]
 DeliveryState = Literal["waiting", "sending", "sent", "stored", "dead"]
 _ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by INTEGER alone
@@ -128,6 +130,7 @@ class UserRow(NodeTables):
     password_hash: Mapped[str] = mapped_column(Text)
     role: Mapped[str] = mapped_column(String(16))  # reader, researcher, admin
     active: Mapped[bool] = mapped_column(default=True)
+    subject: Mapped[str] = mapped_column(String(255), default="", index=True)  # OIDC: issuer and subject
 
 
 class LoginRow(NodeTables):
@@ -140,4 +143,58 @@ class LoginRow(NodeTables):
     user_id: Mapped[int] = mapped_column(ForeignKey("person.id"), index=True)
     label: Mapped[str] = mapped_column(String(64), default="")  # "" for a browser, else the token's name
     csrf: Mapped[str] = mapped_column(String(64), default="")
+    scopes: Mapped[str] = mapped_column(String(128), default="")  # of a token, separated by spaces
+    created_at: Mapped[float] = mapped_column(Float, default=0.0)
     expires_at: Mapped[float] = mapped_column(Float)
+
+
+class DestinationRow(NodeTables):
+    """A destination that was added in the pages, or the switch of one that the settings file lists."""
+
+    __tablename__ = "destination"
+
+    id: Mapped[int] = mapped_column(_ID, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # empty: those of the file
+    enabled: Mapped[bool] = mapped_column(default=True)
+
+
+class OptionRow(NodeTables):
+    """A setting that was changed in the pages; it wins over the settings file."""
+
+    __tablename__ = "setting"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[Any] = mapped_column(JSON)
+
+
+class PairRow(NodeTables):
+    """A plain CT that had been read, and an exam of the same patient that may judge it."""
+
+    __tablename__ = "pair"
+    __table_args__ = (UniqueConstraint("ct_study_id", "partner_study_id"),)
+
+    id: Mapped[int] = mapped_column(_ID, primary_key=True)
+    ct_study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    partner_study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    state: Mapped[str] = mapped_column(
+        String(16), default="waiting"
+    )  # judged, refused, no pair, late, failed
+    reason: Mapped[str] = mapped_column(Text, default="")
+    found_at: Mapped[float] = mapped_column(Float)
+    judged_at: Mapped[float | None] = mapped_column(Float, default=None)
+
+
+class ScoreRow(NodeTables):
+    """One quantity of one pair under one model; counted once, never changed."""
+
+    __tablename__ = "score"
+    __table_args__ = (UniqueConstraint("pair_id", "partner", "model", "quantity"),)
+
+    id: Mapped[int] = mapped_column(_ID, primary_key=True)
+    pair_id: Mapped[int] = mapped_column(ForeignKey("pair.id"), index=True)
+    partner: Mapped[str] = mapped_column(String(16))
+    model: Mapped[str] = mapped_column(String(255), index=True)
+    quantity: Mapped[str] = mapped_column(String(64))
+    score: Mapped[dict[str, Any]] = mapped_column(JSON)  # all of `ichnos.audit.score.Score`
+    at: Mapped[float] = mapped_column(Float)

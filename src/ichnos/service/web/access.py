@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Form, Header, HTTPException, Request
 
-from ichnos.service.auth import Role, Visitor, visitor_of
+from ichnos.service.auth import Role, Scope, Visitor, visitor_of
 from ichnos.service.node import Node
 
 COOKIE = "ichnos_session"
@@ -41,13 +41,13 @@ def current_visitor(request: Request) -> Visitor | None:
 def page_visitor(request: Request) -> Visitor:
     """Return who asks for a page; anybody else is led to the sign-in page."""
     visitor = current_visitor(request)
-    if visitor is None:
+    if visitor is None or not visitor.csrf:  # API tokens open the API alone
         raise SignInNeeded
     return visitor
 
 
-def require_role(role: Role) -> Callable[[Request], Visitor]:
-    """Return a check for API routes: 401 for strangers, 403 for those whose role does not include `role`."""
+def require_role(role: Role, scope: Scope) -> Callable[[Request], Visitor]:
+    """Return a check for API routes: 401 for strangers, 403 without the role, or the scope of the token."""
 
     def check(request: Request) -> Visitor:
         visitor = current_visitor(request)
@@ -55,11 +55,33 @@ def require_role(role: Role) -> Callable[[Request], Visitor]:
             raise HTTPException(401, "sign in, or send an API token as Authorization: Bearer …")
         if not visitor.may(role):
             raise HTTPException(403, f"this needs the role {role}")
+        if scope not in visitor.scopes:
+            raise HTTPException(403, f"this token lacks the scope {scope}")
         if request.method != "GET" and visitor.csrf:
             _require_csrf(visitor, request.headers.get("X-CSRF-Token", ""))
         return visitor
 
     return check
+
+
+def require_form_role(role: Role) -> Callable[..., Visitor]:
+    """Return a check for forms: signed in, the CSRF token of the session, and the role."""
+
+    def check(visitor: Annotated[Visitor, Depends(form_visitor)]) -> Visitor:
+        return _with_role(visitor, role)
+
+    return check
+
+
+def admin_page_visitor(request: Request) -> Visitor:
+    """Return the admin who asks for a page."""
+    return _with_role(page_visitor(request), "admin")
+
+
+def _with_role(visitor: Visitor, role: Role) -> Visitor:
+    if not visitor.may(role):
+        raise HTTPException(403, f"this needs the role {role}")
+    return visitor
 
 
 def form_visitor(
@@ -78,6 +100,13 @@ def _require_csrf(visitor: Visitor, given: str) -> None:
 
 PageVisitor = Annotated[Visitor, Depends(page_visitor)]
 FormVisitor = Annotated[Visitor, Depends(form_visitor)]
+ResearcherForm = Annotated[Visitor, Depends(require_form_role("researcher"))]
+AdminPage = Annotated[Visitor, Depends(admin_page_visitor)]
+AdminForm = Annotated[Visitor, Depends(require_form_role("admin"))]
 NodeOfRequest = Annotated[Node, Depends(node_of)]
-Reader = Annotated[Visitor, Depends(require_role("reader"))]
-Researcher = Annotated[Visitor, Depends(require_role("researcher"))]
+Reader = Annotated[Visitor, Depends(require_role("reader", "read"))]
+Acknowledger = Annotated[Visitor, Depends(require_role("reader", "act"))]
+Researcher = Annotated[Visitor, Depends(require_role("researcher", "act"))]
+Admin = Annotated[Visitor, Depends(require_role("admin", "admin"))]
+ImageReader = Annotated[Visitor, Depends(require_role("reader", "images"))]
+ImageWriter = Annotated[Visitor, Depends(require_role("researcher", "images"))]

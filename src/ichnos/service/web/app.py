@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastapi import FastAPI, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
 import ichnos
-from ichnos.service.auth import RateLimit
+from ichnos.errors import IchnosError
 from ichnos.service.node import Node
-from ichnos.service.web import api, dicomweb, operation, pages
+from ichnos.service.rate_limit import RateLimit
+from ichnos.service.web import api, api_configuration, dicomweb, evidence, operation, pages, sessions, upkeep
 from ichnos.service.web.access import SignInNeeded
+from ichnos.service.web.configuration import destinations, models, tokens, users
+from ichnos.service.web.rendering import fragment
 
 _STATIC = Path(__file__).parent / "static"
 _HEADERS = {
@@ -22,9 +27,17 @@ _HEADERS = {
         " frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
     ),
     "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
     "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_FOR_PROGRAMS = ("/api/", "/dicom-web/", "/healthz", "/readyz", "/metrics", "/openapi.json")
+_PAGES = (
+    pages.PAGES, evidence.EVIDENCE_PAGES, sessions.SESSIONS, destinations.DESTINATIONS, models.MODELS,
+    tokens.TOKENS, users.USERS,
+)  # fmt: skip
 
 
 def create_app(node: Node) -> FastAPI:
@@ -34,8 +47,14 @@ def create_app(node: Node) -> FastAPI:
     app.state.sign_in_limit = RateLimit()
     app.add_middleware(BaseHTTPMiddleware, dispatch=_with_headers)
     app.add_exception_handler(SignInNeeded, _to_sign_in)
-    app.include_router(pages.PAGES)
+    app.add_exception_handler(IchnosError, _problem)
+    app.add_exception_handler(HTTPException, _refusal)
+    for router in _PAGES:
+        app.include_router(router)
     app.include_router(api.API, prefix="/api/v1")
+    app.include_router(evidence.EVIDENCE, prefix="/api/v1")
+    app.include_router(api_configuration.CONFIGURATION, prefix="/api/v1")
+    app.include_router(upkeep.UPKEEP, prefix="/api/v1")
     app.include_router(dicomweb.DICOMWEB, prefix="/dicom-web")
     app.include_router(operation.OPERATION)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
@@ -51,3 +70,23 @@ async def _with_headers(request: Request, call_next: RequestResponseEndpoint) ->
 
 async def _to_sign_in(request: Request, _error: Exception) -> Response:
     return RedirectResponse("/sign-in", status_code=303)
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    """Answer what cannot be done with its sentence."""
+    return _said(request, 400, str(error))
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if request.url.path.startswith(_FOR_PROGRAMS):
+        return await http_exception_handler(request, error)
+    return _said(request, error.status_code, str(error.detail))
+
+
+def _said(request: Request, code: int, sentence: str) -> Response:
+    if request.url.path.startswith(_FOR_PROGRAMS):
+        return JSONResponse({"detail": sentence}, status_code=code)
+    answer = fragment("problem.html.j2", sentence=sentence)
+    answer.status_code = code
+    return answer

@@ -19,11 +19,11 @@ from sqlalchemy.orm import Session
 
 from ichnos.errors import InputRefused
 from ichnos.service.node import Node
-from ichnos.service.store import studies
-from ichnos.service.store.images import free_gib, store_image
+from ichnos.service.reception import keep_image
+from ichnos.service.store.images import free_gib
 from ichnos.service.store.metadata import metadata_of
 from ichnos.service.store.tables import InstanceRow, StudyRow
-from ichnos.service.web.access import NodeOfRequest, Reader, Researcher
+from ichnos.service.web.access import ImageReader, ImageWriter, NodeOfRequest
 
 DICOMWEB = APIRouter(include_in_schema=False)
 _JSON = "application/dicom+json"
@@ -33,7 +33,7 @@ _INSTANCE_TAGS = ("00080016", "00080018", "0020000D", "0020000E", "00200013", "0
 
 
 @DICOMWEB.get("/studies")
-def search_studies(node: NodeOfRequest, visitor: Reader, request: Request) -> Response:
+def search_studies(node: NodeOfRequest, visitor: ImageReader, request: Request) -> Response:
     """QIDO-RS: list studies; StudyInstanceUID and PatientID are matched exactly."""
     wanted = dict(request.query_params)
     query = select(StudyRow.uid).group_by(StudyRow.uid).order_by(StudyRow.uid)
@@ -50,7 +50,7 @@ def search_studies(node: NodeOfRequest, visitor: Reader, request: Request) -> Re
 
 
 @DICOMWEB.get("/studies/{study_uid}/series")
-def search_series(node: NodeOfRequest, visitor: Reader, study_uid: str) -> Response:
+def search_series(node: NodeOfRequest, visitor: ImageReader, study_uid: str) -> Response:
     """QIDO-RS: list the series of a study."""
     with node.database.snapshot() as session:
         instances = _instances(session, study_uid)
@@ -63,7 +63,7 @@ def search_series(node: NodeOfRequest, visitor: Reader, study_uid: str) -> Respo
 
 
 @DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/instances")
-def search_instances(node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str) -> Response:
+def search_instances(node: NodeOfRequest, visitor: ImageReader, study_uid: str, series_uid: str) -> Response:
     """QIDO-RS: list the instances of a series."""
     instances = _found(node, study_uid, series_uid)
     return _json([_some(metadata_of(node.settings.home, one.path), _INSTANCE_TAGS) for one in instances])
@@ -73,7 +73,7 @@ def search_instances(node: NodeOfRequest, visitor: Reader, study_uid: str, serie
 @DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/metadata")
 @DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}/metadata")
 def retrieve_metadata(
-    node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str = "", sop_uid: str = ""
+    node: NodeOfRequest, visitor: ImageReader, study_uid: str, series_uid: str = "", sop_uid: str = ""
 ) -> Response:
     """WADO-RS: return all attributes but bulk data."""
     return _json(
@@ -85,7 +85,7 @@ def retrieve_metadata(
 @DICOMWEB.get("/studies/{study_uid}/series/{series_uid}")
 @DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}")
 def retrieve_instances(
-    node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str = "", sop_uid: str = ""
+    node: NodeOfRequest, visitor: ImageReader, study_uid: str, series_uid: str = "", sop_uid: str = ""
 ) -> StreamingResponse:
     """WADO-RS: return the files as they are stored, whatever their transfer syntax."""
     files = [node.settings.home / one.path for one in _found(node, study_uid, series_uid, sop_uid)]
@@ -94,7 +94,7 @@ def retrieve_instances(
 
 @DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}/frames/{numbers}")
 def retrieve_frames(
-    node: NodeOfRequest, visitor: Reader, study_uid: str, series_uid: str, sop_uid: str, numbers: str
+    node: NodeOfRequest, visitor: ImageReader, study_uid: str, series_uid: str, sop_uid: str, numbers: str
 ) -> StreamingResponse:
     """WADO-RS: return frames, compressed as they are stored."""
     instance = _found(node, study_uid, series_uid, sop_uid)[0]
@@ -114,7 +114,7 @@ def retrieve_frames(
 @DICOMWEB.post("/studies")
 @DICOMWEB.post("/studies/{study_uid}")
 async def store_instances(
-    node: NodeOfRequest, visitor: Researcher, request: Request, study_uid: str = ""
+    node: NodeOfRequest, visitor: ImageWriter, request: Request, study_uid: str = ""
 ) -> Response:
     """STOW-RS: keep the instances of a multipart body; success means on the disk and in the database."""
     if free_gib(node.settings.home) < node.settings.storage.refuse_below_gib:
@@ -134,16 +134,14 @@ async def store_instances(
 
 
 def _keep(node: Node, content: bytes) -> dict[str, Any]:
-    incoming = node.settings.home / "incoming"
+    incoming = node.settings.home / "incoming" / "stow"
     incoming.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=incoming, suffix=".dcm", delete=False) as file:
         file.write(content)
     try:
-        image = store_image(node.settings.home, Path(file.name))
+        image = keep_image(node, Path(file.name), source="stow")
     finally:
         Path(file.name).unlink(missing_ok=True)
-    with node.database.transaction() as session:
-        studies.register_image(session, image, now=node.clock(), source="stow")
     return {
         "00081150": {"vr": "UI", "Value": [image.sop_class]},
         "00081155": {"vr": "UI", "Value": [image.sop_uid]},

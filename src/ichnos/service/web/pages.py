@@ -1,4 +1,4 @@
-"""The pages: sign in, worklist, study, report, and the stream that keeps them live."""
+"""The pages of readers: worklist, study, report, priors beside each other, and what they do."""
 
 from __future__ import annotations
 
@@ -7,27 +7,22 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import jinja2
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response, StreamingResponse
-from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
-from ichnos.service import auth
+from ichnos.service.archive import ArchiveProblem, fetch_study, studies_of_patient
+from ichnos.service.destinations import enabled_destinations
+from ichnos.service.installed import installed_models
 from ichnos.service.node import Node
-from ichnos.service.store import studies
-from ichnos.service.store.tables import EventRow, StudyRow
+from ichnos.service.store import events
+from ichnos.service.store.tables import StudyRow
 from ichnos.service.web import views
-from ichnos.service.web.access import COOKIE, FormVisitor, NodeOfRequest, PageVisitor
-from ichnos.service.web.api import require_idle, send_again
+from ichnos.service.web.access import FormVisitor, NodeOfRequest, PageVisitor, ResearcherForm
+from ichnos.service.web.api import note_seen, queue_reading, send_again
+from ichnos.service.web.rendering import fragment, page
 
 PAGES = APIRouter(include_in_schema=False)
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("ichnos.service.web"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 _LIVE_PAUSE_S = 1.0
 # The report is a page of its own with scripts and data inside; it gets no access to the node.
 _REPORT_POLICY = (
@@ -37,63 +32,12 @@ _REPORT_POLICY = (
 )
 
 
-def _page(template: str, **values: Any) -> HTMLResponse:
-    return HTMLResponse(_TEMPLATES.get_template(template).render(**values))
-
-
-@PAGES.get("/sign-in")
-def sign_in_page() -> HTMLResponse:
-    """Show the sign-in form."""
-    return _page("sign_in.html.j2", message="")
-
-
-@PAGES.post("/sign-in")
-def post_sign_in(
-    request: Request,
-    node: NodeOfRequest,
-    name: Annotated[str, Form(max_length=64)] = "",
-    password: Annotated[str, Form(max_length=200)] = "",
-) -> Response:
-    """Start a session, or say that name or password is wrong."""
-    limit, now = request.app.state.sign_in_limit, node.clock()
-    keys = (f"name {name}", f"address {request.client.host if request.client else ''}")
-    if any(limit.blocks(key, now) for key in keys):
-        page = _page("sign_in.html.j2", message="Too many failed attempts. Try again in five minutes.")
-        page.status_code = 429
-        return page
-    hours = node.settings.web.session_hours
-    with node.database.transaction() as session:
-        secret = auth.sign_in(session, name, password, now=now, hours=hours)
-    if secret is None:
-        for key in keys:
-            limit.note(key, now)
-        page = _page("sign_in.html.j2", message="Name or password is wrong.")
-        page.status_code = 401
-        return page
-    answer = RedirectResponse("/", status_code=303)
-    secure = node.settings.web.secure_cookies
-    answer.set_cookie(
-        COOKIE, secret, max_age=int(hours * 3600), httponly=True, samesite="strict", secure=secure
-    )
-    return answer
-
-
-@PAGES.post("/sign-out")
-def post_sign_out(request: Request, node: NodeOfRequest, visitor: FormVisitor) -> RedirectResponse:
-    """End the session."""
-    with node.database.transaction() as session:
-        auth.sign_out(session, request.cookies.get(COOKIE, ""))
-    answer = RedirectResponse("/sign-in", status_code=303)
-    answer.delete_cookie(COOKIE)
-    return answer
-
-
 @PAGES.get("/")
 def worklist_page(
     node: NodeOfRequest, visitor: PageVisitor, state: str = "", open_only: bool = False
 ) -> HTMLResponse:
     """Show the worklist."""
-    return _page("worklist.html.j2", visitor=visitor, **_worklist(node, state, open_only))
+    return page("worklist.html.j2", visitor, here="/", **_worklist(node, state, open_only))
 
 
 @PAGES.get("/worklist")
@@ -101,26 +45,53 @@ def worklist_rows(
     node: NodeOfRequest, visitor: PageVisitor, state: str = "", open_only: bool = False
 ) -> HTMLResponse:
     """Return the table of the worklist alone, for the live page."""
-    return _page("worklist_rows.html.j2", **_worklist(node, state, open_only))
+    return fragment("worklist_rows.html.j2", **_worklist(node, state, open_only))
 
 
 def _worklist(node: Node, state: str, open_only: bool) -> dict[str, Any]:
+    known = state if state in views.SHOWN_STATES else ""
     with node.database.snapshot() as session:
-        rows = views.worklist(
-            session, state=state if state in views.SHOWN_STATES else "", open_only=open_only
-        )
-    return {"rows": rows, "state": state, "open_only": open_only, "states": views.SHOWN_STATES}
+        rows = views.worklist(session, state=known, open_only=open_only)
+    return {"rows": rows, "state": known, "open_only": open_only, "states": views.SHOWN_STATES}
 
 
 @PAGES.get("/studies/{study_id}")
 def study_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> HTMLResponse:
     """Show one study."""
     with node.database.snapshot() as session:
-        details = views.details_of(session, study_id)
+        values = _study_values(session, node, study_id)
+    return page("study.html.j2", visitor, here="/", **values)
+
+
+@PAGES.get("/studies/{study_id}/live")
+def study_state(
+    node: NodeOfRequest, visitor: PageVisitor, study_id: int, event: int = 0, read: float = 0.0
+) -> Response:
+    """Return what changes of a study's page: nothing after no event, the whole page after a reading."""
+    with node.database.snapshot() as session:
+        study = session.get(StudyRow, study_id)
+        if study is None or views.last_event(session, study_id) == event:
+            return Response(status_code=204)
+        if (study.read_at or 0.0) != read:
+            return Response(headers={"HX-Refresh": "true"})
+        values = _study_values(session, node, study_id)
+    return HTMLResponse(page("study_live.html.j2", visitor, **values).body)
+
+
+def _study_values(session: Session, node: Node, study_id: int) -> dict[str, Any]:
+    details = views.details_of(session, study_id)
     if details is None:
         raise HTTPException(404, "there is no such study")
-    destinations = [destination.name for destination in node.settings.sending.destinations]
-    return _page("study.html.j2", visitor=visitor, study=details, destinations=destinations)
+    study = session.get_one(StudyRow, study_id)
+    models = [model for model in installed_models(session, node.settings) if not model.problem]
+    return {
+        "study": details,
+        "destinations": [there.name for there in enabled_destinations(session, node.settings)],
+        "models": models,
+        "asks_archive": bool(node.settings.archive.host and study.patient_id),
+        "event": views.last_event(session, study_id),
+        "read": study.read_at or 0.0,
+    }
 
 
 @PAGES.get("/studies/{study_id}/report")
@@ -134,60 +105,105 @@ def report_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> Fil
     return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
 
 
+@PAGES.get("/studies/{study_id}/beside/{prior_id}")
+def beside_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int, prior_id: int) -> HTMLResponse:
+    """Show the readings of two studies of one patient beside each other."""
+    with node.database.snapshot() as session:
+        details = views.details_of(session, study_id)
+        priors = details.priors if details else ()
+        at = next((k for k, prior in enumerate(priors) if prior.id == prior_id), None)
+        shown = views.details_of(session, prior_id)
+    if details is None or at is None or shown is None:
+        raise HTTPException(404, "these are not two studies of one patient")
+    lines = [(line.label, line.values[0], line.values[at + 1]) for line in details.measures]
+    return page("beside.html.j2", visitor, here="/", study=details, prior=shown, lines=lines)
+
+
+@PAGES.get("/studies/{study_id}/archive")
+def archive_list(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> HTMLResponse:
+    """Return what the archive has of this patient; asked when the page is open, for it may take seconds."""
+    with node.database.snapshot() as session:
+        study = session.get(StudyRow, study_id)
+        if study is None or not study.patient_id or not node.settings.archive.host:
+            raise HTTPException(404, "no archive can be asked about this study")
+        patient_id, here = study.patient_id, {study.uid}
+    settings, problem = node.settings, ""
+    try:
+        there = studies_of_patient(settings.archive, patient_id, settings.receiver.ae_title)
+    except ArchiveProblem as error:
+        there, problem = [], str(error)
+    others = [one for one in there if one.uid not in here]
+    return fragment(
+        "archive.html.j2", study_id=study_id, others=others, problem=problem, csrf=visitor.csrf,
+        may_fetch=visitor.may("researcher"),
+    )  # fmt: skip
+
+
+@PAGES.post("/studies/{study_id}/fetch")
+def post_fetch(
+    node: NodeOfRequest, visitor: ResearcherForm, study_id: int, uid: Annotated[str, Form(max_length=64)]
+) -> RedirectResponse:
+    """Have the archive send an earlier study of this patient here."""
+    settings = node.settings
+    with node.database.snapshot() as session:
+        study = session.get(StudyRow, study_id)
+    if study is None or not settings.archive.host:
+        raise HTTPException(404, "no archive can be asked about this study")
+    known = studies_of_patient(settings.archive, study.patient_id, settings.receiver.ae_title)
+    if uid not in {one.uid for one in known}:
+        raise HTTPException(404, "the archive has no such study of this patient")
+    images = fetch_study(settings.archive, uid, settings.receiver.ae_title)
+    with node.database.transaction() as session:
+        details = {"images": images}
+        events.append_event(
+            session, "fetched", at=node.clock(), actor=visitor.name, study_id=study_id, details=details
+        )
+    return _back_to(study_id)
+
+
 @PAGES.post("/studies/{study_id}/acknowledge")
 def post_acknowledge(node: NodeOfRequest, visitor: FormVisitor, study_id: int) -> RedirectResponse:
     """Note that the visitor has seen a study."""
-    with node.database.transaction() as session:
-        study = session.get(StudyRow, study_id)
-        if study is None:
-            raise HTTPException(404, "there is no such study")
-        studies.acknowledge(session, study, now=node.clock(), actor=visitor.name)
-    return RedirectResponse(f"/studies/{study_id}", status_code=303)
+    note_seen(node, study_id, visitor.name)
+    return _back_to(study_id)
 
 
 @PAGES.post("/studies/{study_id}/read")
-def post_read_again(node: NodeOfRequest, visitor: FormVisitor, study_id: int) -> RedirectResponse:
+def post_read_again(
+    node: NodeOfRequest, visitor: ResearcherForm, study_id: int, model: Annotated[str, Form()] = ""
+) -> RedirectResponse:
     """Queue a study for another reading."""
-    _require(visitor, "researcher")
-    with node.database.transaction() as session:
-        study = session.get(StudyRow, study_id)
-        if study is None:
-            raise HTTPException(404, "there is no such study")
-        require_idle(study)
-        attempts = node.settings.reading.attempts
-        studies.read_again(session, study, now=node.clock(), actor=visitor.name, attempts_allowed=attempts)
-    return RedirectResponse(f"/studies/{study_id}", status_code=303)
+    queue_reading(node, study_id, visitor.name, model=model)
+    return _back_to(study_id)
 
 
 @PAGES.post("/studies/{study_id}/send")
 def post_send(
-    node: NodeOfRequest, visitor: FormVisitor, study_id: int, destination: Annotated[str, Form()]
+    node: NodeOfRequest, visitor: ResearcherForm, study_id: int, destination: Annotated[str, Form()]
 ) -> RedirectResponse:
     """Queue the results of a study for a destination."""
-    _require(visitor, "researcher")
     send_again(node, study_id, destination)
+    return _back_to(study_id)
+
+
+def _back_to(study_id: int) -> RedirectResponse:
     return RedirectResponse(f"/studies/{study_id}", status_code=303)
-
-
-def _require(visitor: auth.Visitor, role: auth.Role) -> None:
-    if not visitor.may(role):
-        raise HTTPException(403, f"this needs the role {role}")
 
 
 @PAGES.get("/live")
 async def live(request: Request, node: NodeOfRequest, visitor: PageVisitor) -> StreamingResponse:
     """Tell the page whenever something has happened (server-sent events)."""
 
-    def last_event() -> int:
+    def newest() -> int:
         with node.database.snapshot() as session:
-            return int(session.execute(select(func.max(EventRow.id))).scalar() or 0)
+            return views.last_event(session)
 
     async def stream() -> AsyncIterator[str]:
-        seen = await asyncio.to_thread(last_event)
+        seen = await asyncio.to_thread(newest)
         yield f"event: hello\ndata: {seen}\n\n"
         while not node.stopping.is_set() and not await request.is_disconnected():
             await asyncio.sleep(_LIVE_PAUSE_S)
-            latest = await asyncio.to_thread(last_event)
+            latest = await asyncio.to_thread(newest)
             if latest != seen:
                 seen = latest
                 yield f"event: change\ndata: {seen}\n\n"

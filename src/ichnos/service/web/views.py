@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ichnos.service.store.tables import DeliveryRow, EventRow, StudyRow
 
+_PRIORS_SHOWN = 8
+SUMMARY_WORDS = {  # measure in a study's summary -> (words, unit)
+    "ich_volume": ("ICH", "mL"),
+    "ivh_volume": ("IVH", "mL"),
+    "phe_volume": ("PHE", "mL"),
+    "side": ("Side", ""),
+    "site": ("Site", ""),
+    "midline_shift": ("Midline shift", "mm"),
+    "expansion_probability": ("Expansion probability", "%"),
+    "leukoaraiosis_volume": ("Leukoaraiosis", "mL"),
+}
 SHOWN_STATES = ("received", "queued", "reading", "ready", "refused", "failed")
 
 
@@ -43,12 +55,22 @@ class DeliveryLine:
 
 @dataclass(frozen=True)
 class EventLine:
-    """One step of a study's way."""
+    """One event: a step of a study's way, or a change of settings."""
 
-    at: str
+    id: int
+    at: str  # UTC
     kind: str
     actor: str
+    study_id: int | None
     details: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MeasureLine:
+    """One measure of a study and of each of its priors, in words; "" where there is none."""
+
+    label: str
+    values: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -61,11 +83,8 @@ class StudyDetails:
     deliveries: tuple[DeliveryLine, ...]
     timeline: tuple[EventLine, ...]
     revisions: tuple[int, ...]  # ids of all revisions of this study, newest first
-    priors: tuple[WorklistRow, ...]  # other studies of the same patient
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+    priors: tuple[WorklistRow, ...]  # other studies of the same patient, newest first
+    measures: tuple[MeasureLine, ...]  # this study beside its priors
 
 
 def worklist(
@@ -85,14 +104,8 @@ def details_of(session: Session, study_id: int) -> StudyDetails | None:
     if study is None:
         return None
     revisions = select(StudyRow.id).where(StudyRow.uid == study.uid).order_by(StudyRow.revision.desc())
-    same_patient = select(StudyRow).where(
-        StudyRow.patient_id == study.patient_id,
-        StudyRow.patient_id != "",
-        StudyRow.uid != study.uid,
-        StudyRow.state.in_(SHOWN_STATES),
-    )
     deliveries = select(DeliveryRow).where(DeliveryRow.study_id == study_id).order_by(DeliveryRow.id)
-    steps = select(EventRow).where(EventRow.study_id == study_id).order_by(EventRow.id)
+    priors = _priors(session, study)
     return StudyDetails(
         row=_line(study),
         has_report=bool(study.reading),
@@ -101,12 +114,60 @@ def details_of(session: Session, study_id: int) -> StudyDetails | None:
             DeliveryLine(d.destination, d.state, d.error, _time(d.changed_at))
             for d in session.execute(deliveries).scalars()
         ),
-        timeline=tuple(
-            EventLine(_time(e.at), e.kind, e.actor, dict(e.details)) for e in session.execute(steps).scalars()
-        ),
+        timeline=tuple(event_lines(session, study_id=study_id)),
         revisions=tuple(session.execute(revisions).scalars()),
-        priors=tuple(_line(s) for s in session.execute(same_patient.limit(20)).scalars()),
+        priors=tuple(_line(prior) for prior in priors),
+        measures=tuple(_measures([study, *priors])),
     )
+
+
+def event_lines(
+    session: Session, *, study_id: int | None = None, after: int = 0, limit: int = 1000
+) -> list[EventLine]:
+    """Return events in order; those of one study, or all."""
+    wanted = select(EventRow).where(EventRow.id > after).order_by(EventRow.id).limit(limit)
+    if study_id is not None:
+        wanted = wanted.where(EventRow.study_id == study_id)
+    return [
+        EventLine(e.id, _time(e.at), e.kind, e.actor, e.study_id, dict(e.details))
+        for e in session.execute(wanted).scalars()
+    ]
+
+
+def last_event(session: Session, study_id: int | None = None) -> int:
+    """Return the number of the newest event, of one study or of all; 0 for none."""
+    newest = select(func.max(EventRow.id))
+    if study_id is not None:
+        newest = newest.where(EventRow.study_id == study_id)
+    return int(session.execute(newest).scalar() or 0)
+
+
+def _priors(session: Session, study: StudyRow) -> list[StudyRow]:
+    same_patient = (
+        select(StudyRow)
+        .where(
+            StudyRow.patient_id == study.patient_id,
+            StudyRow.patient_id != "",
+            StudyRow.uid != study.uid,
+            StudyRow.state.in_(SHOWN_STATES),
+        )
+        .order_by(StudyRow.study_date.desc(), StudyRow.id.desc())
+        .limit(_PRIORS_SHOWN)
+    )
+    return list(session.execute(same_patient).scalars())
+
+
+def _measures(columns: Sequence[StudyRow]) -> Iterator[MeasureLine]:
+    for name, (label, unit) in SUMMARY_WORDS.items():
+        cells = [study.summary.get(name) for study in columns]
+        if any(cell is not None for cell in cells):
+            yield MeasureLine(label, tuple(_in_words(cell, unit) for cell in cells))
+
+
+def _in_words(value: Any, unit: str) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:.1f} {unit}".strip() if unit != "%" else f"{value:.0f} %"
+    return "" if value is None else str(value)
 
 
 def _line(study: StudyRow) -> WorklistRow:
@@ -130,6 +191,8 @@ def finding_in_words(summary: dict[str, Any]) -> str:
 
     >>> finding_in_words({"ich_volume": 19.3, "side": "left", "site": "basal ganglia"})
     'ICH 19.3 mL, left basal ganglia'
+    >>> finding_in_words({"ivh_volume": 4.0, "expansion_probability": 31.0})
+    'IVH 4.0 mL, expansion probability 31 %'
     >>> finding_in_words({})
     'no haemorrhage found'
     """
@@ -141,7 +204,9 @@ def finding_in_words(summary: dict[str, Any]) -> str:
     if not parts:
         return "no haemorrhage found"
     place = " ".join(str(summary[key]) for key in ("side", "site") if summary.get(key))
-    return ", ".join([*parts, place] if place else parts)
+    growth = summary.get("expansion_probability")
+    said = [place, "" if growth is None else f"expansion probability {float(growth):.0f} %"]
+    return ", ".join([*parts, *filter(None, said)])
 
 
 def _time(seconds: float) -> str:

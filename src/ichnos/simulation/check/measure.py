@@ -1,9 +1,12 @@
-"""Measure a simulated cohort against what is known of real ones; `check_page` draws the sheet."""
+"""Measure a simulated cohort against what is known of real ones; `check.page` draws the sheet.
+
+What it costs is bounded whatever the cohort's size: so many images, masks and maps are opened and no more.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +17,20 @@ import torch
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
-from ichnos.simulation.check.realism import RealismRow, population_rows, shape_rows, voxel_rows
+from ichnos.simulation.check.best_answer import cohort_auc, oracle_growth_dice
+from ichnos.simulation.check.noise import measured_noise_power
+from ichnos.simulation.check.population import population_rows
+from ichnos.simulation.check.realism import IntervalEstimate, RealismRow, bootstrapped
 from ichnos.simulation.check.shapes import Shape, shape_of
+from ichnos.simulation.check.voxels import shape_rows, voxel_rows
 from ichnos.simulation.cohort.exam_files import TRUTH
-from ichnos.simulation.disease import law, oracle
+from ichnos.simulation.disease import law
 from ichnos.volume import Array, Floats, Volume
 
 IMAGES = 24  # patients whose images are opened; tables use all
 SHOWN = 8  # patients whose slices are shown: those with the most findings
 SHAPED = 150  # patients whose masks are measured
 DRAWN = 20_000  # patients drawn without images for the population's rows
-PATCH = 40  # pixels of a square patch for the noise spectrum
 BLOOD_LABELS = {"ICH": 1, "IVH": 2, "oedema": 3}
 PUBLISHED = {  # Yu 2025 (three sets); sites: general knowledge, no source looked up
     "baseline_median_ml": 20.4,
@@ -41,21 +47,6 @@ PUBLISHED = {  # Yu 2025 (three sets); sites: general knowledge, no source looke
         "caudate": 0.03,
     },
 }
-
-
-@dataclass(frozen=True)
-class IntervalEstimate:
-    """A figure with its 95 % interval; NaN where it is not defined."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        if not np.isfinite(self.value):
-            return f"not defined (n = {self.n})"
-        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g}), n = {self.n}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +71,6 @@ class Check:
     examples: tuple[Example, ...]
     realism: tuple[RealismRow, ...]  # population, shapes and voxels against the published
     oracle_auc: IntervalEstimate
-    law_auc: IntervalEstimate  # the same on 2,000 patients drawn without images
     growth_dice: IntervalEstimate  # of the oracle's map at its best threshold, patients who expanded
     growth_threshold: float
 
@@ -89,46 +79,59 @@ def measure(root: str | Path) -> Check:
     """Read a simulated cohort and measure it; refuses a cohort without the simulation's truth."""
     root = Path(root)
     cohort = bids.read_cohort(root)
+    truth = _truth_rows(root)
+    hu, spectra = _densities_and_noise(root, _spread(cohort.patients, IMAGES))
+    row_of = {row["participant_id"]: row for row in truth}
+    dice, threshold = oracle_growth_dice(root, cohort, truth)
+    return Check(
+        cohort=cohort,
+        truth=truth,
+        hu=hu,
+        spectra=spectra,
+        examples=tuple(_example(root, p, row_of[p.id]) for p in _telling(cohort.patients, row_of)),
+        realism=(*drawn_rows(), *_cohort_rows(root, cohort, truth)),
+        oracle_auc=cohort_auc(truth),
+        growth_dice=dice,
+        growth_threshold=threshold,
+    )
+
+
+def drawn_rows() -> list[RealismRow]:
+    """Return the population's rows, of 20,000 patients drawn without images."""
+    return population_rows(law.draw(DRAWN, torch.Generator().manual_seed(0)))
+
+
+def _truth_rows(root: Path) -> tuple[dict[str, Any], ...]:
     folder = root / "derivatives" / TRUTH
     if not (folder / "provenance.json").is_file():
         raise InputRefused(
             f"{root} was not made by `ichnos simulate`: it holds no derivatives/{TRUTH}/provenance.json"
         )
-    rows = bids.read_participants(folder)
-    truth = tuple(
-        {n: text if n == "participant_id" else _number(text) for n, text in row.items()} for row in rows
+    return tuple(
+        {n: text if n == "participant_id" else _number(text) for n, text in row.items()}
+        for row in bids.read_participants(folder)
     )
-    some = _spread(cohort.patients, IMAGES)
+
+
+def _densities_and_noise(
+    root: Path, patients: Sequence[Patient]
+) -> tuple[dict[str, Floats], dict[str, tuple[Floats, Floats]]]:
+    """Return HU of each tissue, and the mean noise spectrum of each centre."""
     hu: dict[str, list[Floats]] = {}
     spectra: dict[str, list[tuple[Floats, Floats]]] = {}
-    for patient in some:
+    for patient in patients:
         ct = nifti.load(patient.exam("ct"))
         masks = _masks(root, patient)
         for tissue, values in _tissue_hu(ct, masks).items():
             hu.setdefault(tissue, []).append(values)
-        found = measured_noise_power(ct, masks["brain"])
-        if found is not None:
-            spectra.setdefault(patient.centre, []).append(found)
-    row_of = {row["participant_id"]: row for row in truth}
-    examples = tuple(_example(root, p, row_of[p.id]) for p in _telling(cohort.patients, row_of))
-    dice, threshold = oracle_growth_dice(root, cohort, truth)
-    return Check(
-        cohort=cohort,
-        truth=truth,
-        hu={tissue: np.concatenate(parts) for tissue, parts in hu.items()},
-        spectra={
-            c: (parts[0][0], np.mean([power for _, power in parts], axis=0)) for c, parts in spectra.items()
-        },
-        examples=examples,
-        realism=(
-            *population_rows(law.draw(DRAWN, torch.Generator().manual_seed(0))),
-            *_cohort_rows(root, cohort, truth),
-        ),
-        oracle_auc=_cohort_auc(truth),
-        law_auc=law_auc(2000, seed=0),
-        growth_dice=dice,
-        growth_threshold=threshold,
-    )
+        noise = measured_noise_power(ct, masks["brain"])
+        if noise is not None:
+            spectra.setdefault(patient.centre, []).append(noise)
+    means = {
+        centre: (parts[0][0], np.mean([power for _, power in parts], axis=0))
+        for centre, parts in spectra.items()
+    }
+    return {tissue: np.concatenate(parts) for tissue, parts in hu.items()}, means
 
 
 def _number(text: str) -> float | str:
@@ -235,129 +238,6 @@ def _tissue_hu(ct: Volume, masks: dict[str, Array]) -> dict[str, Floats]:
         if len(values):
             found[name] = values[:: max(1, len(values) // 4000)]
     return found
-
-
-# ---- noise
-# ------------------------------------------------------------------------------------------
-
-
-def measured_noise_power(ct: Volume, brain: Array, *, most: int = 40) -> tuple[Floats, Floats] | None:
-    """Return the radial noise power spectrum (frequency per mm, HU2 mm2) of brain patches without blood, bone
-    or fluid.
-
-    Each patch is freed of its second-order trend; anatomy that is left raises the lowest frequencies.
-    """
-    pixel_mm = ct.spacing_mm[0]
-    patches = [p for p, _ in zip(_patches(ct, brain), range(most), strict=False)]
-    if not patches:
-        return None
-    y, x = np.mgrid[:PATCH, :PATCH] / PATCH
-    trend = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=-1).reshape(-1, 6)
-    project = np.eye(PATCH * PATCH) - trend @ np.linalg.pinv(trend)
-    power = np.mean(
-        [np.abs(np.fft.fft2((project @ p.ravel()).reshape(PATCH, PATCH))) ** 2 for p in patches], axis=0
-    )
-    power *= pixel_mm**2 / PATCH**2
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(PATCH, pixel_mm), np.fft.fftfreq(PATCH, pixel_mm)))
-    edges = np.linspace(0, 1.1, 23)
-    band = np.digitize(frequency, edges)
-    centres = (edges[:-1] + edges[1:]) / 2
-    means = np.array([power[band == k].mean() if (band == k).any() else np.nan for k in range(1, len(edges))])
-    return centres, means
-
-
-def _patches(ct: Volume, brain: Array) -> Iterator[Floats]:
-    step = PATCH
-    for k in range(2, ct.shape[2] - 2, 2):
-        inside = brain[:, :, k] == 1
-        for i in range(0, ct.shape[0] - step, step):
-            for j in range(0, ct.shape[1] - step, step):
-                if inside[i : i + step, j : j + step].mean() > 0.97:
-                    patch = np.asarray(ct.array[i : i + step, j : j + step, k], np.float64)
-                    if patch.max() < 80 and patch.min() > -10:
-                        yield patch
-
-
-# ---- the best possible answer
-# ---------------------------------------------------------------------------------------
-
-
-def _cohort_auc(truth: Sequence[dict[str, Any]]) -> IntervalEstimate:
-    rows = [r for r in truth if isinstance(r["expanded"], float) and np.isfinite(r["expanded"])]
-    score = np.array([r["expansion_probability"] for r in rows], np.float64)
-    outcome = np.array([r["expanded"] for r in rows], np.float64) > 0
-    return _auc_estimate(score, outcome)
-
-
-def law_auc(patients: int, *, seed: int) -> IntervalEstimate:
-    """Return the oracle's AUC on patients drawn without images."""
-    draws = law.draw(patients, torch.Generator().manual_seed(seed))
-    return _auc_estimate(oracle.expansion_probability(draws).double().numpy(), draws.expanded.numpy())
-
-
-def _auc_estimate(score: Floats, outcome: Array) -> IntervalEstimate:
-    def area(index: Array) -> float:
-        return oracle.ranking_auc(torch.from_numpy(score[index]), torch.from_numpy(outcome[index]))
-
-    return bootstrapped(area, len(score))
-
-
-def bootstrapped(statistic: Callable[[Array], float], n: int, *, rounds: int = 300) -> IntervalEstimate:
-    """Return a statistic of indices with its percentile interval; resamples on which it is undefined are left
-    out.
-
-    >>> bootstrapped(lambda index: float(len(index)), 5).value
-    5.0
-    """
-    if n == 0:
-        return IntervalEstimate(float("nan"), float("nan"), float("nan"), 0)
-    rng = np.random.default_rng(0)
-    value = statistic(np.arange(n))
-    again = np.array([statistic(rng.integers(0, n, n)) for _ in range(rounds)])
-    again = again[np.isfinite(again)]
-    low, high = np.quantile(again, [0.025, 0.975]) if len(again) else (float("nan"), float("nan"))
-    return IntervalEstimate(value, float(low), float(high), n)
-
-
-def oracle_growth_dice(
-    root: Path, cohort: Cohort, truth: Sequence[dict[str, Any]], *, most: int = 60
-) -> tuple[IntervalEstimate, float]:
-    """Return the Dice of the grown part that the oracle's map reaches at the one threshold best for the
-    cohort, and that threshold.
-    """
-    thresholds = np.arange(0.1, 0.75, 0.05)
-    expanded = {row["participant_id"] for row in truth if row["expanded"] == 1.0}
-    table = []
-    for patient in [p for p in cohort if p.id in expanded][:most]:
-        path = bids.derivative_path(root, patient.id, pipeline=TRUTH, label="oracle", kind="probseg")
-        if path.is_file():
-            table.append(_growth_dice(root, patient, nifti.load(path).array, thresholds))
-    if not table:
-        return bootstrapped(lambda index: float("nan"), 0), float("nan")
-    dice = np.array(table)
-    best = int(dice.mean(0).argmax())
-    return bootstrapped(lambda index: float(dice[index, best].mean()), len(dice)), float(thresholds[best])
-
-
-def _growth_dice(root: Path, patient: Patient, probability: Array, thresholds: Floats) -> list[float]:
-    def blood(label: str) -> Array:
-        array = nifti.load(
-            bids.derivative_path(root, patient.id, pipeline=TRUTH, label=label, kind="dseg")
-        ).array
-        return np.asarray((array == 1) | (array == 2))
-
-    before, after = blood("haematoma"), blood("expansion")
-    grown = after & ~before
-    found = []
-    for threshold in thresholds:
-        said = (probability >= threshold) & ~before
-        total = int(said.sum()) + int(grown.sum())
-        found.append(2.0 * int((said & grown).sum()) / total if total else float("nan"))
-    return found
-
-
-# ---- tables
-# ------------------------------------------------------------------------------------------
 
 
 def site_shares(truth: Sequence[dict[str, Any]]) -> dict[str, float]:

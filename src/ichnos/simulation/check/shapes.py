@@ -34,9 +34,10 @@ def shape_of(mask: Volume) -> Shape | None:
     >>> round(ball.elongation, 1), round(ball.flatness, 1), round(ball.fill, 1), ball.pieces
     (1.0, 1.0, 1.0, 1)
     """
-    labels, count = ndimage.label(mask.array > 0, structure=np.ones((3, 3, 3)))
-    if count == 0:
+    (box,) = ndimage.find_objects((mask.array > 0).astype(np.uint8)) or (None,)
+    if box is None:
         return None
+    labels, _ = ndimage.label(mask.array[box] > 0, structure=np.ones((3, 3, 3)))
     sizes_ml = np.bincount(labels.ravel())[1:] * mask.voxel_ml
     if sizes_ml.max() <= LEAST_PIECE_ML:
         return None

@@ -63,6 +63,7 @@ class RenderSettings:
     voxel_mm: float = 1.0
     oracle_samples: int = 32  # re-drawn bleeds behind the oracle's map of growth
     dicom: bool = False
+    compact: bool = False  # a piece of the CT around the blood, outlines and facts alone
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.voxel_mm <= 3:

@@ -38,13 +38,14 @@ def random_numbers(subject: Subject, purpose: str) -> np.random.Generator:
 
 
 def protocol_of(subject: Subject, exam: Exam) -> CtProtocol:
-    """Return how a patient's CT, or follow-up CT, is image: scanner, slices, pose, and whether the head
+    """Return how a patient's CT, or follow-up CT, is taken: scanner, slices, pose, and whether the head
     lies still.
     """
     return draw_protocol(centre(subject.centre), rng=random_numbers(subject, exam))
 
 
-def _generator(subject: Subject, purpose: str, device: torch.device) -> torch.Generator:
+def noise_of(subject: Subject, purpose: str, device: torch.device) -> torch.Generator:
+    """Return the noise of one of a patient's exams."""
     seed = int(random_numbers(subject, f"{purpose} noise").integers(2**62))
     return torch.Generator(device=device).manual_seed(seed)
 
@@ -121,12 +122,12 @@ class PatientFiles:
     def _write_baseline_truth(self, image: CtExam) -> None:
         grown = FOLLOWUP_MASKS if self.patient.followup is not None else ()
         masks = self._masks([*BASELINE_MASKS, *grown], image)
-        blood = _labelled(masks["ich"], masks["ivh"], masks["phe"])
+        blood = labelled_map(masks["ich"], masks["ivh"], masks["phe"])
         self._save(blood, "haematoma", "dseg")
         self._save(masks["leukoaraiosis"], "leukoaraiosis", "mask")
-        self._save(_labelled(masks["tract_left"], masks["tract_right"]), "tract", "dseg")
-        self._save(_labelled(masks["infarct_acute"], masks["infarct_old"]), "infarct", "dseg")
-        self._save(_labelled(masks["ventricles"], masks["brain"]).map_array(_brain_first), "brain", "dseg")
+        self._save(labelled_map(masks["tract_left"], masks["tract_right"]), "tract", "dseg")
+        self._save(labelled_map(masks["infarct_acute"], masks["infarct_old"]), "infarct", "dseg")
+        self._save(labelled_map(masks["ventricles"], masks["brain"]).map_array(_brain_first), "brain", "dseg")
         self.volumes.update(
             volumes_ml({n: masks[n] for n in BASELINE_MASKS if n not in ("ich", "ivh", "phe")})
         )
@@ -136,7 +137,7 @@ class PatientFiles:
             )
         )
         if grown:
-            later = _labelled(*(masks[name] for name in FOLLOWUP_MASKS))
+            later = labelled_map(*(masks[name] for name in FOLLOWUP_MASKS))
             self._save(later, "expansion", "dseg")
             oracle = growth_on_grid(
                 self.patient,
@@ -151,7 +152,7 @@ class PatientFiles:
 
     def _write_followup_truth(self, image: CtExam) -> None:
         masks = self._masks(FOLLOWUP_MASKS, image)
-        blood = _labelled(*(masks[name] for name in FOLLOWUP_MASKS))
+        blood = labelled_map(*(masks[name] for name in FOLLOWUP_MASKS))
         self._save(blood, "haematoma", "dseg", exam="followup")
         self.volumes.update(
             volumes_ml({n: blood.with_array(blood.array == k) for k, n in enumerate(FOLLOWUP_MASKS, 1)})
@@ -183,7 +184,7 @@ class PatientFiles:
         masks = self._mri_masks(
             ("tract_left", "tract_right"), image.volume, image.patient_from_exam, protocol.voxel_mm
         )
-        self._save(_labelled(masks["tract_left"], masks["tract_right"]), "tract", "dseg", exam="diffusion")
+        self._save(labelled_map(masks["tract_left"], masks["tract_right"]), "tract", "dseg", exam="diffusion")
 
     def _mri_masks(
         self, names: Sequence[str], volume: Volume, patient_from_exam: Affine, thickness_mm: float
@@ -211,7 +212,7 @@ class PatientFiles:
             np.savetxt(path, (~ct @ patient_from_exam).matrix, fmt="%.8f")
 
     def _noise(self, exam: Exam) -> torch.Generator:
-        return _generator(self.subject, exam, self.patient.device)
+        return noise_of(self.subject, exam, self.patient.device)
 
     def _save(self, volume: Volume, label: str, kind: bids.MapKind, *, exam: Exam = "ct") -> None:
         bids.write_derivative(
@@ -227,7 +228,7 @@ def _brain_first(labels: Array) -> Array:
     return swapped
 
 
-def _labelled(*masks: Volume) -> Volume:
+def labelled_map(*masks: Volume) -> Volume:
     """Join masks into one label map: 1 for the first, 2 for the second …; where they overlap the earlier
     one wins.
     """

@@ -20,10 +20,11 @@ from ichnos.errors import IchnosError, UsageError
 from ichnos.files import atomic_file
 from ichnos.formats import bids
 from ichnos.runs import Summary, apply
+from ichnos.simulation.cohort.compact import write_compact
 from ichnos.simulation.cohort.design import Design, RenderSettings, Subject, subjects
 from ichnos.simulation.cohort.exam_files import TRUTH, PatientFiles, random_numbers
 from ichnos.simulation.cohort.population import make_subject
-from ichnos.simulation.disease.clinical_row import COLUMNS, clinical_row, state_of
+from ichnos.simulation.disease.clinical_row import COLUMNS, clinical_row, state_of, tract_damage
 from ichnos.simulation.patient import VirtualPatient
 
 WorkerContext = Callable[[], AbstractContextManager[None]]
@@ -91,12 +92,22 @@ def write_patient(
 
 def _written(subject: Subject, folder: Path, render: RenderSettings, cache: Path | None) -> dict[str, Any]:
     patient = make_subject(subject, render, cache=cache)
+    if render.compact:
+        volumes = write_compact(subject, patient, folder)
+    else:
+        volumes = _write_exams(subject, patient, folder, render)
+    facts = clinical_row(state_of(patient), trial=subject.trial, rng=random_numbers(subject, "clinical"))
+    return {"facts": dict(facts), "truth": {**volumes, **_hidden(patient)}}
+
+
+def _write_exams(
+    subject: Subject, patient: VirtualPatient, folder: Path, render: RenderSettings
+) -> dict[str, float]:
     writer = PatientFiles(subject, patient, folder, render)
     for exam in subject.exams:
         writer.write(exam)
     writer.write_transforms()
-    facts = clinical_row(state_of(patient), trial=subject.trial, rng=random_numbers(subject, "clinical"))
-    return {"facts": dict(facts), "truth": {**writer.volumes, **_hidden(patient)}}
+    return writer.volumes
 
 
 def _hidden(patient: VirtualPatient) -> dict[str, Any]:
@@ -113,6 +124,7 @@ def _hidden(patient: VirtualPatient) -> dict[str, Any]:
         "operation": latent.operation or None,
         "expansion_probability": round(patient.expansion_probability, 6) if bleeds else None,
         "injury": state_of(patient).injury,
+        **tract_damage(patient),
         "fazekas_periventricular": truth.fazekas_periventricular,
         "fazekas_deep": truth.fazekas_deep,
         "midline_shift_mm": round(truth.midline_shift_mm, 2),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ichnos.clinical.injury import InjuryGrade, injury_grade, worst_shares
+from ichnos.clinical.injury import InjuryGrade, injury_grade, tract_injury, worst_shares
 from ichnos.clinical.treatment import TreatmentArm
 from ichnos.cohort import Fact
 from ichnos.simulation.patient import VirtualPatient
@@ -130,6 +130,24 @@ def worse_injury(patient: VirtualPatient) -> InjuryGrade:
         if sections[0].any():
             worst = [max(pair) for pair in zip(worst, worst_shares(*sections), strict=True)]
     return injury_grade(*worst)
+
+
+def tract_damage(patient: VirtualPatient) -> dict[str, float | None]:
+    """Return how far blood takes the worse of both tracts: loads in mL and the largest loss of a section,
+    0..1; None without a haematoma.
+    """
+    names = ("blood_load_ml", "weighted_blood_load_ml", "largest_loss")
+    if not patient.latent.has_haematoma:
+        return dict.fromkeys(f"tract_{name}" for name in names)
+    blood = (patient.baseline.ich >= 0.5).float().cpu().numpy()
+    sides = [(side >= 0.5).float().cpu().numpy() for side in patient.tract]
+    flat, height = np.zeros_like(blood), np.arange(blood.shape[2], dtype=float)
+    found = [
+        tract_injury(side, blood, flat, z_mm=height, voxel_ml=patient.voxel_ml)
+        for side in sides
+        if side.any()
+    ]
+    return {f"tract_{name}": round(max((getattr(i, name) for i in found), default=0.0), 5) for name in names}
 
 
 def clinical_row(state: ClinicalState, *, trial: bool, rng: np.random.Generator) -> Mapping[str, Fact]:

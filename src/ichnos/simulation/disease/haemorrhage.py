@@ -45,8 +45,10 @@ _BLOOD_TISSUES = (
 
 ANISOTROPY = 1.4  # across strong fibres blood needs so much more time, as a share
 # ln of the axes' ratios (mean, standard deviation) before mass effect rounds them: set so that masks on
-# slices of 4.5 mm have the elongation and flatness of 525 real ones (`ichnos simulate --check`)
-ELONGATION_LN, FLATNESS_LN = (0.82, 0.3), (0.38, 0.25)
+# slices of 4.5 mm have the elongation and flatness of 525 real ones (`ichnos simulate --check`). Real clots
+# of 5 to 15 mL are less elongated (1.47) than those of 15 to 40 mL (1.64).
+ELONGATION_LN, FLATNESS_LN = (0.55, 0.3), (0.38, 0.25)
+ELONGATION_WITH_VOLUME, _ELONGATION_ML = 0.25, 8.0  # per ln mL, from this volume on
 AXES_TURN_RAD = 0.3
 SUPERFICIAL_SITES = ("lobar", "cerebellum")
 
@@ -137,7 +139,7 @@ def grown(
     slow = slowness(crop.tissue, crop.spacing_mm, into_sulci=into_sulci)
     slow = slow * _texture(crop, core, roughness, generator)
     fibre = _fibres(head, crop)
-    metric = _metric(fibre, crop, centre, generator)
+    metric = _metric(fibre, crop, centre, latent.drawn_ich_ml, generator)
     time = arrival(
         _point(crop, centre), slow, crop.spacing_mm, fibre=fibre, anisotropy=ANISOTROPY, metric=metric
     )
@@ -174,7 +176,9 @@ def _strongest() -> np.ndarray:
     return np.ascontiguousarray(direction * np.sqrt(weight), np.float32)
 
 
-def _metric(fibre: Tensor, crop: HeadCrop, centre: Floats, generator: torch.Generator) -> Floats:
+def _metric(
+    fibre: Tensor, crop: HeadCrop, centre: Floats, ich_ml: float, generator: torch.Generator
+) -> Floats:
     """Draw the metric of a bleed's growth: a cigar or a disc along the fibres around the bleeding point.
 
     Elongation and flatness are ratios of the axes; the axes are those of the fibres' tensor, turned a little.
@@ -185,9 +189,13 @@ def _metric(fibre: Tensor, crop: HeadCrop, centre: Floats, generator: torch.Gene
     axes = np.linalg.eigh(tensor + 1e-9 * np.diag([1.0, 3.0, 2.0]))[1][:, ::-1]  # longest first
     draw = torch.randn(5, generator=generator, dtype=torch.float64).numpy()
     turn = Rotation.from_rotvec(AXES_TURN_RAD * draw[:3]).as_matrix()
+    with_volume = ELONGATION_WITH_VOLUME * np.clip(np.log(ich_ml / _ELONGATION_ML), -1.0, 1.5)
     longer, flatter = (
         float(np.exp(np.clip(mean + spread * z, 0.0, 1.3)))
-        for (mean, spread), z in zip((ELONGATION_LN, FLATNESS_LN), draw[3:], strict=True)
+        for mean, spread, z in (
+            (ELONGATION_LN[0] + with_volume, ELONGATION_LN[1], draw[3]),
+            (*FLATNESS_LN, draw[4]),
+        )
     )
     middle = (flatter / longer) ** (1 / 3)
     lengths = np.array([longer * middle, middle, middle / flatter])

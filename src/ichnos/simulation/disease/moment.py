@@ -192,7 +192,7 @@ def _into_ventricles(tissue: Tensor, ich: Tensor, ivh_ml: float, grid: Grid, ord
     inner = tissue[fine]
     inside = (inner == Tissue.VENTRICLE) | (inner == Tissue.CHOROID)
     voxels = ivh_ml / (grid.spacing_mm**3 / 1000)
-    out[fine] = filling.filled(grid.enlarged(order[(None, *box)])[0], inside, voxels, softness=1.0)
+    out[fine] = filling.filled(grid.enlarged(order[(None, *box)])[0], inside, voxels, softness=0.6)
     return out * (1 - ich)
 
 

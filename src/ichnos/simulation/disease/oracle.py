@@ -64,8 +64,8 @@ def ranking_auc(score: Tensor, outcome: Tensor) -> float:
     >>> ranking_auc(torch.tensor([0.1, 0.4, 0.8]), torch.tensor([False, False, True]))
     1.0
     """
-    positive, negative = score[outcome], score[~outcome]
+    positive, negative = score[outcome], score[~outcome].sort().values
     if len(positive) == 0 or len(negative) == 0:
         return float("nan")
-    difference = positive[:, None] - negative[None]
-    return float(((difference > 0).double() + 0.5 * (difference == 0).double()).mean())
+    below, upto = (torch.searchsorted(negative, positive, right=right) for right in (False, True))
+    return float((below + upto).double().mean() / (2 * len(negative)))

@@ -18,6 +18,7 @@ _PARTS: dict[str, tuple[_Point, _Point]] = {
     "body": ((12.0, 6.0, 19.0), (17.0, -24.0, 22.0)),
     "atrium": ((24.0, -36.0, 18.0), (28.0, -46.0, 8.0)),
     "occipital": ((26.0, -46.0, 12.0), (26.0, -74.0, 8.0)),
+    "temporal": ((30.0, -40.0, 2.0), (33.0, -14.0, -18.0)),
     "third": ((0.0, 2.0, -4.0), (0.0, -20.0, 4.0)),
     "fourth": ((0.0, -38.0, -26.0), (0.0, -44.0, -38.0)),
 }
@@ -34,10 +35,12 @@ _RUPTURE = {
 # back. Set so that masks have the pieces and the fill of real ones (`ichnos simulate --check`).
 _ALSO = (
     ("occipital", 1, 0.9),
-    ("occipital", -1, 0.75),
-    ("third", 1, 0.5),
-    ("fourth", 1, 0.5),
+    ("occipital", -1, 0.85),
+    ("third", 1, 0.75),
+    ("fourth", 1, 0.7),
+    ("temporal", 1, 0.3),
     ("frontal", 1, 0.3),
+    ("body", -1, 0.35),
 )
 _LEVEL = 0.5
 
@@ -59,7 +62,7 @@ def drawn_pools(latent: Latent, ivh_ml: float, generator: torch.Generator) -> tu
     pools = [Pool(first, _mirrored(_PARTS[first], side), 0.7 + 0.5 * draw[-1])]
     more = min(1.0, 0.4 + 0.1 * ivh_ml)
     for k, (part, same, chance) in enumerate(_ALSO):
-        if part != first and draw[2 * k] < chance * more:
+        if (part, same) != (first, 1) and draw[2 * k] < chance * more:
             pools.append(Pool(part, _mirrored(_PARTS[part], side * same), 0.6 + 0.7 * draw[2 * k + 1]))
     return tuple(pools)
 
@@ -75,7 +78,7 @@ def filling_order(pools: tuple[Pool, ...], mni_mm: Tensor, generator: torch.Gene
     for pool in pools:
         order = torch.minimum(order, _from_axis_mm(pool, mni_mm) / pool.weight)
     rough = smooth_noise(tuple(order.shape), correlation=2.0, generator=generator, device=order.device)[0]
-    return order + 0.8 * rough
+    return order + 0.5 * rough
 
 
 def _from_axis_mm(pool: Pool, mni_mm: Tensor) -> Tensor:
@@ -92,7 +95,7 @@ def _from_axis_mm(pool: Pool, mni_mm: Tensor) -> Tensor:
 def distension(ivh_ml: float) -> float:
     """Return by what share of itself blood widens the part that it casts; more blood, more pressure.
 
-    >>> distension(1.0) < distension(10.0) <= distension(60.0) == 0.8
+    >>> distension(1.0) < distension(10.0) <= distension(60.0) == 0.6
     True
     """
-    return min(0.8, 0.25 + 0.045 * ivh_ml)
+    return min(0.6, 0.25 + 0.03 * ivh_ml)

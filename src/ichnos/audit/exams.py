@@ -1,0 +1,148 @@
+"""Exams of a place with patient and time: DICOM series, or the rows of a table exams.tsv for NIfTI files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ichnos.cohort import EXAMS, Exam
+from ichnos.errors import InputRefused, foreign
+from ichnos.formats import bids, nifti
+from ichnos.formats.dicom import DatedSeries, series_in
+from ichnos.formats.text import read_table
+
+EXAMS_TABLE = "exams.tsv"  # columns: patient, exam (ct, flair, t1, diffusion), time (ISO 8601), file
+_COLUMNS = ("patient", "exam", "time", "file")
+_FLAIR = re.compile(r"flair|tirm|dark.?fluid", re.IGNORECASE)
+_T1 = re.compile(r"\bt1|mprage|bravo|spgr|\bvibe", re.IGNORECASE)
+_DIFFUSION = re.compile(r"dti|dwi|diff|hardi|\bb1000", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class DatedExam:
+    """One exam of one patient; `patient` identifies a person and is written nowhere."""
+
+    patient: str
+    exam: Exam  # "ct" for every plain head CT; which one is a follow-up is a matter of time
+    taken: datetime
+    source: Path | DatedSeries
+
+    @property
+    def token(self) -> str:
+        """Return what names the exam without naming the patient."""
+        return self.source.token if isinstance(self.source, DatedSeries) else self.source.name
+
+    def write(self, root: Path, patient_id: str, exam: Exam) -> dict[str, str | float]:
+        """Write the exam into a cohort, without identity; return what is known of a CT besides its voxels."""
+        if isinstance(self.source, Path):
+            return _copied(self.source, root, patient_id, exam)
+        if self.exam != "ct":
+            bids.write_exam(root, patient_id, exam, self.source.open_mri())
+            return {}
+        scan = self.source.open_ct()
+        sidecar = {k: v for k, v in nifti.sidecar_of(scan.acquisition).items() if k != "AcquisitionDate"}
+        bids.write_exam(root, patient_id, exam, scan.volume, sidecar=sidecar)
+        acquisition = scan.acquisition
+        known: dict[str, str | float] = dict(scan.facts)
+        known["scanner"] = (
+            " ".join(filter(None, (acquisition.manufacturer, acquisition.scanner))) or "unknown"
+        )
+        known["thickness_mm"] = acquisition.slice_thickness_mm or round(max(scan.volume.spacing_mm), 2)
+        return known
+
+
+def _copied(file: Path, root: Path, patient_id: str, exam: Exam) -> dict[str, str | float]:
+    volume = nifti.load(file)
+    path = bids.write_exam(root, patient_id, exam, volume)
+    if exam == "diffusion":
+        bids.write_gradients(path, *bids.read_gradients(file))
+    if exam not in ("ct", "followup"):
+        return {}
+    return {"thickness_mm": round(float(max(volume.spacing_mm)), 2)}
+
+
+@dataclass(frozen=True)
+class FoundExams:
+    """The exams of a place that may make pairs, and why others may not."""
+
+    exams: tuple[DatedExam, ...]
+    left_out: tuple[str, ...] = ()  # one sentence each, without identity
+
+
+def exams_in(folder: str | Path) -> FoundExams:
+    """Find the dated exams of a folder: by its exams.tsv where it has one, else its DICOM series."""
+    folder = Path(folder)
+    if not folder.exists():
+        raise InputRefused(
+            f"{foreign(folder)} does not exist; give a folder of DICOM, or one with {EXAMS_TABLE}"
+        )
+    table = folder / EXAMS_TABLE
+    return _of_table(table) if table.is_file() else exams_of_series(series_in(folder))
+
+
+def _of_table(table: Path) -> FoundExams:
+    columns, rows = read_table(table)
+    missing = [name for name in _COLUMNS if name not in columns]
+    if missing:
+        raise InputRefused(
+            f"{foreign(table)} lacks the column(s) {', '.join(missing)}; tabs divide its columns"
+        )
+    return FoundExams(tuple(_of_row(table, n, row) for n, row in enumerate(rows, start=2)))
+
+
+def _of_row(table: Path, line: int, row: dict[str, str]) -> DatedExam:
+    exam = "ct" if row["exam"] == "followup" else row["exam"]
+    if exam not in EXAMS:
+        raise InputRefused(
+            f"{foreign(table)}, line {line}: exam {foreign(repr(exam))} is unknown; use {', '.join(EXAMS)}"
+        )
+    try:
+        taken = datetime.fromisoformat(row["time"]).replace(tzinfo=None)
+    except ValueError:
+        raise InputRefused(
+            f"{foreign(table)}, line {line}: time {foreign(repr(row['time']))} is not as 2026-03-01T14:30"
+        ) from None
+    file = table.parent / row["file"]
+    if not file.is_file():
+        raise InputRefused(f"{foreign(table)}, line {line}: {foreign(file)} is not there")
+    return DatedExam(row["patient"], exam, taken, file)
+
+
+def exams_of_series(series: Sequence[DatedSeries]) -> FoundExams:
+    """Return the exams of series: of each study the best plain head CT and one series of each MR kind."""
+    found: dict[tuple[str, str], DatedExam] = {}
+    left_out = []
+    for one in series:
+        exam, why = _exam_of(one)
+        if exam is None or one.taken is None or not one.patient:
+            left_out.append(f"series {one.token}: {why or 'its header names no patient or no date'}")
+        else:
+            found.setdefault((one.study_uid, exam), DatedExam(one.patient, exam, one.taken, one))
+    return FoundExams(tuple(found.values()), tuple(left_out))
+
+
+def _exam_of(series: DatedSeries) -> tuple[Exam | None, str]:
+    """Return which exam a series is, or None and why it is none."""
+    if series.modality == "CT":
+        return ("ct", "") if series.usable else (None, "not a plain head CT that can be read")
+    if series.modality != "MR":
+        return None, f"modality {series.modality or 'unknown'}"
+    if _FLAIR.search(series.description):
+        return "flair", ""
+    if _DIFFUSION.search(series.description):
+        return (
+            None,
+            f"diffusion in DICOM; convert it to NIfTI with its gradients and list it in {EXAMS_TABLE}",
+        )
+    return ("t1", "") if _T1.search(series.description) else (None, "another MR sequence")
+
+
+def by_patient(exams: Iterable[DatedExam]) -> dict[str, list[DatedExam]]:
+    """Return each patient's exams in order of time."""
+    found: dict[str, list[DatedExam]] = {}
+    for exam in sorted(exams, key=lambda e: (e.taken, e.exam, e.token)):
+        found.setdefault(exam.patient, []).append(exam)
+    return found

@@ -1,0 +1,101 @@
+"""Recalibrate from a site's own pairs: intervals by split conformal, probabilities by a shrunken fit.
+
+Twenty pairs are enough to begin. What is fitted stays near what was shipped until the pairs demand otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ichnos.arrays import Floats
+from ichnos.audit.live import by_quantity
+from ichnos.audit.score import Score
+from ichnos.errors import InputRefused
+from ichnos.evidence.metrics.calibration import logit
+from ichnos.prognosis.site import ChanceShift, IntervalScaling, SiteRecalibration, scaled_error
+
+FEWEST_PAIRS = 20
+# Standard deviations of the prior on log odds: shipped probabilities are right unless pairs say otherwise.
+_INTERCEPT_SD, _SLOPE_SD = 1.0, 0.25
+
+
+def recalibrate(scores: Sequence[Score], *, site: str = "", level: float = 0.8) -> SiteRecalibration:
+    """Fit intervals and probabilities from scores of one model; quantities with too few pairs are left."""
+    models = {score.model for score in scores}
+    if len(models) > 1:
+        raise InputRefused(f"the scores are of {len(models)} models; give those of one model")
+    intervals, chances = {}, {}
+    for name, own in by_quantity(scores).items():
+        judged = [score for score in own if score.held is not None]
+        if own[0].kind == "volume" and len(judged) >= FEWEST_PAIRS:
+            intervals[name] = scaling_of(judged, level=level)
+        if own[0].kind == "probability" and len(own) >= FEWEST_PAIRS:
+            chances[name] = chance_of([s.predicted for s in own], [bool(s.truth) for s in own])
+    if not intervals and not chances:
+        counts = ", ".join(f"{len(own)} of {name}" for name, own in by_quantity(scores).items()) or "none"
+        raise InputRefused(
+            f"{FEWEST_PAIRS} pairs of a quantity are needed to recalibrate; there are {counts}"
+        )
+    pairs = len({score.pair for score in scores})
+    return SiteRecalibration(site=site, pairs=pairs, intervals=intervals, chances=chances)
+
+
+def scaling_of(scores: Sequence[Score], *, level: float) -> IntervalScaling:
+    """Return the limits that hold a new patient with at least this probability, both tails alike.
+
+    Order statistics of the errors in units of the interval that was given (split conformal): no distribution
+    is assumed, only that the next patients come as these did.
+    """
+    errors = np.sort(_scaled(scores))
+    outside = max(1, int(np.floor((errors.size + 1) * (1 - level) / 2)))
+    middle = float(np.median(errors))
+    low, high = float(errors[outside - 1]), float(errors[errors.size - outside])
+    return IntervalScaling(low=low, middle=middle, high=high, pairs=errors.size, level=level)
+
+
+def _scaled(scores: Sequence[Score]) -> Floats:
+    return np.array(
+        [
+            scaled_error(s.truth, s.predicted, s.low, s.high)
+            for s in scores
+            if s.low is not None and s.high is not None
+        ]
+    )
+
+
+def chance_of(probability: Sequence[float], outcome: Sequence[bool]) -> ChanceShift:
+    """Return the shift of log odds that the outcomes demand, the shipped one being the prior.
+
+    >>> rng = np.random.default_rng(0)
+    >>> p = rng.uniform(0.1, 0.5, 400)
+    >>> shift = chance_of(p, rng.uniform(size=400) < p / 2)
+    >>> shift.intercept < -0.4, 0.6 < shift.slope < 1.4
+    (True, True)
+    """
+    x, y = logit(np.asarray(probability)), np.asarray(outcome, np.float64)
+    design = np.stack([np.ones_like(x), x])
+    prior = np.diag([_INTERCEPT_SD**-2, _SLOPE_SD**-2])
+    at = np.array([0.0, 1.0])
+    for _ in range(50):  # Newton's steps; the posterior is concave
+        mean = 1 / (1 + np.exp(-(at @ design)))
+        gradient = design @ (y - mean) - prior @ (at - [0.0, 1.0])
+        step = np.linalg.solve((design * (mean * (1 - mean))) @ design.T + prior, gradient)
+        at = at + np.clip(step, -1, 1)
+        if np.abs(step).max() < 1e-9:
+            break
+    return ChanceShift(intercept=float(at[0]), slope=max(float(at[1]), 0.05), pairs=len(y))
+
+
+def what_pairs_allow(pairs: int) -> str:
+    """Say what so many pairs can do for a model, in a sentence.
+
+    >>> what_pairs_allow(12)
+    '12 pairs: too few to recalibrate; 20 are needed.'
+    """
+    if pairs < FEWEST_PAIRS:
+        return f"{pairs} pairs: too few to recalibrate; {FEWEST_PAIRS} are needed."
+    points = 100 * float(np.sqrt(0.8 * 0.2 / (pairs + 2)))
+    also = "the level of probabilities can be set" if pairs < 100 else "probabilities can be refitted too"
+    return f"{pairs} pairs: 80 % intervals hold 80 % on average, give or take {points:.0f} points; {also}."

@@ -1,0 +1,79 @@
+"""Models of a node: those that ship with ichnos, those in its `models` folder, and the one that reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from ichnos.errors import InputRefused, UsageError
+from ichnos.models import read_manifest, shipped_models
+from ichnos.models.card import card_text
+from ichnos.models.store import DEFAULT
+from ichnos.service.settings import NodeSettings
+from ichnos.service.store.options import option, set_option
+
+READING_MODEL = "reading.model"  # the option that holds the name of the model that was chosen in the pages
+
+
+@dataclass(frozen=True)
+class InstalledModel:
+    """A model that this node can read with."""
+
+    name: str  # of its folder
+    folder: Path
+    title: str
+    version: str
+    targets: tuple[str, ...]
+    problem: str  # why it cannot be used; "" where it can
+    reads: bool  # new studies are read with it
+
+
+def installed_models(session: Session, settings: NodeSettings) -> list[InstalledModel]:
+    """Return every model of the node, sorted by name; one in the node's folder hides one that ships."""
+    chosen = folder_of_model(session, settings)
+    return [_described(name, folder, chosen) for name, folder in sorted(_folders(settings).items())]
+
+
+def folder_of_model(session: Session, settings: NodeSettings, name: str = "") -> str:
+    """Return the folder of a model by its name, else of the one that reads; "" for ichnos' own default."""
+    wanted = name or str(option(session, READING_MODEL, ""))
+    if not wanted:
+        return settings.reading.model
+    folders = _folders(settings)
+    if wanted not in folders:
+        raise InputRefused(f"there is no model called {wanted}; installed: {', '.join(sorted(folders))}")
+    return str(folders[wanted])
+
+
+def choose_model(session: Session, settings: NodeSettings, name: str, *, now: float, actor: str) -> None:
+    """Read new studies with this model from now on."""
+    folders = _folders(settings)
+    if name not in folders:
+        raise UsageError(f"there is no model called {name}; installed: {', '.join(sorted(folders))}")
+    if problem := _described(name, folders[name], "").problem:
+        raise UsageError(f"the model {name} cannot be used: {problem}")
+    set_option(session, READING_MODEL, name, now=now, actor=actor)
+
+
+def model_card(settings: NodeSettings, name: str) -> str | None:
+    """Return the card of a model as Markdown; None when there is no such model."""
+    folder = _folders(settings).get(name)
+    return None if folder is None else card_text(read_manifest(folder))
+
+
+def _folders(settings: NodeSettings) -> dict[str, Path]:
+    own = [path.parent for path in (settings.home / "models").glob("*/model.json")]
+    configured = [Path(settings.reading.model)] if settings.reading.model else []
+    return {folder.name: folder for folder in (*shipped_models(), *configured, *own)}
+
+
+def _described(name: str, folder: Path, chosen: str) -> InstalledModel:
+    reads = Path(chosen) == folder if chosen else name == DEFAULT
+    try:
+        manifest = read_manifest(folder)
+    except InputRefused as problem:
+        return InstalledModel(name, folder, name, "", (), str(problem), reads)
+    targets = tuple(target.name for target in manifest.targets)
+    return InstalledModel(name, folder, manifest.name, manifest.version, targets, "", reads)

@@ -1,0 +1,101 @@
+"""The node's evidence: scores from its tables, inputs from its readings, as `ichnos.audit` puts them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from ichnos.audit.duel import duel, duel_table
+from ichnos.audit.inputs import ReadInput, input_of
+from ichnos.audit.live import LiveEvidence, live_evidence
+from ichnos.audit.score import Score, score_of
+from ichnos.reading import Record
+from ichnos.reading.save import RECORD
+from ichnos.service.node import Node
+from ichnos.service.store.tables import PairRow, ScoreRow, StudyRow
+
+INPUTS_SHOWN = 1000  # last readings whose inputs are watched; older ones are history
+_NUMBERS = ("ich_volume", "ivh_volume", "expansion_probability", "leukoaraiosis_volume")
+
+
+@dataclass(frozen=True)
+class NodeEvidence:
+    """What the evidence page shows."""
+
+    evidence: LiveEvidence
+    pairs: dict[str, int]  # state -> pairs
+
+
+def scores_in(session: Session) -> list[Score]:
+    """Return every score of the node in the order of its coming."""
+    rows = session.execute(select(ScoreRow).order_by(ScoreRow.id)).scalars()
+    return [score_of(row.score, where=f"score {row.id}") for row in rows]
+
+
+def pair_states(session: Session) -> dict[str, int]:
+    """Return how many pairs are in each state."""
+    rows = session.execute(select(PairRow.state, func.count()).group_by(PairRow.state))
+    return {state: count for state, count in rows}
+
+
+def node_evidence(node: Node, *, champion: str = "", challenger: str = "") -> NodeEvidence:
+    """Return the evidence on the champion (default: the model with most scores), beside a challenger.
+
+    The challenger is, unless named, another model that was judged on the same pairs.
+    """
+    with node.database.snapshot() as session:
+        scores, states = scores_in(session), pair_states(session)
+        inputs = _inputs(session, node.settings.home)
+        everyone = _everyone(session)
+    models = sorted({s.model for s in scores}, key=lambda model: -sum(s.model == model for s in scores))
+    champion = champion or (models[0] if models else "")
+    challenger = challenger or next((model for model in models if model != champion), "")
+    evidence = live_evidence([s for s in scores if s.model == champion], inputs, everyone=everyone)
+    if challenger:
+        table = duel_table(duel(scores, champion, challenger))
+        evidence = replace(evidence, tables=(*evidence.tables, table))
+    return NodeEvidence(evidence, states)
+
+
+def _inputs(session: Session, home: Path) -> list[ReadInput]:
+    """Return the last CTs that were sent to be read, in the order of their reading."""
+    wanted = select(StudyRow).where(StudyRow.read_at.is_not(None), StudyRow.reading != "")
+    rows = session.execute(wanted.order_by(StudyRow.read_at.desc()).limit(INPUTS_SHOWN)).scalars()
+    found = []
+    for study in reversed(list(rows)):
+        try:
+            record = Record.model_validate_json((home / study.reading / RECORD).read_bytes())
+        except (OSError, ValidationError):
+            continue  # purged, or of another version
+        month = datetime.fromtimestamp(study.read_at or 0.0, UTC).strftime("%Y-%m")
+        found.append(input_of(record, month=month))
+    return found
+
+
+def _everyone(session: Session) -> dict[str, dict[str, float]]:
+    """Return of every CT that was read what may decide on a partner exam, by the name in its scores."""
+    names = {row.pair.ct_study_id: row.score for row in _judged_rows(session)}
+    found = {}
+    for study in session.execute(select(StudyRow).where(StudyRow.state == "ready")).scalars():
+        values = {
+            n: float(study.summary[n]) for n in _NUMBERS if isinstance(study.summary.get(n), int | float)
+        }
+        score = names.get(study.id)
+        found[str(score["patient"]) if score else f"study {study.id}"] = values
+    return found
+
+
+@dataclass(frozen=True)
+class _JudgedRow:
+    pair: PairRow
+    score: dict[str, object]
+
+
+def _judged_rows(session: Session) -> list[_JudgedRow]:
+    rows = session.execute(select(PairRow, ScoreRow.score).join(ScoreRow, ScoreRow.pair_id == PairRow.id))
+    return [_JudgedRow(pair, score) for pair, score in rows]

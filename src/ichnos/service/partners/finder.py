@@ -1,0 +1,120 @@
+"""Find pairs: for each exam that has come to rest, the patient's other exams within the windows.
+
+The finder remembers the last event that it has looked at, in the same transaction as the pairs that it adds,
+so that a kill neither loses nor doubles one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ichnos.audit.pairing import PairWindows
+from ichnos.service.node import Node
+from ichnos.service.store import events, queue
+from ichnos.service.store.options import option
+from ichnos.service.store.tables import EventRow, InstanceRow, OptionRow, PairRow, StudyRow
+
+SEEN_EVENT = "partners.seen"  # option: id of the last event that was looked at
+SHADOW_MODEL = "partners.shadow"  # option: name of the model that reads beside the one that reads
+JUDGE, SHADOW = "judge", "shadow"  # kinds of tasks
+_EVENTS_AT_ONCE = 200
+_LONGEST_DAYS = int(max(high for _, high in (PairWindows().followup_h, PairWindows().diffusion_h)) / 24) + 1
+
+
+@dataclass(eq=False)
+class PairFinder:
+    """Looks at exams that came to rest, in the order of their events."""
+
+    node: Node
+
+    def step(self) -> bool:
+        """Look at the next exams; False when there are none, or pairing is switched off."""
+        settings, now = self.node.settings.partners, self.node.clock()
+        if not settings.enabled:
+            return False
+        with self.node.database.transaction() as session:
+            seen = int(option(session, SEEN_EVENT, 0))
+            wanted = select(EventRow).where(EventRow.id > seen, EventRow.kind.in_(("ready", "kept")))
+            ripe = wanted.where(EventRow.at <= now - settings.delay_s)
+            found = list(session.execute(ripe.order_by(EventRow.id).limit(_EVENTS_AT_ONCE)).scalars())
+            for event in found:
+                study = session.get(StudyRow, event.study_id) if event.study_id is not None else None
+                if study is not None:
+                    _look(session, study, now=now)
+            if found:
+                _remember(session, found[-1].id)
+        return bool(found)
+
+
+def _remember(session: Session, event_id: int) -> None:
+    row = session.get(OptionRow, SEEN_EVENT)  # no event of its own: it is no setting that anybody changed
+    if row is None:
+        session.add(OptionRow(name=SEEN_EVENT, value=event_id))
+    else:
+        row.value = event_id
+
+
+def _look(session: Session, study: StudyRow, *, now: float) -> None:
+    """Add the pairs that a study makes with the patient's other ones, and its shadow reading."""
+    shadow = str(option(session, SHADOW_MODEL, ""))
+    if shadow and study.state == "ready":
+        queue.enqueue(session, SHADOW, study_id=study.id, payload={"model": shadow}, priority=5)
+    if not study.patient_id:
+        return
+    same = select(StudyRow).where(
+        StudyRow.patient_id == study.patient_id,
+        StudyRow.uid != study.uid,
+        StudyRow.state.in_(("ready", "kept")),
+    )
+    for other in session.execute(same).scalars():
+        for first, second in ((study, other), (other, study)):
+            if may_pair(session, first, second):
+                _add(session, first, second, now=now)
+
+
+def may_pair(session: Session, ct: StudyRow, partner: StudyRow) -> bool:
+    """Say whether another study may judge one, as far as the tables tell; the judge looks at the time."""
+    days = _days_between(ct.study_date, partner.study_date)
+    if ct.state != "ready" or days is None or not 0 <= days <= _LONGEST_DAYS:
+        return False
+    return partner.state == "ready" or "MR" in _modalities(session, partner)
+
+
+def _days_between(first: str, second: str) -> int | None:
+    days = [_day(first), _day(second)]
+    return None if days[0] is None or days[1] is None else (days[1] - days[0]).days
+
+
+def _day(text: str) -> date | None:
+    try:
+        return datetime.strptime(text[:8], "%Y%m%d").date()
+    except ValueError:
+        return None
+
+
+def _modalities(session: Session, study: StudyRow) -> Iterable[str]:
+    return session.execute(
+        select(InstanceRow.modality).where(InstanceRow.study_id == study.id).distinct()
+    ).scalars()
+
+
+def _add(session: Session, ct: StudyRow, partner: StudyRow, *, now: float) -> None:
+    known = select(PairRow.id).where(PairRow.ct_study_id == ct.id, PairRow.partner_study_id == partner.id)
+    if session.execute(known).scalar() is not None:
+        return
+    pair = PairRow(ct_study_id=ct.id, partner_study_id=partner.id, found_at=now)
+    session.add(pair)
+    session.flush()
+    late = ct.read_at is None or ct.read_at > partner.first_image_at
+    if late:
+        pair.state = "late"
+        pair.reason = "the plain CT was read after the partner exam had come; only forecasts are judged"
+        return
+    queue.enqueue(session, JUDGE, study_id=ct.id, payload={"pair": pair.id}, priority=9)
+    details = {"pair": pair.id}
+    events.append_event(session, "paired", at=now, actor="assembler", study_id=ct.id, details=details)

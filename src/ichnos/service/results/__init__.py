@@ -1,0 +1,1 @@
+"""What leaves the node beside SEG and SR, for viewers that show neither."""

@@ -1,0 +1,1 @@
+"""What keeps a node in order: retention and purge, leftovers, backup and restore, audit export."""

@@ -1,0 +1,79 @@
+"""The evidence page and its API: what partner exams say of the models that read here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Query
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from ichnos.audit.page import live_plain
+from ichnos.errors import UsageError
+from ichnos.evidence.tables import cell_text
+from ichnos.service import installed
+from ichnos.service.node import Node
+from ichnos.service.partners.evidence import node_evidence
+from ichnos.service.partners.shadow import set_shadow, shadow_of
+from ichnos.service.web.access import Admin, FormVisitor, NodeOfRequest, PageVisitor, Reader
+from ichnos.service.web.rendering import page
+
+EVIDENCE_PAGES = APIRouter(include_in_schema=False)
+EVIDENCE = APIRouter()
+_Model = Annotated[str, Query(max_length=255)]
+
+
+@EVIDENCE_PAGES.get("/evidence")
+def evidence_page(
+    node: NodeOfRequest, visitor: PageVisitor, champion: _Model = "", challenger: _Model = ""
+) -> HTMLResponse:
+    """Show what partner exams say, what moved, and what is not known."""
+    found = node_evidence(node, champion=champion, challenger=challenger)
+    with node.database.snapshot() as session:
+        shadow = shadow_of(session)
+        models = [model.name for model in installed.installed_models(session, node.settings)]
+    return page(
+        "evidence.html.j2",
+        visitor,
+        here="/evidence",
+        evidence=found.evidence,
+        pairs=found.pairs,
+        shadow=shadow,
+        models=models,
+        shown=cell_text,
+    )
+
+
+@EVIDENCE_PAGES.post("/evidence/shadow")
+def post_shadow(
+    node: NodeOfRequest, visitor: FormVisitor, model: Annotated[str, Form(max_length=64)] = ""
+) -> RedirectResponse:
+    """Let a model read in the shadow, or none."""
+    if not visitor.may("admin"):
+        raise UsageError("this needs the role admin")
+    _set_shadow(node, model, visitor.name)
+    return RedirectResponse("/evidence", status_code=303)
+
+
+@EVIDENCE.get("/evidence")
+def show_evidence(
+    node: NodeOfRequest, visitor: Reader, champion: _Model = "", challenger: _Model = ""
+) -> dict[str, Any]:
+    """Return the evidence: tables, alarms, states of pairs, limits."""
+    found = node_evidence(node, champion=champion, challenger=challenger)
+    return {**live_plain(found.evidence), "states": found.pairs}
+
+
+@EVIDENCE.put("/evidence/shadow/{model}")
+def put_shadow(node: NodeOfRequest, visitor: Admin, model: str) -> dict[str, str]:
+    """Let a model read new studies in the shadow of the one that reads; `none` ends it."""
+    name = "" if model == "none" else model
+    _set_shadow(node, name, visitor.name)
+    return {"shadow": name}
+
+
+def _set_shadow(node: Node, model: str, actor: str) -> None:
+    with node.database.transaction() as session:
+        names = [one.name for one in installed.installed_models(session, node.settings)]
+        if model and model not in names:
+            raise UsageError(f"there is no model called {model}; installed: {', '.join(names)}")
+        set_shadow(session, model, now=node.clock(), actor=actor)

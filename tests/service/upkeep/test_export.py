@@ -1,0 +1,102 @@
+"""The research export: a cohort that `train` and `evaluate` take, in which nobody can be recognised."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from builders.read_node import ACCESSION, BORN, NAME, PATIENT, made_study, node_that_reads, read_here
+from ichnos.errors import UsageError
+from ichnos.evidence.pack.readings import holds_readings
+from ichnos.formats import nifti
+from ichnos.formats.bids import find_target, read_cohort
+from ichnos.formats.bids_check import validate
+from ichnos.reading import Record
+from ichnos.service.node import Node
+from ichnos.service.store.tables import EventRow, StudyRow
+from ichnos.service.upkeep.export import export_studies, pseudonym
+
+SECRETS = (*NAME.split("^"), PATIENT, BORN, ACCESSION, "ZQHOSPITAL", "20260103")
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """Read the CT of a patient, one of the next day, and one of months later."""
+    folder = tmp_path_factory.mktemp("export")
+    opened = node_that_reads(folder)
+    for k, date in enumerate(("20260103", "20260104", "20260501")):
+        read_here(opened, made_study(folder / date, date=date, seed=date), now=100.0 * k)
+    with opened.database.snapshot() as session:
+        assert session.execute(select(StudyRow.state)).scalars().all() == ["ready"] * 3
+    yield opened
+    opened.database.close()
+
+
+@pytest.fixture(scope="module")
+def exported(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cohort") / "out"
+    result = export_studies(node, folder, actor="ann", centre="north")
+    assert (result.patients, result.exams) == (1, 2)
+    assert list(result.left_out) == [3]
+    return folder
+
+
+def test_the_export_is_a_cohort_with_its_followup_and_readings(exported: Path) -> None:
+    assert [finding for finding in validate(exported) if finding.level == "error"] == []
+    (patient,) = read_cohort(exported)
+    assert set(patient.exams) == {"ct", "followup"}
+    assert (patient.centre, patient.facts["days_to_followup"]) == ("north", 1.0)
+    assert patient.targets == {}  # a prediction never becomes a label by accident
+    named = {f"sub-{patient.id}_ses-{session}" for session in ("baseline", "followup")}
+    assert {folder.name for folder in (exported / "readings").iterdir()} == named
+    assert holds_readings(exported / "readings")
+
+
+def test_masks_lie_on_the_grid_of_the_ct_and_are_found_by_name(exported: Path) -> None:
+    (patient,) = read_cohort(exported, pipelines=("ichnos",))
+    file = find_target(exported, patient.id, "haematoma", ("ichnos",))
+    assert file is not None
+    labels, ct = nifti.load(file), nifti.load(patient.exam("ct"))
+    assert labels.shape == ct.shape
+    assert np.allclose(labels.affine, ct.affine)
+    record = Record.model_validate_json(
+        (exported / "readings" / f"sub-{patient.id}_ses-baseline" / "reading.json").read_bytes()
+    )
+    mask = nifti.load(exported / "readings" / f"sub-{patient.id}_ses-baseline" / record.masks["ICH"])
+    assert np.array_equal(labels.array == 1, mask.reoriented(labels.orientation).array > 0)
+
+
+def test_no_file_and_no_name_tells_who_it_was(exported: Path) -> None:
+    for path in exported.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        for secret in SECRETS:
+            assert secret not in str(path.relative_to(exported))
+            assert secret.encode() not in content, path.name
+    assert not list(exported.rglob("*.dcm"))
+    assert not list(exported.rglob("*.html"))
+
+
+def test_a_patient_keeps_the_pseudonym_and_the_event_names_the_asker(
+    node: Node, exported: Path, tmp_path: Path
+) -> None:
+    export_studies(node, tmp_path / "again", study_ids=[1], actor="bob")
+    assert [p.id for p in read_cohort(tmp_path / "again")] == [p.id for p in read_cohort(exported)]
+    assert pseudonym(b"another key", PATIENT) not in [p.id for p in read_cohort(exported)]
+    with node.database.snapshot() as session:
+        asked = session.execute(select(EventRow.actor).where(EventRow.kind == "exported")).scalars().all()
+    assert asked == ["ann", "ann", "bob"]
+    assert (node.settings.home / "export.key").stat().st_mode & 0o077 == 0
+
+
+def test_an_export_needs_a_new_folder_and_a_study(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(UsageError, match="is not empty"):
+        export_studies(node, tmp_path, actor="ann")
+    with pytest.raises(UsageError, match="no study was chosen"):
+        export_studies(node, tmp_path / "new", study_ids=[99], actor="ann")
