@@ -12,7 +12,8 @@ the same map.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,8 +28,9 @@ from ichnos.errors import InputRefused
 from ichnos.inference import windows
 from ichnos.inference.crops import REGION_WINDOWS_HU
 from ichnos.inference.sliding import slide
+from ichnos.learning.expansion.forecast_scores import best_threshold, score
 from ichnos.learning.expansion.pairs import LesionPair, pairs_fingerprint, patch_of
-from ichnos.learning.expansion.settings import ForecastKind, ForecastSettings
+from ichnos.learning.expansion.settings import CURVE, ForecastKind, ForecastSettings
 from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.learning.loop.steps import Loss, Step
 from ichnos.learning.loop.training import train
@@ -67,30 +69,30 @@ def forecast_input(pair: LesionPair, kind: ForecastKind) -> Floats32:
 
 
 def train_forecaster(
-    pairs: Sequence[LesionPair], settings: ForecastSettings, out: Path, *, resources: Resources = ON_CPU
+    pairs: Sequence[LesionPair],
+    settings: ForecastSettings,
+    out: Path,
+    *,
+    validation: Sequence[LesionPair] = (),
+    resources: Resources = ON_CPU,
 ) -> nn.Module:
-    """Train a forecaster on pairs, synthetic ones among them; the same call resumes where it was stopped."""
-    _check_pairs(pairs)
-    loop = settings.loop.for_examples(len(pairs))
-    loss_of = _ForecastLoss(pairs, settings, resources.device)
+    """Train a forecaster on pairs, synthetic ones among them; the same call resumes where it was stopped.
+
+    With `loop.validations`, the network of the greatest growth Dice on the validation pairs is returned.
+    """
+    _check_pairs(pairs, validation)
+    loop, device = settings.loop.for_examples(len(pairs)), resources.device
     if settings.kind == "warp":
         loop = loop.model_copy(update={"learning_rate": loop.learning_rate / 10})
-    data = pairs_fingerprint(pairs)[:16]
-    return train(settings.network(), loop, loss_of, out, data=data, resources=resources)
-
-
-def _check_pairs(pairs: Sequence[LesionPair]) -> None:
-    """Refuse pairs without a real follow-up, or with values that are not finite."""
-    if not any(not p.synthetic for p in pairs):
-        raise InputRefused(
-            f"{len(pairs)} pairs were given, none of a real follow-up; at least one patient scanned twice is"
-            " needed"
-        )
-    bad = [p.patient for p in pairs if not (np.isfinite(p.hu).all() and np.isfinite(p.later).all())]
-    if bad:
-        raise InputRefused(
-            f"the CTs of {', '.join(bad[:5])} hold NaN or infinite values; look at those scans"
-        )
+    return train(
+        settings.network(),
+        loop,
+        _ForecastLoss(pairs, settings, device),
+        out,
+        data=pairs_fingerprint(pairs)[:16],
+        validate=_growth_validation(settings, validation, out, device) if validation else None,
+        resources=resources,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +118,41 @@ class _ForecastLoss:
         if how.patch is None:
             return chosen
         return [patch_of(pair, how.patch, rng, border_share=how.border_share) for pair in chosen]
+
+
+def _check_pairs(pairs: Sequence[LesionPair], validation: Sequence[LesionPair]) -> None:
+    """Refuse a set without a real follow-up, values that are not finite, and a patient on both sides."""
+    if not any(not p.synthetic for p in pairs):
+        raise InputRefused(
+            f"{len(pairs)} pairs were given, none of a real follow-up; at least one patient scanned twice is"
+            " needed"
+        )
+    bad = [p.patient for p in pairs if not (np.isfinite(p.hu).all() and np.isfinite(p.later).all())]
+    if bad:
+        raise InputRefused(
+            f"the CTs of {', '.join(bad[:5])} hold NaN or infinite values; look at those scans"
+        )
+    both = sorted({p.patient for p in pairs} & {p.patient for p in validation})
+    if both:
+        raise InputRefused(f"sub-{both[0]} is trained on and validates; split patients, not pairs")
+
+
+def _growth_validation(
+    settings: ForecastSettings, pairs: Sequence[LesionPair], out: Path, device: str
+) -> Callable[[nn.Module, int], float]:
+    """Return the validation of a forecaster: mean growth Dice, ours at its best operating point."""
+
+    def growth_dice(network: nn.Module, step: int) -> float:
+        kind, patch = settings.kind, settings.patch
+        maps = [forecast_map(network, pair, kind, patch=patch, device=device) for pair in pairs]
+        cut = best_threshold(pairs, maps) if kind == "forecast" else 0.5
+        scores = [score(p, m, threshold=cut).growth_dice for p, m in zip(pairs, maps, strict=True)]
+        found = float(np.nanmean(scores)) if np.isfinite(scores).any() else 0.0
+        with (out / CURVE).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"step": step, "growth_dice": found, "threshold": cut}) + "\n")
+        return found
+
+    return growth_dice
 
 
 def _mirrored(pair: LesionPair) -> LesionPair:

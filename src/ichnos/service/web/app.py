@@ -13,9 +13,18 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 
 import ichnos
 from ichnos.errors import IchnosError
+from ichnos.service.accounts.rate_limit import RateLimit
 from ichnos.service.node import Node
-from ichnos.service.rate_limit import RateLimit
-from ichnos.service.web import api, api_configuration, dicomweb, evidence, operation, pages, sessions, upkeep
+from ichnos.service.web import (
+    api,
+    api_configuration,
+    dicomweb,
+    evidence,
+    operation,
+    pages,
+    sessions,
+    upkeep,
+)
 from ichnos.service.web.access import SignInNeeded
 from ichnos.service.web.configuration import destinations, models, tokens, users
 from ichnos.service.web.rendering import fragment
