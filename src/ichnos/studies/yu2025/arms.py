@@ -82,6 +82,7 @@ def expansion_risks(people: People, out: Path, budget: StudyBudget) -> Expansion
     for seed in range(budget.seed, budget.seed + budget.seeds):
         for arm in arms:
             maker = _maker(people, arm, out, budget, seed=seed)
+            synthetic = maker or nothing_synthetic
             found[arm.name].append(arm_risk(people, arm, out, budget, seed=seed, synthetic=synthetic))
             batches += maker.batches if maker and seed == budget.seed else []
     risks = {name: mean_risk(each) for name, each in found.items()}
