@@ -60,7 +60,7 @@ def study_command(
             "ichnos study lesions FOLDER -o OUT"
         )
     if name == _HOSPITAL:
-        page = _hospital_page(settings, silent=quiet or as_json)
+        page = _hospital_page(out, settings, silent=quiet or as_json)
     elif folder is not None:
         from ichnos.studies.lesions import lesion_study
 
@@ -78,15 +78,12 @@ def study_command(
     return 0
 
 
-def _hospital_page(settings: StudySettings, *, silent: bool) -> StudyPage:
-    """Run the simulated hospitals: twenty of 1,500 patients, or with --smoke three small ones."""
-    from rich.console import Console
-
+def _hospital_page(out: Path, settings: StudySettings, *, silent: bool) -> StudyPage:
+    """Run the simulated hospitals: twenty of 1,500 patients each, or with --smoke two small ones."""
     from ichnos.studies.hospital.study import HospitalBudget, hospital_study
 
-    console = Console(stderr=True, soft_wrap=True, quiet=silent)
-    budget = HospitalBudget(count=3, patients=600) if settings.smoke else HospitalBudget()
-    return hospital_study(budget, say=lambda sentence: console.print(sentence, markup=False, style="dim"))
+    budget = HospitalBudget(count=2, patients=600) if settings.smoke else HospitalBudget()
+    return hospital_study(budget, out, workers=settings.workers, progress=not silent)
 
 
 def _paper_page(name: str, out: Path, settings: StudySettings, *, silent: bool) -> StudyPage:
