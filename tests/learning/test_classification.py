@@ -4,6 +4,7 @@ says, and refuse leakage.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -18,7 +19,12 @@ from ichnos.inference.crops import haematoma_region, published_slices
 from ichnos.learning.expansion.classifier import check_examples, train_classifier
 from ichnos.learning.expansion.ensemble import load_classifier, save_classifier, train_ensemble
 from ichnos.learning.expansion.examples import ImageExample
-from ichnos.learning.expansion.settings import ClassifierSettings, published_classifier, region_classifier
+from ichnos.learning.expansion.settings import (
+    CURVE,
+    ClassifierSettings,
+    published_classifier,
+    region_classifier,
+)
 from ichnos.learning.loop.settings import LoopSettings, changed
 from ichnos.learning.loop.steps import Loss, Step
 from ichnos.learning.loop.training import Progress, train
@@ -67,6 +73,20 @@ def test_an_ensemble_tells_new_patients_apart_and_is_calibrated_to_the_true_prev
     )  # balanced in training, yet not overstated
     assert len(classifier.out_of_fold) == 60
     assert (tmp_path / "classifier.json").is_file()
+
+
+def test_the_curve_of_the_patients_left_out_is_written_and_chooses_nothing(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    given = examples(40)
+    watched = recipe(validations=4)
+    found = train_ensemble(given, watched, tmp_path / "watched", folds=2)
+    plain = train_ensemble(given, recipe(), tmp_path / "plain", folds=2)
+    lines = (tmp_path / "watched" / "fold-0" / CURVE).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    assert rows[-1]["auc"] > rows[0]["auc"] - 0.1
+    assert rows[-1]["log_loss"] < rows[0]["log_loss"]
+    assert found.out_of_fold == pytest.approx(plain.out_of_fold), "the last network is kept, as without it"
+    assert not (tmp_path / "plain" / "fold-0" / CURVE).exists()
 
 
 def test_an_ensemble_becomes_a_model_that_says_the_same(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]

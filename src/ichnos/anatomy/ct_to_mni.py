@@ -7,7 +7,7 @@ face and table of the scan do not matter. The template has no skull: it is paint
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 import numpy as np
@@ -48,38 +48,18 @@ def register_ct_to_mni(
     oedema). `start` is an affine registration of the same CT, where it is known already.
     """
     template, far = template_as_ct()
+    both_ct = partial(register, fixed_contrast="ct", moving_contrast="ct", threads=threads)
     if start is None:
-        affine = register(
-            template,
-            ct,
-            kind="affine",
-            exclude=far,
-            fixed_contrast="ct",
-            moving_contrast="ct",
-            scale_limit=1.35,
-            threads=threads,
-        )
+        affine = both_ct(template, ct, kind="affine", exclude=far, scale_limit=1.35)
         start = CtToMni(~affine.transform, affine)
-    found, mni_from_ct = start.registration, start.mni_from_ct
-    if kind == "deformable":
-        beyond = mni_from_ct.pull(far, ct, interpolation="nearest", fill=1)
-        if exclude is not None:
-            beyond = beyond.with_array(
-                (beyond.array > 0) | (exclude.on_grid(ct, interpolation="nearest").array > 0)
-            )
-        found = register(
-            ct,
-            template,
-            kind="deformable",
-            start=mni_from_ct,
-            exclude=beyond,
-            fixed_contrast="ct",
-            moving_contrast="ct",
-            stiffness=0.8,
-            threads=threads,
-        )
-        mni_from_ct = found.transform
-    return CtToMni(mni_from_ct, found)
+    if kind == "affine":
+        return start
+    beyond = start.mni_from_ct.pull(far, ct, interpolation="nearest", fill=1)
+    if exclude is not None:
+        bled = exclude.on_grid(ct, interpolation="nearest").array > 0
+        beyond = beyond.with_array((beyond.array > 0) | bled)
+    bent = both_ct(ct, template, kind="deformable", start=start.mni_from_ct, exclude=beyond, stiffness=0.8)
+    return CtToMni(bent.transform, bent)
 
 
 @lru_cache(maxsize=1)

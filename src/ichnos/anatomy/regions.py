@@ -72,35 +72,41 @@ def sites_at(mni_mm: npt.NDArray[np.float32], *, reach_mm: float = 6.0) -> npt.N
     >>> sites_at(np.array(points, np.float32)).tolist()
     ['basal ganglia', 'thalamus', 'brainstem', 'cerebellum', 'frontal lobe']
     """
-    x, y, z = np.asarray(mni_mm, np.float32).T[:, None, None, :]
-    away = {
-        code: np.full(x.shape, np.inf, np.float32)
+    xyz = np.asarray(mni_mm, np.float32).T[:, None, None, :]
+    x, y, z = xyz
+    thalamus, *ganglia = (
+        _nucleus_radius(code, xyz, reach_mm)
         for code in (mni.THALAMUS, mni.CAUDATE, mni.PUTAMEN, mni.PALLIDUM)
-    }
-    for code, (cx, cy, cz), half, turn in mni.NUCLEI:
-        if code in away:
-            c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
-            dx, dy = np.abs(x) - cx, y - cy
-            parts = (c * dx + s * dy, -s * dx + c * dy, z - cz)
-            radius = np.sqrt(sum((part / (h + reach_mm)) ** 2 for part, h in zip(parts, half, strict=True)))
-            away[code] = np.minimum(away[code], radius)
-    ganglia = np.minimum(np.minimum(away[mni.CAUDATE], away[mni.PUTAMEN]), away[mni.PALLIDUM])
+    )
+    nearest = np.minimum.reduce(ganglia)
     white = np.full(x.shape, mni.WHITE, np.uint8)
-    lobes = {
-        f"{name} lobe": _lobe(name, np.stack([x, y, z]), white)
-        for name in ("temporal", "occipital", "parietal", "frontal")
+    places = {
+        "brainstem": mni.in_brainstem(x, y, z),
+        "cerebellum": mni.in_hindbrain(x, y, z),
+        "thalamus": (thalamus < 1) & (thalamus <= nearest),
+        "basal ganglia": nearest < 1,
+        **{f"{name} lobe": _lobe(name, xyz, white) for name in _LOBES},
     }
-    conditions = [
-        mni.in_brainstem(x, y, z),
-        mni.in_hindbrain(x, y, z),
-        (away[mni.THALAMUS] < 1) & (away[mni.THALAMUS] <= ganglia),
-        ganglia < 1,
-    ]
-    names = ["brainstem", "cerebellum", "thalamus", "basal ganglia", *lobes]
-    named: npt.NDArray[np.str_] = np.select([*conditions, *lobes.values()], names, default="")[0, 0]
+    named: npt.NDArray[np.str_] = np.select([*places.values()], [*places], default="")[0, 0]
     return named
 
 
+def _nucleus_radius(code: int, xyz: npt.NDArray[np.float32], reach_mm: float) -> npt.NDArray[np.float32]:
+    """Return how far points lie from the middle of a deep nucleus of either side: 1 at `reach_mm` beyond its
+    edge.
+    """
+    x, y, z = xyz
+    nearest = np.full(x.shape, np.inf, np.float32)
+    for _, (cx, cy, cz), half, turn in (nucleus for nucleus in mni.NUCLEI if nucleus[0] == code):
+        c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+        dx, dy = np.abs(x) - cx, y - cy
+        parts = (c * dx + s * dy, -s * dx + c * dy, z - cz)
+        radius = np.sqrt(sum((part / (h + reach_mm)) ** 2 for part, h in zip(parts, half, strict=True)))
+        nearest = np.minimum(nearest, radius)
+    return nearest
+
+
+_LOBES = ("temporal", "occipital", "parietal", "frontal")  # where several fit, the first
 _LOWEST_MM = {"cortex": 48.0, "corona_radiata": 18.0, "plic": -1.0, "peduncle": -20.0, "pons": -43.0}
 
 

@@ -132,13 +132,12 @@ def atlas(side: Side) -> TractAtlas:
     distance = np.full(structures.shape, FAR_MM, np.float32)
     orientation = np.zeros((*structures.shape, 3), np.float32)
     for k, z in enumerate(heights):
-        beyond = max(BOTTOM_MM - z, z - TOP_MM, 0.0)
+        here = np.clip(z, BOTTOM_MM, TOP_MM)
+        beyond = abs(z - here)
         if beyond < FAR_MM:
-            here = np.clip(z, BOTTOM_MM, TOP_MM)
             inside = _distance(x, y, sheet_at(here)[0])
-            distance[:, :, k] = np.minimum(
-                np.hypot(np.maximum(inside, 0), beyond) + np.minimum(inside, 0), FAR_MM
-            )
+            away = np.hypot(np.maximum(inside, 0), beyond) + np.minimum(inside, 0)
+            distance[:, :, k] = np.minimum(away, FAR_MM)
             near = distance[:, :, k] < NEAR_MM
             orientation[near, k] = _tangents(x[near], y[near], float(here))
     fluid = np.isin(structures.array, (0, mni.CSF, mni.VENTRICLE))

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ichnos.arrays import Floats, Mask
 from ichnos.errors import UsageError
-from ichnos.volume import Floats
 
 _ROUNDING_ML = 1e-6  # 13.3 - 10 is 3.3000000000000007 to a computer, which is not more than a third of 10
 DEFAULT_DEFINITION = "33%-or-6ml"
@@ -43,25 +43,28 @@ class ExpansionDefinition:
         """Return 1 for expanded, 0 for not, NaN where a volume is not known."""
         before, after = np.asarray(baseline_ml, float), np.asarray(followup_ml, float)
         growth = after - before
-        grown = np.zeros(np.broadcast(before, after).shape, bool)
-        if self.more_than_share is not None:
-            grown |= growth > self.more_than_share * before + _ROUNDING_ML
-        if self.more_than_ml is not None:
-            grown |= growth > self.more_than_ml + _ROUNDING_ML
-        if self.at_least_ml is not None:
-            grown |= growth >= self.at_least_ml - _ROUNDING_ML
-        unknown = np.isnan(growth)
+        grown, unknown = self._has_grown(before, growth), np.isnan(growth)
         if self.ivh_growth_at_least_ml is not None:
             if baseline_ivh_ml is None or followup_ivh_ml is None:
                 raise UsageError(
                     f"{self.name!r} needs intraventricular volumes at baseline and follow-up; give both"
                 )
             ivh_before, ivh_after = np.asarray(baseline_ivh_ml, float), np.asarray(followup_ivh_ml, float)
-            grown |= (ivh_after - ivh_before >= self.ivh_growth_at_least_ml - _ROUNDING_ML) | (
-                (ivh_before == 0) & (ivh_after > 0)
-            )
-            unknown = unknown | np.isnan(ivh_after - ivh_before)
+            new = (ivh_before == 0) & (ivh_after > 0)
+            more = ivh_after - ivh_before >= self.ivh_growth_at_least_ml - _ROUNDING_ML
+            grown, unknown = grown | more | new, unknown | np.isnan(ivh_after - ivh_before)
         return np.where(unknown, np.nan, grown.astype(float))
+
+    def _has_grown(self, before: Floats, growth: Floats) -> Mask:
+        """Return whether the parenchymal haematoma grew beyond any limit."""
+        grown = np.zeros(growth.shape, bool)
+        if self.more_than_share is not None:
+            grown |= growth > self.more_than_share * before + _ROUNDING_ML
+        if self.more_than_ml is not None:
+            grown |= growth > self.more_than_ml + _ROUNDING_ML
+        if self.at_least_ml is not None:
+            grown |= growth >= self.at_least_ml - _ROUNDING_ML
+        return grown
 
 
 DEFINITIONS: Mapping[str, ExpansionDefinition] = {

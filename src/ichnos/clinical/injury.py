@@ -47,21 +47,20 @@ def tract_injury(
     if not section.any():
         raise ValueError("the tract is empty; a tract that was not found cannot be graded")
     blood_section, oedema_section = (
-        (tract * other).sum(axis=(0, 1), dtype=np.float64) for other in (blood, oedema)
+        (tract * part).sum(axis=(0, 1), dtype=np.float64) for part in (blood, oedema)
     )
     level = _levels(section)
     share = np.divide(blood_section, section, out=np.zeros_like(section), where=section > 0)
     worst_blood, worst_oedema = worst_shares(section, blood_section, oedema_section)
     weight = np.where(level, section[level].max() / np.where(level, section, 1), 0)
+    worst_z_mm = float(z_mm[level][int(np.argmax(share[level]))])
     return TractInjury(
         grade=injury_grade(worst_blood, worst_oedema),
         blood_load_ml=float(blood_section.sum()) * voxel_ml,
         oedema_load_ml=float(oedema_section.sum()) * voxel_ml,
         weighted_blood_load_ml=float((blood_section * weight).sum()) * voxel_ml,
         largest_loss=worst_blood,
-        largest_loss_z_mm=float(z_mm[level][int(np.argmax(share[level]))])
-        if worst_blood > 0
-        else float("nan"),
+        largest_loss_z_mm=worst_z_mm if worst_blood > 0 else float("nan"),
     )
 
 

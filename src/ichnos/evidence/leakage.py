@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ichnos.errors import InputRefused
+from ichnos.formats.text import CSV_DELIMITERS, read_table
 
 TEST_SPLITS = ("test", "external")
 TRAINING_COLUMNS = ("image", "patient", "centre", "split", "sources", "sha256")
@@ -64,18 +65,7 @@ def leakage_proof(evaluated: Sequence[Evaluated], training: Sequence[TrainingIma
 
     Refuses with the names of the first few; `training` is None where no list of training images is known.
     """
-    _refuse(
-        "appear more than once among the predictions of one model; give one row each",
-        _doubles((e.patient, e.model_hash) for e in evaluated),
-    )
-    _refuse(
-        "are synthetic images among the evaluated cases; evidence may rest on acquired exams alone",
-        [e.patient for e in evaluated if e.sources],
-    )
-    _refuse(
-        "are predictions on patients of the training or validation split; evaluate test or external patients",
-        [e.patient for e in evaluated if e.split in ("train", "validation")],
-    )
+    _check_evaluated(evaluated)
     hashes = tuple(sorted({e.model_hash for e in evaluated if e.model_hash}))
     if training is None:
         sentence = (
@@ -93,6 +83,22 @@ def leakage_proof(evaluated: Sequence[Evaluated], training: Sequence[TrainingIma
         " their sources."
     )
     return LeakageProof(True, len(patients), synthetic, len(evaluated), hashes, sentence)
+
+
+def _check_evaluated(evaluated: Sequence[Evaluated]) -> None:
+    """Refuse predictions that evidence cannot rest on, whatever the model was trained on."""
+    _refuse(
+        "appear more than once among the predictions of one model; give one row each",
+        _doubles((e.patient, e.model_hash) for e in evaluated),
+    )
+    _refuse(
+        "are synthetic images among the evaluated cases; evidence may rest on acquired exams alone",
+        [e.patient for e in evaluated if e.sources],
+    )
+    _refuse(
+        "are predictions on patients of the training or validation split; evaluate test or external patients",
+        [e.patient for e in evaluated if e.split in ("train", "validation")],
+    )
 
 
 def _check_sources(training: Sequence[TrainingImage]) -> None:
@@ -150,25 +156,25 @@ def read_training(path: str | Path) -> tuple[TrainingImage, ...]:
             f"{path} is not there; give the list of training images as CSV with the columns"
             f" {', '.join(TRAINING_COLUMNS)}"
         )
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        table = csv.DictReader(stream)
-        rows = list(table)
-    lacking = [c for c in ("image", "patient", "split") if c not in (table.fieldnames or ())]
+    columns, rows = read_table(path, delimiters=CSV_DELIMITERS)
+    lacking = [c for c in ("image", "patient", "split") if c not in columns]
     if lacking:
         raise InputRefused(
             f"{path} has no column {', '.join(lacking)}; a list of training images has"
             f" {', '.join(TRAINING_COLUMNS)}"
         )
-    return tuple(
-        TrainingImage(
-            row["image"],
-            (row["patient"] or "").removeprefix("sub-"),
-            row.get("centre") or "",
-            row["split"] or "train",
-            tuple(s.strip().removeprefix("sub-") for s in (row.get("sources") or "").split(";") if s.strip()),
-            row.get("sha256") or "",
-        )
-        for row in rows
+    return tuple(map(_training_image, rows))
+
+
+def _training_image(row: Mapping[str, str]) -> TrainingImage:
+    sources = [source.strip() for source in row.get("sources", "").split(";")]
+    return TrainingImage(
+        row["image"],
+        row["patient"].removeprefix("sub-"),
+        row.get("centre", ""),
+        row["split"] or "train",
+        tuple(source.removeprefix("sub-") for source in sources if source),
+        row.get("sha256", ""),
     )
 
 

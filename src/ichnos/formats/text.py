@@ -12,6 +12,9 @@ from ichnos.errors import InputRefused, foreign
 from ichnos.formats.limits import DEFAULT_LIMITS, MIB, Limits
 
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+CSV_DELIMITERS = ",;\t"  # as spreadsheets of all countries write "CSV"
+TSV_DELIMITERS = "\t;,"  # tabs as documented, or what a spreadsheet made of them
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _MAX_FIELD = 1 << 20  # characters; Python's own limit is 131,072
 
 
@@ -56,10 +59,14 @@ def read_json(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Any:
 
 
 def read_table(
-    path: str | Path, *, delimiter: str = "\t", limits: Limits = DEFAULT_LIMITS
+    path: str | Path, *, delimiters: str = "\t", limits: Limits = DEFAULT_LIMITS
 ) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the columns and rows of a table as text; a row with more fields than columns is refused."""
+    """Return the columns and rows of a table as text; a row with more fields than columns is refused.
+
+    Of several `delimiters`, the one that the first line holds most often divides the columns.
+    """
     text = read_text(path, limits=limits)
+    delimiter = _delimiter_of(text, delimiters)
     previous = csv.field_size_limit(_MAX_FIELD)
     try:
         table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="")
@@ -67,7 +74,7 @@ def read_table(
         rows = list(table)
     except csv.Error as error:
         raise InputRefused(
-            f"{foreign(path)} is not a table ({foreign(error)}); separate its columns by tabs"
+            f"{foreign(path)} is not a table ({foreign(error)}); separate its columns by {_NAMES[delimiter]}"
         ) from None
     finally:
         csv.field_size_limit(previous)
@@ -79,3 +86,13 @@ def read_table(
         if None in row:
             raise InputRefused(f"{foreign(path)}, line {number}, has more fields than there are columns")
     return columns, rows
+
+
+def _delimiter_of(text: str, choices: str) -> str:
+    """Return which of some delimiters divides the first line of a table; the first of them if none does.
+
+    >>> _delimiter_of("id;sources\\n1;a,b,c", ",;")
+    ';'
+    """
+    header = text.partition("\n")[0]
+    return max(choices, key=header.count)

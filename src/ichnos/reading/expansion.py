@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ichnos.prognosis.store import first_plain
 from ichnos.reading.masks import Masks
 from ichnos.reading.measures.growth import growth_inputs
 from ichnos.reading.measures.recalibrated import recalibrated
-from ichnos.reading.record import Finding, Measure
+from ichnos.reading.record import Finding, Measure, Status
 from ichnos.volume import Volume, box_around
 
 BAND = (0.1, 0.9)
@@ -39,12 +39,11 @@ def read_expansion(
     """Forecast the haematoma's growth; `hu` in RAS on the masks' grid; `site` recalibrates what is said.
 
     `facts` may hold `onset_to_ct_h` and `anticoagulation`. `forecast` is a network's probability of blood at
-    follow-up on the same grid, used where the model was fitted with one. Withheld, with the reason, where no
-    model is installed or the haematoma lies outside its cohort.
+    follow-up, used where the model was fitted with one. Withheld, with the reason, where no model is
+    installed or the haematoma lies outside its cohort.
     """
     if not masks.ich.array.any():
-        sentence = "No intracerebral haematoma that could expand."
-        return Finding(target="expansion", status="none found", sentence=sentence)
+        return _finding("none found", "No intracerebral haematoma that could expand.")
     if model is None:
         return _withheld("no growth model is installed")
     forecast_ml = None if forecast is None else probable_ml(forecast)
@@ -57,10 +56,13 @@ def read_expansion(
         key: recalibrated(_probability(model, inputs, key, d), site) for key, d in definitions.items()
     }
     sentence = _sentence(model, inputs, volume, probabilities.get(DEFAULT_DEFINITION))
-    measures = (volume, *probabilities.values())
-    return Finding(
-        target="expansion", status="read", sentence=sentence, measures=measures, masks=("expansion",)
-    )
+    return _finding("read", sentence, (volume, *probabilities.values()), masks=("expansion",))
+
+
+def _finding(
+    status: Status, sentence: str, measures: tuple[Measure, ...] = (), masks: tuple[str, ...] = ()
+) -> Finding:
+    return Finding(target="expansion", status=status, sentence=sentence, measures=measures, masks=masks)
 
 
 def with_classifier(
@@ -83,21 +85,23 @@ def with_classifier(
         value = round(100 * classifier.probability(hu, masks.ich, masks.ivh, features), 1)
     except InputRefused:  # a haematoma too small for the classifier's grid
         return finding
+    said = f"{finding.sentence} " if finding.status == "read" else ""
+    sentence = f"{said}Probability of expansion by the image classifier: {value:.0f} %."
+    measures = _with_classified(finding.measures, value, classifier.model.manifest.name)
+    return finding.model_copy(update={"status": "read", "sentence": sentence, "measures": measures})
+
+
+def _with_classified(measures: Sequence[Measure], value: float, name: str) -> tuple[Measure, ...]:
+    """Put a classifier's probability (%) before the other measures; the growth model's is renamed."""
     own = Measure(
         name="expansion_probability",
-        label=f"Probability of expansion (image classifier {classifier.model.manifest.name})",
+        label=f"Probability of expansion (image classifier {name})",
         value=value,
         unit="%",
         reason="the classifier gives no interval",
     )
-    others = tuple(
-        m.model_copy(update={"name": "expansion_probability_growth"}) if m.name == own.name else m
-        for m in finding.measures
-    )
-    said = f"{finding.sentence} " if finding.status == "read" else ""
-    sentence = f"{said}Probability of expansion by the image classifier: {value:.0f} %."
-    update = {"status": "read", "sentence": sentence, "measures": (own, *others)}
-    return finding.model_copy(update=update)
+    renamed = {"name": "expansion_probability_growth"}
+    return (own, *(m.model_copy(update=renamed) if m.name == own.name else m for m in measures))
 
 
 def _withheld(why: str) -> Finding:
@@ -109,7 +113,7 @@ def _withheld(why: str) -> Finding:
     measures = tuple(
         Measure(name=name, label=label, value=None, unit=unit, reason=why) for name, label, unit in names
     )
-    return Finding(target="expansion", status="withheld", sentence=sentence, measures=measures)
+    return _finding("withheld", sentence, measures)
 
 
 def _volume(model: GrowthModel, inputs: GrowthInputs) -> Measure:
@@ -212,9 +216,9 @@ def grown_mask(
 
     >>> from ichnos.volume import sphere, volume_ml
     >>> brain = sphere(radius_mm=40, spacing_mm=2.0)
-    >>> at = np.indices(brain.shape) - (np.array(brain.shape) / 2).reshape(3, 1, 1, 1)
-    >>> ich = brain.with_array((at**2).sum(0) <= 36)
-    >>> round(volume_ml(grown_mask(ich, 10.0, brain=brain, ventricles=brain.map_array(np.zeros_like))), 1)
+    >>> nothing = brain.map_array(np.zeros_like)
+    >>> ich = nothing.map_array(lambda a: np.pad([[[True]]], [(n // 2, n - 1 - n // 2) for n in a.shape]))
+    >>> round(volume_ml(grown_mask(ich, 10.0, brain=brain, ventricles=nothing)), 1)
     10.0
     """
     part = box_around(ich, margin_mm=_REACH_MM)

@@ -25,32 +25,30 @@ def read_leukoaraiosis(prediction: Prediction, masks: Masks) -> Finding:
             " ventricles were not found."
         )
         return _finding("read", sentence, (volume, *fazekas_measures(model, None)))
-    periventricular_ml = _periventricular_ml(masks)
-    parts_ml: dict[FazekasRegion, float] = {
-        "periventricular": periventricular_ml,
-        "deep": total_ml - periventricular_ml,
-    }
+    near_ml = _periventricular_ml(masks)
+    parts_ml: dict[FazekasRegion, float] = {"periventricular": near_ml, "deep": total_ml - near_ml}
     grades = fazekas_measures(model, parts_ml)
     if not masks.leukoaraiosis.array.any():
         return _finding("none found", "No leukoaraiosis.", (volume, *grades))
-    labels = {
-        "periventricular": f"Leukoaraiosis within {PERIVENTRICULAR_MM:g} mm of a ventricle",
-        "deep": "Leukoaraiosis, deeper",
-    }
-    parts = tuple(
-        Measure(
-            name=f"{name}_volume", label=labels[name], value=round(ml, 3), unit="mL", reason=BY_DEFINITION
-        )
-        for name, ml in parts_ml.items()
-    )
-    sentence = f"Leukoaraiosis {total_ml:.1f} mL, of which {periventricular_ml:.1f} mL periventricular."
+    parts = (_part(region, ml) for region, ml in parts_ml.items())
+    sentence = f"Leukoaraiosis {total_ml:.1f} mL, of which {near_ml:.1f} mL periventricular."
     return _finding("read", sentence, (volume, *parts, *grades))
 
 
+_PART_LABELS: dict[FazekasRegion, str] = {
+    "periventricular": f"Leukoaraiosis within {PERIVENTRICULAR_MM:g} mm of a ventricle",
+    "deep": "Leukoaraiosis, deeper",
+}
+
+
 def _part(region: FazekasRegion, ml: float) -> Measure:
-    near = f"within {PERIVENTRICULAR_MM:g} mm of a ventricle"
-    label = f"Leukoaraiosis, {near if region == 'periventricular' else 'deeper'}"
-    return Measure(name=f"{region}_volume", label=label, value=round(ml, 3), unit="mL", reason=BY_DEFINITION)
+    return Measure(
+        name=f"{region}_volume",
+        label=_PART_LABELS[region],
+        value=round(ml, 3),
+        unit="mL",
+        reason=BY_DEFINITION,
+    )
 
 
 def _finding(status: Status, sentence: str, measures: tuple[Measure, ...]) -> Finding:

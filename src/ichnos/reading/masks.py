@@ -76,14 +76,7 @@ def consistent_masks(prediction: Prediction, coordinates: AtlasCoordinates | Non
     With `coordinates` the tract is where the atlas, looked up there, and the network's drawing agree;
     without, it is what the network drew.
     """
-    outlined = [t.name for t in prediction.model.manifest.targets if t.kind == "mask"]
-    raw = {
-        name: prediction.mask(name, threshold=threshold_of(prediction, name)).reoriented("RAS")
-        for name in outlined
-        if name in _reported() or name == _INFARCT
-    }
-    if "brain" in raw:
-        raw["brain"] = raw["brain"].map_array(lambda a: a | _brain_in_blood(prediction, raw))
+    raw = _thresholded(prediction)
     ras = prediction.scan.volume.reoriented("RAS")
     nothing = ras.with_array(np.zeros(ras.shape, bool))
     box = _box_of_brain(raw, nothing)
@@ -101,6 +94,19 @@ def consistent_masks(prediction: Prediction, coordinates: AtlasCoordinates | Non
         known=(frozenset(raw) - {_INFARCT}) | frozenset(tracts),
         others={name: nothing.pasted(mask) for name, mask in others.items()},
     )
+
+
+def _thresholded(prediction: Prediction) -> dict[str, Volume]:
+    """Return what the network outlines at its operating points, in RAS; the brain reaches under the blood."""
+    outlined = [t.name for t in prediction.model.manifest.targets if t.kind == "mask"]
+    raw = {
+        name: prediction.mask(name, threshold=threshold_of(prediction, name)).reoriented("RAS")
+        for name in outlined
+        if name in _reported() or name == _INFARCT
+    }
+    if "brain" in raw:
+        raw["brain"] = raw["brain"].map_array(lambda a: a | _brain_in_blood(prediction, raw))
+    return raw
 
 
 def _tracts(prediction: Prediction, coordinates: AtlasCoordinates | None, box: Box) -> dict[str, Volume]:
@@ -170,14 +176,7 @@ def _settled(
     raw = {name: drawn.get(name, nothing) for name in (*_reported(), _INFARCT)}
     brain, ventricles = _largest(raw["brain"]), raw["ventricles"]
     inside = np.asarray(brain.array) | np.asarray(ventricles.array) if "brain" in drawn else np.True_
-    ich, ivh = (
-        like_blood(_without_specks(mask.map_array(lambda a: a & inside)), hu, brain, least_hu=least_hu)
-        for mask, least_hu in zip(
-            _blood(drawn, probability, hu, brain, fine=fine),
-            (ICH_ABOVE_BRAIN_HU, IVH_ABOVE_BRAIN_HU),
-            strict=True,
-        )
-    )
+    ich, ivh = _dense_blood(_blood(drawn, probability, hu, brain, fine=fine), hu, brain, inside)
     blood = np.asarray(ich.array | ivh.array)
     phe = raw["PHE"].map_array(lambda a: a & inside & ~blood & ~ventricles.array & near(ich, PHE_REACH_MM))
     phe = phe if fine else darker_than_brain(phe, hu, brain, blood)
@@ -198,6 +197,17 @@ def _settled(
         "ventricles": ventricles.map_array(lambda a: a | ivh.array),
         **{name: mask.map_array(lambda a: a & inside) for name, mask in both.items()},
     }
+
+
+def _dense_blood(
+    blood: tuple[Volume, Volume], hu: Volume, brain: Volume, inside: npt.NDArray[np.bool_] | np.bool_
+) -> tuple[Volume, Volume]:
+    """Keep of ICH and IVH what lies inside, is no speck, and is as dense as blood."""
+    ich, ivh = (
+        like_blood(_without_specks(mask.map_array(lambda a: a & inside)), hu, brain, least_hu=least_hu)
+        for mask, least_hu in zip(blood, (ICH_ABOVE_BRAIN_HU, IVH_ABOVE_BRAIN_HU), strict=True)
+    )
+    return ich, ivh
 
 
 def _tract(side: Side, coordinates: AtlasCoordinates, prediction: Prediction) -> Volume:

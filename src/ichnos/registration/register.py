@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -62,27 +62,21 @@ def register(
     deformable step less. An affine map may not change lengths by more than `scale_limit`: mutual information
     likes to shrink one head into the other.
     """
-    rng = rng or np.random.default_rng(0)
-    fine_f = view(fixed, spacing_mm=spacing_mm, contrast=fixed_contrast)
-    fine_m = view(moving, spacing_mm=spacing_mm, contrast=moving_contrast)
-    exclude = _all_excluded(fixed, fine_f, exclude)
-    rigid = start or _rigid(fixed, moving, (fine_f, fine_m), exclude=exclude, rng=rng, threads=threads)
+    seen = (
+        view(fixed, spacing_mm=spacing_mm, contrast=fixed_contrast),
+        view(moving, spacing_mm=spacing_mm, contrast=moving_contrast),
+    )
+    exclude = _all_excluded(fixed, seen[0], exclude)
+    linear: dict[str, Any] = {"exclude": exclude, "threads": threads}
+    rigid = start or _rigid(fixed, moving, seen, rng=rng or np.random.default_rng(0), **linear)
     found = rigid
-    if kind == "rigid" and start is not None:
-        found = refined_pose(
-            rigid, fine_f, fine_m, kind="rigid", exclude=exclude, fine=True, threads=threads
-        )[0]
-    elif kind == "affine" or start is None:
-        found = (
-            _affine(rigid, fine_f, fine_m, exclude=exclude, scale_limit=scale_limit, threads=threads)
-            if kind != "rigid"
-            else rigid
-        )
+    if kind == "affine" or (kind == "deformable" and start is None):
+        found = _affine(rigid, *seen, scale_limit=scale_limit, **linear)
+    elif kind == "rigid" and start is not None:
+        found = refined_pose(rigid, *seen, kind="rigid", fine=True, **linear)[0]
     if kind == "deformable":
-        found = deformed(
-            fine_f, fine_m, found, exclude=exclude, stiffness=stiffness, backend=backend, threads=threads
-        )
-    return _judged(found, rigid, kind, fine_f, fine_m, exclude)
+        found = deformed(*seen, found, stiffness=stiffness, backend=backend, **linear)
+    return _judged(found, rigid, kind, *seen, exclude)
 
 
 def assess(transform: Transform, fixed: Volume, moving: Volume, *, spacing_mm: float = 2.0) -> Registration:
@@ -162,14 +156,12 @@ def _judged(
     exclude: Volume | None,
 ) -> Registration:
     chosen = samples(fixed, count=20000, rng=np.random.default_rng(1), exclude=exclude)
-    field_of_view = (
-        found.pull(
-            moving.head.with_array(np.ones(moving.head.shape, np.uint8)), fixed.head, interpolation="nearest"
-        ).array
-        > 0
+    everywhere = moving.head.with_array(np.ones(moving.head.shape, np.uint8))
+    in_view, head = (
+        found.pull(mask, fixed.head, interpolation="nearest").array > 0
+        for mask in (everywhere, moving.head.astype(np.uint8))
     )
-    head = found.pull(moving.head.astype(np.uint8), fixed.head, interpolation="nearest").array > 0
-    both = fixed.head.array & field_of_view
+    both = fixed.head.array & in_view
     total = int(both.sum()) + int(head.sum())
     determinants = [d.jacobian.array[fixed.head.array] for d in found.displacements]
     return Registration(
@@ -178,7 +170,7 @@ def _judged(
         similarity=similarity(found, chosen, moving),
         rigid_similarity=similarity(rigid, chosen, moving),
         head_overlap=2 * int((both & head).sum()) / total if total else float("nan"),
-        coverage=float(field_of_view[fixed.head.array].mean()),
+        coverage=float(in_view[fixed.head.array].mean()),
         jacobian_min=min((float(np.percentile(d, 0.1)) for d in determinants), default=1.0),
         jacobian_max=max((float(np.percentile(d, 99.9)) for d in determinants), default=1.0),
     )

@@ -55,12 +55,24 @@ def refined_pose(
     """Follow the gradient of Mattes mutual information from a start; return the map and its (negative)
     metric.
     """
+    method = _descent(fine=fine, threads=threads)
+    method.SetMetricFixedMask(_metric_mask(fixed, exclude).to_sitk())
+    moved = _to_itk(start, kind, fixed.head)
+    method.SetInitialTransform(moved, inPlace=True)
+    try:
+        method.Execute(fixed.image.to_sitk(), moving.image.to_sitk())
+    except RuntimeError:  # the images drifted apart: this start leads nowhere
+        return start, 0.0
+    return Transform.of(_from_itk(moved)), float(method.GetMetricValue())
+
+
+def _descent(*, fine: bool, threads: int) -> Any:
+    """Return SimpleITK's gradient descent: quick, or `fine` with more samples and shorter steps."""
     import SimpleITK as sitk
 
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(threads)
     method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricFixedMask(_metric_mask(fixed, exclude).to_sitk())
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(0.5 if fine else 0.2, 1)
     method.SetInterpolator(sitk.sitkLinear)
@@ -70,13 +82,7 @@ def refined_pose(
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel([1])
     method.SetSmoothingSigmasPerLevel([0.0])
-    moved = _to_itk(start, kind, fixed.head)
-    method.SetInitialTransform(moved, inPlace=True)
-    try:
-        method.Execute(fixed.image.to_sitk(), moving.image.to_sitk())
-    except RuntimeError:  # the images drifted apart: this start leads nowhere
-        return start, 0.0
-    return Transform.of(_from_itk(moved)), float(method.GetMetricValue())
+    return method
 
 
 def _starts() -> Iterator[Floats]:

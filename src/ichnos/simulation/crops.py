@@ -8,7 +8,7 @@ drawing a crop moves nothing between host and device.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -62,18 +62,42 @@ class Crop:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Pose:
+    """How a crop lies in the patient."""
+
+    turn: torch.Tensor  # (3, 3) from the crop's axes to the patient's; it mirrors if `mirrored`
+    centre: torch.Tensor  # (3,) voxel index of the crop's middle
+    mirrored: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """The slices of the scan that a crop is cut from, about the crop's middle."""
+
+    thickness_mm: float  # of the lower slices
+    heights_mm: torch.Tensor  # (s,)
+    steps_mm: torch.Tensor  # (s,) thickness of each
+    samples: int  # through each
+
+    @property
+    def sample_heights_mm(self) -> torch.Tensor:
+        """Return the heights of all samples, (s * samples,)."""
+        within = (torch.arange(self.samples, device=self.heights_mm.device) + 0.5) / self.samples - 0.5
+        return (self.heights_mm[:, None] + within * self.steps_mm[:, None]).reshape(-1)
+
+
 class CropDrawer:
     """Draws crops of one patient; everything that does not change from crop to crop is made once."""
 
     def __init__(self, patient: VirtualPatient, recipe: Recipe, *, generator: torch.Generator) -> None:
         self.recipe = recipe
         self.generator = generator
-        grown = FOLLOWUP_MASKS if patient.followup is not None else ()
-        self.names = (*BASELINE_MASKS, *grown)
+        latent, has_followup = patient.latent, patient.followup is not None
+        self.names = (*BASELINE_MASKS, *(FOLLOWUP_MASKS if has_followup else ()))
         self.mirrored = [self.names.index(mirrored(name)) for name in self.names]
         self.spacing_mm = patient.spacing_mm
-        latent, finite = patient.latent, patient.followup is not None
-        self.expansion = float(patient.expanded) if latent.has_haematoma and finite else float("nan")
+        self.expansion = float(patient.expanded) if latent.has_haematoma and has_followup else math.nan
         self.expansion_probability = patient.expansion_probability
         hu = hounsfield(
             patient.baseline,
@@ -82,16 +106,10 @@ class CropDrawer:
             generator=generator,
             old_infarct_hu=latent.old_infarct_hu,
         )
-        self.hu = hu[None, None]
         self.pool = max(1, round(recipe.spacing_mm / patient.spacing_mm))
-        if self.pool > 1:
-            self.hu = functional.avg_pool3d(self.hu, self.pool)
-        masks = fine_masks(patient, self.names)
-        weights = 2 ** torch.arange(len(self.names), dtype=torch.int32, device=masks.device)
+        self.hu = functional.avg_pool3d(hu[None, None], self.pool) if self.pool > 1 else hu[None, None]
         self.mni_mm = None if patient.mni_mm is None else patient.mni_mm[None]
-        self.packed = (
-            (masks * weights.view(-1, 1, 1, 1)).sum(0, dtype=torch.int32).to(torch.float32)[None, None]
-        )
+        self.packed = _packed(fine_masks(patient, self.names))[None, None]
         brain = patient.baseline.tissue[::4, ::4, ::4] >= int(min(BRAIN_TISSUES))
         blood = (patient.baseline.ich + patient.baseline.ivh)[::4, ::4, ::4] >= 0.5
         self.brain, self.blood = brain.to(torch.float32), blood.to(torch.float32)
@@ -100,38 +118,33 @@ class CropDrawer:
 
     def draw(self, *, rng: np.random.Generator) -> Crop:
         """Scan one crop."""
-        recipe = self.recipe
+        pose = self._pose(rng)
+        hu = self._scanned(pose, rng)
+        packed = self._pulled(self.packed, pose, self._axes_mm(), nearest=True).round().to(torch.int32)
+        order = self.mirrored if pose.mirrored else range(len(self.names))
+        targets = torch.stack([((packed >> channel) & 1).to(torch.uint8) for channel in order])
+        positions = self._positions(pose)
+        return Crop(hu, targets, self.names, self.expansion, self.expansion_probability, positions)
+
+    def _axes_mm(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return where the crop's voxels lie along its three axes."""
+        axis = _about_zero(self.recipe.side, self.recipe.spacing_mm, self.hu.device)
+        return axis, axis, axis
+
+    def _pose(self, rng: np.random.Generator) -> _Pose:
         turn = self._turn(rng)
-        mirror = bool(rng.random() < recipe.mirrored_share)
+        mirror = bool(rng.random() < self.recipe.mirrored_share)
         if mirror:
             turn = turn * turn.new_ones(3).cumsum(0).sub(1.5).sign()  # the first column, x, changes its sign
-        centre = self._centre(foreground=bool(rng.random() < recipe.foreground_share))
-        hu = self._scanned(turn, centre, rng)
-        bits = self._pulled(
-            self.packed, turn, centre, (recipe.side,) * 3, (recipe.spacing_mm,) * 3, pool=1, nearest=True
-        )
-        packed = bits.round().to(torch.int32)
-        order = self.mirrored if mirror else range(len(self.names))
-        targets = torch.stack([((packed >> channel) & 1).to(torch.uint8) for channel in order])
-        return Crop(
-            hu,
-            targets,
-            self.names,
-            self.expansion,
-            self.expansion_probability,
-            self._positions(turn, centre, mirror),
-        )
+        centre = self._centre(foreground=bool(rng.random() < self.recipe.foreground_share))
+        return _Pose(turn, centre, mirror)
 
-    def _positions(self, turn: torch.Tensor, centre: torch.Tensor, mirror: bool) -> torch.Tensor | None:
+    def _positions(self, pose: _Pose) -> torch.Tensor | None:
         """Return MNI positions (3, side, side, side), left and right exchanged where the crop is mirrored."""
         if self.mni_mm is None:
             return None
-        side, step = self.recipe.side, self.recipe.spacing_mm
-        axes = [
-            self._pulled(self.mni_mm[:, k : k + 1], turn, centre, (side,) * 3, (step,) * 3, pool=1)
-            for k in range(3)
-        ]
-        return torch.stack([-axes[0] if mirror else axes[0], *axes[1:]])
+        x, y, z = (self._pulled(self.mni_mm[:, k : k + 1], pose, self._axes_mm()) for k in range(3))
+        return torch.stack([-x if pose.mirrored else x, y, z])
 
     def _turn(self, rng: np.random.Generator) -> torch.Tensor:
         """Draw the rotation from the crop's axes to the patient's (3, 3), on the device."""
@@ -174,68 +187,55 @@ class CropDrawer:
     def _pulled(
         self,
         maps: torch.Tensor,
-        turn: torch.Tensor,
-        centre: torch.Tensor,
-        shape: tuple[int, int, int],
-        steps_mm: tuple[float, float, float],
+        pose: _Pose,
+        axes_mm: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         *,
-        pool: int,
-        heights_mm: torch.Tensor | None = None,
+        pool: int = 1,
         nearest: bool = False,
     ) -> torch.Tensor:
-        """Sample a map (1, 1, x, y, z) on a grid around a patient voxel; the third axis may lie at
-        `heights_mm`.
-        """
-        device = maps.device
-        axes = [
-            (torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2) * step
-            for n, step in zip(shape, steps_mm, strict=True)
-        ]
-        axes[2] = axes[2] if heights_mm is None else heights_mm
-        rows = turn / self.spacing_mm
+        """Sample a map (1, 1, x, y, z), `pool` voxels in one, at all points of three axes about the pose."""
+        rows = pose.turn / self.spacing_mm
+        x, y, z = axes_mm
         points = []
         for axis in (2, 1, 0):
             at = (
-                (axes[0] * rows[axis, 0]).view(-1, 1, 1)
-                + (axes[1] * rows[axis, 1]).view(-1, 1)
-                + (axes[2] * rows[axis, 2] + centre[axis])
+                (x * rows[axis, 0]).view(-1, 1, 1)
+                + (y * rows[axis, 1]).view(-1, 1)
+                + (z * rows[axis, 2] + pose.centre[axis])
             )
             at = (at - (pool - 1) / 2) / pool
             points.append(at * (2.0 / (maps.shape[2 + axis] - 1)) - 1)
         grid = torch.stack(points, dim=-1)[None]
-        mode = "nearest" if nearest else "bilinear"
-        padding = "zeros" if nearest else "border"
+        mode, padding = ("nearest", "zeros") if nearest else ("bilinear", "border")
         return functional.grid_sample(maps, grid, mode=mode, padding_mode=padding, align_corners=True)[0, 0]
 
-    def _scanned(self, turn: torch.Tensor, centre: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    def _scanned(self, pose: _Pose, rng: np.random.Generator) -> torch.Tensor:
         """Return HU (side, side, side) as the crop of a scan that was resampled to the crop's spacing."""
         recipe = self.recipe
         side, spacing = recipe.side, recipe.spacing_mm
-        thickness = max(float(rng.choice(recipe.thickness_mm)), spacing)
-        upper = max(thickness, 7.0) if rng.random() < recipe.two_steps else thickness
-        count = math.ceil(side * spacing / thickness) + 2
-        samples = max(1, round(upper / max(1.25, spacing)))
-        phase_mm = float(rng.uniform(-0.5, 0.5)) * thickness
-        heights_mm, steps_mm = _slices(count, thickness, upper, float(rng.uniform(0.3, 0.7)), self.hu.device)
-        heights_mm = heights_mm + phase_mm
-        within = (torch.arange(samples, device=self.hu.device) + 0.5) / samples - 0.5
-        fine = self._pulled(
-            self.hu,
-            turn,
-            centre,
-            (side, side, count * samples),
-            (spacing, spacing, 1.0),
-            pool=self.pool,
-            heights_mm=(heights_mm[:, None] + within * steps_mm[:, None]).reshape(-1),
-        )
-        slices = fine.reshape(side, side, count, samples).mean(3).permute(2, 0, 1)
+        stack = self._stack(rng)
+        across, _, _ = self._axes_mm()
+        fine = self._pulled(self.hu, pose, (across, across, stack.sample_heights_mm), pool=self.pool)
+        count = len(stack.heights_mm)
+        slices = fine.reshape(side, side, count, stack.samples).mean(3).permute(2, 0, 1)
         kernel = Kernel("", float(rng.uniform(0.26, 0.45)), float(rng.uniform(0, 0.4)))
-        effects = self._effects(turn, centre, thickness, heights_mm, rng)
+        error_hu, relative = self._effects(pose, stack, rng)
         noise = textured_noise(count, kernel=kernel, matrix=side, pixel_mm=spacing, generator=self.generator)
-        level = float(rng.uniform(*recipe.noise_hu)) * math.sqrt(5.0 / max(thickness, 1.5)) ** 0.5
-        slices = slices + effects[0] + noise * effects[1] * level
+        level = float(rng.uniform(*recipe.noise_hu)) * math.sqrt(5.0 / max(stack.thickness_mm, 1.5)) ** 0.5
+        slices = slices + error_hu + noise * relative * level
         slices = slices * float(rng.normal(1.0, 0.01)) + self._offset_hu(rng)
-        return _between_slices(slices, side, spacing, heights_mm).clamp(-1024, 3071)
+        return _between_slices(slices, side, spacing, stack.heights_mm).clamp(-1024, 3071)
+
+    def _stack(self, rng: np.random.Generator) -> _Stack:
+        """Draw the slices of the scan; the upper ones may be thicker."""
+        recipe = self.recipe
+        thickness = max(float(rng.choice(recipe.thickness_mm)), recipe.spacing_mm)
+        upper = max(thickness, 7.0) if rng.random() < recipe.two_steps else thickness
+        count = math.ceil(recipe.side * recipe.spacing_mm / thickness) + 2
+        phase_mm = float(rng.uniform(-0.5, 0.5)) * thickness
+        heights, steps = _slices(count, thickness, upper, float(rng.uniform(0.3, 0.7)), self.hu.device)
+        samples = max(1, round(upper / max(1.25, recipe.spacing_mm)))
+        return _Stack(thickness, heights + phase_mm, steps, samples)
 
     def _offset_hu(self, rng: np.random.Generator) -> float:
         recipe = self.recipe
@@ -246,50 +246,57 @@ class CropDrawer:
         return far if rng.random() < recipe.shifted_zero and recipe.offset_hu > 0 else usual
 
     def _effects(
-        self,
-        turn: torch.Tensor,
-        centre: torch.Tensor,
-        thickness: float,
-        heights_mm: torch.Tensor,
-        rng: np.random.Generator,
+        self, pose: _Pose, stack: _Stack, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return beam-hardening error and noise level (count, side, side), computed on whole coarse slices
-        of the head.
+        """Return beam-hardening error and noise level (s, side, side), computed on whole coarse slices of the
+        head.
         """
-        recipe = self.recipe
-        together = max(1, round(8.0 / thickness))
-        count = len(heights_mm)
-        groups = math.ceil(count / together)
-        padded = functional.pad(heights_mm[None], (0, groups * together - count), mode="replicate")
-        pixel = _FIELD_MM / RAYS
-        away = turn.T @ (self.middle - centre) * self.spacing_mm  # the head's middle in the crop's axes, mm
-        across = turn @ torch.cat([away[:2], torch.zeros_like(away[:1])]) / self.spacing_mm
-        coarse = self._pulled(
-            self.hu,
-            turn,
-            centre + across,
-            (RAYS, RAYS, groups),
-            (pixel, pixel, 1.0),
-            pool=self.pool,
-            heights_mm=padded.reshape(groups, together).mean(1),
-        ).permute(2, 0, 1)
+        recipe, count = self.recipe, len(stack.heights_mm)
+        together = max(1, round(8.0 / stack.thickness_mm))
+        away = (
+            pose.turn.T @ (self.middle - pose.centre) * self.spacing_mm
+        )  # the head's middle in the crop, mm
         rays = ray_effects(
-            coarse,
-            pixel_mm=pixel,
+            self._whole_slices(pose, away, _means(stack.heights_mm, together)),
+            pixel_mm=_FIELD_MM / RAYS,
             strength=float(rng.uniform(*recipe.beam_hardening)),
             generator=self.generator,
             cupping_hu=recipe.cupping_hu * float(rng.random()) ** 2,
             streaks=0.5 + 2.5 * float(rng.random()) ** 2,
         )
-        step = (torch.arange(recipe.side, device=coarse.device) - (recipe.side - 1) / 2) * recipe.spacing_mm
+        step = _about_zero(recipe.side, recipe.spacing_mm, away.device)
         x, y = ((step - away[axis]) * (2.0 / _FIELD_MM) for axis in (0, 1))
-        grid = torch.stack(
-            [y.view(1, -1).expand(recipe.side, -1), x.view(-1, 1).expand(-1, recipe.side)], dim=-1
-        )[None]
+        grid = torch.stack(torch.meshgrid(y, x, indexing="xy"), dim=-1)[None]
         both = torch.cat([rays.error_hu, rays.noise])[None]
         spread = functional.grid_sample(both, grid, padding_mode="border", align_corners=False)[0]
-        error, level = spread.repeat_interleave(together, dim=0).split(groups * together)
+        error, level = spread.repeat_interleave(together, dim=0).chunk(2)
         return error[:count], level[:count]
+
+    def _whole_slices(self, pose: _Pose, away_mm: torch.Tensor, heights_mm: torch.Tensor) -> torch.Tensor:
+        """Return coarse slices (s, RAYS, RAYS) of the head at some heights, its middle in their middle."""
+        sideways = torch.cat([away_mm[:2], torch.zeros_like(away_mm[:1])])
+        middle = replace(pose, centre=pose.centre + pose.turn @ sideways / self.spacing_mm)
+        axis = _about_zero(RAYS, _FIELD_MM / RAYS, away_mm.device)
+        return self._pulled(self.hu, middle, (axis, axis, heights_mm), pool=self.pool).permute(2, 0, 1)
+
+
+def _packed(masks: torch.Tensor) -> torch.Tensor:
+    """Return masks (c, x, y, z) as bits of one number, float32: they are resampled at once."""
+    weights = 2 ** torch.arange(len(masks), dtype=torch.int32, device=masks.device)
+    return (masks * weights.view(-1, 1, 1, 1)).sum(0, dtype=torch.int32).to(torch.float32)
+
+
+def _about_zero(count: int, step_mm: float, device: torch.device) -> torch.Tensor:
+    """Return so many points in steps about 0, mm."""
+    return (torch.arange(count, device=device, dtype=torch.float32) - (count - 1) / 2) * step_mm
+
+
+def _means(heights_mm: torch.Tensor, together: int) -> torch.Tensor:
+    """Return the means of groups of neighbours; the last height fills up the last group."""
+    groups = math.ceil(len(heights_mm) / together)
+    missing = groups * together - len(heights_mm)
+    padded = functional.pad(heights_mm[None], (0, missing), mode="replicate")
+    return padded.reshape(groups, together).mean(1)
 
 
 def _slices(
@@ -307,7 +314,7 @@ def _between_slices(
     slices: torch.Tensor, side: int, spacing_mm: float, heights_mm: torch.Tensor
 ) -> torch.Tensor:
     """Interpolate slices (s, x, y) at their heights to `side` planes about 0; returns (x, y, side)."""
-    at = (torch.arange(side, device=slices.device, dtype=torch.float32) - (side - 1) / 2) * spacing_mm
+    at = _about_zero(side, spacing_mm, slices.device)
     above = torch.searchsorted(heights_mm, at).clamp(1, len(heights_mm) - 1)
     low, high = heights_mm.index_select(0, above - 1), heights_mm.index_select(0, above)
     part = ((at - low) / (high - low)).clamp(0, 1).view(-1, 1, 1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,20 +13,20 @@ from ichnos.anatomy import tract as tract_atlas
 from ichnos.anatomy.tract_levels import variation_mm
 from ichnos.simulation.disease import chronic as parenchyma
 from ichnos.simulation.disease import haemorrhage, law, oracle
-from ichnos.simulation.disease.chronic import Chronic
 from ichnos.simulation.disease.growth_map import growth_probability
 from ichnos.simulation.disease.haemorrhage import Lesion
 from ichnos.simulation.disease.law import USUAL, PopulationMix
-from ichnos.simulation.disease.moment import RenderedMoment, rendered_moment
+from ichnos.simulation.disease.moment import Background, RenderedMoment, rendered_moment
 from ichnos.simulation.disease.operation import drawn_operation, operation_words
 from ichnos.simulation.exams.fibres import fibres_of
 from ichnos.simulation.fields import Grid, sampled, smooth_noise
 from ichnos.simulation.heads.source import SourceHead, lookup
-from ichnos.simulation.heads.variation import Variation, scale_at, varied
-from ichnos.simulation.patient import SIGNS, SITES, Latent, Tissue, Truth, VirtualPatient
+from ichnos.simulation.heads.variation import scale_at, varied
+from ichnos.simulation.patient import SIGNS, SITES, Latent, Moment, Tissue, Truth, VirtualPatient
 from ichnos.simulation.streams import random_stream
 
 _NAN = float("nan")
+_SIDES = ("left", "right", "midline")  # as the law counts them
 _TRACT_EDGE_MM = 1.4  # width over which the share of a voxel in the tract falls from 1 to 0
 
 
@@ -62,14 +63,26 @@ def simulate_patient(
     to rounding.
     """
     spec = spec or PatientSpec()
-    head = head.to(torch.device(device))
     draws = _constrained(draws_of(seed, spec.mix), spec)
-    latent = _latent(
-        draws,
-        seed,
-        head,
-        float(torch.rand(1, generator=random_stream(seed, "haematoma"))) < spec.haematoma_probability,
-    )
+    background = _background(seed, head.to(torch.device(device)), spec, draws)
+    lesion = _lesion(background) if background.latent.has_haematoma else None
+    baseline = rendered_moment(background, lesion, followup=False)
+    followup = None
+    if spec.followup:
+        later = lesion and replace(
+            lesion, time=haemorrhage.grown_later(lesion, baseline.limit, random_stream(seed, "later"))
+        )
+        followup = rendered_moment(background, later, followup=True)
+    growth = None
+    if spec.oracle_samples > 0 and lesion is not None:
+        growth = growth_probability(background, draws, lesion, baseline, spec.oracle_samples)
+    return _assembled(spec, background, draws, baseline, followup, growth)
+
+
+def _background(seed: int, head: SourceHead, spec: PatientSpec, draws: law.Draws) -> Background:
+    """Draw what the patient is besides the bleed: anatomy, lesions of earlier years, operation."""
+    chance = float(torch.rand(1, generator=random_stream(seed, "haematoma")))
+    latent = _latent(draws, seed, head, chance < spec.haematoma_probability)
     variation = varied(
         head,
         atrophy=latent.atrophy,
@@ -78,7 +91,6 @@ def simulate_patient(
         spacing_mm=spec.spacing_mm,
         generator=random_stream(seed, "variation"),
     )
-    table = lookup(latent.atrophy, head.codes.device)
     chronic = parenchyma.drawn_chronic(
         head,
         leukoaraiosis_ml=latent.drawn_leukoaraiosis_ml,
@@ -89,19 +101,7 @@ def simulate_patient(
     )
     operation = drawn_operation(spec.operated_probability, random_stream(seed, "operation"))
     latent = replace(latent, old_infarct_hu=chronic.old_hu, operation=operation_words(operation))
-    lesion = _lesion(head, table, latent, variation) if latent.has_haematoma else None
-    rest = (head, table, latent, chronic, variation)
-    baseline = rendered_moment(*rest, lesion, operation, followup=False)
-    followup = None
-    if spec.followup:
-        later = lesion and replace(
-            lesion, time=haemorrhage.grown_later(lesion, baseline.limit, random_stream(seed, "later"))
-        )
-        followup = rendered_moment(*rest, later, operation, followup=True)
-    growth = None
-    if spec.oracle_samples > 0 and lesion is not None:
-        growth = growth_probability(head, table, draws, variation, lesion, baseline, spec.oracle_samples)
-    return _assembled(head, spec, latent, chronic, draws, variation, baseline, followup, growth)
+    return Background(head, lookup(latent.atrophy, head.codes.device), variation, latent, chronic, operation)
 
 
 def _wider_beside(leukoaraiosis_ml: float) -> float:
@@ -120,7 +120,7 @@ def _constrained(draws: law.Draws, spec: PatientSpec) -> law.Draws:
     if spec.site is not None:
         changes["site"] = torch.tensor([SITES.index(spec.site)])
     if spec.side is not None:
-        changes["side"] = torch.tensor([("left", "right", "midline").index(spec.side)])
+        changes["side"] = torch.tensor([_SIDES.index(spec.side)])
     if spec.ich_ml is not None:
         factor = spec.ich_ml / draws.ich_ml
         changes |= {
@@ -130,79 +130,72 @@ def _constrained(draws: law.Draws, spec: PatientSpec) -> law.Draws:
     return replace(draws, **changes)
 
 
-def _latent(draws: law.Draws, seed: int, head: SourceHead, has_haematoma: bool) -> Latent:
-    def value(field: Tensor) -> float:
-        return float(field[0])
+_DRAWN_NUMBERS = (
+    "age_years",
+    "atrophy",
+    "onset_to_ct_h",
+    "followup_interval_h",
+    "haematocrit",
+    "irregularity",
+    "heterogeneity",
+    "activity",
+)
+_DRAWN_FLAGS = ("anticoagulated", "antiplatelet", "earlier_bleed")
+_DRAWN_BLOOD = ("ich_ml", "ivh_ml", "followup_ich_ml", "followup_ivh_ml", "phe_ml", "followup_phe_ml")
 
-    present = (
-        tuple(name for name, there in zip(SIGNS, draws.signs[0].tolist(), strict=True) if there)
-        if has_haematoma
-        else ()
-    )
+
+def _latent(draws: law.Draws, seed: int, head: SourceHead, has_haematoma: bool) -> Latent:
+    """Return one patient's draws; without haematoma, no site, no signs and no blood."""
+    first = {field.name: getattr(draws, field.name)[0] for field in fields(draws)}
+    signs = [name for name, present in zip(SIGNS, first["signs"].tolist(), strict=True) if present]
     blood = 1.0 if has_haematoma else 0.0
+    drawn: dict[str, Any] = {name: float(first[name]) for name in _DRAWN_NUMBERS}
+    drawn |= {name: bool(first[name]) for name in _DRAWN_FLAGS}
+    drawn |= {f"drawn_{name}": blood * float(first[name]) for name in _DRAWN_BLOOD}
     return Latent(
         seed=seed,
         source=head.name,
-        age_years=value(draws.age_years),
-        sex="m" if bool(draws.male[0]) else "f",
-        atrophy=value(draws.atrophy),
+        sex="m" if first["male"] else "f",
         has_haematoma=has_haematoma,
-        site=SITES[int(draws.site[0])] if has_haematoma else "",
-        side=("left", "right", "midline")[int(draws.side[0])] if has_haematoma else "",
-        onset_to_ct_h=value(draws.onset_to_ct_h),
-        followup_interval_h=value(draws.followup_interval_h),
-        anticoagulated=bool(draws.anticoagulated[0]),
-        antiplatelet=bool(draws.antiplatelet[0]),
-        earlier_bleed=bool(draws.earlier_bleed[0]),
-        haematocrit=value(draws.haematocrit),
-        signs=present,
-        irregularity=value(draws.irregularity),
-        heterogeneity=value(draws.heterogeneity),
+        site=SITES[int(first["site"])] if has_haematoma else "",
+        side=_SIDES[int(first["side"])] if has_haematoma else "",
+        signs=tuple(signs) if has_haematoma else (),
         old_infarct_hu=9.0,
-        activity=value(draws.activity),
-        drawn_ich_ml=blood * value(draws.ich_ml),
-        drawn_ivh_ml=blood * value(draws.ivh_ml),
-        drawn_followup_ich_ml=blood * value(draws.followup_ich_ml),
-        drawn_followup_ivh_ml=blood * value(draws.followup_ivh_ml),
-        drawn_phe_ml=blood * value(draws.phe_ml),
-        drawn_followup_phe_ml=blood * value(draws.followup_phe_ml),
-        drawn_leukoaraiosis_ml=value(draws.leukoaraiosis_ml),
+        drawn_leukoaraiosis_ml=float(first["leukoaraiosis_ml"]),
+        **drawn,
     )
 
 
-def _lesion(head: SourceHead, table: Tensor, latent: Latent, variation: Variation) -> Lesion:
+def _lesion(background: Background) -> Lesion:
+    head, latent = background.head, background.latent
     generator = random_stream(latent.seed, "lesion")
     centre = haemorrhage.bleeding_point(head, latent.site, latent.side, generator)
-    return haemorrhage.grown(
-        head, table, latent, centre, scale=scale_at(variation, centre), generator=generator
-    )
+    scale = scale_at(background.variation, centre)
+    return haemorrhage.grown(head, background.table, latent, centre, scale=scale, generator=generator)
 
 
 def _assembled(
-    head: SourceHead,
     spec: PatientSpec,
-    latent: Latent,
-    chronic: Chronic,
+    background: Background,
     draws: law.Draws,
-    variation: Variation,
     baseline: RenderedMoment,
     followup: RenderedMoment | None,
     growth: Tensor | None,
 ) -> VirtualPatient:
-    grid = variation.grid
-    mni = sampled(head.mni_mm, head.feature_affine, baseline.source_mm)
+    grid, latent, tissue = background.grid, background.latent, baseline.maps.tissue
+    mni = background.mni_mm(baseline.source_mm)
     probability = float(oracle.expansion_probability(draws)[0]) if latent.has_haematoma else _NAN
     return VirtualPatient(
         affine=grid.affine,
         baseline=baseline.maps,
         followup=followup.maps if followup else None,
-        tract=_tract(mni, baseline.maps.tissue, grid, latent.seed),
+        tract=_tract(mni, tissue, grid, latent.seed),
         mni_mm=grid.enlarged(mni) if spec.mni else None,
-        fibres=fibres_of(head, baseline.source_mm, baseline.maps.tissue, grid) if spec.fibres else None,
+        fibres=fibres_of(background.head, baseline.source_mm, tissue, grid) if spec.fibres else None,
         growth_probability=growth,
         expansion_probability=probability,
         latent=latent,
-        truth=_truth(head, grid, baseline, followup, chronic),
+        truth=_truth(background, baseline, followup),
     )
 
 
@@ -245,39 +238,44 @@ def _holds_tract(tissue: Tensor, z_mm: Tensor) -> Tensor:
     return torch.where(z_mm >= tract_atlas.GYRI_MM, tissue == Tissue.WHITE, solid)
 
 
-def _truth(
-    head: SourceHead, grid: Grid, baseline: RenderedMoment, followup: RenderedMoment | None, chronic: Chronic
-) -> Truth:
+def _truth(background: Background, baseline: RenderedMoment, followup: RenderedMoment | None) -> Truth:
+    grid, head, now = background.grid, background.head, baseline.maps
     voxel_ml = grid.spacing_mm**3 / 1000
-
-    def blood_ml(fraction: Tensor | None) -> float:
-        return _NAN if fraction is None else float(fraction.sum()) * voxel_ml
-
-    def mask_ml(degree: Tensor | None) -> float:
-        return _NAN if degree is None else float(torch.count_nonzero(degree >= 0.5)) * voxel_ml
-
+    later = _bleed_ml(followup.maps if followup else None, voxel_ml)
     ventricle = sampled(head.features[:1], head.feature_affine, baseline.source_mm)
-    grades = parenchyma.fazekas(baseline.maps.leukoaraiosis, ventricle, grid)
+    grades = parenchyma.fazekas(now.leukoaraiosis, ventricle, grid)
     return Truth(
-        ich_ml=blood_ml(baseline.maps.ich),
-        ivh_ml=blood_ml(baseline.maps.ivh),
-        phe_ml=mask_ml(baseline.maps.oedema),
-        followup_ich_ml=blood_ml(followup.maps.ich if followup else None),
-        followup_ivh_ml=blood_ml(followup.maps.ivh if followup else None),
-        followup_phe_ml=mask_ml(followup.maps.oedema if followup else None),
-        leukoaraiosis_ml=mask_ml(baseline.maps.leukoaraiosis),
-        infarct_acute_ml=mask_ml(baseline.maps.infarct_acute),
-        infarct_old_ml=mask_ml(baseline.maps.infarct_old),
+        **_bleed_ml(now, voxel_ml),
+        **{f"followup_{name}": volume_ml for name, volume_ml in later.items()},
+        leukoaraiosis_ml=_degree_ml(now.leukoaraiosis, voxel_ml),
+        infarct_acute_ml=_degree_ml(now.infarct_acute, voxel_ml),
+        infarct_old_ml=_degree_ml(now.infarct_old, voxel_ml),
         fazekas_periventricular=grades[0],
         fazekas_deep=grades[1],
-        midline_shift_mm=_midline_shift(head, grid, baseline),
+        midline_shift_mm=_midline_shift(background, baseline),
     )
 
 
-def _midline_shift(head: SourceHead, grid: Grid, baseline: RenderedMoment) -> float:
+def _bleed_ml(moment: Moment | None, voxel_ml: float) -> dict[str, float]:
+    """Return the volumes of blood and oedema; NaN for a moment that was not simulated."""
+    if moment is None:
+        return dict.fromkeys(("ich_ml", "ivh_ml", "phe_ml"), _NAN)
+    return {
+        "ich_ml": float(moment.ich.sum()) * voxel_ml,
+        "ivh_ml": float(moment.ivh.sum()) * voxel_ml,
+        "phe_ml": _degree_ml(moment.oedema, voxel_ml),
+    }
+
+
+def _degree_ml(degree: Tensor, voxel_ml: float) -> float:
+    return float(torch.count_nonzero(degree >= 0.5)) * voxel_ml
+
+
+def _midline_shift(background: Background, baseline: RenderedMoment) -> float:
     """Return the largest sideways displacement of tissue from the midline at the level of the deep nuclei."""
-    x, y, z = sampled(head.mni_mm, head.feature_affine, baseline.source_mm)
-    near_mm = max(4.0, 0.55 * grid.step * grid.spacing_mm)  # on a coarse grid no voxel may lie nearer
+    x, y, z = background.mni_mm(baseline.source_mm)
+    step_mm = background.grid.step * background.grid.spacing_mm
+    near_mm = max(4.0, 0.55 * step_mm)  # on a coarse grid no voxel may lie nearer
     midline = (x.abs() < near_mm) & (y > -25) & (y < 30) & (z > 0) & (z < 30)
     return float((baseline.displacement_mm[0].abs() * midline).max())
 

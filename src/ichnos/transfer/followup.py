@@ -66,16 +66,10 @@ def transfer_followup(
     )
     later = found.transform.pull_labels(after, ct)
     growth = _new_blood(before, later)
-    volumes = {
-        **{name: _volume(before, label) for name, label in (("ich", ICH), ("ivh", IVH), ("phe", PHE))},
-        **{
-            f"followup_{name}": _volume(after, label)
-            for name, label in (("ich", ICH), ("ivh", IVH), ("phe", PHE))
-        },
-        "growth": volume_ml(growth),
-    }
+    volumes = _volumes_ml(before) | {f"followup_{name}": ml for name, ml in _volumes_ml(after).items()}
+    volumes["growth"] = volume_ml(growth)
     labels = {name: _label(d, volumes) for name, d in definitions.items()}
-    return Growth(later, growth, volumes, labels, found, _judged(volumes, after, later))
+    return Growth(later, growth, volumes, labels, found, _judged(volumes, later))
 
 
 def _drawn(blood: Blood, ct: Volume, which: str) -> Volume:
@@ -113,8 +107,10 @@ def _new_blood(before: Volume, later: Volume) -> Volume:
     return before.with_array((sizes_ml >= SPECK_ML)[labels] & new)
 
 
-def _volume(labels: Volume, label: int) -> float:
-    return volume_ml(labels.with_array(labels.array == label))
+def _volumes_ml(labels: Volume) -> dict[str, float]:
+    """Return the volumes of ICH, IVH and PHE in a haematoma map."""
+    names = {"ich": ICH, "ivh": IVH, "phe": PHE}
+    return {name: volume_ml(labels.with_array(labels.array == label)) for name, label in names.items()}
 
 
 def _label(definition: ExpansionDefinition, volumes: Mapping[str, float]) -> bool | None:
@@ -124,28 +120,20 @@ def _label(definition: ExpansionDefinition, volumes: Mapping[str, float]) -> boo
     return bool(said)
 
 
-def _judged(volumes: Mapping[str, float], after: Volume, later: Volume) -> Verdict:
+def _judged(volumes: Mapping[str, float], later: Volume) -> Verdict:
     """Say what of the target itself looks wrong, registration aside."""
     reasons = []
-    if volumes["ich"] + volumes["ivh"] == 0:
-        reasons.append(
-            Reason(
-                "no_baseline_blood",
-                "warn",
-                "the baseline CT has no haematoma, so expansion is not defined",
-                0.0,
-                "mL",
-            )
-        )
-    whole = sum(volumes[f"followup_{n}"] for n in ("ich", "ivh"))
+    first, then = volumes["ich"] + volumes["ivh"], volumes["followup_ich"] + volumes["followup_ivh"]
+    if first == 0:
+        text = "the baseline CT has no haematoma, so expansion is not defined"
+        reasons.append(Reason("no_baseline_blood", "warn", text, 0.0, "mL"))
     brought = volume_ml(later.with_array(np.isin(later.array, (ICH, IVH))))
-    if whole > 1 and brought < 0.8 * whole:
+    if then > 1 and brought < 0.8 * then:
         text = (
-            f"of {whole:.1f} mL of blood at follow-up, {brought:.1f} mL lie inside the baseline CT's field of"
+            f"of {then:.1f} mL of blood at follow-up, {brought:.1f} mL lie inside the baseline CT's field of"
             " view"
         )
         reasons.append(Reason("followup_cut", "warn", text, brought, "mL"))
-    first, then = volumes["ich"] + volumes["ivh"], whole
     if first > 5 and then < 0.4 * first:
         text = (
             f"the haematoma shrank from {first:.1f} to {then:.1f} mL: surgery, a late follow-up, or exams in"

@@ -6,15 +6,15 @@ its own exam's space).
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from ichnos.cohort import EXAMS, Exam
-from ichnos.errors import InputRefused
+from ichnos.errors import InputRefused, foreign
 from ichnos.formats import bids
+from ichnos.formats.text import TSV_DELIMITERS, read_table
 from ichnos.registration import Transform
 from ichnos.volume import Floats
 
@@ -36,24 +36,31 @@ def read_landmarks(path: Path) -> Landmarks:
     """Read a table of landmarks; a column or an exam that is not known, or a place that is no number, is
     refused.
     """
-    found: dict[Exam, dict[str, Floats]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        table = csv.DictReader(stream, delimiter="\t")
-        if not set(_COLUMNS) <= set(table.fieldnames or ()):
-            raise InputRefused(f"{path} needs the columns {', '.join(_COLUMNS)}, divided by tabs")
-        for number, row in enumerate(table, start=2):
-            exam = next((known for known in EXAMS if known == row["exam"]), None)
-            if exam is None:
-                raise InputRefused(
-                    f"{path}, line {number}: exam {row['exam']!r} is unknown; write one of {', '.join(EXAMS)}"
-                )
-            try:
-                found.setdefault(exam, {})[row["name"]] = np.array([float(row[axis]) for axis in "xyz"])
-            except (TypeError, ValueError):
-                raise InputRefused(
-                    f"{path}, line {number}: x, y and z are expected to be numbers, in mm"
-                ) from None
-    return found
+    columns, rows = read_table(path, delimiters=TSV_DELIMITERS)
+    if not set(_COLUMNS) <= set(columns):
+        raise InputRefused(f"{path} needs the columns {', '.join(_COLUMNS)}, divided by tabs")
+    landmarks: dict[Exam, dict[str, Floats]] = {}
+    for number, row in enumerate(rows, start=2):
+        where = f"{path}, line {number}"
+        landmarks.setdefault(_exam(row["exam"], where), {})[row["name"]] = _position_mm(row, where)
+    return landmarks
+
+
+def _exam(name: str, where: str) -> Exam:
+    for exam in EXAMS:
+        if exam == name:
+            return exam
+    raise InputRefused(f"{where}: exam {foreign(repr(name))} is unknown; write one of {', '.join(EXAMS)}")
+
+
+def _position_mm(row: Mapping[str, str], where: str) -> Floats:
+    try:
+        position = np.array([float(row[axis]) for axis in "xyz"])
+    except ValueError:
+        position = np.full(3, np.nan)
+    if not np.isfinite(position).all():
+        raise InputRefused(f"{where}: x, y and z are expected to be numbers, in mm")
+    return position
 
 
 def landmark_residual_mm(landmarks: Landmarks, partner: Exam, partner_from_ct: Transform) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ichnos.anatomy.tract import SIDES
+from ichnos.anatomy.tract import SIDES, Side
 from ichnos.cohort import Exam, Patient
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
@@ -63,13 +63,16 @@ class TransferOptions:
         return "deformable" if self.warp else "rigid"
 
 
+_Maps = Mapping[tuple[str, bids.MapKind], Volume]  # (label, kind) -> map on the CT grid
+
+
 @dataclass(frozen=True, eq=False)
 class Transferred:
     """What a partner exam gave, on the CT grid."""
 
     partner: Volume  # the image to show on the contact sheet
     registration: Registration
-    maps: Mapping[tuple[str, bids.MapKind], Volume]  # (label, kind) -> map on the CT grid
+    maps: _Maps
     shown: Volume  # the one to draw on the sheet: labels or a share
     judged: Mapping[str, Volume]  # name in verdict.PLAUSIBLE -> mask to judge
     verdict: Verdict  # of the target's own making
@@ -121,25 +124,24 @@ def make_leukoaraiosis(ct: Volume, patient: Patient, settings: TransferOptions) 
     if drawn is not None:
         lesions = wm.given_hyperintensities(drawn, flair)
     else:
-        there = (
-            None if blood is None else (~found.transform).pull_share(blood.with_array(blood.array > 0), flair)
-        )
-        exclude = None if there is None else there.with_array(there.array > 0.3)
-        lesions = wm.hyperintensities_of(flair, exclude=exclude)
+        lesions = wm.hyperintensities_of(flair, exclude=_blood_on(flair, blood, found))
     on_ct = wm.leukoaraiosis_on_ct(lesions, flair_from_ct=found.transform, ct=ct, blood=blood)
     share = on_ct.share.with_array((np.round(on_ct.share.array * 250) / 250).astype(np.float32))
-    return Transferred(
-        flair,
-        found,
-        {("leukoaraiosis", "mask"): on_ct.mask.astype(np.uint8), ("leukoaraiosis", "probseg"): share},
-        on_ct.mask.astype(np.uint8),
-        {"leukoaraiosis": on_ct.mask},
-        on_ct.verdict,
-        {
-            "leukoaraiosis_ml": round(on_ct.volume_ml, 3),
-            "leukoaraiosis_flair_ml": round(volume_ml(lesions.share), 3),
-        },
-    )
+    mask = on_ct.mask.astype(np.uint8)
+    numbers = {
+        "leukoaraiosis_ml": round(on_ct.volume_ml, 3),
+        "leukoaraiosis_flair_ml": round(volume_ml(lesions.share), 3),
+    }
+    maps: _Maps = {("leukoaraiosis", "mask"): mask, ("leukoaraiosis", "probseg"): share}
+    return Transferred(flair, found, maps, mask, {"leukoaraiosis": on_ct.mask}, on_ct.verdict, numbers)
+
+
+def _blood_on(partner: Volume, blood: Volume | None, found: Registration) -> Volume | None:
+    """Bring the haematoma of the CT onto the partner exam, to be left out there."""
+    if blood is None:
+        return None
+    there = (~found.transform).pull_share(blood.with_array(blood.array > 0), partner)
+    return there.with_array(there.array > 0.3)
 
 
 def make_tract(ct: Volume, patient: Patient, settings: TransferOptions) -> Transferred:
@@ -155,8 +157,7 @@ def make_tract(ct: Volume, patient: Patient, settings: TransferOptions) -> Trans
     )
     blood = _blood(patient, "ct", settings)
     found = register(ct, first, kind=settings.kind, exclude=blood, fixed_contrast="ct", moving_contrast="mri")
-    there = None if blood is None else (~found.transform).pull_share(blood.with_array(blood.array > 0), first)
-    exclude = None if there is None else there.with_array(there.array > 0.3)
+    exclude = _blood_on(first, blood, found)
     ready = ready_orientations(patient, settings)
     if ready is not None:
         to_mni = register_mri_to_mni(first, weighting="b0", exclude=exclude)
@@ -179,34 +180,29 @@ def _tract_on_ct(
         side: tracts.density_on_ct(tract, exam_from_ct=found.transform, ct=ct)
         for side, tract in both.tracts.items()
     }
-    masks = {side: volume.array >= settings.cut_off for side, volume in density.items()}
-    right_wins = masks["right"] & (density["right"].array > density["left"].array)
-    labels = ct.with_array(
-        np.where(right_wins, 2, np.where(masks["left"], 1, np.where(masks["right"], 2, 0))).astype(np.uint8)
-    )
+    labels = _tract_labels(density, settings.cut_off)
+    masks = {f"tract_{side}": labels.map_array(partial(np.equal, code)) for code, side in enumerate(SIDES, 1)}
     numbers: dict[str, Any] = {}
-    for code, side in enumerate(SIDES, 1):
-        tract = both.tracts[side]
-        numbers[f"tract_{side}_ml"] = round(volume_ml(labels.with_array(labels.array == code)), 3)
+    for side, tract in both.tracts.items():
+        numbers[f"tract_{side}_ml"] = round(volume_ml(masks[f"tract_{side}"]), 3)
         numbers[f"tract_{side}_complete"] = tract.complete
         numbers[f"tract_{side}_interrupted"] = int(tract.interrupted)
-    lines = {side: tract for side, tract in both.tracts.items() if tract.streamlines}
-    return Transferred(
-        first,
-        found,
-        {
-            ("tract", "dseg"): labels,
-            **{(f"tract{side}", "probseg"): volume for side, volume in density.items()},
-        },
-        labels,
-        {f"tract_{side}": labels.with_array(labels.array == code) for code, side in enumerate(SIDES, 1)},
-        both.verdict,
-        numbers,
-        {
-            f"tract{s}_streamlines.{settings.streamlines}": partial(_save, tract=t, reference=first)
-            for s, t in lines.items()
-        },
-    )
+    files = {
+        f"tract{side}_streamlines.{settings.streamlines}": partial(_save, tract=tract, reference=first)
+        for side, tract in both.tracts.items()
+        if tract.streamlines
+    }
+    shares: _Maps = {(f"tract{side}", "probseg"): volume for side, volume in density.items()}
+    maps: _Maps = {("tract", "dseg"): labels, **shares}
+    return Transferred(first, found, maps, labels, masks, both.verdict, numbers, files)
+
+
+def _tract_labels(density: Mapping[Side, Volume], cut_off: float) -> Volume:
+    """Return both tracts as labels, 1 left and 2 right; where both are, the denser one wins."""
+    left, right = density["left"], density["right"]
+    is_left, is_right = left.array >= cut_off, right.array >= cut_off
+    right_wins = is_right & (~is_left | (right.array > left.array))
+    return left.with_array(np.where(right_wins, 2, is_left).astype(np.uint8))
 
 
 def _gradients(patient: Patient, dwi: Volume) -> GradientTable:

@@ -72,24 +72,20 @@ def register_mri_to_mni(
     seen = view(exam, spacing_mm=SPACING_MM, contrast="mri")
     coarse = view(exam, spacing_mm=4.0, contrast="mri")
     begun = [(look, _begun(seen, coarse, weighting, stripped=look, threads=threads)) for look in _looks(seen)]
-    wide = {
-        look: View(
-            painted_template(weighting, stripped=look),
-            _fixed(weighting, stripped=False, inner=False).head,
-            "mri",
-        )
-        for look, _ in begun
-    }
-    # with the rim, where the looks differ
+    wide = {look: _with_rim(weighting, stripped=look) for look, _ in begun}
     stripped, best = max(begun, key=lambda item: correlation(item[1], wide[item[0]], seen))
     inner = _fixed(weighting, stripped=stripped, inner=True)  # the painted skull has done its part
-    best = max(
-        (best, _affine(inner, seen, best, rigid=False, threads=threads)),
-        key=lambda t: correlation(t, inner, seen),
-    )
+    scaled = _affine(inner, seen, best, rigid=False, threads=threads)
+    best = max((best, scaled), key=lambda t: correlation(t, inner, seen))
     if deformable:
         best = best @ _warp(inner, seen, best, exclude=exclude, threads=threads)
     return MriToMni(best, correlation(best, inner, seen), stripped)
+
+
+def _with_rim(weighting: Weighting, *, stripped: bool) -> View:
+    """Return the painted template with the rim of the head, where the looks with and without skull differ."""
+    head = _fixed(weighting, stripped=False, inner=False).head
+    return View(painted_template(weighting, stripped=stripped), head, "mri")
 
 
 def _looks(seen: View) -> tuple[bool, ...]:

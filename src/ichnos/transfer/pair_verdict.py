@@ -57,8 +57,7 @@ def judge_pair(
 ) -> Verdict:
     """Turn the numbers of a pair into a verdict with causes: "refuse" means that its target must not be used.
 
-    `interval_h` is the time between the exams, `landmark_mm` how far marked points are left apart, where
-    these are known.
+    `interval_h` is the time between the exams, `landmark_mm` how far marked points are left apart.
     """
     limits = limits or PairLimits()
     reasons = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,11 @@ def transfer_pair(pair: TransferPair, folder: Path, *, settings: TransferOptions
     ct = nifti.open_nifti(pair.patient.exam("ct")).volume
     made = MAKERS[pair.target](ct, pair.patient, settings)
     numbers = measure_pair(ct, made.partner, made.registration)
-    verdict = _verdict(pair, made, numbers, ct, settings)
-    pipeline = REJECTED if verdict.level == "refuse" else ACCEPTED
-    files = _written(pair, folder, pipeline, made, ct, verdict, numbers)
+    brain = brain_of_ct(view(ct, spacing_mm=2.0, contrast="ct"))
+    verdict = _verdict(pair, made, numbers, brain, settings)
+    home = folder / "derivatives" / (REJECTED if verdict.level == "refuse" else ACCEPTED)
+    files = _written(pair, home, made, _record(pair, made, verdict, numbers))
+    _write_sheet(pair, folder, made, ct, brain, verdict)
     causes = "; ".join(reason.text for reason in (*verdict.at("refuse"), *verdict.at("warn")))
     return {
         "target": pair.target,
@@ -77,7 +79,7 @@ def transfer_pair(pair: TransferPair, folder: Path, *, settings: TransferOptions
 
 
 def _verdict(
-    pair: TransferPair, made: Transferred, numbers: PairNumbers, ct: Volume, settings: TransferOptions
+    pair: TransferPair, made: Transferred, numbers: PairNumbers, brain: Volume, settings: TransferOptions
 ) -> Verdict:
     hours = pair.patient.facts.get(f"ct_to_{PARTNER[pair.target]}_h")
     marks = find_landmarks(Path(settings.root), pair.patient.id, settings.given)
@@ -88,56 +90,50 @@ def _verdict(
         landmark_mm=landmark_residual_mm(marks, PARTNER[pair.target], made.registration.transform),
     )
     verdict += made.verdict
-    brain = brain_of_ct(view(ct, spacing_mm=2.0, contrast="ct"))
     for name, mask in made.judged.items():
         verdict += judge_target(name, mask, brain)
     return verdict
 
 
-def _written(
-    pair: TransferPair,
-    folder: Path,
-    pipeline: str,
-    made: Transferred,
-    ct: Volume,
-    verdict: Verdict,
-    numbers: PairNumbers,
-) -> list[str]:
-    """Write maps, transform and sheet; return the files of the target, relative to the pipeline's folder."""
-    who = bids.subject(pair.patient.id)
-    record = {
+def _record(pair: TransferPair, made: Transferred, verdict: Verdict, numbers: PairNumbers) -> dict[str, Any]:
+    """Return what is written beside each map: the verdict with its reasons, and all numbers."""
+    return {
         "verdict": verdict.level,
-        "reasons": [
-            {"name": r.name, "level": r.level, "text": r.text, "value": r.value, "unit": r.unit}
-            for r in verdict.reasons
-        ],
+        "reasons": [asdict(reason) for reason in verdict.reasons],
         "numbers": numbers.as_row(),
         **{k: v for k, v in made.numbers.items() if v is not None},
         "partner": PARTNER[pair.target],
     }
+
+
+def _written(pair: TransferPair, home: Path, made: Transferred, record: Mapping[str, Any]) -> list[str]:
+    """Write maps and transform into a pipeline's folder; return the files, relative to it."""
+    root, pipeline, who = home.parents[1], home.name, bids.subject(pair.patient.id)
     paths = []
     own_grid = nifti.load(pair.patient.exam("ct"))
     for (label, kind), volume in made.maps.items():
         drawn = on_file_grid(volume, own_grid, kind)
         path = bids.write_derivative(
-            folder, pair.patient.id, drawn, pipeline=pipeline, label=label, kind=kind, sidecar=record
+            root, pair.patient.id, drawn, pipeline=pipeline, label=label, kind=kind, sidecar=record
         )
         paths += [path, nifti.sidecar_path(path)]
-    home = folder / "derivatives" / pipeline
     transform = home / who / f"{who}_from-ct_to-{PARTNER[pair.target]}_xfm.h5"
     paths.append(write_transform(made.registration.transform, transform))
     for ending, write in made.files.items():
         extra = home / who / f"{who}_{ending}"
         write(extra)
         paths.append(extra)
+    return [path.relative_to(home).as_posix() for path in paths]
+
+
+def _write_sheet(
+    pair: TransferPair, folder: Path, made: Transferred, ct: Volume, brain: Volume, verdict: Verdict
+) -> None:
     sheets = folder / "derivatives" / ACCEPTED / "sheets"
     sheets.mkdir(parents=True, exist_ok=True)
-    brain = brain_of_ct(view(ct, spacing_mm=2.0, contrast="ct"))
     found = made.registration.transform
-    pair_sheet(ct, made.partner, found, made.shown, brain, title=pair.id, verdict=verdict).save(
-        sheets / f"{pair.id}.png"
-    )
-    return [path.relative_to(home).as_posix() for path in paths]
+    sheet = pair_sheet(ct, made.partner, found, made.shown, brain, title=pair.id, verdict=verdict)
+    sheet.save(sheets / f"{pair.id}.png")
 
 
 def on_file_grid(volume: Volume, own_grid: Volume, kind: bids.MapKind) -> Volume:

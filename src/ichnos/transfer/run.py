@@ -13,7 +13,7 @@ from typing import Any
 
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nnunet
-from ichnos.runs import Failure, apply
+from ichnos.runs import Failure, Summary, apply
 from ichnos.targets import label_values
 from ichnos.transfer.makers import PARTNER, TransferOptions, TransferTarget
 from ichnos.transfer.pairs import ACCEPTED, REJECTED, pairs_of, settle, transfer_pair
@@ -59,23 +59,23 @@ def transfer_cohort(
     pairs, home = pairs_of(bids.read_cohort(root), targets), out or root
     if restart:
         _forget(home)
-    done = apply(
-        partial(transfer_pair, settings=settings),
-        pairs,
-        out=home,
-        settings={k: v for k, v in asdict(settings).items() if k != "root"},
-        name=_RUN,
-        workers=workers,
-        scheduler=scheduler,
-        progress=progress,
-    )
-    accepted = bids.write_pipeline(home, ACCEPTED)
-    bids.write_pipeline(home, REJECTED)
-    rows = settle(home, done.rows, read_overrides(accepted / _OVERRIDES))
-    index = write_index(accepted, [*[_line(row) for row in rows], *[_failed(f) for f in done.failures]])
+    task, kept = partial(transfer_pair, settings=settings), asdict(settings)
+    del kept["root"]  # the same cohort elsewhere is the same run
+    how: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "progress": progress}
+    done = apply(task, pairs, out=home, settings=kept, name=_RUN, **how)
+    rows, index = _settled(home, done)
     if folder is not None:
         _export(root, folder, targets[0], rows)
     return CohortTransfer(tuple(rows), done.failures, index, folder, done.seconds)
+
+
+def _settled(home: Path, done: Summary) -> tuple[list[dict[str, Any]], Path]:
+    """Put every target where its verdict wants it; return the rows and the page to click through."""
+    accepted = bids.write_pipeline(home, ACCEPTED)
+    bids.write_pipeline(home, REJECTED)
+    rows = settle(home, done.rows, read_overrides(accepted / _OVERRIDES))
+    lines = [*map(_line, rows), *map(_failed, done.failures)]
+    return rows, write_index(accepted, lines)
 
 
 def _forget(home: Path) -> None:

@@ -14,7 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from ichnos.errors import InputRefused, foreign
 from ichnos.files import atomic_file
+from ichnos.formats.text import TSV_DELIMITERS, read_table
 from ichnos.registration.contrast import contrast_of
 from ichnos.registration.transform import Transform
 from ichnos.verdict import Verdict
@@ -46,19 +48,23 @@ def pair_sheet(
     other = _grey(partner, partner_from_ct, grid)
     labels = np.zeros(grid.shape, np.uint8) if target is None else _labels(target, grid)
     edges = _edges(other)
-    tiles = []
-    for k in range(grid.shape[2]):
-        a, b = low[:, :, k], other[:, :, k]
-        rows = [
-            _rgb(a),
-            _rgb(b),
-            _rgb(_checked(a, b)),
-            _painted(a, edges[:, :, k]),
-            _painted(a, _outline(labels[:, :, k])),
-        ]
-        tiles.append(np.concatenate([np.rot90(tile) for tile in rows], axis=0))
-    picture = Image.fromarray((np.concatenate(tiles, axis=1) * 255).astype(np.uint8))
+    columns = [
+        _column(low[:, :, k], other[:, :, k], edges[:, :, k], labels[:, :, k]) for k in range(grid.shape[2])
+    ]
+    picture = Image.fromarray((np.concatenate(columns, axis=1) * 255).astype(np.uint8))
     return _captioned(picture, title, verdict)
+
+
+def _column(ct: Array, partner: Array, edges: Array, labels: Array) -> Array:
+    """Stack the tiles of one slice in the order of ROWS."""
+    tiles = (
+        _rgb(ct),
+        _rgb(partner),
+        _rgb(_checked(ct, partner)),
+        _painted(ct, edges),
+        _painted(ct, _outline(labels)),
+    )
+    return np.concatenate([np.rot90(tile) for tile in tiles], axis=0)
 
 
 def _slices(ct: Volume, brain: Volume) -> Volume:
@@ -198,21 +204,20 @@ def read_overrides(path: Path) -> dict[str, tuple[str, str]]:
     """Read a person's verdicts: pair id -> (pass or fail, who and why). A file that is not there holds
     none.
     """
-    from ichnos.errors import InputRefused
-
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        table = csv.DictReader(stream, delimiter="\t")
-        if not {"id", "verdict"} <= set(table.fieldnames or ()):
+    columns, rows = read_table(path, delimiters=TSV_DELIMITERS)
+    if not {"id", "verdict"} <= set(columns):
+        raise InputRefused(
+            f"{path} needs the columns id and verdict, divided by tabs (and may have who and why)"
+        )
+    overrides = {}
+    for number, row in enumerate(rows, start=2):
+        if row["verdict"] not in ("pass", "fail"):
             raise InputRefused(
-                f"{path} needs the columns id and verdict, divided by tabs (and may have who and why)"
+                f"{path}, line {number}: verdict {foreign(repr(row['verdict']))} is unknown; write pass or"
+                " fail"
             )
-        found = {}
-        for number, row in enumerate(table, start=2):
-            if row["verdict"] not in ("pass", "fail"):
-                raise InputRefused(
-                    f"{path}, line {number}: verdict {row['verdict']!r} is unknown; write pass or fail"
-                )
-            found[row["id"]] = (row["verdict"], " ".join(t for t in (row.get("who"), row.get("why")) if t))
-    return found
+        reason = " ".join(text for text in (row.get("who"), row.get("why")) if text)
+        overrides[row["id"]] = (row["verdict"], reason)
+    return overrides

@@ -23,7 +23,7 @@ from ichnos.reading import Finding, Record
 from ichnos.reading.read import volume_digest
 from ichnos.reading.record import ReadingProvenance
 from ichnos.reading.result import Reading
-from ichnos.service import auth
+from ichnos.service.accounts import auth
 from ichnos.service.node import Node
 from ichnos.service.partners import judge as judging
 from ichnos.service.partners.evidence import node_evidence, scores_in

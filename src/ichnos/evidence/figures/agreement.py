@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ichnos.arrays import Floats
 from ichnos.evidence.figures.canvas import COLUMN_IN, INK, Figure, canvas
 from ichnos.evidence.metrics.agreement import BlandAltman, StructuralLine
+from ichnos.evidence.metrics.intervals import Estimate
 
 
 def bland_altman_figure(
@@ -17,25 +20,21 @@ def bland_altman_figure(
         mean, difference = (a + b) / 2, a - b
         shown_difference = 100 * difference / mean if result.percent else difference
         ax.plot(mean, shown_difference, "o", ms=2.5, mew=0, alpha=0.55, color=INK["model"])
-        for estimate, text in (
-            (result.bias, "bias"),
-            (result.lower, "lower limit"),
-            (result.upper, "upper limit"),
-        ):
-            ax.axhspan(estimate.low, estimate.high, color=INK["reference"], alpha=0.10, lw=0)
-            ax.axhline(estimate.value, color=INK["reference"], lw=0.9, ls="-" if text == "bias" else "--")
-            ax.annotate(
-                f"{estimate.value:.1f}",
-                (1.0, estimate.value),
-                xycoords=("axes fraction", "data"),
-                fontsize=6.5,
-                va="center",
-            )
+        for estimate, style in ((result.bias, "-"), (result.lower, "--"), (result.upper, "--")):
+            _draw_level(ax, estimate, style)
         ax.set(
             xlabel=f"Mean of predicted and true ({unit})",
             ylabel=f"Predicted − true ({'% of mean' if result.percent else unit})",
         )
         return Figure(name, caption, fig)
+
+
+def _draw_level(ax: Any, estimate: Estimate, style: str) -> None:
+    """Draw an estimate as a horizontal line in the band of its interval, its value at the right."""
+    ax.axhspan(estimate.low, estimate.high, color=INK["reference"], alpha=0.10, lw=0)
+    ax.axhline(estimate.value, color=INK["reference"], lw=0.9, ls=style)
+    at = {"xy": (1.0, estimate.value), "xycoords": ("axes fraction", "data")}
+    ax.annotate(f"{estimate.value:.1f}", fontsize=6.5, va="center", **at)
 
 
 def scatter_figure(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ichnos.arrays import Floats
 from ichnos.evidence.figures.canvas import COLUMN_IN, INK, Figure, canvas
-from ichnos.evidence.metrics.calibration import Calibration, DecisionCurve
+from ichnos.evidence.metrics.calibration import Calibration, CalibrationBin, DecisionCurve
 from ichnos.evidence.metrics.discrimination import RocCurve
 
 
@@ -44,27 +45,9 @@ def calibration_figure(name: str, result: Calibration, probability: Floats, *, c
         highest = max(float(probability.max()), *(b.observed.high for b in result.bins))
         top = min(1.0, float(np.ceil(highest * 10) / 10))
         ax.plot([0, top], [0, top], color=INK["reference"], lw=0.6, ls=":", label="ideal")
-        ax.plot(
-            result.curve_predicted,
-            result.curve_observed,
-            color=INK["model"],
-            label="smoothed (lowess)",
-        )
-        x, y = [b.predicted for b in result.bins], [b.observed.value for b in result.bins]
-        reach = np.array(
-            [(b.observed.value - b.observed.low, b.observed.high - b.observed.value) for b in result.bins]
-        ).T
-        ax.errorbar(
-            x,
-            y,
-            yerr=reach,
-            fmt="o",
-            ms=3,
-            lw=0.7,
-            color=INK["model"],
-            mfc="white",
-            label="tenths, 95 % interval",
-        )
+        curve = (result.curve_predicted, result.curve_observed)
+        ax.plot(*curve, color=INK["model"], label="smoothed (lowess)")
+        _draw_bins(ax, result.bins)
         ax.set(ylabel="Observed share with the event", xlim=(0, top), ylim=(0, top))
         ax.tick_params(labelbottom=False)
         ax.legend(loc="lower right")
@@ -73,29 +56,35 @@ def calibration_figure(name: str, result: Calibration, probability: Floats, *, c
         return Figure(name, caption, fig)
 
 
+def _draw_bins(ax: Any, bins: Sequence[CalibrationBin]) -> None:
+    """Draw the share of events in each bin with its interval."""
+    shares = [b.observed for b in bins]
+    reach = np.array([(s.value - s.low, s.high - s.value) for s in shares]).T
+    ax.errorbar(
+        [b.predicted for b in bins],
+        [s.value for s in shares],
+        yerr=reach,
+        fmt="o",
+        ms=3,
+        lw=0.7,
+        color=INK["model"],
+        mfc="white",
+        label="tenths, 95 % interval",
+    )
+
+
 def decision_figure(
     name: str, curves: Mapping[str, tuple[DecisionCurve, str]], *, prevalence: float, caption: str
 ) -> Figure:
     """Draw net benefit over threshold probabilities."""
     with canvas(COLUMN_IN, COLUMN_IN * 0.8) as (fig, ax):
         first = next(iter(curves.values()))[0]
-        ax.axhline(0, color=INK["reference"], lw=0.8, label="treat none")
-        ax.plot(
-            first.threshold,
-            first.treat_all,
-            color=INK["reference"],
-            lw=0.8,
-            ls="--",
-            label="treat all",
-        )
+        thin = {"color": INK["reference"], "lw": 0.8}
+        ax.axhline(0, label="treat none", **thin)
+        ax.plot(first.threshold, first.treat_all, ls="--", label="treat all", **thin)
         for key, (curve, text) in curves.items():
-            ax.plot(
-                curve.threshold,
-                curve.model,
-                color=INK[key],
-                label=text,
-                lw=1.6 if key == "model" else 1.0,
-            )
+            width = 1.6 if key == "model" else 1.0
+            ax.plot(curve.threshold, curve.model, color=INK[key], label=text, lw=width)
         right = min(0.99, max(0.5, 2.5 * prevalence))
         ax.set(xlabel="Threshold probability", ylabel="Net benefit (true positives per case)")
         ax.set(xlim=(0, right), ylim=(-0.25 * prevalence, 1.1 * prevalence))

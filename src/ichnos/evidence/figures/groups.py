@@ -26,13 +26,8 @@ def forest_figure(
     ratio: bool = False,
     caption: str,
 ) -> Figure:
-    """Draw estimates with intervals, undefined ones left out; a diamond for the pooled one, a bar for the
-    prediction interval.
-    """
-    highest = _WIDEST if ratio else np.inf
-    kept = [
-        (label, e) for label, e in rows if np.isfinite([e.value, e.low, e.high]).all() and e.high < highest
-    ]
+    """Draw defined estimates with intervals, the pooled one as a diamond, the prediction as a bar."""
+    kept = [row for row in rows if _is_drawn(row[1], ratio)]
     everything = [*kept, *([pooled] if pooled else [])]
     with canvas(COLUMN_IN * 1.5, 0.55 + 0.24 * len(everything)) as (fig, ax):
         if reference is not None:
@@ -41,24 +36,33 @@ def forest_figure(
             ax.plot([e.low, e.high], [y, y], color=INK["model"], lw=1.0)
             ax.plot(e.value, y, "s", ms=3.5, color=INK["model"])
         if pooled:
-            y, e = len(kept), pooled[1]
-            ax.fill(
-                [e.low, e.value, e.high, e.value],
-                [y, y - 0.25, y, y + 0.25],
-                color=INK["truth"],
-                lw=0,
-            )
-            if prediction and np.isfinite(prediction).all():
-                ax.plot(prediction, [y, y], color=INK["truth"], lw=0.8)
-        ax.set_yticks(range(len(everything)), [label for label, _ in everything])
-        for y, (_, e) in enumerate(everything):
-            ax.annotate(cell_text(e), (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=7)
+            _draw_diamond(ax, len(kept), pooled[1], prediction)
+        _label_rows(ax, everything)
         if ratio and everything:
             _log_axis(ax, [v for _, e in everything for v in (e.low, e.high)])
-        ax.set(xlabel=axis, ylim=(len(everything) - 0.5, -0.5))
-        ax.spines["left"].set_visible(False)
-        ax.tick_params(axis="y", length=0)
+        ax.set(xlabel=axis, ylim=(max(len(everything), 1) - 0.5, -0.5))
         return Figure(name, caption, fig)
+
+
+def _is_drawn(e: Estimate, ratio: bool) -> bool:
+    highest = _WIDEST if ratio else np.inf
+    return bool(np.isfinite([e.value, e.low, e.high]).all() and e.high < highest)
+
+
+def _draw_diamond(ax: Any, y: int, e: Estimate, prediction: tuple[float, float] | None) -> None:
+    heights = [y, y - 0.25, y, y + 0.25]
+    ax.fill([e.low, e.value, e.high, e.value], heights, color=INK["truth"], lw=0)
+    if prediction and np.isfinite(prediction).all():
+        ax.plot(prediction, [y, y], color=INK["truth"], lw=0.8)
+
+
+def _label_rows(ax: Any, rows: Sequence[tuple[str, Estimate]]) -> None:
+    """Name each row at the left and write its estimate at the right."""
+    ax.set_yticks(range(len(rows)), [label for label, _ in rows])
+    for y, (_, e) in enumerate(rows):
+        ax.annotate(cell_text(e), (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=7)
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
 
 
 def _log_axis(ax: Any, values: Sequence[float]) -> None:

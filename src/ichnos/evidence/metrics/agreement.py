@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
-from ichnos.evidence.metrics.intervals import LEVEL, Estimate, normal_quantile, paired
+from ichnos.evidence.metrics.intervals import LEVEL, Estimate, normal_quantile, paired, undefined
 
 
 def concordance(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = LEVEL) -> Estimate:
@@ -28,7 +28,7 @@ def concordance(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = LEVEL) -> 
     x, y = paired("the first measurement", a, "the second measurement", b, least=3)
     spread, shift2 = float(x.std() * y.std()), float((x.mean() - y.mean()) ** 2)
     if spread == 0:
-        return Estimate(float("nan"), float("nan"), float("nan"), x.size, level)
+        return undefined(x.size, level)
     r = float(np.corrcoef(x, y)[0, 1])
     value = float(2 * r * spread / (x.var() + y.var() + shift2))
     if abs(r) >= 1 - 1e-12 or abs(value) >= 1 or value == 0:
@@ -67,7 +67,7 @@ def spearman(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = LEVEL) -> Est
 
 def _correlation(x: Floats, y: Floats, *, inflation: float, level: float) -> Estimate:
     if x.std() == 0 or y.std() == 0:
-        return Estimate(float("nan"), float("nan"), float("nan"), x.size, level)
+        return undefined(x.size, level)
     r = float(np.corrcoef(x, y)[0, 1])
     if abs(r) >= 1 - 1e-12:
         return Estimate(r, float("nan"), float("nan"), x.size, level)
@@ -83,35 +83,47 @@ def intraclass(ratings: npt.ArrayLike, *, level: float = LEVEL) -> Estimate:
 
     `ratings` is (cases, raters).
     """
-    from scipy.stats import f
-
-    table = np.asarray(ratings, np.float64)
-    if table.ndim != 2 or table.shape[0] < 3 or table.shape[1] < 2 or not np.isfinite(table).all():
-        raise InputRefused(
-            f"the ratings have shape {table.shape} or missing values; at least 3 cases x 2 raters, all known,"
-            " are expected"
-        )
+    table = _checked_ratings(ratings)
     n, k = table.shape
     rows = k * table.mean(axis=1).var(ddof=1)
     columns = n * table.mean(axis=0).var(ddof=1)
     residual = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
     error = float((residual**2).sum() / ((n - 1) * (k - 1)))
     if rows <= 1e-12 * np.abs(table).max() ** 2:
-        return Estimate(float("nan"), float("nan"), float("nan"), n, level)
+        return undefined(n, level)
     value = float((rows - error) / (rows + (k - 1) * error + k * (columns - error) / n))
     if value > 1 - 1e-12:
         return Estimate(1.0, float("nan"), float("nan"), n, level)
+    low, high = _icc_interval(value, (n, k), (rows, columns, error), level)
+    return Estimate(value, low, high, n, level)
+
+
+def _checked_ratings(ratings: npt.ArrayLike) -> Floats:
+    table = np.asarray(ratings, np.float64)
+    if table.ndim != 2 or table.shape[0] < 3 or table.shape[1] < 2 or not np.isfinite(table).all():
+        raise InputRefused(
+            f"the ratings have shape {table.shape} or missing values; at least 3 cases x 2 raters, all known,"
+            " are expected"
+        )
+    return table
+
+
+def _icc_interval(
+    value: float, shape: tuple[int, int], mean_squares: tuple[float, float, float], level: float
+) -> tuple[float, float]:
+    """Return the interval of an ICC from the mean squares of cases, raters and error."""
+    from scipy.stats import f
+
+    (n, k), (rows, columns, error) = shape, mean_squares
     a, b = k * value / (n * (1 - value)), 1 + k * value * (n - 1) / (n * (1 - value))
     freedom = (a * columns + b * error) ** 2 / (
         (a * columns) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1))
     )
     upper, lower = f.ppf(0.5 + level / 2, n - 1, freedom), f.ppf(0.5 + level / 2, freedom, n - 1)
     other = k * columns + (k * n - k - n) * error
-    low, high = (
-        n * (rows - upper * error) / (upper * other + n * rows),
-        n * (lower * rows - error) / (other + n * lower * rows),
-    )
-    return Estimate(value, float(low), float(high), n, level)
+    low = n * (rows - upper * error) / (upper * other + n * rows)
+    high = n * (lower * rows - error) / (other + n * lower * rows)
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -148,14 +160,14 @@ def bland_altman(
         difference = 100 * difference / mean
     n, sd, bias = x.size, float(difference.std(ddof=1)), float(difference.mean())
     t, z = float(stdtrit(n - 1, 0.5 + level / 2)), normal_quantile(level)
-    half_bias = t * sd / np.sqrt(n)
     half_limit = t * sd * np.sqrt(1 / n + z**2 / (2 * (n - 1)))
-    limits = [
-        Estimate(edge, float(edge - half_limit), float(edge + half_limit), n, level)
-        for edge in (bias - z * sd, bias + z * sd)
-    ]
-    middle = Estimate(bias, float(bias - half_bias), float(bias + half_bias), n, level)
-    return BlandAltman(middle, limits[0], limits[1], sd, _slope(mean, difference, level), percent)
+    lower, upper = (_around(edge, half_limit, n, level) for edge in (bias - z * sd, bias + z * sd))
+    middle = _around(bias, t * sd / np.sqrt(n), n, level)
+    return BlandAltman(middle, lower, upper, sd, _slope(mean, difference, level), percent)
+
+
+def _around(value: float, half: float, n: int, level: float) -> Estimate:
+    return Estimate(value, float(value - half), float(value + half), n, level)
 
 
 def _slope(x: Floats, y: Floats, level: float) -> Estimate:
@@ -163,7 +175,7 @@ def _slope(x: Floats, y: Floats, level: float) -> Estimate:
     from scipy.special import stdtrit
 
     if np.ptp(x) == 0:
-        return Estimate(float("nan"), float("nan"), float("nan"), x.size, level)
+        return undefined(x.size, level)
     centred = x - x.mean()
     slope = float(centred @ y / (centred @ centred))
     residual = y - y.mean() - slope * centred
@@ -191,23 +203,11 @@ def passing_bablok(x: npt.ArrayLike, y: npt.ArrayLike, *, level: float = LEVEL) 
     (2.0, 1.0)
     """
     a, b = paired("the first measurement", x, "the second measurement", y, least=5)
-    i, j = np.triu_indices(a.size, 1)
-    dx, dy = a[j] - a[i], b[j] - b[i]
-    keep = (dx != 0) | (dy != 0)
-    dx, dy = dx[keep], dy[keep]
-    upright = dx == 0
-    slopes = np.where(upright, np.copysign(np.inf, dy), dy / np.where(upright, 1, dx))
-    slopes = np.sort(slopes[slopes != -1])
-    if not slopes.size or not np.isfinite(slopes).any():
-        raise InputRefused(
-            "every pair of cases has the same first measurement, so no line can be fitted; check for a"
-            " constant column"
-        )
+    slopes = _slopes_between(a, b)
     shift, count = int((slopes < -1).sum()), slopes.size
     middle = shift + (count - 1) / 2
-    slope = float(
-        (slopes[min(int(np.floor(middle)), count - 1)] + slopes[min(int(np.ceil(middle)), count - 1)]) / 2
-    )
+    below, above = (slopes[min(int(at), count - 1)] for at in (np.floor(middle), np.ceil(middle)))
+    slope = float((below + above) / 2)
     spread = normal_quantile(level) * np.sqrt(a.size * (a.size - 1) * (2 * a.size + 5) / 18)
     first = int(np.clip(round((count - spread) / 2) + shift - 1, 0, count - 1))
     last = int(np.clip(count - round((count - spread) / 2) + shift, 0, count - 1))
@@ -217,6 +217,23 @@ def passing_bablok(x: npt.ArrayLike, y: npt.ArrayLike, *, level: float = LEVEL) 
         Estimate(slope, low, high, a.size, level),
         Estimate(intercept[0], intercept[1], intercept[2], a.size, level),
     )
+
+
+def _slopes_between(a: Floats, b: Floats) -> Floats:
+    """Return the slopes of the lines through all pairs of points, in order, without those of exactly -1."""
+    i, j = np.triu_indices(a.size, 1)
+    dx, dy = a[j] - a[i], b[j] - b[i]
+    apart = (dx != 0) | (dy != 0)
+    dx, dy = dx[apart], dy[apart]
+    upright = dx == 0
+    slopes = np.where(upright, np.copysign(np.inf, dy), dy / np.where(upright, 1, dx))
+    slopes = np.sort(slopes[slopes != -1])
+    if not slopes.size or not np.isfinite(slopes).any():
+        raise InputRefused(
+            "every pair of cases has the same first measurement, so no line can be fitted; check for a"
+            " constant column"
+        )
+    return slopes
 
 
 def weighted_kappa(a: npt.ArrayLike, b: npt.ArrayLike, *, grades: int, level: float = LEVEL) -> Estimate:
@@ -236,7 +253,9 @@ def weighted_kappa(a: npt.ArrayLike, b: npt.ArrayLike, *, grades: int, level: fl
     table = np.zeros((grades, grades))
     np.add.at(table, (x.astype(int), y.astype(int)), 1)
     if 1 in ((table.sum(axis=0) > 0).sum(), (table.sum(axis=1) > 0).sum()):
-        return Estimate(float("nan"), float("nan"), float("nan"), x.size, level)
+        return undefined(x.size, level)
+    if not (table - np.diag(np.diag(table))).any():  # its variance, 0, would be rounded below 0
+        return Estimate(1.0, 1.0, 1.0, x.size, level)
     result = cohens_kappa(table, wt="quadratic")
     half = normal_quantile(level) * float(result.std_kappa)
     return Estimate(

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,7 @@ import numpy.typing as npt
 from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import Booleans
-from ichnos.evidence.metrics.intervals import LEVEL, Estimate, normal_quantile, two_classes
+from ichnos.evidence.metrics.intervals import LEVEL, Estimate, normal_quantile, two_classes, undefined
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,23 +48,20 @@ class Calibration:
 def calibration(
     outcome: npt.ArrayLike, probability: npt.ArrayLike, *, bins: int = 10, level: float = LEVEL
 ) -> Calibration:
-    """Measure calibration (Van Calster et al. 2019, BMC Med 17:230; ICI of Austin & Steyerberg 2019, Stat Med
-    38:4051).
-
-    Intercept and slope are NaN where no maximum likelihood exists (perfect separation, constant probability).
+    """Measure calibration (Van Calster et al. 2019, BMC Med 17:230; ICI: Austin & Steyerberg 2019, Stat Med
+    38:4051); intercept and slope are NaN where the likelihood has no maximum (separation, constant scores).
     """
     events, p = checked_probabilities(outcome, probability)
     slope, intercept = _line(events, p, level)
     at, observed = _smoothed(events, p)
     groups = tuple(_bin(events[part], p[part], level) for part in _equal_parts(p, bins))
-    prevalence = float(events.mean())
-    brier = float(np.mean((p - events) ** 2))
+    brier, share = float(np.mean((p - events) ** 2)), float(events.mean())
     return Calibration(
         observed_over_expected=float(events.sum() / p.sum()) if p.sum() else float("nan"),
         intercept=intercept,
         slope=slope,
         brier=brier,
-        brier_skill=1 - brier / (prevalence * (1 - prevalence)),
+        brier_skill=1 - brier / (share * (1 - share)),
         ece=float(sum(b.observed.n * abs(b.observed.value - b.predicted) for b in groups) / p.size),
         ici=float(np.mean(np.abs(np.interp(p, at, observed) - p))),
         curve_predicted=at,
@@ -105,29 +104,25 @@ def _line(events: Booleans, p: Floats, level: float) -> tuple[Estimate, Estimate
     import statsmodels.api as sm
     from statsmodels.tools.sm_exceptions import PerfectSeparationError, PerfectSeparationWarning
 
-    x, z = logit(p), normal_quantile(level)
-    none = Estimate(float("nan"), float("nan"), float("nan"), p.size, level)
-
-    def of(fit: sm.GLM, at: int) -> Estimate:
-        value, se = float(fit.params[at]), float(fit.bse[at])
-        return (
-            Estimate(value, value - z * se, value + z * se, p.size, level)
-            if np.isfinite(se) and se < 1e3
-            else none
-        )
-
+    x, binomial = logit(p), sm.families.Binomial()
+    slope = undefined(p.size, level)
     with warnings.catch_warnings():
         warnings.simplefilter("error", PerfectSeparationWarning)
-        try:
-            slope = (
-                none
-                if x.std() < 1e-12
-                else of(sm.GLM(events, sm.add_constant(x), family=sm.families.Binomial()).fit(), 1)
-            )
-        except (PerfectSeparationError, PerfectSeparationWarning):
-            slope = none
-        intercept = of(sm.GLM(events, np.ones(p.size), family=sm.families.Binomial(), offset=x).fit(), 0)
-    return slope, intercept
+        with suppress(PerfectSeparationError, PerfectSeparationWarning):
+            if x.std() >= 1e-12:
+                fitted = sm.GLM(events, sm.add_constant(x), family=binomial).fit()
+                slope = _parameter(fitted, 1, p.size, level)
+        fitted = sm.GLM(events, np.ones(p.size), family=binomial, offset=x).fit()
+    return slope, _parameter(fitted, 0, p.size, level)
+
+
+def _parameter(fitted: Any, at: int, n: int, level: float) -> Estimate:
+    """Return a parameter with its interval; undefined where the likelihood has no maximum."""
+    value, se = float(fitted.params[at]), float(fitted.bse[at])
+    if not np.isfinite(se) or se >= 1e3:
+        return undefined(n, level)
+    z = normal_quantile(level)
+    return Estimate(value, value - z * se, value + z * se, n, level)
 
 
 def _smoothed(events: Booleans, p: Floats, points: int = 200) -> tuple[Floats, Floats]:

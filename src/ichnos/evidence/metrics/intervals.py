@@ -35,6 +35,15 @@ class Estimate:
         return f"{self.value:.3g} ({interval})"
 
 
+def undefined(n: int, level: float = LEVEL) -> Estimate:
+    """Return the estimate of what the data do not determine.
+
+    >>> str(undefined(12))
+    'undefined'
+    """
+    return Estimate(float("nan"), float("nan"), float("nan"), n, level)
+
+
 def finite(name: str, values: npt.ArrayLike, *, least: int = 1) -> Floats:
     """Return the values as float64, or refuse NaN, infinite or too few values by name.
 

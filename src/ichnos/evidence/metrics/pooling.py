@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import LEVEL, Estimate, paired
 from ichnos.evidence.metrics.regression import Effect, Fit
@@ -82,10 +83,8 @@ class RandomEffects:
 def random_effects(
     values: npt.ArrayLike, standard_errors: npt.ArrayLike, *, level: float = LEVEL
 ) -> RandomEffects:
-    """Pool one estimate per centre (DerSimonian & Laird 1986; Hartung & Knapp 2001; prediction interval of
-    Higgins 2009).
-
-    Give values on a scale where they are near normal: log odds ratios, logit AUCs.
+    """Pool one estimate per centre, near normal as log odds ratios and logit AUCs are (DerSimonian & Laird
+    1986; Hartung & Knapp 2001; prediction interval of Higgins 2009).
     """
     from scipy import stats
 
@@ -95,28 +94,23 @@ def random_effects(
             "a centre's standard error is zero, which would give it all the weight; leave out centres without"
             " spread"
         )
-    k, w = y.size, se**-2
-    fixed = float((w @ y) / w.sum())
-    q = float(w @ (y - fixed) ** 2)
-    tau2 = max(0.0, (q - (k - 1)) / float(w.sum() - (w @ w) / w.sum()))
+    k = y.size
+    q, tau2 = _between_centres(y, se)
     w = 1 / (se**2 + tau2)
     mean = float((w @ y) / w.sum())
     spread = float(w @ (y - mean) ** 2) / (k - 1)
     # never narrower than the plain interval (Rover 2015)
     se_mean = float(np.sqrt(max(1.0, spread) / w.sum()))
     half = float(stats.t.ppf(0.5 + level / 2, k - 1)) * se_mean
-    low = high = float("nan")
-    if k >= 3:
-        reach = float(stats.t.ppf(0.5 + level / 2, k - 2) * np.sqrt(tau2 + se_mean**2))
-        low, high = mean - reach, mean + reach
+    reach = float(stats.t.ppf(0.5 + level / 2, k - 2) * np.sqrt(tau2 + se_mean**2)) if k >= 3 else np.nan
     i2 = max(0.0, (q - (k - 1)) / q) if q > 0 else 0.0
-    return RandomEffects(
-        Estimate(mean, mean - half, mean + half, k, level),
-        low,
-        high,
-        tau2,
-        i2,
-        q,
-        float(stats.chi2.sf(q, k - 1)),
-        k,
-    )
+    pooled, p = Estimate(mean, mean - half, mean + half, k, level), float(stats.chi2.sf(q, k - 1))
+    return RandomEffects(pooled, mean - reach, mean + reach, tau2, i2, q, p, k)
+
+
+def _between_centres(values: Floats, standard_errors: Floats) -> tuple[float, float]:
+    """Return Cochran's Q and the variance between centres."""
+    w, freedom = standard_errors**-2, values.size - 1
+    fixed = float((w @ values) / w.sum())
+    q = float(w @ (values - fixed) ** 2)
+    return q, max(0.0, (q - freedom) / float(w.sum() - (w @ w) / w.sum()))

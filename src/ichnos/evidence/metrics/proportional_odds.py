@@ -29,33 +29,37 @@ def proportional_odds_test(formula: str, table: Any) -> ProportionalOdds:
     Cuts at which the binary model has no finite fit are left out.
     """
     import statsmodels.api as sm
+    from scipy.stats import chi2 as chi2_distribution
 
     data, _ = complete_rows(formula, table, None)
     outcome, design = design_matrices(formula, data)
     x = sm.add_constant(design.drop(columns="Intercept", errors="ignore").to_numpy(float))
     cuts = np.unique(outcome)[:-1]
     fits = [f for f in (_binary(outcome > cut, x) for cut in cuts) if f is not None]
-    k = x.shape[1] - 1
     if len(fits) < 2:
         raise InputRefused(
             f"fewer than two cuts of the outcome of {formula!r} can be fitted, so proportional odds cannot be"
             " tested"
         )
-    slopes = np.concatenate([beta[1:] for beta, _, _ in fits])
-    variance = np.zeros((slopes.size, slopes.size))
+    slopes, k = np.concatenate([beta[1:] for beta, _, _ in fits]), x.shape[1] - 1
+    contrast = np.hstack([np.tile(np.eye(k), (len(fits) - 1, 1)), -np.eye(k * (len(fits) - 1))])
+    difference = contrast @ slopes
+    spread = contrast @ _joint_variance(fits, x) @ contrast.T
+    chi2, freedom = float(difference @ np.linalg.solve(spread, difference)), contrast.shape[0]
+    return ProportionalOdds(chi2, freedom, float(chi2_distribution.sf(chi2, freedom)))
+
+
+def _joint_variance(fits: list[tuple[Floats, Floats, Floats]], x: Floats) -> Floats:
+    """Return the variance of the slopes of all cuts together, which are of the same cases."""
+    k = x.shape[1] - 1
+    variance = np.zeros((len(fits) * k, len(fits) * k))
     for a, (_, p_a, inverse_a) in enumerate(fits):
         for b, (_, p_b, inverse_b) in enumerate(fits):
             # cov of the two indicators; P(y > cut) falls with the cut
             weight = p_b * (1 - p_a) if b >= a else p_a * (1 - p_b)
             block = inverse_a @ (x.T * weight) @ x @ inverse_b
             variance[a * k : (a + 1) * k, b * k : (b + 1) * k] = block[1:, 1:]
-    contrast = np.hstack([np.tile(np.eye(k), (len(fits) - 1, 1)), -np.eye(k * (len(fits) - 1))])
-    difference = contrast @ slopes
-    chi2 = float(difference @ np.linalg.solve(contrast @ variance @ contrast.T, difference))
-    from scipy.stats import chi2 as chi2_distribution
-
-    freedom = contrast.shape[0]
-    return ProportionalOdds(chi2, freedom, float(chi2_distribution.sf(chi2, freedom)))
+    return variance
 
 
 def _binary(events: Any, x: Floats) -> tuple[Floats, Floats, Floats] | None:
@@ -65,9 +69,9 @@ def _binary(events: Any, x: Floats) -> tuple[Floats, Floats, Floats] | None:
         warnings.simplefilter("ignore")
         try:
             result = sm.Logit(events.astype(float), x).fit(disp=0, maxiter=100)
+            p = np.asarray(result.predict())
         except Exception:  # separated or singular at this cut
             return None
-    p = np.asarray(result.predict())
     if not result.mle_retvals["converged"] or np.abs(result.params).max() > 50:
         return None
     return np.asarray(result.params), p, np.linalg.inv((x.T * (p * (1 - p))) @ x)

@@ -72,39 +72,39 @@ class Fit:
 def fit(kind: ModelKind, formula: str, table: Any, *, time: str | None = None, level: float = LEVEL) -> Fit:
     """Fit a model to a pandas table; rows with a missing value are left out and counted.
 
-    For "cox" the left side of the formula is the event column (0/1) and `time` names the column of follow-up
-    times.
+    For "cox" the outcome is the event column (0/1), and `time` names the column of follow-up times.
     """
     data, dropped = complete_rows(formula, table, time)
     outcome, design = design_matrices(formula, data)
     _check_outcome(kind, formula, outcome)
     design = design.drop(columns="Intercept", errors="ignore")
-    if design.shape[1] == 0:
-        raise InputRefused(f"{formula!r} has no term on its right side; name at least one column")
-    k, names = design.shape[1], list(design.columns)
-    if len(data) <= k + 1:
-        raise InputRefused(
-            f"{len(data)} rows are too few for the {k} terms of {formula!r}; give more rows, or take out a"
-            " term"
-        )
+    n, k = len(data), design.shape[1]
+    _check_terms(formula, n, k)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = _fitted(kind, formula, outcome, design, data[time].to_numpy(float) if time else None)
-        spread = _covariance(result, formula, len(data))
+        spread = _covariance(result, formula, n)
     # their intercept comes first; ordinal thresholds come last
-    first = 1 if kind in ("logistic", "linear") else 0
-    coefficient, covariance = (
-        np.asarray(result.params)[first : first + k],
-        spread[first : first + k, first : first + k],
-    )
+    terms = slice(1, k + 1) if kind in ("logistic", "linear") else slice(k)
+    coefficient, covariance = np.asarray(result.params)[terms], spread[terms, terms]
     freedom = result.df_resid if kind == "linear" else None
     effects = tuple(
-        _effect(name, coefficient[i], covariance[i, i], kind, len(data), freedom, level)
-        for i, name in enumerate(names)
+        _effect(name, coefficient[i], covariance[i, i], kind, n, freedom, level)
+        for i, name in enumerate(design.columns)
     )
-    events = _rarer(outcome) if kind in ("logistic", "cox") else len(data)
+    events = _rarer(outcome) if kind in ("logistic", "cox") else n
     told = _warned(caught, effects, events, k)
-    return Fit(kind, formula, effects, len(data), dropped, events, float(result.llf), covariance, told)
+    return Fit(kind, formula, effects, n, dropped, events, float(result.llf), covariance, told)
+
+
+def _check_terms(formula: str, rows: int, terms: int) -> None:
+    if terms == 0:
+        raise InputRefused(f"{formula!r} has no term on its right side; name at least one column")
+    if rows <= terms + 1:
+        raise InputRefused(
+            f"{rows} rows are too few for the {terms} terms of {formula!r}; give more rows, or take out a"
+            " term"
+        )
 
 
 def _covariance(result: Any, formula: str, rows: int) -> Floats:
@@ -189,12 +189,7 @@ def _fitted(kind: ModelKind, formula: str, outcome: Floats, design: Any, time: F
     from statsmodels.miscmodels.ordinal_model import OrderedModel
     from statsmodels.tools.sm_exceptions import PerfectSeparationError
 
-    rank = np.linalg.matrix_rank(sm.add_constant(design.to_numpy(float), has_constant="add"))
-    if rank < design.shape[1] + 1:
-        raise InputRefused(
-            f"the columns of {formula!r} depend on each other (one is a sum of others), so their effects"
-            " cannot be told apart"
-        )
+    _check_rank(formula, sm.add_constant(design.to_numpy(float), has_constant="add"))
     if kind == "linear":
         return sm.OLS(outcome, sm.add_constant(design)).fit()
     if kind == "cox":
@@ -204,13 +199,20 @@ def _fitted(kind: ModelKind, formula: str, outcome: Floats, design: Any, time: F
     try:
         if kind == "logistic":
             return sm.Logit(outcome, sm.add_constant(design)).fit(disp=0, maxiter=100)
-        return OrderedModel(outcome.astype(int), design.to_numpy(float), distr="logit").fit(
-            method="bfgs", disp=0, maxiter=500
-        )
+        ordinal = OrderedModel(outcome.astype(int), design.to_numpy(float), distr="logit")
+        return ordinal.fit(method="bfgs", disp=0, maxiter=500)
     except (PerfectSeparationError, np.linalg.LinAlgError):
         raise InputRefused(
             f"a column of {formula!r} separates the outcomes perfectly, so its effect has no finite estimate"
         ) from None
+
+
+def _check_rank(formula: str, columns: Floats) -> None:
+    if np.linalg.matrix_rank(columns) < columns.shape[1]:
+        raise InputRefused(
+            f"the columns of {formula!r} depend on each other (one is a sum of others), so their effects"
+            " cannot be told apart"
+        )
 
 
 def _effect(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichnos.arrays import Array, Floats
-from ichnos.evidence.metrics.intervals import LEVEL, Estimate, mean_interval, paired
+from ichnos.evidence.metrics.intervals import LEVEL, Estimate, mean_interval, paired, undefined
 
 PairStatistic = Callable[[Floats, Floats], Floats]  # (…, n), (…, n) -> (…,)
 _OUTER, _INNER = 100, 80  # resamples, and resamples of each, on which percentiles are calibrated
@@ -151,7 +151,7 @@ def percentile_bootstrap(
     """Return a statistic of pairs with its percentile interval over resampled patients."""
     x, y = _pairs(a, b)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return _undefined(x.size, level)
+        return undefined(x.size, level)
     rng = rng or np.random.default_rng(0)
     draws = _resampled(statistic, x, y, rng.integers(0, x.size, (repeats, x.size)))
     low, high = _quantiles(draws, (1 - level) / 2, (1 + level) / 2)
@@ -167,15 +167,14 @@ def calibrated_bootstrap(
     repeats: int = 1000,
     level: float = LEVEL,
 ) -> Estimate:
-    """Return a statistic of pairs with a percentile interval whose levels are calibrated on resamples of
-    resamples (Beran 1987, Biometrika 74:457) and expanded for few cases, and never narrower than the
-    plain one.
+    """Return a statistic of pairs with a percentile interval, calibrated on resamples of resamples (Beran
+    1987, Biometrika 74:457), expanded for few cases and never narrower than the plain one.
     """
     from scipy.special import ndtr, ndtri
 
     x, y = _pairs(a, b)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return _undefined(x.size, level)
+        return undefined(x.size, level)
     rng = rng or np.random.default_rng(0)
     value = float(statistic(pair_moments(x, y)))
     at = rng.integers(0, x.size, (repeats, x.size))
@@ -227,10 +226,6 @@ def _pairs(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Floats, Floats]:
     return paired("the first measurement", a, "the second measurement", b, least=_LEAST_TO_RESAMPLE)
 
 
-def _undefined(n: int, level: float) -> Estimate:
-    return Estimate(float("nan"), float("nan"), float("nan"), n, level)
-
-
 def bca_mean(
     values: npt.ArrayLike,
     *,
@@ -244,21 +239,24 @@ def bca_mean(
     >>> str(bca_mean([0.9, 0.92, 0.88, 0.95, 0.4, 0.93]))
     '0.83 (0.56 to 0.93)'
     """
-    from scipy.special import ndtr, ndtri
-
     array = np.asarray(values, np.float64).ravel()
     array = array[~np.isnan(array)]
     n = array.size
     if n < _LEAST_TO_RESAMPLE or np.ptp(array) == 0:
         return mean_interval(array, level=level)
     rng = rng or np.random.default_rng(0)
-    mean = float(array.mean())
     draws = array[rng.integers(0, n, (repeats, n))].mean(axis=1)
-    edge = 1 / (repeats + 1)
+    low, high = _quantiles(draws, *_bca_levels(draws, array, _expanded_quantile(n, level)))
+    return Estimate(float(array.mean()), low, high, n, level)
+
+
+def _bca_levels(draws: Floats, values: Floats, quantile: float) -> tuple[float, float]:
+    """Return the percentiles of resampled means that correct for bias and skewness."""
+    from scipy.special import ndtr, ndtri
+
+    mean, edge = float(values.mean()), 1 / (draws.size + 1)
     bias = float(ndtri(np.clip((draws < mean).mean(), edge, 1 - edge)))
-    centred = array - mean
+    centred = values - mean
     skew = float((centred**3).sum() / (6 * (centred**2).sum() ** 1.5))
-    z = _expanded_quantile(n, level)
-    levels = [float(ndtr(bias + (bias + s) / (1 - skew * (bias + s)))) for s in (-z, z)]
-    low, high = _quantiles(draws, *levels)
-    return Estimate(mean, low, high, n, level)
+    low, high = (ndtr(bias + (bias + s) / (1 - skew * (bias + s))) for s in (-quantile, quantile))
+    return float(low), float(high)

@@ -8,6 +8,7 @@ slice does not weigh the same as a 0.5 mm pixel.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -162,9 +163,8 @@ def _nearest_mm(here: _Surface, other: _Surface, near: _Steps) -> Floats:
     """Return the distance of each cell to the nearest of the other surface: near ones by looking around, the
     rest by a k-d tree.
 
-    The surfaces of two masks worth comparing run close to each other, so most cells find a neighbour at one
-    of the shortest steps, which are tried in order of length for all cells at once; whoever is found first is
-    nearest.
+    Most cells of two masks worth comparing find a neighbour at one of the shortest steps, which are tried in
+    order of length for all cells at once; whoever is found first is nearest.
     """
     from scipy.spatial import cKDTree
 
@@ -173,9 +173,8 @@ def _nearest_mm(here: _Surface, other: _Surface, near: _Steps) -> Floats:
         return distance
     home, open_ = here.at, np.arange(here.at.size)
     _, rows, columns = here.shape
-    for shift, length_mm in zip(
-        near.steps @ np.array([rows * columns, columns, 1]), near.length_mm, strict=True
-    ):
+    shifts = near.steps @ np.array([rows * columns, columns, 1])
+    for shift, length_mm in zip(shifts, near.length_mm, strict=True):
         hit = other.occupied[home + shift]
         distance[open_[hit]] = length_mm
         miss = ~hit
@@ -270,21 +269,10 @@ def _loops(code: int) -> list[list[tuple[float, ...]]]:
     """Follow the polygons that separate the inside from the outside corners of a cell, through the middles
     of its cut edges.
     """
-    inside = {tuple(corner.tolist()) for bit, corner in enumerate(_CORNERS) if code >> bit & 1}
     links: dict[tuple[float, ...], list[tuple[float, ...]]] = {}
-    for axis, side in product(range(3), (0, 1)):
-        ring = [tuple(np.insert((u, v), axis, side).tolist()) for u, v in ((0, 0), (1, 0), (1, 1), (0, 1))]
-        middles = [tuple((np.add(ring[i], ring[(i + 1) % 4]) / 2).tolist()) for i in range(4)]
-        cut = [i for i in range(4) if (ring[i] in inside) != (ring[(i + 1) % 4] in inside)]
-        # Four cut edges: the two inside corners lie across, and each is cut off by itself.
-        pairs = (
-            [tuple(cut)]
-            if len(cut) == 2
-            else [((i - 1) % 4, i) for i in range(4) if ring[i] in inside and cut]
-        )
-        for a, b in (p for p in pairs if len(cut) in (2, 4)):
-            links.setdefault(middles[a], []).append(middles[b])
-            links.setdefault(middles[b], []).append(middles[a])
+    for a, b in _cuts(code):
+        links.setdefault(a, []).append(b)
+        links.setdefault(b, []).append(a)
     loops = []
     while links:
         loop = [next(iter(links))]
@@ -295,6 +283,19 @@ def _loops(code: int) -> list[list[tuple[float, ...]]]:
         links = {point: ends for point, ends in links.items() if ends}
         loops.append(loop[:-1])
     return loops
+
+
+def _cuts(code: int) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Give the lines that separate inside from outside on the six faces of a cell, by their ends."""
+    inside = {tuple(corner.tolist()) for bit, corner in enumerate(_CORNERS) if code >> bit & 1}
+    for axis, side in product(range(3), (0, 1)):
+        ring = [tuple(np.insert((u, v), axis, side).tolist()) for u, v in ((0, 0), (1, 0), (1, 1), (0, 1))]
+        middles = [tuple((np.add(ring[i], ring[(i + 1) % 4]) / 2).tolist()) for i in range(4)]
+        cut = [i for i in range(4) if (ring[i] in inside) != (ring[(i + 1) % 4] in inside)]
+        if len(cut) == 2:
+            yield middles[cut[0]], middles[cut[1]]
+        elif len(cut) == 4:  # the two inside corners lie across, and each is cut off by itself
+            yield from ((middles[i - 1], middles[i]) for i in range(4) if ring[i] in inside)
 
 
 def _slow_surface_distances(truth: Mask, prediction: Mask, spacing_mm: Spacing) -> SurfaceDistances:

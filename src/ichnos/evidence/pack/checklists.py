@@ -6,7 +6,7 @@ Items are named by number and subject in our own words; the checklists themselve
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ichnos.clinical.expansion import DEFINITIONS
@@ -118,6 +118,26 @@ def checklists(evaluation: Evaluation, sections: Sequence[Section]) -> tuple[Tab
     )
 
 
+def filled_checklists(known: Mapping[str, str], reason: Callable[[str], str]) -> tuple[Table, Table]:
+    """Return both lists without an empty row: `reason` says, by an item's subject, why the run has no answer.
+
+    >>> tripod, claim = filled_checklists({}, lambda subject: "not asked here")
+    >>> {row[2] for row in tripod.rows}
+    {'not asked here'}
+    """
+    return (
+        _without_gaps("tripod_ai", "TRIPOD+AI", TRIPOD_AI, known, reason),
+        _without_gaps("claim", "CLAIM 2024", CLAIM, known, reason),
+    )
+
+
+def _without_gaps(
+    name: str, title: str, items: Sequence[_Item], known: Mapping[str, str], reason: Callable[[str], str]
+) -> Table:
+    rows = tuple((i.number, i.subject, known.get(i.answer) or reason(i.subject)) for i in items)
+    return Table(name, title, ("Item", "Subject", "Answer"), rows)
+
+
 def _table(name: str, title: str, items: Sequence[_Item], known: Mapping[str, str]) -> Table:
     rows = tuple((item.number, item.subject, known.get(item.answer, AUTHOR)) for item in items)
     filled = sum(row[2] != AUTHOR for row in rows)
@@ -129,18 +149,14 @@ def _table(name: str, title: str, items: Sequence[_Item], known: Mapping[str, st
 
 def answers(evaluation: Evaluation, sections: Sequence[Section]) -> Mapping[str, str]:
     """Return what the run knows, by name; an answer that it cannot give is absent."""
-    names = {section.name for section in sections}
-    planned = [o for o in evaluation.plan.outcomes if any(s.name == o.name and s.numbers for s in sections)]
-    missing = int(evaluation.table.isna().any(axis=1).sum())
-    centres = sorted({case.centre for case in evaluation.cases if case.centre})
-    measured = next((s for s in sections if s.title.startswith("Masks")), None)
+    incomplete, count = int(evaluation.table.isna().any(axis=1).sum()), len(evaluation.cases)
     titles = [s.title for s in sections if s.tables and s.name not in _ABOUT]
     known = {
         "objective": "Evaluation of a model that was fixed beforehand; no model was trained in this run.",
         "sources": f"Cohort(s): {', '.join(evaluation.cohorts)}.",
         "missing": (
-            f"{missing} of {len(evaluation.cases)} patients lack at least one fact or prediction (Table"
-            " patients); each analysis states how many it left out."
+            f"{incomplete} of {count} patients lack at least one fact or prediction (Table patients); each"
+            " analysis states how many it left out."
         ),
         "measures": "See Methods; every number is defined in docs/evidence.md.",
         "intervals": "95 % intervals throughout; how each is made stands in Methods.",
@@ -151,31 +167,42 @@ def answers(evaluation: Evaluation, sections: Sequence[Section]) -> Mapping[str,
         "characteristics": "Table patients.",
         "performance": f"Sections {', '.join(titles)}.",
     }
-    if centres:
-        known["centres"] = f"{len(centres)} centre(s): {', '.join(centres)}."
-    if len(centres) > 1:
-        known["heterogeneity"] = "Per-centre tables with a random-effects mean and a prediction interval."
-    if evaluation.proof.proven:
-        known["leakage"] = evaluation.proof.sentence
-    if evaluation.proof.model_hashes:
-        known["model"] = f"Model hash {', '.join(h[:12] for h in evaluation.proof.model_hashes)}."
-    if "gallery" in names:
+    known |= _centre_answers(evaluation)
+    known |= _model_answers(evaluation)
+    if any(section.name == "gallery" for section in sections):
         known["gallery"] = "Failure gallery."
     flagged = [flag.text for section in sections for flag in section.flags if flag.level != "note"]
     if flagged:
         known["flags"] = "Raised by the run: " + " ".join(flagged)
-    return {**known, **_outcome_answers(evaluation, sections, planned, measured)}
+    return known | _outcome_answers(evaluation, sections)
 
 
-def _outcome_answers(
-    evaluation: Evaluation, sections: Sequence[Section], planned: Sequence[object], measured: Section | None
-) -> Mapping[str, str]:
+def _centre_answers(evaluation: Evaluation) -> dict[str, str]:
+    centres = sorted({case.centre for case in evaluation.cases if case.centre})
+    known = {}
+    if centres:
+        known["centres"] = f"{len(centres)} centre(s): {', '.join(centres)}."
+    if len(centres) > 1:
+        known["heterogeneity"] = "Per-centre tables with a random-effects mean and a prediction interval."
+    return known
+
+
+def _model_answers(evaluation: Evaluation) -> dict[str, str]:
+    known = {}
+    if evaluation.proof.proven:
+        known["leakage"] = evaluation.proof.sentence
+    if evaluation.proof.model_hashes:
+        known["model"] = f"Model hash {', '.join(h[:12] for h in evaluation.proof.model_hashes)}."
+    return known
+
+
+def _outcome_answers(evaluation: Evaluation, sections: Sequence[Section]) -> dict[str, str]:
     outcomes = [s for s in sections if s.title.startswith("Outcome") and s.numbers]
     if not outcomes:
-        return {} if measured is None else {"outcome": "Masks on the CT grid, per target and label."}
-    plan = evaluation.plan
-    expansion = DEFINITIONS[plan.expansion].name
-    found = {
+        masks = any(s.title.startswith("Masks") for s in sections)
+        return {"outcome": "Masks on the CT grid, per target and label."} if masks else {}
+    expansion = DEFINITIONS[evaluation.plan.expansion].name
+    known = {
         "outcome": "; ".join(f"{s.name}: {expansion}" if s.name == "expansion" else s.name for s in outcomes),
         "events": "; ".join(
             f"{s.name}: {s.numbers['auc'].events} events in {s.numbers['auc'].n}" for s in outcomes
@@ -184,15 +211,21 @@ def _outcome_answers(
             f"{s.name}: {s.numbers['threshold']:.3g} ({s.numbers['rates'].point.rule})" for s in outcomes
         ),
     }
+    return known | _updating_answers(outcomes, evaluation.plan.training_prevalence)
+
+
+def _updating_answers(outcomes: Sequence[Section], training_prevalence: float | None) -> dict[str, str]:
+    """Say how probabilities were recalibrated, and in what these patients differ from those of training."""
+    known = {}
     if any(len(s.numbers.get("calibration", {})) > 1 for s in outcomes):
-        found["recalibration"] = (
+        known["recalibration"] = (
             "Fitted on other cases or by prevalence; before and after stand side by side."
         )
-    if plan.training_prevalence is not None:
-        found["imbalance"] = (
-            f"Training images held {plan.training_prevalence:.0%} events; prior odds were shifted back."
+    if training_prevalence is not None:
+        known["imbalance"] = (
+            f"Training images held {training_prevalence:.0%} events; prior odds were shifted back."
         )
     shifts = [flag.text for s in outcomes for flag in s.flags if flag.name in ("prevalence", "centres")]
     if shifts:
-        found["shift"] = " ".join(shifts)
-    return found
+        known["shift"] = " ".join(shifts)
+    return known

@@ -63,11 +63,7 @@ class Evaluation:
 
 
 def gather(
-    folder: str | Path,
-    cohorts: Sequence[Cohort],
-    plan: EvidencePlan,
-    *,
-    training: str | Path | None = None,
+    folder: str | Path, cohorts: Sequence[Cohort], plan: EvidencePlan, *, training: str | Path | None = None
 ) -> Evaluation:
     """Join predictions and cohorts, check leakage, and say who is missing."""
     everyone = Cohort(tuple(patient for cohort in cohorts for patient in _with_truth_table(cohort)))
@@ -79,7 +75,6 @@ def gather(
     if not evaluated:
         raise InputRefused(_nobody(predictions, plan, everyone, folder))
     images = read_training(training) if training else predictions.training
-    proof = leakage_proof([_evaluated(p, rows[p.id]) for p in evaluated], images)
     tuning = [p for p in everyone if p.split == "validation" and p.split not in plan.splits and p.id in rows]
     missing = tuple(p.id for p in everyone if p.split in plan.splits and p.id not in rows)
     return Evaluation(
@@ -88,7 +83,7 @@ def gather(
         cases=tuple(_case(p, predictions, plan) for p in evaluated),
         table=_joined(evaluated, rows),
         calibration_table=_joined(tuning, rows),
-        proof=proof,
+        proof=leakage_proof([_evaluated(p, rows[p.id]) for p in evaluated], images),
         predictions=predictions,
         without_prediction=missing,
         flow=_flow(everyone, evaluated, missing, predictions),

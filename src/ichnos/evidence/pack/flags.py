@@ -49,11 +49,13 @@ def check_pair(
     if of == "case":
         if abs(iou - least) <= tolerance:
             return None
-        return ReviewFlag(
-            "alarm",
-            "dice_iou",
-            f"Dice {dice:.3f} and IoU {iou:.3f} cannot both be true of one mask: the IoU is {least:.3f}.",
-        )
+        text = f"Dice {dice:.3f} and IoU {iou:.3f} cannot both be true of one mask: the IoU is {least:.3f}."
+        return ReviewFlag("alarm", "dice_iou", text)
+    return _check_means(dice, iou, tolerance)
+
+
+def _check_means(dice: float, iou: float, tolerance: float) -> ReviewFlag | None:
+    least = iou_of_dice(dice)
     if iou < least - tolerance or iou > dice + tolerance:
         text = (
             f"A mean Dice of {dice:.3f} and a mean IoU of {iou:.3f} cannot both be true: the IoU must lie in"

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from ichnos.evidence.pack.sections.masks import mask_sections
 from ichnos.evidence.pack.sections.measures import grade_section, interval_section, measure_sections
 from ichnos.evidence.pack.sections.models import models_section
 from ichnos.evidence.pack.sections.regressions import regression_section
-from ichnos.evidence.tables import Table
 from ichnos.files import atomic_file
 from ichnos.runs import Summary
 
@@ -73,32 +73,28 @@ def write_evidence(
     """Evaluate readings or predictions on cohorts and write the evidence pack into `out`.
 
     `predictions` is the folder that `ichnos read` wrote, or one with predictions.csv; `against` is such a
-    folder of a second model on the same cases. An interrupted run is resumed. Leakage, and predictions that
-    match no cohort, are refused before anything is written.
+    folder of a second model. An interrupted run is resumed. Leakage, and predictions that match no cohort,
+    are refused before anything is written.
     """
     plan, out = plan or EvidencePlan(), Path(out)
     evaluation = gather(predictions, cohorts, plan, training=training)
     rival = gather(against, cohorts, plan) if against is not None else None
     claim_folder(out)
-    measured = measure_cases(evaluation.cases, plan, out, workers=workers, progress=progress)
-    other = (
-        measure_cases(rival.cases, plan, out / "against", workers=workers, progress=progress)
-        if rival
-        else None
-    )
+    measure = partial(measure_cases, plan=plan, workers=workers, progress=progress)
+    measured = measure(evaluation.cases, out=out)
+    other = measure(rival.cases, out=out / "against") if rival else None
     evaluation = _with_measured_facts(evaluation, measured.rows)
     sections = _sections(evaluation, measured, rival, other)
-    failures = tuple(f"{f.id}: {f.why}" for f in measured.failures)
-    flags = (
-        *_failure_flags(failures),
-        *_claim_flags(evaluation),
-        *(flag for s in sections for flag in s.flags),
-    )
-    lists = checklists(evaluation, sections)
-    page = _write(out, evaluation, sections, flags, lists, measured)
-    pack = Pack(out, page, sections, flags, failures, len(evaluation.cases))
-    _write_text(out / "evidence.json", json.dumps(pack.numbers(), indent=2, ensure_ascii=False) + "\n")
+    pack = _pack(out, evaluation, sections, measured)
+    _write(pack, evaluation, measured)
     return pack
+
+
+def _pack(out: Path, evaluation: Evaluation, sections: tuple[Section, ...], measured: Summary) -> Pack:
+    failures = tuple(f"{f.id}: {f.why}" for f in measured.failures)
+    raised = (flag for section in sections for flag in section.flags)
+    flags = (*_failure_flags(failures), *_claim_flags(evaluation), *raised)
+    return Pack(out, out / "report.html", sections, flags, failures, len(evaluation.cases))
 
 
 def claim_folder(out: Path) -> None:
@@ -179,14 +175,8 @@ def _claim_flags(evaluation: Evaluation) -> tuple[ReviewFlag, ...]:
     return ()
 
 
-def _write(
-    out: Path,
-    evaluation: Evaluation,
-    sections: Sequence[Section],
-    flags: Sequence[ReviewFlag],
-    lists: Sequence[Table],
-    measured: Summary,
-) -> Path:
+def _write(pack: Pack, evaluation: Evaluation, measured: Summary) -> None:
+    out, sections, lists = pack.out, pack.sections, checklists(evaluation, pack.sections)
     for folder in ("tables", "figures"):
         (out / folder).mkdir(exist_ok=True)
     for table in (*(t for s in sections for t in s.tables), *lists):
@@ -200,9 +190,9 @@ def _write(
     _write_text(out / "methods.md", methods + "\n")
     _write_text(out / "plan.json", evaluation.plan.model_dump_json(indent=2) + "\n")
     _write_text(out / "cases.csv", _cases_csv(measured))
-    page = out / "report.html"
-    _write_text(page, render_page(evaluation, sections, flags=flags, methods=methods, lists=lists))
-    return page
+    page = render_page(evaluation, sections, flags=pack.flags, methods=methods, lists=lists)
+    _write_text(pack.page, page)
+    _write_text(out / "evidence.json", json.dumps(pack.numbers(), indent=2, ensure_ascii=False) + "\n")
 
 
 def methods_paragraph(sections: Sequence[Section]) -> str:

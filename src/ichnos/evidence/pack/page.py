@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from ichnos import __version__
 from ichnos.errors import require
@@ -25,6 +26,19 @@ def render_page(
     lists: Sequence[Table],
 ) -> str:
     """Return the page as HTML text."""
+    order = {"alarm": 0, "warn": 1, "note": 2}
+    page: str = _template().render(
+        evaluation=evaluation,
+        sections=sections,
+        flags=sorted(flags, key=lambda flag: order[flag.level]),
+        methods=methods,
+        lists=lists,
+        version=__version__,
+    )
+    return page
+
+
+def _template() -> Any:
     jinja2 = require("jinja2", extra="evidence", purpose="the evidence page")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ichnos.evidence.pack"),
@@ -35,16 +49,7 @@ def render_page(
     environment.filters["shown"] = cell_text
     environment.filters["stacked"] = lambda cell: _stacked(jinja2, cell)
     environment.filters["inline"] = _inline
-    order = {"alarm": 0, "warn": 1, "note": 2}
-    page: str = environment.get_template("evidence.html.j2").render(
-        evaluation=evaluation,
-        sections=sections,
-        flags=sorted(flags, key=lambda flag: order[flag.level]),
-        methods=methods,
-        lists=lists,
-        version=__version__,
-    )
-    return page
+    return environment.get_template("evidence.html.j2")
 
 
 def _stacked(jinja2: ModuleType, cell: Cell) -> str:

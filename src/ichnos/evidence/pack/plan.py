@@ -14,6 +14,7 @@ from ichnos.clinical.injury import INJURY_GRADES
 from ichnos.clinical.scores import HepPoints, ScoreColumns
 from ichnos.errors import UsageError
 from ichnos.evidence.metrics.overlap import SIZE_BINS_ML
+from ichnos.formats.text import read_text
 from ichnos.targets import label_maps, targets_in
 
 
@@ -178,16 +179,7 @@ def load_plan(
     changes = {"expansion": expansion} if expansion else {}
     given: dict[str, object] = {**changes, **({"splits": splits} if splits else {})}
     try:
-        if path is None:
-            plan = EvidencePlan.model_validate(given)
-        else:
-            text = Path(path).read_text(encoding="utf-8")
-            content = (
-                tomllib.loads(text)
-                if str(path).endswith(".toml")
-                else EvidencePlan.model_validate_json(text).model_dump()
-            )
-            plan = EvidencePlan.model_validate({**content, **given})
+        plan = EvidencePlan.model_validate({**_stored_plan(path), **given})
     except (ValidationError, tomllib.TOMLDecodeError) as error:
         raise UsageError(
             f"the evaluation plan {path or ''} is not valid: {_first(error)}; docs/evidence.md lists its"
@@ -198,6 +190,15 @@ def load_plan(
             f"expansion definition {plan.expansion!r} is unknown; choose one of {', '.join(DEFINITIONS)}"
         )
     return plan
+
+
+def _stored_plan(path: str | Path | None) -> dict[str, object]:
+    if path is None:
+        return {}
+    text = read_text(path)
+    if str(path).endswith(".toml"):
+        return tomllib.loads(text)
+    return EvidencePlan.model_validate_json(text).model_dump()
 
 
 def _first(error: Exception) -> str:

@@ -15,8 +15,6 @@ are named. `readings` reads the folder of `ichnos read`.
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +24,7 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.leakage import TrainingImage, read_training
 from ichnos.evidence.pack.plan import EvidencePlan
 from ichnos.formats import nifti
+from ichnos.formats.text import CSV_DELIMITERS, read_json, read_table
 from ichnos.volume import Volume
 
 PREDICTIONS_TABLE = "predictions.csv"
@@ -97,13 +96,9 @@ def read_predictions(folder: Path, patients: Mapping[str, object], plan: Evidenc
 def read_prediction_rows(folder: Path) -> dict[str, dict[str, Fact]]:
     """Return the rows of predictions.csv by patient; a patient with two rows is refused."""
     path = folder / PREDICTIONS_TABLE
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        table = csv.DictReader(stream)
-        records = list(table)
-    if "patient" not in (table.fieldnames or ()):
-        raise InputRefused(
-            f"{path} has no column patient; its columns are {', '.join(table.fieldnames or ['none'])}"
-        )
+    columns, records = read_table(path, delimiters=CSV_DELIMITERS)
+    if "patient" not in columns:
+        raise InputRefused(f"{path} has no column patient; its columns are {', '.join(columns or ['none'])}")
     rows: dict[str, dict[str, Fact]] = {}
     for record in records:
         patient = record["patient"].removeprefix("sub-")
@@ -145,4 +140,10 @@ def _claims(folder: Path) -> dict[str, float]:
     path = folder / "claims.json"
     if not path.is_file():
         return {}
-    return {name: float(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    claims = read_json(path)
+    try:
+        return {name: float(value) for name, value in claims.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise InputRefused(
+            f'{path} is expected to map names to numbers, as {{"dice": 0.81}}; correct or remove it'
+        ) from None

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,37 +37,52 @@ def read_readings(folder: Path, patients: Mapping[str, object], plan: EvidencePl
     """Gather the readings of known patients; other scans, follow-ups and refusals are counted and named."""
     rows: dict[str, dict[str, Fact]] = {}
     layers: dict[str, dict[str, Layer]] = {}
-    refused: dict[str, str] = {}
-    reasons: dict[str, Counter[str]] = {}
-    others: list[str] = []
-    later = 0
-    for home, record in _records(folder):
-        patient, session = patient_named(home.name, patients)
-        if session not in _BASELINE:
-            later += 1
-        elif patient is None:
-            others.append(home.name)
-        elif patient in rows or patient in refused:
-            raise InputRefused(
-                f"{folder} holds two readings of patient {patient}; keep one, so that the patient counts once"
-            )
-        elif record.get("status") != "read":
-            refused[patient] = str(record.get("refusal") or "no reason was given")
-        else:
-            rows[patient], missing = _columns(record)
-            layers[patient] = _layers(home, record, plan)
-            for column, reason in missing.items():
-                reasons.setdefault(column, Counter())[reason] += 1
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
+    found = _sorted_records(folder, patients)
+    for patient, (home, record) in found.read.items():
+        rows[patient], missing = _columns(record)
+        layers[patient] = _layers(home, record, plan)
+        for column, reason in missing.items():
+            reasons[column][reason] += 1
     training = folder / "training.csv"
     return Predictions(
         name=folder.resolve().name,
         rows=rows,
         layers=layers,
         training=read_training(training) if training.is_file() else None,
-        refused=refused,
+        refused=found.refused,
         reasons={column: count.most_common(1)[0][0] for column, count in reasons.items()},
-        notes=_notes(later, others),
+        notes=_notes(found.later, found.others),
     )
+
+
+@dataclass
+class _Found:
+    """What a folder of readings holds."""
+
+    read: dict[str, tuple[Path, Mapping[str, Any]]] = field(default_factory=dict)  # by patient
+    refused: dict[str, str] = field(default_factory=dict)  # patient -> reason
+    others: list[str] = field(default_factory=list)  # scans of no known patient
+    later: int = 0  # readings of other exams than the baseline CT
+
+
+def _sorted_records(folder: Path, patients: Mapping[str, object]) -> _Found:
+    found = _Found()
+    for home, record in _records(folder):
+        patient, session = patient_named(home.name, patients)
+        if session not in _BASELINE:
+            found.later += 1
+        elif patient is None:
+            found.others.append(home.name)
+        elif patient in found.read or patient in found.refused:
+            raise InputRefused(
+                f"{folder} holds two readings of patient {patient}; keep one, so that the patient counts once"
+            )
+        elif record.get("status") != "read":
+            found.refused[patient] = str(record.get("refusal") or "no reason was given")
+        else:
+            found.read[patient] = home, record
+    return found
 
 
 def patient_named(name: str, patients: Mapping[str, object]) -> tuple[str | None, str | None]:

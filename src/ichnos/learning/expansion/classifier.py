@@ -9,6 +9,7 @@ recalibrated to the true prevalence, on patients it was not trained on (`learnin
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from ichnos import networks
 from ichnos.arrays import Floats
 from ichnos.errors import InputRefused, UsageError, require
+from ichnos.evidence.metrics.discrimination import auc
 from ichnos.learning.expansion.examples import ImageExample
-from ichnos.learning.expansion.settings import ClassifierSettings
+from ichnos.learning.expansion.settings import CURVE, ClassifierSettings
 from ichnos.learning.loop.steps import Loss, Step
 from ichnos.learning.loop.training import Progress, train
 from ichnos.networks.checkpoints import load_vit_weights, read_weights
@@ -87,7 +89,10 @@ def train_classifier(
     seconds: float = math.inf,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> tuple[nn.Module, Standard]:
-    """Train one classifier; the same call resumes where it was stopped."""
+    """Train one classifier to its last step; the same call resumes where it was stopped.
+
+    With `loop.validations`, `out` gets the curve of the validation patients; nothing is chosen by it.
+    """
     check_examples(train_on, validation)
     loop = settings.loop.for_examples(len(train_on))
     standard = standard_of([e for e in train_on if e.patient] or train_on)
@@ -110,12 +115,43 @@ def train_classifier(
         loss_of,
         out,
         data=examples_fingerprint(train_on, settings),
+        validate=_Watch(out / CURVE, standard, validation, device) if validation else None,
         initial=_initial_weights(settings),
         device=device,
         seconds=seconds,
         report=report,
     )
     return network, standard
+
+
+@dataclass(frozen=True, eq=False)
+class _Watch:
+    """Writes how well patients who are not trained on are told apart as a training goes on."""
+
+    file: Path
+    standard: Standard
+    examples: Sequence[ImageExample]
+    device: str
+
+    def __call__(self, network: nn.Module, step: int) -> float:
+        """Return the step, so that the last network is kept: its risk is calibrated on these patients, who
+        therefore may not choose it.
+        """
+        scores = patient_scores(network, self.standard, self.examples, device=self.device)
+        known = {e.patient: e.outcome for e in self.examples}
+        truth = np.array([known[patient] for patient in scores])
+        risk = np.clip(list(scores.values()), 1e-6, 1 - 1e-6)
+        log_loss = float(-np.mean(np.where(truth > 0, np.log(risk), np.log(1 - risk))))
+        both = 0 < truth.sum() < truth.size
+        line = {
+            "step": step,
+            "auc": float(auc(truth, risk).value) if both else None,
+            "log_loss": log_loss,
+        }
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(line) + "\n")
+        return float(step)
 
 
 def _initial_weights(settings: ClassifierSettings) -> dict[str, Tensor] | None:

@@ -13,6 +13,7 @@ the same map.
 from __future__ import annotations
 
 import datetime
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,8 +31,9 @@ from ichnos.errors import InputRefused
 from ichnos.inference import windows
 from ichnos.inference.crops import REGION_WINDOWS_HU
 from ichnos.inference.sliding import slide
+from ichnos.learning.expansion.forecast_scores import best_threshold, score
 from ichnos.learning.expansion.pairs import LesionPair, pairs_fingerprint, patch_of
-from ichnos.learning.expansion.settings import ForecastKind, ForecastSettings
+from ichnos.learning.expansion.settings import CURVE, ForecastKind, ForecastSettings
 from ichnos.learning.loop.steps import Loss, Step
 from ichnos.learning.loop.training import Progress, train
 from ichnos.models import (
@@ -73,21 +75,16 @@ def train_forecaster(
     settings: ForecastSettings,
     out: Path,
     *,
+    validation: Sequence[LesionPair] = (),
     device: str = "cpu",
     seconds: float = math.inf,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> nn.Module:
-    """Train a forecaster on pairs, synthetic ones among them; the same call resumes where it was stopped."""
-    if not any(not p.synthetic for p in pairs):
-        raise InputRefused(
-            f"{len(pairs)} pairs were given, none of a real follow-up; at least one patient scanned twice is"
-            " needed"
-        )
-    bad = [p.patient for p in pairs if not (np.isfinite(p.hu).all() and np.isfinite(p.later).all())]
-    if bad:
-        raise InputRefused(
-            f"the CTs of {', '.join(bad[:5])} hold NaN or infinite values; look at those scans"
-        )
+    """Train a forecaster on pairs, synthetic ones among them; the same call resumes where it was stopped.
+
+    With `loop.validations`, the network of the greatest growth Dice on the validation pairs is returned.
+    """
+    _check_pairs(pairs, validation)
     loop, loss = (
         settings.loop.for_examples(len(pairs)),
         warp_loss if settings.kind == "warp" else forecast_loss,
@@ -107,10 +104,52 @@ def train_forecaster(
 
     if settings.kind == "warp":
         loop = loop.model_copy(update={"learning_rate": loop.learning_rate / 10})
-    data = pairs_fingerprint(pairs)[:16]
     return train(
-        settings.network(), loop, loss_of, out, data=data, device=device, seconds=seconds, report=report
+        settings.network(),
+        loop,
+        loss_of,
+        out,
+        data=pairs_fingerprint(pairs)[:16],
+        validate=_growth_validation(settings, validation, out, device) if validation else None,
+        device=device,
+        seconds=seconds,
+        report=report,
     )
+
+
+def _check_pairs(pairs: Sequence[LesionPair], validation: Sequence[LesionPair]) -> None:
+    """Refuse a set without a real follow-up, values that are not finite, and a patient on both sides."""
+    if not any(not p.synthetic for p in pairs):
+        raise InputRefused(
+            f"{len(pairs)} pairs were given, none of a real follow-up; at least one patient scanned twice is"
+            " needed"
+        )
+    bad = [p.patient for p in pairs if not (np.isfinite(p.hu).all() and np.isfinite(p.later).all())]
+    if bad:
+        raise InputRefused(
+            f"the CTs of {', '.join(bad[:5])} hold NaN or infinite values; look at those scans"
+        )
+    both = sorted({p.patient for p in pairs} & {p.patient for p in validation})
+    if both:
+        raise InputRefused(f"sub-{both[0]} is trained on and validates; split patients, not pairs")
+
+
+def _growth_validation(
+    settings: ForecastSettings, pairs: Sequence[LesionPair], out: Path, device: str
+) -> Callable[[nn.Module, int], float]:
+    """Return the validation of a forecaster: mean growth Dice, ours at its best operating point."""
+
+    def growth_dice(network: nn.Module, step: int) -> float:
+        kind, patch = settings.kind, settings.patch
+        maps = [forecast_map(network, pair, kind, patch=patch, device=device) for pair in pairs]
+        cut = best_threshold(pairs, maps) if kind == "forecast" else 0.5
+        scores = [score(p, m, threshold=cut).growth_dice for p, m in zip(pairs, maps, strict=True)]
+        found = float(np.nanmean(scores)) if np.isfinite(scores).any() else 0.0
+        with (out / CURVE).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"step": step, "growth_dice": found, "threshold": cut}) + "\n")
+        return found
+
+    return growth_dice
 
 
 def _mirrored(pair: LesionPair) -> LesionPair:

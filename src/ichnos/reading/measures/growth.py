@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -31,7 +31,6 @@ def growth_inputs(
     `facts` may hold `onset_to_ct_h` and `anticoagulation` (0 or 1).
     """
     signs = density_signs(hu, ich)
-    texture = _texture(hu, ich)
     known = facts or {}
     return GrowthInputs(
         ich_ml=volume_ml(ich),
@@ -39,10 +38,7 @@ def growth_inputs(
         sphericity=sphericity(ich),
         roundness=roundness(ich),
         mean_hu=signs.mean_hu,
-        spread_hu=texture.spread_hu,
-        depth_hu=texture.depth_hu,
-        gap_hu=texture.gap_hu,
-        dark_share=texture.dark_share,
+        **asdict(_texture(hu, ich)),
         black_hole=float(bool(signs.black_hole)),
         blend=float(bool(signs.blend)),
         islands=float(min(signs.island_count, 5)),
@@ -58,7 +54,7 @@ def _number(fact: object) -> float | None:
 
 @dataclass(frozen=True)
 class _Texture:
-    """How uneven the density of a clot's core is."""
+    """How uneven the density of a clot's core is; fields of `GrowthInputs`."""
 
     spread_hu: float
     depth_hu: float

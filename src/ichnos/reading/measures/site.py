@@ -108,17 +108,16 @@ def midline_shift_mm(
     x = crossing[y_index, z_index]
     at = mni_mm[1:, np.round(x).astype(int), y_index, z_index]
     fixed = ((at[0] < _FALX_Y_MM[0]) | (at[0] > _FALX_Y_MM[1])) & (at[1] > 0)
-    septum = (
-        (at[0] > _SEPTUM_Y_MM[0])
-        & (at[0] < _SEPTUM_Y_MM[1])
-        & (at[1] > _SEPTUM_Z_MM[0])
-        & (at[1] < _SEPTUM_Z_MM[1])
-    )
+    septum = _between(at[0], _SEPTUM_Y_MM) & _between(at[1], _SEPTUM_Z_MM)
     if min(fixed.sum(), septum.sum()) < _FEWEST_ROWS or np.ptp(at[0][fixed]) < 80:
         return None
     design = np.column_stack([np.ones(len(x)), y_index, z_index])
     plane, *_ = np.linalg.lstsq(design[fixed], x[fixed], rcond=None)
     return float(np.median(x[septum] - design[septum] @ plane)) * spacing_mm[0]
+
+
+def _between(values: npt.NDArray[np.float32], ends: tuple[float, float]) -> npt.NDArray[np.bool_]:
+    return np.asarray((values > ends[0]) & (values < ends[1]))
 
 
 def _crossings(mni_x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -19,16 +19,10 @@ def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str
     Nothing that stays nothing at half the operating point has no interval: "0 to 0" would say that nothing
     can have been missed.
     """
-    value = volume_ml(mask)
-    calibration = load_volume_calibration(prediction.model.folder)
-    interval = calibration.interval_ml(target, value) if calibration is not None else None
-    if calibration is not None and interval is not None:
-        low, high = interval
-        patients = f"{calibration.targets[target].patients} {calibration.cohort}"
-        meaning = f"{100 * calibration.level:.0f} % interval, calibrated on {patients}"
-    else:
-        low, high, meaning = _threshold_band(prediction, target, value)
-    name = f"{target.lower()}_volume"
+    value, name = volume_ml(mask), f"{target.lower()}_volume"
+    low, high, meaning = _calibrated_band(prediction, target, value) or _threshold_band(
+        prediction, target, value
+    )
     if value == high == 0:
         return Measure(name=name, label=label, value=0.0, unit="mL", reason=_NOTHING)
     measure = Measure(
@@ -41,6 +35,16 @@ def volume_measure(prediction: Prediction, target: str, mask: Volume, label: str
         interval=meaning,
     )
     return recalibrated(measure, load_site_recalibration(prediction.model.folder), keep_value=True)
+
+
+def _calibrated_band(prediction: Prediction, target: str, value: float) -> tuple[float, float, str] | None:
+    """Return the interval of the model's calibration, and what it is; None where it has none."""
+    calibration = load_volume_calibration(prediction.model.folder)
+    interval = None if calibration is None else calibration.interval_ml(target, value)
+    if calibration is None or interval is None:
+        return None
+    patients = f"{calibration.targets[target].patients} {calibration.cohort}"
+    return *interval, f"{100 * calibration.level:.0f} % interval, calibrated on {patients}"
 
 
 def _threshold_band(prediction: Prediction, target: str, value: float) -> tuple[float, float, str]:

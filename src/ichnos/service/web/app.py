@@ -13,8 +13,8 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 
 import ichnos
 from ichnos.errors import IchnosError
+from ichnos.service.accounts.rate_limit import RateLimit
 from ichnos.service.node import Node
-from ichnos.service.rate_limit import RateLimit
 from ichnos.service.web import (
     api,
     api_configuration,

@@ -153,10 +153,28 @@ def free_design(
     >>> [(group.split, group.patients) for group in design.groups]
     [('train', 7), ('validation', 1), ('test', 2)]
     """
+    _check_wishes(patients, centres, exams, haematoma_share)
+    chosen = tuple(e for e in EXAMS if e in exams)
+    groups = []
+    for position, name in enumerate(centres):
+        here = (patients - position + len(centres) - 1) // len(centres)
+        test, validation = round(0.2 * here), round(0.1 * here)
+        sizes: dict[Split, int] = {
+            "train": here - test - validation,
+            "validation": validation,
+            "test": test,
+        }
+        groups += [Group(n, name, split, chosen, haematoma_share) for split, n in sizes.items() if n > 0]
+    return Design(tuple(groups))
+
+
+def _check_wishes(
+    patients: int, centres: Sequence[str], exams: Sequence[str], haematoma_share: float
+) -> None:
+    """Refuse what no cohort can be made of."""
     if patients < 1:
         raise UsageError(f"{patients} patients were asked for; give 1 or more")
-    unknown = [e for e in exams if e not in EXAMS]
-    if unknown or "ct" not in exams:
+    if not set(exams) <= set(EXAMS) or "ct" not in exams:
         raise UsageError(
             f"exams {', '.join(exams) or 'none'} were asked for; give ct and any of {', '.join(EXAMS[1:])}"
         )
@@ -168,18 +186,6 @@ def free_design(
         raise UsageError(f"no centre was given; there are {', '.join(CENTRES)}")
     for name in centres:
         centre(name)
-    chosen = tuple(e for e in EXAMS if e in exams)
-    groups = []
-    for position, name in enumerate(centres):
-        here = (patients - position + len(centres) - 1) // len(centres)
-        test, validation = round(0.2 * here), round(0.1 * here)
-        sizes: tuple[tuple[Split, int], ...] = (
-            ("train", here - test - validation),
-            ("validation", validation),
-            ("test", test),
-        )
-        groups += [Group(n, name, split, chosen, haematoma_share) for split, n in sizes if n > 0]
-    return Design(tuple(groups))
 
 
 def subjects(design: Design, *, seed: int) -> list[Subject]:
@@ -194,31 +200,37 @@ def subjects(design: Design, *, seed: int) -> list[Subject]:
     if total < 1:
         raise UsageError("the design holds no patients; give 1 or more")
     digits = max(3, len(str(total)))
-    found: list[Subject] = []
+    people: list[Subject] = []
     for group in design.groups:
-        bleeds = _quota(group.patients, group.haematoma_share, rng)
-        expands = (
-            _quota(group.patients, group.expansion_share, rng) if group.expansion_share is not None else None
-        )
-        for k in range(group.patients):
-            number = len(found) + 1
+        for bleeds, expands in _course(group, rng):
+            number = len(people) + 1
             own = int(np.random.SeedSequence(seed, spawn_key=(1, number)).generate_state(1, np.uint32)[0])
-            wanted = bool(expands[k]) if expands is not None and bleeds[k] else None
-            found.append(
-                Subject(
-                    f"{number:0{digits}d}",
-                    group.centre,
-                    group.split,
-                    group.exams,
-                    own,
-                    bool(bleeds[k]),
-                    wanted,
-                    group.least_ich_ml,
-                    group.trial,
-                    group.mix,
-                )
-            )
-    return found
+            people.append(_subject(group, f"{number:0{digits}d}", own, bleeds, expands))
+    return people
+
+
+def _course(group: Group, rng: np.random.Generator) -> list[tuple[bool, bool | None]]:
+    """Draw who of a group bleeds, and whose bleed expands; None leaves it to the law."""
+    bleeds = _quota(group.patients, group.haematoma_share, rng)
+    if group.expansion_share is None:
+        return [(bool(b), None) for b in bleeds]
+    expands = _quota(group.patients, group.expansion_share, rng)
+    return [(bool(b), bool(e) if b else None) for b, e in zip(bleeds, expands, strict=True)]
+
+
+def _subject(group: Group, name: str, seed: int, bleeds: bool, expands: bool | None) -> Subject:
+    return Subject(
+        id=name,
+        centre=group.centre,
+        split=group.split,
+        exams=group.exams,
+        seed=seed,
+        has_haematoma=bleeds,
+        expands=expands,
+        least_ich_ml=group.least_ich_ml,
+        trial=group.trial,
+        mix=group.mix,
+    )
 
 
 def _quota(count: int, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -27,6 +27,7 @@ from ichnos.simulation.exams.truth import (
 from ichnos.simulation.patient import VirtualPatient
 from ichnos.volume import Affine, Array, Volume
 
+_BLOOD = ("ich", "ivh", "phe")
 TRUTH = "truth"  # the pipeline's name under derivatives/
 
 
@@ -109,15 +110,7 @@ class PatientFiles:
         )
 
     def _masks(self, names: Sequence[str], image: CtExam) -> dict[str, Volume]:
-        return masks_on_grid(
-            self.patient,
-            names,
-            affine=image.volume.affine,
-            shape=image.volume.shape,
-            patient_from_exam=image.patient_from_exam,
-            thickness_mm=image.protocol.thickness_mm,
-            motion=image.motion,
-        )
+        return masks_on_grid(self.patient, names, **_grid(image))
 
     def _write_baseline_truth(self, image: CtExam) -> None:
         grown = FOLLOWUP_MASKS if self.patient.followup is not None else ()
@@ -128,25 +121,11 @@ class PatientFiles:
         self._save(labelled_map(masks["tract_left"], masks["tract_right"]), "tract", "dseg")
         self._save(labelled_map(masks["infarct_acute"], masks["infarct_old"]), "infarct", "dseg")
         self._save(labelled_map(masks["ventricles"], masks["brain"]).map_array(_brain_first), "brain", "dseg")
-        self.volumes.update(
-            volumes_ml({n: masks[n] for n in BASELINE_MASKS if n not in ("ich", "ivh", "phe")})
-        )
-        self.volumes.update(
-            volumes_ml(
-                {n: blood.with_array(blood.array == k) for k, n in enumerate(("ich", "ivh", "phe"), 1)}
-            )
-        )
+        lasting = {n: masks[n] for n in BASELINE_MASKS if n not in _BLOOD}
+        self.volumes |= {**volumes_ml(lasting), **_label_volumes_ml(blood, _BLOOD)}
         if grown:
-            later = labelled_map(*(masks[name] for name in FOLLOWUP_MASKS))
-            self._save(later, "expansion", "dseg")
-            oracle = growth_on_grid(
-                self.patient,
-                affine=image.volume.affine,
-                shape=image.volume.shape,
-                patient_from_exam=image.patient_from_exam,
-                thickness_mm=image.protocol.thickness_mm,
-                motion=image.motion,
-            )
+            self._save(labelled_map(*(masks[name] for name in FOLLOWUP_MASKS)), "expansion", "dseg")
+            oracle = growth_on_grid(self.patient, **_grid(image))
             if oracle is not None:
                 self._save(oracle, "oracle", "probseg")
 
@@ -154,9 +133,7 @@ class PatientFiles:
         masks = self._masks(FOLLOWUP_MASKS, image)
         blood = labelled_map(*(masks[name] for name in FOLLOWUP_MASKS))
         self._save(blood, "haematoma", "dseg", exam="followup")
-        self.volumes.update(
-            volumes_ml({n: blood.with_array(blood.array == k) for k, n in enumerate(FOLLOWUP_MASKS, 1)})
-        )
+        self.volumes |= _label_volumes_ml(blood, FOLLOWUP_MASKS)
 
     def _write_structural(self, exam: Exam) -> None:
         contrast: Contrast = "flair" if exam == "flair" else "t1"
@@ -218,6 +195,22 @@ class PatientFiles:
         bids.write_derivative(
             self.folder, self.subject.id, volume, pipeline=TRUTH, label=label, kind=kind, exam=exam
         )
+
+
+def _grid(image: CtExam) -> dict[str, Any]:
+    """Return where a CT's slices lie, and how the head moved, as the truth's functions take it."""
+    return {
+        "affine": image.volume.affine,
+        "shape": image.volume.shape,
+        "patient_from_exam": image.patient_from_exam,
+        "thickness_mm": image.protocol.thickness_mm,
+        "motion": image.motion,
+    }
+
+
+def _label_volumes_ml(labels: Volume, names: Sequence[str]) -> dict[str, float]:
+    """Return the volume of each label of a map, the first of them 1."""
+    return volumes_ml({name: labels.with_array(labels.array == k) for k, name in enumerate(names, 1)})
 
 
 def _brain_first(labels: Array) -> Array:

@@ -43,36 +43,29 @@ def simulate_cohort(
     cache: Path | None = None,
     worker_context: WorkerContext = nullcontext,
 ) -> Summary:
-    """Make every patient of a design and write the cohort; what is there from an earlier call with the same
-    settings is kept.
+    """Make every patient of a design and write the cohort; patients of an earlier, equal call are kept.
 
-    The same seed gives the same files on CPU, if `worker_context`, entered around each patient in the
-    worker's process, sees to one thread: sums are then taken in one order. A patient who fails is named in
-    the summary, and simulated anew by the next call. Source heads, which take longer than patients, are kept
-    in the folder `cache` for the next process.
+    The same seed gives the same files on CPU if `worker_context`, entered around each patient, sees to one
+    thread. Who fails is named in the summary and simulated anew by the next call. Source heads, which take
+    longer than patients, are kept in the folder `cache`.
     """
-    render = render or RenderSettings()
-    out = Path(out)
+    render, out = render or RenderSettings(), Path(out)
+    _refuse_other_files(out)
+    chosen = subjects(design, seed=seed)
+    settings = {"design": asdict(design), "seed": seed, "render": asdict(render)}
+    task = partial(write_patient, render=render, cache=cache, worker_context=worker_context)
+    how: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "progress": progress}
+    summary = apply(task, chosen, out=out, settings=settings, name="simulate", **how)
+    _write_tables(summary, chosen, out, name=name)
+    _write_provenance(out, settings, design, summary)
+    return summary
+
+
+def _refuse_other_files(out: Path) -> None:
     if out.exists() and any(out.iterdir()) and not (out / ".ichnos").is_dir():
         raise UsageError(
             f"{out} holds other files; give a new or empty folder, or one that an earlier simulation began"
         )
-    chosen = subjects(design, seed=seed)
-    settings = {"design": asdict(design), "seed": seed, "render": asdict(render)}
-    task = partial(write_patient, render=render, cache=cache, worker_context=worker_context)
-    summary = apply(
-        task,
-        chosen,
-        out=out,
-        settings=settings,
-        name="simulate",
-        workers=workers,
-        scheduler=scheduler,
-        progress=progress,
-    )
-    _write_tables(summary, chosen, out, name=name)
-    _write_provenance(out, settings, design, summary)
-    return summary
 
 
 def write_patient(

@@ -100,9 +100,8 @@ def arrival(
 ) -> Tensor:
     """Return when blood arrives, (x, y, z), by relaxing over the 26 neighbours until nothing changes.
 
-    `start` holds arrival times of what is already reached, `FAR` elsewhere; `fibre` (3, x, y, z) unit
-    vectors, along which time is short: crossing them costs `1 + anisotropy` times as much. `metric` (3, 3)
-    measures lengths instead of the millimetre: what is long in it takes long.
+    `start` is `FAR` where nothing is reached yet; crossing a `fibre` (3, x, y, z), unit vectors, costs
+    `1 + anisotropy` times as much. `metric` (3, 3) measures lengths instead of the millimetre.
     """
     time = start.clone()
     metric = np.eye(3) if metric is None else metric

@@ -62,29 +62,35 @@ def drawn_chronic(
     """Draw what a patient of this age carries."""
     uniform = torch.rand(12, generator=generator).tolist()
     normal = torch.randn(3, generator=generator).tolist()
-    acute = float(np.clip(12 * np.exp(1.1 * normal[0]), 0.5, 90)) if uniform[0] < acute_probability else 0.0
+    acute = _volume_ml(12.0, 1.1, normal[0], (0.5, 90)) if uniform[0] < acute_probability else 0.0
     beside = 0.25 * min(1.0, leukoaraiosis_ml / 30)  # small-vessel disease and old infarcts go together
     has_old = uniform[1] < 1 - (1 - old_probability) * (1 - beside)
     kind = OLD_INFARCTS[int(np.searchsorted(np.cumsum([k.share for k in OLD_INFARCTS]), uniform[2]))]
-    old = float(np.clip(kind.median_ml * np.exp(kind.spread * normal[1]), 0.2, 180)) if has_old else 0.0
-    lacune = kind.deep
+    old = _volume_ml(kind.median_ml, kind.spread, normal[1], (0.2, 180)) if has_old else 0.0
     with_age = 1 / (1 + np.exp(-(age_years - 50) / 8))
-    calcium = {
+    glomus_mm = 1.5 + 4.0 * uniform[9] if uniform[9] < 0.7 * with_age else 0.0
+    scores = (
+        _leukoaraiosis(head, 0.4 + 0.9 * uniform[6], generator),
+        _infarct(head, acute, small=acute < 2, generator=generator),
+        _infarct(head, old, small=kind.deep, generator=generator),
+        _calcification(head, uniform[7] < 0.7 * with_age, glomus_mm, generator),
+    )
+    cavity_hu = 4.0 + 18.0 * uniform[10] ** 2
+    return Chronic(torch.stack(scores), acute, old, cavity_hu, leukoaraiosis_ml, _calcium(uniform, with_age))
+
+
+def _volume_ml(median_ml: float, spread: float, score: float, limits_ml: tuple[float, float]) -> float:
+    return float(np.clip(median_ml * np.exp(spread * score), *limits_ml))
+
+
+def _calcium(uniform: list[float], with_age: float) -> dict[Tissue, float]:
+    """Return the fraction of calcium of each structure that carries some, more often `with_age` (0..1)."""
+    return {
         Tissue.CHOROID: 0.1 + 0.6 * uniform[3] if uniform[3] < 0.8 * with_age else 0.02,
         Tissue.DURA: 0.9 * uniform[4] if uniform[4] < 0.35 * with_age else 0.0,
         Tissue.PALLIDUM: 0.2 + uniform[5] if uniform[5] < 0.2 * with_age else 0.0,
         Tissue.ARTERY: 0.3 + 0.9 * uniform[8] if uniform[8] < 0.6 * with_age else 0.0,
     }
-    glomus = 1.5 + 4.0 * uniform[9] if uniform[9] < 0.7 * with_age else 0.0
-    scores = torch.stack(
-        [
-            _leukoaraiosis(head, 0.4 + 0.9 * uniform[6], generator),
-            _infarct(head, acute, small=acute < 2, generator=generator),
-            _infarct(head, old, small=lacune, generator=generator),
-            _calcification(head, uniform[7] < 0.7 * with_age, glomus, generator),
-        ]
-    )
-    return Chronic(scores, acute, old, 4.0 + 18.0 * uniform[10] ** 2, leukoaraiosis_ml, calcium)
 
 
 def _leukoaraiosis(head: SourceHead, deep_share: float, generator: torch.Generator) -> Tensor:

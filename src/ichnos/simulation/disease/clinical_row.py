@@ -155,33 +155,18 @@ def clinical_row(state: ClinicalState, *, trial: bool, rng: np.random.Generator)
     sometimes operated on.
     """
     risk = _risk_factors(state, rng)
-    arm: TreatmentArm = (
-        "surgery" if rng.random() < (0.5 if trial else 0.12 * (state.ich_ml > 30)) else "medical"
-    )
+    operated = rng.random() < (0.5 if trial else 0.12 * (state.ich_ml > 30))
+    arm: TreatmentArm = "surgery" if operated else "medical"
     gcs = _gcs(state, rng)
     motor = float(np.clip(round(_motor_mean(state) + 1.4 + rng.normal(0, 2.0)), 0, 16))
-    nihss = float(
-        np.clip(
-            round(
-                motor + 3 + 0.07 * state.ich_ml + 0.05 * state.infarct_ml + (15 - gcs) + rng.normal(0, 2.5)
-            ),
-            motor,
-            42,
-        )
-    )
+    nihss = _nihss(state, motor, gcs, rng)
     mrs = _mrs(state, arm=arm, gcs=gcs, risk=risk, rng=rng)
+    systolic_mmhg = rng.normal(168 + 8 * risk["hypertension"], 24)
+    glucose_mmol_l = rng.normal(6.9 + 3.0 * risk["diabetes"] + 0.012 * state.ich_ml, 1.7)
     return {
-        "age_years": round(state.age_years, 1),
-        "sex": state.sex,
-        "onset_to_ct_h": round(state.onset_to_ct_h, 2),
-        "ct_to_followup_h": round(state.ct_to_followup_h, 1),
-        "anticoagulation": int(state.anticoagulated),
-        "antiplatelet": int(state.antiplatelet),
-        "recurrent_ich": int(state.earlier_bleed),
-        "systolic_mmhg": round(float(np.clip(rng.normal(168 + 8 * risk["hypertension"], 24), 90, 260))),
-        "glucose_mmol_l": round(
-            float(np.clip(rng.normal(6.9 + 3.0 * risk["diabetes"] + 0.012 * state.ich_ml, 1.7), 3, 25)), 1
-        ),
+        **_known(state),
+        "systolic_mmhg": round(float(np.clip(systolic_mmhg, 90, 260))),
+        "glucose_mmol_l": round(float(np.clip(glucose_mmol_l, 3, 25)), 1),
         "gcs": gcs,
         "nihss": nihss,
         "nihss_motor": motor,
@@ -191,6 +176,24 @@ def clinical_row(state: ClinicalState, *, trial: bool, rng: np.random.Generator)
         "mrs_365d": mrs[1],
         "nihss_motor_180d": None if mrs[0] == 6 else _motor_180d(state, arm=arm, rng=rng),
     }
+
+
+def _known(state: ClinicalState) -> dict[str, Fact]:
+    """Return the facts that are not drawn."""
+    return {
+        "age_years": round(state.age_years, 1),
+        "sex": state.sex,
+        "onset_to_ct_h": round(state.onset_to_ct_h, 2),
+        "ct_to_followup_h": round(state.ct_to_followup_h, 1),
+        "anticoagulation": int(state.anticoagulated),
+        "antiplatelet": int(state.antiplatelet),
+        "recurrent_ich": int(state.earlier_bleed),
+    }
+
+
+def _nihss(state: ClinicalState, motor: float, gcs: float, rng: np.random.Generator) -> float:
+    score = motor + 3 + 0.07 * state.ich_ml + 0.05 * state.infarct_ml + (15 - gcs) + rng.normal(0, 2.5)
+    return float(np.clip(round(score), motor, 42))
 
 
 def _risk_factors(state: ClinicalState, rng: np.random.Generator) -> dict[str, int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,61 +46,84 @@ def densities(
     spread = 2.2 + 1.6 * float(np.clip(latent.heterogeneity + 1, 0, 3.5))
     texture = 0.8 * noise[0] + 0.6 * noise[1]
     denser = 5.0 * float(torch.randn(1, generator=generator))
-    early = base_density_hu(latent.haematocrit, latent.onset_to_ct_h) + denser + spread * texture
-    late = (
-        base_density_hu(latent.haematocrit, latent.onset_to_ct_h + latent.followup_interval_h)
-        + denser
-        + 2.5 * texture
-    )
-    inside = (
-        time
-        <= time.reshape(-1)
-        .kthvalue(max(1, int(1000 * SOURCE_SHARE * latent.drawn_ich_ml / crop.spacing_mm**3)))
-        .values
-    )
-    points = crop.points()
-    changes = [_sign_hu(sign, inside, points, noise, generator) for sign in latent.signs]
+    hours = (latent.onset_to_ct_h, latent.onset_to_ct_h + latent.followup_interval_h)
+    fresh, older = (base_density_hu(latent.haematocrit, age) + denser for age in hours)
+    early, late = fresh + spread * texture, older + 2.5 * texture
+    clot = _Clot(_filled_first(time, crop, latent.drawn_ich_ml), crop.points(), noise)
+    changes = [_SIGN_HU.get(sign, _unchanged)(clot, generator) for sign in latent.signs]
     if float(torch.rand(1, generator=generator)) < ISODENSE_SHARE:
-        changes.append(_isodense_hu(early, inside, noise[0]))
+        changes.append(_isodense_hu(early, clot))
     if changes:
         early = early + torch.stack(changes).min(0).values
     return early.clamp(26, 100), late.clamp(40, 100)
 
 
-def _sign_hu(
-    sign: str, inside: Tensor, points: Tensor, noise: list[Tensor], generator: torch.Generator
-) -> Tensor:
-    """Return what a density sign adds to the blood's HU."""
-    if sign == "blend":  # a part of lower density with a sharp border
-        direction = torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0).to(points)
-        along = (points * direction.reshape(3, 1, 1, 1)).sum(0) + 1.5 * noise[0]
-        drop = 14.0 + 16.0 * float(torch.rand(1, generator=generator))
-        return -drop * torch.sigmoid((along - torch.quantile(along[inside], 0.7)) / 0.35)
-    if sign == "black_hole":  # dark, encapsulated, away from the edge
-        radius = (3 * float(inside.sum()) / (4 * np.pi)) ** (1 / 3) * float(
-            points[0, 1, 0, 0] - points[0, 0, 0, 0]
-        )
-        middle = (points * inside).sum((1, 2, 3)) / inside.sum()
-        off = (
-            torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0).to(points)
-            * radius
-            * 0.35
-        )
-        distance = ((points - (middle + off).reshape(3, 1, 1, 1)) ** 2).sum(0).sqrt()
-        return -31.0 * torch.sigmoid((0.34 * radius + 1.0 - distance - 0.6 * noise[1]) / 0.4)
-    if (
-        sign == "swirl"
-    ):  # curved bands of unclotted blood, about a fifth of the clot, whatever the noise's levels in it
-        from_middle = (noise[0] - noise[0][inside].median()).abs()
-        return -17.0 * torch.exp(-((from_middle / torch.quantile(from_middle[inside], 0.15)) ** 2))
-    if sign == "fluid_level":  # cells settle towards the back of the head
-        share, above = (float(draw) for draw in torch.rand(2, generator=generator))
-        level = torch.quantile(points[1][inside], 0.4 + 0.3 * share)
-        return 8.0 - (26.0 + 14.0 * above) * torch.sigmoid((points[1] - level) / 0.3)  # isodense above
-    return torch.zeros_like(noise[0])
+@dataclass(frozen=True, eq=False)
+class _Clot:
+    """What the density signs are drawn on."""
+
+    inside: Tensor  # (x, y, z) bool: the baseline haematoma
+    points: Tensor  # (3, x, y, z) mm
+    noise: list[Tensor]  # two smooth fields, the finer one last
 
 
-def _isodense_hu(density: Tensor, inside: Tensor, noise: Tensor) -> Tensor:
+def _filled_first(time: Tensor, crop: HeadCrop, ich_ml: float) -> Tensor:
+    """Return the source tissue that the baseline haematoma takes (bool)."""
+    voxels = max(1, int(1000 * SOURCE_SHARE * ich_ml / crop.spacing_mm**3))
+    return time <= time.reshape(-1).kthvalue(voxels).values
+
+
+def _blend_hu(clot: _Clot, generator: torch.Generator) -> Tensor:
+    """Lower a part with a sharp border."""
+    direction = _direction(clot, generator).reshape(3, 1, 1, 1)
+    along = (clot.points * direction).sum(0) + 1.5 * clot.noise[0]
+    drop = 14.0 + 16.0 * float(torch.rand(1, generator=generator))
+    return -drop * torch.sigmoid((along - torch.quantile(along[clot.inside], 0.7)) / 0.35)
+
+
+def _black_hole_hu(clot: _Clot, generator: torch.Generator) -> Tensor:
+    """Lower a dark, encapsulated part away from the edge."""
+    points, inside = clot.points, clot.inside
+    side_mm = float(points[0, 1, 0, 0] - points[0, 0, 0, 0])
+    radius = (3 * float(inside.sum()) / (4 * np.pi)) ** (1 / 3) * side_mm
+    middle = (points * inside).sum((1, 2, 3)) / inside.sum()
+    hole = middle + _direction(clot, generator) * radius * 0.35
+    distance = ((points - hole.reshape(3, 1, 1, 1)) ** 2).sum(0).sqrt()
+    return -31.0 * torch.sigmoid((0.34 * radius + 1.0 - distance - 0.6 * clot.noise[1]) / 0.4)
+
+
+def _swirl_hu(clot: _Clot, _: torch.Generator) -> Tensor:
+    """Lower curved bands of unclotted blood, about a fifth of the clot, whatever the noise's levels in it."""
+    from_middle = (clot.noise[0] - clot.noise[0][clot.inside].median()).abs()
+    return -17.0 * torch.exp(-((from_middle / torch.quantile(from_middle[clot.inside], 0.15)) ** 2))
+
+
+def _fluid_level_hu(clot: _Clot, generator: torch.Generator) -> Tensor:
+    """Let cells settle towards the back of the head; above them the clot is isodense."""
+    share, above = (float(draw) for draw in torch.rand(2, generator=generator))
+    level = torch.quantile(clot.points[1][clot.inside], 0.4 + 0.3 * share)
+    return 8.0 - (26.0 + 14.0 * above) * torch.sigmoid((clot.points[1] - level) / 0.3)
+
+
+def _unchanged(clot: _Clot, _: torch.Generator) -> Tensor:
+    return torch.zeros_like(clot.noise[0])
+
+
+# What each sign adds to the blood's HU; signs of the outline add nothing.
+_SIGN_HU: dict[str, Callable[[_Clot, torch.Generator], Tensor]] = {
+    "blend": _blend_hu,
+    "black_hole": _black_hole_hu,
+    "swirl": _swirl_hu,
+    "fluid_level": _fluid_level_hu,
+}
+
+
+def _direction(clot: _Clot, generator: torch.Generator) -> Tensor:
+    return torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0).to(clot.points)
+
+
+def _isodense_hu(density: Tensor, clot: _Clot) -> Tensor:
     """Return what makes a part of the clot as dense as brain: blood not clotted, or poor in cells."""
-    edge = torch.quantile(noise[inside], 0.75)
+    noise = clot.noise[0]
+    edge = torch.quantile(noise[clot.inside], 0.75)
     return -(density - ISODENSE_HU).clamp(min=0) * torch.sigmoid((noise - edge) / 0.15)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ichnos.anatomy import bundles
 from ichnos.simulation.disease import clot
-from ichnos.simulation.disease.arrival import FAR, HeadCrop, arrival, cropped, slowness
+from ichnos.simulation.disease.arrival import FAR, HeadCrop, arrival, cropped, narrow_fluid, slowness
 from ichnos.simulation.fields import looked_up, sampled, smooth_noise
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import Latent, Tissue
@@ -79,6 +79,12 @@ def allowed(tissue: Tensor) -> Tensor:
     return looked_up(table.to(tissue.device), tissue)
 
 
+def reachable(lesion: Lesion, tissue: Tensor, spacing_mm: float) -> Tensor:
+    """Return where a lesion's blood may be (bool): with narrow sulci, if it tears into them."""
+    solid = allowed(tissue)
+    return solid | narrow_fluid(tissue, spacing_mm) if lesion.into_sulci else solid
+
+
 def bleeding_point(head: SourceHead, site: str, side: str, generator: torch.Generator) -> Floats:
     """Draw the bleeding point of a site, source mm."""
     sign = {"left": -1.0, "right": 1.0, "midline": float(torch.randn(1, generator=generator) * 0.3)}[side]
@@ -127,12 +133,8 @@ def grown(
     scale: float,
     generator: torch.Generator,
 ) -> Lesion:
-    """Grow a lesion from a bleeding point (source mm). `scale` is patient volume over source volume around
-    it.
-    """
-    largest_ml = max(latent.drawn_ich_ml, latent.drawn_followup_ich_ml) / scale
-    radius = (3000 * largest_ml / (4 * np.pi)) ** (1 / 3)
-    crop = cropped(head, table, centre, half_mm=1.75 * radius + 13)
+    """Grow a lesion from a bleeding point (source mm). `scale` is patient volume over source volume there."""
+    crop = cropped(head, table, centre, half_mm=_half_mm(latent, scale))
     core = (3000 * clot.SOURCE_SHARE * latent.drawn_ich_ml / scale / (4 * np.pi)) ** (1 / 3)
     roughness = 0.62 + 0.2 * float(np.clip(latent.irregularity, -1.6, 2.2))
     into_sulci = latent.site in SUPERFICIAL_SITES
@@ -140,21 +142,26 @@ def grown(
     slow = slow * _texture(crop, core, roughness, generator)
     fibre = _fibres(head, crop)
     metric = _metric(fibre, crop, centre, latent.drawn_ich_ml, generator)
-    time = arrival(
-        _point(crop, centre), slow, crop.spacing_mm, fibre=fibre, anisotropy=ANISOTROPY, metric=metric
-    )
-    rough = smooth_noise(
-        tuple(time.shape),
-        correlation=max(3.0, 0.4 * core) / crop.spacing_mm,
-        generator=generator,
-        device=time.device,
-    )[0]
+    start = _point(crop, centre)
+    time = arrival(start, slow, crop.spacing_mm, fibre=fibre, anisotropy=ANISOTROPY, metric=metric)
     # the shortest path evens out what is small: roughen the edge itself
-    time = time * torch.exp(0.16 * roughness * rough)
+    time = time * torch.exp(0.16 * roughness * _edge_noise(crop, core, generator))
     limit = _limit(time, crop, latent.drawn_ich_ml * clot.SOURCE_SHARE / scale)
     time = _with_islands(time, limit, crop, latent, generator)
     hu, hu_followup = clot.densities(time, crop, latent, centre, generator)
     return Lesion(crop, centre, slow, fibre, metric, into_sulci, _closed(time, crop), hu, hu_followup)
+
+
+def _half_mm(latent: Latent, scale: float) -> float:
+    """Return half the side of the crop in which the lesion has room, at follow-up too."""
+    largest_ml = max(latent.drawn_ich_ml, latent.drawn_followup_ich_ml) / scale
+    return float(1.75 * (3000 * largest_ml / (4 * np.pi)) ** (1 / 3) + 13)
+
+
+def _edge_noise(crop: HeadCrop, core_mm: float, generator: torch.Generator) -> Tensor:
+    shape, correlation = tuple(crop.tissue.shape), max(3.0, 0.4 * core_mm) / crop.spacing_mm
+    device = crop.tissue.device
+    return smooth_noise(shape, correlation=correlation, generator=generator, device=device)[0]
 
 
 def _fibres(head: SourceHead, crop: HeadCrop) -> Tensor:

@@ -159,65 +159,98 @@ def expansion_limit_ml(ich_ml: Tensor) -> Tensor:
     return torch.clamp(_SHARE * ich_ml, max=_GROWTH_ML)
 
 
+@dataclass(frozen=True, eq=False)
+class _Chance:
+    """Random numbers, one per patient."""
+
+    patients: int
+    generator: torch.Generator
+
+    def normal(self) -> Tensor:
+        return torch.randn(self.patients, generator=self.generator)
+
+    def uniform(self) -> Tensor:
+        return torch.rand(self.patients, generator=self.generator)
+
+
 def draw(patients: int, generator: torch.Generator, mix: PopulationMix = USUAL) -> Draws:
     """Draw patients with a haematoma (2,000 in a few milliseconds)."""
-    n = (patients,)
-
-    def normal() -> Tensor:
-        return torch.randn(n, generator=generator)
-
-    def uniform() -> Tensor:
-        return torch.rand(n, generator=generator)
-
-    age = (mix.age_mean_years + mix.age_sd_years * normal()).clamp(25, 95)
-    male = uniform() < mix.male_share
-    drugs = _drugs(age, mix, uniform())
-    earlier = uniform() < _EARLIER_BLEED_SHARE
-    site = torch.multinomial(
-        torch.tensor(mix.site_share).float(), patients, replacement=True, generator=generator
-    )
-    side = (uniform() < 0.5).long()
-    side = torch.where(uniform() < torch.tensor(_SITE_MIDLINE)[site], 2, side)
-    onset = _onset_h(normal(), uniform(), uniform())
-    interval = (21 + 4 * normal()).clamp(6, 24)
-    ich = torch.tensor(_SITE_MEDIAN_ML)[site] * torch.exp(torch.tensor(_SITE_SPREAD)[site] * normal())
-    ich = torch.minimum(ich.clamp(min=0.8), torch.tensor(_SITE_LARGEST_ML)[site])
-    has_ivh = uniform() < torch.sigmoid(torch.tensor(_SITE_IVH_LOGIT)[site] + 0.6 * torch.log(ich / 20))
-    ivh = torch.where(has_ivh, (6 * torch.exp(0.9 * normal())).clamp(0.5, 45), 0.0)
-    activity = _activity_mean(drugs[0], drugs[1], earlier, onset, ich) + normal()
-    logit = torch.stack([sign_logit(name, activity, drugs[0]) for name in SIGNS], -1)
-    signs = torch.rand((patients, len(SIGNS)), generator=generator) < torch.sigmoid(logit)
-    noise = (1 - _SCORE_SLOPE**2) ** 0.5
-    scores = [_SCORE_SLOPE * activity + noise * normal() for _ in range(2)]
-    oedema = _oedema_ml(ich, onset, normal(), uniform())
+    chance = _Chance(patients, generator)
+    facts = _facts(chance, mix)
+    onset, interval = facts["onset_to_ct_h"], facts["followup_interval_h"]
+    ich, ivh = _first_volumes_ml(chance, facts["site"])
+    drugs_and_history = (facts["anticoagulated"], facts["antiplatelet"], facts["earlier_bleed"])
+    activity = _activity_mean(*drugs_and_history, onset, ich) + chance.normal()
+    appearance = _appearance(chance, activity, facts["anticoagulated"])
+    oedema = _oedema_ml(ich, onset, chance.normal(), chance.uniform())
     followup_ich = grow(ich, activity, interval, generator)
-    later_oedema = _oedema_ml(ich, onset + interval, 0.5 * normal(), torch.ones(n)) + 0.25 * (
-        followup_ich - ich
-    )
+    later_oedema = _oedema_ml(ich, onset + interval, 0.5 * chance.normal(), torch.ones(patients))
+    constitution = _constitution(chance, facts["age_years"], mix)
     return Draws(
-        age_years=age,
-        male=male,
-        atrophy=((age - 35) / 60 + 0.15 * normal()).clamp(0, 1.1),
-        site=site,
-        side=side,
-        onset_to_ct_h=onset,
-        followup_interval_h=interval,
-        anticoagulated=drugs[0],
-        antiplatelet=drugs[1],
-        earlier_bleed=earlier,
-        haematocrit=(0.41 + 0.05 * normal()).clamp(0.25, 0.55),
+        **facts,
+        **appearance,
+        **constitution,
         ich_ml=ich,
         ivh_ml=ivh,
         phe_ml=oedema,
-        leukoaraiosis_ml=leukoaraiosis_ml(age, normal()) * mix.leukoaraiosis_factor,
-        signs=signs,
-        irregularity=scores[0],
-        heterogeneity=scores[1],
         activity=activity,
         followup_ich_ml=followup_ich,
-        followup_ivh_ml=_followup_ivh_ml(ivh, followup_ich / ich - 1, uniform()),
-        followup_phe_ml=torch.maximum(later_oedema, 1.1 * oedema),
+        followup_ivh_ml=_followup_ivh_ml(ivh, followup_ich / ich - 1, chance.uniform()),
+        followup_phe_ml=torch.maximum(later_oedema + 0.25 * (followup_ich - ich), 1.1 * oedema),
     )
+
+
+def _facts(chance: _Chance, mix: PopulationMix) -> dict[str, Tensor]:
+    """Draw who bleeds, where, and when the scans are taken."""
+    age = (mix.age_mean_years + mix.age_sd_years * chance.normal()).clamp(25, 95)
+    male = chance.uniform() < mix.male_share
+    anticoagulated, antiplatelet = _drugs(age, mix, chance.uniform())
+    earlier = chance.uniform() < _EARLIER_BLEED_SHARE
+    shares = torch.tensor(mix.site_share).float()
+    site = torch.multinomial(shares, chance.patients, replacement=True, generator=chance.generator)
+    side = (chance.uniform() < 0.5).long()
+    return {
+        "age_years": age,
+        "male": male,
+        "anticoagulated": anticoagulated,
+        "antiplatelet": antiplatelet,
+        "earlier_bleed": earlier,
+        "site": site,
+        "side": torch.where(chance.uniform() < torch.tensor(_SITE_MIDLINE)[site], 2, side),
+        "onset_to_ct_h": _onset_h(chance.normal(), chance.uniform(), chance.uniform()),
+        "followup_interval_h": (21 + 4 * chance.normal()).clamp(6, 24),
+    }
+
+
+def _first_volumes_ml(chance: _Chance, site: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw ICH and IVH at baseline."""
+    spread = torch.tensor(_SITE_SPREAD)[site]
+    ich = torch.tensor(_SITE_MEDIAN_ML)[site] * torch.exp(spread * chance.normal())
+    ich = torch.minimum(ich.clamp(min=0.8), torch.tensor(_SITE_LARGEST_ML)[site])
+    ruptures = torch.sigmoid(torch.tensor(_SITE_IVH_LOGIT)[site] + 0.6 * torch.log(ich / 20))
+    has_ivh = chance.uniform() < ruptures
+    return ich, torch.where(has_ivh, (6 * torch.exp(0.9 * chance.normal())).clamp(0.5, 45), 0.0)
+
+
+def _appearance(chance: _Chance, activity: Tensor, anticoagulated: Tensor) -> dict[str, Tensor]:
+    """Draw what the scan shows of the activity: signs and the scores of outline and density."""
+    logit = torch.stack([sign_logit(name, activity, anticoagulated) for name in SIGNS], -1)
+    signs = torch.rand(logit.shape, generator=chance.generator) < torch.sigmoid(logit)
+    noise = (1 - _SCORE_SLOPE**2) ** 0.5
+    return {
+        "signs": signs,
+        "irregularity": _SCORE_SLOPE * activity + noise * chance.normal(),
+        "heterogeneity": _SCORE_SLOPE * activity + noise * chance.normal(),
+    }
+
+
+def _constitution(chance: _Chance, age: Tensor, mix: PopulationMix) -> dict[str, Tensor]:
+    """Draw what a patient brings along: atrophy, haematocrit, white-matter disease."""
+    return {
+        "atrophy": ((age - 35) / 60 + 0.15 * chance.normal()).clamp(0, 1.1),
+        "haematocrit": (0.41 + 0.05 * chance.normal()).clamp(0.25, 0.55),
+        "leukoaraiosis_ml": leukoaraiosis_ml(age, chance.normal()) * mix.leukoaraiosis_factor,
+    }
 
 
 def leukoaraiosis_ml(age_years: Tensor, score: Tensor) -> Tensor:

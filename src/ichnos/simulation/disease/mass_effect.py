@@ -45,8 +45,7 @@ def displacement(
     """
     step_mm = grid.step * grid.spacing_mm
     inside = torch.sigmoid((depth_mm - 1.5) / 1.2)
-    source = _spread(DISPLACING_SHARE * blood, round(SWOLLEN_MM / (2 * step_mm))) * inside
-    source = source * (DISPLACING_SHARE * blood.sum() / source.sum().clamp(min=1e-3))
+    source = _swollen(blood, inside, step_mm)
     squeezed = ventricle  # ventricles give way before sulci do
     if distended is not None:
         source = source + distended
@@ -56,6 +55,12 @@ def displacement(
     yielding = fluid * (1 - ventricle) + VENTRICLES_YIELD * squeezed
     wish = yielding * _nearness(blood, step_mm) * inside
     return _contained(source - _sink(wish, 0.9 * fluid * inside, source.sum()), inside, step_mm)
+
+
+def _swollen(blood: Tensor, inside: Tensor, step_mm: float) -> Tensor:
+    """Return the share of new volume at each place: that of the blood, spread within the skull."""
+    spread = _spread(DISPLACING_SHARE * blood, round(SWOLLEN_MM / (2 * step_mm))) * inside
+    return spread * (DISPLACING_SHARE * blood.sum() / spread.sum().clamp(min=1e-3))
 
 
 def _spread(source: Tensor, reach: int) -> Tensor:

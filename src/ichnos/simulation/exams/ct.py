@@ -14,7 +14,7 @@ from ichnos.simulation.exams.ct_physics import RAYS, ray_effects, reconstruct, t
 from ichnos.simulation.exams.pose import HeadMotion, pull, rigid, slice_stack_affine
 from ichnos.simulation.exams.scanners import CtProtocol
 from ichnos.simulation.exams.tissue_hu import hounsfield
-from ichnos.simulation.patient import BRAIN_TISSUES, Tissue, VirtualPatient
+from ichnos.simulation.patient import BRAIN_TISSUES, Moment, Tissue, VirtualPatient
 from ichnos.volume import Affine, Floats, Volume
 
 COARSE_PIXEL_MM = 0.9  # slices are sampled at about this pitch: a patient of 1 mm voxels holds nothing finer
@@ -72,7 +72,18 @@ def simulate_ct(
     """
     plan = plan_ct(patient, protocol, followup=followup, sheared=sheared)
     box, affine = _seen(patient, plan)
-    seen = patient.moment(followup=followup).cropped(box)
+    hu = _patient_hu(patient, patient.moment(followup=followup).cropped(box), protocol, generator)
+    motion = _drawn_motion(plan.shape[2], _samples(protocol), protocol.motion_mm, generator)
+    slices = sampled_slices(hu, affine, plan, protocol, motion)
+    pixels = scanner_output(slices, protocol, generator=generator)
+    array = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
+    return CtExam(Volume(array, plan.affine), protocol, plan.patient_from_exam, motion)
+
+
+def _patient_hu(
+    patient: VirtualPatient, seen: Moment, protocol: CtProtocol, generator: torch.Generator
+) -> torch.Tensor:
+    """Return the HU of what the slices can see, with the clip that the protocol may ask for."""
     hu = hounsfield(
         seen,
         haematocrit=patient.latent.haematocrit,
@@ -80,14 +91,12 @@ def simulate_ct(
         generator=generator,
         old_infarct_hu=patient.latent.old_infarct_hu,
     )
-    if protocol.metal:
-        hu = _with_metal(hu, seen.tissue, generator=generator)
-    samples = max(1, round(protocol.thickness_mm / SAMPLE_STEP_MM))
-    motion = _drawn_motion(plan.shape[2], samples, protocol.motion_mm, generator)
-    slices = sampled_slices(hu, affine, plan, protocol, motion)
-    pixels = scanner_output(slices, protocol, generator=generator)
-    array = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
-    return CtExam(Volume(array, plan.affine), protocol, plan.patient_from_exam, motion)
+    return _with_metal(hu, seen.tissue, generator=generator) if protocol.metal else hu
+
+
+def _samples(protocol: CtProtocol) -> int:
+    """Return the number of samples through a slice."""
+    return max(1, round(protocol.thickness_mm / SAMPLE_STEP_MM))
 
 
 def plan_ct(
@@ -101,17 +110,9 @@ def plan_ct(
     head_mm = _points(tissue, patient.affine, low=int(Tissue.SCALP))
     centre = (brain_mm.min(0) + brain_mm.max(0)) / 2
     exam_from_patient = rigid(rotation_deg=protocol.pose_deg, about_mm=centre, shift_mm=-centre)
-    tilt = np.deg2rad(protocol.tilt_deg)
-    normal = np.array([0, math.sin(tilt), math.cos(tilt)])
-    heights = exam_from_patient.map(brain_mm) @ normal
-    low, high = heights.min() - protocol.cover_mm[0], heights.max() + protocol.cover_mm[1]
-    count = max(1, round((high - low) / protocol.step_mm))
-    head = exam_from_patient.map(head_mm)
-    head = head[(head @ normal > low) & (head @ normal < high)]
-    middle = (head.min(0) + head.max(0)) / 2
-    middle[:2] -= np.array(protocol.shift_mm)
-    middle += normal * ((low + high) / 2 - middle @ normal)
-    shape = (protocol.matrix, protocol.matrix, count)
+    brain, head = exam_from_patient.map(brain_mm), exam_from_patient.map(head_mm)
+    middle, length_mm = _stack(brain, head, protocol)
+    shape = (protocol.matrix, protocol.matrix, max(1, round(length_mm / protocol.step_mm)))
     affine = slice_stack_affine(
         centre_mm=middle,
         shape=shape,
@@ -121,6 +122,19 @@ def plan_ct(
         sheared=sheared,
     )
     return Plan(affine, shape, ~exam_from_patient)
+
+
+def _stack(brain: Floats, head: Floats, protocol: CtProtocol) -> tuple[Floats, float]:
+    """Return the middle (3,) and the length of the stack, mm, around points of brain and head (n, 3)."""
+    tilt = np.deg2rad(protocol.tilt_deg)
+    normal = np.array([0, math.sin(tilt), math.cos(tilt)])
+    heights = brain @ normal
+    low, high = heights.min() - protocol.cover_mm[0], heights.max() + protocol.cover_mm[1]
+    head = head[(head @ normal > low) & (head @ normal < high)]
+    middle = (head.min(0) + head.max(0)) / 2
+    middle[:2] -= np.array(protocol.shift_mm)
+    middle += normal * ((low + high) / 2 - middle @ normal)
+    return middle, float(high - low)
 
 
 def _seen(patient: VirtualPatient, plan: Plan) -> tuple[tuple[slice, ...], Floats]:
@@ -160,33 +174,32 @@ def sampled_slices(
 
     A restless head lies elsewhere in every slice, and moves while one slice is being made.
     """
-    m = _coarse_side(protocol)
-    samples = max(1, round(protocol.thickness_mm / SAMPLE_STEP_MM))
+    side, samples = _coarse_side(protocol), _samples(protocol)
     index_from_exam = np.linalg.inv(affine) @ plan.patient_from_exam.matrix
-    fine_from_coarse = np.diag([protocol.matrix / m, protocol.matrix / m, 1.0, 1.0])
-    fine_from_coarse[:2, 3] = (protocol.matrix / m - 1) / 2
-    within = ((np.arange(samples) + 0.5) / samples - 0.5) * protocol.thickness_mm / protocol.step_mm
     slices = []
     for k in range(plan.shape[2]):
-        step = fine_from_coarse.copy()
-        step[2, 2] = protocol.thickness_mm / protocol.step_mm / samples
-        step[2, 3] = k + within[0]
         if motion is None:
-            slices.append(pull(hu[None], index_from_exam @ plan.affine @ step, (m, m, samples))[0].mean(2))
+            whole = index_from_exam @ plan.affine @ _through_slice(protocol, k, 0)
+            slices.append(pull(hu[None], whole, (side, side, samples))[0].mean(2))
             continue
-        parts = []
-        for j in range(samples):
-            one = step.copy()
-            one[2, 3] = k + within[j]
-            parts.append(
-                pull(
-                    hu[None],
-                    index_from_exam @ motion.at(k, (j + 0.5) / samples) @ plan.affine @ one,
-                    (m, m, 1),
-                )[0]
-            )
-        slices.append(torch.cat(parts, 2).mean(2))
+        at = [
+            index_from_exam @ motion.at(k, (j + 0.5) / samples) @ plan.affine @ _through_slice(protocol, k, j)
+            for j in range(samples)
+        ]
+        slices.append(torch.cat([pull(hu[None], one, (side, side, 1))[0] for one in at], 2).mean(2))
     return torch.stack(slices)
+
+
+def _through_slice(protocol: CtProtocol, k: int, first: int) -> Floats:
+    """Return the map (4, 4) from coarse pixels and samples through slice k, from the `first` one on, to voxel
+    indices of the exam.
+    """
+    finer, samples = protocol.matrix / _coarse_side(protocol), _samples(protocol)
+    within = ((np.arange(samples) + 0.5) / samples - 0.5) * protocol.thickness_mm / protocol.step_mm
+    step = np.diag([finer, finer, protocol.thickness_mm / protocol.step_mm / samples, 1.0])
+    step[:2, 3] = (finer - 1) / 2
+    step[2, 3] = k + within[first]
+    return step
 
 
 def _coarse_side(protocol: CtProtocol) -> int:
@@ -212,9 +225,8 @@ def scanner_output(slices: torch.Tensor, protocol: CtProtocol, *, generator: tor
     """Turn ideal slices (s, m, m) into what the scanner writes: int16 HU (s, matrix, matrix)."""
     if protocol.table:
         slices = torch.maximum(slices, _holder(slices, protocol.field_of_view_mm))
-    gathered = _ray_slices(slices, protocol)
     rays = ray_effects(
-        gathered,
+        _ray_slices(slices, protocol),
         pixel_mm=protocol.field_of_view_mm / RAYS,
         strength=protocol.beam_hardening,
         generator=generator,
@@ -222,15 +234,11 @@ def scanner_output(slices: torch.Tensor, protocol: CtProtocol, *, generator: tor
         cupping_hu=protocol.cupping_hu,
         streaks=protocol.streaks,
     )
-    error, level = (_spread(part, slices.shape[0], protocol.matrix) for part in (rays.error_hu, rays.noise))
-    image = reconstruct(slices, kernel=protocol.kernel, matrix=protocol.matrix, pixel_mm=protocol.pixel_mm)
-    noise = textured_noise(
-        slices.shape[0],
-        kernel=protocol.kernel,
-        matrix=protocol.matrix,
-        pixel_mm=protocol.pixel_mm,
-        generator=generator,
-    )
+    count, matrix = slices.shape[0], protocol.matrix
+    error, level = (_spread(part, count, matrix) for part in (rays.error_hu, rays.noise))
+    kernel, pixel_mm = protocol.kernel, protocol.pixel_mm
+    image = reconstruct(slices, kernel=kernel, matrix=matrix, pixel_mm=pixel_mm)
+    noise = textured_noise(count, kernel=kernel, matrix=matrix, pixel_mm=pixel_mm, generator=generator)
     image = image * protocol.scale + protocol.offset_hu
     image += error
     image += noise.mul_(level).mul_(protocol.noise_hu)

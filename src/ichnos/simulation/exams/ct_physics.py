@@ -42,32 +42,34 @@ def ray_effects(
     cupping_hu: float = 0.0,
     streaks: float = 1.0,
 ) -> RayEffects:
-    """Derive beam hardening and noise level from the ray sums of slices (s, r, r) with pixels of
-    `pixel_mm`.
+    """Derive beam hardening and noise level from the ray sums of slices (s, r, r).
 
     `cupping_hu` brightens the brain beside the inner table, `streaks` scales those of starved rays.
     """
     pixel_cm = pixel_mm / 10.0
-    water = (hu.clamp(-1000, 100) / 1000.0 + 1.0) * pixel_cm
-    bone = (hu.clamp(120, 3000) - 120.0) / 1000.0 * pixel_cm
-    sums = ray_sums(torch.cat([water, bone]))
-    water_cm, bone_cm = sums.chunk(2)
-    steel = torch.zeros_like(bone_cm)
-    if metal:
-        steel = 6.0 * ray_sums((hu.clamp(3000, 12000) - 3000.0) / 9000.0 * pixel_cm)
+    water_cm, bone_cm, steel = _paths(hu, pixel_cm, metal=metal)
     total = WATER_PER_CM * water_cm + 0.33 * bone_cm + 2.0 * steel
     hardening = -strength * (0.0080 * bone_cm**2 + 0.0015 * bone_cm * water_cm) - 0.55 * steel**2
     # tube current modulation takes a quarter of the exponent
     variance = torch.exp(0.75 * (total - REFERENCE_SUM)).clamp(0.05, 400.0)
-    starved = (
-        torch.randn(variance.shape, device=hu.device, generator=generator)
-        * (0.010 * streaks)
-        * (variance.sqrt() - 1.5).clamp(min=0.0)
-    )
+    grain = torch.randn(variance.shape, device=hu.device, generator=generator) * (0.010 * streaks)
+    starved = grain * (variance.sqrt() - 1.5).clamp(min=0.0)
     smeared = back_projection(torch.cat([ramp_filtered(hardening + starved, pixel_cm), variance]))
     error, spread = smeared.chunk(2)
     error = error * 1000.0 + cupping_hu * bright_rim(hu, pixel_mm)
     return RayEffects(error, (spread / VIEWS).clamp(min=0.05).sqrt())
+
+
+def _paths(
+    hu: torch.Tensor, pixel_cm: float, *, metal: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return how much water, bone (cm) and steel each ray passes, (s, view, ray)."""
+    water = (hu.clamp(-1000, 100) / 1000.0 + 1.0) * pixel_cm
+    bone = (hu.clamp(120, 3000) - 120.0) / 1000.0 * pixel_cm
+    water_cm, bone_cm = ray_sums(torch.cat([water, bone])).chunk(2)
+    if not metal:
+        return water_cm, bone_cm, torch.zeros_like(bone_cm)
+    return water_cm, bone_cm, 6.0 * ray_sums((hu.clamp(3000, 12000) - 3000.0) / 9000.0 * pixel_cm)
 
 
 def bright_rim(hu: torch.Tensor, pixel_mm: float) -> torch.Tensor:

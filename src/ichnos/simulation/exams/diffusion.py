@@ -5,6 +5,7 @@ own pose and grid.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,14 @@ from torch.nn import functional
 from ichnos.errors import InputRefused
 from ichnos.simulation.exams.mri import bias_field, mri_grid, rician
 from ichnos.simulation.exams.pose import pull, pull_thick
-from ichnos.simulation.patient import BRAIN_TISSUES, Fibres, Tissue, VirtualPatient
+from ichnos.simulation.patient import BRAIN_TISSUES, Fibres, Moment, Tissue, VirtualPatient
 from ichnos.volume import Affine, Floats, Volume
 
 # Diffusivities in 1e-3 mm2/s.
 ALONG, ACROSS = 1.75, 0.28
 FREE_WATER, GREY, WHITE_REST, OEDEMA, BLOOD, OUTSIDE = 3.0, 0.80, 0.70, 1.5, 0.55, 0.3
+_UNWEIGHTED = (230.0, 100.0, 118.0, 165.0, 60.0, 18.0)  # signal at b = 0, in the order of `_tissue_shares`
+_FIBROUS = (Tissue.WHITE, Tissue.BRAINSTEM, Tissue.CEREBELLAR_WHITE, Tissue.THALAMUS, Tissue.PALLIDUM)
 
 
 @dataclass(frozen=True)
@@ -73,35 +76,22 @@ def simulate_diffusion(
             " exam"
         )
     v = protocol.voxel_mm
-    affine, shape, patient_from_exam = mri_grid(
-        patient,
-        pixel_mm=v,
-        step_mm=v,
-        angle_deg=0.0,
-        pose_deg=protocol.pose_deg,
-        shift_mm=protocol.shift_mm,
-        cover_mm=8.0,
-    )
-    compartments = _compartments(patient, affine, shape, patient_from_exam)
-    bundles = _bundles(patient.fibres, affine, shape, patient_from_exam)
+    pose: dict[str, Any] = {"pose_deg": protocol.pose_deg, "shift_mm": protocol.shift_mm}
+    grid = mri_grid(patient, pixel_mm=v, step_mm=v, angle_deg=0.0, cover_mm=8.0, **pose)
+    affine, shape, patient_from_exam = grid
+    compartments, bundles = _compartments(patient, *grid), _bundles(patient.fibres, *grid)
     b_values, world = gradient_table(protocol)
     in_patient = world @ patient_from_exam.matrix[:3, :3].T
     field = bias_field(shape, spacing_mm=(v, v, v), spread=protocol.bias, generator=generator)
-    shift = _distortion(patient, affine, shape, patient_from_exam, protocol)
+    shift = _distortion(patient, *grid, protocol)
     images = []
     for b, direction in zip(b_values, in_patient, strict=True):
         clean = _signal(compartments, bundles, b / 1000.0, direction)
         clean = clean if shift is None else _shifted(clean, shift)
-        images.append(
-            (rician(clean * field, sigma=protocol.noise, generator=generator) * 8)
-            .round()
-            .clamp(max=32000)
-            .to(torch.int16)
-        )
-    array = torch.stack(images, dim=3).cpu().numpy()
-    return DiffusionExam(
-        Volume(array, affine), b_values, fsl_vectors(world, affine), protocol, patient_from_exam
-    )
+        noisy = rician(clean * field, sigma=protocol.noise, generator=generator)
+        images.append((noisy * 8).round().clamp(max=32000).to(torch.int16))
+    volume = Volume(torch.stack(images, dim=3).cpu().numpy(), affine)
+    return DiffusionExam(volume, b_values, fsl_vectors(world, affine), protocol, patient_from_exam)
 
 
 def gradient_table(protocol: DiffusionProtocol) -> tuple[Floats, Floats]:
@@ -151,38 +141,36 @@ class _Compartments:
 def _compartments(
     patient: VirtualPatient, affine: Floats, shape: tuple[int, int, int], patient_from_exam: Affine
 ) -> _Compartments:
-    now, tissue = patient.baseline, patient.baseline.tissue
+    index_from_exam = np.linalg.inv(patient.affine) @ patient_from_exam.matrix @ affine
+    shares = _tissue_shares(patient.baseline)
+    pulled = pull_thick(shares.to(torch.float32), index_from_exam, shape, samples=2)
+    weighted = pulled * torch.tensor(_UNWEIGHTED, device=pulled.device).view(-1, 1, 1, 1)
+    total = weighted.sum(0)
+    diffusivity = (FREE_WATER, WHITE_REST, GREY, OEDEMA, BLOOD, OUTSIDE)
+    return _Compartments(total, weighted / total.clamp(min=1e-3), diffusivity, white=1)
+
+
+def _tissue_shares(now: Moment) -> torch.Tensor:
+    """Return each voxel's share of fluid, white, grey and wet tissue, blood, and the rest: (6, x, y, z)."""
+    tissue = now.tissue
     fluid = (tissue == Tissue.CSF) | (tissue == Tissue.VENTRICLE)
-    white_codes = (Tissue.WHITE, Tissue.BRAINSTEM, Tissue.CEREBELLAR_WHITE, Tissue.THALAMUS, Tissue.PALLIDUM)
     white = torch.zeros_like(fluid)
-    for code in white_codes:
+    for code in _FIBROUS:
         white |= tissue == code
     grey = (tissue >= int(min(BRAIN_TISSUES))) & ~white
     inside = (tissue > 0) & ~fluid & ~white & ~grey & (tissue != Tissue.AIR_CELL) & (tissue != Tissue.BONE)
     blood = (now.ich + now.ivh).clamp(0, 1)
     clear = 1 - blood
     wet = (0.7 * now.oedema + 0.35 * now.leukoaraiosis + 0.8 * now.infarct_old).clamp(0, 1)
-    maps = torch.stack(
-        [
-            fluid * clear,
-            white * clear * (1 - wet),
-            grey * clear * (1 - wet),
-            (white | grey) * clear * wet,
-            blood,
-            inside * clear,
-        ]
+    shares = (
+        fluid * clear,
+        white * clear * (1 - wet),
+        grey * clear * (1 - wet),
+        (white | grey) * clear * wet,
+        blood,
+        inside * clear,
     )
-    index_from_exam = np.linalg.inv(patient.affine) @ patient_from_exam.matrix @ affine
-    pulled = pull_thick(maps.to(torch.float32), index_from_exam, shape, samples=2)
-    s0 = torch.tensor([230.0, 100.0, 118.0, 165.0, 60.0, 18.0], device=pulled.device)
-    weighted = pulled * s0.view(-1, 1, 1, 1)
-    total = weighted.sum(0)
-    return _Compartments(
-        total,
-        weighted / total.clamp(min=1e-3),
-        (FREE_WATER, WHITE_REST, GREY, OEDEMA, BLOOD, OUTSIDE),
-        white=1,
-    )
+    return torch.stack(shares)
 
 
 def _bundles(

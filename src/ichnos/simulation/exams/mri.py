@@ -7,6 +7,7 @@ Signals are relative (cerebral white matter 100 before the bias field), as MRI h
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -143,53 +144,53 @@ def mri_grid(
     """Lay an axial stack around the brain as it lies in the magnet: affine, shape, and the map from exam
     mm to patient mm.
     """
-    index = (patient.baseline.tissue[::6, ::6, ::6] >= int(min(BRAIN_TISSUES))).nonzero().cpu().numpy() * 6.0
-    brain = Affine(patient.affine).map(index)
+    brain = _brain_mm(patient)
     centre = (brain.min(0) + brain.max(0)) / 2
     exam_from_patient = rigid(rotation_deg=pose_deg, about_mm=centre, shift_mm=-centre + np.asarray(shift_mm))
-    axes = slice_stack_affine(
-        centre_mm=np.zeros(3), shape=(1, 1, 1), pixel_mm=1.0, step_mm=1.0, tilt_deg=angle_deg
-    )[:3, :3]
+    stack = partial(slice_stack_affine, tilt_deg=angle_deg)
+    axes = stack(centre_mm=np.zeros(3), shape=(1, 1, 1), pixel_mm=1.0, step_mm=1.0)[:3, :3]
     along = exam_from_patient.map(brain) @ axes  # orthonormal: coordinates along the stack's own axes
     low, high = along.min(0), along.max(0)
     size = high - low + 2 * np.array([in_plane_cover_mm, in_plane_cover_mm, cover_mm])
     count = np.maximum(1, np.round(size / np.array([pixel_mm, pixel_mm, step_mm]))).astype(int)
     shape = (int(count[0] + count[0] % 2), int(count[1] + count[1] % 2), int(count[2]))
-    middle = axes @ ((low + high) / 2)
-    affine = slice_stack_affine(
-        centre_mm=middle, shape=shape, pixel_mm=pixel_mm, step_mm=step_mm, tilt_deg=angle_deg
-    )
+    affine = stack(centre_mm=axes @ ((low + high) / 2), shape=shape, pixel_mm=pixel_mm, step_mm=step_mm)
     return affine, shape, ~exam_from_patient
+
+
+def _brain_mm(patient: VirtualPatient) -> Floats:
+    """Return patient mm of every sixth voxel of the brain, (n, 3)."""
+    index = (patient.baseline.tissue[::6, ::6, ::6] >= int(min(BRAIN_TISSUES))).nonzero().cpu().numpy() * 6.0
+    return Affine(patient.affine).map(index)
 
 
 def tissue_signal(patient: VirtualPatient, contrast: Contrast, *, generator: torch.Generator) -> torch.Tensor:
     """Return the relative signal (x, y, z) of a patient before the magnet spoils it."""
     now = patient.baseline
     column = 0 if contrast == "flair" else 1
-    table = torch.tensor(
-        [values[column] for _, values in sorted(_SIGNAL.items())], dtype=torch.float32, device=patient.device
-    )
-    table = table * (1 + 0.02 * torch.randn(len(table), device=patient.device, generator=generator))
-    signal = table.index_select(0, now.tissue.to(torch.int32).reshape(-1)).reshape(patient.shape)
+    grain = partial(texture, patient.shape, spacing_mm=patient.spacing_mm, generator=generator)
+    signal = _healthy_signal(patient, column, generator)
     brain = (now.tissue >= int(min(BRAIN_TISSUES))).to(torch.float32)
-    grain = texture(tuple(signal.shape), scale_mm=4.0, spacing_mm=patient.spacing_mm, generator=generator)
-    signal = signal * (1 + 0.02 * grain * brain)
-    bright = (now.leukoaraiosis, now.oedema, now.infarct_acute)
-    gains = (75.0, 65.0, 55.0) if contrast == "flair" else (-30.0, -28.0, -18.0)
-    change = sum(
-        (gain * degree for gain, degree in zip(gains, bright, strict=True)), torch.zeros_like(signal)
-    )
-    signal = signal + brain * change.clamp(min=-45.0, max=90.0)
-    signal = signal + (_cavity(now.infarct_old, column) - signal * now.infarct_old.clamp(0, 1)) * brain * (
-        now.infarct_old > 0
-    )
-    blood = (now.ich + now.ivh).clamp(0, 1)
-    clot = (105.0, 70.0)[column] + (18.0, 10.0)[column] * texture(
-        tuple(signal.shape), scale_mm=7.0, spacing_mm=patient.spacing_mm, generator=generator
-    )
+    signal = signal * (1 + 0.02 * grain(scale_mm=4.0) * brain)
+    gains = ((75.0, 65.0, 55.0), (-30.0, -28.0, -18.0))[column]
+    degrees = (now.leukoaraiosis, now.oedema, now.infarct_acute)
+    weighted = (gain * degree for gain, degree in zip(gains, degrees, strict=True))
+    signal = signal + brain * sum(weighted, torch.zeros_like(signal)).clamp(min=-45.0, max=90.0)
+    cavity = _cavity(now.infarct_old, column) - signal * now.infarct_old.clamp(0, 1)
+    signal = signal + cavity * brain * (now.infarct_old > 0)
+    clot = (105.0, 70.0)[column] + (18.0, 10.0)[column] * grain(scale_mm=7.0)
     edge = 4 * now.ich * (1 - now.ich)  # susceptibility darkens the rim
-    signal = torch.lerp(signal, clot, blood) * (1 - (0.45, 0.25)[column] * edge)
+    signal = torch.lerp(signal, clot, (now.ich + now.ivh).clamp(0, 1)) * (1 - (0.45, 0.25)[column] * edge)
     return (signal * (1 - 0.6 * now.calcification.clamp(0, 1))).clamp(min=0)
+
+
+def _healthy_signal(patient: VirtualPatient, column: int, generator: torch.Generator) -> torch.Tensor:
+    """Return the signal of the tissues, each of which differs by 2 % between patients."""
+    values = [signals[column] for _, signals in sorted(_SIGNAL.items())]
+    table = torch.tensor(values, dtype=torch.float32, device=patient.device)
+    table = table * (1 + 0.02 * torch.randn(len(table), device=patient.device, generator=generator))
+    codes = patient.baseline.tissue.to(torch.int32).reshape(-1)
+    return table.index_select(0, codes).reshape(patient.shape)
 
 
 def _cavity(degree: torch.Tensor, column: int) -> torch.Tensor:

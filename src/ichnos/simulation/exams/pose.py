@@ -127,9 +127,6 @@ def pull_thick(
         step = np.eye(4)
         step[2, 2] = reach / samples
         step[2, 3] = k + reach * within[0]
-        slices.append(
-            pull(maps, np.asarray(index_from_out) @ step, (width, height, samples), nearest=nearest).mean(
-                dim=3
-            )
-        )
+        through = pull(maps, np.asarray(index_from_out) @ step, (width, height, samples), nearest=nearest)
+        slices.append(through.mean(dim=3))
     return torch.stack(slices, dim=3)

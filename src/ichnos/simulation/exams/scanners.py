@@ -7,6 +7,7 @@ our own estimate of a typical machine of that make, not a measurement of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -157,21 +158,13 @@ def _offset_hu(place: Centre, rng: np.random.Generator) -> float:
 
 
 def draw_protocol(place: Centre, *, rng: np.random.Generator, still: bool = False) -> CtProtocol:
-    """Draw the protocol of one exam at a centre: scanner, kernel, thickness, tilt, pose, noise, offset,
-    motion and metal.
-    """
+    """Draw how one exam is made at a centre; with `still`, of a head that does not move."""
     scanner = SCANNERS[str(rng.choice(place.scanners))]
     thickness_mm = float(rng.choice(place.thickness_mm))
     kernel = scanner.sharp if rng.random() < place.sharp_share else scanner.brain
-    tilt_deg = (
-        float(np.clip(rng.normal(*place.tilt_deg), -25, 25))
-        if scanner.tilts and place.tilt_deg != (0.0, 0.0)
-        else 0.0
-    )
-    sharpness = (kernel.cutoff_per_mm / scanner.brain.cutoff_per_mm) ** 1.5 * (1 + 0.5 * kernel.enhancement)
-    noise_hu = (
-        scanner.noise_hu * np.sqrt(5.0 / thickness_mm / place.dose) * sharpness * np.exp(rng.normal(0, 0.12))
-    )
+    tilts = scanner.tilts and place.tilt_deg != (0.0, 0.0)
+    tilt_deg = float(np.clip(rng.normal(*place.tilt_deg), -25, 25)) if tilts else 0.0
+    noise_hu = _mean_noise_hu(scanner, kernel, thickness_mm, place.dose) * np.exp(rng.normal(0, 0.12))
     moved = rng.random() < 0.10 and not still
     return CtProtocol(
         scanner=scanner,
@@ -188,7 +181,20 @@ def draw_protocol(place: Centre, *, rng: np.random.Generator, still: bool = Fals
         scale=float(rng.normal(1.0, 0.01)),
         motion_mm=float(rng.uniform(1.0, 5.0)) if moved else 0.0,
         metal=bool(rng.random() < 0.03),
-        pose_deg=(float(rng.normal(NOD_DEG - tilt_deg, 5)), float(rng.normal(0, 3)), float(rng.normal(0, 4))),
-        shift_mm=(float(rng.normal(0, 4)), float(rng.normal(0, 5))),
-        cover_mm=(float(rng.uniform(2, 18)), float(rng.uniform(8, 18))),
+        **_position(tilt_deg, rng),
     )
+
+
+def _mean_noise_hu(scanner: Scanner, kernel: Kernel, thickness_mm: float, dose: float) -> float:
+    """Return the usual noise: it falls with thickness and dose and rises with the kernel's sharpness."""
+    sharpness = (kernel.cutoff_per_mm / scanner.brain.cutoff_per_mm) ** 1.5 * (1 + 0.5 * kernel.enhancement)
+    return float(scanner.noise_hu * np.sqrt(5.0 / thickness_mm / dose) * sharpness)
+
+
+def _position(tilt_deg: float, rng: np.random.Generator) -> dict[str, Any]:
+    """Draw how the head lies, and how far beyond the brain the slices go."""
+    return {
+        "pose_deg": tuple(float(rng.normal(*spread)) for spread in ((NOD_DEG - tilt_deg, 5), (0, 3), (0, 4))),
+        "shift_mm": tuple(float(rng.normal(0, spread)) for spread in (4, 5)),
+        "cover_mm": tuple(float(rng.uniform(*ends)) for ends in ((2, 18), (8, 18))),
+    }

@@ -76,23 +76,7 @@ def hounsfield(
     """Return the HU map (x, y, z) of a patient, float32; texture and the patient's own tissue means come
     from the generator.
     """
-    device = moment.tissue.device
-    table = torch.tensor(
-        [[d.mean_hu, d.between_hu, d.within_hu] for _, d in sorted(DENSITY.items())], device=device
-    )
-    means = table[:, 0] + table[:, 1] * _tied_scores(device, generator)
-    means[Tissue.VENOUS_SINUS] += (haematocrit - 0.42) * 90.0
-    means[Tissue.ARTERY] += (haematocrit - 0.42) * 70.0
-    shape = tuple(moment.tissue.shape)
-    index = moment.tissue.to(torch.int32).reshape(-1)
-    hu = means.index_select(0, index).reshape(shape)
-    roughness = table[:, 2].index_select(0, index).reshape(shape)
-    field = texture(shape, scale_mm=4.0, spacing_mm=spacing_mm, generator=generator)
-    hu += roughness * field
-    soft = (moment.tissue == int(Tissue.MUSCLE)) | (moment.tissue == int(Tissue.SCALP))
-    hu = torch.lerp(
-        hu, means[Tissue.FAT].expand_as(hu), torch.sigmoid(FAT_STEEPNESS * (field - FAT_ABOVE)) * soft
-    )
+    hu = _healthy_hu(moment.tissue, haematocrit, spacing_mm, generator)
     is_brain = (moment.tissue >= int(Tissue.CORTEX)).to(torch.float32)
     hu = hu - is_brain * (
         LEUKOARAIOSIS_DROP_HU * moment.leukoaraiosis
@@ -102,6 +86,24 @@ def hounsfield(
     hu = torch.lerp(hu, torch.full_like(hu, old_infarct_hu), moment.infarct_old * is_brain)
     blood = (moment.ich + moment.ivh).clamp(0, 1)
     return torch.lerp(hu, moment.blood_hu, blood) + CALCIUM_RISE_HU * moment.calcification
+
+
+def _healthy_hu(
+    tissue: torch.Tensor, haematocrit: float, spacing_mm: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Return the HU of the tissues with their texture; the roughest of muscle and scalp is fat."""
+    density = [[d.mean_hu, d.between_hu, d.within_hu] for _, d in sorted(DENSITY.items())]
+    table = torch.tensor(density, device=tissue.device)
+    means = table[:, 0] + table[:, 1] * _tied_scores(tissue.device, generator)
+    means[Tissue.VENOUS_SINUS] += (haematocrit - 0.42) * 90.0
+    means[Tissue.ARTERY] += (haematocrit - 0.42) * 70.0
+    shape, codes = tuple(tissue.shape), tissue.to(torch.int32).reshape(-1)
+    hu, roughness = (column.index_select(0, codes).reshape(shape) for column in (means, table[:, 2]))
+    field = texture(shape, scale_mm=4.0, spacing_mm=spacing_mm, generator=generator)
+    hu += roughness * field
+    soft = (tissue == int(Tissue.MUSCLE)) | (tissue == int(Tissue.SCALP))
+    fat = torch.sigmoid(FAT_STEEPNESS * (field - FAT_ABOVE)) * soft
+    return torch.lerp(hu, means[Tissue.FAT].expand_as(hu), fat)
 
 
 def _tied_scores(device: torch.device, generator: torch.Generator) -> torch.Tensor:

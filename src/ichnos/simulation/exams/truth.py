@@ -5,6 +5,7 @@ volumes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -56,33 +57,30 @@ def masks_on_grid(
 ) -> dict[str, Volume]:
     """Return the named masks on an exam's grid: a voxel belongs to one if at least half of it does.
 
-    Where the head moved, they lie where the slices show it. All masks travel as bits of one number, so that a
-    dozen cost one resampling.
+    Where the head moved, they lie where the slices show it.
     """
+    # all masks travel as bits of one number, so that a dozen cost one resampling
     packed = torch.zeros(patient.shape, device=patient.device)
     for channel, name in enumerate(names):
         packed.add_(_fine_mask(patient, name), alpha=float(2**channel))
-    reach = thickness_mm / float(np.linalg.norm(affine[:3, 2]))
-    coarse, sides = coarser(shape, pixel_mm=float(np.linalg.norm(affine[:3, 0])))
     index_from_exam = np.linalg.inv(patient.affine) @ patient_from_exam.matrix
+    slices = _Slices(affine, shape, thickness_mm, index_from_exam, motion, _odd_count(thickness_mm))
     planes: list[list[torch.Tensor]] = [[] for _ in names]
     for k in range(shape[2]):
-        depths = _depths(_odd_count(thickness_mm), k, reach, index_from_exam, affine @ coarse, motion)
-        samples = [pull(packed[None], at, (*sides, n), nearest=True, mode="zeros")[0] for at, n in depths]
-        bits = torch.cat(samples, 2).round().to(torch.int32)
-        for channel in range(len(names)):
+        bits = slices.sampled(packed, k, nearest=True, mode="zeros").round().to(torch.int32)
+        for channel, plane in enumerate(planes):
             share = ((bits >> channel) & 1).to(torch.float32).mean(2)
-            fits = share.shape == tuple(shape[:2])
-            fine_share = (
-                share
-                if fits
-                else functional.interpolate(share[None, None], size=tuple(shape[:2]), mode="bilinear")[0, 0]
-            )
-            planes[channel].append(fine_share >= 0.5)
-    return {
-        name: Volume(torch.stack(planes[c], dim=2).to(torch.uint8).cpu().numpy(), affine)
-        for c, name in enumerate(names)
-    }
+            plane.append(_in_plane(share, shape) >= 0.5)
+    masks = [torch.stack(plane, dim=2).to(torch.uint8).cpu().numpy() for plane in planes]
+    return {name: Volume(mask, affine) for name, mask in zip(names, masks, strict=True)}
+
+
+def _in_plane(share: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Bring a plane of the coarser grid to an exam's pixels."""
+    sides = (shape[0], shape[1])
+    if share.shape == sides:
+        return share
+    return functional.interpolate(share[None, None], size=sides, mode="bilinear")[0, 0]
 
 
 def _odd_count(thickness_mm: float) -> int:
@@ -92,29 +90,43 @@ def _odd_count(thickness_mm: float) -> int:
     return 2 * (round(thickness_mm) // 2) + 1
 
 
-def _depths(
-    samples: int,
-    k: int,
-    reach: float,
-    index_from_exam: Floats,
-    exam_from_out: Floats,
-    motion: HeadMotion | None,
-) -> list[tuple[Floats, int]]:
-    """Return how to look up the samples through slice k: maps from its indices to the patient's, each with
-    its number of samples.
+@dataclass(frozen=True, eq=False)
+class _Slices:
+    """An exam's slices, to be looked up in a map of the patient at samples through their thickness."""
 
-    A head at rest is looked up at once, a restless one sample by sample.
-    """
+    affine: Floats  # (4, 4) voxel index -> exam mm
+    shape: Sequence[int]
+    thickness_mm: float
+    index_from_exam: Floats  # (4, 4) exam mm -> voxel index of the patient
+    motion: HeadMotion | None
+    samples: int  # through one slice
 
-    def step(first: int, moved: Floats) -> Floats:
+    def sampled(
+        self, field: torch.Tensor, k: int, *, nearest: bool = False, mode: str = "border"
+    ) -> torch.Tensor:
+        """Return what slice k shows of a map, on the coarser in-plane grid: (x, y, sample).
+
+        A head at rest is looked up at once, a restless one sample by sample.
+        """
+        coarse, sides = coarser(self.shape, pixel_mm=float(np.linalg.norm(self.affine[:3, 0])))
+        exam_from_out = self.affine @ coarse
+        if self.motion is None:
+            at = self.index_from_exam @ exam_from_out @ self._along(k, 0)
+            return pull(field[None], at, (*sides, self.samples), nearest=nearest, mode=mode)[0]
+        parts = []
+        for n in range(self.samples):
+            moved = self.motion.at(k, (n + 0.5) / self.samples)
+            at = self.index_from_exam @ moved @ exam_from_out @ self._along(k, n)
+            parts.append(pull(field[None], at, (*sides, 1), nearest=nearest, mode=mode)[0])
+        return torch.cat(parts, 2)
+
+    def _along(self, k: int, first: int) -> Floats:
+        """Return the map from samples of slice k, from the `first` one on, to indices along the slices."""
+        reach = self.thickness_mm / float(np.linalg.norm(self.affine[:3, 2]))
         along = np.eye(4)
-        along[2, 2] = reach / samples
-        along[2, 3] = k + reach * ((first + 0.5) / samples - 0.5)
-        return index_from_exam @ moved @ exam_from_out @ along
-
-    if motion is None:
-        return [(step(0, np.eye(4)), samples)]
-    return [(step(n, motion.at(k, (n + 0.5) / samples)), 1) for n in range(samples)]
+        along[2, 2] = reach / self.samples
+        along[2, 3] = k + reach * ((first + 0.5) / self.samples - 0.5)
+        return along
 
 
 def coarser(
@@ -146,22 +158,14 @@ def growth_on_grid(
     """Return the oracle's probability of blood at follow-up on the baseline CT's grid, in steps of 1/250;
     None where it was not made.
     """
-    if patient.growth_probability is None:
+    growth = patient.growth_probability
+    if growth is None:
         return None
     index_from_exam = np.linalg.inv(patient.affine) @ patient_from_exam.matrix
-    coarse, sides = coarser(shape, pixel_mm=float(np.linalg.norm(affine[:3, 0])))
-    reach = thickness_mm / float(np.linalg.norm(affine[:3, 2]))
-    slices = []
-    for k in range(shape[2]):
-        depths = _depths(
-            max(1, round(thickness_mm / 1.25)), k, reach, index_from_exam, affine @ coarse, motion
-        )
-        slices.append(
-            torch.cat(
-                [pull(patient.growth_probability[None], at, (*sides, n))[0] for at, n in depths], 2
-            ).mean(2)
-        )
-    fine = functional.interpolate(torch.stack(slices)[None], size=tuple(shape[:2]), mode="bilinear")[0]
+    samples = max(1, round(thickness_mm / 1.25))
+    slices = _Slices(affine, shape, thickness_mm, index_from_exam, motion, samples)
+    planes = torch.stack([slices.sampled(growth, k).mean(2) for k in range(shape[2])])
+    fine = functional.interpolate(planes[None], size=tuple(shape[:2]), mode="bilinear")[0]
     rounded = (fine.clamp(0, 1) * 250).round().div(250)
     return Volume(rounded.permute(1, 2, 0).contiguous().cpu().numpy(), affine)
 

@@ -164,12 +164,8 @@ def _skull_and_skin(brain: npt.NDArray[np.uint8], xyz: _Field) -> npt.NDArray[np
     """Wrap the closed brain in fluid, inner table, diploe, outer table, fat and scalp; below, fill the
     neck and the face.
     """
-    x, y, z = xyz
-    outside = edt.edt(brain == 0, parallel=1)
-    # closes sulci and fissures up to 30 mm wide; 1.6 mm of fluid remain over the gyri
-    closed = edt.edt(outside < 17, parallel=1) > 15.4
-    closed &= (outside < 7) | (z > 40)  # the base keeps its hollows, the vault is round
-    closed |= outside < 1.2
+    _, y, z = xyz
+    closed = _closed_brain(brain, z)
     wall = ndimage.gaussian_filter(edt.edt(~closed, parallel=1), 1.5)
     wall += 0.35 * _texture(brain.shape, 1, 14.0)
     vault = np.clip((z + 0.25 * y + 25) / 25, 0, 1)
@@ -183,18 +179,30 @@ def _skull_and_skin(brain: npt.NDArray[np.uint8], xyz: _Field) -> npt.NDArray[np
     out[(wall < skull + skin - 1.8) & (z > -25)] = Tissue.FAT
     temporalis = _ellipsoid(xyz, (68, 18, -8), (16, 42, 38))
     out[temporalis & (wall < skull + 7) & head] = Tissue.MUSCLE
-    rim = edt.edt(head, parallel=1)
-    out[head & (rim <= 2.2)] = Tissue.SCALP
-    bony = wall < skull
-    out[bony] = np.where((wall > table) & (wall < table + diploe) & (diploe > 1), Tissue.DIPLOE, Tissue.BONE)[
-        bony
-    ]
+    out[head & (edt.edt(head, parallel=1) <= 2.2)] = Tissue.SCALP
+    bony, marrow = wall < skull, (wall > table) & (wall < table + diploe) & (diploe > 1)
+    out[bony] = np.where(marrow, Tissue.DIPLOE, Tissue.BONE)[bony]
     out[closed] = Tissue.CSF
+    _spine(out, brain, xyz)
+    return out
+
+
+def _closed_brain(brain: npt.NDArray[np.uint8], z: _Field) -> _Mask:
+    """Close sulci and fissures up to 30 mm wide; 1.6 mm of fluid remain over the gyri."""
+    outside = edt.edt(brain == 0, parallel=1)
+    closed: _Mask = edt.edt(outside < 17, parallel=1) > 15.4
+    closed &= (outside < 7) | (z > 40)  # the base keeps its hollows, the vault is round
+    closed |= outside < 1.2
+    return closed
+
+
+def _spine(out: npt.NDArray[np.uint8], brain: npt.NDArray[np.uint8], xyz: _Field) -> None:
+    """Lay the fluid of the spinal canal below the brain, and the bone around it."""
+    x, y, z = xyz
     canal = ((x / 15) ** 2 + ((y + 42) / 14) ** 2 < 1) & (z < -62)
     out[canal & (brain == 0)] = Tissue.CSF
     ring = ((x / 20) ** 2 + ((y + 43) / 19) ** 2 < 1) & ~canal & (z < -70)
     out[ring] = Tissue.BONE
-    return out
 
 
 def _soft_parts(xyz: _Field) -> _Mask:
@@ -217,6 +225,14 @@ def _face(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
     # pterygoid and jaw joint region
     out[_ellipsoid(xyz, (0, 10, -78), (40, 14, 6)) & head & (a > 14)] = Tissue.BONE
     _petrous(out, xyz)
+    _orbits(out, xyz, head)
+    _sinuses(out, xyz)
+
+
+def _orbits(out: npt.NDArray[np.uint8], xyz: _Field, head: _Mask) -> None:
+    """Put cones of bone, fat and four straight muscles around nerve and eye."""
+    x, y, z = xyz
+    a = np.abs(x)
     depth = np.clip((y - 18) / 44, 0, 1)  # 0 at the apex, 1 at the eye
     orbit_x, orbit_z, orbit_r = 12 + 21 * depth, -32 - 5 * depth, 4 + 13.5 * np.sqrt(depth)
     radial = np.sqrt((a - orbit_x) ** 2 + ((z - orbit_z) / 0.95) ** 2)
@@ -224,20 +240,14 @@ def _face(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
     out[orbit & (radial < orbit_r + 2.0) & (y < 68)] = Tissue.BONE
     out[orbit & (radial < orbit_r) & (out != Tissue.AIR)] = Tissue.FAT
     for angle in np.radians([0, 90, 180, 270]):
-        muscle = (
-            np.hypot(
-                a - orbit_x - 0.72 * orbit_r * np.cos(angle), z - orbit_z - 0.72 * orbit_r * np.sin(angle)
-            )
-            < 1.8
-        )
-        out[orbit & muscle & (y < 58)] = Tissue.MUSCLE
+        across = a - orbit_x - 0.72 * orbit_r * np.cos(angle)
+        along = z - orbit_z - 0.72 * orbit_r * np.sin(angle)
+        out[orbit & (np.hypot(across, along) < 1.8) & (y < 58)] = Tissue.MUSCLE
     out[_tube(xyz, [(12, 18, -31), (20, 34, -34), (31, 52, -37)], 2.2) & orbit] = Tissue.OPTIC_NERVE
     out[_ellipsoid(xyz, (33, 62, -37), (12, 12, 12))] = Tissue.EYE
     out[_ellipsoid(xyz, (33, 71, -37), (4.5, 2.2, 4.5))] = Tissue.LENS
-    out[_ellipsoid(xyz, (33, 75, -37), (13, 2.5, 11)) & (out != Tissue.EYE) & (out != Tissue.LENS)] = (
-        Tissue.SCALP
-    )
-    _sinuses(out, xyz)
+    lid = _ellipsoid(xyz, (33, 75, -37), (13, 2.5, 11)) & (out != Tissue.EYE) & (out != Tissue.LENS)
+    out[lid] = Tissue.SCALP
 
 
 def _petrous(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
@@ -285,37 +295,37 @@ def _sinuses(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
 
 def _dura_and_vessels(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
     """Lay falx, tentorium, venous sinuses and the large arteries into the fluid and the outermost cortex."""
-    x, y, z = xyz
-    a = np.abs(x)
     cavity = np.isin(out, tuple(_BRAIN.values()))
     depth = edt.edt(cavity, parallel=1)
-    soft = np.isin(out, (Tissue.CSF, Tissue.CORTEX))
+    out[_falx_and_tentorium(out, xyz)] = Tissue.DURA
+    for sinus in _venous_sinuses(xyz, depth):
+        out[sinus & cavity & (out != Tissue.WHITE)] = Tissue.VENOUS_SINUS
+    basilar = _tube(xyz, [(0, -4, -28), (0, -8, -42), (3, -14, -54)], 1.5)
+    carotids = _tube(xyz, [(8, 4, -22), (10, 2, -15), (28, 2, -14)], 1.3)
+    out[(basilar | carotids) & (out == Tissue.CSF)] = Tissue.ARTERY
+
+
+def _falx_and_tentorium(out: npt.NDArray[np.uint8], xyz: _Field) -> _Mask:
+    x, y, z = xyz
+    a = np.abs(x)
     callosum = np.interp(y, [-110, -60, -45, -20, 10, 32, 45], [0, 4, 22, 32, 28, 12, -8])
+    soft = np.isin(out, (Tissue.CSF, Tissue.CORTEX))
     falx = (a < 0.8) & soft & (z > callosum + 4) & (y > -105) & (y < 62)
-    roof = mni.tentorium_mm(x, y)
-    edge = 11 + 0.9 * np.clip(y + 46, -30, 40)  # the tentorial notch
-    tent = (
-        (np.abs(z - roof) < 0.9)
-        & (y < -24)
-        & (a > np.clip(edge, 0, 28))
-        & np.isin(
-            out, (Tissue.CSF, Tissue.CORTEX, Tissue.WHITE, Tissue.CEREBELLAR_CORTEX, Tissue.CEREBELLAR_WHITE)
-        )  # one sheet, no holes
-    )
-    out[falx | tent] = Tissue.DURA
-    sagittal = (
-        (a < 1.2 + 0.7 * np.clip(5.5 - depth, 0, 4.5))
-        & (depth < 5.5)
-        & (z > -12)
-        & ((z > 30) | (y < -40))
-        & cavity
-    )
-    transverse = (np.abs(z - roof) < 3.2) & (depth < 4.8) & (y < -42) & (a < 62) & cavity
-    sigmoid = _tube(xyz, [(60, -52, -24), (52, -48, -42), (40, -44, -56)], 4.0) & cavity & (depth < 6)
-    straight = _tube(xyz, [(0, -42, 6), (0, -62, -3), (0, -92, -12)], 1.9) & cavity
-    for sinus in (sagittal, transverse, sigmoid, straight):
-        out[sinus & (out != Tissue.WHITE)] = Tissue.VENOUS_SINUS
-    arteries = _tube(xyz, [(0, -4, -28), (0, -8, -42), (3, -14, -54)], 1.5) | _tube(
-        xyz, [(8, 4, -22), (10, 2, -15), (28, 2, -14)], 1.3
-    )
-    out[arteries & (out == Tissue.CSF)] = Tissue.ARTERY
+    notch = np.clip(11 + 0.9 * np.clip(y + 46, -30, 40), 0, 28)
+    cerebellum = (Tissue.CEREBELLAR_CORTEX, Tissue.CEREBELLAR_WHITE)
+    passable = np.isin(out, (Tissue.CSF, Tissue.CORTEX, Tissue.WHITE, *cerebellum))  # one sheet, no holes
+    tentorium = (np.abs(z - mni.tentorium_mm(x, y)) < 0.9) & (y < -24) & (a > notch) & passable
+    dura: _Mask = falx | tentorium
+    return dura
+
+
+def _venous_sinuses(xyz: _Field, depth: _Field) -> tuple[_Mask, ...]:
+    """Return sagittal, transverse, sigmoid and straight sinus, at their depth under the skull."""
+    x, y, z = xyz
+    a = np.abs(x)
+    narrowing = a < 1.2 + 0.7 * np.clip(5.5 - depth, 0, 4.5)
+    sagittal = narrowing & (depth < 5.5) & (z > -12) & ((z > 30) | (y < -40))
+    transverse = (np.abs(z - mni.tentorium_mm(x, y)) < 3.2) & (depth < 4.8) & (y < -42) & (a < 62)
+    sigmoid = _tube(xyz, [(60, -52, -24), (52, -48, -42), (40, -44, -56)], 4.0) & (depth < 6)
+    straight = _tube(xyz, [(0, -42, 6), (0, -62, -3), (0, -92, -12)], 1.9)
+    return sagittal, transverse, sigmoid, straight

@@ -48,17 +48,13 @@ def varied(
     matrix = torch.from_numpy(inverse).to(points)
     x = torch.einsum("ij,jxyz->ixyz", matrix[:3, :3], points) + matrix[:3, 3].reshape(3, 1, 1, 1)
     x = x + strength * _diffeomorphism(grid, generator, device)
-    features = sampled(head.features, head.feature_affine, x)
+    ventricle, depth = sampled(head.features, head.feature_affine, x)
     draws = torch.randn(4, generator=generator).tolist()
-    x = x + _ventricles_widened(
-        features[0],
-        grid,
-        (4.2 * (atrophy - 0.22) + 0.5 * draws[0] + ventricles_mm) * min(strength, 1),
-        draws[1] * 0.3,
-    )
-    x = x + _brain_shrunk(features[1], grid, (1.5 * (atrophy - 0.25) + 0.2 * draws[2]) * min(strength, 1))
-    x = x + _skull_thickened(features[1], points[2], grid, 0.14 * draws[3] * strength)
-    return Variation(grid, x)
+    wider_mm = (4.2 * (atrophy - 0.22) + 0.5 * draws[0] + ventricles_mm) * min(strength, 1)
+    smaller_mm = (1.5 * (atrophy - 0.25) + 0.2 * draws[2]) * min(strength, 1)
+    x = x + _ventricles_widened(ventricle, grid, wider_mm, draws[1] * 0.3)
+    x = x + _brain_shrunk(depth, grid, smaller_mm)
+    return Variation(grid, x + _skull_thickened(depth, points[2], grid, 0.14 * draws[3] * strength))
 
 
 def _random_affine(head: SourceHead, strength: float, generator: torch.Generator) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import ndimage
@@ -44,6 +45,18 @@ def even_brightness(flair: Volume, maps: TemplateMaps) -> Array:
     return np.asarray(array / white_peak(array[(maps.white > 0.7) & inside]), np.float32)
 
 
+# Width of the smoothing in mm, and how far brightness may lie from the field and still count: ever narrower.
+_FIELD_STEPS = (
+    (40.0, 1.0),
+    (30.0, 0.7),
+    (25.0, 0.5),
+    (20.0, 0.35),
+    (18.0, 0.25),
+    (16.0, 0.2),
+    (16.0, 0.15),
+)
+
+
 def _receive_field(flair: Volume, maps: TemplateMaps) -> Array:
     """Estimate the smooth factor that the coil puts on the image, from what the template expects in each
     place.
@@ -60,24 +73,13 @@ def _receive_field(flair: Volume, maps: TemplateMaps) -> Array:
     use = (tissue > 0.5) & (seen > 0.3)
     log = np.where(use, np.log(np.maximum(seen, 0.1)) - np.log1p(0.15 * cortex / np.maximum(tissue, 0.1)), 0)
     field = np.full(grid.shape, float(np.median(log[use])) if use.any() else 0.0)
-    for width_mm, trust in (
-        (40.0, 1.0),
-        (30.0, 0.7),
-        (25.0, 0.5),
-        (20.0, 0.35),
-        (18.0, 0.25),
-        (16.0, 0.2),
-        (16.0, 0.15),
-    ):
+    for width_mm, trust in _FIELD_STEPS:
         left = log - field
         weight = use / (1 + (left / np.where(left > 0, trust, 1.5 * trust)) ** 2) ** 2
-        sigma = [width_mm / s for s in grid.spacing_mm]
-        field = field + ndimage.gaussian_filter(weight * left, sigma) / (
-            ndimage.gaussian_filter(weight, sigma) + 1e-3
-        )
-    return np.asarray(
-        np.exp(Volume(field.astype(np.float32), grid.affine).on_grid(flair, fill=0.0).array), np.float32
-    )
+        blurred = partial(ndimage.gaussian_filter, sigma=[width_mm / s for s in grid.spacing_mm])
+        field = field + blurred(weight * left) / (blurred(weight) + 1e-3)
+    smooth = Volume(field.astype(np.float32), grid.affine).on_grid(flair, fill=0.0)
+    return np.asarray(np.exp(smooth.array), np.float32)
 
 
 def white_peak(values: Array) -> float:

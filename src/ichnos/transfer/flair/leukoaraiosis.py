@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ichnos.arrays import Array
 from ichnos.errors import InputRefused, MissingExtra
 from ichnos.registration.transform import Transform
 from ichnos.transfer.flair.segmenter import Hyperintensities, checked_flair, segment_hyperintensities
@@ -68,6 +69,19 @@ def given_hyperintensities(mask: Volume, flair: Volume) -> Hyperintensities:
     >>> float(given_hyperintensities(flair.astype(bool), flair).share.array.mean())
     1.0
     """
+    values = _checked_values(mask)
+    share = mask.with_array(np.minimum(values, 1.0))  # labels above 1 (LST-AI's regions) are all lesion
+    share = share if share.same_grid(flair) else share.on_grid(flair)
+    if np.isin(share.array, (0, 1)).all():
+        share = softened(share, flair)
+    volume = volume_ml(share)
+    reason = Reason("wmh_volume", "pass", f"{volume:.1f} mL in the mask given", volume, "mL")
+    nothing = flair.with_array(np.zeros(flair.shape, bool))
+    return Hyperintensities(share, None, nothing, Verdict((reason,)))
+
+
+def _checked_values(mask: Volume) -> Array:
+    """Return the values of a mask or probability map, or refuse what is neither."""
     values = np.nan_to_num(mask.array.astype(np.float32))
     if values.ndim != 3:
         raise InputRefused(
@@ -78,18 +92,7 @@ def given_hyperintensities(mask: Volume, flair: Volume) -> Hyperintensities:
             f"the lesion mask holds values from {values.min():g} to {values.max():g}; a mask or a probability"
             " 0…1 is expected"
         )
-    share = mask.with_array(np.minimum(values, 1.0))  # labels above 1 (LST-AI's regions) are all lesion
-    share = share if share.same_grid(flair) else share.on_grid(flair)
-    if np.isin(share.array, (0, 1)).all():
-        share = softened(share, flair)
-    volume = volume_ml(share)
-    empty = flair.with_array(np.zeros(flair.shape, bool))
-    return Hyperintensities(
-        share,
-        None,
-        empty,
-        Verdict((Reason("wmh_volume", "pass", f"{volume:.1f} mL in the mask given", volume, "mL"),)),
-    )
+    return values
 
 
 def lst_ai_hyperintensities(
@@ -104,19 +107,9 @@ def lst_ai_hyperintensities(
             " segmenter"
         )
     with tempfile.TemporaryDirectory() as folder:
-        call = [
-            "lst",
-            "--flair",
-            str(flair),
-            "--t1",
-            str(t1),
-            "--output",
-            folder,
-            "--segment_only",
-            "--device",
-            device,
-        ]
-        done = subprocess.run([*call, "--threads", str(threads)], capture_output=True, text=True, check=False)
+        call = ["lst", "--flair", str(flair), "--t1", str(t1), "--output", folder, "--segment_only"]
+        call += ["--device", device, "--threads", str(threads)]
+        done = subprocess.run(call, capture_output=True, text=True, check=False)
         masks = sorted(Path(folder).glob("*seg-lst.nii.gz"), key=lambda path: "flair" not in path.name)
         if done.returncode != 0 or not masks:
             last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["it said nothing"]

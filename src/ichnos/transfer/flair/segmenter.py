@@ -84,30 +84,30 @@ def segment_hyperintensities(
     maps = template_maps_on(work, mni_from_exam=~flair_from_mni)
     even = even_brightness(work, maps)
     brightness, candidates = learned_brightness(even, maps)
+    excluded = np.zeros(work.shape, bool)
+    if exclude is not None:
+        excluded = exclude.astype(np.float32).on_grid(work).array > 0.05
     kept, left_out = in_white_matter(even, candidates, brightness, maps, work)
-    excluded = (
-        np.zeros(work.shape, bool)
-        if exclude is None
-        else exclude.astype(np.float32).on_grid(work).array > 0.05
-    )
     infarct = kept & reaching_surface((even > brightness.threshold) & ~excluded, maps, work)
-    kept, left_out = kept & ~infarct, left_out | infarct
     dim = ndimage.binary_opening((even > 1 + 0.7 * (brightness.threshold - 1)) & (maps.white > 0.5), IN_PLANE)
-    kept, other = without_excluded(kept, excluded, work, flair_from_mni, partners=dim)
-    left_out |= other
+    kept, other = without_excluded(kept & ~infarct, excluded, work, flair_from_mni, partners=dim)
+    left_out = left_out | infarct | other
     kept, cut = grown_to_volume(
         kept, even, brightness, maps, barred=left_out | excluded, spacing_mm=work.spacing_mm
     )
     brightness = replace(brightness, threshold=cut)
-    share = np.interp(even, (1.0, cut, max(brightness.lesion, cut + 0.05)), (0.0, 0.5, 1.0))
-    share = np.where(_soft_edge(kept, even, brightness, maps) & ~excluded, share, 0).astype(np.float32)
-    found = work.with_array(share)
-    verdict = _judge(brightness, maps, found, work.with_array(left_out))
-    if not work.same_grid(original):
-        found = found.on_grid(original)
-    return Hyperintensities(
-        found, brightness, work.with_array(left_out).on_grid(original, interpolation="nearest"), verdict
-    )
+    share = work.with_array(_share_of_lesion(even, kept, brightness, maps) * ~excluded)
+    rejected = work.with_array(left_out)
+    verdict = _judge(brightness, maps, share, rejected)
+    share = share if work.same_grid(original) else share.on_grid(original)
+    return Hyperintensities(share, brightness, rejected.on_grid(original, interpolation="nearest"), verdict)
+
+
+def _share_of_lesion(even: Array, kept: Array, brightness: Brightness, maps: TemplateMaps) -> Array:
+    """Return which share of each voxel is lesion by its brightness: half at the threshold."""
+    lesion = max(brightness.lesion, brightness.threshold + 0.05)
+    share = np.interp(even, (1.0, brightness.threshold, lesion), (0.0, 0.5, 1.0))
+    return np.where(_soft_edge(kept, even, brightness, maps), share, 0).astype(np.float32)
 
 
 def _working_grid(flair: Volume) -> Volume:
@@ -146,42 +146,36 @@ def _soft_edge(kept: Array, even: Array, brightness: Brightness, maps: TemplateM
 
 
 def _judge(brightness: Brightness, maps: TemplateMaps, found: Volume, left_out: Volume) -> Verdict:
-    volume = volume_ml(found)
-    reasons = [
-        Reason(
-            "wmh_volume",
-            "pass" if volume < 150 else "warn",
-            f"{volume:.1f} mL of white-matter hyperintensity",
-            volume,
-            "mL",
-        )
-    ]
-    seen = float((maps.white > 0.5).sum()) * found.voxel_ml
-    cover = seen / 420.0  # mL of cerebral white matter in the template at this probability
-    enough = cover > 0.6
-    reasons.append(
-        Reason(
-            "white_matter_seen",
-            "pass" if enough else "warn",
-            f"about {cover:.0%} of the cerebral white matter is in view",
-            cover,
-        )
-    )
+    volume, other = volume_ml(found), volume_ml(left_out)
+    # mL of cerebral white matter in the template at this probability
+    cover = float((maps.white > 0.5).sum()) * found.voxel_ml / 420.0
     contrast = (brightness.lesion - 1) / brightness.white_spread
-    clear = contrast > 4
-    text = (
+    brighter = (
         f"hyperintensities are {brightness.lesion:.2f} times as bright as white matter, {contrast:.1f} of its"
         " standard deviations above"
     )
-    reasons.append(Reason("wmh_contrast", "pass" if clear else "warn", text, contrast))
-    other = volume_ml(left_out)
-    reasons.append(
-        Reason(
-            "left_out",
-            "pass" if other < 15 else "warn",
-            f"{other:.1f} mL of bright tissue was judged to be something else",
-            other,
-            "mL",
+    return Verdict(
+        (
+            _reason(
+                "wmh_volume", volume < 150, f"{volume:.1f} mL of white-matter hyperintensity", volume, "mL"
+            ),
+            _reason(
+                "white_matter_seen",
+                cover > 0.6,
+                f"about {cover:.0%} of the cerebral white matter is in view",
+                cover,
+            ),
+            _reason("wmh_contrast", contrast > 4, brighter, contrast),
+            _reason(
+                "left_out",
+                other < 15,
+                f"{other:.1f} mL of bright tissue was judged to be something else",
+                other,
+                "mL",
+            ),
         )
     )
-    return Verdict(tuple(reasons))
+
+
+def _reason(name: str, is_usual: bool, text: str, value: float, unit: str = "") -> Reason:
+    return Reason(name, "pass" if is_usual else "warn", text, value, unit)

@@ -37,27 +37,26 @@ def template_maps_on(grid: Volume, *, mni_from_exam: Transform) -> TemplateMaps:
     return TemplateMaps(white, cortex, brain, ventricle, depth, cerebrum, nuclei, midline)
 
 
+_CEREBRAL = (
+    mni.WHITE,
+    mni.CORTEX,
+    mni.THALAMUS,
+    mni.CAUDATE,
+    mni.PUTAMEN,
+    mni.PALLIDUM,
+    mni.VENTRICLE,
+    mni.HIPPOCAMPUS,
+)
+_HIND = (mni.BRAINSTEM, mni.CEREBELLAR_CORTEX, mni.CEREBELLAR_WHITE)
+_NUCLEI = (mni.THALAMUS, mni.CAUDATE, mni.PUTAMEN, mni.PALLIDUM, mni.HIPPOCAMPUS)
+
+
 @lru_cache(maxsize=1)
 def _template_maps() -> Volume:
     """Return the maps of `TemplateMaps`, in its order, as channels on a 2 mm grid of MNI space."""
     grid = mni.brain_mask().grid_with_spacing(_MAP_MM)
     codes = mni.structures().on_grid(grid, interpolation="nearest").array
     brain = mni.brain_mask().astype(np.uint8).on_grid(grid, interpolation="nearest").array > 0
-    cerebral = np.isin(
-        codes,
-        (
-            mni.WHITE,
-            mni.CORTEX,
-            mni.THALAMUS,
-            mni.CAUDATE,
-            mni.PUTAMEN,
-            mni.PALLIDUM,
-            mni.VENTRICLE,
-            mni.HIPPOCAMPUS,
-        ),
-    )
-    hind = np.isin(codes, (mni.BRAINSTEM, mni.CEREBELLAR_CORTEX, mni.CEREBELLAR_WHITE))
-    nuclei = np.isin(codes, (mni.THALAMUS, mni.CAUDATE, mni.PUTAMEN, mni.PALLIDUM, mni.HIPPOCAMPUS))
 
     def blurred(mask: Array, sigma_mm: float) -> Array:
         return np.asarray(ndimage.gaussian_filter(mask.astype(np.float32), sigma_mm / _MAP_MM))
@@ -67,6 +66,7 @@ def _template_maps() -> Volume:
     )
     # the surface lies between the voxels
     depth = np.maximum(ndimage.distance_transform_edt(brain) * _MAP_MM - 0.5, 0)
-    above = blurred(cerebral, 3.0) >= blurred(hind, 3.0)
-    maps = (white, cortex, brain, ventricle, depth, above, nuclei, np.abs(mni.coordinates(grid)[0]))
+    above = blurred(np.isin(codes, _CEREBRAL), 3.0) >= blurred(np.isin(codes, _HIND), 3.0)
+    nuclei, midline = np.isin(codes, _NUCLEI), np.abs(mni.coordinates(grid)[0])
+    maps = (white, cortex, brain, ventricle, depth, above, nuclei, midline)
     return grid.with_array(np.stack([m.astype(np.float32) for m in maps], axis=-1))

@@ -67,31 +67,44 @@ def softened(mask: Volume, flair: Volume) -> Volume:
     does not bear out, come back as 0 and 1.
     """
     hard = mask.array != 0
-    plain = mask.with_array(hard.astype(np.float32))
     axis = int(np.argmax(flair.spacing_mm))
-    if flair.spacing_mm[axis] < THICK_MM or not hard.any():
-        return plain
+    share = None
+    if flair.spacing_mm[axis] >= THICK_MM and hard.any():
+        share = _share_by_brightness(hard, flair, axis)
+    if share is None:
+        return mask.with_array(hard.astype(np.float32))
+    across = np.zeros((3, 3, 3), bool)
+    across[tuple(slice(None) if k == axis else 1 for k in range(3))] = True
+    beside = ndimage.binary_dilation(hard, _in_slice(axis)) | ndimage.binary_dilation(hard, across)
+    outer = np.where(beside & (share > _NOISE), np.minimum(share, 0.49), 0)
+    return mask.with_array(np.where(hard, np.maximum(share, 0.5), outer).astype(np.float32))
+
+
+def _in_slice(axis: int) -> Array:
+    """Return a voxel and its neighbours in the slice, whose normal is `axis`."""
     flat = ndimage.generate_binary_structure(3, 1)
-    flat[tuple(slice(None) if k != axis else [0, 2] for k in range(3))] = False  # neighbours in the slice
+    flat[tuple(slice(None) if k != axis else [0, 2] for k in range(3))] = False
+    return np.asarray(flat)
+
+
+def _share_by_brightness(hard: Array, flair: Volume, axis: int) -> Array | None:
+    """Return how far each voxel's brightness lies from the white matter nearby towards the lesion, 0…1; None
+    where the lesion is hardly brighter.
+    """
+    flat = _in_slice(axis)
     core = ndimage.binary_erosion(hard, flat)
-    lesion = float(np.percentile(flair.array[core if np.count_nonzero(core) >= 30 else hard], 60))
-    ring = ndimage.binary_dilation(hard, flat, iterations=6) & ~ndimage.binary_dilation(
-        hard, flat, iterations=3
-    )
+    core = core if np.count_nonzero(core) >= 30 else hard
+    lesion = float(np.percentile(flair.array[core], 60))
+    near = ndimage.binary_dilation(hard, flat, iterations=3)
+    ring = ndimage.binary_dilation(hard, flat, iterations=6) & ~near
     ring &= flair.array > 0.3 * lesion  # no fluid
     white = float(np.median(flair.array[ring])) if ring.any() else lesion
     if lesion < 1.1 * white:
-        return plain
+        return None
     # 1 is the white matter nearby, whatever the receive field makes of it
     even = flair.array / _around(flair, ring, white)
-    contrast = float(np.percentile(even[core if np.count_nonzero(core) >= 30 else hard], 60)) - 1
-    share = np.clip((even - 1) / max(contrast, 0.05), 0, 1)
-    across = np.zeros((3, 3, 3), bool)
-    across[tuple(slice(None) if k == axis else 1 for k in range(3))] = True
-    near = (ndimage.binary_dilation(hard, flat) | ndimage.binary_dilation(hard, across)) & (share > _NOISE)
-    return mask.with_array(
-        np.where(hard, np.maximum(share, 0.5), np.where(near, np.minimum(share, 0.49), 0)).astype(np.float32)
-    )
+    contrast = float(np.percentile(even[core], 60)) - 1
+    return np.asarray(np.clip((even - 1) / max(contrast, 0.05), 0, 1))
 
 
 def _around(flair: Volume, ring: Array, white: float) -> Array:

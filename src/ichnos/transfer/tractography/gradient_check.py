@@ -108,15 +108,9 @@ def _checked_scale(
             " .bval file"
         )
     factor = float(guess.b_values.max() / given)
-    if abs(factor - 1) < 1e-6:
-        return guess, tensor, Reason("b_scale", "pass", f"b-values fit the images {found}", factor)
-    return (
-        guess,
-        tensor,
-        Reason(
-            "b_scale", "warn", f"b-values were multiplied by {factor:g} to fit the images {found}", factor
-        ),
-    )
+    kept = abs(factor - 1) < 1e-6
+    did = "b-values fit" if kept else f"b-values were multiplied by {factor:g} to fit"
+    return guess, tensor, Reason("b_scale", "pass" if kept else "warn", f"{did} the images {found}", factor)
 
 
 def _power_to(value: float) -> float:
@@ -161,37 +155,31 @@ def best_reading(fa: Array, direction: Array, expected: Array) -> tuple[Floats, 
 
 
 def _reading_reason(change: Floats, before: float, after: float) -> Reason:
+    level: Level = "warn"
     if np.isnan(before):
-        return Reason(
-            "bvec_reading",
-            "warn",
-            "too little white matter is seen to check signs and order of the gradient vectors",
-            before,
-        )
-    if not np.array_equal(change, np.eye(3)):
-        names = ["xyz"[int(np.argmax(np.abs(row)))] for row in change]
-        signed = ", ".join(
-            ("-" if row.sum() < 0 else "") + name for row, name in zip(change, names, strict=True)
-        )
+        text = "too little white matter is seen to check signs and order of the gradient vectors"
+    elif not np.array_equal(change, np.eye(3)):
         gain = f"misfit to the atlas's large bundles {after:.2f} instead of {before:.2f}"
-        return Reason(
-            "bvec_reading",
-            "warn",
-            f"the gradient vectors were read as ({signed}) along the image axes: {gain}",
-            before,
-        )
-    if before > MISFIT_MOST:
+        text = f"the gradient vectors were read as ({_axes(change)}) along the image axes: {gain}"
+    elif before > MISFIT_MOST:
         text = (
             f"under no reading of the vectors do fibres run as the large bundles do (misfit {before:.2f} as"
             f" given, {after:.2f} at best)"
         )
-        return Reason("bvec_reading", "warn", text, before)
-    return Reason(
-        "bvec_reading",
-        "pass",
-        f"fibres run as the atlas's large bundles do (misfit {before:.2f}; by chance 0.67)",
-        before,
-    )
+    else:
+        level = "pass"
+        text = f"fibres run as the atlas's large bundles do (misfit {before:.2f}; by chance 0.67)"
+    return Reason("bvec_reading", level, text, before)
+
+
+def _axes(change: Floats) -> str:
+    """Name the axes that a reading of the vectors takes their components from.
+
+    >>> _axes(np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]))
+    'y, -x, z'
+    """
+    names = ["xyz"[int(np.argmax(np.abs(row)))] for row in change]
+    return ", ".join(("-" if row.sum() < 0 else "") + name for row, name in zip(change, names, strict=True))
 
 
 def _count_reason(table: GradientTable) -> Reason:

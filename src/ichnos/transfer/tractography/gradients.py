@@ -126,13 +126,7 @@ def fit_tensor(data: Array, table: GradientTable, mask: Array) -> TensorMaps:
         [-b[:, None] * g**2, -2 * b[:, None] * g[:, [0, 0, 1]] * g[:, [1, 2, 2]], np.ones(len(b))]
     )
     log = np.log(np.maximum(signal, signal.max(axis=1, keepdims=True) * 1e-3))
-    first = log @ np.linalg.pinv(design).T
-    weight = np.exp(2 * np.clip(first @ design.T - first[:, -1:], -10, 2))
-    normal = np.einsum("vn,ni,nj->vij", weight, design, design, optimize=True)
-    d = np.linalg.solve(
-        normal + 1e-9 * np.eye(7), np.einsum("vn,vn,ni->vi", weight, log, design, optimize=True)[..., None]
-    )[..., 0]
-    tensor = d[:, [0, 3, 4, 3, 1, 5, 4, 5, 2]].reshape(-1, 3, 3)
+    tensor = _weighted_fit(design, log)[:, [0, 3, 4, 3, 1, 5, 4, 5, 2]].reshape(-1, 3, 3)
     values, vectors = np.linalg.eigh(tensor)
     values = np.maximum(values, 1e-4)  # μm²/ms
     md = values.mean(axis=1)
@@ -140,3 +134,15 @@ def fit_tensor(data: Array, table: GradientTable, mask: Array) -> TensorMaps:
     maps = [np.zeros((*mask.shape, *tail), np.float32) for tail in ((), (), (3,))]
     maps[0][mask], maps[1][mask], maps[2][mask] = fa, md * 1e-3, vectors[:, :, 2]
     return TensorMaps(*maps)
+
+
+def _weighted_fit(design: Floats, log: Floats) -> Floats:
+    """Return the coefficients (v, 7) of log signals (v, n), each weighted by the squared signal that a plain
+    fit expects.
+    """
+    first = log @ np.linalg.pinv(design).T
+    weight = np.exp(2 * np.clip(first @ design.T - first[:, -1:], -10, 2))
+    normal = np.einsum("vn,ni,nj->vij", weight, design, design, optimize=True)
+    right = np.einsum("vn,vn,ni->vi", weight, log, design, optimize=True)
+    solved: Floats = np.linalg.solve(normal + 1e-9 * np.eye(7), right[..., None])[..., 0]
+    return solved

@@ -50,21 +50,10 @@ def _regions_in_mni(side: Side) -> Volume:
     x, y, z = mni.coordinates(tract.distance_mm)
     x = x * (1 if side == "right" else -1)
     outside_mm = ndimage.distance_transform_edt(~tract.mask.array)
-    near = outside_mm <= 5.0
-    edges = np.array([-40.0, -22.0, -4.0, 16.0, 34.0])
-    level = np.where(near & (z >= edges[0]), np.searchsorted(edges, z, side="right"), 0)
-    cortex = (
-        (outside_mm <= 8.0) & (z > 34.0) & (ndimage.gaussian_filter(mni.template("gm").array, 2.0) > 0.12)
-    )
-    level = np.where((level == CORTEX) & ~cortex, CORONA, level)
-    codes = mni.structures().array
-    crosses = (x < 1.0) & (z > -22.0)
-    forbidden = (
-        crosses
-        | np.isin(codes, (mni.CEREBELLAR_CORTEX, mni.CEREBELLAR_WHITE))
-        | (x < -6)
-        | ((y < -48) & (z < 0))
-    )
+    level = _levels(outside_mm, z)
+    cerebellum = np.isin(mni.structures().array, (mni.CEREBELLAR_CORTEX, mni.CEREBELLAR_WHITE))
+    crosses = ((x < 1.0) & (z > -22.0)) | (x < -6)
+    forbidden = crosses | cerebellum | ((y < -48) & (z < 0))
     channels = [
         np.minimum(outside_mm, 30.0),
         outside_mm <= SEEDS_MM,
@@ -72,6 +61,15 @@ def _regions_in_mni(side: Side) -> Volume:
         *[level == k for k in _NAMES],
     ]
     return Volume(np.stack([c.astype(np.float32) for c in channels], axis=-1), tract.distance_mm.affine)
+
+
+def _levels(outside_mm: Floats, z: Array) -> Array:
+    """Return the level of each place near the tract by its height; above the corona it must be cortex."""
+    edges = np.array([-40.0, -22.0, -4.0, 16.0, 34.0])
+    level = np.where((outside_mm <= 5.0) & (z >= edges[0]), np.searchsorted(edges, z, side="right"), 0)
+    grey = ndimage.gaussian_filter(mni.template("gm").array, 2.0) > 0.12
+    cortex = (outside_mm <= 8.0) & (z > 34.0) & grey
+    return np.where((level == CORTEX) & ~cortex, CORONA, level)
 
 
 def regions_on(grid: Volume, mni_from_exam: Transform, side: Side) -> Regions:

@@ -32,7 +32,7 @@ SHADOW_MM = 3.0  # so near a haematoma with its oedema tissue is pushed about, a
 SHADOW_SHARE = 0.3  # its share is at least this there, so that well-visited voxels stay
 # Membership at the edge of the tract's mask: the geometric mean of two shares, how often streamlines visit
 # the voxel relative to the fullest at its height, and how many people have their tract there: 0.3 is reached
-# where both are 0.3. `benchmarks/tract_labels.py` prints volume and overlap by cut-off.
+# where both are 0.3. `benchmarks/labels.py` prints volume and overlap by cut-off.
 TRACT_CUT_OFF = 0.3
 _LOWER, _UPPER = (
     frozenset({PONS, PEDUNCLE, CAPSULE}),
@@ -110,6 +110,18 @@ def atlas_share(fibres: FibreField, side: Side, grid: Volume) -> Array:
     return np.asarray(share, np.float32)
 
 
+_TRACKING: dict[str, Any] = {
+    "basis_type": "descoteaux07",
+    "legacy": False,
+    "step_size": STREAMLINE_STEP_MM,
+    "max_angle": MAX_ANGLE_DEG,
+    "pmf_threshold": 0.1,
+    "min_len": 20,
+    "max_len": 250,
+    "return_all": True,
+}
+
+
 def _streamlines(
     grid: Volume, fod: Array, allowed: Array, seeds: Array, *, count: int, rng_seed: int, threads: int
 ) -> list[Floats]:
@@ -125,16 +137,9 @@ def _streamlines(
         stopping.BinaryStoppingCriterion(allowed),
         np.array(grid.affine),
         sh=np.ascontiguousarray(fod, np.float64),
-        basis_type="descoteaux07",
-        legacy=False,
-        step_size=STREAMLINE_STEP_MM,
-        max_angle=MAX_ANGLE_DEG,
-        pmf_threshold=0.1,
-        min_len=20,
-        max_len=250,
         random_seed=rng_seed,
         nbr_threads=threads,
-        return_all=True,
+        **_TRACKING,
     )
     lines = found.streamlines if hasattr(found, "streamlines") else found
     return [np.asarray(line, np.float64) for line in lines]

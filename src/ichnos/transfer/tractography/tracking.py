@@ -52,16 +52,7 @@ def track(
     """Track both corticospinal tracts in a diffusion exam (x, y, z, n); `exclude` is a haematoma, any grid
     of the same space.
     """
-    if dwi.array.ndim != 4:
-        raise InputRefused(
-            f"the diffusion exam has shape {dwi.array.shape}; a series of images (x, y, z, n) is expected"
-        )
-    if min(dwi.shape) < 12:
-        raise InputRefused(
-            f"the diffusion exam has {dwi.shape} voxels; at least 12 slices are needed to follow a tract"
-            " through them"
-        )
-    dwi = dwi.with_array(np.nan_to_num(dwi.array.astype(np.float32)))
+    dwi = _checked_series(dwi)
     first = _unweighted_mean(dwi, table)
     brain = brain_of_b0(first)
     if denoise:
@@ -73,16 +64,46 @@ def track(
     fa, md = checked.tensor.fa[box.slices], checked.tensor.md[box.slices]
     # no fluid; cortex has little anisotropy, and tracts end in it
     inside = brain.cropped(box).array & (fa > 0.05) & (md < 1.5e-3)
-    regions = {side: regions_on(part, to_mni.mni_from_exam, side) for side in SIDES}
-    where = inside & (regions["left"].corridor | regions["right"].corridor)
+    sides = _Sides(part, to_mni)
+    where = inside & sides.corridor
     fod = fod_from_diffusion(part, checked.table, where, fa=fa, md=md)
     fibres = FibreField(part, fod, where, to_mni.mni_from_exam, exclude)
-    tracts = {
-        s: tracked_tract(fibres, regions[s], s, seeds=seeds_per_side, rng_seed=rng_seed, threads=threads)
-        for s in SIDES
-    }
+    tracts = sides.tracked(fibres, seeds=seeds_per_side, rng_seed=rng_seed, threads=threads)
     verdict = checked.verdict + _judge(tracts, to_mni)
     return Tractography(tracts, first.with_array(checked.tensor.fa), to_mni, verdict, checked.table)
+
+
+def _checked_series(dwi: Volume) -> Volume:
+    """Return the images as float32 with finite values, or refuse what no tract can be followed in."""
+    if dwi.array.ndim != 4:
+        raise InputRefused(
+            f"the diffusion exam has shape {dwi.array.shape}; a series of images (x, y, z, n) is expected"
+        )
+    if min(dwi.shape) < 12:
+        raise InputRefused(
+            f"the diffusion exam has {dwi.shape} voxels; at least 12 slices are needed to follow a tract"
+            " through them"
+        )
+    return dwi.with_array(np.nan_to_num(dwi.array.astype(np.float32)))
+
+
+class _Sides:
+    """The regions of both tracts on one grid, and tracking through them."""
+
+    def __init__(self, grid: Volume, to_mni: MriToMni) -> None:
+        self.regions = {side: regions_on(grid, to_mni.mni_from_exam, side) for side in SIDES}
+
+    @property
+    def corridor(self) -> Array:
+        """Return where the tract of either side may run (bool)."""
+        return np.asarray(self.regions["left"].corridor | self.regions["right"].corridor)
+
+    def tracked(self, fibres: FibreField, *, seeds: int, rng_seed: int, threads: int) -> dict[Side, Tract]:
+        """Track each side."""
+        return {
+            side: tracked_tract(fibres, regions, side, seeds=seeds, rng_seed=rng_seed, threads=threads)
+            for side, regions in self.regions.items()
+        }
 
 
 def track_fod(
@@ -100,16 +121,12 @@ def track_fod(
     """
     box = tract_box(grid, to_mni)
     part, there = grid.cropped(box), fod[box.slices]
-    regions = {side: regions_on(part, to_mni.mni_from_exam, side) for side in SIDES}
-    where = (np.abs(there).sum(axis=-1) > 0) & (regions["left"].corridor | regions["right"].corridor)
+    sides = _Sides(part, to_mni)
+    where = (np.abs(there).sum(axis=-1) > 0) & sides.corridor
     fibres = FibreField(part, there, where, to_mni.mni_from_exam, exclude)
-    tracts = {
-        s: tracked_tract(fibres, regions[s], s, seeds=seeds_per_side, rng_seed=rng_seed, threads=threads)
-        for s in SIDES
-    }
-    return Tractography(
-        tracts, grid.with_array(np.zeros(grid.shape, np.float32)), to_mni, _judge(tracts, to_mni)
-    )
+    tracts = sides.tracked(fibres, seeds=seeds_per_side, rng_seed=rng_seed, threads=threads)
+    no_fa = grid.with_array(np.zeros(grid.shape, np.float32))
+    return Tractography(tracts, no_fa, to_mni, _judge(tracts, to_mni))
 
 
 def brain_of_b0(b0: Volume) -> Volume:

@@ -70,53 +70,47 @@ def outcome_truth(plan: EvidencePlan, outcome: OutcomePlan, table: Any) -> Float
     """Return the 0/1 outcome of each row (NaN unknown): a column, or haematoma expansion by its
     definition.
     """
-    import pandas as pd
-
+    needed = outcome_columns(plan, outcome)
+    lacking = [c for c in needed if c not in table.columns]
     if outcome.truth:
-        if outcome.truth not in table.columns:
+        if lacking:
             raise InputRefused(
                 f"the outcome {outcome.name} needs the column {outcome.truth!r}, which the cohort does not"
                 " have"
             )
-        values: Floats = pd.to_numeric(table[outcome.truth], errors="coerce").to_numpy(float)
-        return (
-            values
-            if outcome.at_most is None
-            else np.where(np.isnan(values), np.nan, values <= outcome.at_most)
-        )
+        values = numbers_of(table, outcome.truth)
+        at_most = outcome.at_most
+        return values if at_most is None else np.where(np.isnan(values), np.nan, values <= at_most)
     definition = DEFINITIONS[plan.expansion]
-    needed = outcome_columns(plan, outcome)
-    lacking = [c for c in needed if c not in table.columns]
     if lacking:
         raise InputRefused(
             f"expansion ({definition.name}) needs the column(s) {', '.join(lacking)}, which the cohort does"
             " not have; name the columns with the volumes in the plan's volume_columns and ivh_columns"
         )
-    volumes = [pd.to_numeric(table[c], errors="coerce").to_numpy(float) for c in needed]
+    volumes = [numbers_of(table, c) for c in needed]
     # without a bleed there is nothing to expand
     return np.where(volumes[0] > 0, definition(*volumes), np.nan)
 
 
-def outcome_data(evaluation: Evaluation, plan: OutcomePlan) -> OutcomeData:
-    """Return an outcome with its score; a patient without either is counted, and none at all is refused."""
+def numbers_of(table: Any, column: str) -> Floats:
+    """Return a column as numbers; what is none is NaN.
+
+    >>> import pandas as pd
+    >>> numbers_of(pd.DataFrame({"ml": ["1.5", "n/a"]}), "ml").tolist()
+    [1.5, nan]
+    """
     import pandas as pd
 
-    column = f"predicted_{plan.probability}"
+    values: Floats = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
+    return values
 
-    def known(table: Any) -> tuple[Booleans, Floats, Any]:
-        if not len(table) or column not in table.columns:
-            return np.zeros(0, bool), np.zeros(0), table
-        truth, score = (
-            outcome_truth(evaluation.plan, plan, table),
-            pd.to_numeric(table[column], errors="coerce").to_numpy(float),
-        )
-        keep = ~np.isnan(truth) & ~np.isnan(score)
-        return truth[keep] == 1, score[keep], table[keep].reset_index(drop=True)
 
-    events, score, rows = known(evaluation.table)
+def outcome_data(evaluation: Evaluation, plan: OutcomePlan) -> OutcomeData:
+    """Return an outcome with its score; a patient without either is counted, and none at all is refused."""
+    events, score, rows = _complete(evaluation.plan, plan, evaluation.table)
     if not events.size:
         raise InputRefused(f"no patient has both the outcome {plan.name} and the column {plan.probability}")
-    tuning_events, tuning_score, _ = known(evaluation.calibration_table)
+    tuning_events, tuning_score, _ = _complete(evaluation.plan, plan, evaluation.calibration_table)
     return OutcomeData(
         plan,
         stem_of(plan.name),
@@ -127,3 +121,13 @@ def outcome_data(evaluation: Evaluation, plan: OutcomePlan) -> OutcomeData:
         tuning_events,
         tuning_score,
     )
+
+
+def _complete(plan: EvidencePlan, outcome: OutcomePlan, table: Any) -> tuple[Booleans, Floats, Any]:
+    """Return outcome, score and row of the cases that have both."""
+    column = f"predicted_{outcome.probability}"
+    if not len(table) or column not in table.columns:
+        return np.zeros(0, bool), np.zeros(0), table
+    truth, score = outcome_truth(plan, outcome, table), numbers_of(table, column)
+    keep = ~np.isnan(truth) & ~np.isnan(score)
+    return truth[keep] == 1, score[keep], table[keep].reset_index(drop=True)

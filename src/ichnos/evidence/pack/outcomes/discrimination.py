@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ichnos.clinical.scores import Comparator
 from ichnos.evidence.figures import Figure, forest_figure
-from ichnos.evidence.metrics.discrimination import Auc, auc, compare_paired, holm, roc_curve
+from ichnos.evidence.metrics.discrimination import (
+    Auc,
+    AucDifference,
+    Booleans,
+    RocCurve,
+    auc,
+    compare_paired,
+    holm,
+    roc_curve,
+)
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.metrics.pooling import random_effects
 from ichnos.evidence.metrics.thresholds import Rates, predictive_values
@@ -21,25 +31,15 @@ _TITLES = {"volume": "Baseline volume", "bat": "BAT", "brain": "BRAIN", "hep": "
 
 def rates_table(data: OutcomeData, decided: Rates, prevalence: Estimate) -> Table:
     """Lay out what the operating point decides, with predictive values at other prevalences."""
+    hits, misses = decided.true_positive, decided.false_negative
+    passed, false = decided.true_negative, decided.false_positive
     rows: list[tuple[Cell, ...]] = [
-        (
-            "Sensitivity",
-            decided.sensitivity,
-            f"{decided.true_positive} / {decided.true_positive + decided.false_negative}",
-        ),
-        (
-            "Specificity",
-            decided.specificity,
-            f"{decided.true_negative} / {decided.true_negative + decided.false_positive}",
-        ),
-        ("PPV", decided.ppv, f"{decided.true_positive} / {decided.true_positive + decided.false_positive}"),
-        ("NPV", decided.npv, f"{decided.true_negative} / {decided.true_negative + decided.false_negative}"),
-        (
-            "Accuracy",
-            decided.accuracy,
-            f"{decided.true_positive + decided.true_negative} / {decided.accuracy.n}",
-        ),
-        ("Prevalence", prevalence, f"{decided.true_positive + decided.false_negative} / {prevalence.n}"),
+        ("Sensitivity", decided.sensitivity, f"{hits} / {hits + misses}"),
+        ("Specificity", decided.specificity, f"{passed} / {passed + false}"),
+        ("PPV", decided.ppv, f"{hits} / {hits + false}"),
+        ("NPV", decided.npv, f"{passed} / {passed + misses}"),
+        ("Accuracy", decided.accuracy, f"{hits + passed} / {decided.accuracy.n}"),
+        ("Prevalence", prevalence, f"{hits + misses} / {prevalence.n}"),
     ]
     for share in (0.1, 0.2, 0.3):
         ppv, npv = predictive_values(
@@ -49,58 +49,60 @@ def rates_table(data: OutcomeData, decided: Rates, prevalence: Estimate) -> Tabl
     point = decided.point
     where = "beforehand" if point.rule == "given" else f"on the {point.chosen_on} cases"
     note = f"Threshold {number(point.threshold)}, {point.rule}, chosen {where}."
-    return Table(
-        f"rates_{data.stem}",
-        f"{data.plan.name}: decisions at the operating point",
-        ("", "Value (95 % interval)", "Cases"),
-        tuple(rows),
-        note,
-    )
+    title = f"{data.plan.name}: decisions at the operating point"
+    return Table(f"rates_{data.stem}", title, ("", "Value (95 % interval)", "Cases"), tuple(rows), note)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rival:
+    """A simpler score beside the model, on the cases that have both."""
+
+    title: str
+    area: Auc
+    gap: AucDifference  # model minus score
+    curve: RocCurve
 
 
 def rivals_table(
     data: OutcomeData, rivals: Sequence[Comparator]
 ) -> tuple[Table, dict[str, Any], tuple[str, ...]]:
     """Compare the model with each simpler score on the cases that have both."""
-    area = auc(data.events, data.score)
-    rows: list[tuple[Cell, ...]] = [
-        ("Model", area.n, area.events, Estimate(area.value, area.low, area.high, area.n), None, None, None)
-    ]
-    curves: dict[str, Any] = {}
-    notes, tested = [], []
+    compared: dict[str, _Rival] = {}
+    notes = []
     for rival in rivals:
         keep = ~np.isnan(rival.values) if not rival.missing else np.zeros(0, bool)
         if rival.missing or keep.sum() < 5 or len(set(data.events[keep])) < 2:
-            notes.append(
-                f"{_TITLES[rival.name]} was not compared:"
-                f" {rival.missing or 'too few cases have every fact it needs'}."
-            )
-            continue
-        events, score = data.events[keep], rival.values[keep]
-        other, gap = auc(events, score), compare_paired(events, data.score[keep], score)
-        curves[rival.name] = (roc_curve(events, score), f"{_TITLES[rival.name]} {other}")
-        tested.append(gap.p)
-        difference = Estimate(gap.value, gap.low, gap.high, other.n)
-        rows.append(
-            (
-                _TITLES[rival.name],
-                other.n,
-                other.events,
-                Estimate(other.value, other.low, other.high, other.n),
-                difference,
-                p_value(gap.p),
-                None,
-            )
-        )
-    adjusted = iter(holm(tested))
-    rows = [row if row[5] is None else (*row[:6], p_value(float(next(adjusted)))) for row in rows]
+            reason = rival.missing or "too few cases have every fact it needs"
+            notes.append(f"{_TITLES[rival.name]} was not compared: {reason}.")
+        else:
+            compared[rival.name] = _compared(data, rival, keep)
+    area = auc(data.events, data.score)
+    rows: list[tuple[Cell, ...]] = [("Model", area.n, area.events, area_estimate(area), None, None, None)]
+    adjusted = holm([r.gap.p for r in compared.values()])
+    rows += [_rival_row(r, float(p)) for r, p in zip(compared.values(), adjusted, strict=True)]
     columns = ("Score", "n", "Events", "AUC", "Model minus score", "p", "p (Holm)")
     note = "DeLong's interval and paired test on the cases that have both scores."
-    return (
-        Table(f"auc_{data.stem}", f"{data.plan.name}: discrimination", columns, tuple(rows), note),
-        curves,
-        tuple(notes),
-    )
+    table = Table(f"auc_{data.stem}", f"{data.plan.name}: discrimination", columns, tuple(rows), note)
+    curves = {name: (r.curve, f"{r.title} {r.area}") for name, r in compared.items()}
+    return table, curves, tuple(notes)
+
+
+def _compared(data: OutcomeData, rival: Comparator, keep: Booleans) -> _Rival:
+    events, score = data.events[keep], rival.values[keep]
+    gap = compare_paired(events, data.score[keep], score)
+    return _Rival(_TITLES[rival.name], auc(events, score), gap, roc_curve(events, score))
+
+
+def _rival_row(rival: _Rival, adjusted_p: float) -> tuple[Cell, ...]:
+    gap, area = rival.gap, rival.area
+    difference = Estimate(gap.value, gap.low, gap.high, area.n)
+    ps = (p_value(gap.p), p_value(adjusted_p))
+    return (rival.title, area.n, area.events, area_estimate(area), difference, *ps)
+
+
+def area_estimate(area: Auc) -> Estimate:
+    """Return an area under the curve as an estimate for tables and forests."""
+    return Estimate(area.value, area.low, area.high, area.n)
 
 
 def centres_table(data: OutcomeData) -> tuple[list[Table], list[Figure]]:
@@ -118,9 +120,7 @@ def centres_table(data: OutcomeData) -> tuple[list[Table], list[Figure]]:
             areas.append((str(centre) or "(no centre)", auc(events, score)))
         else:
             skipped.append(str(centre) or "(no centre)")
-    rows: list[tuple[Cell, ...]] = [
-        (n, a.n, a.events, Estimate(a.value, a.low, a.high, a.n)) for n, a in areas
-    ]
+    rows: list[tuple[Cell, ...]] = [(n, a.n, a.events, area_estimate(a)) for n, a in areas]
     usable = [(n, a) for n, a in areas if np.isfinite(a.low) and a.se > 0]
     figures = []
     if len(usable) >= 3:
@@ -128,14 +128,8 @@ def centres_table(data: OutcomeData) -> tuple[list[Table], list[Figure]]:
         rows += _pooled_rows(usable, mean, reach)
         figures.append(_centres_forest(data, usable, mean, reach))
     note = f"Centres with one outcome only are left out: {', '.join(skipped)}." if skipped else ""
-    table = Table(
-        f"auc_centres_{data.stem}",
-        f"{data.plan.name}: discrimination per centre",
-        ("Centre", "n", "Events", "AUC"),
-        tuple(rows),
-        note,
-    )
-    return [table], figures
+    title, columns = f"{data.plan.name}: discrimination per centre", ("Centre", "n", "Events", "AUC")
+    return [Table(f"auc_centres_{data.stem}", title, columns, tuple(rows), note)], figures
 
 
 def _pooled(areas: Sequence[tuple[str, Auc]]) -> tuple[Estimate, tuple[float, float]]:
@@ -166,7 +160,7 @@ def _centres_forest(
 ) -> Figure:
     return forest_figure(
         f"forest_auc_{data.stem}",
-        [(f"{n} ({a.events}/{a.n})", Estimate(a.value, a.low, a.high, a.n)) for n, a in areas],
+        [(f"{n} ({a.events}/{a.n})", area_estimate(a)) for n, a in areas],
         pooled=("Random effects", mean),
         prediction=reach,
         axis="AUC",

@@ -4,14 +4,15 @@ does it beat simpler scores.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ichnos.clinical.expansion import DEFINITIONS
-from ichnos.clinical.scores import comparators
+from ichnos.clinical.scores import Comparator, comparators
 from ichnos.errors import InputRefused
-from ichnos.evidence.figures import roc_figure
+from ichnos.evidence.figures import Figure, roc_figure
 from ichnos.evidence.metrics.discrimination import Auc, auc, precision_recall_auc, roc_curve
 from ichnos.evidence.metrics.intervals import Estimate, proportion
 from ichnos.evidence.metrics.thresholds import OperatingPoint, rates, youden_point
@@ -49,54 +50,63 @@ def outcome_sections(evaluation: Evaluation) -> tuple[Section, ...]:
 
 def _section(data: OutcomeData, evaluation: Evaluation, title: str) -> Section:
     """Join the parts: discrimination always, calibration for probabilities, adjusted effects where known."""
-    name, plan = data.plan.name, evaluation.plan
-    rng = np.random.default_rng(plan.seed)
-    area = auc(data.events, data.score)
-    average_precision = precision_recall_auc(data.events, data.score, rng=rng, repeats=plan.bootstrap_repeats)
+    plan = evaluation.plan
     point = _point(data, plan)
-    decided = rates(data.events, data.score, point)
-    prevalence = proportion(int(data.events.sum()), data.events.size)
-    expansion = not data.plan.truth
-    rivals = (
-        comparators(data.rows, columns=plan.score_columns, hep_points=plan.hep_points) if expansion else ()
-    )
-    against, curves, rival_notes = rivals_table(data, rivals)
-    curves = {"model": (roc_curve(data.events, data.score), f"model {area}"), **curves}
-    roc = roc_figure(f"roc_{data.stem}", curves, caption=f"{name}: ROC curves with area and 95 % interval.")
-    per_centre, forests = centres_table(data)
-    parts = [
-        Section(
-            name,
-            title,
-            tables=(rates_table(data, decided, prevalence), against, *per_centre),
-            figures=(roc, *forests),
-            methods=(_methods(data, plan, point),),
-            numbers={
-                "auc": area,
-                "pr_auc": average_precision,
-                "prevalence": prevalence,
-                "rates": decided,
-                "threshold": point.threshold,
-            },
-        )
-    ]
+    parts = [_discrimination(data, plan, point, title)]
     if data.is_probability:
         parts.append(probability_section(data, plan))
     if (adjusted := adjusted_effects(data)) is not None:
         sentence = "The score's effect adjusted for clinical facts is from logistic regression."
-        parts.append(Section(name, "", (), (adjusted[0],), (adjusted[1],), methods=(sentence,)))
-    text = _text(data, area, average_precision, prevalence)
-    return _joined(parts, (*text, *rival_notes), _flags(data, plan, area, point))
+        parts.append(Section(data.plan.name, "", (), (adjusted[0],), (adjusted[1],), methods=(sentence,)))
+    return _joined(parts, _flags(data, plan, parts[0].numbers["auc"], point))
 
 
-def _joined(parts: list[Section], text: tuple[str, ...], flags: tuple[ReviewFlag, ...]) -> Section:
+def _discrimination(data: OutcomeData, plan: EvidencePlan, point: OperatingPoint, title: str) -> Section:
+    rng = np.random.default_rng(plan.seed)
+    area = auc(data.events, data.score)
+    average_precision = precision_recall_auc(data.events, data.score, rng=rng, repeats=plan.bootstrap_repeats)
+    decided = rates(data.events, data.score, point)
+    prevalence = proportion(int(data.events.sum()), data.events.size)
+    against, curves, rival_notes = rivals_table(data, _rivals(data, plan))
+    per_centre, forests = centres_table(data)
+    return Section(
+        data.plan.name,
+        title,
+        (*_text(data, area, average_precision, prevalence), *rival_notes),
+        tables=(rates_table(data, decided, prevalence), against, *per_centre),
+        figures=(_roc(data, area, curves), *forests),
+        methods=(_methods(data, plan, point),),
+        numbers={
+            "auc": area,
+            "pr_auc": average_precision,
+            "prevalence": prevalence,
+            "rates": decided,
+            "threshold": point.threshold,
+        },
+    )
+
+
+def _rivals(data: OutcomeData, plan: EvidencePlan) -> Sequence[Comparator]:
+    """Return the simpler scores that were published for an outcome: they are known for expansion alone."""
+    if data.plan.truth:
+        return ()
+    return comparators(data.rows, columns=plan.score_columns, hep_points=plan.hep_points)
+
+
+def _roc(data: OutcomeData, area: Auc, rivals: Mapping[str, Any]) -> Figure:
+    curves = {"model": (roc_curve(data.events, data.score), f"model {area}"), **rivals}
+    caption = f"{data.plan.name}: ROC curves with area and 95 % interval."
+    return roc_figure(f"roc_{data.stem}", curves, caption=caption)
+
+
+def _joined(parts: list[Section], flags: tuple[ReviewFlag, ...]) -> Section:
     numbers: dict[str, Any] = {}
     for part in parts:
         numbers |= part.numbers
     return Section(
         parts[0].name,
         parts[0].title,
-        text,
+        parts[0].paragraphs,
         tuple(table for part in parts for table in part.tables),
         tuple(figure for part in parts for figure in part.figures),
         flags,

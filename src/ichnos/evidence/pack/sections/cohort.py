@@ -14,56 +14,48 @@ from ichnos.evidence.tables import Cell, Table
 
 def cohort_section(evaluation: Evaluation) -> Section:
     """Describe the patients per centre and split, the flow, and missing facts."""
-    flags = []
-    if not any(evaluation.table["centre"]):
-        flags.append(
-            ReviewFlag(
-                "warn",
-                "no_centre",
-                "The cohort names no centre, so nothing can be said about transport between centres.",
-            )
-        )
-    if not any(evaluation.table["split"]):
-        flags.append(
-            ReviewFlag(
-                "warn",
-                "no_split",
-                "The cohort names no split: that no patient was used for training is the author's to show.",
-            )
-        )
-    if evaluation.without_prediction:
-        share = len(evaluation.without_prediction) / (
-            len(evaluation.without_prediction) + len(evaluation.cases)
-        )
+    proof = evaluation.proof
+    flow = Table("flow", "Flow of patients", ("Step", "Patients"), tuple(evaluation.flow.items()))
+    hashes = ", ".join(h[:12] for h in proof.model_hashes) or "not given"
+    cohorts = ", ".join(evaluation.cohorts)
+    studied = f"We evaluated {len(evaluation.cases)} patients of {_centres(evaluation)}."
+    return Section(
+        "cohort",
+        "Patients",
+        paragraphs=(f"Cohorts: {cohorts}. Model hash: {hashes}. {proof.sentence}",),
+        tables=(flow, *_facts_tables(evaluation)),
+        flags=_flags(evaluation),
+        methods=(f"{studied} {proof.sentence}",),
+        numbers={
+            "evaluated": len(evaluation.cases),
+            "leakage_proven": proof.proven,
+            "flow": dict(evaluation.flow),
+        },
+    )
+
+
+_UNNAMED = {
+    "centre": "The cohort names no centre, so nothing can be said about transport between centres.",
+    "split": ("The cohort names no split: that no patient was used for training is the author's to show."),
+}
+
+
+def _flags(evaluation: Evaluation) -> tuple[ReviewFlag, ...]:
+    flags = [
+        ReviewFlag("warn", f"no_{column}", text)
+        for column, text in _UNNAMED.items()
+        if not any(evaluation.table[column])
+    ]
+    missing = len(evaluation.without_prediction)
+    if missing:
+        share = missing / (missing + len(evaluation.cases))
         text = (
-            f"{len(evaluation.without_prediction)} patients ({share:.0%}) of the evaluated splits have no"
-            " prediction and are left out."
+            f"{missing} patients ({share:.0%}) of the evaluated splits have no prediction and are left out."
         )
         flags.append(ReviewFlag("alarm" if share > 0.05 else "warn", "without_prediction", text))
     if not evaluation.proof.proven:
         flags.append(ReviewFlag("warn", "leakage_unproven", evaluation.proof.sentence))
-    flow = Table(
-        "flow", "Flow of patients", ("Step", "Patients"), tuple((k, v) for k, v in evaluation.flow.items())
-    )
-    hashes = ", ".join(h[:12] for h in evaluation.proof.model_hashes) or "not given"
-    return Section(
-        "cohort",
-        "Patients",
-        paragraphs=(
-            f"Cohorts: {', '.join(evaluation.cohorts)}. Model hash: {hashes}. {evaluation.proof.sentence}",
-        ),
-        tables=(flow, *_facts_tables(evaluation)),
-        flags=tuple(flags),
-        methods=(
-            f"We evaluated {len(evaluation.cases)} patients of {_centres(evaluation)}."
-            f" {evaluation.proof.sentence}",
-        ),
-        numbers={
-            "evaluated": len(evaluation.cases),
-            "leakage_proven": evaluation.proof.proven,
-            "flow": dict(evaluation.flow),
-        },
-    )
+    return tuple(flags)
 
 
 def _centres(evaluation: Evaluation) -> str:

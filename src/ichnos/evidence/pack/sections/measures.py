@@ -9,6 +9,7 @@ import numpy as np
 from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.agreement import (
+    VolumeCalibrator,
     concordance,
     fit_volume_calibrator,
     pearson,
@@ -23,6 +24,8 @@ from ichnos.evidence.pack.plan import GradePlan, MeasurePlan
 from ichnos.evidence.pack.section import Section
 from ichnos.evidence.pack.sections.agreement import agreement_of
 from ichnos.evidence.tables import Cell, Table
+
+_LEAST_TO_CALIBRATE = 20  # validation patients with both values
 
 
 def measure_sections(evaluation: Evaluation) -> tuple[Section, ...]:
@@ -39,41 +42,38 @@ def _measure(evaluation: Evaluation, plan: MeasurePlan) -> Section | None:
     tables, figures, numbers = agreement_of(stem, plan.name, *pairs, unit=plan.unit)
     tuning = value_pairs(evaluation.calibration_table, f"predicted_{plan.predicted}", plan.truth)
     methods: tuple[str, ...] = ()
-    if tuning is not None and tuning[0].size >= 20 and tuning[0].std() > 0:
+    if tuning is not None and tuning[0].size >= _LEAST_TO_CALIBRATE and tuning[0].std() > 0:
         calibrator = fit_volume_calibrator(*tuning, fitted_on="validation")
-        note = (
-            f"true = {calibrator.intercept_ml:.3g} + {calibrator.slope:.3g} × predicted, from {calibrator.n}"
-            " validation patients."
-        )
-        rows: tuple[tuple[Cell, ...], ...] = (
-            ("as predicted", concordance(*pairs), float(np.mean(pairs[0] - pairs[1]))),
-            (
-                "calibrated",
-                concordance(calibrator(pairs[0]), pairs[1]),
-                float(np.mean(calibrator(pairs[0]) - pairs[1])),
-            ),
-        )
-        tables.append(
-            Table(
-                f"calibrated_{stem}",
-                f"{plan.name}: after calibration",
-                ("", "CCC", f"Bias ({plan.unit})"),
-                rows,
-                note,
-            )
-        )
+        tables.append(_calibrated_table(plan, calibrator, *pairs))
         methods = (
             f"{plan.name} was also calibrated by a Passing-Bablok line fitted on the validation split.",
         )
-    text = f"{pairs[0].size} patients have both values."
     return Section(
         stem,
         f"Measure: {plan.name}",
-        (text,),
+        (f"{pairs[0].size} patients have both values.",),
         tuple(tables),
         tuple(figures),
         methods=methods,
         numbers=numbers,
+    )
+
+
+def _calibrated_table(
+    plan: MeasurePlan, calibrator: VolumeCalibrator, predicted: Floats, truth: Floats
+) -> Table:
+    """Lay out concordance and bias before and after calibration."""
+    sides = {"as predicted": predicted, "calibrated": calibrator(predicted)}
+    note = (
+        f"true = {calibrator.intercept_ml:.3g} + {calibrator.slope:.3g} × predicted, from {calibrator.n}"
+        " validation patients."
+    )
+    return Table(
+        f"calibrated_{stem_of(plan.name)}",
+        f"{plan.name}: after calibration",
+        ("", "CCC", f"Bias ({plan.unit})"),
+        tuple((label, concordance(a, truth), float(np.mean(a - truth))) for label, a in sides.items()),
+        note,
     )
 
 

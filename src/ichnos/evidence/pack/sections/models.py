@@ -83,21 +83,9 @@ def _scores(evaluation: Evaluation, rival: Evaluation) -> Table | None:
         truth = outcome_truth(evaluation.plan, plan, both)
         first, second = both[name].to_numpy(float), both[f"{name}_second"].to_numpy(float)
         keep = ~np.isnan(truth + first + second)
-        gap = compare_paired(truth[keep], first[keep], second[keep])
-        rows.append(
-            (
-                plan.name,
-                int(keep.sum()),
-                Estimate(gap.value, gap.low, gap.high, int(keep.sum())),
-                p_value(gap.p),
-            )
-        )
+        gap, count = compare_paired(truth[keep], first[keep], second[keep]), int(keep.sum())
+        rows.append((plan.name, count, Estimate(gap.value, gap.low, gap.high, count), p_value(gap.p)))
     if not rows:
         return None
-    return Table(
-        "models_auc",
-        "Two models: AUC",
-        ("Outcome", "n", "First minus second", "p"),
-        tuple(rows),
-        "DeLong's paired test.",
-    )
+    columns = ("Outcome", "n", "First minus second", "p")
+    return Table("models_auc", "Two models: AUC", columns, tuple(rows), "DeLong's paired test.")
