@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ichnos.errors import UsageError
-from ichnos.files import atomic_file
+from ichnos.files import atomic_file, remove_partials
 from ichnos.runs import workers as places
 from ichnos.runs.ledger import Ledger, settings_hash
 from ichnos.runs.progress import progress_bar
 from ichnos.runs.staging import Staging
+
+_TABLES = ("", ".ichnos/*/", "derivatives/*/")  # folders in which a run writes tables over all items
 
 
 class Item(Protocol):
@@ -123,6 +125,7 @@ def apply(
     try:
         staging = Staging(ledger.home, out)
         staging.clear()
+        remove_partials(file for place in _TABLES for file in out.glob(f"{place}.tmp-*"))
         known = ledger.finished()
         for note in (note for note in staging.recover() if note["id"] not in known):
             ledger.add(
