@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ichnos.errors import UsageError
-from ichnos.files import atomic_file
+from ichnos.files import atomic_file, remove_partials
 from ichnos.runs import workers as places
 from ichnos.runs.ledger import Ledger, settings_hash
 from ichnos.runs.progress import progress_bar
 from ichnos.runs.staging import Staging
+
+_TABLES = ("", ".ichnos/*/", "derivatives/*/")  # folders in which a run writes tables over all items
 
 
 class Item(Protocol):
@@ -119,7 +121,7 @@ def apply(
     ledger.open(settings)
     try:
         staging = Staging(ledger.home, out)
-        before = _recovered(ledger, staging, settings_hash(settings))
+        before = _recovered(ledger, staging, out, settings_hash(settings))
         pending = [item for item in chosen if item.id not in before]
         job = places.Job(task, keep_names)
         place = _place(job, pending, staging.work, ledger, workers=workers, scheduler=scheduler)
@@ -141,9 +143,10 @@ def _check_places(workers: int, scheduler: str | None) -> None:
         raise UsageError("give either workers or a scheduler: a scheduler brings its own workers")
 
 
-def _recovered(ledger: Ledger, staging: Staging, settings: str) -> dict[str, Any]:
+def _recovered(ledger: Ledger, staging: Staging, out: Path, settings: str) -> dict[str, Any]:
     """Complete the moves that an earlier call left undone; return what is finished."""
     staging.clear()
+    remove_partials(file for place in _TABLES for file in out.glob(f"{place}.tmp-*"))
     known = ledger.finished()
     for note in (note for note in staging.recover() if note["id"] not in known):
         ledger.add("finished", note["id"], settings=settings, recovered=True, row=note["row"])
