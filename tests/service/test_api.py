@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from ichnos.service import auth
-from ichnos.service.auth import Role
+from ichnos.service.accounts import auth
+from ichnos.service.accounts.auth import Role
 from ichnos.service.node import Node, open_node
 from ichnos.service.settings import Destination, NodeSettings, SendingSettings
 from ichnos.service.store.tables import DeliveryRow, EventRow, StudyRow, TaskRow

@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import select
 
 from ichnos.errors import UsageError
-from ichnos.service import auth
-from ichnos.service.auth import Visitor
-from ichnos.service.rate_limit import RateLimit
+from ichnos.service.accounts import auth
+from ichnos.service.accounts.auth import Visitor
+from ichnos.service.accounts.rate_limit import RateLimit
 from ichnos.service.store.database import Database
 from ichnos.service.store.tables import LoginRow, UserRow
 

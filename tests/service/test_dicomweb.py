@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from dicomweb_client.api import DICOMwebClient
 
-from ichnos.service import auth
+from ichnos.service.accounts import auth
 from ichnos.service.node import Node, open_node
 from ichnos.service.settings import NodeSettings
 from ichnos.service.web.app import create_app

@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from ichnos.errors import InputRefused
 from ichnos.reading import Reading, refused
-from ichnos.service import auth
+from ichnos.service.accounts import auth
 from ichnos.service.assembler import assemble
 from ichnos.service.node import Node, open_node
 from ichnos.service.sender import Sender, deliver_files

@@ -9,8 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from builders.stored_node import open_stored, read_all, receive
-from ichnos.service import auth
-from ichnos.service.auth import Role
+from ichnos.service.accounts import auth
+from ichnos.service.accounts.auth import Role
 from ichnos.service.node import Node
 from ichnos.service.store.tables import StudyRow
 from ichnos.service.web.app import create_app

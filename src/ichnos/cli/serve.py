@@ -108,7 +108,7 @@ def _file(path: Path) -> dict[str, Any]:
 
 def _greet(settings: NodeSettings) -> None:
     """Say where to look, and show the first password once."""
-    from ichnos.service.auth import first_password
+    from ichnos.service.accounts.auth import first_password
     from ichnos.service.node import open_node
 
     node = open_node(settings)

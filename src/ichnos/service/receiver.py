@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ichnos.errors import InputRefused
 from ichnos.service.node import Node
-from ichnos.service.reception import keep_image
+from ichnos.service.reception import Reception
 from ichnos.service.sender import note_commitment
 from ichnos.service.settings import LOOPBACK, ReceiverSettings
 from ichnos.service.store import queue
@@ -32,6 +32,7 @@ from ichnos.service.store.images import free_gib
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND, PROCESSING_FAILURE, NOT_AUTHORISED = (
     0x0000, 0xA700, 0xC000, 0x0110, 0x0124,
 )  # fmt: skip
+MAXIMUM_PDU_BYTES = 131_072  # what dcmtk sends at most; each PDU costs Python as much, whatever its size
 _LOOK_EVERY_S = 1.0  # how often disk and queue are looked at while images come
 _log = logging.getLogger(__name__)
 
@@ -42,8 +43,12 @@ class Receiver:
 
     node: Node
     server: Any = None
+    reception: Reception = field(init=False)
     _full: bool = False
     _looked_at: float = field(default=-_LOOK_EVERY_S)
+
+    def __post_init__(self) -> None:
+        self.reception = Reception(self.node)
 
     @property
     def port(self) -> int:
@@ -65,6 +70,7 @@ class Receiver:
         settings = self.node.settings.receiver
         entity = AE(ae_title=settings.ae_title)
         entity.maximum_associations = settings.associations
+        entity.maximum_pdu_size = MAXIMUM_PDU_BYTES
         entity.require_called_aet = bool(settings.peers)
         entity.require_calling_aet = sorted({peer.ae_title for peer in settings.peers})
         entity.add_supported_context(Verification)
@@ -113,7 +119,7 @@ class Receiver:
     def _keep(self, received: Path, *, source: str) -> int:
         """Store one image; whatever goes wrong, the sender is not told of success and sends again."""
         try:
-            keep_image(self.node, received, source=source)
+            self.reception.keep(received, source=source)
         except InputRefused as refusal:
             _log.warning("image refused: %s", refusal)
             return CANNOT_UNDERSTAND

@@ -149,6 +149,36 @@ class WebSettings(_Part):
     port: int = Field(default=8045, ge=0, le=65535, description="port; 0 chooses a free one")
     session_hours: float = Field(default=10.0, gt=0, description="hours until people sign in again")
     secure_cookies: bool = Field(default=False, description="send cookies over HTTPS only")
+    public_url: str = Field(default="", description="address that browsers see, behind a proxy")
+
+
+class OidcSettings(_Part):
+    """An identity provider that signs people in (OpenID Connect, authorization code with PKCE)."""
+
+    issuer: str = Field(default="", description="its address; empty: local users alone")
+    client_id: str = Field(default="", description="how it knows this node")
+    client_secret_file: Path | None = Field(
+        default=None, description="file with our secret; none: public client"
+    )
+    label: str = Field(default="Sign in with your organisation", description="text of the button")
+    scope: str = Field(default="openid profile", description="what is asked for")
+    roles_claim: str = Field(default="groups", description="claim that lists the groups of a person")
+    admin: tuple[str, ...] = Field(default=(), description="groups whose members are admins")
+    researcher: tuple[str, ...] = Field(default=(), description="groups whose members are researchers")
+    reader: tuple[str, ...] = Field(default=(), description="groups whose members are readers")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.issuer and not self.client_id:
+            raise ValueError("oidc.issuer is given, but oidc.client_id is not")
+        host = self.issuer.split("://")[-1].split("/")[0].rsplit(":", 1)[0]
+        if self.issuer and not self.issuer.startswith("https://") and host not in LOOPBACK:
+            raise ValueError("oidc.issuer must be an https:// address")
+        if self.issuer and not (self.admin or self.researcher or self.reader):
+            raise ValueError(
+                "name the groups that may sign in under oidc.admin, oidc.researcher or oidc.reader"
+            )
+        return self
 
 
 class StorageSettings(_Part):
@@ -199,6 +229,7 @@ class NodeSettings(_Part):
     archive: ArchiveSettings = ArchiveSettings()
     partners: PartnerSettings = PartnerSettings()
     web: WebSettings = WebSettings()
+    oidc: OidcSettings = OidcSettings()
     storage: StorageSettings = StorageSettings()
 
     @property

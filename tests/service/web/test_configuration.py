@@ -10,7 +10,8 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 from sqlalchemy import select
 
-from ichnos.service import auth, destinations, installed, people
+from ichnos.service import destinations, installed
+from ichnos.service.accounts import auth, people
 from ichnos.service.node import Node
 from ichnos.service.settings import Destination, SendingSettings
 from ichnos.service.store.tables import EventRow, LoginRow, UserRow

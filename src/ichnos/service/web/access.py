@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Form, Header, HTTPException, Request
 
-from ichnos.service.auth import Role, Scope, Visitor, visitor_of
+from ichnos.service.accounts.auth import Role, Scope, Visitor, visitor_of
 from ichnos.service.node import Node
 
 COOKIE = "ichnos_session"

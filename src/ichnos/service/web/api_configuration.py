@@ -59,7 +59,7 @@ def list_destinations(node: NodeOfRequest, visitor: Reader) -> list[DestinationL
 
 
 @CONFIGURATION.post("/destinations", status_code=201)
-def add_destination(node: NodeOfRequest, visitor: Admin, destination: Destination) -> DestinationLine:
+def post_destination(node: NodeOfRequest, visitor: Admin, destination: Destination) -> DestinationLine:
     """Add a destination."""
     with node.database.transaction() as session:
         destinations.add_destination(
@@ -69,26 +69,26 @@ def add_destination(node: NodeOfRequest, visitor: Admin, destination: Destinatio
 
 
 @CONFIGURATION.delete("/destinations/{name}", status_code=204)
-def remove_destination(node: NodeOfRequest, visitor: Admin, name: str) -> None:
+def delete_destination(node: NodeOfRequest, visitor: Admin, name: str) -> None:
     """Remove a destination that was added by the pages or this API."""
     with node.database.transaction() as session:
         destinations.remove_destination(session, node.settings, name, now=node.clock(), actor=visitor.name)
 
 
 @CONFIGURATION.post("/destinations/{name}/enable", status_code=204)
-def enable_destination(node: NodeOfRequest, visitor: Admin, name: str) -> None:
+def post_enable(node: NodeOfRequest, visitor: Admin, name: str) -> None:
     """Send results there again."""
     switch(node, name, visitor.name, enabled=True)
 
 
 @CONFIGURATION.post("/destinations/{name}/disable", status_code=204)
-def disable_destination(node: NodeOfRequest, visitor: Admin, name: str) -> None:
+def post_disable(node: NodeOfRequest, visitor: Admin, name: str) -> None:
     """Send nothing there until it is enabled again."""
     switch(node, name, visitor.name, enabled=False)
 
 
 @CONFIGURATION.post("/destinations/{name}/test")
-def test_destination(node: NodeOfRequest, visitor: Admin, name: str) -> EchoAnswer:
+def post_test(node: NodeOfRequest, visitor: Admin, name: str) -> EchoAnswer:
     """Ask a destination whether it answers: C-ECHO, or a QIDO-RS search."""
     problem = echo_problem(node, name)
     return EchoAnswer(not problem, problem)
@@ -103,7 +103,7 @@ def list_models(node: NodeOfRequest, visitor: Reader) -> list[ModelLine]:
 
 
 @CONFIGURATION.put("/models/{name}/reads", status_code=204)
-def choose_model(node: NodeOfRequest, visitor: Admin, name: str) -> None:
+def put_reading_model(node: NodeOfRequest, visitor: Admin, name: str) -> None:
     """Read new studies with this model."""
     with node.database.transaction() as session:
         installed.choose_model(session, node.settings, name, now=node.clock(), actor=visitor.name)

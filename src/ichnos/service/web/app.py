@@ -13,9 +13,19 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 
 import ichnos
 from ichnos.errors import IchnosError
+from ichnos.service.accounts.rate_limit import RateLimit
 from ichnos.service.node import Node
-from ichnos.service.rate_limit import RateLimit
-from ichnos.service.web import api, api_configuration, dicomweb, evidence, operation, pages, sessions, upkeep
+from ichnos.service.web import (
+    api,
+    api_configuration,
+    dicomweb,
+    evidence,
+    operation,
+    opinions,
+    pages,
+    sessions,
+    upkeep,
+)
 from ichnos.service.web.access import SignInNeeded
 from ichnos.service.web.configuration import destinations, models, tokens, users
 from ichnos.service.web.rendering import fragment
@@ -35,8 +45,8 @@ _HEADERS = {
 }
 _FOR_PROGRAMS = ("/api/", "/dicom-web/", "/healthz", "/readyz", "/metrics", "/openapi.json")
 _PAGES = (
-    pages.PAGES, evidence.EVIDENCE_PAGES, sessions.SESSIONS, destinations.DESTINATIONS, models.MODELS,
-    tokens.TOKENS, users.USERS,
+    pages.PAGES, evidence.EVIDENCE_PAGES, opinions.OPINION_PAGES, sessions.SESSIONS,
+    destinations.DESTINATIONS, models.MODELS, tokens.TOKENS, users.USERS,
 )  # fmt: skip
 
 
@@ -53,6 +63,7 @@ def create_app(node: Node) -> FastAPI:
         app.include_router(router)
     app.include_router(api.API, prefix="/api/v1")
     app.include_router(evidence.EVIDENCE, prefix="/api/v1")
+    app.include_router(opinions.OPINIONS, prefix="/api/v1")
     app.include_router(api_configuration.CONFIGURATION, prefix="/api/v1")
     app.include_router(upkeep.UPKEEP, prefix="/api/v1")
     app.include_router(dicomweb.DICOMWEB, prefix="/dicom-web")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from ichnos.audit.change import ALPHA
 from ichnos.audit.page import live_plain
 from ichnos.errors import UsageError
 from ichnos.evidence.tables import cell_text
@@ -15,7 +16,7 @@ from ichnos.service.node import Node
 from ichnos.service.partners.evidence import node_evidence
 from ichnos.service.partners.shadow import set_shadow, shadow_of
 from ichnos.service.web.access import Admin, FormVisitor, NodeOfRequest, PageVisitor, Reader
-from ichnos.service.web.rendering import page
+from ichnos.service.web.rendering import full_page
 
 EVIDENCE_PAGES = APIRouter(include_in_schema=False)
 EVIDENCE = APIRouter()
@@ -31,7 +32,7 @@ def evidence_page(
     with node.database.snapshot() as session:
         shadow = shadow_of(session)
         models = [model.name for model in installed.installed_models(session, node.settings)]
-    return page(
+    return full_page(
         "evidence.html.j2",
         visitor,
         here="/evidence",
@@ -40,6 +41,7 @@ def evidence_page(
         shadow=shadow,
         models=models,
         shown=cell_text,
+        alpha=ALPHA,
     )
 
 

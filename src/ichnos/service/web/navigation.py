@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ichnos.service.auth import Role, Visitor
+from ichnos.service.accounts.auth import Role, Visitor
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ichnos.service.store.tables import StudyRow
 from ichnos.service.web import views
 from ichnos.service.web.access import FormVisitor, NodeOfRequest, PageVisitor, ResearcherForm
 from ichnos.service.web.api import note_seen, queue_reading, send_again
-from ichnos.service.web.rendering import fragment, page
+from ichnos.service.web.rendering import fragment, full_page
 
 PAGES = APIRouter(include_in_schema=False)
 _LIVE_PAUSE_S = 1.0
@@ -37,7 +37,7 @@ def worklist_page(
     node: NodeOfRequest, visitor: PageVisitor, state: str = "", open_only: bool = False
 ) -> HTMLResponse:
     """Show the worklist."""
-    return page("worklist.html.j2", visitor, here="/", **_worklist(node, state, open_only))
+    return full_page("worklist.html.j2", visitor, here="/", **_worklist(node, state, open_only))
 
 
 @PAGES.get("/worklist")
@@ -60,7 +60,7 @@ def study_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> HTML
     """Show one study."""
     with node.database.snapshot() as session:
         values = _study_values(session, node, study_id)
-    return page("study.html.j2", visitor, here="/", **values)
+    return full_page("study.html.j2", visitor, here="/", **values)
 
 
 @PAGES.get("/studies/{study_id}/live")
@@ -75,7 +75,7 @@ def study_state(
         if (study.read_at or 0.0) != read:
             return Response(headers={"HX-Refresh": "true"})
         values = _study_values(session, node, study_id)
-    return HTMLResponse(page("study_live.html.j2", visitor, **values).body)
+    return HTMLResponse(full_page("study_live.html.j2", visitor, **values).body)
 
 
 def _study_values(session: Session, node: Node, study_id: int) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def beside_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int, prior_
     if details is None or at is None or shown is None:
         raise HTTPException(404, "these are not two studies of one patient")
     lines = [(line.label, line.values[0], line.values[at + 1]) for line in details.measures]
-    return page("beside.html.j2", visitor, here="/", study=details, prior=shown, lines=lines)
+    return full_page("beside.html.j2", visitor, here="/", study=details, prior=shown, lines=lines)
 
 
 @PAGES.get("/studies/{study_id}/archive")

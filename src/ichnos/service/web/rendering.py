@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 from fastapi.responses import HTMLResponse
 
-from ichnos.service.auth import Visitor
+from ichnos.service.accounts.auth import Visitor
 from ichnos.service.web.navigation import entries_for
 
 _TEMPLATES = jinja2.Environment(
@@ -24,7 +24,7 @@ def fragment(template: str, **values: Any) -> HTMLResponse:
     return HTMLResponse(_TEMPLATES.get_template(template).render(visitor=None, **values))
 
 
-def page(
+def full_page(
     template: str, visitor: Visitor, *, here: str = "", status: int = 200, **values: Any
 ) -> HTMLResponse:
     """Return a page for a visitor; `here` is the navigation's entry that it belongs to."""

@@ -10,12 +10,12 @@ from pydantic import ValidationError
 
 from ichnos.errors import IchnosError, UsageError
 from ichnos.service import destinations
-from ichnos.service.auth import Visitor
+from ichnos.service.accounts.auth import Visitor
 from ichnos.service.node import Node
 from ichnos.service.settings import Destination
 from ichnos.service.web.access import AdminForm, AdminPage, NodeOfRequest
 from ichnos.service.web.api_configuration import echo_problem, switch
-from ichnos.service.web.rendering import page
+from ichnos.service.web.rendering import full_page
 
 DESTINATIONS = APIRouter(prefix="/destinations", include_in_schema=False)
 
@@ -27,7 +27,7 @@ def destinations_page(node: NodeOfRequest, visitor: AdminPage) -> HTMLResponse:
 
 
 @DESTINATIONS.post("")
-def post_destination(
+def post_destination_form(
     node: NodeOfRequest,
     visitor: AdminForm,
     name: Annotated[str, Form(max_length=64)],
@@ -58,7 +58,7 @@ def post_destination(
 
 
 @DESTINATIONS.post("/test")
-def post_test(node: NodeOfRequest, visitor: AdminForm, name: Annotated[str, Form()]) -> HTMLResponse:
+def post_test_form(node: NodeOfRequest, visitor: AdminForm, name: Annotated[str, Form()]) -> HTMLResponse:
     """Ask a destination whether it answers."""
     problem = echo_problem(node, name)
     if problem:
@@ -67,7 +67,7 @@ def post_test(node: NodeOfRequest, visitor: AdminForm, name: Annotated[str, Form
 
 
 @DESTINATIONS.post("/switch")
-def post_switch(
+def post_destination_switch(
     node: NodeOfRequest, visitor: AdminForm, name: Annotated[str, Form()], enabled: Annotated[bool, Form()]
 ) -> RedirectResponse:
     """Switch a destination on or off."""
@@ -96,7 +96,7 @@ def _checked(given: dict[str, object]) -> Destination:
 def _page(node: Node, visitor: Visitor, *, problem: str = "", success: str = "") -> HTMLResponse:
     with node.database.snapshot() as session:
         known = destinations.known_destinations(session, node.settings)
-    return page(
+    return full_page(
         "destinations.html.j2", visitor, here="/destinations", status=400 if problem else 200,
         known=known, problem=problem, success=success,
     )  # fmt: skip

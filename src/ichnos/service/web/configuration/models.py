@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from ichnos.service import installed
 from ichnos.service.web.access import AdminForm, AdminPage, NodeOfRequest
-from ichnos.service.web.rendering import page
+from ichnos.service.web.rendering import full_page
 
 MODELS = APIRouter(prefix="/models", include_in_schema=False)
 
@@ -20,7 +20,7 @@ def models_page(node: NodeOfRequest, visitor: AdminPage) -> HTMLResponse:
     with node.database.snapshot() as session:
         models = installed.installed_models(session, node.settings)
     folder = node.settings.home / "models"
-    return page("models.html.j2", visitor, here="/models", models=models, folder=folder)
+    return full_page("models.html.j2", visitor, here="/models", models=models, folder=folder)
 
 
 @MODELS.get("/{name}")
@@ -29,7 +29,7 @@ def model_page(node: NodeOfRequest, visitor: AdminPage, name: str) -> HTMLRespon
     card = installed.model_card(node.settings, name)
     if card is None:
         raise HTTPException(404, "there is no such model")
-    return page("model.html.j2", visitor, here="/models", name=name, blocks=card_blocks(card))
+    return full_page("model.html.j2", visitor, here="/models", name=name, blocks=card_blocks(card))
 
 
 @MODELS.post("")

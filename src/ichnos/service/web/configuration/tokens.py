@@ -9,12 +9,12 @@ from fastapi import APIRouter, Form
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from ichnos.errors import IchnosError, UsageError
-from ichnos.service import auth, people
-from ichnos.service.auth import SCOPES, Scope, Visitor
+from ichnos.service.accounts import auth, people
+from ichnos.service.accounts.auth import SCOPES, Scope, Visitor
 from ichnos.service.node import Node
 from ichnos.service.store import events
 from ichnos.service.web.access import FormVisitor, NodeOfRequest, PageVisitor
-from ichnos.service.web.rendering import page
+from ichnos.service.web.rendering import full_page
 
 TOKENS = APIRouter(prefix="/tokens", include_in_schema=False)
 _LONGEST_DAYS = 730
@@ -67,7 +67,7 @@ def _page(node: Node, visitor: Visitor, *, problem: str = "", secret: str = "") 
     with node.database.snapshot() as session:
         tokens = people.tokens_of(session, "" if visitor.may("admin") else visitor.name)
     offered = {scope: text for scope, text in SCOPES.items() if scope != "admin" or visitor.may("admin")}
-    return page(
+    return full_page(
         "tokens.html.j2", visitor, here="/tokens", status=400 if problem else 200,
         tokens=tokens, scopes=offered, problem=problem, secret=secret, now=node.clock(), day=_day,
     )  # fmt: skip

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Form
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from ichnos.errors import IchnosError
-from ichnos.service import people
-from ichnos.service.auth import LEAST_PASSWORD, ROLES, Visitor, add_user, role_called
+from ichnos.service.accounts import people
+from ichnos.service.accounts.auth import LEAST_PASSWORD, ROLES, Visitor, add_user, role_called
 from ichnos.service.node import Node
 from ichnos.service.store import events
 from ichnos.service.web.access import AdminForm, AdminPage, NodeOfRequest
-from ichnos.service.web.rendering import page
+from ichnos.service.web.rendering import full_page
 
 USERS = APIRouter(prefix="/users", include_in_schema=False)
 Name = Annotated[str, Form(max_length=64)]
@@ -55,7 +55,7 @@ def post_role(
 
 
 @USERS.post("/switch")
-def post_switch(
+def post_user_switch(
     node: NodeOfRequest, visitor: AdminForm, name: Name, active: Annotated[bool, Form()]
 ) -> RedirectResponse:
     """Lock a user out, or let them in again."""
@@ -77,7 +77,7 @@ def post_password(
 def _page(node: Node, visitor: Visitor, problem: str = "") -> HTMLResponse:
     with node.database.snapshot() as session:
         users = people.all_users(session)
-    return page(
+    return full_page(
         "users.html.j2", visitor, here="/users", status=400 if problem else 200,
         users=users, roles=ROLES, least=LEAST_PASSWORD, problem=problem,
     )  # fmt: skip

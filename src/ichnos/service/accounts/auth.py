@@ -88,6 +88,11 @@ def sign_in(session: Session, name: str, password: str, *, now: float, hours: fl
     return start_session(session, user, now=now, hours=hours)
 
 
+def is_user(session: Session, name: str) -> bool:
+    """Tell whether somebody is called so."""
+    return session.execute(select(UserRow.id).where(UserRow.name == name)).scalar() is not None
+
+
 def issue_token(
     session: Session,
     user: UserRow,

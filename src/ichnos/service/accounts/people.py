@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from ichnos.errors import UsageError
-from ichnos.service.auth import Role, hash_of
+from ichnos.service.accounts.auth import Role, hash_of
 from ichnos.service.store import events
 from ichnos.service.store.tables import LoginRow, UserRow
 

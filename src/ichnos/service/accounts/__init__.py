@@ -1,0 +1,1 @@
+"""Who may come in: users, tokens, an identity provider, and a limit on guesses."""
