@@ -87,7 +87,7 @@ def _page(
 
         return lesion_study(folder, out, workers=settings.workers)
     if name == _HOSPITAL:
-        return _hospital_page(settings, silent=silent)
+        return _hospital_page(out, settings, silent=silent)
     if from_run is not None:
         return _stored_page(name, from_run)
     return _paper_page(name, out, settings, silent=silent)
@@ -103,15 +103,12 @@ def _stored_page(name: str, folder: Path) -> StudyPage:
     return study_page(record)
 
 
-def _hospital_page(settings: StudySettings, *, silent: bool) -> StudyPage:
-    """Run the simulated hospitals: twenty of 1,500 patients, or with --smoke three small ones."""
-    from rich.console import Console
-
+def _hospital_page(out: Path, settings: StudySettings, *, silent: bool) -> StudyPage:
+    """Run the simulated hospitals: twenty of 1,500 patients each, or with --smoke two small ones."""
     from ichnos.studies.hospital.study import HospitalBudget, hospital_study
 
-    console = Console(stderr=True, soft_wrap=True, quiet=silent)
-    budget = HospitalBudget(count=3, patients=600) if settings.smoke else HospitalBudget()
-    return hospital_study(budget, say=lambda sentence: console.print(sentence, markup=False, style="dim"))
+    budget = HospitalBudget(count=2, patients=600) if settings.smoke else HospitalBudget()
+    return hospital_study(budget, out, workers=settings.workers, progress=not silent)
 
 
 def _paper_page(name: str, out: Path, settings: StudySettings, *, silent: bool) -> StudyPage:
