@@ -20,13 +20,14 @@ from ichnos.service.web import (
     api_configuration,
     dicomweb,
     evidence,
+    ohif,
     operation,
     pages,
     sessions,
     upkeep,
 )
 from ichnos.service.web.access import SignInNeeded
-from ichnos.service.web.configuration import destinations, models, tokens, users
+from ichnos.service.web.configuration import destinations, exports, models, retention, tokens, users
 from ichnos.service.web.rendering import fragment
 
 _STATIC = Path(__file__).parent / "static"
@@ -45,7 +46,7 @@ _HEADERS = {
 _FOR_PROGRAMS = ("/api/", "/dicom-web/", "/healthz", "/readyz", "/metrics", "/openapi.json")
 _PAGES = (
     pages.PAGES, evidence.EVIDENCE_PAGES, sessions.SESSIONS, destinations.DESTINATIONS, models.MODELS,
-    tokens.TOKENS, users.USERS,
+    tokens.TOKENS, users.USERS, retention.RETENTION, exports.EXPORTS, ohif.OHIF,
 )  # fmt: skip
 
 
