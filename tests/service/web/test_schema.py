@@ -12,8 +12,8 @@ from service.web.living import Living
 
 pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 CHECKS = (
-    "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance",
-    "response_headers_conformance", "ignored_auth",
+    "not_a_server_error", "status_code_conformance", "content_type_conformance",
+    "response_schema_conformance", "response_headers_conformance", "ignored_auth",
 )  # fmt: skip
 # What it may not do to the node that the other tests share: export whole cohorts, remove studies, follow
 # test connections to hosts that it makes up.
