@@ -38,7 +38,8 @@ class ReceiverSettings(_Part):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=11112, ge=0, le=65535, description="DICOM port; 0 chooses a free one")
     peers: tuple[Peer, ...] = Field(default=(), description="who may connect; empty: loopback only")
-    associations: int = Field(default=25, ge=1, description="associations at the same time")
+    associations: int = Field(default=25, ge=1, description="associations at the same time, per process")
+    processes: int = Field(default=2, ge=1, le=16, description="processes that share the port")
     tls_certificate: Path | None = Field(default=None, description="our certificate (PEM); none: no TLS")
     tls_key: Path | None = Field(default=None, description="private key of the certificate (PEM)")
     tls_peers: Path | None = Field(

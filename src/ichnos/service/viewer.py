@@ -17,6 +17,7 @@ from typing import Any
 from ichnos.errors import InputRefused
 
 VIEWER_BASE = "/ohif"
+_PUBLIC_PATH = '__webpack_require__.p = "/"'
 _INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -71,6 +72,11 @@ def _move_to_base(folder: Path) -> None:
         (folder / name).write_text(script, encoding="utf-8")
         page = page.replace(f"<script>{script}</script>", f'<script src="{VIEWER_BASE}/{name}"></script>', 1)
     (folder / "index.html").write_text(page, encoding="utf-8")
+    for bundle in folder.glob("*.bundle.*.js"):  # each says where the others are
+        text = bundle.read_text(encoding="utf-8")
+        if _PUBLIC_PATH in text:
+            moved = text.replace(_PUBLIC_PATH, f'{_PUBLIC_PATH[:-1]}{VIEWER_BASE[1:]}/"')
+            bundle.write_text(moved, encoding="utf-8")
 
 
 def _settings() -> dict[str, Any]:

@@ -30,7 +30,7 @@ def package(tmp_path: Path) -> Path:
     build = tmp_path / "package" / "dist"
     build.mkdir(parents=True)
     (build / "index.html").write_text(START)
-    (build / "app.bundle.1.js").write_text("1")
+    (build / "app.bundle.1.js").write_text('__webpack_require__.p = "/";')
     (build / "app.bundle.1.js.map").write_text("{}")
     (build / "app-config.js").write_text("window.config = {dataSources: ['elsewhere']}")
     packed = tmp_path / "ohif-app.tgz"
@@ -48,6 +48,7 @@ def test_the_package_is_installed_below_its_path_and_asks_this_node_alone(node: 
     assert 'src="/ohif/app.bundle.1.js"' in start
     assert 'href="/ohif/assets/a.ico"' in start
     assert (folder / "start-1.js").read_text() == 'window.PUBLIC_URL="/ohif/"'
+    assert (folder / "app.bundle.1.js").read_text() == '__webpack_require__.p = "/ohif/";'
     assert not list(folder.glob("*.map"))
     settings = json.loads(
         (folder / "app-config.js").read_text().removeprefix("window.config = ").rstrip(";\n")

@@ -94,7 +94,7 @@ def test_the_interval_of_a_median_holds_it_in_nineteen_of_twenty_studies() -> No
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_shapes_shift_and_grades_of_voxels_lie_in_their_bands() -> None:
-    """160 patients at 2.25 mm, on slices of 4.5 mm: four minutes of one core."""
+    """120 patients at 2.25 mm, on slices of 4.5 mm: some three minutes of one core."""
     head = mni_head(Path(__file__).resolve().parents[3] / "build" / "heads")
     rows = simulated_rows(head, range(1000, 1000 + PATIENTS))
     assert {f"{row.quantity}: {row.shown}" for row in rows if row.missed} == set()

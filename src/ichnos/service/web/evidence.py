@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from ichnos.audit.change import ALPHA
 from ichnos.audit.page import live_plain
 from ichnos.errors import UsageError
 from ichnos.evidence.tables import cell_text
@@ -40,6 +41,7 @@ def evidence_page(
         shadow=shadow,
         models=models,
         shown=cell_text,
+        alpha=ALPHA,
     )
 
 

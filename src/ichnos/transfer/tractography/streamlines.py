@@ -32,7 +32,7 @@ SHADOW_MM = 3.0  # so near a haematoma with its oedema tissue is pushed about, a
 SHADOW_SHARE = 0.3  # its share is at least this there, so that well-visited voxels stay
 # Membership at the edge of the tract's mask: the geometric mean of two shares, how often streamlines visit
 # the voxel relative to the fullest at its height, and how many people have their tract there: 0.3 is reached
-# where both are 0.3. `benchmarks/tract_labels.py` prints volume and overlap by cut-off.
+# where both are 0.3. `benchmarks/labels.py` prints volume and overlap by cut-off.
 TRACT_CUT_OFF = 0.3
 _LOWER, _UPPER = (
     frozenset({PONS, PEDUNCLE, CAPSULE}),

@@ -1,14 +1,11 @@
 """How much of simulated white-matter disease our own FLAIR segmenter finds: Dice and bias of the volume.
 
-    python benchmarks/flair_volume.py [--patients 4] [--heads FOLDER]
-
-Patients without a haematoma, with 4 to 40 mL in turn; with --heads every other one has a head of people's
-label maps.
+Patients without a haematoma, with 4 to 40 mL in turn; `labels.py` prints the rows.
 """
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +24,13 @@ FIRST_SEED = 401
 LOADS_ML = (4.0, 15.0, 40.0, 10.0)
 
 
-def main(patients: int = 4, heads: Path | None = None) -> list[dict[str, Any]]:
-    """Measure the patients one by one and return a row for each, and the medians."""
-    rows = [_measured(k, heads) for k in range(patients)]
-    middle = {key: float(np.median([row[key] for row in rows])) for key in rows[0] if key != "name"}
-    return [*rows, {"name": "median", **middle}]
+def measured(patients: int, heads: Path | None) -> Iterator[list[dict[str, Any]]]:
+    """Yield a row for each patient so far, and the medians."""
+    rows: list[dict[str, Any]] = []
+    for k in range(patients):
+        rows.append(_measured(k, heads))
+        middle = {key: float(np.median([row[key] for row in rows])) for key in rows[0] if key != "name"}
+        yield [*rows, {"name": "median", **middle}]
 
 
 def _measured(k: int, heads: Path | None) -> dict[str, Any]:
@@ -67,15 +66,3 @@ def _measured(k: int, heads: Path | None) -> dict[str, Any]:
         "Dice": 2 * np.count_nonzero(mask & true) / (mask.sum() + true.sum()),
         "left out, mL": volume_ml(lesions.left_out),
     }
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--patients", type=int, default=4)
-    parser.add_argument(
-        "--heads", type=Path, help="folder of label maps of heads (default: the MNI head alone)"
-    )
-    given = parser.parse_args()
-    for line in main(given.patients, given.heads):
-        shown = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in line.values())
-        print(" | ".join(shown))

@@ -1,16 +1,12 @@
 """Tract labels from diffusion against the true tract of simulated patients, by how far mass effect moved it.
 
-    python benchmarks/tract_labels.py [--patients 4] [--heads FOLDER]
-
 Each patient bleeds; the same patient without the haematoma says how far each voxel was moved (in MNI mm).
 Labels and truth are compared in slabs of 10 mm height of each side, pooled over the slabs whose tract was
-moved by so much in the median. Patients take turns between the MNI head and, with --heads, label maps of
-people.
+moved by so much in the median. `labels.py` prints the rows.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +23,7 @@ from ichnos.simulation.exams.diffusion import draw_diffusion_protocol, simulate_
 from ichnos.simulation.exams.truth import masks_on_grid
 from ichnos.simulation.heads.from_labels import head_files, labelled_head
 from ichnos.simulation.heads.from_mni import mni_head
+from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.simulate import PatientSpec, simulate_patient
 from ichnos.transfer.tractography import TRACT_CUT_OFF, fsl_gradients, track
 from ichnos.volume import Volume
@@ -55,22 +52,30 @@ class Slab:
     both: dict[float, int]
 
 
-def main(patients: int = 4, heads: Path | None = None) -> list[dict[str, Any]]:
-    """Measure the patients one by one, and return the table."""
+def measured(patients: int, heads: Path | None) -> Iterator[list[dict[str, Any]]]:
+    """Yield the table after each patient."""
     slabs: list[Slab] = []
     volumes: dict[str, list[float]] = defaultdict(list)
     for k in range(patients):
-        for side, label, truth, moved, heights in _sides(k, heads):
+        for _, label, truth, moved, heights in _sides(k, heads):
             volumes["truth"].append(truth.sum() / 1000)
             for cut_off in CUT_OFFS:
                 volumes[f"{cut_off:g}"].append(float((label >= cut_off).sum()) / 1000)
             slabs += _slabs(label, truth, moved, heights)
-            print(f"patient {k}, {side}: done", flush=True)
-    rows = [_band(slabs, band, cut_off) for band in BANDS_MM for cut_off in CUT_OFFS]
-    for name, values in volumes.items():
-        title = "volume of the true tract" if name == "truth" else f"volume of the label at {name}"
-        rows.append({"name": f"{title}, median a side", "value": float(np.median(values)), "unit": "mL"})
-    return rows
+        rows = [_band(slabs, band, cut_off) for band in BANDS_MM for cut_off in CUT_OFFS]
+        yield [*rows, *(_volume_row(name, values) for name, values in volumes.items())]
+
+
+def _volume_row(name: str, values: list[float]) -> dict[str, Any]:
+    title = "volume of the true tract" if name == "truth" else f"volume of the label at {name}"
+    wanted = "25 to 35" if name == f"{TRACT_CUT_OFF:g}" else ""
+    return {
+        "name": f"{title}, median a side",
+        "value": float(np.median(values)),
+        "unit": "mL",
+        "n": len(values),
+        "wanted": wanted,
+    }
 
 
 def _sides(k: int, heads: Path | None) -> Iterator[tuple[str, Any, Mask, Any, Any]]:
@@ -78,12 +83,9 @@ def _sides(k: int, heads: Path | None) -> Iterator[tuple[str, Any, Mask, Any, An
     files = head_files(heads) if heads and k % 2 else ()
     head = labelled_head(files[(3 + k) % len(files)]) if files else mni_head()
     site, side, ich_ml = BLEEDS[k % len(BLEEDS)]
-    spec = {"followup": False, "mni": True, "site": site, "side": side, "ich_ml": ich_ml}
-    patient = simulate_patient(FIRST_SEED + k, head, PatientSpec(fibres=True, **spec))  # type: ignore[arg-type]
-    calm = simulate_patient(FIRST_SEED + k, head, PatientSpec(haematoma_probability=0.0, **spec))  # type: ignore[arg-type]
-    assert patient.mni_mm is not None
-    assert calm.mni_mm is not None
-    moved = Volume((patient.mni_mm - calm.mni_mm).norm(dim=0).numpy(), patient.affine)
+    spec: dict[str, Any] = {"followup": False, "mni": True, "site": site, "side": side, "ich_ml": ich_ml}
+    patient = simulate_patient(FIRST_SEED + k, head, PatientSpec(fibres=True, **spec))
+    moved = _displacement(FIRST_SEED + k, head, spec)
     rng, generator = np.random.default_rng(FIRST_SEED + k), torch.Generator().manual_seed(FIRST_SEED + k)
     exam = simulate_diffusion(patient, draw_diffusion_protocol(rng=rng), generator=generator)
     fine = Volume(np.empty(exam.volume.shape, np.uint8), exam.volume.affine).grid_with_spacing(1.0)
@@ -112,6 +114,17 @@ def _sides(k: int, heads: Path | None) -> Iterator[tuple[str, Any, Mask, Any, An
         )
 
 
+def _displacement(seed: int, head: SourceHead, spec: dict[str, Any]) -> Volume:
+    """Return by how many MNI mm the haematoma moved each voxel: with it against without it, at 2 mm."""
+    bled, calm = (
+        simulate_patient(seed, head, PatientSpec(spacing_mm=2.0, haematoma_probability=chance, **spec))
+        for chance in (1.0, 0.0)
+    )
+    assert bled.mni_mm is not None
+    assert calm.mni_mm is not None
+    return Volume((bled.mni_mm - calm.mni_mm).norm(dim=0).numpy(), bled.affine)
+
+
 def _slabs(label: Any, truth: Mask, moved: Any, heights: Any) -> Iterator[Slab]:
     edges = np.floor(heights / SLAB_MM)
     for edge in np.unique(edges):
@@ -138,15 +151,3 @@ def _band(slabs: list[Slab], band: tuple[float, float], cut_off: float) -> dict[
         "unit": "",
         "wanted": wanted if cut_off == TRACT_CUT_OFF else "",
     }
-
-
-if __name__ == "__main__":
-    from run import table as laid_out
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--patients", type=int, default=4)
-    parser.add_argument(
-        "--heads", type=Path, help="folder of label maps of heads (default: the MNI head alone)"
-    )
-    given = parser.parse_args()
-    print(laid_out(main(given.patients, given.heads)))
