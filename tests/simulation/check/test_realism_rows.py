@@ -16,7 +16,6 @@ from ichnos.simulation.check.voxels import PATIENTS, shape_rows, simulated_rows,
 from ichnos.simulation.disease import law
 from ichnos.simulation.heads.from_mni import mni_head
 
-
 # docs/simulation.md says so: casts of the ventricles are too compact, and there are few to measure
 STATED_MISSES = {
     "ventricular blood of 5 to 15 mL, elongation",
