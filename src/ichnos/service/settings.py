@@ -253,6 +253,23 @@ class NodeSettings(_Part):
         return next((d for d in self.sending.destinations if d.name == name), None)
 
 
+def missing_files(settings: NodeSettings) -> list[str]:
+    """Return a sentence for each file that the settings name and that is not there.
+
+    >>> missing_files(NodeSettings(oidc=OidcSettings(client_secret_file=Path("no-such-file"))))
+    ['oidc.client_secret_file: no-such-file does not exist']
+    """
+    receiver, model = settings.receiver, settings.reading.model
+    named = {
+        "receiver.tls_certificate": receiver.tls_certificate,
+        "receiver.tls_key": receiver.tls_key,
+        "receiver.tls_peers": receiver.tls_peers,
+        "oidc.client_secret_file": settings.oidc.client_secret_file,
+        "reading.model": Path(model) if model else None,
+    }
+    return [f"{name}: {path} does not exist" for name, path in named.items() if path and not path.exists()]
+
+
 def checked_ae_title(title: str) -> str:
     """Return an AE title without its padding, or say what is wrong with it.
 

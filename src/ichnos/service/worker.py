@@ -12,10 +12,10 @@ from pathlib import Path
 
 from ichnos.api import Engine, read_with, save_reading
 from ichnos.reading import Reading, Record
-from ichnos.service.destinations import enabled_destinations
 from ichnos.service.installed import folder_of_model
 from ichnos.service.lease import kept_lease
 from ichnos.service.node import Node, worker_name
+from ichnos.service.remote.destinations import enabled_destinations
 from ichnos.service.results.extras import write_extras
 from ichnos.service.settings import Extra
 from ichnos.service.store import queue, studies
