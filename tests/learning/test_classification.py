@@ -25,9 +25,10 @@ from ichnos.learning.expansion.settings import (
     published_classifier,
     region_classifier,
 )
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.settings import LoopSettings, changed
-from ichnos.learning.loop.steps import Loss, Step
-from ichnos.learning.loop.training import Progress, train
+from ichnos.learning.loop.steps import Loss, Progress, Step
+from ichnos.learning.loop.training import train
 from ichnos.models import NetworkSpec
 from ichnos.volume import Volume
 
@@ -98,9 +99,7 @@ def test_an_ensemble_becomes_a_model_that_says_the_same(tmp_path, capsys) -> Non
     some = [replace(e, features=(float(k), math.nan if k % 3 else 1.0)) for k, e in enumerate(examples(24))]
     trained = train_ensemble(some, how, tmp_path / "work", folds=2)
     folder = tmp_path / "model"
-    model = save_classifier(
-        trained, how, folder, data={"cohort": "0" * 64}, validation={"auc": 0.7}, command="a test"
-    )
+    model = save_classifier(trained, how, folder, data={"cohort": "0" * 64}, validation={"auc": 0.7})
     again = load_classifier(folder)
     assert again(some) == pytest.approx(trained(some), abs=1e-6)
     assert {file.name for file in folder.iterdir()} == {"model.safetensors", "model.json", "CARD.md"}
@@ -133,7 +132,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_numbers(tmp_path) -> No
         return Loss(((network(x * step.number) - 1) ** 2).mean())
 
     with pytest.raises(KeyboardInterrupt):
-        train(TINY, how, loss_of, tmp_path / "b", report=stop, checkpoint_every_s=-1)
+        train(TINY, how, loss_of, tmp_path / "b", resources=Resources(report=stop, checkpoint_every_s=-1))
     resumed = train(TINY, how, loss_of, tmp_path / "b")
     straight = train(TINY, how, loss_of, tmp_path / "a")
     for a, b in zip(resumed.parameters(), straight.parameters(), strict=True):
@@ -185,7 +184,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path) -> None: 
         return Loss(network(x).sum() * (float("nan") if step.number == 2 else 1.0))
 
     with pytest.raises(InputRefused, match="not finite at step 2"):
-        train(TINY, how, loss_of, tmp_path, checkpoint_every_s=-1)
+        train(TINY, how, loss_of, tmp_path, resources=Resources(checkpoint_every_s=-1))
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 2
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ichnos.cohort import Cohort
     from ichnos.learning.expansion.settings import GeneratorSettings
     from ichnos.learning.expansion.slice_generator import Picture
-    from ichnos.learning.loop.training import Progress
+    from ichnos.learning.loop.steps import Progress
 
 _QUICK_STEPS = 2000  # of a training without a recipe
 _FEATURES = "fixed random convolutions, seed 2026; not comparable with published FID"
@@ -127,12 +127,12 @@ def _trained(
     from ichnos.learning.expansion import generator_store
     from ichnos.learning.expansion.slice_generator import train_generator
     from ichnos.learning.loop.checkpoints import reached
+    from ichnos.learning.loop.resources import Resources
 
-    work, seconds = out / "generator", 60 * settings.minutes
+    work = out / "generator"
     with _progress(generator.loop.for_examples(len(trained_on)).steps, quiet=quiet) as report:
-        network = train_generator(
-            trained_on, generator, work, device=settings.device, seconds=seconds, report=report
-        )
+        resources = Resources(settings.device, seconds=60 * settings.minutes, report=report)
+        network = train_generator(trained_on, generator, work, resources=resources)
     loop = generator.loop
     generator_store.save_generator(
         network,

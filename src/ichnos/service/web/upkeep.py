@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, HTTPException
@@ -42,12 +43,16 @@ def export_studies_here(node: NodeOfRequest, visitor: Researcher, wanted: Export
 
 def export_here(node: Node, study_ids: Sequence[int], *, actor: str, centre: str = "") -> ExportResult:
     """Export into a new folder below the node's home, or answer 409 with the reason."""
-    when = datetime.fromtimestamp(node.clock(), UTC).strftime("%Y%m%d-%H%M%S")
-    folder = node.settings.home / "exports" / f"{when}-{uuid.uuid4().hex[:6]}"
     try:
-        return export_studies(node, folder, study_ids=study_ids, actor=actor, centre=centre)
+        return export_studies(node, export_folder(node), study_ids=study_ids, actor=actor, centre=centre)
     except UsageError as problem:
         raise HTTPException(409, str(problem)) from None
+
+
+def export_folder(node: Node) -> Path:
+    """Return a new folder for an export, below the node's home."""
+    when = datetime.fromtimestamp(node.clock(), UTC).strftime("%Y%m%d-%H%M%S")
+    return node.settings.home / "exports" / f"{when}-{uuid.uuid4().hex[:6]}"
 
 
 @UPKEEP.put("/studies/{study_id}/hold")

@@ -15,6 +15,7 @@ from ichnos.learning.expansion.forecast import forecast_map, save_forecaster, tr
 from ichnos.learning.expansion.forecast_scores import best_threshold, score, uniform_dilation
 from ichnos.learning.expansion.pairs import SYNTHETIC_FACTORS, LesionPair, synthetic_pair
 from ichnos.learning.expansion.settings import CURVE, ForecastKind, ForecastSettings
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.settings import changed
 from ichnos.learning.recipes import forecast_recipe
 from ichnos.studies.shared.budget import StudyBudget
@@ -36,8 +37,8 @@ _SMOKE = {
     "width": 4,
     "validations": 1,
     "precision": "fp32",
-    "spacing_mm": (4.0, 4.0, 8.0),
-    "shape": (24, 24, 12),  # the same region, eight times as coarse
+    "spacing_mm": (4.0, 4.0, 6.0),
+    "shape": (24, 24, 16),  # the same region, coarser
 }
 _MEASURE = "growth Dice of the inner fold"
 
@@ -125,7 +126,8 @@ def _trained_arm(
     real, inner = inner_fold(others, budget.seed)
     rng = np.random.default_rng([budget.seed, len(others)])
     known = [*real, *(synthetic_pair(p, f, rng) for p in real for f in SYNTHETIC_FACTORS if synthetic)]
-    network = train_forecaster(known, settings, folder, validation=inner, device=budget.device)
+    resources = Resources(budget.device)
+    network = train_forecaster(known, settings, folder, validation=inner, resources=resources)
     models, stem = out.parent / "models", f"{arm_stem(arm)}-{out.name}"
     save_forecaster(network, settings, models / stem, pairs=known, command="ichnos study abramova2024")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,9 +11,17 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import auc
 from ichnos.evidence.tables import Cell
 from ichnos.learning.expansion.classifier import examples_fingerprint
-from ichnos.learning.expansion.ensemble import Classifier, load_classifier, save_classifier, train_ensemble
+from ichnos.learning.expansion.ensemble import (
+    Classifier,
+    Synthesise,
+    load_classifier,
+    nothing_synthetic,
+    save_classifier,
+    train_ensemble,
+)
 from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.settings import CURVE, ClassifierSettings
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.settings import changed
 from ichnos.learning.recipes import classifier_recipe
 from ichnos.models import Model
@@ -32,7 +40,6 @@ _BALANCED = ("oversample", "weight", "focal")
 _WATCHED = 10  # validations of each classifier; nothing is chosen by them
 _SMOKE = {"steps": 3, "epochs": 0, "batch": 4}
 _LEAST_FOR_THREE_FOLDS = 60  # training patients
-Synthesise = Callable[[int, Sequence[ImageExample]], Sequence[ImageExample]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,8 @@ def expansion_risks(people: People, out: Path, budget: StudyBudget) -> Expansion
     for seed in range(budget.seed, budget.seed + budget.seeds):
         for arm in arms:
             maker = _maker(people, arm, out, budget, seed=seed)
-            found[arm.name].append(arm_risk(people, arm, out, budget, seed=seed, synthetic=maker))
+            synthetic = maker or nothing_synthetic
+            found[arm.name].append(arm_risk(people, arm, out, budget, seed=seed, synthetic=synthetic))
             batches += maker.batches if maker and seed == budget.seed else []
     risks = {name: mean_risk(each) for name, each in found.items()}
     risks |= {**growth_model_risks(people), **clinical_score_risks(people), "oracle": oracle_risk(people)}
@@ -145,7 +153,7 @@ def arm_risk(
     budget: StudyBudget,
     *,
     seed: int,
-    synthetic: Synthesise | None = None,
+    synthetic: Synthesise = nothing_synthetic,
 ) -> MethodRisk:
     """Train one arm over folds, save it, and return its risks; what cannot be trained says why."""
     given, settings = arm.examples(people.training), changed(arm.settings, {"seed": seed})
@@ -156,8 +164,9 @@ def arm_risk(
             _folder(arm, out, seed),
             folds=fold_count(people, budget),
             synthetic=synthetic,
-            device=budget.device,
-            say=lambda sentence: budget.say(f"{arm.name}, seed {seed}: {sentence}"),
+            resources=Resources(
+                budget.device, warn=lambda sentence: budget.say(f"{arm.name}, seed {seed}: {sentence}")
+            ),
         )
     except InputRefused as refusal:
         return MethodRisk(reason=str(refusal))
@@ -183,8 +192,7 @@ def _saved(
         folder,
         data={"images and outcomes": examples_fingerprint(given, settings)},
         validation={"AUC out of fold": auc([truth[p] for p in held], list(held.values())).value},
-        command=f"ichnos study yu2025, {folder.name}",
-        device=budget.device,
+        resources=Resources(budget.device, command=f"ichnos study yu2025, {folder.name}"),
     )
 
 

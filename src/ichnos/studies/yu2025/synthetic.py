@@ -25,8 +25,9 @@ from ichnos.learning.expansion.settings import (
     small_generator,
 )
 from ichnos.learning.loop.checkpoints import reached
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.settings import changed
-from ichnos.learning.loop.training import Progress
+from ichnos.learning.loop.steps import Progress
 from ichnos.learning.recipes import generator_recipe
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import PngPicture
@@ -85,9 +86,8 @@ class SyntheticMaker:
         settings = changed(settings, {"seed": self.seed})
         name = f"{self.kind}-seed-{self.seed}-fold-{fold}"
         losses = LossCurve(self.folder / name / CURVE, settings.loop.for_examples(len(source)).steps)
-        network = synthesis.train_generator(
-            source, settings, self.folder / name, device=budget.device, report=losses
-        )
+        resources = Resources(budget.device, report=losses)
+        network = synthesis.train_generator(source, settings, self.folder / name, resources=resources)
         generator_store.save_generator(
             network,
             settings,
