@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from ichnos.audit.change import ALPHA
-from ichnos.audit.page import live_plain
+from ichnos.audit.monitoring.change import ALPHA
+from ichnos.audit.monitoring.page import live_plain
 from ichnos.errors import UsageError
 from ichnos.evidence.tables import cell_text
 from ichnos.service import installed
