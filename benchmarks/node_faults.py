@@ -1,6 +1,6 @@
 """Made studies through a node in trouble: nothing may be lost, nothing doubled.
 
-python benchmarks/node_faults.py [--studies 300] [--read 30] [--database sqlite|postgresql] [--every 12]
+python benchmarks/node_faults.py [--studies 40] [--read 5] [--database sqlite|postgresql] [--every 12]
 
 dcmtk's storescu sends made studies; most have too few slices and are refused by name, `--read` of them are
 read by a small random model and their SEG and SR go to dcmtk's storescp. Meanwhile receiver, assembler,
@@ -31,7 +31,7 @@ def postgresql(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Run a server of its own on a socket; give its URL and the command that restarts it as after a crash."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not programs:
-        raise SystemExit("PostgreSQL is not installed (Debian: postgresql)")
+        raise RuntimeError("PostgreSQL is not installed (Debian: postgresql)")
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     folder.chmod(0o777)
     data = folder / "pg"
@@ -84,8 +84,8 @@ def _row(verdict: object, database: str) -> dict[str, object]:
 def main(words: list[str] | None = None) -> list[dict[str, object]]:
     """Return one row per database."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--studies", type=int, default=300)
-    parser.add_argument("--read", type=int, default=30, help="studies that are read; the rest is refused")
+    parser.add_argument("--studies", type=int, default=40)
+    parser.add_argument("--read", type=int, default=5, help="studies that are read; the rest is refused")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
     parser.add_argument("--every", type=int, default=12, help="events between two disturbances, on average")
     parser.add_argument("--seed", type=int, default=1)

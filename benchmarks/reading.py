@@ -2,6 +2,7 @@
 on the same scan.
 
 python benchmarks/reading.py [--model DIR] [--tiles N | --whole] [--scans N] [--threads N]
+python benchmarks/reading.py --back-ends    # how far torch and OpenVINO differ on this scan, mask by mask
 
 nnU-Net's plans come from its own planner for this scan's shape and spacing; its weights are random, which
 changes no time. Its networks are timed on N tiles (1 unless told) and the time multiplied by the number of
@@ -113,6 +114,32 @@ def further_scans(scan: Path, model: Path, out: Path, threads: int, count: int) 
         save_reading(read_with(predictor, open_scan(scan), name=f"scan{k}"), out / f"scan{k}")
         resident.append(psutil.Process().memory_info().rss / 2**20)
     return time.perf_counter() - started, resident[-1] - resident[1]
+
+
+def back_ends(model: Path | None, threads: int) -> list[dict[str, object]]:
+    """Read one scan with torch and with OpenVINO; return per mask how many voxels differ."""
+    from ichnos.api import Engine, read_with
+    from ichnos.formats import open_scan
+
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as place:
+        write_scan(Path(place) / "scan.nii.gz")
+        scan = open_scan(Path(place) / "scan.nii.gz")
+        chosen = model or default_or_random(Path(place) / "model")
+        for name in ("torch", "openvino"):
+            engine = Engine(model=str(chosen), backend=name, threads=threads)  # type: ignore[arg-type]
+            masks = read_with(engine.predictor(), scan, name="scan").masks
+            found.append({} if masks is None else masks.named())
+    first, second = found
+    return [
+        {
+            "mask": name,
+            "torch": np.count_nonzero(first[name].array),
+            "OpenVINO": np.count_nonzero(second[name].array),
+            "voxels that differ": np.count_nonzero((first[name].array > 0) != (second[name].array > 0)),
+        }
+        for name in first
+    ]
 
 
 # ---- nnU-Net
@@ -241,7 +268,10 @@ def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
     parser.add_argument("--scans", type=int, default=4, help="how many scans one process reads, 3 or more")
     parser.add_argument("--whole", action="store_true", help="time every tile")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--back-ends", action="store_true", help="compare torch with OpenVINO instead")
     given = parser.parse_args(arguments or [])
+    if given.back_ends:
+        return back_ends(given.model, given.threads)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         scan = folder / "scan.nii.gz"

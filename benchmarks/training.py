@@ -25,12 +25,12 @@ from ichnos.formats import bids
 from ichnos.formats.bids import TRUSTED_PIPELINES
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.nnunet.engine import (
-    export,
     job_of,
     network_spec,
     preprocessing_of,
     run_child,
 )
+from ichnos.learning.nnunet.raw_dataset import export
 from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.segmentation.target_files import target_specs
 from ichnos.volume import Volume
@@ -99,6 +99,7 @@ def by_nnunet(home: Path) -> dict[str, float]:
 
 def by_ichnos(home: Path, precision: str) -> dict[str, float]:
     """Our loop with nnU-Net's planned network, its patch, batch and deep supervision."""
+    from ichnos.learning.loop.resources import Resources
     from ichnos.learning.loop.settings import LoopSettings
     from ichnos.learning.segmentation.batches import CohortBatches
     from ichnos.learning.segmentation.cases import CaseGrid, prepare_cases
@@ -121,13 +122,8 @@ def by_ichnos(home: Path, precision: str) -> dict[str, float]:
     settings = SegmentationSettings(network=spec, preprocessing=how, targets=PLAN.targets, loop=loop)
     times: list[float] = []
     with tempfile.TemporaryDirectory() as out:
-        train_segmentation(
-            settings,
-            batches,
-            Path(out),
-            checkpoint_every_s=1e9,
-            report=lambda progress: times.append(time.process_time()),
-        )
+        timed = Resources(checkpoint_every_s=1e9, report=lambda progress: times.append(time.process_time()))
+        train_segmentation(settings, batches, Path(out), resources=timed)
     return {"seconds": float(np.median(np.diff(times))), "MiB": peak_mib()}
 
 

@@ -4,6 +4,7 @@ says, and refuse leakage.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -18,10 +19,16 @@ from ichnos.inference.crops import haematoma_region, published_slices
 from ichnos.learning.expansion.classifier import check_examples, train_classifier
 from ichnos.learning.expansion.ensemble import load_classifier, save_classifier, train_ensemble
 from ichnos.learning.expansion.examples import ImageExample
-from ichnos.learning.expansion.settings import ClassifierSettings, published_classifier, region_classifier
+from ichnos.learning.expansion.settings import (
+    CURVE,
+    ClassifierSettings,
+    published_classifier,
+    region_classifier,
+)
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.settings import LoopSettings, changed
-from ichnos.learning.loop.steps import Loss, Step
-from ichnos.learning.loop.training import Progress, train
+from ichnos.learning.loop.steps import Loss, Progress, Step
+from ichnos.learning.loop.training import train
 from ichnos.models import NetworkSpec
 from ichnos.volume import Volume
 
@@ -69,6 +76,20 @@ def test_an_ensemble_tells_new_patients_apart_and_is_calibrated_to_the_true_prev
     assert (tmp_path / "classifier.json").is_file()
 
 
+def test_the_curve_of_the_patients_left_out_is_written_and_chooses_nothing(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    given = examples(40)
+    watched = recipe(validations=4)
+    found = train_ensemble(given, watched, tmp_path / "watched", folds=2)
+    plain = train_ensemble(given, recipe(), tmp_path / "plain", folds=2)
+    lines = (tmp_path / "watched" / "fold-0" / CURVE).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    assert rows[-1]["auc"] > rows[0]["auc"] - 0.1
+    assert rows[-1]["log_loss"] < rows[0]["log_loss"]
+    assert found.out_of_fold == pytest.approx(plain.out_of_fold), "the last network is kept, as without it"
+    assert not (tmp_path / "plain" / "fold-0" / CURVE).exists()
+
+
 def test_an_ensemble_becomes_a_model_that_says_the_same(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     from ichnos.cli.main import run
     from ichnos.inference import Predictor
@@ -78,9 +99,7 @@ def test_an_ensemble_becomes_a_model_that_says_the_same(tmp_path, capsys) -> Non
     some = [replace(e, features=(float(k), math.nan if k % 3 else 1.0)) for k, e in enumerate(examples(24))]
     trained = train_ensemble(some, how, tmp_path / "work", folds=2)
     folder = tmp_path / "model"
-    model = save_classifier(
-        trained, how, folder, data={"cohort": "0" * 64}, validation={"auc": 0.7}, command="a test"
-    )
+    model = save_classifier(trained, how, folder, data={"cohort": "0" * 64}, validation={"auc": 0.7})
     again = load_classifier(folder)
     assert again(some) == pytest.approx(trained(some), abs=1e-6)
     assert {file.name for file in folder.iterdir()} == {"model.safetensors", "model.json", "CARD.md"}
@@ -113,7 +132,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_numbers(tmp_path) -> No
         return Loss(((network(x * step.number) - 1) ** 2).mean())
 
     with pytest.raises(KeyboardInterrupt):
-        train(TINY, how, loss_of, tmp_path / "b", report=stop, checkpoint_every_s=-1)
+        train(TINY, how, loss_of, tmp_path / "b", resources=Resources(report=stop, checkpoint_every_s=-1))
     resumed = train(TINY, how, loss_of, tmp_path / "b")
     straight = train(TINY, how, loss_of, tmp_path / "a")
     for a, b in zip(resumed.parameters(), straight.parameters(), strict=True):
@@ -165,7 +184,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path) -> None: 
         return Loss(network(x).sum() * (float("nan") if step.number == 2 else 1.0))
 
     with pytest.raises(InputRefused, match="not finite at step 2"):
-        train(TINY, how, loss_of, tmp_path, checkpoint_every_s=-1)
+        train(TINY, how, loss_of, tmp_path, resources=Resources(checkpoint_every_s=-1))
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 2
 
 

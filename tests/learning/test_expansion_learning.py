@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,12 +16,11 @@ from ichnos.inference.crops import REGION_SHAPE, REGION_SPACING_MM
 from ichnos.learning.expansion.forecast import forecast_map, train_forecaster, warp_loss
 from ichnos.learning.expansion.forecast_scores import (
     best_threshold,
-    inner_threshold,
     score,
     uniform_dilation,
 )
 from ichnos.learning.expansion.pairs import LesionPair, pair_of, synthetic_pair
-from ichnos.learning.expansion.settings import ForecastSettings
+from ichnos.learning.expansion.settings import CURVE, ForecastSettings
 from ichnos.learning.expansion.synthetic import registered_baseline, registered_followup
 from ichnos.learning.loop.settings import changed
 from ichnos.networks import build
@@ -138,18 +140,27 @@ def test_a_registered_baseline_is_smaller_and_keeps_the_real_follow_up() -> None
         registered_baseline(p, 0.9)
 
 
-def test_the_inner_threshold_is_chosen_on_patients_left_out() -> None:
-    pairs = [pair(f"p{k}", grow_mm=3 + k % 3) for k in range(6)]
-    seen: list[set[str]] = []
+def test_patients_of_the_inner_fold_choose_the_network_and_leave_a_curve(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    settings = changed(
+        ForecastSettings(width=2, shape=(16, 16, 8), patch=(16, 16, 8)),
+        {"steps": 4, "validations": 2, "precision": "fp32"},
+    )
+    small = [crop(pair(f"p{k}", radius_mm=8 + k)) for k in range(4)]
+    train_forecaster(small[:2], settings, tmp_path, validation=small[2:])
+    lines = [json.loads(line) for line in (tmp_path / CURVE).read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert all(0 <= line["growth_dice"] <= 1 and 0 < line["threshold"] < 1 for line in lines)
+    with pytest.raises(InputRefused, match="sub-p0 is trained on and validates"):
+        train_forecaster(small[:2], settings, tmp_path / "b", validation=small[:1])
 
-    def predict(training, held):  # type: ignore[no-untyped-def]
-        seen.append({p.patient for p in held})
-        assert not seen[-1] & {p.patient for p in training}
-        return [0.3 * p.later for p in held]
 
-    assert inner_threshold(pairs, predict) < 0.3
-    assert sorted(name for part in seen for name in part) == sorted(p.patient for p in pairs)
-    assert inner_threshold(pairs[:3], predict) == 0.5
+def crop(p: LesionPair) -> LesionPair:
+    """The middle of a pair, quick to learn from."""
+    middle = tuple(
+        slice(n // 2 - half, n // 2 + half) for n, half in zip(REGION_SHAPE, (8, 8, 4), strict=True)
+    )
+    names = ("hu", "ich", "ivh", "brain", "later")
+    return replace(p, later_hu=None, oracle=None, **{name: getattr(p, name)[middle] for name in names})
 
 
 def test_a_pair_holds_the_real_follow_up_ct_on_the_baseline_grid(tmp_path) -> None:  # type: ignore[no-untyped-def]

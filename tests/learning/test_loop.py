@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from ichnos.errors import InputRefused, UsageError
 from ichnos.learning.loop import checkpoints
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.settings import LoopSettings, changed, learning_rate
-from ichnos.learning.loop.steps import Loss, Step
-from ichnos.learning.loop.training import Progress, train, update_average
+from ichnos.learning.loop.steps import Loss, Progress, Step
+from ichnos.learning.loop.training import train, update_average
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.models import NetworkSpec
 
@@ -112,7 +113,7 @@ def test_the_network_of_the_best_validation_is_returned(tmp_path: Path) -> None:
         return scores[step]
 
     reports: list[Progress] = []
-    best = train(SPEC, HOW, loss_of, tmp_path, validate=validate, report=reports.append)
+    best = train(SPEC, HOW, loss_of, tmp_path, validate=validate, resources=Resources(report=reports.append))
     assert torch.equal(torch.cat([p.detach().flatten() for p in best.parameters()]), seen[4])
     assert sorted(seen) == [2, 4, 6, 8]
     assert [r.score for r in reports] == [None, 0.1, None, 0.9, None, 0.3, None, 0.2]
@@ -140,7 +141,7 @@ def test_a_training_stops_when_its_time_is_over_and_resumes(tmp_path: Path) -> N
         time.sleep(0.05)
         return loss_of(network, step)
 
-    train(SPEC, HOW, slowly, tmp_path / "cut", seconds=0.12)
+    train(SPEC, HOW, slowly, tmp_path / "cut", resources=Resources(seconds=0.12))
     reached = checkpoints.reached(tmp_path / "cut")
     assert 1 <= reached < 8
     cut = train(SPEC, HOW, loss_of, tmp_path / "cut")

@@ -17,12 +17,12 @@ from ichnos.inference import Predictor
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.nnunet.child import _fit
 from ichnos.learning.nnunet.engine import (
-    export,
     job_of,
     network_spec,
     preprocessing_of,
     train_nnunet,
 )
+from ichnos.learning.nnunet.raw_dataset import export
 from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.segmentation.target_files import target_specs
 from ichnos.scan import Scan

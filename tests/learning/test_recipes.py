@@ -18,6 +18,7 @@ from ichnos.learning.expansion.forecast import forecast_map, train_forecaster
 from ichnos.learning.expansion.pairs import LesionPair, patch_of
 from ichnos.learning.expansion.settings import ForecastSettings
 from ichnos.learning.expansion.slice_generator import Picture, train_generator
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.settings import LoopSettings, changed, learning_rate
 from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.recipes import (
@@ -38,6 +39,11 @@ def parameters(spec: NetworkSpec, *, device: str = "meta") -> int:
     with torch.device(device):
         network = networks.build(spec.name, **spec.arguments)
     return sum(p.numel() for p in network.parameters())
+
+
+def watching() -> tuple[list[float], Resources]:
+    losses: list[float] = []
+    return losses, Resources(report=lambda progress: losses.append(progress.loss))
 
 
 def test_published_networks_have_the_published_sizes() -> None:
@@ -100,11 +106,11 @@ def test_one_step_of_the_published_classifier_on_smaller_images(tmp_path: Path) 
         ImageExample(f"p{k}", rng.uniform(-1, 1, (3, 64, 64)).astype(np.float32), float(k % 2))
         for k in range(4)
     ]
-    losses: list[float] = []
+    losses, watched = watching()
     how = changed(classifier_recipe("published"), ONE_STEP)
     smaller = NetworkSpec(name="vit", arguments=how.network.arguments | {"image_size": [64, 64]})
     how = how.model_copy(update={"network": smaller})
-    train_classifier(some, how, tmp_path, report=lambda progress: losses.append(progress.loss))
+    train_classifier(some, how, tmp_path, resources=watched)
     assert losses == [pytest.approx(np.log(2), abs=0.7)]
 
 
@@ -120,9 +126,9 @@ def test_one_step_of_the_published_generator_on_smaller_images(tmp_path: Path) -
         )
         for k in range(3)
     ]
-    losses: list[float] = []
+    losses, watched = watching()
     how = changed(generator_recipe("published"), ONE_STEP | {"size": 32})
-    train_generator(some, how, tmp_path, report=lambda progress: losses.append(progress.loss))
+    train_generator(some, how, tmp_path, resources=watched)
     assert losses[0] > 0
 
 
@@ -139,8 +145,8 @@ def ball(shape: tuple[int, int, int] = (20, 20, 16)) -> LesionPair:
 
 def test_one_step_of_the_published_warp_on_smaller_patches(tmp_path: Path) -> None:
     how = changed(forecast_recipe("published"), ONE_STEP | {"patch": (16, 16, 16)})
-    losses: list[float] = []
-    network = train_forecaster([ball()], how, tmp_path, report=lambda progress: losses.append(progress.loss))
+    losses, watched = watching()
+    network = train_forecaster([ball()], how, tmp_path, resources=watched)
     assert losses[0] > 0
     share = forecast_map(network, ball(), "warp", patch=(16, 16, 16))
     assert share.shape == (20, 20, 16)

@@ -12,6 +12,7 @@ import torch
 
 from ichnos import networks
 from ichnos.errors import InputRefused
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.segmentation.losses import multi_target_loss
 from ichnos.learning.virtual.default_model import default_settings
 from ichnos.learning.virtual.refinement import HOW, NAMES, PoolBatches, looks, train_refinement
@@ -94,7 +95,7 @@ def test_batches_are_pure_and_a_mirrored_patch_keeps_left_left(tmp_path: Path) -
 def test_a_refinement_is_learnt_goes_on_and_lies_beside_the_weights(tmp_path: Path) -> None:
     model, pool = first_model(tmp_path / "m"), made_pool(tmp_path / "pool", 8)
     made = train_refinement(
-        model, pool, heads=(), work=tmp_path / "work", steps=6, seconds=1e9, command="test"
+        model, pool, heads=(), work=tmp_path / "work", steps=6, resources=Resources(command="test")
     )
     batch = PoolBatches(tuple(sorted(pool.glob("*.npz"))))(3)
     # learnt nothing: the first network's own words
@@ -110,7 +111,7 @@ def test_a_refinement_is_learnt_goes_on_and_lies_beside_the_weights(tmp_path: Pa
     assert found is not None
     assert found.manifest.refines == model.manifest.weights_sha256
     assert found.manifest.provenance.steps == 6
-    again = train_refinement(model, pool, heads=(), work=tmp_path / "other", steps=1, seconds=1e9)
+    again = train_refinement(model, pool, heads=(), work=tmp_path / "other", steps=1)
     assert again.manifest.provenance.steps == 7
     assert again.manifest.provenance.parents == (found.manifest.weights_sha256,)
 
@@ -123,7 +124,6 @@ def test_a_pool_of_few_scans_is_refused(tmp_path: Path) -> None:
             heads=(),
             work=tmp_path / "work",
             steps=1,
-            seconds=1.0,
         )
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ichnos.errors import InputRefused, UsageError
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.settings import LoopSettings, changed
 from ichnos.learning.segmentation.losses import dice_and_cross_entropy
 from ichnos.learning.segmentation.objective import Batch, SegmentationSettings, train_segmentation
@@ -67,7 +68,9 @@ def test_a_killed_training_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
         return batch_at(step)
 
     with pytest.raises(Killed):
-        train_segmentation(SETTINGS, batch_until_killed, tmp_path / "killed", checkpoint_every_s=0)
+        train_segmentation(
+            SETTINGS, batch_until_killed, tmp_path / "killed", resources=Resources(checkpoint_every_s=0)
+        )
     resumed = train_segmentation(SETTINGS, batch_at, tmp_path / "killed")
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -85,7 +88,7 @@ def test_a_loss_that_is_not_finite_is_named_and_the_checkpoint_survives(tmp_path
         return Batch(batch.image * float("nan"), batch.truth, batch.known) if step == 5 else batch
 
     with pytest.raises(InputRefused, match="not finite at step 5"):
-        train_segmentation(SETTINGS, poisoned, tmp_path, checkpoint_every_s=0)
+        train_segmentation(SETTINGS, poisoned, tmp_path, resources=Resources(checkpoint_every_s=0))
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert content["step"] == 5
     assert all(torch.isfinite(v).all() for v in content["network"].values())

@@ -122,4 +122,10 @@ def test_the_command_writes_images_ledger_sheet_and_report(monkeypatch: pytest.M
         "the Model draws what the command drew"
     )
     assert load_model(out / "model").manifest.provenance.steps == 2
+    saved = (out / "settings.yaml").read_text(encoding="utf-8")
+    assert "steps: 2" in saved
+    again = ["synthesize", str(tmp_path), "-o", str(out), "--config", str(out / "settings.yaml"), "--quiet"]
+    assert run(again) == 0, "the saved settings reproduce the call"
+    assert (out / "settings.yaml").read_text(encoding="utf-8") == saved
+    assert run(["synthesize", str(tmp_path), "-o", str(out), "--images", "1"]) == 3
     assert run(["synthesize", str(tmp_path), "-o", str(out), "--kind", "other"]) == 3

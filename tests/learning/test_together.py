@@ -22,6 +22,7 @@ sys.path.insert(0, sys.argv[2])
 from learning.test_segmentation import SETTINGS, batch_at
 from ichnos.learning.loop.settings import changed
 from ichnos.learning.segmentation.objective import Batch, train_segmentation
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.team import Team
 
 mode, out = sys.argv[3], Path(sys.argv[1])
@@ -38,7 +39,7 @@ source = {"same": same, "apart": batch_at, "poisoned": poisoned}[mode]
 folder = out if team.leads else out.with_name(out.name)
 try:
     validate = lambda network, step: float(step)
-    network = train_segmentation(settings, source, folder, team=team, validate=validate)
+    network = train_segmentation(settings, source, folder, validate=validate, resources=Resources(team=team))
     torch.save(network.state_dict(), out / f"rank-{team.rank}.pt")
 except Exception as error:
     (out / f"error-{team.rank}.txt").write_text(str(error))
@@ -102,6 +103,7 @@ import torch.distributed as dist
 dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=25))  # shorter than the slower share
 sys.path.insert(0, sys.argv[2])
 from ichnos.formats import bids
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.team import Team
 from ichnos.learning.segmentation.settings import TrainSettings

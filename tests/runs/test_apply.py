@@ -158,6 +158,16 @@ def test_a_kill_at_the_worst_moment_is_made_good(out: Path, moment: str) -> None
     check_whole(out, ["t00", "t01"])
 
 
+def test_tables_that_a_killed_run_was_writing_are_cleared(out: Path) -> None:
+    run(things(1), out)
+    kept = {path for path in out.rglob("*") if path.is_file()}
+    for folder in ("", ".ichnos/work", "derivatives/transfer"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        (out / folder / ".tmp-5b475955-index.html").write_text("half")
+    run(things(1), out)
+    assert {path for path in out.rglob("*") if path.is_file()} == kept
+
+
 def test_half_a_line_in_the_ledger_is_stepped_over(out: Path) -> None:
     run(things(2), out)
     path = Ledger(out, "work").path

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from ichnos.service import reception
 from ichnos.service.node import Node, open_node
 from ichnos.service.receiver import PROCESSING_FAILURE, SUCCESS
-from ichnos.service.reception import keep_image
+from ichnos.service.reception import Reception, keep_image
 from ichnos.service.settings import NodeSettings
 from ichnos.service.store import studies
 from ichnos.service.store.database import Database
@@ -73,6 +74,43 @@ def test_many_associations_open_one_revision_of_a_study(database: Database, tmp_
         thread.join()
     assert problems == []
     assert counts(node) == (1, 8)
+
+
+def test_who_waits_together_is_registered_together_and_one_that_fails_spoils_no_other(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = Reception(node)
+    files = [file_of(tmp_path, number) for number in range(6)]
+    outcomes: dict[int, str] = {}
+
+    def keep(number: int) -> None:
+        try:
+            shared.keep(files[number], source="CT1")
+            outcomes[number] = "kept"
+        except ValueError as error:
+            outcomes[number] = str(error)
+
+    batches: list[int] = []
+    original, bad = reception._register, "1.2.840.99.1.4"
+
+    def register(node: Node, arrivals: Sequence[reception._Arrival]) -> None:
+        batches.append(len(arrivals))
+        if any(arrival.image.sop_uid == bad for arrival in arrivals):
+            raise ValueError("bad image")
+        original(node, arrivals)
+
+    monkeypatch.setattr(reception, "_register", register)
+    with shared._turn:  # somebody commits; meanwhile all the others arrive
+        threads = [threading.Thread(target=keep, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        while len(shared._waiting) < 6:
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join()
+    assert batches[0] == 6
+    assert outcomes == {0: "kept", 1: "kept", 2: "kept", 3: "bad image", 4: "kept", 5: "kept"}
+    assert counts(node) == (1, 5)
 
 
 def test_two_requests_to_send_make_one_task(node: Node, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ numbers are those put in.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pytest
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate
+from ichnos.formats import bids
 from ichnos.inference import Predictor
-from ichnos.inference.crops import REGION_SHAPE, REGION_SPACING_MM
+from ichnos.inference.crops import REGION_SHAPE
 from ichnos.learning.expansion.ensemble import load_classifier
 from ichnos.learning.expansion.forecast import forecast_map, load_forecaster
 from ichnos.learning.expansion.generator_store import load_generator
@@ -24,17 +26,29 @@ from ichnos.learning.expansion.slice_generator import Picture
 from ichnos.models import load_model
 from ichnos.prognosis.growth import GrowthInputs
 from ichnos.studies.abramova2024 import study as abramova2024
+from ichnos.studies.abramova2024.page import abramova_page
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import StudyPage, write_page
-from ichnos.studies.yu2025 import outlines, tables
-from ichnos.studies.yu2025.arms import arm_risk, expansion_risks
-from ichnos.studies.yu2025.people import People, Person
-from ichnos.studies.yu2025.risks import MethodRisk
+from ichnos.studies.shared.record import load_record, save_record
+from ichnos.studies.shared.rows import plain_cells
+from ichnos.studies.yu2025 import outlines, tables, training_tables
+from ichnos.studies.yu2025.arms import ClassifierArm, arm_risk, expansion_risks
+from ichnos.studies.yu2025.people import People, Person, people_of
+from ichnos.studies.yu2025.risks import (
+    MethodRisk,
+    known_patients,
+    mean_risk,
+    person_rows,
+    risk_rows,
+    risks_of,
+)
+from ichnos.volume import Volume
 
 SMOKE = StudyBudget(smoke=True)
+SHAPE, SPACING_MM = (24, 24, 16), (4.0, 4.0, 6.0)
 MM = np.stack(
     np.meshgrid(
-        *[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(REGION_SHAPE, REGION_SPACING_MM, strict=True)],
+        *[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(SHAPE, SPACING_MM, strict=True)],
         indexing="ij",
     )
 )
@@ -43,11 +57,10 @@ MM = np.stack(
 def made_pair(patient: Patient) -> LesionPair:
     radius = 10.0 + int(patient.id)
     ball, later = ((np.linalg.norm(MM, axis=0) <= r).astype(np.float32) for r in (radius, radius + 4))
-    hu = np.where(ball > 0, 65.0, 30.0).astype(np.float32)
+    hu = np.where(ball > 0, 65.0 + int(patient.id), 30.0).astype(np.float32)
     oracle = np.clip(1 - (np.linalg.norm(MM, axis=0) - radius) / 8, 0, 1).astype(np.float32)
-    return LesionPair(
-        patient.id, hu, ball, np.zeros_like(ball), np.ones(ball.shape, bool), later, oracle=oracle
-    )
+    empty, brain = np.zeros_like(ball), np.ones(ball.shape, bool)
+    return LesionPair(patient.id, hu, ball, empty, brain, later, oracle=oracle, spacing_mm=SPACING_MM)
 
 
 def column(page: StudyPage, table: str, row: str, name: str) -> object:
@@ -59,9 +72,14 @@ def column(page: StudyPage, table: str, row: str, name: str) -> object:
 def test_abramova_leaves_patients_out_and_fills_its_page(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(abramova2024, "pair_of", lambda cohort, patient: made_pair(patient))
+    monkeypatch.setattr(abramova2024, "pair_of", lambda cohort, patient, **how: made_pair(patient))
     cohort = Cohort(tuple(Patient(str(k)) for k in range(4)))
-    page = abramova2024.run(cohort, tmp_path, SMOKE)
+    record = abramova2024.run(cohort, tmp_path, SMOKE)
+    save_record(record, tmp_path / "run")
+    page = abramova_page(load_record(tmp_path))
+    assert page.tables == abramova_page(record).tables, "the stored run gives the same page"
+    assert {curve.measure for curve in record.curves} == {"growth Dice of the inner fold"}
+    assert len(record.curves) == 8, "four arms in two groups"
     still, oracle = (column(page, "forecast", name, "growth Dice") for name in ("no growth", "oracle"))
     assert isinstance(still, Estimate)
     assert isinstance(oracle, Estimate)
@@ -74,7 +92,7 @@ def test_abramova_leaves_patients_out_and_fills_its_page(
     assert "0.506" in html.read_text(encoding="utf-8")
     network, kind = load_forecaster(tmp_path / "models" / "ours-synthetic-group-0")
     assert kind == "forecast"
-    assert forecast_map(network, made_pair(Patient("1")), kind).shape == REGION_SHAPE
+    assert forecast_map(network, made_pair(Patient("1")), kind).shape == SHAPE
     with pytest.raises(InputRefused, match="a map around an outline that must be given"):
         Predictor(load_model(tmp_path / "models" / "warp-group-0"))
     twice = [made_pair(Patient("1")), made_pair(Patient("2")), replace(made_pair(Patient("1")), patient="3")]
@@ -95,17 +113,9 @@ def person(k: int, centre: str, rng: np.random.Generator) -> Person:
     region = np.repeat(np.resize(image, (1, 48, 48, 24)), 4, axis=0).astype(np.float32)
     inputs = GrowthInputs(20.0 + k, 0.0, 0.7, 0.8, 60.0, 12.0, 14.0, 9.0, 0.1, 0.0, outcome, 0.0, 3.0, 0.0)
     facts = {"onset_to_ct_h": 3.0, "anticoagulation": 0.0}
+    oracle = 0.2 + 0.6 * outcome
     return Person(
-        f"{centre}{k}",
-        centre,
-        outcome,
-        slices,
-        region,
-        inputs,
-        30.0 + k,
-        0.0,
-        facts,
-        oracle=0.2 + 0.6 * outcome,
+        f"{centre}{k}", centre, outcome, slices, region, inputs, 30.0 + k, 0.0, facts, oracle=oracle
     )
 
 
@@ -116,8 +126,25 @@ def test_yu_asks_every_arm_and_says_what_it_cannot_say(tmp_path: Path) -> None:
     )
     expansion = expansion_risks(people, tmp_path, SMOKE)
     risks = expansion.risks
-    arms = {"as is", "synthesis 1:2", "oversample 1:2", "weight 1:2", "focal 1:2"}
+    arms = {
+        "as is",
+        "synthesis 1:2",
+        "conditional synthesis 1:2",
+        "oversample 1:2",
+        "weight 1:2",
+        "focal 1:2",
+    }
     assert {f"published, {arm}" for arm in arms} | {"ours, as is"} <= set(risks)
+    assert len(expansion.curves) == 7 * 2 * 2, "two measures of seven arms in two folds"
+    beyond = training_tables.beyond_table(people, risks)
+    assert [row[1] for row in beyond.rows] == ["published, oversample 1:2"] * 2
+    seeds = training_tables.seed_table(people, risks)
+    assert all("one seed alone" in str(row[1]) for row in seeds.rows)
+    judged = training_tables.synthetic_table([plain_cells(row) for row in expansion.synthesis])
+    assert {str(row[0]).split(",")[0] for row in judged.rows} == {
+        "published synthesis 1:2",
+        "conditional synthesis 1:2",
+    }
     assert risks["HEP"].reason  # its table of points is not built in
     assert "8 patients" in risks["ours, growth model fitted here"].reason
     areas = tables.auc_table(people, risks)
@@ -138,11 +165,11 @@ def test_yu_asks_every_arm_and_says_what_it_cannot_say(tmp_path: Path) -> None:
     assert ledgers
     assert "A" in ledgers[0].read_text(encoding="utf-8")
     assert expansion.pictures[0].png[:4] == b"\x89PNG"
-    for name in ("published-asis", "published-synthesis1to2", "ours-asis"):
+    for name in ("published-asis-seed-0", "published-synthesis1to2-seed-0", "ours-asis-seed-0"):
         assert load_classifier(tmp_path / "models" / name).log_odds(
             people.external[0].ours() if "ours" in name else people.external[0].published()
         )
-    assert load_generator(tmp_path / "models" / "generator-fold-0")[1].kind == "published"
+    assert load_generator(tmp_path / "models" / "generator-published-seed-0-fold-0")[1].kind == "published"
 
 
 def test_one_class_alone_is_said_in_words_and_stops_nothing(tmp_path: Path) -> None:
@@ -150,8 +177,8 @@ def test_one_class_alone_is_said_in_words_and_stops_nothing(tmp_path: Path) -> N
     people = People(
         tuple(person(2 * k, "A", rng) for k in range(4)), tuple(person(2 * k, "D", rng) for k in range(3))
     )
-    settings = region_classifier(steps=1, features=16)
-    ours = arm_risk(people, "ours, as is", settings, tmp_path, SMOKE, folds=2, published=False)
+    arm = ClassifierArm("ours, as is", region_classifier(steps=1, features=16), published=False)
+    ours = arm_risk(people, arm, tmp_path, SMOKE, seed=0)
     assert ours.reason == "0 patients expanded; 2 folds need at least 4 of each class"
     risks = {"ours, as is": ours, "oracle": MethodRisk({p.patient: p.oracle for p in people.external})}
     cells = {row[0]: row for row in tables.auc_table(people, risks).rows}
@@ -162,6 +189,50 @@ def test_one_class_alone_is_said_in_words_and_stops_nothing(tmp_path: Path) -> N
     assert tables.conformal_table(people, risks).rows == (
         ("none", "no classifier could be trained over folds"),
     )
+
+
+def test_risks_are_averaged_over_seeds_and_stored() -> None:
+    risks = [MethodRisk({"a": 0.2, "b": 0.6}, out_of_fold={"c": k / 4}) for k in (1, 3)]
+    mean = mean_risk(risks)
+    assert mean.risk == pytest.approx({"a": 0.2, "b": 0.6})
+    assert mean.out_of_fold == {"c": 0.5}
+    assert len(mean.by_seed) == 2
+    failed = MethodRisk(reason="too few")
+    assert mean_risk([risks[0], failed]).reason == "too few"
+    again = risks_of(json.loads(json.dumps(risk_rows({"ours": mean, "HEP": failed}))))
+    assert again["ours"].risk == mean.risk
+    assert not again["HEP"].known
+
+
+def test_people_are_cut_once_from_either_form_of_a_cohort(tmp_path: Path) -> None:
+    cohort = write_expansion_cohort(tmp_path / "cohort")
+    people = people_of(cohort, tmp_path / "people", SMOKE, size=32)
+    assert [len(group) for group in (people.training, people.external)] == [1, 1]
+    first = people.training[0]
+    assert first.outcome == 1
+    assert first.region.shape == (4, *REGION_SHAPE)
+    assert first.slices[0].image.shape == (32, 32)
+    again = people_of(cohort, tmp_path / "people", SMOKE, size=32)
+    assert np.array_equal(again.training[0].region, first.region)
+    known = known_patients(person_rows(people))
+    assert (known.training[0].patient, known.centres) == (first.patient, ("D",))
+
+
+def write_expansion_cohort(root: Path) -> Cohort:
+    """Write two patients with a ball that grows: one to train, one external."""
+    affine = np.diag([2.0, 2.0, 5.0, 1.0])
+    at = np.stack(np.meshgrid(*[np.arange(n) - n / 2 for n in (60, 60, 24)], indexing="ij"))
+    away = np.linalg.norm(at * np.array([2.0, 2.0, 5.0]).reshape(3, 1, 1, 1), axis=0)
+    people = [Patient("0", "A", "train"), Patient("1", "D", "external")]
+    noise = np.random.default_rng(0).normal(0, 4, away.shape)
+    for patient in people:
+        ct = Volume((np.where(away < 12, 65, 30) + noise).astype(np.int16), affine)
+        bids.write_exam(root, patient.id, "ct", ct)
+        for label, radius in (("haematoma", 12), ("expansion", 20)):
+            mask = ct.with_array((away < radius).astype(np.uint8))
+            bids.write_derivative(root, patient.id, mask, pipeline="manual", label=label, kind="dseg")
+    bids.write_cohort(people, root, name="two")
+    return bids.read_cohort(root)
 
 
 def test_p_values_are_adjusted_over_the_methods_of_a_centre() -> None:
@@ -183,6 +254,7 @@ def test_p_values_are_adjusted_over_the_methods_of_a_centre() -> None:
 def test_outlines_are_compared_with_the_twin() -> None:
     rows = [
         {"U-Mamba dice": 0.9 + k / 100, "plain twin dice": 0.85 + k / 100, "U-Mamba iou": 0.8}
+        | {"U-Mamba error_ml": 0.5, "plain twin error_ml": 0.1}
         for k in range(5)
     ]
     table = outlines.outline_table(rows, {outlines.NNUNET_ROW: "it was not asked for"})

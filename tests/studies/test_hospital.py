@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ichnos.audit.live import live_evidence
+from ichnos.audit.monitoring.live import live_evidence
 from ichnos.evidence.metrics.discrimination import auc
+from ichnos.studies.hospital import scenarios
 from ichnos.studies.hospital.measures import (
     NEVER,
     agreements,
@@ -20,6 +22,7 @@ from ichnos.studies.hospital.measures import (
 from ichnos.studies.hospital.model import FactoryModel, factory_model
 from ichnos.studies.hospital.people import draw_people, followup_chance
 from ichnos.studies.hospital.scanners import NEW, OLD, with_protocol
+from ichnos.studies.hospital.scenarios import hospitals_of
 from ichnos.studies.hospital.study import HospitalBudget, hospital_study
 from ichnos.studies.hospital.year import HospitalPlan, HospitalYear, simulate_year
 
@@ -120,9 +123,23 @@ def test_people_arrive_in_order() -> None:
     assert (np.diff(month) >= 0).all()
 
 
-@pytest.mark.slow
-def test_the_whole_page() -> None:
-    page = hospital_study(HospitalBudget(count=2, patients=400))
-    assert {t.name for t in page.tables} == {
+def test_every_hospital_is_measured_once_and_the_page_says_it_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scenarios, "_harmful", lambda kind, points: replace(NEW, bias=0.3))
+    budget = HospitalBudget(count=1, patients=250)
+    page = hospital_study(budget, tmp_path)
+    assert [table.name for table in page.tables] == [
         "agreement", "quiet", "alarms", "bound", "recalibration", "protocol", "sites",
-    }  # fmt: skip
+    ]  # fmt: skip
+    monkeypatch.setattr(scenarios, "simulate_year", None)  # nothing is run again
+    again = hospital_study(budget, tmp_path)
+    assert [t.markdown() for t in again.tables] == [t.markdown() for t in page.tables]
+
+
+def test_hospitals_have_names_and_plans_of_their_own() -> None:
+    every = hospitals_of(3, 100)
+    assert len({hospital.id for hospital in every}) == len(every) == 3 * (7 + 4) + 3 + 5
+    plans = {one.scenario: one.plan() for one in every if one.scenario not in scenarios.CHANGED}
+    assert not plans["follow-up read by the model"].outlined
+    assert plans["thinner slices"].scanner(6).step_mm < plans["thinner slices"].scanner(5).step_mm

@@ -4,6 +4,7 @@ fill says why.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +19,24 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.tables import Cell
 from ichnos.formats import bids
-from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance
+from ichnos.studies.murray2024 import effects
 from ichnos.studies.murray2024 import reading as murray_reading
 from ichnos.studies.murray2024 import study as murray
-from ichnos.studies.murray2024.design import TRACT_PLANS, TRACT_WAYS
+from ichnos.studies.murray2024.design import TRACT_WAYS
+from ichnos.studies.murray2024.effects import benefit_by_grade_table
+from ichnos.studies.murray2024.page import _reading_design, murray_page
+from ichnos.studies.murray2024.tables import injury_table
+from ichnos.studies.ryu2025 import associations, threshold
 from ichnos.studies.ryu2025 import reading as ryu_reading
-from ichnos.studies.ryu2025 import study as ryu
-from ichnos.studies.ryu2025 import threshold
-from ichnos.studies.ryu2025.design import RISK, WHITE_MATTER_PLANS, WHITE_MATTER_WAYS
+from ichnos.studies.ryu2025.associations import association_table
+from ichnos.studies.ryu2025.design import RISK_FACTORS, WHITE_MATTER_WAYS
+from ichnos.studies.ryu2025.page import ryu_page
+from ichnos.studies.ryu2025.tables import grade_cuts
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.labels import StudyLabels, with_validation
 from ichnos.studies.shared.page import StudyPage
+from ichnos.studies.shared.record import StudyRecord
 from ichnos.studies.shared.rows import adjusted_effect
-
-
-def made_models(names: Any) -> dict[str, Model]:
-    manifest = Manifest(
-        name="m",
-        version="1",
-        limits=(),
-        network=NetworkSpec(name="unet"),
-        preprocessing=Preprocessing(spacing_mm=(1, 1, 1), windows_hu=((0, 80),), patch=(8, 8, 8)),
-        targets=(),
-        provenance=Provenance(
-            code_version="0", command="", seeds=(0,), steps=1, data={}, hardware="", trained="2026-01-01"
-        ),
-    )
-    return {name: Model(Path("nowhere"), manifest) for name in names}
 
 
 def cells(page: StudyPage, table: str, measure: str) -> dict[str, Cell]:
@@ -74,14 +66,17 @@ def trial(patients: int) -> tuple[list[dict[str, Any]], Cohort]:
             "split": "external",
             "centre": "D",
             "ich_ml": float(rng.uniform(30, 60)),
+            "ivh_ml": float(rng.integers(2)),
             "side": "left",
         }
         for way, told in (("pairs", grade), ("truth", grade), ("affine", guess), ("thread", grade)):
             row |= {f"{way}_grade": told, f"{way}_load_ml": told + 0.1, f"{way}_weighted_load_ml": told + 0.2}
+            row[f"{way}_loss"] = told / 3
         rows.append(row)
         facts = {
             "arm": "surgery" if surgery else "medical",
             "age_years": age,
+            "gcs": float(rng.integers(8, 16)),
             "nihss_motor_180d": motor,
             "mrs_365d": float(mrs),
         }
@@ -89,37 +84,119 @@ def trial(patients: int) -> tuple[list[dict[str, Any]], Cohort]:
     return rows, Cohort(tuple(people))
 
 
-def test_the_trial_finds_the_effects_that_were_drawn(tmp_path: Path, monkeypatch: Any) -> None:
-    rows, cohort = trial(240)
+def murray_record(rows: list[dict[str, Any]], ways: list[str]) -> StudyRecord:
+    facts = {"simulated": True, "tracts": True, "refused": 3, "ways": ways}
+    return StudyRecord("murray2024", {"patients": rows}, facts, {"smoke": 0})
+
+
+@pytest.fixture(scope="module")
+def trial_page() -> Iterator[StudyPage]:
+    """The page of a trial; ordinal models, which are slow, in the table of outcomes alone."""
+    patch = pytest.MonkeyPatch()
+    quick = {name: how for name, how in effects._OUTCOMES.items() if how[0] != "ordinal"}
+    patch.setattr(effects, "_OUTCOMES", quick)
+    patch.setattr(effects, "_BY_GRADE", ("motor NIHSS at 180 days",))
+    rows, cohort = trial(200)
     truths = {row["id"]: {"injury": INJURY_GRADES[row["truth_grade"]]} for row in rows}
-    monkeypatch.setattr(murray, "truth_rows", lambda cohort: truths)
-    labels = StudyLabels(cohort, ("transfer",), {}, 3)
-    page = murray.tract_page(rows, labels, made_models(TRACT_PLANS), tmp_path, StudyBudget())
-    ways = TRACT_WAYS
+    told = [row | murray._row_facts(cohort, row["id"]) for row in rows]
+    yield murray_page(murray_record(murray._with_truth(told, truths), ["affine"]))
+    patch.undo()
+
+
+def test_the_trial_finds_the_effects_that_were_drawn(trial_page: StudyPage) -> None:
+    page, guessed = trial_page, TRACT_WAYS["affine"]
     motor = cells(page, "outcome", "motor NIHSS at 180 days: no risk")
-    assert abs(value(motor[ways["pairs"]]) + 4) < 0.8
-    assert value(motor[ways["pairs"]]) == value(motor["limit"]), (
-        "who grades as the truth does finds what the truth finds"
-    )
-    assert value(motor[ways["affine"]]) > -1.5, "grades at random tell nothing"
+    assert abs(value(motor["limit"]) + 4) < 0.8
+    assert value(motor[guessed]) > -1.5, "grades at random tell nothing"
     surgery = cells(page, "outcome", "motor NIHSS: surgery")
-    assert abs(value(surgery[ways["pairs"]]) + 2) < 0.8
-    assert value(cells(page, "outcome", "mRS at 365 days: no risk")[ways["pairs"]]) < 0.4
+    assert abs(value(surgery["limit"]) + 2) < 0.8
+    assert value(cells(page, "outcome", "mRS at 365 days: no risk")["limit"]) < 0.4
     kappa = cells(page, "injury", "weighted kappa")
-    assert value(kappa[ways["pairs"]]) == 1.0
-    assert abs(value(kappa[ways["affine"]])) < 0.25
+    assert value(kappa["limit"]) == 1.0
+    assert abs(value(kappa[guessed])) < 0.25
     assert (
-        cells(page, "injury", "weighted kappa")[ways["deformable"]]
-        == "the first grades holds 0 value(s); at least 2 are needed"
-    )
-    assert (
-        cells(page, "murray2024", "Dice, both")[ways["pairs"]]
+        cells(page, "murray2024", "Dice, both")[guessed]
         == "no patient with such a side and a tract to compare with"
     )
     assert "3 pair(s) were refused" in page.design[0]
 
 
-def test_volumes_are_compared_calibrated_and_grouped(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_way_that_graded_nobody_says_so() -> None:
+    rows, _ = trial(12)
+    table = injury_table(rows, {"deformable": "atlas"})
+    first = dict(zip(table.columns, table.rows[0], strict=True))
+    assert first["atlas"] == "the first grades holds 0 value(s); at least 2 are needed"
+
+
+def test_injury_adds_to_age_gcs_volume_and_ivh(trial_page: StudyPage) -> None:
+    ways = TRACT_WAYS
+    for predictor in ("lesion load", "largest loss of cross-section", "grade"):
+        row = cells(trial_page, "added_value", f"motor NIHSS at 180 days: {predictor}")
+        assert "p < 0.001" in str(row["limit"]), "outcome was drawn from the grade"
+        assert "p < 0.001" not in str(row[ways["affine"]]), "grades at random add nothing"
+    good = str(cells(trial_page, "added_value", "mRS 0 to 3 at 365 days: grade")["limit"])
+    assert "ΔAUC +" in good
+    assert "R²" in good
+    assert "n 200" in good
+
+
+def test_surgery_acts_where_it_was_drawn_to_act(trial_page: StudyPage) -> None:
+    test = str(cells(trial_page, "interaction", "motor NIHSS at 180 days: surgery x grade")["limit"])
+    assert "p < 0.001" in test
+    start = "motor NIHSS at 180 days: surgery where graded"
+    inside = cells(trial_page, "interaction", f"{start} haematoma infiltration")["limit"]
+    outside = cells(trial_page, "interaction", f"{start} no risk")["limit"]
+    assert isinstance(inside, Estimate)
+    assert isinstance(outside, Estimate)
+    assert inside.high < 0
+    assert abs(outside.value) < 0.8 < abs(inside.value)
+
+
+def test_expected_outcomes_are_those_of_the_arms_and_no_advice(trial_page: StudyPage) -> None:
+    table = next(t for t in trial_page.tables if t.name == "expected_benefit")
+    row = dict(
+        zip(table.columns, next(r for r in table.rows if r[0] == "haematoma infiltration"), strict=True)
+    )
+    gain = row["motor NIHSS: difference"]
+    assert isinstance(gain, Estimate)
+    assert gain.value == pytest.approx(
+        value(row["motor NIHSS: surgery"]) - value(row["motor NIHSS: medical"])
+    )
+    assert gain.value == pytest.approx(-2, abs=0.8)
+    share = row["share with mRS 0 to 3: medical"]
+    assert isinstance(share, Estimate)
+    assert 0 < share.low < share.value < share.high < 1
+    assert "no conclusion about a patient" in table.note
+    assert "recommend" not in table.note
+
+
+def test_a_small_grade_has_no_effect_of_its_own() -> None:
+    rows, _ = trial(40)
+    facts = {"arm": "medical", "gcs": 13.0, "age_years": 60.0, "nihss_motor_180d": 4.0, "mrs_365d": 3.0}
+    table = benefit_by_grade_table([row | facts for row in rows], {})
+    assert "in both arms, are the least" in str(table.rows[0][2])
+
+
+def test_the_trial_alone_takes_the_simulation_s_injuries(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, cohort = trial(60)
+    truths = {
+        row["id"]: {"injury": INJURY_GRADES[row["truth_grade"]], "ich_ml": str(row["ich_ml"]), "ivh_ml": "0"}
+        | {"tract_blood_load_ml": "0.5", "tract_largest_loss": str(row["truth_loss"])}
+        for row in rows
+    }
+    monkeypatch.setattr(murray, "truth_rows", lambda cohort: truths)
+    record = murray.run(cohort, Path("unused"), StudyBudget(parts=("trial",)))
+    assert (record.facts["ways"], record.facts["tracts"]) == ([], False)
+    assert [row["true_grade"] for row in record.rows["patients"]] == [row["truth_grade"] for row in rows]
+    assert record.rows["patients"][0]["truth_load_ml"] == 0.5
+    assert "No network was trained" in _reading_design(record, [])[0]
+    monkeypatch.setattr(murray, "truth_rows", lambda cohort: {})
+    with pytest.raises(InputRefused, match="takes injuries from a simulation's table"):
+        murray.run(cohort, Path("unused"), StudyBudget(parts=("trial",)))
+
+
+def test_volumes_are_compared_calibrated_and_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(associations, "_IMPUTATIONS", 2)
     rng = np.random.default_rng(1)
     rows: list[dict[str, Any]] = []
     people = []
@@ -129,7 +206,7 @@ def test_volumes_are_compared_calibrated_and_grouped(tmp_path: Path, monkeypatch
         row: dict[str, Any] = {
             "id": f"{number:02d}",
             "split": split,
-            "centre": "B",
+            "centre": "BE"[number % 3 == 0],
             "vendor": "GE" if number % 2 else "SIEMENS",
         }
         row |= {
@@ -146,25 +223,23 @@ def test_volumes_are_compared_calibrated_and_grouped(tmp_path: Path, monkeypatch
             "fazekas_periventricular": float(min(3, mri // 6)),
             "fazekas_deep": float(min(3, mri // 8)),
         }
-        facts |= {name: float(rng.integers(2)) for name in RISK[1:]} | {
+        facts |= {name: float(rng.integers(2)) for name in RISK_FACTORS[2:-1]} | {
             "nihss": 4.0 + number % 5,
             "infarct_ml": float(5 * (number % 4)),
         }
-        people.append(Patient(row["id"], "B", split, facts=facts | {"mrs_90d": float(rng.integers(7))}))  # type: ignore[arg-type]
+        facts |= {"mrs_90d": float(rng.integers(7)), "sex": "fm"[number % 2]}
+        if number % 9 == 0:
+            del facts["smoking"]  # not known of everybody
+        people.append(Patient(row["id"], row["centre"], split, facts=facts))  # type: ignore[arg-type]
     flair = {
         row["id"]: {"leukoaraiosis_flair_ml": row["true_ml"]}
         for row in rows
         if row["registered_ml"] is not None
     }
-    monkeypatch.setattr(ryu_reading, "truth_rows", lambda cohort: {})
-    page = ryu.white_matter_page(
-        rows,
-        StudyLabels(Cohort(tuple(people)), ("transfer",), flair, 0),
-        made_models(WHITE_MATTER_PLANS),
-        18.0,
-        tmp_path,
-        StudyBudget(),
-    )
+    labels = StudyLabels(Cohort(tuple(people)), ("transfer",), flair, 0)
+    told = [row | ryu_reading.patient_facts(p, {}, labels) for row, p in zip(rows, people, strict=True)]
+    facts = {"simulated": True, "refused": 0, "cut_hu": 18.0, "ways": ["slices", "volume", "threshold"]}
+    page = ryu_page(StudyRecord("ryu2025", {"patients": told}, facts, {"smoke": 0}))
     ways = WHITE_MATTER_WAYS
     plain, calibrated = (
         cells(page, "ryu2025", f"CCC, {kind}")[ways["slices"]]
@@ -180,6 +255,33 @@ def test_volumes_are_compared_calibrated_and_grouped(tmp_path: Path, monkeypatch
     by_age = cells(page, "associations", "ln(1 + mL) per unit of age")
     assert abs(value(by_age["limit"]) - 0.1) < 0.03
     assert len(page.pictures) == 1
+    assert value(cells(page, "fazekas", "weighted kappa, deep")[ways["volume"]]) > 0.8
+    assert value(cells(page, "centres", "Dice against the registered label, E")[ways["volume"]]) > 0.5
+    assert "Q " in str(cells(page, "heterogeneity", "CCC between vendors")[ways["volume"]])
+    note = next(t.note for t in page.tables if t.name == "associations")
+    assert "multiple imputations" in note
+    assert "earlier_stroke" in note.partition("Not in the cohort")[2]
+    assert isinstance(cells(page, "associations", "ln(1 + mL) per unit of male")["limit"], Estimate)
+
+
+def test_grades_follow_cuts_of_the_validation_patients() -> None:
+    cuts = grade_cuts([1.0, 2.0, 3.0, 10.0, 12.0], [0, 0, 1, 2, 2])
+    assert cuts[0] <= 3.0 < cuts[1] <= 10.0
+    assert cuts[2] == np.inf, "a grade that nobody has is never given"
+
+
+def test_brant_speaks_where_the_odds_differ_between_cuts() -> None:
+    rng = np.random.default_rng(3)
+    volume = rng.uniform(0, 20, 300)
+    rows = [
+        {"true_ml": ml, "age_years": rng.uniform(50, 80), "nihss": rng.integers(10), "sex": "fm"[k % 2]}
+        | {"mrs_90d": int(ml > 10) * 3 + int(rng.integers(3))}
+        for k, ml in enumerate(volume)
+    ]
+    table = association_table(rows)
+    row = next(dict(zip(table.columns, r, strict=True)) for r in table.rows if "Brant" in str(r[0]))
+    assert "χ²" in str(row["limit"])
+    assert "nothing was imputed" in table.note
 
 
 def test_a_fifth_of_the_training_patients_validates_where_nobody_does() -> None:
@@ -221,6 +323,7 @@ def test_the_reader_of_tracts_measures_each_way_against_the_label(tmp_path: Path
     assert row["pairs_left_dice"] == row["thread_right_dice"] == 1.0
     assert 0.3 < row["affine_left_dice"] < 1.0
     assert row["side"] == "left"
+    assert row["label_left"]
     assert "label_left_dice" not in row, (
         "without the simulation's truth the label has nothing to be compared with"
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from ichnos.audit.outlines import Outline, outlines_in, write_outlines
 from ichnos.cohort import EXAMS, Exam
 from ichnos.errors import InputRefused, foreign
 from ichnos.formats import bids, nifti
@@ -29,11 +30,13 @@ class DatedExam:
     exam: Exam  # "ct" for every plain head CT; which one is a follow-up is a matter of time
     taken: datetime
     source: Path | DatedSeries
+    outlines: tuple[Outline, ...] = ()  # that people drew on it
 
     @property
     def token(self) -> str:
-        """Return what names the exam without naming the patient."""
-        return self.source.token if isinstance(self.source, DatedSeries) else self.source.name
+        """Return what names the exam and its outlines without naming the patient."""
+        own = self.source.token if isinstance(self.source, DatedSeries) else self.source.name
+        return " ".join((own, *(outline.token for outline in self.outlines)))
 
     def write(self, root: Path, patient_id: str, exam: Exam) -> dict[str, str | float]:
         """Write the exam into a cohort, without identity; return what is known of a CT besides its voxels."""
@@ -45,6 +48,7 @@ class DatedExam:
         scan = self.source.open_ct()
         sidecar = {k: v for k, v in nifti.sidecar_of(scan.acquisition).items() if k != "AcquisitionDate"}
         bids.write_exam(root, patient_id, exam, scan.volume, sidecar=sidecar)
+        write_outlines(self.outlines, scan, root, patient_id, exam)
         acquisition = scan.acquisition
         known: dict[str, str | float] = dict(scan.facts)
         known["scanner"] = (
@@ -80,7 +84,9 @@ def exams_in(folder: str | Path) -> FoundExams:
             f"{foreign(folder)} does not exist; give a folder of DICOM, or one with {EXAMS_TABLE}"
         )
     table = folder / EXAMS_TABLE
-    return _of_table(table) if table.is_file() else exams_of_series(series_in(folder))
+    if table.is_file():
+        return _of_table(table)
+    return exams_of_series(series_in(folder), outlines_in(folder) if folder.is_dir() else [])
 
 
 def _of_table(table: Path) -> FoundExams:
@@ -111,7 +117,7 @@ def _of_row(table: Path, line: int, row: dict[str, str]) -> DatedExam:
     return DatedExam(row["patient"], exam, taken, file)
 
 
-def exams_of_series(series: Sequence[DatedSeries]) -> FoundExams:
+def exams_of_series(series: Sequence[DatedSeries], outlines: Sequence[Outline] = ()) -> FoundExams:
     """Return the exams of series: of each study the best plain head CT and one series of each MR kind."""
     found: dict[tuple[str, str], DatedExam] = {}
     left_out = []
@@ -120,7 +126,8 @@ def exams_of_series(series: Sequence[DatedSeries]) -> FoundExams:
         if exam is None or one.taken is None or not one.patient:
             left_out.append(f"series {one.token}: {why or 'its header names no patient or no date'}")
         else:
-            found.setdefault((one.study_uid, exam), DatedExam(one.patient, exam, one.taken, one))
+            own = tuple(outline for outline in outlines if outline.series_uid == one.uid)
+            found.setdefault((one.study_uid, exam), DatedExam(one.patient, exam, one.taken, one, own))
     return FoundExams(tuple(found.values()), tuple(left_out))
 
 

@@ -82,7 +82,7 @@ def episodes_of(exams: Iterable[DatedExam], windows: PairWindows, *, salt: str =
 
 def _pseudonym(patient: str, baseline: DatedExam, salt: str) -> str:
     """Return a salted hash of person and baseline, so that exams of another baseline never mix with these."""
-    who = f"{patient} {baseline.token}".encode("utf-8", "surrogatepass")
+    who = f"{patient} {baseline.token.split()[0]}".encode("utf-8", "surrogatepass")
     return hmac.new(salt.encode(), who, hashlib.sha256).hexdigest()[:12]
 
 

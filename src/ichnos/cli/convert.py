@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import Field
 
-from ichnos.cli.terminal.settings import SettingsTree, with_settings
+from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
 from ichnos.errors import UsageError
 from ichnos.formats.limits import Limits
 
@@ -25,8 +26,11 @@ _EXPECTED = {"InputRefused", "LimitExceeded", "OSError", "PermissionError", "Fil
 
 
 class ConvertSettings(SettingsTree):
-    """How head CTs are converted."""
+    """What is kept of the studies, and how they are worked through."""
 
+    keep_names: bool = Field(False, description="keep names and scanner texts")
+    workers: Annotated[int, EXECUTION] = Field(1, ge=1, description="processes on this machine")
+    scheduler: Annotated[str | None, EXECUTION] = Field(None, description="dask scheduler, tcp://host:port")
     limits: Limits = Limits()
 
 
@@ -35,38 +39,41 @@ def convert_command(
     path: Annotated[Path, typer.Argument(help="folder or zip of DICOM studies, or a NIfTI file")],
     out: Annotated[Path, typer.Option("--out", "-o", help="output folder; re-run to resume")],
     settings: ConvertSettings,
-    keep_names: Annotated[bool, typer.Option("--keep-names", help="keep names and scanner texts")] = False,
-    workers: Annotated[int, typer.Option(help="processes on this machine (default: 1)")] = 1,
-    scheduler: Annotated[str | None, typer.Option(help="dask scheduler, tcp://host:port")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Convert each study's head CT to NIfTI; a study without one is reported and does not stop the rest."""
-    from ichnos import __version__
     from ichnos.cli.inputs.names import name_book
-    from ichnos.runs import apply
 
     if out.is_file():
         raise UsageError(f"{out} is a file; give a folder for the results")
-    names = None if keep_names else name_book()
-    summary = apply(
-        partial(convert_one, keep_names=keep_names),
-        _items(path, names, settings.limits, progress=not as_json),
-        out=out,
-        settings={
-            "ichnos": __version__,
-            "as": "nifti",
-            "names": names.mark if names else "",
-            "limits": settings.limits.model_dump(),
-        },
-        name="convert",
-        workers=workers,
-        scheduler=scheduler,
-        progress=not as_json,
-        keep_names=keep_names,
-    )
+    names = None if settings.keep_names else name_book()
+    items = _items(path, names, settings.limits, progress=not as_json)
+    mark = names.mark if names is not None else ""
+    summary = _converted(items, out, settings, mark, progress=not as_json)
     summary.save_table(out / "convert.tsv")
+    save_settings(settings, out / "settings.yaml", verb="convert")
     _show(summary, out, as_json=as_json)
     return _exit_code(summary)
+
+
+def _converted(
+    items: list[ScanItem], out: Path, settings: ConvertSettings, mark: str, *, progress: bool
+) -> Summary:
+    from ichnos import __version__
+    from ichnos.runs import apply
+
+    limits = settings.limits.model_dump()
+    return apply(
+        partial(convert_one, keep_names=settings.keep_names),
+        items,
+        out=out,
+        settings={"ichnos": __version__, "as": "nifti", "names": mark, "limits": limits},
+        name="convert",
+        workers=settings.workers,
+        scheduler=settings.scheduler,
+        progress=progress,
+        keep_names=settings.keep_names,
+    )
 
 
 def _items(path: Path, names: NameBook | None, limits: Limits, *, progress: bool) -> list[ScanItem]:

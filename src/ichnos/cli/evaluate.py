@@ -42,29 +42,37 @@ def evaluate_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="hide progress messages")] = False,
 ) -> int:
     """Compare readings with the ground truth of cohorts: tables, figures, methods, checklists, one page."""
-    from ichnos.evidence.pack.pack import claim_folder, write_evidence
-    from ichnos.evidence.pack.plan import load_plan
     from ichnos.formats.bids import read_cohort
 
-    given, cohorts = _sides(folders, settings.model)
+    given, folders = _sides(folders, settings.model)
+    cohorts = [read_cohort(folder) for folder in folders]
+    pack = _pack(given, cohorts, out, settings, progress=not (quiet or as_json))
+    save_settings(settings, out / "settings.yaml", verb="evaluate")
+    _show(pack, as_json=as_json)
+    return 2 if pack.failures else 0
+
+
+def _pack(
+    given: Path | None, cohorts: list[Cohort], out: Path, settings: EvaluateSettings, *, progress: bool
+) -> Pack:
+    """Write the evidence of readings; without any, the cohorts' scans are read first."""
+    from ichnos.evidence.pack.pack import claim_folder, write_evidence
+    from ichnos.evidence.pack.plan import load_plan
+
     plan = load_plan(settings.plan, expansion=settings.expansion, splits=settings.splits)
-    held = [read_cohort(folder) for folder in cohorts]
     if given is None:
         claim_folder(out)
-        _read(held, plan, out / _READINGS, settings, quiet=quiet or as_json)
-    pack = write_evidence(
+        _read(cohorts, plan, out / _READINGS, settings, progress=progress)
+    return write_evidence(
         given or out / _READINGS,
-        held,
+        cohorts,
         out,
         plan=plan,
         training=settings.training,
         against=settings.against,
         workers=settings.workers,
-        progress=not (quiet or as_json),
+        progress=progress,
     )
-    save_settings(settings, out / "settings.yaml", verb="evaluate")
-    _show(pack, as_json=as_json)
-    return 2 if pack.failures else 0
 
 
 def _sides(folders: list[Path], model: str) -> tuple[Path | None, list[Path]]:
@@ -80,7 +88,7 @@ def _sides(folders: list[Path], model: str) -> tuple[Path | None, list[Path]]:
 
 
 def _read(
-    cohorts: list[Cohort], plan: EvidencePlan, out: Path, settings: EvaluateSettings, *, quiet: bool
+    cohorts: list[Cohort], plan: EvidencePlan, out: Path, settings: EvaluateSettings, *, progress: bool
 ) -> None:
     """Read the baseline CT of every patient of the evaluated splits, and of the validation split."""
     from ichnos.api import Engine
@@ -92,13 +100,13 @@ def _read(
     splits = {*plan.splits, "validation"}
     people = [p for cohort in cohorts for p in cohort if p.split in splits and "ct" in p.exams]
     baseline = {str(patient.exams["ct"]) for patient in people}
-    scans = find_scans([cohort.root for cohort in cohorts if cohort.root], progress=not quiet)
+    scans = find_scans([cohort.root for cohort in cohorts if cohort.root], progress=progress)
     items = [item for item in scans if str(item.place) in baseline]
     model = "" if settings.model == "default" else str(Path(settings.model).resolve())
     engine = Engine(model=model, device=settings.device)
     decisive = {"model": engine.open_model().all_weights(), "device": engine.device}
     task = partial(read_one, engine=engine, only=tuple(READERS), pdf=False)
-    apply(task, items, out=out, settings=decisive, name="read", workers=settings.workers, progress=not quiet)
+    apply(task, items, out=out, settings=decisive, name="read", workers=settings.workers, progress=progress)
 
 
 def _show(pack: Pack, *, as_json: bool) -> None:

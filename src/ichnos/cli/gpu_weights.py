@@ -61,22 +61,27 @@ def train_weights(
 ) -> None:
     """Train the first network and its refinement."""
     began = time.monotonic()
+    run = _run(heads, out, device, workers, width, channels_last, toy)
+    run = replace(run, first_minutes=first_minutes, second_minutes=second_minutes, first_until=until)
+    ends = began + whole_minutes * 60 - _FINISH_S if whole_minutes > 0 else float("inf")
+    _train_both(run, ends)
+
+
+def _train_both(run: Run, ends: float) -> None:
+    """Train the networks that have minutes; the refinement ends in time, on the monotonic clock."""
     from ichnos.learning.virtual.accelerated.weights import train_first_part, train_second_part
     from ichnos.models import load_model
 
-    run = _run(heads, out, device, workers, width, channels_last, toy)
-    run = replace(run, first_minutes=first_minutes, second_minutes=second_minutes, first_until=until)
     production = _production(run)
     try:
-        if first_minutes > 0:
+        if run.first_minutes > 0:
             model, network = train_first_part(run, production, _echo)
         else:
-            model = load_model(out)
-            network = model.network(device=device)
-        if second_minutes > 0:
-            ends = began + whole_minutes * 60 - _FINISH_S if whole_minutes > 0 else float("inf")
-            seconds = min(second_minutes * 60, ends - time.monotonic())
-            train_second_part(replace(run, second_minutes=seconds / 60), production, model, network, _echo)
+            model = load_model(run.out)
+            network = model.network(device=run.device)
+        if run.second_minutes > 0:
+            minutes = min(run.second_minutes, (ends - time.monotonic()) / 60)
+            train_second_part(replace(run, second_minutes=minutes), production, model, network, _echo)
     finally:
         production.close()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import Field
 
 from ichnos.cli.terminal.settings import SettingsTree, with_settings
 from ichnos.errors import InputRefused, UsageError
@@ -27,8 +28,9 @@ _BAR_FROM_FILES = 500
 
 
 class InspectSettings(SettingsTree):
-    """How a place is inspected."""
+    """What is judged."""
 
+    series: str | None = Field(None, description="judge this SeriesInstanceUID")
     limits: Limits = Limits()
 
 
@@ -36,7 +38,6 @@ class InspectSettings(SettingsTree):
 def inspect_command(
     path: Annotated[Path, typer.Argument(help="file, folder, zip or DICOMDIR; NIfTI; cohort")],
     settings: InspectSettings,
-    series: Annotated[str | None, typer.Option(help="judge this SeriesInstanceUID")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
     montage: Annotated[Path | None, typer.Option(help="write a row of slices to this PNG file")] = None,
 ) -> int:
@@ -45,7 +46,7 @@ def inspect_command(
         raise UsageError(f"--montage writes PNG; give a file that ends in .png, not {montage.name}")
     if (path / "participants.tsv").is_file():
         return _inspect_cohort(path, as_json=as_json)
-    found = _inspected(path, series, settings.limits, progress=not as_json)
+    found = _inspected(path, settings, progress=not as_json)
     if as_json:
         typer.echo(json.dumps(_as_plain(found), indent=2))
     else:
@@ -74,14 +75,14 @@ class _Inspected:
         return self.listing.pick
 
 
-def _inspected(path: Path, series: str | None, limits: Limits, *, progress: bool) -> _Inspected:
+def _inspected(path: Path, settings: InspectSettings, *, progress: bool) -> _Inspected:
     from ichnos.formats import inspect_path
     from ichnos.quality import judge
 
     with file_bar(show=progress) as advance:
-        listing = inspect_path(path, progress=advance, limits=limits)
+        listing = inspect_path(path, progress=advance, limits=settings.limits)
     try:
-        scan = listing.open(series)
+        scan = listing.open(settings.series)
         return _Inspected(listing, scan, judge(scan))
     except InputRefused as error:
         return _Inspected(listing, refusal=str(error))

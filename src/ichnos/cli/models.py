@@ -20,8 +20,7 @@ _ACTIONS = ("list", "show", "verify", "export", "import")
 def models_command(
     action: Annotated[str, typer.Argument(help="list, show, verify, export or import")] = "list",
     folders: Annotated[
-        list[Path] | None,
-        typer.Argument(help="model folders or names (default: those that ship)"),
+        list[Path] | None, typer.Argument(help="model folders or names (default: those that ship)")
     ] = None,
     onnx: Annotated[Path | None, typer.Option(help="export: ONNX file to write")] = None,
     monai: Annotated[Path | None, typer.Option(help="export: new folder for a MONAI bundle")] = None,
@@ -33,18 +32,20 @@ def models_command(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> int:
     """List models, show a card, verify files, export to ONNX or MONAI, import from nnU-Net or U-Mamba."""
-    from ichnos.cli.inputs.models import model_folder
-
     if action not in _ACTIONS:
         raise UsageError(f"there is no action {action!r}; give one of {', '.join(_ACTIONS)}")
     if action == "import":
         return _imported(folders, out, label or [], fold)
-    named = [model_folder(name) for name in folders or []]
+    named = _named(folders or [])
     if action in ("list", "verify"):
         return _listed(named, verify=action == "verify", as_json=as_json)
-    if action == "show":
-        return _shown(_one(named), as_json=as_json)
-    return _exported(_one(named), onnx, monai)
+    return _shown(_one(named), as_json=as_json) if action == "show" else _exported(_one(named), onnx, monai)
+
+
+def _named(folders: list[Path]) -> list[Path]:
+    from ichnos.cli.inputs.models import model_folder
+
+    return [model_folder(name) for name in folders]
 
 
 def _listed(folders: list[Path], *, verify: bool, as_json: bool) -> int:

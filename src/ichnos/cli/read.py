@@ -21,6 +21,7 @@ from ichnos.formats.limits import Limits
 
 if TYPE_CHECKING:
     from ichnos.api import Engine
+    from ichnos.cli.inputs.names import NameBook
     from ichnos.cli.inputs.scans import ScanItem
     from ichnos.reading import Record
     from ichnos.runs import Summary
@@ -70,7 +71,6 @@ def read_command(
 ) -> int:
     """Read head CTs; a scan that cannot be read is reported with the reason and does not stop the rest."""
     from ichnos.cli.inputs.names import name_book
-    from ichnos.cli.inputs.scans import find_scans
     from ichnos.report.pdf import printer
 
     if out.is_file():
@@ -80,21 +80,21 @@ def read_command(
     if settings.pdf:
         printer()  # so does the lack of one
     names = None if settings.keep_names else name_book()
-    scans = find_scans(paths, progress=not as_json, names=names, limits=settings.limits)
-    items = _with_table(scans, settings.facts)
-    if names is not None:
-        names.keep({item.id: item.given for item in items if not item.cohort})
-        items = [replace(item, given=item.id) for item in items]
-    mark = names.mark if names is not None else ""
-    decisive = _decisive(engine, weights, items, settings, mark)
+    items = _items(paths, settings, names, progress=not as_json)
+    decisive = _decisive(engine, weights, items, settings, names.mark if names is not None else "")
     summary = _read_all(items, out, engine, settings, decisive, progress=not as_json)
     _refuse_another_input(summary, items, out)
     whole = _with_failures(summary, items)
     whole.save_table(out / TABLE)
-    kept = settings if settings.keep_names else settings.model_copy(update={"facts": None})
-    save_settings(kept, out / "settings.yaml", verb="read")
+    _save(settings, out)
     _show(whole, out, as_json=as_json)
     return _exit_code(whole)
+
+
+def _save(settings: ReadSettings, out: Path) -> None:
+    """Save the settings; the name of the facts' table may be a patient's."""
+    kept = settings if settings.keep_names else settings.model_copy(update={"facts": None})
+    save_settings(kept, out / "settings.yaml", verb="read")
 
 
 def _decisive(
@@ -147,11 +147,19 @@ def _read_all(
     )
 
 
-def _with_table(items: list[ScanItem], table: Path | None) -> list[ScanItem]:
+def _items(
+    paths: list[Path], settings: ReadSettings, names: NameBook | None, *, progress: bool
+) -> list[ScanItem]:
+    """List the scans of some places, with their facts; which name stands for which is kept in `names`."""
     from ichnos.cli.inputs.facts import read_facts
-    from ichnos.cli.inputs.scans import with_facts
+    from ichnos.cli.inputs.scans import find_scans, with_facts
 
-    return with_facts(items, read_facts(table) if table is not None else {})
+    items = find_scans(paths, progress=progress, names=names, limits=settings.limits)
+    items = with_facts(items, read_facts(settings.facts) if settings.facts is not None else {})
+    if names is None:
+        return items
+    names.keep({item.id: item.given for item in items if not item.cohort})
+    return [replace(item, given=item.id) for item in items]
 
 
 def _engine(settings: ReadSettings) -> Engine:

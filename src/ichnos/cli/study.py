@@ -18,14 +18,13 @@ from ichnos.errors import UsageError
 
 if TYPE_CHECKING:
     from ichnos.cohort import Cohort
+    from ichnos.simulation.cohort.design import Design, RenderSettings
     from ichnos.studies.designs import StudyDesign
     from ichnos.studies.shared.budget import StudyBudget
     from ichnos.studies.shared.page import StudyPage
 
 _LESIONS = "lesions"  # the study of lesion masks of people, which needs a folder
 _HOSPITAL = "hospital"  # the simulated hospital, which needs nothing
-_SMALL = 0.1  # scale up to which a study without a GPU is kept short
-_MINUTES = 10.0  # of training per network, otherwise
 
 
 class StudySettings(SettingsTree):
@@ -33,10 +32,13 @@ class StudySettings(SettingsTree):
 
     cohort: Path | None = Field(None, description="folder of your own cohort")
     simulate: float | None = Field(None, gt=0, le=1, description="simulate this fraction of the patients")
+    compact: bool = Field(False, description="simulate pieces of CTs (ichnos simulate --compact)")
     smoke: bool = Field(False, description="every stage at its smallest, simulated")
-    minutes: float | None = Field(None, gt=0, description="training minutes per network")
+    recipe: str = Field("small", description="small, published, or a settings file")
+    parts: tuple[str, ...] = Field((), description="parts of the study to run (default: all)")
+    seeds: int = Field(1, ge=1, description="seeds each classifier is trained with")
     with_nnunet: bool = Field(False, description="train nnU-Net too, as one more arm")
-    voxel_mm: float = Field(1.0, description="voxel size of simulated anatomy, mm")
+    voxel_mm: float | None = Field(None, description="anatomy's voxels, mm (default: 1, compact 2)")
     seed: int = Field(1, description="seed of simulation and training")
     device: str = Field("cpu", description="where to compute: cpu, cuda or mps")
     workers: Annotated[int, EXECUTION] = Field(1, ge=1, description="processes on this machine")
@@ -48,27 +50,20 @@ def study_command(
     out: Annotated[Path, typer.Option("-o", "--out", help="output folder; re-run to resume")],
     settings: StudySettings,
     folder: Annotated[Path | None, typer.Argument(help="lesion masks and table, for lesions")] = None,
+    from_run: Annotated[Path | None, typer.Option(help="write the page of an earlier run's folder")] = None,
+    results: Annotated[Path | None, typer.Option(help="also write tables and curves as small files")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print studies.json")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="hide progress messages")] = False,
 ) -> int:
     """Run the design of a published study on a cohort and write its page."""
-    from ichnos.studies.shared.page import write_page
+    from ichnos.studies.shared.page import write_page, write_results
 
-    if (name == _LESIONS) != (folder is not None):
-        raise UsageError(
-            "give FOLDER, with lesion masks and their table, to the study lesions and to no other: "
-            "ichnos study lesions FOLDER -o OUT"
-        )
-    if name == _HOSPITAL:
-        page = _hospital_page(settings, silent=quiet or as_json)
-    elif folder is not None:
-        from ichnos.studies.lesions import lesion_study
-
-        page = lesion_study(folder, out, workers=settings.workers)
-    else:
-        page = _paper_page(name, out, settings, silent=quiet or as_json)
+    page = _page(name, out, settings, folder, from_run, silent=quiet or as_json)
     html = write_page(page, out)
-    save_settings(settings, out / "settings.yaml", verb="study")
+    if from_run is None:
+        save_settings(settings, out / "settings.yaml", verb="study")
+    if results is not None:
+        write_results(page, results)
     if as_json:
         typer.echo((out / "studies.json").read_text(encoding="utf-8"), nl=False)
         return 0
@@ -78,21 +73,49 @@ def study_command(
     return 0
 
 
-def _hospital_page(settings: StudySettings, *, silent: bool) -> StudyPage:
-    """Run the simulated hospitals: twenty of 1,500 patients, or with --smoke three small ones."""
-    from rich.console import Console
+def _page(
+    name: str, out: Path, settings: StudySettings, folder: Path | None, from_run: Path | None, *, silent: bool
+) -> StudyPage:
+    """Return the page of a stored run, of lesion masks, of the simulated hospital, or of a paper."""
+    if (name == _LESIONS) != (folder is not None):
+        raise UsageError(
+            "give FOLDER, with lesion masks and their table, to the study lesions and to no other: "
+            "ichnos study lesions FOLDER -o OUT"
+        )
+    if folder is not None:
+        from ichnos.studies.lesions import lesion_study
 
+        return lesion_study(folder, out, workers=settings.workers)
+    if name == _HOSPITAL:
+        return _hospital_page(out, settings, silent=silent)
+    if from_run is not None:
+        return _stored_page(name, from_run)
+    return _paper_page(name, out, settings, silent=silent)
+
+
+def _stored_page(name: str, folder: Path) -> StudyPage:
+    from ichnos.studies import stored_run_page
+    from ichnos.studies.shared.record import load_record
+
+    record = load_record(folder)
+    if record.study != name:
+        raise UsageError(f"{folder} holds a run of {record.study}, not of {name}")
+    return stored_run_page(record)
+
+
+def _hospital_page(out: Path, settings: StudySettings, *, silent: bool) -> StudyPage:
+    """Run the simulated hospitals: twenty of 1,500 patients each, or with --smoke two small ones."""
     from ichnos.studies.hospital.study import HospitalBudget, hospital_study
 
-    console = Console(stderr=True, soft_wrap=True, quiet=silent)
-    budget = HospitalBudget(count=3, patients=600) if settings.smoke else HospitalBudget()
-    return hospital_study(budget, say=lambda sentence: console.print(sentence, markup=False, style="dim"))
+    budget = HospitalBudget(count=2, patients=600) if settings.smoke else HospitalBudget()
+    return hospital_study(budget, out, workers=settings.workers, progress=not silent)
 
 
 def _paper_page(name: str, out: Path, settings: StudySettings, *, silent: bool) -> StudyPage:
-    """Run the design of a paper on the cohort that the settings ask for."""
+    """Run the design of a paper on the cohort that the settings ask for, and store the run."""
     from ichnos.errors import require
-    from ichnos.studies import design_named, study_run
+    from ichnos.studies import design_named, stored_run_page, study_run
+    from ichnos.studies.shared.record import save_record
 
     if (settings.cohort is not None) + (settings.simulate is not None) + settings.smoke != 1:
         raise UsageError("give one of --cohort DIR, --simulate FRACTION and --smoke: whose patients to study")
@@ -100,19 +123,23 @@ def _paper_page(name: str, out: Path, settings: StudySettings, *, silent: bool) 
         require("nnunetv2", extra="nnunet", purpose="ichnos study --with-nnunet")
     design = design_named(name)
     budget = _budget(design, settings, _Stopwatch(out / "minutes.json"), silent=silent)
-    return study_run(design)(_patients(design, settings, out, budget), out, budget)
+    record = study_run(design)(_patients(design, settings, out, budget), out, budget)
+    save_record(record, out / "run")
+    return stored_run_page(record)
 
 
 def _budget(
     design: StudyDesign, settings: StudySettings, stopwatch: _Stopwatch, *, silent: bool
 ) -> StudyBudget:
     from ichnos.studies.shared.budget import StudyBudget
+    from ichnos.studies.shared.recipe import study_recipe
 
-    small = settings.simulate is not None and settings.simulate <= _SMALL and settings.device == "cpu"
     return StudyBudget(
         scale=settings.simulate,
         device=settings.device,
-        minutes=settings.minutes or (design.small_minutes if small else _MINUTES),
+        recipe=study_recipe(settings.recipe),
+        seeds=settings.seeds,
+        parts=design.parts_asked(settings.parts, compact=settings.compact),
         smoke=settings.smoke,
         workers=settings.workers,
         seed=settings.seed,
@@ -153,21 +180,16 @@ def _patients(design: StudyDesign, settings: StudySettings, out: Path, budget: S
 
     if settings.cohort is not None:
         return read_cohort(settings.cohort)
-    from ichnos.simulation.cohort.design import RenderSettings, preset
     from ichnos.simulation.cohort.write import check_made, simulate_cohort
 
-    scale = settings.simulate or 1.0
-    groups = (
-        design.smoke if settings.smoke else preset(design.name, scale=scale, fewest=design.least_per_group)
-    )
-    coarse, fine = RenderSettings(voxel_mm=3.0, oracle_samples=4), RenderSettings(voxel_mm=settings.voxel_mm)
+    groups = _groups(design, settings)
     patients = sum(group.patients for group in groups.groups)
     budget.say(f"simulating {patients} patients; those of an earlier call are kept")
     summary = simulate_cohort(
         groups,
         out / "cohort",
         seed=budget.seed,
-        render=coarse if settings.smoke else fine,
+        render=_render(design, settings),
         name=f"virtual patients after {design.name}",
         workers=budget.workers,
         progress=False,
@@ -176,3 +198,24 @@ def _patients(design: StudyDesign, settings: StudySettings, out: Path, budget: S
     )
     check_made(summary)
     return read_cohort(out / "cohort")
+
+
+def _groups(design: StudyDesign, settings: StudySettings) -> Design:
+    from ichnos.simulation.cohort.design import preset
+
+    if settings.smoke:
+        return design.smoke
+    whole = preset(design.name, scale=settings.simulate or 1.0, fewest=design.least_per_group)
+    return design.needed(whole, settings.parts, compact=settings.compact)
+
+
+def _render(design: StudyDesign, settings: StudySettings) -> RenderSettings:
+    from ichnos.simulation.cohort.design import RenderSettings
+
+    if settings.smoke:
+        compact = design.parts == design.compact_parts  # whole heads would only take longer
+        return RenderSettings(voxel_mm=3.0, oracle_samples=4, compact=compact)
+    if settings.compact:
+        voxel_mm = settings.voxel_mm or 2.0
+        return RenderSettings(voxel_mm=voxel_mm, oracle_samples=design.oracle_samples, compact=True)
+    return RenderSettings(voxel_mm=settings.voxel_mm or 1.0)

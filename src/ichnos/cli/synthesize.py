@@ -5,18 +5,42 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic import Field
 
+from ichnos.cli.terminal.settings import SettingsTree, save_settings, with_settings
 from ichnos.errors import InputRefused, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from torch import nn
+
     from ichnos.cohort import Cohort
     from ichnos.learning.expansion.settings import GeneratorSettings
     from ichnos.learning.expansion.slice_generator import Picture
+    from ichnos.learning.loop.steps import Progress
+
+_QUICK_STEPS = 2000  # of a training without a recipe
+_FEATURES = "fixed random convolutions, seed 2026; not comparable with published FID"
 
 
+class SynthesizeSettings(SettingsTree):
+    """Which generator is trained, how long, and how many images it makes."""
+
+    kind: Literal["conditional", "published"] = Field("conditional", description="ours, or the paper's")
+    recipe: str = Field("", description="small, published, or a settings file")
+    steps: int | None = Field(None, ge=1, description="steps of training (default: the recipe's)")
+    minutes: float = Field(10.0, gt=0, description="most minutes of training")
+    images: int = Field(64, ge=2, description="number of images")
+    seed: int = Field(0, description="same seed, same numbers")
+    device: str = Field("cpu", description="where to compute: cpu, cuda or mps")
+
+
+@with_settings(SynthesizeSettings)
 def synthesize_command(
     cohort: Annotated[
         Path,
@@ -25,63 +49,49 @@ def synthesize_command(
     out: Annotated[
         Path, typer.Option("-o", "--out", help="folder for images, ledger, contact sheet, generator")
     ],
-    kind: Annotated[
-        str,
-        typer.Option(help="conditional (ours) or published (expanded only)"),
-    ] = "conditional",
-    images: Annotated[int, typer.Option(help="number of images")] = 64,
-    minutes: Annotated[float, typer.Option(help="most minutes of training")] = 10.0,
-    steps: Annotated[int | None, typer.Option(help="steps of the schedule (default: 2000)")] = None,
-    recipe: Annotated[str, typer.Option(help="small, published, or a settings file")] = "",
-    full: Annotated[bool, typer.Option("--full", help="the published sizes; needs a GPU")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps")] = "cpu",
-    seed: Annotated[int, typer.Option(help="same seed, same numbers")] = 0,
+    settings: SynthesizeSettings,
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="hide progress messages")] = False,
 ) -> int:
     """Train a generator of haematoma slices and sample images; re-run to resume."""
     from ichnos.errors import require
+    from ichnos.formats.bids import read_cohort
 
     for module, extra in (("torch", "learning"), ("matplotlib", "evidence")):
         require(module, extra=extra, purpose="ichnos synthesize")
-    from ichnos.formats.bids import read_cohort
-    from ichnos.learning.expansion.settings import GeneratorSettings, small_generator
+    _check_folder(out)
+    generator = _generator(settings)
+    trained_on, held_out = _pictures(read_cohort(cohort), generator.size)
+    network = _trained(generator, trained_on, out, settings, quiet=quiet or as_json)
+    pictures = _sampled(network, generator, trained_on, out, settings)
+    _draw(pictures, held_out, out / "contact_sheet.png")
+    report = _report(generator, pictures, trained_on, held_out)
+    _write_report(report, out / "synthesis.json")
+    save_settings(settings, out / "settings.yaml", verb="synthesize")
+    lines = (f"{name}: {value}" for name, value in report.items())
+    typer.echo(json.dumps(report, indent=2) if as_json else "\n".join(lines))
+    return 0
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse a folder that holds something else than an earlier call's work."""
+    begun = (out / "synthesis.json").is_file() or (out / "generator").is_dir()
+    if out.exists() and any(out.iterdir()) and not begun:
+        raise UsageError(f"{out} holds other files; give a new or empty folder")
+
+
+def _generator(settings: SynthesizeSettings) -> GeneratorSettings:
+    """Return the generator's settings: a recipe's, or a small one that is trained in minutes."""
+    from ichnos.learning.expansion.settings import small_generator
     from ichnos.learning.loop.settings import changed
     from ichnos.learning.recipes import generator_recipe
 
-    if kind not in ("conditional", "published"):
-        raise UsageError(f"kind {kind!r} is unknown; give conditional or published")
-    if images < 2:
-        raise UsageError(f"--images {images}: give 2 or more")
-    if (
-        out.exists()
-        and any(out.iterdir())
-        and not (out / "synthesis.json").is_file()
-        and not (out / "generator").is_dir()
-    ):
-        raise UsageError(f"{out} holds other files; give a new or empty folder")
-    whole = GeneratorSettings(kind=kind) if full else small_generator(kind)  # type: ignore[arg-type]
-    if recipe:
-        whole = generator_recipe(recipe, kind=kind)
-    given = {"seed": seed} if recipe and steps is None else {"seed": seed, "steps": steps or 2000}
-    settings = changed(whole, given | ({"epochs": 0} if steps else {}))
-    trained_on, held_out = _pictures(read_cohort(cohort), settings.size)
-    report = _synthesized(
-        settings,
-        trained_on,
-        held_out,
-        out,
-        images=images,
-        minutes=minutes,
-        device=device,
-        quiet=quiet or as_json,
-    )
-    typer.echo(
-        json.dumps(report, indent=2)
-        if as_json
-        else "\n".join(f"{name}: {value}" for name, value in report.items())
-    )
-    return 0
+    if settings.recipe:
+        whole = generator_recipe(settings.recipe, kind=settings.kind)
+    else:
+        whole = small_generator(settings.kind, steps=_QUICK_STEPS)
+    steps = {"steps": settings.steps, "epochs": 0} if settings.steps else {}
+    return changed(whole, {"seed": settings.seed, **steps})
 
 
 def _pictures(cohort: Cohort, size: int) -> tuple[list[Picture], list[Picture]]:
@@ -105,102 +115,119 @@ def _pictures(cohort: Cohort, size: int) -> tuple[list[Picture], list[Picture]]:
     return parts
 
 
-def _synthesized(
-    settings: GeneratorSettings,
-    trained_on: list[Picture],
-    held_out: list[Picture],
+def _trained(
+    generator: GeneratorSettings,
+    trained_on: Sequence[Picture],
     out: Path,
+    settings: SynthesizeSettings,
     *,
-    images: int,
-    minutes: float,
-    device: str,
     quiet: bool,
-) -> dict[str, Any]:
-    import numpy as np
-
-    from ichnos.files import atomic_file
-    from ichnos.learning.expansion import generator_store, realism
-    from ichnos.learning.expansion.slice_generator import sample_pictures, train_generator
+) -> nn.Module:
+    """Train the generator and save it as a Model."""
+    from ichnos.learning.expansion import generator_store
+    from ichnos.learning.expansion.slice_generator import train_generator
     from ichnos.learning.loop.checkpoints import reached
+    from ichnos.learning.loop.resources import Resources
 
-    loop = settings.loop
-    with _progress(loop.steps, quiet=quiet) as report:
-        network = train_generator(
-            trained_on, settings, out / "generator", device=device, seconds=60 * minutes, report=report
-        )
+    work = out / "generator"
+    with _progress(generator.loop.for_examples(len(trained_on)).steps, quiet=quiet) as report:
+        resources = Resources(settings.device, seconds=60 * settings.minutes, report=report)
+        network = train_generator(trained_on, generator, work, resources=resources)
+    loop = generator.loop
     generator_store.save_generator(
         network,
-        settings,
+        generator,
         out / "model",
         trained_on=trained_on,
-        steps=reached(out / "generator"),
-        command=f"ichnos synthesize COHORT --kind {settings.kind} --steps {loop.steps} --seed {loop.seed}",
-        device=device,
+        steps=reached(work),
+        command=f"ichnos synthesize COHORT --kind {generator.kind} --steps {loop.steps} --seed {loop.seed}",
+        device=settings.device,
     )
-    pictures = list(
-        sample_pictures(network, settings, images, trained_on=trained_on, seed=loop.seed, device=device)
+    return network
+
+
+def _sampled(
+    network: nn.Module,
+    generator: GeneratorSettings,
+    trained_on: Sequence[Picture],
+    out: Path,
+    settings: SynthesizeSettings,
+) -> list[Picture]:
+    """Sample images, none of them selected, and write them with their ledger."""
+    import numpy as np
+
+    from ichnos.learning.expansion import generator_store
+    from ichnos.learning.expansion.slice_generator import sample_pictures
+
+    seed, device = generator.loop.seed, settings.device
+    drawn = sample_pictures(
+        network, generator, settings.images, trained_on=trained_on, seed=seed, device=device
     )
+    pictures = list(drawn)
     (out / "images").mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         np.save(out / "images" / f"{picture.name}.npy", picture.image)
     generator_store.write_ledger(pictures, out / "ledger.csv")
+    return pictures
+
+
+def _draw(pictures: Sequence[Picture], held_out: Sequence[Picture], file: Path) -> None:
+    from ichnos.learning.expansion import realism
+
     expanded = [p for p in held_out if p.outcome == 1]
     real = expanded if len(expanded) > 1 else held_out
-    sheet = (("synthetic", pictures[:30]), ("held-out patients", real[:20]))
-    realism.slice_sheet(sheet, out / "contact_sheet.png")
-    result = _result(settings, pictures, trained_on, held_out)
-    text = json.dumps(result)
-    result = dict(json.loads(text, parse_constant=lambda undefined: None))  # JSON has no NaN
-    with atomic_file(out / "synthesis.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return result
+    realism.slice_sheet((("synthetic", pictures[:30]), ("held-out patients", real[:20])), file)
 
 
-def _result(
-    settings: GeneratorSettings,
-    pictures: list[Picture],
-    trained_on: list[Picture],
-    held_out: list[Picture],
+def _report(
+    generator: GeneratorSettings,
+    pictures: Sequence[Picture],
+    trained_on: Sequence[Picture],
+    held_out: Sequence[Picture],
 ) -> dict[str, Any]:
-    """Measure how good and how new the images are."""
+    """Measure how good and how new the images are; JSON has no NaN, so that undefined numbers are null."""
     import numpy as np
 
     from ichnos.evidence.metrics.synthetic.judge import judge_synthetic
     from ichnos.learning.expansion import realism
 
     extractor = realism.RandomFeatures()
-    name = "fixed random convolutions, seed 2026; not comparable with published FID"
-    used = [p for p in trained_on if settings.kind == "conditional" or p.outcome == 1]
+    used = [p for p in trained_on if generator.kind == "conditional" or p.outcome == 1]
     verdict = judge_synthetic(
         realism.image_set(pictures),
         realism.image_set(used),
         realism.image_set(held_out),
         features=lambda images: extractor(list(images)),
-        features_name=name,
+        features_name=_FEATURES,
         rng=np.random.default_rng(0),
     )
-    return {
-        "images": len(pictures),
-        "training_slices": len(used),
-        "features": name,
-        "judged": {
-            measure: value if isinstance(value, str) else asdict(value)
-            for measure, value in vars(verdict).items()
-        },
-        "settings": settings.model_dump(mode="json"),
+    judged = {
+        name: value if isinstance(value, str) else asdict(value) for name, value in vars(verdict).items()
     }
+    report = {"images": len(pictures), "training_slices": len(used), "features": _FEATURES, "judged": judged}
+    text = json.dumps(report | {"settings": generator.model_dump(mode="json")})
+    return dict(json.loads(text, parse_constant=lambda undefined: None))
 
 
-def _progress(steps: int, *, quiet: bool) -> Any:
+def _write_report(report: dict[str, Any], file: Path) -> None:
+    from ichnos.files import atomic_file
+
+    with atomic_file(file) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _progress(steps: int, *, quiet: bool) -> AbstractContextManager[Callable[[Progress], None]]:
+    from collections.abc import Iterator
     from contextlib import contextmanager
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Shown
 
     @contextmanager
-    def bar() -> Any:
+    def bar() -> Iterator[Callable[[Progress], None]]:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), disable=quiet) as shown:
+        with Shown(*columns, console=Console(stderr=True), disable=quiet) as shown:
             task = shown.add_task("training", total=steps)
             yield lambda progress: shown.update(
                 task, completed=progress.step, description=f"training, loss {progress.loss:.3f}"

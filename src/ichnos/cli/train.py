@@ -25,8 +25,8 @@ from ichnos.learning.segmentation.settings import TrainSettings
 if TYPE_CHECKING:
     from ichnos.cohort import Cohort
     from ichnos.learning.loop.resources import Resources
+    from ichnos.learning.loop.steps import Progress
     from ichnos.learning.loop.team import Team
-    from ichnos.learning.loop.training import Progress
     from ichnos.models import Model
 
 
@@ -68,29 +68,34 @@ def train_command(
 ) -> int:
     """Train on a cohort; re-run to resume. Several processes: `torchrun --no-python ichnos train …`."""
     from ichnos.formats.bids import read_cohort
-    from ichnos.learning.loop.resources import Resources
 
     patients = read_cohort(cohort, pipelines=settings.pipelines)
     home, quiet = settings.work or out.with_name(f"{out.name}.training"), quiet or as_json
     with _team() as team, sole_writer(home) if team.leads else nullcontext():
         if team.leads:
             remove_partials(out.parent.glob(f"{out.name}.????????.partial"))
-        resources = Resources(
-            settings.device,
-            settings.workers,
-            team=team,
-            pipelines=settings.pipelines,
-            anatomies=tuple(sorted(settings.anatomy.glob("*.nii.gz"))) if settings.anatomy else (),
-            cache=_cache(),
-            command=_command(),
-            warn=_warn if team.leads else lambda sentence: None,
-        )
+        resources = _resources(settings, team)
         if target == "expansion":
             model = _expansion(patients, out, settings, home, resources)
             return _show(model, home, as_json=as_json)
         train = _by_nnunet if _engine(target, settings) == "nnunet" else _by_ichnos
         model = train(target, patients, out, settings, home, resources, quiet=quiet or not team.leads)
         return _show(model, home, as_json=as_json) if team.leads else 0
+
+
+def _resources(settings: TrainCommandSettings, team: Team) -> Resources:
+    from ichnos.learning.loop.resources import Resources
+
+    return Resources(
+        settings.device,
+        settings.workers,
+        team=team,
+        pipelines=settings.pipelines,
+        anatomies=tuple(sorted(settings.anatomy.glob("*.nii.gz"))) if settings.anatomy else (),
+        cache=_cache(),
+        command=_command(),
+        warn=_warn if team.leads else lambda sentence: None,
+    )
 
 
 def _expansion(
@@ -129,8 +134,6 @@ def _by_ichnos(
     quiet: bool,
 ) -> Model:
     from ichnos.learning.segmentation.budget import settings_within
-    from ichnos.learning.segmentation.folds import train_folds
-    from ichnos.learning.segmentation.training import train_on_cohort
 
     if settings.minutes is not None and settings.steps is not None:
         raise UsageError("give --minutes or --steps, not both: either one decides how long to train")
@@ -142,18 +145,25 @@ def _by_ichnos(
             chosen = settings_within(patients, chosen, work=home, resources=resources, seconds=seconds)
             resources = replace(resources, seconds=seconds)
         with _logged(settings.tensorboard, follow) as report:
-            resources = replace(resources, report=report)
-            if settings.folds:
-                return train_folds(
-                    patients,
-                    out,
-                    chosen,
-                    settings.folds,
-                    work=home,
-                    resources=resources,
-                    mirrored=settings.mirror,
-                )
-            return train_on_cohort(patients, out, chosen, work=home, resources=resources)
+            how = replace(resources, report=report)
+            return _once_or_folds(patients, out, chosen, settings, home, how)
+
+
+def _once_or_folds(
+    patients: Cohort,
+    out: Path,
+    chosen: TrainSettings,
+    settings: TrainCommandSettings,
+    home: Path,
+    resources: Resources,
+) -> Model:
+    from ichnos.learning.segmentation.folds import train_folds
+    from ichnos.learning.segmentation.training import train_on_cohort
+
+    if not settings.folds:
+        return train_on_cohort(patients, out, chosen, work=home, resources=resources)
+    folds, mirrored = settings.folds, settings.mirror
+    return train_folds(patients, out, chosen, folds, work=home, resources=resources, mirrored=mirrored)
 
 
 def _chosen(target: str, settings: TrainCommandSettings) -> TrainSettings:
@@ -192,13 +202,17 @@ def _by_nnunet(
             "nnU-Net counts in epochs: give --set nnunet.epochs=50 --set nnunet.iterations=250 instead of"
             " --minutes or --steps"
         )
+    chosen = _chosen_nnunet(target, settings)
+    return train_nnunet(patients, out, chosen, work=home, resources=resources, quiet=quiet)
+
+
+def _chosen_nnunet(target: str, settings: TrainCommandSettings) -> NnunetSettings:
+    """Return nnU-Net's settings that the command asks for."""
     names = {name: getattr(settings, name) for name in ("network", "seed")}
     own = settings.nnunet.model_dump(exclude_unset=True)
     recipe = _recipe(target, settings, NnunetSettings)
-    chosen = NnunetSettings.model_validate(_merged(recipe, own) | {"targets": target}).changed(
-        **{name: value for name, value in names.items() if value is not None}
-    )
-    return train_nnunet(patients, out, chosen, work=home, resources=resources, quiet=quiet)
+    chosen = NnunetSettings.model_validate(_merged(recipe, own) | {"targets": target})
+    return chosen.changed(**{name: value for name, value in names.items() if value is not None})
 
 
 def _recipe(

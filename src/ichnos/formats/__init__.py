@@ -11,7 +11,7 @@ from ichnos.formats.limits import DEFAULT_LIMITS, Limits
 from ichnos.scan import Scan
 
 if TYPE_CHECKING:
-    from ichnos.formats.dicom import Inspection
+    from ichnos.formats.dicom import Inspection, SeriesSummary
 
 
 def open_scan(
@@ -49,29 +49,38 @@ def inspect_path(
 ) -> Inspection:
     """List what lies in a place, best first, and which is the head CT; a NIfTI file is one series."""
     from ichnos.formats import nifti
-    from ichnos.formats.dicom import Inspection, SeriesSummary, inspect_dicom
+    from ichnos.formats.dicom import Inspection, inspect_dicom
 
     if not nifti.is_nifti(path) or Path(path).is_dir():
         return inspect_dicom(path, progress=progress, limits=limits)
-    scan = nifti.open_nifti(path, limits=limits)
+
+    def opened(series: str | None) -> Scan:
+        return open_scan(path, series=series, limits=limits)
+
+    summary = _only_image(nifti.open_nifti(path, limits=limits), Path(path).name)
+    return Inspection(Path(path), (summary,), summary.uid, 1, 1, {}, (), opened)
+
+
+def _only_image(scan: Scan, name: str) -> SeriesSummary:
+    """Return the image of a NIfTI file as the series that it is."""
+    from ichnos.formats.dicom import SeriesSummary
+
     columns, rows, slices = scan.volume.shape
     x_mm, y_mm, z_mm = scan.volume.spacing_mm
-    summary = SeriesSummary(
-        uid=Path(path).name,
+    acquisition = scan.acquisition
+    return SeriesSummary(
+        uid=name,
         number=None,
-        description=scan.acquisition.series_description or "",
+        description=acquisition.series_description or "",
         modality="CT",
         images=slices,
         shape=(columns, rows),
         pixel_mm=(x_mm, y_mm),
-        steps_mm=scan.acquisition.slice_step_mm,
+        steps_mm=acquisition.slice_step_mm,
         length_mm=z_mm * (slices - 1),
-        tilt_deg=scan.acquisition.tilt_deg,
-        kernel=scan.acquisition.kernel or "",
+        tilt_deg=acquisition.tilt_deg,
+        kernel=acquisition.kernel or "",
         usable=True,
         score=0.0,
         reasons=("a NIfTI file: the only image in it",),
-    )
-    return Inspection(
-        Path(path), (summary,), summary.uid, 1, 1, {}, (), lambda series: open_scan(path, series=series)
     )

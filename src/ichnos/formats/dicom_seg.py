@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from ichnos.errors import InputRefused, foreign
-from ichnos.files import atomic_file
 from ichnos.formats.dicom.geometry import mask_from_source, mask_on_source
 from ichnos.formats.dicom_codes import concept, describe_private_scheme, segment_codes, segment_targets
 from ichnos.formats.dicom_source import (
@@ -21,6 +20,7 @@ from ichnos.formats.dicom_source import (
     Alias,
     derived_uid,
     readable,
+    save_dataset,
     source_headers,
     stamp,
     tolerant,
@@ -59,29 +59,24 @@ def write_seg(
     Masks lie on the scan's grid or any other; an empty mask is a segment whose every frame is empty. The same
     content gives the same bytes; all UIDs follow from it.
     """
+    _check_names(masks)
+    headers = source_headers(scan, alias=alias)
+    frames = np.stack([mask_on_source(scan, mask) != 0 for mask in masks.values()], axis=-1)
+    with tolerant():
+        dataset = _segmentation(scan, headers, frames, tuple(masks), algorithm or Algorithm())
+    path = save_dataset(dataset, path)
+    uids = [str(u) for u in (dataset.SOPInstanceUID, dataset.SeriesInstanceUID, dataset.StudyInstanceUID)]
+    numbers = {name: number for number, name in enumerate(masks, start=1)}
+    return SegFile(path, uids[0], uids[1], uids[2], numbers)
+
+
+def _check_names(masks: Mapping[str, Volume]) -> None:
     unknown = sorted(set(masks) - set(segment_targets()))
     if unknown or not masks:
         raise InputRefused(
             f"no code is known for the mask(s) {', '.join(unknown) or 'of an empty list'}; there is"
             f" {', '.join(segment_targets())}"
         )
-    algorithm = algorithm or Algorithm()
-    headers = source_headers(scan, alias=alias)
-    frames = np.stack([mask_on_source(scan, mask) != 0 for mask in masks.values()], axis=-1)
-    with tolerant():
-        dataset = _segmentation(scan, headers, frames, tuple(masks), algorithm)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as temporary:
-        dataset.save_as(temporary, enforce_file_format=True)
-    numbers = {name: number for number, name in enumerate(masks, start=1)}
-    return SegFile(
-        path,
-        str(dataset.SOPInstanceUID),
-        str(dataset.SeriesInstanceUID),
-        str(dataset.StudyInstanceUID),
-        numbers,
-    )
 
 
 def _segmentation(
@@ -89,26 +84,12 @@ def _segmentation(
 ) -> Any:
     from highdicom.seg import Segmentation
 
-    first = headers[0]
-    content = (
-        first.StudyInstanceUID,
-        first.SeriesInstanceUID,
-        algorithm,
-        *names,
-        frames.shape,
-        np.packbits(frames).tobytes(),
-    )
     dataset = Segmentation(
         source_images=headers,
         pixel_array=_in_file_order(scan, headers, frames).astype(np.uint8),
         segmentation_type="BINARY",
-        segment_descriptions=[
-            _description(number, name, algorithm) for number, name in enumerate(names, start=1)
-        ],
-        series_instance_uid=derived_uid("SEG series", *content),
-        series_number=SEG_SERIES_NUMBER,
-        sop_instance_uid=derived_uid("SEG", *content),
-        instance_number=1,
+        segment_descriptions=[_description(k, name, algorithm) for k, name in enumerate(names, start=1)],
+        **_identity(headers[0], frames, names, algorithm),
         manufacturer=MANUFACTURER,
         manufacturer_model_name=algorithm.name,
         software_versions=algorithm.version,
@@ -121,8 +102,20 @@ def _segmentation(
     for item, name in zip(dataset.SegmentSequence, names, strict=True):
         _say_side(item, TARGETS[name])
     describe_private_scheme(dataset)
-    stamp(dataset, first, description="ichnos segmentation - RESEARCH USE ONLY")
+    stamp(dataset, headers[0], description="ichnos segmentation - RESEARCH USE ONLY")
     return dataset
+
+
+def _identity(first: Any, frames: Array, names: tuple[str, ...], algorithm: Algorithm) -> dict[str, Any]:
+    """Return UIDs that follow from the content, and the numbers beside them."""
+    pixels = np.packbits(frames).tobytes()
+    content = (first.StudyInstanceUID, first.SeriesInstanceUID, algorithm, *names, frames.shape, pixels)
+    return {
+        "series_instance_uid": derived_uid("SEG series", *content),
+        "series_number": SEG_SERIES_NUMBER,
+        "sop_instance_uid": derived_uid("SEG", *content),
+        "instance_number": 1,
+    }
 
 
 def _in_file_order(scan: Scan, headers: list[Any], frames: Array) -> Array:
@@ -246,21 +239,23 @@ def _check_series(path: Path, dataset: Any, scan: Scan, alias: Alias | None) -> 
     if (dataset.Columns, dataset.Rows) != first.shape:
         raise InputRefused(
             f"{foreign(path)} has {dataset.Columns} x {dataset.Rows} pixels per frame; the series has"
-            f" {first.shape[0]}"
-            f" x {first.shape[1]}"
+            f" {first.shape[0]} x {first.shape[1]}"
         )
-    for group in (*dataset.SharedFunctionalGroupsSequence, *dataset.PerFrameFunctionalGroupsSequence[:1]):
-        if "PlaneOrientationSequence" in group:
-            turned = np.asarray(
-                group.PlaneOrientationSequence[0].ImageOrientationPatient, np.float64
-            ).reshape(2, 3) * (-1, -1, 1)
-            mine_turned = (first.affine[:3, :2] / np.linalg.norm(first.affine[:3, :2], axis=0)).T
-            if np.abs(turned - mine_turned).max() > 1e-3:
-                raise InputRefused(
-                    f"{foreign(path)} has rows and columns that run elsewhere than the series' do;"
-                    " resample it onto"
-                    " the series first"
-                )
+    groups = (*dataset.SharedFunctionalGroupsSequence, *dataset.PerFrameFunctionalGroupsSequence[:1])
+    if any(_turned(group, first) for group in groups):
+        raise InputRefused(
+            f"{foreign(path)} has rows and columns that run elsewhere than the series' do; resample it onto"
+            " the series first"
+        )
+
+
+def _turned(group: Any, first: SourceSlice) -> bool:
+    """Say whether a frame says that its rows and columns run elsewhere than a slice's."""
+    if "PlaneOrientationSequence" not in group:
+        return False
+    cosines = np.asarray(group.PlaneOrientationSequence[0].ImageOrientationPatient, np.float64)
+    own = (first.affine[:3, :2] / np.linalg.norm(first.affine[:3, :2], axis=0)).T
+    return bool(np.abs(cosines.reshape(2, 3) * (-1, -1, 1) - own).max() > 1e-3)
 
 
 def _opened(path: Path) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 
 import ichnos
 from ichnos.errors import InputRefused, UsageError, foreign
+from ichnos.files import atomic_file
 from ichnos.formats.dicom.files import FileReader
 from ichnos.formats.dicom_codes import ARTIFICIAL_INTELLIGENCE, NOTICE, concept
 from ichnos.scan import Scan
@@ -49,6 +50,19 @@ _KEPT = frozenset(
     )
 )
 _IMAGE_GROUP = 0x0028
+# What DICOM wants in every image, with nothing in it where it is not known.
+_WANTED = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PositionReferenceIndicator",
+)
 # What pydicom and the walk through a dataset raise when bytes are not what they should be.
 _DAMAGED = (
     AttributeError,
@@ -111,27 +125,24 @@ def _completed(header: Any, path: Path) -> Any:
         raise InputRefused(
             f"{foreign(path)} has no SOPInstanceUID or no StudyInstanceUID, so nothing can refer to it"
         )
-    wanted = (
-        "PatientID",
-        "PatientName",
-        "PatientBirthDate",
-        "PatientSex",
-        "StudyID",
-        "StudyDate",
-        "StudyTime",
-        "AccessionNumber",
-    )
-    for keyword in (*wanted, "ReferringPhysicianName"):
+    for keyword in _WANTED:
         if keyword not in header:
             setattr(header, keyword, "")
     if "FrameOfReferenceUID" not in header:
         header.FrameOfReferenceUID = derived_uid(
             "frame of reference", header.StudyInstanceUID, header.get("SeriesInstanceUID", "")
         )
-    if "PositionReferenceIndicator" not in header:
-        header.PositionReferenceIndicator = ""
     _share_orientation(header)
     return header
+
+
+def save_dataset(dataset: Any, path: str | Path) -> Path:
+    """Write a DICOM object whole, in folders that are made where they are missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        dataset.save_as(temporary, enforce_file_format=True)
+    return path
 
 
 def _share_orientation(header: Any) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ichnos.errors import InputRefused, foreign
-from ichnos.files import atomic_file
 from ichnos.formats import dicom_codes as codes
 from ichnos.formats.dicom_seg import SEG_STORAGE, SegFile
 from ichnos.formats.dicom_source import (
@@ -20,6 +19,7 @@ from ichnos.formats.dicom_source import (
     Alias,
     derived_uid,
     readable,
+    save_dataset,
     source_headers,
     stamp,
     tolerant,
@@ -96,11 +96,7 @@ def write_sr(
     headers = source_headers(scan, alias=alias)
     with tolerant():
         dataset = _document(report, headers, seg, algorithm)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as temporary:
-        dataset.save_as(temporary, enforce_file_format=True)
-    return path
+    return save_dataset(dataset, path)
 
 
 def _check(report: Report, seg: SegFile | None) -> None:
@@ -122,18 +118,11 @@ def _document(report: Report, headers: Sequence[Any], seg: SegFile | None, algor
     import pydicom
     from highdicom.sr import Comprehensive3DSR
 
-    first = headers[0]
-    content = (
-        first.StudyInstanceUID,
-        first.SeriesInstanceUID,
-        algorithm,
-        report,
-        seg.sop_instance_uid if seg else "",
-    )
-    evidence = [*([pydicom.dcmread(seg.path, stop_before_pixels=True)] if seg else []), *headers]
+    first, seg_uid = headers[0], seg.sop_instance_uid if seg else ""
+    content = (first.StudyInstanceUID, first.SeriesInstanceUID, algorithm, report, seg_uid)
     uid = derived_uid("SR", *content)
     dataset = Comprehensive3DSR(
-        evidence=evidence,
+        evidence=[*([pydicom.dcmread(seg.path, stop_before_pixels=True)] if seg else []), *headers],
         content=_content(report, headers, seg, algorithm, uid)[0],
         series_instance_uid=derived_uid("SR series", *content),
         series_number=SR_SERIES_NUMBER,
@@ -142,11 +131,8 @@ def _document(report: Report, headers: Sequence[Any], seg: SegFile | None, algor
         manufacturer=MANUFACTURER,
         is_complete=True,
     )
-    dataset.ManufacturerModelName, dataset.SoftwareVersions, dataset.DeviceSerialNumber = (
-        algorithm.name,
-        algorithm.version,
-        "0",
-    )
+    dataset.ManufacturerModelName, dataset.SoftwareVersions = algorithm.name, algorithm.version
+    dataset.DeviceSerialNumber = "0"
     codes.describe_private_scheme(dataset)
     stamp(dataset, first, description="ichnos measurements - RESEARCH USE ONLY")
     return dataset
@@ -155,28 +141,10 @@ def _document(report: Report, headers: Sequence[Any], seg: SegFile | None, algor
 def _content(
     report: Report, headers: Sequence[Any], seg: SegFile | None, algorithm: Algorithm, uid: str
 ) -> Any:
-    from highdicom.sr import (
-        DeviceObserverIdentifyingAttributes,
-        MeasurementReport,
-        ObservationContext,
-        ObserverContext,
-        RelationshipTypeValues,
-        TextContentItem,
-    )
+    from highdicom.sr import MeasurementReport, RelationshipTypeValues, TextContentItem
 
-    device = DeviceObserverIdentifyingAttributes(
-        uid=derived_uid("device", algorithm),
-        name=algorithm.name,
-        manufacturer_name=MANUFACTURER,
-        model_name=algorithm.version,
-    )
     content = MeasurementReport(
-        observation_context=ObservationContext(
-            observer_device_context=ObserverContext(
-                observer_type=codes.concept(("121007", "DCM", "Device")),
-                observer_identifying_attributes=device,
-            )
-        ),
+        observation_context=_observed_by(algorithm),
         procedure_reported=codes.concept(_CT),
         imaging_measurements=[
             _group(group, headers, seg, algorithm, uid) for group in report.groups or (_NOTHING,)
@@ -190,20 +158,29 @@ def _content(
     return content
 
 
+def _observed_by(algorithm: Algorithm) -> Any:
+    """Return the program as the device that observed."""
+    from highdicom.sr import DeviceObserverIdentifyingAttributes, ObservationContext, ObserverContext
+
+    device = DeviceObserverIdentifyingAttributes(
+        uid=derived_uid("device", algorithm),
+        name=algorithm.name,
+        manufacturer_name=MANUFACTURER,
+        model_name=algorithm.version,
+    )
+    observer = ObserverContext(
+        observer_type=codes.concept(("121007", "DCM", "Device")), observer_identifying_attributes=device
+    )
+    return ObservationContext(observer_device_context=observer)
+
+
 def _group(
     group: MeasurementGroup, headers: Sequence[Any], seg: SegFile | None, algorithm: Algorithm, uid: str
 ) -> Any:
-    from highdicom.sr import (
-        FindingSite,
-        MeasurementsAndQualitativeEvaluations,
-        ReferencedSegment,
-        SourceSeriesForSegmentation,
-        TrackingIdentifier,
-        VolumetricROIMeasurementsAndQualitativeEvaluations,
-    )
+    from highdicom import sr
 
-    told: dict[str, Any] = {
-        "tracking_identifier": TrackingIdentifier(derived_uid("group", uid, group.name), group.name),
+    content: dict[str, Any] = {
+        "tracking_identifier": sr.TrackingIdentifier(derived_uid("group", uid, group.name), group.name),
         "algorithm_id": _algorithm(algorithm),
         "measurements": [_measurement(quantity, group) for quantity in group.quantities] or None,
         "qualitative_evaluations": [_grade(grade) for grade in group.grades] or None,
@@ -211,17 +188,17 @@ def _group(
     target = codes.segment_targets().get(group.name)
     if target is not None:
         coded = codes.segment_codes(target)
-        told["finding_category"], told["finding_type"] = coded.category, coded.type
-        told["finding_sites"] = [FindingSite(coded.region, coded.side)]
+        content["finding_category"], content["finding_type"] = coded.category, coded.type
+        content["finding_sites"] = [sr.FindingSite(coded.region, coded.side)]
     if group.segment is None or seg is None:
-        return MeasurementsAndQualitativeEvaluations(**told)
-    told["referenced_segment"] = ReferencedSegment(
+        return sr.MeasurementsAndQualitativeEvaluations(**content)
+    content["referenced_segment"] = sr.ReferencedSegment(
         SEG_STORAGE,
         seg.sop_instance_uid,
         seg.segment_numbers[group.segment],
-        source_series=SourceSeriesForSegmentation(headers[0].SeriesInstanceUID),
+        source_series=sr.SourceSeriesForSegmentation(headers[0].SeriesInstanceUID),
     )
-    return VolumetricROIMeasurementsAndQualitativeEvaluations(**told)
+    return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(**content)
 
 
 def _algorithm(algorithm: Algorithm) -> Any:

@@ -111,14 +111,23 @@ def open_nifti(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Scan:
     """
     path = Path(path)
     volume = load(path, limits=limits)
+    sidecar = read_sidecar(path, limits=limits)
+    _refuse_other_images(path, volume, str(sidecar.get("Modality", "CT")))
+    volume = volume.with_array(_hu(volume.array))
+    if not volume.is_orthogonal:
+        grid = volume.orthogonal_grid()
+        limits.check_growth(grid.array.size, volume.array.size, path)
+        volume = volume.on_grid(grid, fill=AIR_HU)
+    return Scan(volume, _acquisition(sidecar, volume), Source(path))
+
+
+def _refuse_other_images(path: Path, volume: Volume, modality: str) -> None:
+    """Refuse what is not one CT of a head in HU."""
     if volume.array.ndim == 4:
         raise InputRefused(
             f"{foreign(path)} holds {volume.array.shape[3]} frames; a head CT has one: split the file and"
-            " give one of"
-            " them"
+            " give one of them"
         )
-    sidecar = read_sidecar(path, limits=limits)
-    modality = str(sidecar.get("Modality", "CT"))
     if modality != "CT":
         raise InputRefused(
             f"{foreign(path)} is not a CT: the JSON file beside it says Modality {foreign(modality)}"
@@ -126,12 +135,6 @@ def open_nifti(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Scan:
     refuse_impossible_size(volume, path)
     if objection := why_not_ct(volume.array):
         raise InputRefused(f"{foreign(path)} does not look like a CT in HU: {objection}")
-    volume = volume.with_array(_hu(volume.array))
-    if not volume.is_orthogonal:
-        grid = volume.orthogonal_grid()
-        limits.check_growth(grid.array.size, volume.array.size, path)
-        volume = volume.on_grid(grid, fill=AIR_HU)
-    return Scan(volume, _acquisition(sidecar, volume), Source(path))
 
 
 def why_not_ct(array: Array) -> str:
@@ -284,15 +287,12 @@ def _check_position(path: Path, image: Any) -> None:
     if not (qcode or scode):
         raise InputRefused(
             f"{foreign(path)} does not say where left and right are (qform and sform codes are 0); export"
-            " it with its"
-            " orientation"
+            " it with its orientation"
         )
-    if qcode and scode:
-        template = int(scode) in _TEMPLATE_CODES and int(qcode) not in _TEMPLATE_CODES
-        if objection := _disagreement(image.shape, qform, sform, same_space=not template):
-            raise InputRefused(
-                f"{foreign(path)} says two different things about {objection}; correct its header"
-            )
+    template = int(scode) in _TEMPLATE_CODES and int(qcode) not in _TEMPLATE_CODES
+    objection = _disagreement(image.shape, qform, sform, same_space=not template) if qcode and scode else ""
+    if objection:
+        raise InputRefused(f"{foreign(path)} says two different things about {objection}; correct its header")
 
 
 def _unit(header: Any) -> str:

@@ -94,6 +94,23 @@ def finish_dataset(
     """
     folder = Path(folder)
     training = sorted(path.name.removesuffix(".nii.gz") for path in (folder / "labelsTr").glob("*.nii.gz"))
+    _check_dataset(folder, labels, training, validation)
+    content = {
+        "channel_names": {str(number): channel for number, channel in enumerate(channels)},
+        "labels": {"background": 0, **labels},
+        "numTraining": len(training),
+        "file_ending": ".nii.gz",
+    }
+    _write_json(folder / "dataset.json", content)
+    if validation:
+        fold = {"train": sorted(set(training) - set(validation)), "val": sorted(validation)}
+        _write_json(folder / "splits_final.json", [fold])
+    return folder
+
+
+def _check_dataset(
+    folder: Path, labels: Mapping[str, int], training: Sequence[str], validation: Sequence[str]
+) -> None:
     if not training:
         raise InputRefused(
             f"{foreign(folder)} holds no labelled training case, so there is nothing to train on"
@@ -107,19 +124,6 @@ def finish_dataset(
         raise UsageError(
             f"the validation case(s) {', '.join(absent[:5])} are not among the {len(training)} training cases"
         )
-    content = {
-        "channel_names": {str(number): channel for number, channel in enumerate(channels)},
-        "labels": {"background": 0, **labels},
-        "numTraining": len(training),
-        "file_ending": ".nii.gz",
-    }
-    _write_json(folder / "dataset.json", content)
-    if validation:
-        _write_json(
-            folder / "splits_final.json",
-            [{"train": sorted(set(training) - set(validation)), "val": sorted(validation)}],
-        )
-    return folder
 
 
 def export_cohort(cohort: Cohort, folder: str | Path, target: str, labels: Mapping[str, int]) -> Path:
@@ -140,6 +144,25 @@ def read_dataset(folder: str | Path, target: str) -> Cohort:
     refused.
     """
     folder = Path(folder)
+    ending, held = _ending(folder), _validation(folder)
+    parts: tuple[tuple[str, Split], ...] = (("Tr", "train"), ("Ts", "test"))
+    patients = []
+    for part, split in parts:
+        for image in sorted((folder / f"images{part}").glob(f"*_0000{ending}")):
+            case = image.name.removesuffix(f"_0000{ending}")
+            label = folder / f"labels{part}" / f"{case}{ending}"
+            chosen: Split = "validation" if case in held else split
+            drawn = {target: label} if label.is_file() else {}
+            patients.append(Patient(case, "", chosen, {"ct": image}, drawn))
+    if not patients:
+        raise InputRefused(
+            f"{foreign(folder)} holds no image named *_0000{foreign(ending)} in imagesTr or imagesTs"
+        )
+    return Cohort(tuple(patients), folder)
+
+
+def _ending(folder: Path) -> str:
+    """Return how the dataset's images end; refuse what is not one channel in NIfTI files."""
     about = read_description(folder)
     channels = about.get("channel_names") or about.get("modality") or {}
     if not isinstance(channels, dict) or not isinstance(about.get("labels", {}), dict):
@@ -147,30 +170,14 @@ def read_dataset(folder: str | Path, target: str) -> Cohort:
             f"{foreign(folder / 'dataset.json')} does not map channels and labels to names; correct it"
         )
     if len(channels) != 1:
+        names = foreign(", ".join(map(str, channels.values())))
         raise InputRefused(
-            f"{foreign(folder)} has {len(channels)} channels"
-            f" ({foreign(', '.join(map(str, channels.values())))}); one, the CT,"
-            " is expected"
+            f"{foreign(folder)} has {len(channels)} channels ({names}); one, the CT, is expected"
         )
     ending = str(about.get("file_ending", ".nii.gz"))
     if ending not in nifti.SUFFIXES:
         raise InputRefused(f"{foreign(folder)} holds {foreign(ending)} files; only NIfTI is read")
-    held = _validation(folder)
-    patients = []
-    parts: tuple[tuple[str, Split], ...] = (("Tr", "train"), ("Ts", "test"))
-    for part, split in parts:
-        for image in sorted((folder / f"images{part}").glob(f"*_0000{ending}")):
-            case = image.name.removesuffix(f"_0000{ending}")
-            label = folder / f"labels{part}" / f"{case}{ending}"
-            chosen: Split = "validation" if case in held else split
-            patients.append(
-                Patient(case, "", chosen, {"ct": image}, {target: label} if label.is_file() else {})
-            )
-    if not patients:
-        raise InputRefused(
-            f"{foreign(folder)} holds no image named *_0000{foreign(ending)} in imagesTr or imagesTs"
-        )
-    return Cohort(tuple(patients), folder)
+    return ending
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:

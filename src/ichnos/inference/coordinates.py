@@ -77,15 +77,8 @@ def smoothed_coordinates(
     inside = weight > 0.5
     terms = _terms(weight.shape)
     design = np.stack([term[inside] for term in terms], axis=1).astype(np.float64)
-    fitted = []
-    for axis in position_mm:
-        factors = _least_squares(design, axis[inside])
-        error = axis[inside] - np.einsum("nt,t->n", design, factors)
-        deviation = np.abs(error - np.median(error))
-        good = deviation < 3 * 1.4826 * np.median(deviation) + 1e-6
-        factors = _least_squares(design[good], axis[inside][good])
-        fitted.append(np.einsum("t,txyz->xyz", factors.astype(np.float32), terms))
-    smooth = np.stack(fitted)
+    factors = [_robust_fit(design, axis[inside]).astype(np.float32) for axis in position_mm]
+    smooth = np.stack([np.einsum("t,txyz->xyz", own, terms) for own in factors])
     sigma = [_SMOOTHING_MM / step for step in spacing_mm]
     known = inside.astype(np.float32)
     share = ndimage.gaussian_filter(known, sigma) + 0.05  # far from the brain the rest fades to nothing
@@ -94,6 +87,14 @@ def smoothed_coordinates(
         for p, s in zip(position_mm, smooth, strict=True)
     ]
     return np.asarray(smooth + np.stack(rest), np.float32)
+
+
+def _robust_fit(design: Floats, values: Floats32) -> Floats:
+    """Fit the terms by least squares, and once more without what lies far off the first fit."""
+    error = values - np.einsum("nt,t->n", design, _least_squares(design, values))
+    deviation = np.abs(error - np.median(error))
+    good = deviation < 3 * 1.4826 * np.median(deviation) + 1e-6
+    return _least_squares(design[good], values[good])
 
 
 def _least_squares(design: Floats, values: Floats32) -> Floats:

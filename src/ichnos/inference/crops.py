@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ichnos.arrays import Floats32, largest_component
+from ichnos.arrays import Array, Floats32, Mask, largest_component
 from ichnos.errors import InputRefused
 from ichnos.inference.channels import windows
 from ichnos.volume import Box, Volume, box_around, centroid_mm
@@ -36,6 +36,19 @@ def published_crops(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[SliceC
     stretched to the network's size: how large a haematoma is does not reach the network. Slices beyond the
     box repeat its edge. Masks and HU in RAS on one grid.
     """
+    inside, values = _published_box(hu, ich)
+    middle = int(np.argmax(inside.sum(axis=(0, 1))))
+    low, high = WINDOW_90_45_HU
+    scaled = np.clip((values - low) * (2 / (high - low)) - 1, -1, 1).astype(np.float32)
+    chosen = [int(np.clip(middle + k, 0, scaled.shape[2] - 1)) for k in (-1, 0, 1)]
+    return tuple(
+        SliceCrop(_stretched(scaled[:, :, k], size), _stretched(inside[:, :, k].astype(np.float32), size))
+        for k in chosen
+    )
+
+
+def _published_box(hu: Volume, ich: Volume) -> tuple[Mask, Array]:
+    """Return the largest component and the HU in its tight box, on the published grid."""
     near = box_around(ich, margin_mm=_MARGIN_MM)
     # all slices: where the 5 mm ones lie is the scan's own
     slab = Box((*near.start[:2], 0), (*near.stop[:2], ich.shape[2]))
@@ -50,15 +63,7 @@ def published_crops(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[SliceC
             " classified by"
         )
     box = box_around(mask.with_array(part))
-    inside, values = part[box.slices], image.array[box.slices]
-    middle = int(np.argmax(inside.sum(axis=(0, 1))))
-    low, high = WINDOW_90_45_HU
-    scaled = np.clip((values - low) * (2 / (high - low)) - 1, -1, 1).astype(np.float32)
-    chosen = [int(np.clip(middle + k, 0, scaled.shape[2] - 1)) for k in (-1, 0, 1)]
-    return tuple(
-        SliceCrop(_stretched(scaled[:, :, k], size), _stretched(inside[:, :, k].astype(np.float32), size))
-        for k in chosen
-    )
+    return part[box.slices], image.array[box.slices]
 
 
 def published_slices(hu: Volume, ich: Volume, *, size: int = 224) -> tuple[Floats32, ...]:

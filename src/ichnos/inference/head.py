@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ichnos.arrays import Array, Mask
 from ichnos.errors import InputRefused
 from ichnos.volume import Box, Volume
 
@@ -23,14 +24,8 @@ def head_box(
     >>> head_box(scan, margin_mm=4).start, head_box(scan, margin_mm=4).stop
     ((19, 19, 19), (41, 41, 51))
     """
-    import cc3d
-
     every = [max(1, round(_COARSE_MM / step)) for step in scan_ras.spacing_mm]
-    coarse = np.asarray(scan_ras.array[:: every[0], :: every[1], :: every[2]]) > _TISSUE_HU
-    labels, count = cc3d.connected_components(coarse, connectivity=6, return_N=True)
-    if count == 0:
-        raise InputRefused("the scan holds no tissue above -300 HU, so there is no head in it")
-    body = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    body = _largest_body(scan_ras.array[:: every[0], :: every[1], :: every[2]])
     start, stop = [], []
     for axis, (n, k, step) in enumerate(zip(scan_ras.shape, every, scan_ras.spacing_mm, strict=True)):
         filled = np.flatnonzero(body.any(axis=tuple(a for a in range(3) if a != axis)))
@@ -41,3 +36,12 @@ def head_box(
         start.append(first)
         stop.append(first + size)
     return Box(tuple(start), tuple(stop))
+
+
+def _largest_body(hu: Array) -> Mask:
+    import cc3d
+
+    labels, count = cc3d.connected_components(np.asarray(hu) > _TISSUE_HU, connectivity=6, return_N=True)
+    if count == 0:
+        raise InputRefused("the scan holds no tissue above -300 HU, so there is no head in it")
+    return np.asarray(labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])))

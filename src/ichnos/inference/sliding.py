@@ -23,26 +23,32 @@ def slide(
 ) -> Floats32:
     """Return the blended output (channels, x, y, z) of `run` over an image (input channel, x, y, z).
 
-    An image smaller than a tile is padded on both sides, as nnU-Net and MONAI do it, by default with -1, the
-    lower edge of every window. Peak memory: one output and one weight map.
+    An image smaller than a tile is padded with -1, the lower edge of every window, unless told otherwise.
 
     >>> slide(np.ones((1, 5, 5, 5), np.float32), lambda t: 2 * t, patch=(4, 4, 4), channels=1).round(5).max()
     np.float32(2.0)
     """
-    missing = [max(0, p - n) for n, p in zip(image.shape[1:], patch, strict=True)]
-    before = [m // 2 for m in missing]
-    widths = [(0, 0), *[(b, m - b) for b, m in zip(before, missing, strict=True)]]
-    padded = np.pad(image, widths, constant_values=padding) if any(missing) else image
+    padded, own = _padded(image, patch, padding)
     total = np.zeros((channels, *padded.shape[1:]), np.float32)
-    weight = np.zeros(padded.shape[1:], np.float32)
-    window = _window(patch)
+    weight, window = np.zeros(padded.shape[1:], np.float32), _window(patch)
     places = list(tiles(padded.shape[1:], patch, overlap))
     inputs = (np.ascontiguousarray(padded[(slice(None), *place)][None]) for place in places)
     for place, output in zip(places, outputs_of(run, inputs), strict=True):
         total[(slice(None), *place)] += output[0] * window
         weight[place] += window
     total /= weight
-    return total[(slice(None), *[slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True)])]
+    return total[(slice(None), *own)]
+
+
+def _padded(
+    image: Floats32, patch: tuple[int, int, int], padding: float
+) -> tuple[Floats32, tuple[slice, ...]]:
+    """Pad an image on both sides to a whole tile, as nnU-Net and MONAI do it; return where it lies in it."""
+    missing = [max(0, p - n) for n, p in zip(image.shape[1:], patch, strict=True)]
+    before = [m // 2 for m in missing]
+    widths = [(0, 0), *[(b, m - b) for b, m in zip(before, missing, strict=True)]]
+    own = tuple(slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True))
+    return (np.pad(image, widths, constant_values=padding) if any(missing) else image), own
 
 
 def tiles(shape: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> Iterator[tuple[slice, ...]]:

@@ -1,6 +1,7 @@
 """The store of models: load, verify, card; weights that ship."""
 
 from ichnos.models.manifest import (
+    ATLAS_CHANNELS,
     COORDINATE_MM,
     LOGIT_UNIT,
     Manifest,
@@ -20,6 +21,7 @@ from ichnos.models.store import (
 )
 
 __all__ = [
+    "ATLAS_CHANNELS",
     "COORDINATE_MM",
     "LOGIT_UNIT",
     "Manifest",

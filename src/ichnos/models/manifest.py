@@ -4,10 +4,12 @@ from.
 
 from __future__ import annotations
 
+import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+import ichnos
 from ichnos.errors import InputRefused
 
 
@@ -109,6 +111,17 @@ class Provenance(_Frozen):
     trained: str  # ISO date
     validation: dict[str, float] = Field(default_factory=dict)  # measure -> value on the held-out side
     parents: tuple[str, ...] = ()  # SHA-256 of the weights that training went on from
+
+    @classmethod
+    def of_today(cls, **facts: Any) -> Provenance:
+        """Return the provenance of weights that this version of ichnos has trained today.
+
+        >>> made = Provenance.of_today(command="", seeds=(0,), steps=1, data={}, hardware="CPU")
+        >>> len(made.trained), made.parents
+        (10, ())
+        """
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        return cls(code_version=ichnos.__version__, trained=today, **facts)
 
 
 class Manifest(_Frozen):

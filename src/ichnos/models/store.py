@@ -85,17 +85,12 @@ def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Mo
     holds no model of ichnos is left alone and named.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_model as save_tensors
 
     _refuse_foreign(folder)
     partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     partial.mkdir(parents=True)
     try:
-        save_tensors(network, str(partial / WEIGHTS))
-        (partial / WEIGHTS).chmod(0o644)  # the library writes for the owner's eyes only
-        complete = manifest.model_copy(update={"weights_sha256": sha256(partial / WEIGHTS)})
-        (partial / MANIFEST).write_text(_json(complete), encoding="utf-8")
-        (partial / CARD).write_text(card_text(complete), encoding="utf-8")
+        complete = _write_files(partial, network, manifest)
         sync_tree(partial)
         _replace(folder, partial)
     except (OSError, SafetensorError) as error:
@@ -107,6 +102,18 @@ def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Mo
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Model(folder, complete)
+
+
+def _write_files(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Manifest:
+    """Write weights, manifest and card; return the manifest with the hash of the weights."""
+    from safetensors.torch import save_model as save_tensors
+
+    save_tensors(network, str(folder / WEIGHTS))
+    (folder / WEIGHTS).chmod(0o644)  # the library writes for the owner's eyes only
+    complete = manifest.model_copy(update={"weights_sha256": sha256(folder / WEIGHTS)})
+    (folder / MANIFEST).write_text(_json(complete), encoding="utf-8")
+    (folder / CARD).write_text(card_text(complete), encoding="utf-8")
+    return complete
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -26,6 +26,18 @@ from ichnos.errors import InputRefused, UsageError, require
 from ichnos.networks import build
 
 State = Mapping[str, Tensor]
+# what a file that is no checkpoint, or a damaged one, raises in torch
+_UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -48,26 +60,20 @@ def load_checkpoint(
     """
     content = read_plain(Path(path))
     state = _weights(content, Path(path))
-    found_name = name or _network_name(state, Path(path))
-    inferred = (
-        _ukan_arguments(state)
-        if found_name == "diffusion_ukan"
-        else _unet_arguments(found_name, state) | _planned(content, found_name)
-    )
-    complete = inferred | dict(arguments or {})
-    missing = [
-        k
-        for k in ("strides", "input_size")
-        if k not in complete and (k == "strides" or found_name == "umamba_enc")
-    ]
-    if found_name != "diffusion_ukan" and missing:
-        raise UsageError(
-            f"{path} holds the weights of {found_name} but no plans, which would give {missing}: pass them in"
-            " arguments"
-        )
-    network = build(found_name, **complete)
+    name = name or _network_name(state, Path(path))
+    if name == "diffusion_ukan":
+        complete = _ukan_arguments(state) | dict(arguments or {})
+    else:
+        complete = _unet_arguments(name, state) | _planned(content, name) | dict(arguments or {})
+        needed = ("strides", "input_size") if name == "umamba_enc" else ("strides",)
+        if missing := [argument for argument in needed if argument not in complete]:
+            raise UsageError(
+                f"{path} holds the weights of {name} but no plans, which would give {missing}: pass them in"
+                " arguments"
+            )
+    network = build(name, **complete)
     load_weights(network, state, source=str(path))
-    return Checkpoint(network.eval(), found_name, complete)
+    return Checkpoint(network.eval(), name, complete)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -127,18 +133,7 @@ def read_plain(path: Path) -> Any:
     """Read a file that torch saved; tensors and plain data only, so that no code of the file runs."""
     if not path.is_file():
         raise InputRefused(f"{path} is not a file; expected a checkpoint (.pth, .pt)")
-    # nnU-Net's logs hold numpy scalars
-    numbers = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
-    plain: list[Any] = [
-        np._core.multiarray.scalar,  # type: ignore[attr-defined]
-        np.dtype,
-        np.ndarray,
-        np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-        *numbers,
-    ]
-    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    aliases: list[Any] = [(scalar, "numpy.core.multiarray.scalar")]
-    with torch.serialization.safe_globals(plain + aliases), warnings.catch_warnings():
+    with torch.serialization.safe_globals(_plain_classes()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of pickle protocols that it then reads or refuses
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -149,15 +144,19 @@ def read_plain(path: Path) -> Any:
                 f"{path} holds {thing}; only tensors and plain data are read from a checkpoint, since a"
                 " pickle can run code"
             ) from None
-        except (ArithmeticError, MemoryError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
-            raise _unreadable(path, error) from None
-        except (RuntimeError, AttributeError) as error:
-            raise _unreadable(path, error) from None
+        except _UNREADABLE as error:
+            reason = (str(error).splitlines() or [""])[0][:160]
+            raise InputRefused(
+                f"{path} cannot be read as a checkpoint: {type(error).__name__}: {reason}"
+            ) from None
 
 
-def _unreadable(path: Path, error: BaseException) -> InputRefused:
-    reason = (str(error).splitlines() or [""])[0][:160]
-    return InputRefused(f"{path} cannot be read as a checkpoint: {type(error).__name__}: {reason}")
+def _plain_classes() -> list[Any]:
+    """Return what of numpy may be unpickled: nnU-Net's logs hold its scalars."""
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    reconstruct = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+    numbers = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
+    return [scalar, np.dtype, np.ndarray, reconstruct, *numbers, (scalar, "numpy.core.multiarray.scalar")]
 
 
 def _weights(content: Any, path: Path) -> dict[str, Tensor]:
@@ -312,29 +311,30 @@ def load_vit_weights(network: nn.Module, state: State) -> list[str]:
     channels and, in 3-D, spread evenly through the depth of a patch. The head and the clinical tokens are
     kept from the weights only where they fit.
     """
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        for pattern, ours in _TORCHVISION:
-            key = re.sub(pattern, ours, key)
-        renamed[key] = value
-    own = network.state_dict()
-    if "pos_embed" in renamed:
+    renamed, own = _as_timm_names(state), network.state_dict()
+    if (key := "pos_embed") in renamed:
         grid: tuple[int, ...] = network.patch_grid  # type: ignore[assignment]
-        renamed["pos_embed"] = _resized_positions(renamed["pos_embed"], own["pos_embed"].shape, grid)
-    if "patch_embed.proj.weight" in renamed:
-        renamed["patch_embed.proj.weight"] = _adapted_filters(
-            renamed["patch_embed.proj.weight"], own["patch_embed.proj.weight"].shape
-        )
+        renamed[key] = _resized_positions(renamed[key], own[key].shape, grid)
+    if (key := "patch_embed.proj.weight") in renamed:
+        renamed[key] = _adapted_filters(renamed[key], own[key].shape)
     fitting = {k: v for k, v in renamed.items() if k in own and own[k].shape == v.shape}
     kept = sorted(set(own) - set(fitting))
-    unfit = [k for k in kept if not k.startswith(("head.", "clinical."))]
-    if unfit:
+    if unfit := [k for k in kept if not k.startswith(("head.", "clinical."))]:
         raise InputRefused(
             f"these weights do not fit the transformer: {len(unfit)} parameters missing or of another"
             f" shape{_some(unfit)}"
         )
     network.load_state_dict({**own, **fitting})
     return kept
+
+
+def _as_timm_names(state: State) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        for pattern, ours in _TORCHVISION:
+            key = re.sub(pattern, ours, key)
+        renamed[key] = value
+    return renamed
 
 
 def _resized_positions(positions: Tensor, shape: torch.Size, grid: tuple[int, ...]) -> Tensor:

@@ -185,11 +185,9 @@ def sample_ddim(
     clip: bool = True,
     prediction: Parametrisation = "epsilon",
 ) -> Tensor:
-    """Walk from pure noise x_T to an image in [-1, 1] in a few deterministic steps (Song 2021, DDIM, eta =
-    0).
+    """Walk from pure noise x_T to an image in [-1, 1] in a few even steps (Song 2021, DDIM, eta = 0).
 
-    The steps are spread evenly and include the first and the last. `clip` keeps every estimate of x_0 in [-1,
-    1] on the way.
+    `clip` keeps every estimate of x_0 in [-1, 1] on the way.
     """
     if not 1 <= steps <= schedule.steps:
         raise UsageError(f"steps is {steps}; expected 1 to {schedule.steps}, the length of the schedule")

@@ -6,6 +6,8 @@ import copy
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +28,34 @@ def export_onnx(network: nn.Module, inputs: Tensor | tuple[Tensor, ...], path: P
     """
     require("onnx", extra="acceleration", purpose="export to ONNX")
     opset = require("onnxscript", extra="acceleration", purpose="export to ONNX").opset18
-    translations: Any = {torch.ops.ichnos.recurrence.default: OnnxRecurrence(opset)}
     example = inputs if isinstance(inputs, tuple) else (inputs,)
-    network = _with_biases(network).eval()
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
-            names = [f"input_{i}" for i in range(len(example))]
-            program: Any = torch.onnx.export(
-                network,
-                example,
-                dynamo=True,
-                verbose=False,
-                input_names=names,
-                opset_version=18,
-                custom_translation_table=translations,
-                optimize=False,
-            )
-            program.save(str(path), external_data=False)
-    finally:
-        quiet.setLevel(level)
+    with _quiet_exporter(), torch.no_grad():
+        program: Any = torch.onnx.export(
+            _with_biases(network).eval(),
+            example,
+            dynamo=True,
+            verbose=False,
+            input_names=[f"input_{i}" for i in range(len(example))],
+            opset_version=18,
+            custom_translation_table={torch.ops.ichnos.recurrence.default: OnnxRecurrence(opset)},
+            optimize=False,
+        )
+        program.save(str(path), external_data=False)
     return path
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Hide what the exporter says of its own deprecations and of its steps."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _with_biases(network: nn.Module) -> nn.Module:

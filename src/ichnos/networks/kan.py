@@ -111,22 +111,21 @@ class KANLinear(nn.Module):
                 f" {self.grid_size} points"
             )
         values = torch.einsum("pik,oik->pio", self.bases(x), self.scaled_spline_weight())
-        ordered = x.sort(dim=0).values
-        step = (ordered[-1] - ordered[0] + 2 * margin) / self.grid_size  # i
-        even = (
-            torch.arange(self.grid_size + 1, dtype=x.dtype, device=x.device)[:, None] * step
-            + ordered[0]
-            - margin
-        )
-        at_quantiles = ordered[
-            torch.linspace(0, x.shape[0] - 1, self.grid_size + 1, dtype=torch.int64, device=x.device)
-        ]
-        inner = uniform * even + (1 - uniform) * at_quantiles
-        beyond = torch.arange(1, self.spline_order + 1, dtype=x.dtype, device=x.device)[:, None] * step
-        self.grid.copy_(torch.cat([inner[:1] - beyond.flip(0), inner, inner[-1:] + beyond]).t())
+        self.grid.copy_(self._knots(x.sort(dim=0).values, margin, uniform).t())
         self.spline_weight.copy_(self.fit(x, values))
         if keep_function:
             self.spline_scaler.fill_(1.0)
+
+    def _knots(self, ordered: Tensor, margin: float, uniform: float) -> Tensor:
+        """Return knots (k, i) for inputs in order (p, i): partly evenly spread, partly at their quantiles."""
+        intervals, device = self.grid_size, ordered.device
+        step = (ordered[-1] - ordered[0] + 2 * margin) / intervals  # i
+        count = torch.arange(intervals + 1, dtype=ordered.dtype, device=device)[:, None]
+        even = count * step + ordered[0] - margin
+        places = torch.linspace(0, len(ordered) - 1, intervals + 1, dtype=torch.int64, device=device)
+        inner = uniform * even + (1 - uniform) * ordered[places]
+        beyond = torch.arange(1, self.spline_order + 1, dtype=ordered.dtype, device=device)[:, None] * step
+        return torch.cat([inner[:1] - beyond.flip(0), inner, inner[-1:] + beyond])
 
     def regularization(self, *, activation: float = 1.0, entropy: float = 1.0) -> Tensor:
         """Sum of mean |coefficient| per edge, plus the entropy of how it is spread over the edges: few

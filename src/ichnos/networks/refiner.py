@@ -52,8 +52,7 @@ class Refiner(nn.Module):
             n_conv_per_stage=n_conv_per_stage,
             n_conv_per_stage_decoder=n_conv_per_stage_decoder,
         )
-        last = self.body.decoder.seg_layers[-1]
-        for parameter in last.parameters():
+        for parameter in self.body.decoder.seg_layers[-1].parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, image: Tensor) -> Tensor:

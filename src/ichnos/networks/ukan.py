@@ -25,6 +25,11 @@ from ichnos.networks.kan import KANLinear
 from ichnos.networks.tracing import exporting, tracing
 
 
+def _hidden(condition_map: Tensor, keep: Tensor) -> Tensor:
+    """Set the maps (b, c, y, x) to zero where `keep` (b,) does not hold, for guidance."""
+    return condition_map * keep.to(condition_map.dtype)[:, None, None, None]
+
+
 class DiffusionUKAN(nn.Module):
     """Predict the noise (or v) in images (b, in_channels, y, x) at diffusion steps t (b,).
 
@@ -110,13 +115,7 @@ class DiffusionUKAN(nn.Module):
         if condition_vector is not None:
             temb = temb + self.condition_embedding(condition_vector, keep)
         if condition_map is not None:
-            known = (
-                condition_map
-                if keep is None
-                else condition_map * keep.to(condition_map.dtype)[:, None, None, None]
-            )
-            x = torch.cat([x, known], dim=1)
-
+            x = torch.cat([x, condition_map if keep is None else _hidden(condition_map, keep)], dim=1)
         h = self.head(x)
         skips = [h]
         for block in self.downblocks:

@@ -115,22 +115,24 @@ class Topology:
         if dim not in (2, 3):
             raise UsageError(f"dim is {dim}; a U-Net has 2 or 3 spatial axes")
         stages = len(features_per_stage)
-        kernels = _per_stage("kernel_sizes", kernel_sizes, stages, dim)
-        if any(k % 2 == 0 for kernel in kernels for k in kernel):
-            raise UsageError(
-                f"kernel_sizes {kernels} holds an even number; the residual sum needs odd kernels"
-            )
         blocks = _counts("n_conv_per_stage", n_conv_per_stage, stages)
         decoder_blocks = _counts("n_conv_per_stage_decoder", n_conv_per_stage_decoder, stages - 1)
         shallow, shallow_decoder = math.ceil(stages / 2), math.ceil((stages - 1) / 2 + 0.5)
         return cls(
             dim,
             tuple(int(f) for f in features_per_stage),
-            kernels,
+            _odd_kernels(kernel_sizes, stages, dim),
             _per_stage("strides", strides, stages, dim),
             tuple(n if s < shallow else 1 for s, n in enumerate(blocks)),
             tuple(n if s < shallow_decoder else 1 for s, n in enumerate(decoder_blocks)),
         )
+
+
+def _odd_kernels(given: Size | Sequence[Size], stages: int, dim: int) -> tuple[tuple[int, ...], ...]:
+    kernels = _per_stage("kernel_sizes", given, stages, dim)
+    if any(k % 2 == 0 for kernel in kernels for k in kernel):
+        raise UsageError(f"kernel_sizes {kernels} holds an even number; the residual sum needs odd kernels")
+    return kernels
 
 
 def _per_stage(name: str, given: Size | Sequence[Size], stages: int, dim: int) -> tuple[tuple[int, ...], ...]:

@@ -14,6 +14,15 @@ from ichnos.errors import UsageError, require
 _TOKEN = 16  # voxels along each axis that become one token
 
 
+def _whole_tokens(input_size: Sequence[int]) -> tuple[int, ...]:
+    """Return the sides filled up to whole tokens."""
+    if len(input_size) != 3 or min(input_size) < 1:
+        raise UsageError(
+            f"input_size {tuple(input_size)} was given; UNETR needs three sides of at least one voxel"
+        )
+    return tuple(-(-n // _TOKEN) * _TOKEN for n in input_size)
+
+
 class Unetr(nn.Module):
     """Segment patches of one size (b, input_channels, x, y, z); returns logits. Sides are filled up to
     multiples of 16 and cut back.
@@ -35,16 +44,9 @@ class Unetr(nn.Module):
         heads: int = 6,
     ) -> None:
         super().__init__()
-        if len(input_size) != 3 or min(input_size) < 1:
-            raise UsageError(
-                f"input_size {tuple(input_size)} was given; UNETR needs three sides of at least one voxel"
-            )
-        sides = tuple(-(-n // _TOKEN) * _TOKEN for n in input_size)
-        self.filling = [
-            part
-            for n, side in zip(reversed(input_size), reversed(sides), strict=True)
-            for part in (0, side - n)
-        ]
+        sides = _whole_tokens(input_size)
+        missing = [side - n for n, side in zip(input_size, sides, strict=True)]
+        self.filling = [part for m in reversed(missing) for part in (0, m)]
         nets = require("monai.networks.nets", extra="learning", purpose="UNETR")
         self.net = nets.UNETR(
             in_channels=input_channels,

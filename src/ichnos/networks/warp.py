@@ -18,6 +18,11 @@ from torch import Tensor, nn
 from ichnos.networks.unet import ResidualUNet
 
 
+def _halved(features: int) -> tuple[nn.Module, nn.Module]:
+    """Halve the resolution (b, c, x, y, z)."""
+    return nn.Conv3d(features, features, 3, stride=2, padding=1), nn.LeakyReLU(0.01)
+
+
 class AffineWarp(nn.Module):
     """Predict the follow-up of an image (b, input_channels, x, y, z) as one affine move of it; untrained, it
     does not move.
@@ -35,23 +40,16 @@ class AffineWarp(nn.Module):
         localisation: int = 16,
     ) -> None:
         super().__init__()
-        stages = len(features_per_stage)
         self.trunk = ResidualUNet(
             input_channels,
             localisation,
-            dim=3,
             features_per_stage=features_per_stage,
-            strides=[1, *[2] * (stages - 1)],
+            strides=[1, *[2] * (len(features_per_stage) - 1)],
             n_conv_per_stage=1,
             n_conv_per_stage_decoder=1,
         )
         self.look = nn.Sequential(
-            nn.Conv3d(localisation, localisation, 3, stride=2, padding=1),
-            nn.LeakyReLU(0.01),
-            nn.Conv3d(localisation, localisation, 3, stride=2, padding=1),
-            nn.LeakyReLU(0.01),
-            nn.AdaptiveAvgPool3d(2),
-            nn.Flatten(),
+            *_halved(localisation), *_halved(localisation), nn.AdaptiveAvgPool3d(2), nn.Flatten()
         )
         self.move = nn.Linear(8 * localisation, 12)
         nn.init.zeros_(self.move.weight)

@@ -21,27 +21,27 @@ from ichnos.verdict import Reason, Verdict
 def judge(scan: Scan) -> Verdict:
     """Judge whether a scan may be read as a non-contrast head CT."""
     reasons = [*acquisition_reasons(scan), *slice_reasons(scan)]
+    if (hopeless := _unusable(scan)) is not None:
+        return Verdict((*reasons, hopeless))
+    view = head_view(scan)
+    return Verdict(
+        (
+            *reasons,
+            *continuity_reasons(scan),
+            *head_reasons(view),
+            *hounsfield_reasons(view),
+            motion_reason(view),
+        )
+    )
+
+
+def _unusable(scan: Scan) -> Reason | None:
+    """Return why no further look at the voxels makes sense; None where it does."""
     broken = int(np.count_nonzero(~np.isfinite(scan.hu))) if scan.hu.dtype.kind == "f" else 0
     if broken:
-        return Verdict(
-            (
-                *reasons,
-                Reason(
-                    "finite", "refuse", f"{broken} voxels are not finite (NaN or infinite)", float(broken)
-                ),
-            )
-        )
-    if min(scan.volume.shape) < FEWEST_SLICES:
-        text = (
-            f"the image is only {min(scan.volume.shape)} voxels thick along one axis; at least"
-            f" {FEWEST_SLICES} are needed"
-        )
-        return Verdict((*reasons, Reason("size", "refuse", text, float(min(scan.volume.shape)))))
-    view = head_view(scan)
-    reasons += [
-        *continuity_reasons(scan),
-        *head_reasons(view),
-        *hounsfield_reasons(view),
-        motion_reason(view),
-    ]
-    return Verdict(tuple(reasons))
+        return Reason("finite", "refuse", f"{broken} voxels are not finite (NaN or infinite)", float(broken))
+    thin = min(scan.volume.shape)
+    if thin < FEWEST_SLICES:
+        text = f"the image is only {thin} voxels thick along one axis; at least {FEWEST_SLICES} are needed"
+        return Reason("size", "refuse", text, float(thin))
+    return None

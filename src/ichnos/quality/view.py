@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ichnos.arrays import Array, Floats, Mask, largest_component
+from ichnos.arrays import Array, Floats, Floats32, Mask, largest_component
 from ichnos.quality.slices import slice_axis
 from ichnos.scan import FEWEST_SLICES, Scan
 
 _BRIDGE_VOXELS = 8  # of about 2 mm, each way
 _AIR_SHARE = 0.05  # a frontal sinus may lie behind an opening of the skull, a nose may not
 _WORK_MM = 2.0  # the checks look at voxels of about this size
+_CROSS = np.zeros((3, 3, 3), bool)  # a voxel and its neighbours in the plane
+_CROSS[:, 1, 1] = _CROSS[1, :, 1] = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,33 +54,32 @@ def head_view(scan: Scan) -> HeadView:
     from scipy import ndimage
 
     volume = scan.volume.reoriented("RAS")
-    thin = [max(1, round(_WORK_MM / s)) for s in volume.spacing_mm[:2]]
-    planes = _planes(
-        scan,
-        volume.shape[2],
-        volume.spacing_mm[2],
-        flipped=bool(scan.volume.affine[2, slice_axis(scan)] < 0),
-    )
+    x_mm, y_mm, z_mm = volume.spacing_mm
+    thin = [max(1, round(_WORK_MM / step)) for step in (x_mm, y_mm)]
+    flipped = bool(scan.volume.affine[2, slice_axis(scan)] < 0)
+    planes = _planes(scan, volume.shape[2], z_mm, flipped=flipped)
 
     def thinned(array: Array) -> Array:
         return scan.volume.with_array(array).reoriented("RAS").array[:: thin[0], :: thin[1]][..., planes]
 
     hu = thinned(scan.hu).astype(np.float32)
-    step = (volume.spacing_mm[0] * thin[0], volume.spacing_mm[1] * thin[1])
-    cross = np.zeros((3, 3, 3), bool)
-    cross[:, 1, 1] = cross[1, :, 1] = True
-    body = largest_component(ndimage.binary_opening(hu > -300, cross))
-    bone = (hu > 250) & body
-    skull = ndimage.binary_closing(bone, cross, iterations=3)
-    filled = _bridged(skull, _filled(skull), hu, cross)
-    inside = largest_component(
-        ndimage.binary_opening(filled & ~bone & (hu > -60) & (hu < 150), cross, iterations=2)
-    )
+    step = (x_mm * thin[0], y_mm * thin[1])
+    body = largest_component(ndimage.binary_opening(hu > -300, _CROSS))
+    skull, inside = _skull_and_inside(hu, body)
     frame = _acquired(scan, thinned, hu.shape)
-    air = frame & ~ndimage.binary_dilation(body, cross, iterations=2)
-    return HeadView(
-        hu, step, planes.astype(np.float64) * volume.spacing_mm[2], frame, body, skull, inside, air
-    )
+    air = frame & ~ndimage.binary_dilation(body, _CROSS, iterations=2)
+    return HeadView(hu, step, planes.astype(np.float64) * z_mm, frame, body, skull, inside, air)
+
+
+def _skull_and_inside(hu: Floats32, body: Mask) -> tuple[Mask, Mask]:
+    """Return the skull, its small gaps closed, and the soft tissue that it encloses."""
+    from scipy import ndimage
+
+    bone = (hu > 250) & body
+    skull = ndimage.binary_closing(bone, _CROSS, iterations=3)
+    filled = _bridged(skull, _filled(skull), hu, _CROSS)
+    soft = filled & ~bone & (hu > -60) & (hu < 150)
+    return skull, largest_component(ndimage.binary_opening(soft, _CROSS, iterations=2))
 
 
 def _bridged(skull: Mask, filled: Mask, hu: Array, cross: Mask) -> Mask:

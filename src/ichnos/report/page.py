@@ -93,11 +93,16 @@ _FACTS = {
 def note(measure: Measure) -> str:
     """Return what stands beside a value: its interval, or why there is none; "" where the mask defines it.
 
+    Why a forecast's intervals are widened is said once, in its sentence.
+
     >>> note(Measure(name="a", label="A", value="left", reason="measured from the mask"))
     ''
+    >>> wide = "80 % interval, widened because the time from onset is not known"
+    >>> note(Measure(name="a", label="A", value=2.0, low=1.0, high=4.0, unit="mL", interval=wide))
+    '1.0 to 4.0 mL (80 % interval, widened)'
     """
     if measure.low is not None:
-        return f"{interval_text(measure)} ({measure.interval})"
+        return f"{interval_text(measure)} ({measure.interval.partition(' because ')[0]})"
     return "" if measure.reason == BY_DEFINITION else measure.reason
 
 

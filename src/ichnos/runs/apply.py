@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ichnos.errors import UsageError
-from ichnos.files import atomic_file
+from ichnos.files import atomic_file, remove_partials
 from ichnos.runs import workers as places
 from ichnos.runs.ledger import Ledger, settings_hash
 from ichnos.runs.progress import progress_bar
 from ichnos.runs.staging import Staging
+
+_TABLES = ("", ".ichnos/*/", "derivatives/*/")  # folders in which a run writes tables over all items
 
 
 class Item(Protocol):
@@ -112,28 +114,17 @@ def apply(
     failed without the names of its files and without the values in them.
     """
     chosen = _unique(items)
-    if workers < 1:
-        raise UsageError(f"{workers} workers were asked for; give 1 or more")
-    if scheduler is not None and workers > 1:
-        raise UsageError("give either workers or a scheduler: a scheduler brings its own workers")
+    _check_places(workers, scheduler)
     began = time.perf_counter()
     out = Path(out).resolve()
     ledger = Ledger(out, name)
     ledger.open(settings)
     try:
         staging = Staging(ledger.home, out)
-        staging.clear()
-        known = ledger.finished()
-        for note in (note for note in staging.recover() if note["id"] not in known):
-            ledger.add(
-                "finished", note["id"], settings=settings_hash(settings), recovered=True, row=note["row"]
-            )
-        staging.settle()
-        before = ledger.finished()
+        before = _recovered(ledger, staging, out, settings_hash(settings))
         pending = [item for item in chosen if item.id not in before]
-        place = _place(
-            places.Job(task, keep_names), pending, staging.work, ledger, workers=workers, scheduler=scheduler
-        )
+        job = places.Job(task, keep_names)
+        place = _place(job, pending, staging.work, ledger, workers=workers, scheduler=scheduler)
         with progress_bar(name, len(chosen), len(chosen) - len(pending), show=progress) as advance:
             failures = _collect(place, ledger, staging, settings_hash(settings), advance)
         staging.clear()  # what workers that died had begun
@@ -143,6 +134,24 @@ def apply(
     rows = tuple({"id": item.id, **finished[item.id]["row"]} for item in chosen if item.id in finished)
     done_now = sum(item.id in finished for item in pending)
     return Summary(rows, failures, done_now, time.perf_counter() - began, ledger.path)
+
+
+def _check_places(workers: int, scheduler: str | None) -> None:
+    if workers < 1:
+        raise UsageError(f"{workers} workers were asked for; give 1 or more")
+    if scheduler is not None and workers > 1:
+        raise UsageError("give either workers or a scheduler: a scheduler brings its own workers")
+
+
+def _recovered(ledger: Ledger, staging: Staging, out: Path, settings: str) -> dict[str, Any]:
+    """Complete the moves that an earlier call left undone; return what is finished."""
+    staging.clear()
+    remove_partials(file for place in _TABLES for file in out.glob(f"{place}.tmp-*"))
+    known = ledger.finished()
+    for note in (note for note in staging.recover() if note["id"] not in known):
+        ledger.add("finished", note["id"], settings=settings, recovered=True, row=note["row"])
+    staging.settle()
+    return ledger.finished()
 
 
 def _unique(items: Iterable[I]) -> list[I]:

@@ -10,11 +10,11 @@ import shutil
 import socket
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -151,39 +151,73 @@ def in_processes(
     call: Job, items: Sequence[Any], work: Path, started: Callable[[str], None], *, workers: int
 ) -> Iterator[Outcome]:
     """Share the items among local processes; one that dies is replaced and its item tried once more."""
-    packed = _packed(call)
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    waiting, tries = deque(items), dict.fromkeys((item.id for item in items), 0)
-    pool = [_Worker(packed, work, threads) for _ in range(min(workers, len(items)))]
+    pool = _Pool(_packed(call), work, max(1, (os.cpu_count() or 1) // workers), deque(items), started)
+    pool.workers = [pool.hired() for _ in range(min(workers, len(items)))]
     try:
-        while waiting or any(worker.item is not None for worker in pool):
-            wait([worker.pipe for worker in pool])
-            for position, worker in enumerate(pool):
-                if not worker.pipe.poll():
-                    continue
-                try:
-                    outcome = worker.pipe.recv()
-                except (EOFError, OSError):
-                    pool[position], lost = _replace(worker, packed, work, threads), worker.item
-                    if lost is None:
-                        continue
-                    if tries[lost.id] < ATTEMPTS:
-                        waiting.appendleft(lost)
-                    else:
-                        yield _died(lost.id, worker.process.exitcode, tries[lost.id])
-                    continue
-                worker.ready, worker.item = True, None
-                if outcome is not None:
-                    yield outcome
-            for worker in pool:
-                if worker.ready and worker.item is None and waiting:
-                    worker.item = waiting.popleft()
-                    tries[worker.item.id] += 1
-                    started(worker.item.id)
-                    _send(worker)
+        while pool.busy:
+            yield from pool.outcomes()
+            pool.hand_out()
     finally:
-        for worker in pool:
+        for worker in pool.workers:
             worker.stop()
+
+
+@dataclass(eq=False)
+class _Pool:
+    """The local processes, and the items that wait for one."""
+
+    call: bytes
+    work: Path
+    threads: int  # of each process
+    waiting: deque[Any]
+    started: Callable[[str], None]
+    workers: list[_Worker] = field(default_factory=list)
+    tries: Counter[str] = field(default_factory=Counter)  # of each item
+
+    def hired(self) -> _Worker:
+        """Start a process."""
+        return _Worker(self.call, self.work, self.threads)
+
+    @property
+    def busy(self) -> bool:
+        """Say whether an item waits or is being worked on."""
+        return bool(self.waiting) or any(worker.item is not None for worker in self.workers)
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Wait for a worker, and yield what has become of items."""
+        wait([worker.pipe for worker in self.workers])
+        for position, worker in enumerate(self.workers):
+            if not worker.pipe.poll():
+                continue
+            try:
+                outcome = worker.pipe.recv()
+            except (EOFError, OSError):
+                outcome = self._replaced(position)
+            else:
+                worker.ready, worker.item = True, None
+            if outcome is not None:
+                yield outcome
+
+    def _replaced(self, position: int) -> Outcome | None:
+        """Put another process in the place of one that died; its item waits again, or has failed."""
+        worker = self.workers[position]
+        _stop(worker)
+        self.workers[position], lost = self.hired(), worker.item
+        if lost is None:
+            return None
+        if self.tries[lost.id] >= ATTEMPTS:
+            return _died(lost.id, worker.process.exitcode, self.tries[lost.id])
+        self.waiting.appendleft(lost)
+        return None
+
+    def hand_out(self) -> None:
+        """Give every idle worker an item."""
+        for worker in self.workers:
+            if worker.ready and worker.item is None and self.waiting:
+                worker.item = self.waiting.popleft()
+                self.tries[worker.item.id] += 1
+                self.started(worker.item.id)
+                _send(worker)
 
 
 def _send(worker: _Worker) -> None:
@@ -204,14 +238,14 @@ def _packed(call: Job) -> bytes:
         ) from None
 
 
-def _replace(worker: _Worker, packed: bytes, work: Path, threads: int) -> _Worker:
+def _stop(worker: _Worker) -> None:
+    """Stop a worker that died; refuse to go on where it died before its first item."""
     worker.stop()
     if not worker.ready:
         raise UsageError(
             "worker processes end before they are ready; their message stands above. In a script, "
             'put the call under `if __name__ == "__main__":`, or work with one worker'
         )
-    return _Worker(packed, work, threads)
 
 
 def _died(item_id: str, exitcode: int | None, tries: int) -> Outcome:
@@ -272,23 +306,34 @@ def _handed_out(
     running: dict[Any, str],
 ) -> Iterator[Outcome]:
     """Keep every worker busy; `running` is filled for the caller, who cancels what is left."""
-    without_worker_since: float | None = None
+    patience = _Patience()
     while waiting or running:
         if client.status != "running":
             raise ConnectionError("the client has lost its scheduler")
         room = sum(client.nthreads().values())
-        without_worker_since = None if room else (without_worker_since or time.monotonic())
-        if without_worker_since and time.monotonic() - without_worker_since > NO_WORKER_PATIENCE_S:
-            raise InputRefused(
-                "the dask scheduler has no workers; start some and run the same again: finished patients are"
-                " kept"
-            )
+        patience.check(room)
         while waiting and len(running) < room:
             item = waiting.popleft()
             started(item.id)
             running[client.submit(call, item, work, pure=False)] = item.id
         for future in _done(distributed, running):
             yield _result(future, running.pop(future))
+
+
+@dataclass
+class _Patience:
+    """How long a scheduler may be without workers."""
+
+    without_since: float | None = None
+
+    def check(self, room: int) -> None:
+        """Refuse to wait any longer for workers."""
+        self.without_since = None if room else (self.without_since or time.monotonic())
+        if self.without_since and time.monotonic() - self.without_since > NO_WORKER_PATIENCE_S:
+            raise InputRefused(
+                "the dask scheduler has no workers; start some and run the same again: finished patients are"
+                " kept"
+            )
 
 
 def _done(distributed: Any, running: dict[Any, str]) -> list[Any]:

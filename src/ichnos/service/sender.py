@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
 from sqlalchemy import select
 
 from ichnos.errors import IchnosError, InputRefused
-from ichnos.service.destinations import find_destination
 from ichnos.service.lease import kept_lease
 from ichnos.service.node import Node, worker_name
+from ichnos.service.remote.destinations import find_destination
 from ichnos.service.results.extras import files_for
 from ichnos.service.settings import Destination
 from ichnos.service.store import events, queue
@@ -30,6 +33,8 @@ from ichnos.service.store.tables import DeliveryRow, StudyRow
 
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"  # well-known instance of the push model, PS3.4 annex J
 CONNECT_S = 10.0  # a destination that is switched off must not hold up the others
+_SAME_ASSOCIATION_S = 1.0  # for a commitment report that comes on the association that asked for it
+TakeCommitment = Callable[[Dataset, int], bool]  # (report, event type) -> whether its transaction is known
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +69,13 @@ class Sender:
             if destination is None:
                 raise NotDelivered(f"{delivery.destination} is disabled, or no longer among the destinations")
             with kept_lease(self.node, task.id, worker=self.name):
-                deliver_files(files, destination, self.node.settings.receiver.ae_title, transaction_uid)
+                deliver_files(
+                    files,
+                    destination,
+                    self.node.settings.receiver.ae_title,
+                    transaction_uid,
+                    on_commitment=partial(note_commitment, self.node),
+                )
         except (IchnosError, OSError, RuntimeError, ValueError) as error:
             self._fail(task.id, str(error) or type(error).__name__)
             return True
@@ -79,7 +90,7 @@ class Sender:
                 return
             delivery = session.get_one(DeliveryRow, delivery_id)
             queue.complete_task(session, task)
-            if delivery.state != "stored":  # else the commitment was quicker
+            if delivery.state == "sending":  # else the report of the commitment was quicker
                 delivery.state, delivery.error, delivery.changed_at = "sent", "", now
             details = {"destination": delivery.destination}
             events.append_event(
@@ -99,38 +110,79 @@ class Sender:
 
 
 def deliver_files(
-    files: Sequence[Path], destination: Destination, ae_title: str, transaction_uid: str
+    files: Sequence[Path],
+    destination: Destination,
+    ae_title: str,
+    transaction_uid: str,
+    *,
+    on_commitment: TakeCommitment | None = None,
 ) -> None:
-    """Send files; then ask for storage commitment under `transaction_uid`, where the destination wants it."""
+    """Send files; then ask for storage commitment under `transaction_uid`, where the destination wants it.
+
+    Its report may come at once, on the same association (`on_commitment`), or later on one to the receiver.
+    """
     if not files:
         raise InputRefused("the reading holds no DICOM results: its input was not DICOM")
     if destination.kind == "stow":
         _stow(files, destination)
-    else:
-        _store(files, destination, ae_title, transaction_uid)
-
-
-def _store(files: Sequence[Path], destination: Destination, ae_title: str, transaction_uid: str) -> None:
+        return
     datasets = [dcmread(file) for file in files]
+    with _association(datasets, destination, ae_title, on_commitment) as association:
+        for dataset in datasets:
+            _store(association, dataset, destination)
+        if destination.commitment:
+            _ask_for_commitment(association, datasets, destination, transaction_uid)
+            _wait_a_moment(association, on_commitment)
+
+
+@contextmanager
+def _association(
+    datasets: Sequence[Dataset],
+    destination: Destination,
+    ae_title: str,
+    on_commitment: TakeCommitment | None,
+) -> Iterator[Any]:
     entity = AE(ae_title=ae_title)
     entity.connection_timeout = CONNECT_S
-    for dataset in datasets:
-        entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+    for kind, syntax in {(d.SOPClassUID, d.file_meta.TransferSyntaxUID) for d in datasets}:
+        entity.add_requested_context(kind, syntax)
     if destination.commitment:
         entity.add_requested_context(StorageCommitmentPushModel)
-    association = entity.associate(destination.host, destination.port, ae_title=destination.ae_title)
+
+    def report(event: Any) -> tuple[int, None]:
+        known = on_commitment is not None and on_commitment(event.event_information, int(event.event_type))
+        event.assoc.ichnos_reported = True
+        return (0x0000 if known else 0x0110), None
+
+    handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, report)]
+    association = entity.associate(
+        destination.host, destination.port, ae_title=destination.ae_title, evt_handlers=handlers
+    )
     if not association.is_established:
         raise NotDelivered(f"{destination.name} at {destination.host}:{destination.port} does not answer")
     try:
-        for dataset in datasets:
-            status = association.send_c_store(dataset)
-            if status is None or "Status" not in status or status.Status != 0:
-                code = f"status 0x{status.Status:04X}" if status and "Status" in status else "no answer"
-                raise NotDelivered(f"{destination.name} did not take the {dataset.Modality}: {code}")
-        if destination.commitment:
-            _ask_for_commitment(association, datasets, destination, transaction_uid)
+        yield association
     finally:
         association.release()
+
+
+def _store(association: Any, dataset: Dataset, destination: Destination) -> None:
+    status = association.send_c_store(dataset)
+    if status is None or "Status" not in status or status.Status != 0:
+        code = f"status 0x{status.Status:04X}" if status and "Status" in status else "no answer"
+        raise NotDelivered(f"{destination.name} did not take the {dataset.Modality}: {code}")
+
+
+def _wait_a_moment(association: Any, on_commitment: TakeCommitment | None) -> None:
+    """Leave the association open for those who report on it; others open one of their own."""
+    ends = time.monotonic() + _SAME_ASSOCIATION_S
+    while (
+        on_commitment is not None
+        and association.is_established
+        and not getattr(association, "ichnos_reported", False)
+        and time.monotonic() < ends
+    ):
+        time.sleep(0.02)
 
 
 def _ask_for_commitment(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ichnos.cohort import Exam
+from ichnos.errors import UsageError
 from ichnos.simulation.cohort.design import Design, Group
 
 
@@ -17,7 +18,34 @@ class StudyDesign:
     paper: str  # the citation
     smoke: Design  # the cohort of `--smoke`: few patients, every stage
     least_per_group: int  # patients that each group keeps however small the scale
-    small_minutes: float  # of training per network where a small share is simulated on two cores
+    parts: tuple[str, ...] = ()  # that can be run alone
+    compact_parts: tuple[str, ...] = ()  # that a compact cohort is enough for
+    oracle_samples: int = 0  # behind the oracle's map of growth in a compact cohort
+
+    def parts_asked(self, asked: tuple[str, ...], *, compact: bool) -> tuple[str, ...]:
+        """Return the parts to run, () for all; refuse unknown ones, and those that need whole heads.
+
+        >>> DESIGNS["yu2025"].parts_asked((), compact=True)
+        ('expansion', 'synthesis')
+        """
+        unknown = [part for part in asked if part not in self.parts]
+        if unknown:
+            known = f"its parts are {', '.join(self.parts)}" if self.parts else "it has no parts of its own"
+            raise UsageError(f"{self.name} has no part {', '.join(unknown)}; {known}")
+        if not compact:
+            return asked
+        fitting = tuple(part for part in asked or self.compact_parts if part in self.compact_parts)
+        if (asked and fitting != asked) or not self.compact_parts:
+            can = f"; a compact one serves {', '.join(self.compact_parts)}" if self.compact_parts else ""
+            raise UsageError(f"{self.name} reads whole heads, and a compact cohort has none{can}")
+        return () if fitting == self.parts else fitting
+
+    def needed(self, whole: Design, asked: tuple[str, ...], *, compact: bool) -> Design:
+        """Return the groups of a design that the parts need; a trial that is not read needs no CT."""
+        if self.name != "murray2024" or self.parts_asked(asked, compact=compact) != ("trial",):
+            return whole
+        trial = tuple(replace(group, exams=()) for group in whole.groups if group.trial)
+        return replace(whole, groups=trial)
 
 
 _PAIRED: tuple[Exam, ...] = ("ct", "followup")
@@ -39,7 +67,8 @@ DESIGNS: dict[str, StudyDesign] = {
                 "six patients, to run every stage",
             ),
             least_per_group=4,  # one pair to train on says nothing
-            small_minutes=6.0,
+            parts=("tracts", "trial"),
+            compact_parts=("trial",),
         ),
         StudyDesign(
             "ryu2025",
@@ -56,7 +85,6 @@ DESIGNS: dict[str, StudyDesign] = {
                 "six patients, to run every stage",
             ),
             least_per_group=5,  # a calibration is fitted on no fewer
-            small_minutes=6.0,
         ),
         StudyDesign(
             "abramova2024",
@@ -67,7 +95,9 @@ DESIGNS: dict[str, StudyDesign] = {
                 "expanded lesion: four patients, to run every stage",
             ),
             least_per_group=12,  # with fewer nothing can be left out
-            small_minutes=4.0,
+            parts=("forecast",),
+            compact_parts=("forecast",),
+            oracle_samples=32,
         ),
         StudyDesign(
             "yu2025",
@@ -82,7 +112,8 @@ DESIGNS: dict[str, StudyDesign] = {
                 "expansion: a few patients of three centres, to run every stage",
             ),
             least_per_group=5,
-            small_minutes=3.0,
+            parts=("outlines", "expansion", "synthesis"),
+            compact_parts=("expansion", "synthesis"),
         ),
     )
 }

@@ -279,6 +279,28 @@ def record(digest: str, model: str = "ab" * 32) -> Record:
     return Record(name="x", status="read", findings=(finding,), provenance=provenance)
 
 
+def test_a_segmentation_that_comes_later_has_its_pair_judged_again(
+    paired: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, volume_score(1, 20, 22))
+    judge, finder = PairJudge(paired), PairFinder(paired)
+    assert judge.step()
+    later(paired, 10)
+    seg = StoredImage(
+        "images/s.dcm", "ab" * 32, 1, "1.1", "1.1.8", "1.1.8.1", "1.2", "SEG", "P1", "", "20260101"
+    )
+    with paired.database.transaction() as session:
+        studies.register_image(session, seg, now=paired.clock(), source="viewer")
+    later(paired, 200)
+    assert finder.step()
+    assert not finder.step()
+    drawn = Score(**{**volume_score(1, 20, 21).__dict__, "partner": "reader", "quantity": "ich_volume"})
+    stand_in(monkeypatch, volume_score(1, 99, 99), drawn)
+    assert judge.step()
+    with paired.database.snapshot() as session:
+        assert scores_in(session) == [volume_score(1, 20, 22), drawn]
+
+
 # ---- shadow
 
 
@@ -366,6 +388,23 @@ def test_page_and_api_show_it_and_an_admin_sets_the_shadow(judged: Node) -> None
     client.post("/evidence/shadow", data={"csrf": csrf, "model": ""})
     with judged.database.snapshot() as session:
         assert option(session, "partners.shadow", "") == ""
+
+
+def test_a_finding_is_confirmed_or_rejected_and_the_last_opinion_counts(paired: Node) -> None:
+    client = TestClient(create_app(paired), base_url="http://node")
+    with paired.database.transaction() as session:
+        auth.add_user(session, "ann", "correct horse battery", "reader")
+    client.post("/sign-in", data={"name": "ann", "password": "correct horse battery"})
+    text = client.get("/studies/1").text
+    assert 'data-key="c"' in text
+    assert 'data-key="x"' in text
+    csrf = text.split('name="csrf" value="')[1].split('"')[0]
+    client.post("/studies/1/opinion", data={"csrf": csrf, "opinion": "confirmed"})
+    assert client.get("/api/v1/opinions").json() == {"confirmed": 1, "rejected": 0}
+    client.post("/studies/1/opinion", data={"csrf": csrf, "opinion": "rejected"})
+    assert client.get("/api/v1/opinions").json() == {"confirmed": 0, "rejected": 1}
+    assert client.post("/studies/1/opinion", data={"csrf": csrf, "opinion": "perhaps"}).status_code == 422
+    assert client.post("/studies/99/opinion", data={"csrf": csrf, "opinion": "confirmed"}).status_code == 404
 
 
 def test_an_empty_node_has_a_page_too(node: Node) -> None:

@@ -39,21 +39,22 @@ def audit_command(
     summary = audit_cohort(
         cohort.resolve(), readings, out, workers=settings.workers, progress=not as_json, warp=settings.warp
     )
-    page = _page(summary, readings, out, settings.training)
+    page = _page(summary, cohort, readings, out, settings.training)
     write_statistics(site_statistics(summary.scores, site=settings.site), out)
     save_settings(settings, out / "settings.yaml", verb="audit")
     _show(summary, page, as_json=as_json)
     return 2 if summary.failures else 0
 
 
-def _page(summary: AuditSummary, readings: Path, out: Path, training: Path | None) -> Path:
+def _page(summary: AuditSummary, cohort: Path, readings: Path, out: Path, training: Path | None) -> Path:
     """Write the evidence of the model that was judged last, beside the first one where there are two."""
     from dataclasses import replace
 
-    from ichnos.audit.duel import duel, duel_table
-    from ichnos.audit.inputs import inputs_in
-    from ichnos.audit.live import live_evidence
-    from ichnos.audit.page import write_live
+    from ichnos.audit.monitoring.duel import duel, duel_table
+    from ichnos.audit.monitoring.inputs import inputs_in
+    from ichnos.audit.monitoring.live import live_evidence
+    from ichnos.audit.monitoring.page import write_live
+    from ichnos.audit.outlines import reader_pairs, readers_table
     from ichnos.evidence.leakage import read_training
 
     taught = {image.patient for image in read_training(training)} if training is not None else set()
@@ -61,6 +62,9 @@ def _page(summary: AuditSummary, readings: Path, out: Path, training: Path | Non
     models = list(dict.fromkeys(score.model for score in kept))
     scores = [score for score in kept if score.model == models[-1]]
     evidence = live_evidence(scores, inputs_in(readings), everyone=summary.everyone)
+    drawn = readers_table(reader_pairs(cohort, dict.fromkeys(score.patient for score in kept)))
+    if drawn.rows:
+        evidence = replace(evidence, tables=(*evidence.tables, drawn))
     if len(models) > 1:
         table = duel_table(duel(kept, models[0], models[-1]))
         evidence = replace(evidence, tables=(*evidence.tables, table))

@@ -126,28 +126,24 @@ def codecs() -> str:
     True
     """
     from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.pixels.encoders.base import (
-        JPEG2000LosslessEncoder,
-        JPEGLSLosslessEncoder,
-        RLELosslessEncoder,
-    )
 
-    encoders = {
-        str(encoder.UID): encoder
-        for encoder in (RLELosslessEncoder, JPEGLSLosslessEncoder, JPEG2000LosslessEncoder)
-    }
-    read, only_found, missing = [], [], []
-    for name, uid in _CODECS.items():
-        if not get_decoder(uid).is_available:
-            missing.append(name)
-        elif uid in encoders and encoders[uid].is_available:
-            _expect(_decodes(uid), f"{name} decodes to other values than were encoded")
-            read.append(name)
-        else:
-            only_found.append(name)
+    missing = [name for name, uid in _CODECS.items() if not get_decoder(uid).is_available]
     _expect(not missing, f"no decoder for {', '.join(missing)}; reinstall ichnos with its dependencies")
-    found = f"; decoder found for {', '.join(only_found)}" if only_found else ""
-    return f"{', '.join(read)} decoded exactly{found}"
+    encodable = _encodable()
+    tried = [name for name, uid in _CODECS.items() if uid in encodable]
+    for name in tried:
+        _expect(_decodes(_CODECS[name]), f"{name} decodes to other values than were encoded")
+    untried = [name for name in _CODECS if name not in tried]
+    found = f"; decoder found for {', '.join(untried)}" if untried else ""
+    return f"{', '.join(tried)} decoded exactly{found}"
+
+
+def _encodable() -> frozenset[str]:
+    """Return the transfer syntaxes that can be written here, to try their decoders."""
+    from pydicom.pixels.encoders import base
+
+    encoders = (base.RLELosslessEncoder, base.JPEGLSLosslessEncoder, base.JPEG2000LosslessEncoder)
+    return frozenset(str(encoder.UID) for encoder in encoders if encoder.is_available)
 
 
 def _decodes(uid: str) -> bool:

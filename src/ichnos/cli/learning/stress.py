@@ -15,7 +15,6 @@ from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings,
 from ichnos.files import atomic_file
 
 if TYPE_CHECKING:
-    from ichnos.learning.virtual.stress import StressTrial
     from ichnos.models import Model
     from ichnos.runs import Summary
 
@@ -43,14 +42,10 @@ def stress_command(
 ) -> int:
     """Stress-test a model on simulated scans: accuracy, robustness, what is missed."""
     from ichnos.cli.inputs.models import named_model
-    from ichnos.learning.virtual.default_model import HELD_OUT
-    from ichnos.learning.virtual.stress import StressTrial, stress_markdown, stress_tables
+    from ichnos.learning.virtual.stress import stress_markdown, stress_tables
 
     chosen = named_model(model)
-    heads = tuple(sorted(settings.heads.glob("*.nii*")))[-HELD_OUT:] if settings.heads else ()
-    threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.workers)
-    trial = StressTrial(chosen.folder, heads, cache, settings.changed, threads)
-    summary = _tried(trial, chosen, out, settings, progress=not as_json)
+    summary = _tried(chosen, out, cache, settings, progress=not as_json)
     tables = stress_tables(list(summary.rows))
     _write(out / "stress.json", json.dumps(tables, indent=2) + "\n")
     _write(out / "stress.md", stress_markdown(tables))
@@ -63,22 +58,20 @@ def stress_command(
     return 1 if summary.failures else 0
 
 
-def _tried(
-    trial: StressTrial, model: Model, out: Path, settings: StressSettings, *, progress: bool
-) -> Summary:
-    from ichnos.learning.virtual.stress import stress_patient
+def _tried(model: Model, out: Path, cache: Path, settings: StressSettings, *, progress: bool) -> Summary:
+    from ichnos.learning.virtual.default_model import HELD_OUT
+    from ichnos.learning.virtual.stress import StressTrial, stress_patient
     from ichnos.runs import Numbered, apply
 
-    decisive = {
-        "model": model.all_weights(),
-        "heads": [head.name for head in trial.heads],
-        "changed": settings.changed,
-    }
+    heads = tuple(sorted(settings.heads.glob("*.nii*")))[-HELD_OUT:] if settings.heads else ()
+    threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.workers)
+    trial = StressTrial(model.folder, heads, cache, settings.changed, threads)
+    names = [head.name for head in heads]
     return apply(
         partial(stress_patient, trial=trial),
         [Numbered(number) for number in range(settings.patients)],
         out=out,
-        settings=decisive,
+        settings={"model": model.all_weights(), "heads": names, "changed": settings.changed},
         name="stress",
         workers=settings.workers,
         progress=progress,

@@ -16,6 +16,7 @@ from pydantic import Field
 from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
 
 if TYPE_CHECKING:
+    from ichnos.learning.loop.resources import Resources
     from ichnos.models import Model
 
 _EVERY_S = 20.0  # between two lines of progress
@@ -58,12 +59,8 @@ def train_default_command(
         heads=heads,
         work=work,
         steps=settings.steps,
-        seconds=settings.minutes * 60,
-        device=settings.device,
-        command=_command("default", settings, f"{len(heads)} label maps"),
-        cache=cache,
         go_on_from=None if settings.restart or not (folder / MANIFEST).is_file() else folder,
-        report=_line_of_progress(),
+        resources=_resources("default", settings, f"{len(heads)} label maps", cache),
     )
     save_settings(settings, work / "settings.yaml", verb="train default")
     return _show(model)
@@ -87,25 +84,26 @@ def train_refinement_command(
     first, heads = named_model(model), _label_maps(settings.heads)
     pool, used = work / "pool", taught_heads(heads)
     _read_patients(first, used, pool, cache, settings)
+    who = f"{len(used)} label maps, {settings.patients} patients"
+    how = _resources("refinement", settings, who, cache)
     refined = train_refinement(
-        first,
-        pool,
-        heads=heads,
-        work=work,
-        steps=settings.steps,
-        seconds=60 * settings.minutes,
-        device=settings.device,
-        command=_command("refinement", settings, f"{len(used)} label maps, {settings.patients} patients"),
-        anew=settings.restart,
-        report=_line_of_progress(),
+        first, pool, heads=heads, work=work, steps=settings.steps, anew=settings.restart, resources=how
     )
     save_settings(settings, work / "settings.yaml", verb="train refinement")
     return _show(refined)
 
 
-def _command(part: str, settings: DefaultSettings, who: str) -> str:
-    """Return the command as a card names it."""
-    return f"ichnos train {part} ({who}, schedule of {settings.steps} steps)"
+def _resources(part: str, settings: DefaultSettings, who: str, cache: Path) -> Resources:
+    """Return what a training may use; `who` are the patients, as a card names them."""
+    from ichnos.learning.loop.resources import Resources
+
+    return Resources(
+        settings.device,
+        seconds=60 * settings.minutes,
+        cache=cache,
+        command=f"ichnos train {part} ({who}, schedule of {settings.steps} steps)",
+        report=_line_of_progress(),
+    )
 
 
 def _read_patients(

@@ -69,9 +69,9 @@ def _binary(events: Any, x: Floats) -> tuple[Floats, Floats, Floats] | None:
         warnings.simplefilter("ignore")
         try:
             result = sm.Logit(events.astype(float), x).fit(disp=0, maxiter=100)
+            p = np.asarray(result.predict())
         except Exception:  # separated or singular at this cut
             return None
-    p = np.asarray(result.predict())
     if not result.mle_retvals["converged"] or np.abs(result.params).max() > 50:
         return None
     return np.asarray(result.params), p, np.linalg.inv((x.T * (p * (1 - p))) @ x)

@@ -6,7 +6,7 @@ Items are named by number and subject in our own words; the checklists themselve
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ichnos.clinical.expansion import DEFINITIONS
@@ -116,6 +116,26 @@ def checklists(evaluation: Evaluation, sections: Sequence[Section]) -> tuple[Tab
         _table("tripod_ai", "TRIPOD+AI", TRIPOD_AI, known),
         _table("claim", "CLAIM 2024", CLAIM, known),
     )
+
+
+def filled_checklists(known: Mapping[str, str], reason: Callable[[str], str]) -> tuple[Table, Table]:
+    """Return both lists without an empty row: `reason` says, by an item's subject, why the run has no answer.
+
+    >>> tripod, claim = filled_checklists({}, lambda subject: "not asked here")
+    >>> {row[2] for row in tripod.rows}
+    {'not asked here'}
+    """
+    return (
+        _without_gaps("tripod_ai", "TRIPOD+AI", TRIPOD_AI, known, reason),
+        _without_gaps("claim", "CLAIM 2024", CLAIM, known, reason),
+    )
+
+
+def _without_gaps(
+    name: str, title: str, items: Sequence[_Item], known: Mapping[str, str], reason: Callable[[str], str]
+) -> Table:
+    rows = tuple((i.number, i.subject, known.get(i.answer) or reason(i.subject)) for i in items)
+    return Table(name, title, ("Item", "Subject", "Answer"), rows)
 
 
 def _table(name: str, title: str, items: Sequence[_Item], known: Mapping[str, str]) -> Table:

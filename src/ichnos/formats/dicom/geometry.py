@@ -126,29 +126,37 @@ def layout_of(affines: Sequence[Floats], source_shape: tuple[int, int]) -> Layou
             "the series has 1 slice; at least 2 at different positions are needed to know the space between"
             " them"
         )
-    column_mm, row_mm = (float(np.linalg.norm(affines[0][:3, axis])) for axis in (0, 1))
+    size_mm = [float(np.linalg.norm(affines[0][:3, axis])) for axis in (0, 1)]
     column, row, normal = _right_angles(affines[0])
     origins = np.array([affine[:3, 3] for affine in affines])
-    depth = (origins - origins[0]) @ normal
-    first, step, owner, slab = _planes(depth, limit=_most_planes(len(affines), source_shape))
-    across = np.stack(
-        [(origins - origins[0]) @ column / column_mm, (origins - origins[0]) @ row / row_mm], axis=1
-    )  # in pixels
+    away = origins - origins[0]
+    first, step, owner, slab = _planes(away @ normal, limit=_most_planes(len(affines), source_shape))
+    across = np.stack([away @ column / size_mm[0], away @ row / size_mm[1]], axis=1)  # in pixels
+    offset, corner = _whole_pixels(across)
+    columns, rows = _extent(source_shape, offset)
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([column * size_mm[0], row * size_mm[1], normal * step], axis=1)
+    affine[:3, 3] = origins[0] + affine[:3, 0] * corner[0] + affine[:3, 1] * corner[1] + normal * first
+    return Layout(affine, (columns, rows, len(owner)), owner, offset, source_shape, slab)
+
+
+def _whole_pixels(across: Floats) -> tuple[Ints, Floats]:
+    """Return by how many whole pixels each slice lies aside, and where the grid's corner lies, in pixels."""
     whole = np.round(across).astype(np.intp)
     # what whole pixels leave over on average belongs to the grid's place
     residual = (across - whole).mean(axis=0)
-    offset = whole - whole.min(axis=0)
+    return whole - whole.min(axis=0), whole.min(axis=0) + residual
+
+
+def _extent(source_shape: tuple[int, int], offset: Ints) -> tuple[int, int]:
+    """Return the columns and rows that hold all slices; refuse slices beside each other."""
     columns, rows = np.asarray(source_shape) + offset.max(axis=0)
     if columns * rows > 16 * source_shape[0] * source_shape[1]:
         raise InputRefused(
             "the slices lie beside each other rather than in a stack; give a series whose slices follow one"
             " line"
         )
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1], affine[:3, 2] = column * column_mm, row * row_mm, normal * step
-    corner = whole.min(axis=0) + residual
-    affine[:3, 3] = origins[0] + affine[:3, 0] * corner[0] + affine[:3, 1] * corner[1] + normal * first
-    return Layout(affine, (int(columns), int(rows), len(owner)), owner, offset, source_shape, slab)
+    return int(columns), int(rows)
 
 
 def _right_angles(affine: Floats) -> tuple[Floats, Floats, Floats]:

@@ -8,7 +8,7 @@ import struct
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -110,8 +110,17 @@ class Contents:
     path: Path
     frames: tuple[Frame, ...]
     heads: dict[tuple[object, ...], Any]  # stack_key -> header of one of its files
-    skipped: Counter[str] = field(default_factory=Counter)  # why -> number of files
-    left_out: tuple[tuple[Path, str], ...] = ()  # those that should have been readable, with the reason
+    without: tuple[tuple[Path, str], ...] = ()  # files without an image to read, with the reason
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Return how many files were left out for each reason."""
+        return Counter(why for _, why in self.without)
+
+    @property
+    def left_out(self) -> tuple[tuple[Path, str], ...]:
+        """Return the files that should have been readable, with the reason."""
+        return tuple((file, why) for file, why in self.without if why not in _NO_IMAGE)
 
 
 def read_headers(path: Path, reader: FileReader, *, progress: FileProgress | None = None) -> Contents:
@@ -131,28 +140,29 @@ def read_files(
     """Read the headers of the given files; `path` names the place they come from. No file stops the rest."""
     frames: list[Frame] = []
     heads: dict[tuple[object, ...], Any] = {}
-    left = list(left_out)
-    skipped: Counter[str] = Counter(why for _, why in left)
+    without = list(left_out)  # files without an image to read, with the reason
     with warnings.catch_warnings():
         # pydicom warns of each odd value; what matters is judged here and later
         warnings.simplefilter("ignore")
         for done, file in enumerate(files, start=1):
             result = _read(file, reader, heads)
             if isinstance(result, str):
-                skipped[result] += 1
-                if result not in _NO_IMAGE:
-                    left.append((file, result))
+                without.append((file, result))
             else:
                 frames += result
             if progress is not None:
                 progress(done, len(files))
     if not frames:
-        why = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items())) or "it is empty"
-        raise InputRefused(
-            f"{foreign(path)} holds no DICOM image ({why}); give a file, folder, zip or DICOMDIR with CT"
-            " images"
-        )
-    return Contents(path, tuple(frames), heads, skipped, tuple(left))
+        raise _no_image(path, without)
+    return Contents(path, tuple(frames), heads, tuple(without))
+
+
+def _no_image(path: Path, without: Sequence[tuple[Path, str]]) -> InputRefused:
+    counted = sorted(Counter(why for _, why in without).items())
+    why = ", ".join(f"{count} {reason}" for reason, count in counted) or "it is empty"
+    return InputRefused(
+        f"{foreign(path)} holds no DICOM image ({why}); give a file, folder, zip or DICOMDIR with CT images"
+    )
 
 
 def _read(path: Path, reader: FileReader, heads: dict[tuple[object, ...], Any]) -> list[Frame] | str:
@@ -229,20 +239,29 @@ def _dataset(path: Path, reader: FileReader) -> Any:
 def _frames(header: RawHeader, path: Path, offset: int | None, dataset: Callable[[], Any]) -> list[Frame]:
     key = tuple(_plain(header.values.get(tag)) for tag in _TOGETHER)
     shape = header.unsigned("Columns"), header.unsigned("Rows")
-    stored = _stored(header, offset)
     common = header.text("SOPInstanceUID"), header.text("SeriesInstanceUID")
     order = int(header.number("AcquisitionNumber", 0)), int(header.number("InstanceNumber", 0))
+    image = Frame(path, 0, *common, key, shape, None, None, None, *order, _stored(header, offset))
     if header.raw("PerFrameFunctionalGroupsSequence") is not None:
-        return _multi_frames(dataset(), path, common, key, shape, order[0], stored)
+        return _multi_frames(dataset(), image)
     if header.number("NumberOfFrames", 1) > 1:  # several frames without a place: a capture or a film
-        return [Frame(path, 0, *common, key, shape, None, None, None, *order, stored)]
-    spacing = header.numbers("PixelSpacing", 2)
-    pixel_mm = (spacing[1], spacing[0]) if spacing and min(spacing) > 0 else None
-    position, orientation = (
+        return [image]
+    position, cosines = (
         header.numbers("ImagePositionPatient", 3),
-        _cosines(header.numbers("ImageOrientationPatient", 6)),
+        header.numbers("ImageOrientationPatient", 6),
     )
-    return [Frame(path, 0, *common, key, shape, position, orientation, pixel_mm, *order, stored)]
+    return [_placed(image, position, cosines, header.numbers("PixelSpacing", 2))]
+
+
+def _placed(
+    image: Frame,
+    position: tuple[float, ...] | None,
+    cosines: tuple[float, ...] | None,
+    spacing: tuple[float, ...] | None,
+) -> Frame:
+    """Return an image with its place; DICOM gives the distance of rows before that of columns."""
+    pixel_mm = (spacing[1], spacing[0]) if spacing and min(spacing) > 0 else None
+    return replace(image, position=position, orientation=_cosines(cosines), pixel_mm=pixel_mm)
 
 
 def _plain(value: Any) -> bytes | str:
@@ -261,62 +280,37 @@ def _cosines(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
     return (*(row / long_row).tolist(), *(column / long_column).tolist())
 
 
-def _multi_frames(
-    data: Any,
-    path: Path,
-    common: tuple[str, str],
-    key: tuple[object, ...],
-    shape: tuple[int, int],
-    acquisition: int,
-    stored: Stored,
-) -> list[Frame]:
+def _multi_frames(data: Any, image: Frame) -> list[Frame]:
     """Return the frames of an enhanced image; what a frame does not say itself, the shared groups say."""
     shared = data.get("SharedFunctionalGroupsSequence") or [None]
     frames = []
     for index, own in enumerate(data.PerFrameFunctionalGroupsSequence):
         groups = [group for group in (own, shared[0]) if group is not None]
-        spacing = _group_floats(groups, "PixelMeasuresSequence", "PixelSpacing", 2)
-        slope = _group_floats(groups, "PixelValueTransformationSequence", "RescaleSlope", 1)
-        intercept = _group_floats(groups, "PixelValueTransformationSequence", "RescaleIntercept", 1)
         kind = _group_value(groups, "CTImageFrameTypeSequence", "FrameType")
-        frames.append(
-            Frame(
-                path,
-                index,
-                *common,
-                (*key, str(kind)),
-                shape,
-                _group_floats(groups, "PlanePositionSequence", "ImagePositionPatient", 3),
-                _cosines(_group_floats(groups, "PlaneOrientationSequence", "ImageOrientationPatient", 6)),
-                (spacing[1], spacing[0]) if spacing and min(spacing) > 0 else None,
-                acquisition,
-                index + 1,
-                _rescaled(
-                    stored,
-                    slope[0] if slope else stored.slope,
-                    intercept[0] if intercept else stored.intercept,
-                    index,
-                    shape,
-                ),
-            )
+        frame = replace(
+            image,
+            index=index,
+            stack_key=(*image.stack_key, str(kind)),
+            instance=index + 1,
+            stored=_rescaled(image.stored, groups, index, image.shape),
         )
+        position = _group_floats(groups, "PlanePositionSequence", "ImagePositionPatient", 3)
+        cosines = _group_floats(groups, "PlaneOrientationSequence", "ImageOrientationPatient", 6)
+        spacing = _group_floats(groups, "PixelMeasuresSequence", "PixelSpacing", 2)
+        frames.append(_placed(frame, position, cosines, spacing))
     return frames
 
 
-def _rescaled(stored: Stored, slope: float, intercept: float, index: int, shape: tuple[int, int]) -> Stored:
-    offset = (
-        None if stored.offset is None else stored.offset + index * shape[0] * shape[1] * stored.allocated // 8
-    )
-    return Stored(
-        offset,
-        stored.allocated,
-        stored.bits,
-        stored.high_bit,
-        stored.signed,
-        slope,
-        intercept,
-        stored.padding,
-        stored.inverted,
+def _rescaled(stored: Stored, groups: Sequence[Any], index: int, shape: tuple[int, int]) -> Stored:
+    """Return where a frame's pixels lie, and how they become HU."""
+    slope = _group_floats(groups, "PixelValueTransformationSequence", "RescaleSlope", 1)
+    intercept = _group_floats(groups, "PixelValueTransformationSequence", "RescaleIntercept", 1)
+    before = index * shape[0] * shape[1] * stored.allocated // 8  # bytes of the frames before this one
+    return replace(
+        stored,
+        offset=None if stored.offset is None else stored.offset + before,
+        slope=slope[0] if slope else stored.slope,
+        intercept=intercept[0] if intercept else stored.intercept,
     )
 
 

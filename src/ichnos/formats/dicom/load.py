@@ -163,7 +163,7 @@ def _contents(path: Path, reader: FileReader, progress: FileProgress | None) -> 
     beside = read_files(path, walk(path.parent, reader.limits, deep=False).files, reader, progress=progress)
     uid = contents.frames[0].series_uid
     same_series = tuple(f for f in beside.frames if f.series_uid == uid)
-    return Contents(path, same_series, beside.heads, beside.skipped, beside.left_out)
+    return Contents(path, same_series, beside.heads, beside.without)
 
 
 def _ranked(stacks: list[Stack]) -> list[tuple[Stack, SeriesSummary]]:

@@ -317,20 +317,20 @@ def contrast_agent(stack: Stack) -> str | None:
 
 
 def _kind(stack: Stack) -> Iterator[Observation]:
-    modality, sop_class = words(stack, "Modality"), words(stack, "SOPClassUID")
-    image_type, described = (
-        words(stack, "ImageType").upper(),
-        words(stack, "SeriesDescription", "DerivationDescription"),
-    )
-    columns, rows = stack.frames[0].shape
+    modality = words(stack, "Modality")
     if modality != "CT":
-        yield Observation(
-            f"modality {modality_name(modality) if modality else 'not given'}, not CT", excludes=True
-        )
-    if columns == 0 or rows == 0:
+        given = modality_name(modality) if modality else "not given"
+        yield Observation(f"modality {given}, not CT", excludes=True)
+    if 0 in stack.frames[0].shape:
         yield Observation("no image but a report or other object", excludes=True)
-    elif sop_class not in _CT:
+    elif words(stack, "SOPClassUID") not in _CT:
         yield Observation("a secondary capture or other object, not a CT image", excludes=True)
+    yield from _image_kind(stack)
+
+
+def _image_kind(stack: Stack) -> Iterator[Observation]:
+    image_type = words(stack, "ImageType").upper()
+    described = words(stack, "SeriesDescription", "DerivationDescription")
     if "LOCALIZER" in image_type or _PATTERN["localizer"].search(described):
         yield Observation("a localizer", excludes=True)
     if any(word in image_type for word in ("SCREEN SAVE", "DOSE")) or _PATTERN["report"].search(described):
@@ -423,15 +423,11 @@ def _geometry(stack: Stack) -> Iterator[Observation]:
         yield Observation(f"too few slices ({count}, at least {FEWEST_SLICES} are needed)", excludes=True)
     if len(steps) == 0:
         return
-    length, step = float(steps.sum()), float(np.median(steps))
     if abs(stack.frames[0].affine[2, 2]) < 0.7:
         yield Observation("coronal or sagittal, not axial", -50)
+    length = float(steps.sum())
     yield Observation(f"{count} slices over {length:.0f} mm", 15 if 100 <= length <= 260 else -20)
-    named = f"slice step {' and '.join(f'{s:g}' for s in distinct(steps)[:4])} mm"
-    yield Observation(
-        named + (", thin" if step < 1 else ""),
-        10 if 2.9 <= step <= 6 else 5 if 1 <= step < 2.9 else 0 if step <= 7 else -10,
-    )
+    yield _slice_step(steps)
     if stack.missing:
         yield Observation(
             f"{stack.missing} slice(s) missing, largest step {steps.max():.1f} mm",
@@ -441,6 +437,13 @@ def _geometry(stack: Stack) -> Iterator[Observation]:
         yield Observation(f"{stack.repeats} more image(s) of places already taken, left out", -5)
     if stack.duplicates:
         yield Observation(f"{stack.duplicates} exact duplicate(s) left out", 0)
+
+
+def _slice_step(steps_mm: Floats) -> Observation:
+    step = float(np.median(steps_mm))
+    named = f"slice step {' and '.join(f'{s:g}' for s in distinct(steps_mm)[:4])} mm"
+    score = 10 if 2.9 <= step <= 6 else 5 if 1 <= step < 2.9 else 0 if step <= 7 else -10
+    return Observation(named + (", thin" if step < 1 else ""), score)
 
 
 def distinct(steps_mm: Floats) -> tuple[float, ...]:

@@ -95,28 +95,28 @@ def stack_affines(
 ) -> tuple[Floats, ...]:
     """Place `len(steps_mm) + 1` slices around a centre (RAS mm).
 
-    `shape` is (columns, rows); `axes` names where columns, rows and slices run to. `tilt_deg` turns each
-    slice as a gantry does, while the table still moves along the third axis: the stack is sheared. + tips the
-    top of the normal against the run of the rows, so forward for "LPS". `steps_mm` are distances along the
-    slices' normal.
+    `shape` is (columns, rows); `axes` names where columns, rows and slices run to. `steps_mm` are distances
+    along the slices' normal. `tilt_deg` tips the top of the normal against the run of the rows.
 
     >>> stack = stack_affines(centre_mm=(0, 0, 0), shape=(3, 3), pixel_mm=1.0, steps_mm=[5.0, 5.0])
     >>> [a[:3, 3].tolist() for a in stack]
     [[1.0, 1.0, -5.0], [1.0, 1.0, 0.0], [1.0, 1.0, 5.0]]
     """
     column, row, travel = (np.array(_DIRECTION_RAS[letter], np.float64) for letter in axes.upper())
-    angle = np.deg2rad(tilt_deg)
-    row_tilted = np.cos(angle) * row + np.sin(angle) * travel
-    normal = np.cos(angle) * travel - np.sin(angle) * row
+    row, normal = _tilted(row, travel, np.deg2rad(tilt_deg))
     du, dv = np.broadcast_to(np.asarray(pixel_mm, np.float64), 2)
-    along = np.concatenate([[0.0], np.cumsum(steps_mm)]) / np.cos(angle)
+    along = np.concatenate([[0.0], np.cumsum(steps_mm)]) / np.cos(np.deg2rad(tilt_deg))
     along -= along[-1] / 2
-    corner = (
-        np.asarray(centre_mm, np.float64)
-        - (shape[0] - 1) / 2 * du * column
-        - (shape[1] - 1) / 2 * dv * row_tilted
-    )
-    return tuple(_affine(column * du, row_tilted * dv, normal, corner + step * travel) for step in along)
+    half_columns, half_rows = (shape[0] - 1) / 2 * du * column, (shape[1] - 1) / 2 * dv * row
+    corner = np.asarray(centre_mm, np.float64) - half_columns - half_rows
+    return tuple(_affine(column * du, row * dv, normal, corner + step * travel) for step in along)
+
+
+def _tilted(row: Floats, travel: Floats, angle: float) -> tuple[Floats, Floats]:
+    """Turn a slice's rows and normal as a gantry does; the table still moves along its own axis, so the stack
+    is sheared.
+    """
+    return np.cos(angle) * row + np.sin(angle) * travel, np.cos(angle) * travel - np.sin(angle) * row
 
 
 def _affine(column: Floats, row: Floats, normal: Floats, origin: Floats) -> Floats:

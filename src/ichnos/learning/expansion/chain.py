@@ -8,6 +8,7 @@ manual outlines, the classifier would later meet other masks.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,11 +25,11 @@ from ichnos.inference import Predictor
 from ichnos.inference.crops import haematoma_region, published_slices
 from ichnos.inference.expansion import CLASSIFIER
 from ichnos.learning.expansion.classifier import examples_fingerprint
-from ichnos.learning.expansion.ensemble import save_classifier, train_ensemble
+from ichnos.learning.expansion.ensemble import Classifier, save_classifier, train_ensemble
 from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.labels import labelled_patient
 from ichnos.learning.expansion.settings import ClassifierSettings, ExpansionSettings, MaskSource
-from ichnos.learning.loop.resources import Resources
+from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.learning.recipes import classifier_recipe
 from ichnos.learning.segmentation.cases import check_splits
 from ichnos.learning.segmentation.fine_tuning import model_called
@@ -57,49 +58,52 @@ def chosen_classifier(settings: ExpansionSettings) -> ClassifierSettings:
 
 
 def train_expansion(
-    cohort: Cohort, out: Path, settings: ExpansionSettings, *, work: Path, resources: Resources | None = None
+    cohort: Cohort, out: Path, settings: ExpansionSettings, *, work: Path, resources: Resources = ON_CPU
 ) -> Model:
     """Train a classifier of expansion on the split `train`; write a reading Model that holds it to `out`.
 
     Every fold's network is tried on the patients it was not trained on, and the probability is calibrated on
     these scores. `work` keeps each patient's slices and region, and the networks; the same call resumes.
     """
-    resources = resources or Resources()
-    if settings.definition not in DEFINITIONS:
-        known = ", ".join(DEFINITIONS)
-        raise UsageError(f"there is no definition {settings.definition!r} of expansion; there are {known}")
+    _check_definition(settings.definition)
     check_splits(cohort)
-    reader = model_called(settings.reader)
-    classifier = chosen_classifier(settings)
+    reader, classifier = model_called(settings.reader), chosen_classifier(settings)
     examples = examples_of(cohort, settings, classifier, reader, work, resources)
     trained = train_ensemble(
-        examples,
-        classifier,
-        work / "networks",
-        folds=settings.folds,
-        device=resources.device,
-        seconds=resources.seconds,
-        say=resources.warn,
+        examples, classifier, work / "networks", folds=settings.folds, resources=resources
     )
-    truth = {e.patient: e.outcome for e in examples}
-    held = trained.out_of_fold
-    area = auc([truth[patient] for patient in held], list(held.values()))
     _copy_reader(reader, out)
-    names = FEATURES if settings.design == "ours" else ()
     save_classifier(
         trained,
         classifier,
         out / CLASSIFIER,
-        data={
-            "images and outcomes": examples_fingerprint(examples, classifier),
-            "definition of expansion": settings.definition,
-        },
-        validation={"AUC out of fold": area.value},
-        command=resources.command,
-        feature_names=names,
-        device=resources.device,
+        feature_names=FEATURES if settings.design == "ours" else (),
+        data=_data_of(examples, classifier, settings),
+        validation={"AUC out of fold": out_of_fold_auc(trained, examples)},
+        resources=resources,
     )
     return load_model(out)
+
+
+def _check_definition(name: str) -> None:
+    if name not in DEFINITIONS:
+        known = ", ".join(DEFINITIONS)
+        raise UsageError(f"there is no definition {name!r} of expansion; there are {known}")
+
+
+def _data_of(
+    examples: Sequence[ImageExample], classifier: ClassifierSettings, settings: ExpansionSettings
+) -> dict[str, str]:
+    return {
+        "images and outcomes": examples_fingerprint(examples, classifier),
+        "definition of expansion": settings.definition,
+    }
+
+
+def out_of_fold_auc(trained: Classifier, examples: Sequence[ImageExample]) -> float:
+    """Return the AUC of the scores of each patient by the networks that never saw the patient."""
+    truth, held = {e.patient: e.outcome for e in examples}, trained.out_of_fold
+    return auc([truth[patient] for patient in held], list(held.values())).value
 
 
 def _copy_reader(reader: Model, out: Path) -> None:
@@ -118,24 +122,12 @@ def examples_of(
     resources: Resources,
 ) -> list[ImageExample]:
     """Return the images of all training patients; each patient is read once, and kept in `work`."""
-    if cohort.root is None:
-        raise InputRefused("the cohort has no folder, so its targets cannot be found; give a cohort on disk")
-    image_size = classifier.network.arguments["image_size"]
-    how = Extraction(
-        root=str(cohort.root.resolve()),
-        masks=settings.masks,
-        reader=str(reader.folder),
-        reader_sha256=reader.all_weights(),
-        definition=settings.definition,
-        size=image_size[0] if len(image_size) == 2 else 0,
-        shape=tuple(image_size) if len(image_size) == 3 else (),
-        device=resources.device,
-    )
+    how, folder = Extraction.of(cohort, settings, classifier, reader, resources.device), work / "images"
     patients = [p for p in cohort if p.split in ("train", "validation")]
     done = apply(
         partial(extract, how=how),
         patients,
-        out=work / "images",
+        out=folder,
         settings=asdict(how),
         name="extract",
         workers=max(1, resources.workers),
@@ -144,11 +136,8 @@ def examples_of(
     for failure in done.failures:
         resources.warn(f"sub-{failure.id} is left out: {failure.why}")
     rows = {str(row["id"]): row for row in done.rows if row.get("expanded") is not None}
-    examples = []
-    for patient in patients:
-        if (row := rows.get(patient.id)) is not None:
-            examples += _loaded(patient, row, work / "images", with_features=not how.size)
-    return examples
+    read = [(patient, rows[patient.id]) for patient in patients if patient.id in rows]
+    return [e for patient, row in read for e in _loaded(patient, row, folder, with_features=not how.size)]
 
 
 def _loaded(
@@ -174,6 +163,32 @@ class Extraction:
     size: int  # of the published slices; 0: a region
     shape: tuple[int, ...]  # of the region; (): slices
     device: str
+
+    @classmethod
+    def of(
+        cls,
+        cohort: Cohort,
+        settings: ExpansionSettings,
+        classifier: ClassifierSettings,
+        reader: Model,
+        device: str,
+    ) -> Extraction:
+        """Return how the images of a cohort are made for a classifier."""
+        if cohort.root is None:
+            raise InputRefused(
+                "the cohort has no folder, so its targets cannot be found; give a cohort on disk"
+            )
+        image_size = classifier.network.arguments["image_size"]
+        return cls(
+            root=str(cohort.root.resolve()),
+            masks=settings.masks,
+            reader=str(reader.folder),
+            reader_sha256=reader.all_weights(),
+            definition=settings.definition,
+            size=image_size[0] if len(image_size) == 2 else 0,
+            shape=tuple(image_size) if len(image_size) == 3 else (),
+            device=device,
+        )
 
 
 def extract(patient: Patient, folder: Path, *, how: Extraction) -> dict[str, Any]:

@@ -9,8 +9,9 @@ recalibrated to the true prevalence, on patients it was not trained on (`learnin
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from torch import Tensor, nn
 from ichnos import networks
 from ichnos.arrays import Floats
 from ichnos.errors import InputRefused, UsageError, require
+from ichnos.evidence.metrics.discrimination import auc
 from ichnos.learning.expansion.examples import ImageExample
-from ichnos.learning.expansion.settings import ClassifierSettings
+from ichnos.learning.expansion.settings import CURVE, ClassifierSettings
+from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.learning.loop.steps import Loss, Step
-from ichnos.learning.loop.training import Progress, train
+from ichnos.learning.loop.training import train
 from ichnos.networks.checkpoints import load_vit_weights, read_weights
 
 FOCAL_GAMMA = 2.0
@@ -83,39 +86,86 @@ def train_classifier(
     out: Path,
     *,
     validation: Sequence[ImageExample] = (),
-    device: str = "cpu",
-    seconds: float = math.inf,
-    report: Callable[[Progress], None] = lambda progress: None,
+    resources: Resources = ON_CPU,
 ) -> tuple[nn.Module, Standard]:
-    """Train one classifier; the same call resumes where it was stopped."""
+    """Train one classifier to its last step; the same call resumes where it was stopped.
+
+    With `loop.validations`, `out` gets the curve of the validation patients; nothing is chosen by it.
+    """
     check_examples(train_on, validation)
-    loop = settings.loop.for_examples(len(train_on))
     standard = standard_of([e for e in train_on if e.patient] or train_on)
-    balance = _Balance.of(train_on, settings)
-    images = torch.from_numpy(np.stack([e.image for e in train_on]))
-    features = standard([e.features for e in train_on])
-    outcomes = torch.tensor([int(e.outcome) for e in train_on])
-
-    def loss_of(network: nn.Module, step: Step) -> Loss:
-        rng = np.random.default_rng([settings.loop.seed, step.number])
-        at = torch.from_numpy(rng.choice(len(train_on), settings.loop.batch, p=balance.chances))
-        image = _augmented(images[at].to(device), rng, crop=settings.crop)
-        with step.autocast():
-            logits = _logits(network, image, features[at].to(device))
-        return Loss(balance.loss(logits, outcomes[at].to(device), focal=settings.arm == "focal"))
-
     network = train(
         settings.network,
-        loop,
-        loss_of,
+        settings.loop.for_examples(len(train_on)),
+        _ClassifierLoss.of(train_on, settings, standard, resources.device),
         out,
         data=examples_fingerprint(train_on, settings),
+        validate=_Watch(out / CURVE, standard, validation, resources.device) if validation else None,
         initial=_initial_weights(settings),
-        device=device,
-        seconds=seconds,
-        report=report,
+        resources=resources,
     )
     return network, standard
+
+
+@dataclass(frozen=True, eq=False)
+class _ClassifierLoss:
+    """Call it with a network and a step: the loss of a batch of augmented images."""
+
+    settings: ClassifierSettings
+    balance: _Balance
+    images: Tensor  # (example, channel, ...)
+    features: Tensor  # (example, feature)
+    outcomes: Tensor  # (example,)
+    device: str
+
+    @classmethod
+    def of(
+        cls, train_on: Sequence[ImageExample], settings: ClassifierSettings, standard: Standard, device: str
+    ) -> _ClassifierLoss:
+        balance = _Balance.of(train_on, settings)
+        images = torch.from_numpy(np.stack([e.image for e in train_on]))
+        features = standard([e.features for e in train_on])
+        outcomes = torch.tensor([int(e.outcome) for e in train_on])
+        return cls(settings, balance, images, features, outcomes, device)
+
+    def __call__(self, network: nn.Module, step: Step) -> Loss:
+        how = self.settings
+        rng = np.random.default_rng([how.loop.seed, step.number])
+        at = torch.from_numpy(rng.choice(len(self.images), how.loop.batch, p=self.balance.chances))
+        image = _augmented(self.images[at].to(self.device), rng, crop=how.crop)
+        with step.autocast():
+            logits = _logits(network, image, self.features[at].to(self.device))
+        return Loss(self.balance.loss(logits, self.outcomes[at].to(self.device), focal=how.arm == "focal"))
+
+
+@dataclass(frozen=True, eq=False)
+class _Watch:
+    """Writes how well patients who are not trained on are told apart as a training goes on."""
+
+    file: Path
+    standard: Standard
+    examples: Sequence[ImageExample]
+    device: str
+
+    def __call__(self, network: nn.Module, step: int) -> float:
+        """Return the step, so that the last network is kept: its risk is calibrated on these patients, who
+        therefore may not choose it.
+        """
+        scores = patient_scores(network, self.standard, self.examples, device=self.device)
+        known = {e.patient: e.outcome for e in self.examples}
+        truth = np.array([known[patient] for patient in scores])
+        risk = np.clip(list(scores.values()), 1e-6, 1 - 1e-6)
+        log_loss = float(-np.mean(np.where(truth > 0, np.log(risk), np.log(1 - risk))))
+        both = 0 < truth.sum() < truth.size
+        line = {
+            "step": step,
+            "auc": float(auc(truth, risk).value) if both else None,
+            "log_loss": log_loss,
+        }
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(line) + "\n")
+        return float(step)
 
 
 def _initial_weights(settings: ClassifierSettings) -> dict[str, Tensor] | None:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-import ichnos
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.recalibration import Recalibrator, fit_recalibrator
 from ichnos.inference.crops import PUBLISHED_SPACING_MM, REGION_SPACING_MM, REGION_WINDOWS_HU, WINDOW_90_45_HU
 from ichnos.learning.expansion.classifier import LEAST_EACH, Standard, patient_scores, train_classifier
 from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.settings import ClassifierSettings
+from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.models import (
     Manifest,
     Model,
@@ -58,6 +57,24 @@ class Classifier:
     # log odds of each training patient, from the networks that never saw the patient
     out_of_fold: dict[str, float]
 
+    @classmethod
+    def of(
+        cls,
+        members: Sequence[tuple[nn.Module, Standard]],
+        train: Sequence[ImageExample],
+        held: dict[str, float],
+    ) -> Classifier:
+        """Return the networks of all folds, recalibrated on their out-of-fold log odds."""
+        truth = {e.patient: e.outcome for e in train}
+        recalibrator = fit_recalibrator(
+            [truth[p] for p in held],
+            list(held.values()),
+            method="platt",
+            fitted_on="out-of-fold training patients",
+        )
+        networks, standards = zip(*members, strict=True)
+        return cls(networks, standards, recalibrator, held)
+
     def __call__(self, examples: Sequence[ImageExample], *, device: str = "cpu") -> dict[str, float]:
         """Return each patient's calibrated probability of expansion."""
         raw = self.log_odds(examples, device=device)
@@ -74,64 +91,53 @@ class Classifier:
         }
 
 
+# (fold, its training examples) -> images of the arm "synthesis", from these patients alone
+Synthesise = Callable[[int, Sequence[ImageExample]], Sequence[ImageExample]]
+
+
+def nothing_synthetic(fold: int, inside: Sequence[ImageExample]) -> Sequence[ImageExample]:
+    """Return no images, for the arms without synthetic ones.
+
+    >>> nothing_synthetic(0, [])
+    ()
+    """
+    return ()
+
+
 def train_ensemble(
     train: Sequence[ImageExample],
     settings: ClassifierSettings,
     out: Path,
     *,
     folds: int = 3,
-    synthetic: Callable[[int, Sequence[ImageExample]], Sequence[ImageExample]] | None = None,
-    device: str = "cpu",
-    seconds: float = math.inf,
-    say: Callable[[str], None] = lambda sentence: None,
+    synthetic: Synthesise = nothing_synthetic,
+    resources: Resources = ON_CPU,
 ) -> Classifier:
-    """Train one network per fold, recalibrate on the out-of-fold scores, and write `classifier.json`.
-
-    `synthetic(fold, training examples)` gives the images of the arm "synthesis", from that fold's training
-    patients alone.
-    """
-    parts = fold_patients(train, folds, seed=settings.loop.seed)
-    networks: list[nn.Module] = []
-    standards: list[Standard] = []
+    """Train one network per fold, recalibrate on the out-of-fold scores, and write `classifier.json`."""
+    each = replace(resources, seconds=resources.seconds / folds)
+    members: list[tuple[nn.Module, Standard]] = []
     held: dict[str, float] = {}
-    for k, part in enumerate(parts):
+    for k, part in enumerate(fold_patients(train, folds, seed=settings.loop.seed)):
         inside, outside = [e for e in train if e.patient not in part], [e for e in train if e.patient in part]
-        extra = list(synthetic(k, inside)) if synthetic is not None else []
+        extra = list(synthetic(k, inside))
         images = f"{len(inside)} images and {len(extra)} synthetic ones"
-        say(f"{settings.named()}: fold {k + 1} of {folds}, {images}")
-        network, standard = train_classifier(
-            [*inside, *extra],
-            settings,
-            out / f"fold-{k}",
-            validation=outside,
-            device=device,
-            seconds=seconds / folds,
-        )
-        networks.append(network)
-        standards.append(standard)
-        held |= {
-            patient: _log_odds(risk)
-            for patient, risk in patient_scores(network, standard, outside, device=device).items()
-        }
-    truth = {e.patient: e.outcome for e in train}
-    recalibrator = fit_recalibrator(
-        [truth[p] for p in held],
-        list(held.values()),
-        method="platt",
-        fitted_on="out-of-fold training patients",
-    )
-    (out / "classifier.json").write_text(
-        json.dumps(
-            {
-                "settings": settings.model_dump(mode="json"),
-                "platt": recalibrator.knots.tolist(),
-                "out_of_fold": held,
-            },
-            indent=1,
-        )
-        + "\n"
-    )
-    return Classifier(tuple(networks), tuple(standards), recalibrator, held)
+        resources.warn(f"{settings.named()}: fold {k + 1} of {folds}, {images}")
+        own, folder = [*inside, *extra], out / f"fold-{k}"
+        members.append(train_classifier(own, settings, folder, validation=outside, resources=each))
+        scores = patient_scores(*members[-1], outside, device=resources.device)
+        held |= {patient: _log_odds(risk) for patient, risk in scores.items()}
+    trained = Classifier.of(members, train, held)
+    _write_scores(trained, settings, out / "classifier.json")
+    return trained
+
+
+def _write_scores(trained: Classifier, settings: ClassifierSettings, file: Path) -> None:
+    content = {
+        "settings": settings.model_dump(mode="json"),
+        "platt": trained.recalibrator.knots.tolist(),
+        "out_of_fold": trained.out_of_fold,
+    }
+    file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def fold_patients(examples: Sequence[ImageExample], folds: int, *, seed: int) -> tuple[frozenset[str], ...]:
@@ -171,47 +177,70 @@ def save_classifier(
     *,
     data: dict[str, str],
     validation: dict[str, float],
-    command: str,
     feature_names: Sequence[str] = (),
-    device: str = "cpu",
+    resources: Resources = ON_CPU,
 ) -> Model:
     """Write an ensemble as a Model folder; it holds nothing of single patients."""
-    count, features = len(trained.networks), trained.standards[0].mean.size
-    network = CalibratedEnsemble(settings.network.model_dump(), count, features, feature_names)
+    provenance = Provenance.of_today(
+        command=resources.command,
+        seeds=(settings.loop.seed,),
+        steps=settings.loop.steps,
+        data=data,
+        hardware="1 GPU" if resources.device != "cpu" else "CPU",
+        validation=validation,
+    )
+    spec = _network_of(trained, settings, feature_names)
+    manifest = _manifest(folder.name, trained, settings, spec, provenance)
+    return save_model(folder, _with_weights(trained, spec), manifest)
+
+
+def _manifest(
+    name: str, trained: Classifier, settings: ClassifierSettings, spec: NetworkSpec, provenance: Provenance
+) -> Manifest:
+    return Manifest(
+        name=name,
+        version="1",
+        limits=_limits(trained, settings),
+        network=spec,
+        preprocessing=_preprocessing(settings),
+        targets=(EXPANSION_TARGET,),
+        provenance=provenance,
+    )
+
+
+def _limits(trained: Classifier, settings: ClassifierSettings) -> tuple[str, ...]:
+    return (
+        _LIMITS[_in_space(settings)],
+        (
+            f"{len(trained.networks)} networks on folds of {trained.recalibrator.n} patients"
+            f" (arm: {settings.named()}), recalibrated on the fold that each one was not trained on."
+        ),
+        "Trained on given outlines; with a network's outlines errors add up.",
+    )
+
+
+def _network_of(
+    trained: Classifier, settings: ClassifierSettings, feature_names: Sequence[str]
+) -> NetworkSpec:
+    arguments = {
+        "member": settings.network.model_dump(),
+        "members": len(trained.networks),
+        "features": trained.standards[0].mean.size,
+    }
+    if feature_names:
+        arguments["feature_names"] = list(feature_names)
+    return NetworkSpec(name="calibrated_ensemble", arguments=arguments)
+
+
+def _with_weights(trained: Classifier, spec: NetworkSpec) -> CalibratedEnsemble:
+    """Return the ensemble as one network, with what the members and their calibration have learnt."""
+    network = CalibratedEnsemble(**spec.arguments)
     for member, own in zip(network.members, trained.networks, strict=True):
         member.load_state_dict(own.state_dict())
     network.mean.copy_(torch.from_numpy(np.stack([s.mean for s in trained.standards])))
     network.spread.copy_(torch.from_numpy(np.stack([s.spread for s in trained.standards])))
     network.platt.copy_(torch.from_numpy(np.asarray(trained.recalibrator.knots, float)))
-    arguments = {"member": settings.network.model_dump(), "members": count, "features": features}
-    if feature_names:
-        arguments["feature_names"] = list(feature_names)
-    manifest = Manifest(
-        name=folder.name,
-        version="1",
-        limits=(
-            _LIMITS[_in_space(settings)],
-            (
-                f"{count} networks on folds of {trained.recalibrator.n} patients (arm: {settings.named()}),"
-                " recalibrated on the fold that each one was not trained on."
-            ),
-            "Trained on given outlines; with a network's outlines errors add up.",
-        ),
-        network=NetworkSpec(name="calibrated_ensemble", arguments=arguments),
-        preprocessing=_preprocessing(settings),
-        targets=(EXPANSION_TARGET,),
-        provenance=Provenance(
-            code_version=ichnos.__version__,
-            command=command,
-            seeds=(settings.loop.seed,),
-            steps=settings.loop.steps,
-            data=data,
-            hardware="1 GPU" if device != "cpu" else "CPU",
-            trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
-            validation=validation,
-        ),
-    )
-    return save_model(folder, network.eval(), manifest)
+    return network.eval()
 
 
 def load_classifier(folder: str | Path, *, device: str = "cpu") -> Classifier:

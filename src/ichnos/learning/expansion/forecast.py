@@ -12,10 +12,9 @@ the same map.
 
 from __future__ import annotations
 
-import datetime
-import math
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +23,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ichnos import __version__
 from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused
 from ichnos.inference import windows
 from ichnos.inference.crops import REGION_WINDOWS_HU
 from ichnos.inference.sliding import slide
+from ichnos.learning.expansion.forecast_scores import best_threshold, score
 from ichnos.learning.expansion.pairs import LesionPair, pairs_fingerprint, patch_of
-from ichnos.learning.expansion.settings import ForecastKind, ForecastSettings
+from ichnos.learning.expansion.settings import CURVE, ForecastKind, ForecastSettings
+from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.learning.loop.steps import Loss, Step
-from ichnos.learning.loop.training import Progress, train
+from ichnos.learning.loop.training import train
 from ichnos.models import (
     Manifest,
     Model,
@@ -73,11 +73,55 @@ def train_forecaster(
     settings: ForecastSettings,
     out: Path,
     *,
-    device: str = "cpu",
-    seconds: float = math.inf,
-    report: Callable[[Progress], None] = lambda progress: None,
+    validation: Sequence[LesionPair] = (),
+    resources: Resources = ON_CPU,
 ) -> nn.Module:
-    """Train a forecaster on pairs, synthetic ones among them; the same call resumes where it was stopped."""
+    """Train a forecaster on pairs, synthetic ones among them; the same call resumes where it was stopped.
+
+    With `loop.validations`, the network of the greatest growth Dice on the validation pairs is returned.
+    """
+    _check_pairs(pairs, validation)
+    loop, device = settings.loop.for_examples(len(pairs)), resources.device
+    if settings.kind == "warp":
+        loop = loop.model_copy(update={"learning_rate": loop.learning_rate / 10})
+    return train(
+        settings.network(),
+        loop,
+        _ForecastLoss(pairs, settings, device),
+        out,
+        data=pairs_fingerprint(pairs)[:16],
+        validate=_growth_validation(settings, validation, out, device) if validation else None,
+        resources=resources,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _ForecastLoss:
+    """Call it with a network and a step: the loss of a batch of pairs, half of them mirrored."""
+
+    pairs: Sequence[LesionPair]
+    settings: ForecastSettings
+    device: str
+
+    def __call__(self, network: nn.Module, step: Step) -> Loss:
+        loss = warp_loss if self.settings.kind == "warp" else forecast_loss
+        chosen = self._batch(step.number)
+        with step.autocast():
+            return Loss(loss(network, chosen, self.device))
+
+    def _batch(self, number: int) -> list[LesionPair]:
+        how, pairs = self.settings, self.pairs
+        rng = np.random.default_rng([how.loop.seed, number])
+        at = rng.choice(len(pairs), min(how.loop.batch, len(pairs)), replace=False)
+        mirrored = [bool(rng.random() < 0.5) for _ in at]
+        chosen = [_mirrored(pairs[int(k)]) if m else pairs[int(k)] for k, m in zip(at, mirrored, strict=True)]
+        if how.patch is None:
+            return chosen
+        return [patch_of(pair, how.patch, rng, border_share=how.border_share) for pair in chosen]
+
+
+def _check_pairs(pairs: Sequence[LesionPair], validation: Sequence[LesionPair]) -> None:
+    """Refuse a set without a real follow-up, values that are not finite, and a patient on both sides."""
     if not any(not p.synthetic for p in pairs):
         raise InputRefused(
             f"{len(pairs)} pairs were given, none of a real follow-up; at least one patient scanned twice is"
@@ -88,29 +132,27 @@ def train_forecaster(
         raise InputRefused(
             f"the CTs of {', '.join(bad[:5])} hold NaN or infinite values; look at those scans"
         )
-    loop, loss = (
-        settings.loop.for_examples(len(pairs)),
-        warp_loss if settings.kind == "warp" else forecast_loss,
-    )
+    both = sorted({p.patient for p in pairs} & {p.patient for p in validation})
+    if both:
+        raise InputRefused(f"sub-{both[0]} is trained on and validates; split patients, not pairs")
 
-    def loss_of(network: nn.Module, step: Step) -> Loss:
-        rng = np.random.default_rng([loop.seed, step.number])
-        at = rng.choice(len(pairs), min(loop.batch, len(pairs)), replace=False)
-        mirrored = [bool(rng.random() < 0.5) for _ in at]
-        chosen = [_mirrored(pairs[int(k)]) if m else pairs[int(k)] for k, m in zip(at, mirrored, strict=True)]
-        if settings.patch:
-            share = settings.border_share
-            chosen = [patch_of(pair, settings.patch, rng, border_share=share) for pair in chosen]
-        with step.autocast():
-            value = loss(network, chosen, device)
-        return Loss(value)
 
-    if settings.kind == "warp":
-        loop = loop.model_copy(update={"learning_rate": loop.learning_rate / 10})
-    data = pairs_fingerprint(pairs)[:16]
-    return train(
-        settings.network(), loop, loss_of, out, data=data, device=device, seconds=seconds, report=report
-    )
+def _growth_validation(
+    settings: ForecastSettings, pairs: Sequence[LesionPair], out: Path, device: str
+) -> Callable[[nn.Module, int], float]:
+    """Return the validation of a forecaster: mean growth Dice, ours at its best operating point."""
+
+    def growth_dice(network: nn.Module, step: int) -> float:
+        kind, patch = settings.kind, settings.patch
+        maps = [forecast_map(network, pair, kind, patch=patch, device=device) for pair in pairs]
+        cut = best_threshold(pairs, maps) if kind == "forecast" else 0.5
+        scores = [score(p, m, threshold=cut).growth_dice for p, m in zip(pairs, maps, strict=True)]
+        found = float(np.nanmean(scores)) if np.isfinite(scores).any() else 0.0
+        with (out / CURVE).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"step": step, "growth_dice": found, "threshold": cut}) + "\n")
+        return found
+
+    return growth_dice
 
 
 def _mirrored(pair: LesionPair) -> LesionPair:
@@ -164,22 +206,10 @@ def save_forecaster(
     network: nn.Module, settings: ForecastSettings, folder: Path, *, pairs: Sequence[LesionPair], command: str
 ) -> Model:
     """Write a forecaster as a Model folder; its input is a region around a given outline."""
-    real = [p for p in pairs if not p.synthetic]
-    sees = (
-        "CT and lesion"
-        if settings.kind == "warp"
-        else "two HU windows, ICH, IVH and the distance to the lesion's edge"
-    )
     manifest = Manifest(
         name=folder.name,
         version="1",
-        limits=(
-            (
-                f"Trained on {len(real)} patients whose haematoma expanded and {len(pairs) - len(real)}"
-                " synthetic follow-ups of the same patients; it never saw a haematoma that did not expand."
-            ),
-            f"Sees a region around the haematoma ({sees}); the outline must be given.",
-        ),
+        limits=_limits(settings.kind, pairs),
         network=settings.network(),
         preprocessing=Preprocessing(
             spacing_mm=settings.spacing_mm,
@@ -187,17 +217,31 @@ def save_forecaster(
             patch=settings.patch or settings.shape,
         ),
         targets=(TargetSpec(name="followup", kind="region", group="expansion"),),
-        provenance=Provenance(
-            code_version=__version__,
+        provenance=Provenance.of_today(
             command=command,
             seeds=(settings.loop.seed,),
             steps=settings.loop.steps,
             data={"pairs": pairs_fingerprint(pairs)},
             hardware="see the study's page",
-            trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
         ),
     )
     return save_model(folder, network, manifest)
+
+
+def _limits(kind: ForecastKind, pairs: Sequence[LesionPair]) -> tuple[str, str]:
+    real = sum(not p.synthetic for p in pairs)
+    sees = (
+        "CT and lesion"
+        if kind == "warp"
+        else "two HU windows, ICH, IVH and the distance to the lesion's edge"
+    )
+    return (
+        (
+            f"Trained on {real} patients whose haematoma expanded and {len(pairs) - real}"
+            " synthetic follow-ups of the same patients; it never saw a haematoma that did not expand."
+        ),
+        f"Sees a region around the haematoma ({sees}); the outline must be given.",
+    )
 
 
 def load_forecaster(folder: str | Path, *, device: str = "cpu") -> tuple[nn.Module, ForecastKind]:

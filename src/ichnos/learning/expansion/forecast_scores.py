@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,8 +57,8 @@ def _dice(mask: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
 
 
 def best_threshold(pairs: Sequence[LesionPair], maps: Sequence[Floats32]) -> float:
-    """Return the operating point with the greatest mean growth Dice, among 0.05 to 0.95; patients who were
-    trained on choose it.
+    """Return the operating point with the greatest mean growth Dice, among 0.05 to 0.95; give patients who
+    were not trained on.
     """
     cuts = np.linspace(0.05, 0.95, 19)
     means = [
@@ -66,26 +66,3 @@ def best_threshold(pairs: Sequence[LesionPair], maps: Sequence[Floats32]) -> flo
         for c in cuts
     ]
     return float(cuts[int(np.nanargmax(means))])
-
-
-def inner_threshold(
-    pairs: Sequence[LesionPair],
-    predict: Callable[[Sequence[LesionPair], Sequence[LesionPair]], Sequence[Floats32]],
-    *,
-    folds: int = 3,
-    seed: int = 0,
-) -> float:
-    """Return the operating point chosen on patients that the network has not been trained on.
-
-    `predict(training, held out)` trains on the first pairs and returns maps of the second. With fewer than
-    twice as many patients as folds the middle, 0.5, is returned.
-    """
-    if len(pairs) < 2 * folds:
-        return 0.5
-    maps: dict[int, Floats32] = {}
-    for part in np.array_split(np.random.default_rng([seed, folds]).permutation(len(pairs)), folds):
-        held = {int(k) for k in part}
-        training = [pair for k, pair in enumerate(pairs) if k not in held]
-        chosen = sorted(held)
-        maps |= dict(zip(chosen, predict(training, [pairs[k] for k in chosen]), strict=True))
-    return best_threshold(pairs, [maps[k] for k in range(len(pairs))])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from ichnos import __version__
 from ichnos.errors import InputRefused
 from ichnos.evidence.leakage import TrainingImage, write_training
 from ichnos.inference.crops import PUBLISHED_SPACING_MM, WINDOW_90_45_HU
-from ichnos.learning.expansion.settings import GeneratorLoop, GeneratorSettings
-from ichnos.learning.expansion.slice_generator import Picture
+from ichnos.learning.expansion.settings import GeneratorKind, GeneratorLoop, GeneratorSettings
+from ichnos.learning.expansion.slice_generator import Picture, taught
 from ichnos.models import Manifest, Model, Preprocessing, Provenance, TargetSpec, load_model, save_model
 
+_INTENDED_USE = "Research use only: images for training, never for reading a patient. Not a medical device."
 _TARGET = TargetSpec(name="haematoma_slices", kind="image", group="expansion")
 
 
@@ -33,41 +32,49 @@ def save_generator(
     device: str = "cpu",
 ) -> Model:
     """Write a generator as a Model folder. Its samples may not train a model that its patients evaluate."""
-    chosen = [p for p in trained_on if settings.kind == "conditional" or p.outcome > 0]
-    digest = hashlib.sha256(b"".join(np.ascontiguousarray(p.image).tobytes() for p in chosen)).hexdigest()
+    chosen = taught(trained_on, settings.kind)
+    provenance = Provenance.of_today(
+        command=command,
+        seeds=(settings.loop.seed,),
+        steps=steps,
+        data={"slices": _sha256(*(p.image for p in chosen))},
+        hardware="1 GPU" if device != "cpu" else "CPU",
+    )
+    return save_model(folder, network, _manifest(folder.name, settings, chosen, provenance))
+
+
+def _manifest(
+    name: str, settings: GeneratorSettings, chosen: Sequence[Picture], provenance: Provenance
+) -> Manifest:
+    return Manifest(
+        name=name,
+        version="1",
+        intended_use=_INTENDED_USE,
+        limits=_limits(chosen, settings.kind),
+        network=settings.network(),
+        preprocessing=_preprocessing(settings.size),
+        targets=(_TARGET,),
+        provenance=provenance,
+    )
+
+
+def _limits(chosen: Sequence[Picture], kind: GeneratorKind) -> tuple[str, str]:
+    patients = len({p.patient for p in chosen})
     seen = (
         "with their outlines and outcomes"
-        if settings.kind == "conditional"
+        if kind == "conditional"
         else "of expanded haematomas, without outlines"
     )
-    manifest = Manifest(
-        name=folder.name,
-        version="1",
-        intended_use=(
-            "Research use only: images for training, never for reading a patient. Not a medical device."
-        ),
-        limits=(
-            f"Trained on {len(chosen)} slices of {len({p.patient for p in chosen})} patients, {seen}.",
-            ("Its samples derive from those patients: the ledger beside the synthetic images names them."),
-        ),
-        network=settings.network(),
-        preprocessing=Preprocessing(
-            spacing_mm=PUBLISHED_SPACING_MM,
-            windows_hu=(WINDOW_90_45_HU,),
-            patch=(settings.size, settings.size, 1),
-        ),
-        targets=(_TARGET,),
-        provenance=Provenance(
-            code_version=__version__,
-            command=command,
-            seeds=(settings.loop.seed,),
-            steps=steps,
-            data={"slices": digest},
-            hardware="1 GPU" if device != "cpu" else "CPU",
-            trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        ),
+    return (
+        f"Trained on {len(chosen)} slices of {patients} patients, {seen}.",
+        "Its samples derive from those patients: the ledger beside the synthetic images names them.",
     )
-    return save_model(folder, network, manifest)
+
+
+def _preprocessing(size: int) -> Preprocessing:
+    return Preprocessing(
+        spacing_mm=PUBLISHED_SPACING_MM, windows_hu=(WINDOW_90_45_HU,), patch=(size, size, 1)
+    )
 
 
 def load_generator(folder: str | Path, *, device: str = "cpu") -> tuple[nn.Module, GeneratorSettings]:
@@ -106,5 +113,5 @@ def write_ledger(pictures: Sequence[Picture], path: Path) -> None:
     write_training(ledger_of(pictures), path)
 
 
-def _sha256(image: npt.NDArray[np.float32]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+def _sha256(*images: npt.NDArray[np.float32]) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(image).tobytes() for image in images)).hexdigest()

@@ -57,49 +57,47 @@ def pair_of(
     spacing_mm: tuple[float, float, float] = REGION_SPACING_MM,
     shape: tuple[int, int, int] = REGION_SHAPE,
 ) -> LesionPair | None:
-    """Load a patient's pair from a cohort with the targets haematoma and expansion; None where one is missing
-    or empty.
+    """Load a patient's pair from a cohort; None where haematoma or expansion is missing or empty."""
+    labels, later = _target(cohort, patient, "haematoma"), _target(cohort, patient, "expansion")
+    if labels is None or later is None or "ct" not in patient.exams or not (labels.array == 1).any():
+        return None
+    ct = nifti.load(patient.exam("ct")).reoriented("RAS")
+    ich = labels.with_array((labels.array == 1).astype(np.float32))
+    grid = roi_grid(ich, spacing_mm=spacing_mm, shape=shape)
+    hu, oracle = ct.astype(np.float32).on_grid(grid, fill=-1000.0).array, _target(cohort, patient, "oracle")
+    return LesionPair(
+        patient.id,
+        hu,
+        ich=_share(labels, (1,), grid),
+        ivh=_share(labels, (2,), grid),
+        brain=_room_for_blood(_target(cohort, patient, "brain"), hu, grid),
+        later=_share(later, (1, 2), grid),
+        later_hu=followup_hu(cohort, patient, ct, grid),
+        oracle=oracle.on_grid(grid).array.astype(np.float32) if oracle is not None else None,
+        spacing_mm=spacing_mm,
+    )
 
-    Blood anywhere in the skull may grow where a target "brain" is not known.
-    """
+
+def _room_for_blood(brain: Volume | None, hu: Floats32, grid: Volume) -> Mask:
+    """Return where blood may grow: in the brain, or anywhere in the skull where no brain is outlined."""
+    return hu > -20 if brain is None else _share(brain, (1, 2), grid) > 0.5
+
+
+def _target(cohort: Cohort, patient: Patient, name: str) -> Volume | None:
+    """Load a patient's target; None where there is none."""
     if cohort.root is None:
         raise InputRefused(
             "the cohort has no folder, so its targets cannot be found; read it with formats.bids.read_cohort"
         )
-    before, after = (bids.find_target(cohort.root, patient.id, name) for name in ("haematoma", "expansion"))
-    if before is None or after is None or "ct" not in patient.exams:
-        return None
-    ct, labels, later = (nifti.load(f).reoriented("RAS") for f in (patient.exam("ct"), before, after))
-    ich = labels.with_array((labels.array == 1).astype(np.float32))
-    if not ich.array.any():
-        return None
-    grid = roi_grid(ich, spacing_mm=spacing_mm, shape=shape)
+    file = bids.find_target(cohort.root, patient.id, name)
+    return nifti.load(file).reoriented("RAS") if file is not None else None
 
-    def on_region(volume: Volume, *values: int) -> Floats32:
-        chosen = (
-            volume.with_array(np.isin(volume.array, values).astype(np.float32))
-            if values
-            else volume.astype(np.float32)
-        )
-        values_there: Floats32 = chosen.on_grid(grid, fill=0.0 if values else -1000.0).array
-        return values_there
 
-    brain, oracle = (bids.find_target(cohort.root, patient.id, name) for name in ("brain", "oracle"))
-    hu = on_region(ct)
-    inside = on_region(nifti.load(brain).reoriented("RAS"), 1, 2) > 0.5 if brain else hu > -20
-    map_ = nifti.load(oracle).reoriented("RAS").on_grid(grid).array.astype(np.float32) if oracle else None
-    later_hu = followup_hu(cohort, patient, ct, grid)
-    return LesionPair(
-        patient.id,
-        hu,
-        on_region(ich, 1),
-        on_region(labels, 2),
-        inside,
-        on_region(later, 1, 2),
-        later_hu=later_hu,
-        oracle=map_,
-        spacing_mm=spacing_mm,
-    )
+def _share(labels: Volume, values: tuple[int, ...], grid: Volume) -> Floats32:
+    """Return the share of each voxel of the grid that labels of these values fill."""
+    mask = labels.with_array(np.isin(labels.array, values).astype(np.float32))
+    share: Floats32 = mask.on_grid(grid, fill=0.0).array
+    return share
 
 
 def followup_hu(cohort: Cohort, patient: Patient, ct: Volume, grid: Volume) -> Floats32 | None:

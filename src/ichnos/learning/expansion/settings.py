@@ -17,11 +17,12 @@ ARMS: tuple[_Arm, ...] = ("as is", "synthesis", "oversample", "weight", "focal")
 ForecastKind = Literal["warp", "forecast"]
 GeneratorKind = Literal["published", "conditional"]
 
+CURVE = "curve.jsonl"  # beside a training's checkpoints: a line per validation
 MaskSource = Literal["reader", "outlines"]
 
 
 class ClassifierLoop(LoopSettings):
-    """The loop of a classifier; it has no validation, as every fold is trained to its last step."""
+    """The loop of a classifier; every fold is trained to its last step, and validation only watches."""
 
     steps: int = Field(default=600, gt=0, description="optimiser steps of each fold")
     batch: int = Field(default=32, gt=1, description="images in each step")
@@ -97,7 +98,7 @@ def region_classifier(
 
 
 class ForecastLoop(LoopSettings):
-    """The loop of a forecaster, without validation: synthetic follow-ups are copies of its own patients."""
+    """The loop of a forecaster; only patients of an inner fold can validate, not synthetic copies."""
 
     steps: int = Field(default=1000, gt=0, description="optimiser steps")
     learning_rate: float = Field(

@@ -8,8 +8,7 @@ trained on and every sample has a known outline.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +18,10 @@ from torch import Tensor, nn
 
 from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused, UsageError
-from ichnos.learning.expansion.settings import GeneratorSettings
+from ichnos.learning.expansion.settings import GeneratorKind, GeneratorSettings
+from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.learning.loop.steps import Loss, Step
-from ichnos.learning.loop.training import Progress, train
+from ichnos.learning.loop.training import train
 from ichnos.networks import diffusion
 
 _UNKNOWN = 0.1  # share of the training images whose condition is hidden, for guidance
@@ -36,7 +36,7 @@ class Picture:
     mask: Floats32  # (size, size), the haematoma's outline, 0..1; zeros where it is not known
     outcome: float  # 1 expanded, 0 not
     patient: str = ""  # "" for a synthetic one
-    sources: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()  # of a synthetic one: all patients that its generator was trained on
 
 
 def noise_schedule(settings: GeneratorSettings) -> diffusion.NoiseSchedule:
@@ -51,62 +51,73 @@ def noise_schedule(settings: GeneratorSettings) -> diffusion.NoiseSchedule:
 
 
 def train_generator(
-    pictures: Sequence[Picture],
-    settings: GeneratorSettings,
-    out: Path,
-    *,
-    device: str = "cpu",
-    seconds: float = math.inf,
-    report: Callable[[Progress], None] = lambda progress: None,
+    pictures: Sequence[Picture], settings: GeneratorSettings, out: Path, *, resources: Resources = ON_CPU
 ) -> nn.Module:
     """Train on slices of patients, the published kind on expanded ones only; the same call resumes."""
-    chosen = [p for p in pictures if p.outcome > 0] if settings.kind == "published" else list(pictures)
+    chosen = taught(pictures, settings.kind)
+    _check_pictures(chosen, settings.kind)
+    content = settings.model_dump_json().encode() + b"".join(p.image.tobytes() for p in chosen)
+    return train(
+        settings.network(),
+        settings.loop.for_examples(len(chosen)),
+        _GeneratorLoss.of(chosen, settings, resources.device),
+        out,
+        data=hashlib.sha256(content).hexdigest()[:16],
+        resources=resources,
+    )
+
+
+def taught(pictures: Sequence[Picture], kind: GeneratorKind) -> list[Picture]:
+    """Return the images that a kind of generator is trained on: the published one sees expanded ones only."""
+    return [p for p in pictures if kind == "conditional" or p.outcome > 0]
+
+
+def _check_pictures(chosen: Sequence[Picture], kind: GeneratorKind) -> None:
+    """Refuse too few slices, and images that are synthetic themselves."""
     if len(chosen) < 2:
-        raise InputRefused(
-            f"{len(chosen)} slices"
-            f" {'of expanded haematomas ' if settings.kind == 'published' else ''}were given; 2 are the least"
-        )
+        which = "of expanded haematomas " if kind == "published" else ""
+        raise InputRefused(f"{len(chosen)} slices {which}were given; 2 are the least")
     if any(not p.patient for p in chosen):
         raise InputRefused(
             "a synthetic image is among those to train on; a generator is trained on images of patients only"
         )
-    images = torch.from_numpy(np.stack([p.image for p in chosen]))[:, None].float()
-    masks = torch.from_numpy(np.stack([p.mask for p in chosen]))[:, None].float()
-    outcomes = torch.tensor([[p.outcome] for p in chosen]).float()
-    schedule = noise_schedule(settings)
 
-    def loss_of(network: nn.Module, step: Step) -> Loss:
+
+@dataclass(frozen=True, eq=False)
+class _GeneratorLoss:
+    """Call it with a network and a step: the error of the noise that it predicts in a batch of slices."""
+
+    settings: GeneratorSettings
+    images: Tensor  # (slice, 1, y, x)
+    masks: Tensor  # (slice, 1, y, x)
+    outcomes: Tensor  # (slice, 1)
+    schedule: diffusion.NoiseSchedule
+    device: str
+
+    @classmethod
+    def of(cls, chosen: Sequence[Picture], settings: GeneratorSettings, device: str) -> _GeneratorLoss:
+        images = torch.from_numpy(np.stack([p.image for p in chosen]))[:, None].float()
+        masks = torch.from_numpy(np.stack([p.mask for p in chosen]))[:, None].float()
+        outcomes = torch.tensor([[p.outcome] for p in chosen]).float()
+        return cls(settings, images, masks, outcomes, noise_schedule(settings), device)
+
+    def __call__(self, network: nn.Module, step: Step) -> Loss:
+        settings, device, size = self.settings, self.device, self.settings.loop.batch
+        published = settings.kind == "published"
         rng = np.random.default_rng([settings.loop.seed, step.number])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        at = torch.from_numpy(rng.integers(len(chosen), size=settings.loop.batch))
-        flips = tuple(
-            axis
-            for axis, fair in ((2, settings.kind == "published"), (3, True))
-            if fair and rng.random() < 0.5
-        )
-        image, mask = (torch.flip(part[at], flips) for part in (images, masks))
-        image = image if settings.kind == "conditional" else image.expand(-1, 3, -1, -1)
-        t = torch.randint(settings.noise_steps, (settings.loop.batch,), generator=generator).to(device)
+        at = torch.from_numpy(rng.integers(len(self.images), size=size))
+        mirrored = (2, 3) if published else (3,)
+        flips = tuple(axis for axis in mirrored if rng.random() < 0.5)
+        image, mask = (torch.flip(part[at], flips) for part in (self.images, self.masks))
+        image = image.expand(-1, 3, -1, -1) if published else image
+        t = torch.randint(settings.noise_steps, (size,), generator=generator).to(device)
         noise = torch.randn(image.shape, generator=generator).to(device)
-        keep = diffusion.kept_conditions(settings.loop.batch, _UNKNOWN, generator=generator).to(device)
-        model = _conditioned(network, settings, mask.to(device), outcomes[at].to(device), keep)
+        keep = diffusion.kept_conditions(size, _UNKNOWN, generator=generator).to(device)
+        model = _conditioned(network, settings, mask.to(device), self.outcomes[at].to(device), keep)
         with step.autocast():
-            error = diffusion.loss_map(model, image.to(device), t, noise, schedule)
-        return Loss(diffusion.published_loss(error) if settings.kind == "published" else error.mean())
-
-    digest = hashlib.sha256(
-        settings.model_dump_json().encode() + b"".join(p.image.tobytes() for p in chosen)
-    ).hexdigest()[:16]
-    return train(
-        settings.network(),
-        settings.loop.for_examples(len(chosen)),
-        loss_of,
-        out,
-        data=digest,
-        device=device,
-        seconds=seconds,
-        report=report,
-    )
+            error = diffusion.loss_map(model, image.to(device), t, noise, self.schedule)
+        return Loss(diffusion.published_loss(error) if published else error.mean())
 
 
 def _conditioned(
@@ -126,48 +137,66 @@ def sample_pictures(
     outcome: float = 1.0,
     seed: int,
     guidance: float = 1.0,
-    few_steps: int | None = 50,
+    few_steps: int | None = 50,  # of DDIM; None: the whole schedule, as published
     device: str = "cpu",
 ) -> Iterator[Picture]:
-    """Sample images in batches, ours over the outlines of training patients. No image is selected.
-
-    `few_steps` uses DDIM with so many steps; None takes the whole schedule, as published. The sources of each
-    image are all patients that the generator was trained on.
-    """
-    if settings.kind == "published" and outcome != 1.0:
-        raise UsageError("the published generator has seen expanded haematomas only; it cannot sample others")
-    sources = tuple(
-        sorted({p.patient for p in trained_on if settings.kind == "conditional" or p.outcome > 0})
-    )
-    outlines = [p.mask for p in trained_on if p.outcome == outcome] or [p.mask for p in trained_on]
-    rng, schedule = np.random.default_rng([seed, count]), noise_schedule(settings)
+    """Sample images in batches, ours over the outlines of training patients. No image is selected."""
+    sampler = _Sampler(network.eval(), settings, outcome, guidance, few_steps, device)
+    sources = tuple(sorted({p.patient for p in taught(trained_on, settings.kind)}))
+    known = [p.mask for p in trained_on if p.outcome == outcome] or [p.mask for p in trained_on]
+    rng = np.random.default_rng([seed, count])
     for first in range(0, count, settings.loop.batch):
-        n = min(settings.loop.batch, count - first)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + first)
-        chosen = np.stack([_outline(outlines, rng) for _ in range(n)])
-        mask, wanted = (
-            torch.from_numpy(chosen)[:, None].to(device),
-            torch.full((n, 1), outcome, device=device),
-        )
+        size = min(settings.loop.batch, count - first)
+        outlines = np.stack([_outline(known, rng) for _ in range(size)])
+        images = sampler(outlines, torch.Generator().manual_seed(seed * 1_000_003 + first))
+        masks = outlines if settings.kind == "conditional" else np.zeros_like(images)
+        for k in range(size):
+            name = f"made-{settings.kind}-{seed}-{first + k:05d}"
+            yield Picture(name, images[k], masks[k], outcome, sources=sources)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sampler:
+    """Call it with outlines and a generator of noise: one image per outline."""
+
+    network: nn.Module
+    settings: GeneratorSettings
+    outcome: float
+    guidance: float
+    few_steps: int | None
+    device: str
+
+    def __post_init__(self) -> None:
+        if self.settings.kind == "published" and self.outcome != 1.0:
+            raise UsageError(
+                "the published generator has seen expanded haematomas only; it cannot sample others"
+            )
+
+    def __call__(self, outlines: Floats32, generator: torch.Generator) -> Floats32:
+        settings, n = self.settings, len(outlines)
         channels = 1 if settings.kind == "conditional" else 3
-        x = torch.randn((n, channels, settings.size, settings.size), generator=generator).to(device)
-        everything = torch.ones(n, dtype=torch.bool, device=device)
-        model = _conditioned(network.eval(), settings, mask, wanted, everything)
-        if guidance != 1.0 and settings.kind == "conditional":
-            model = diffusion.guided(
-                model, _conditioned(network, settings, mask, wanted, ~everything), guidance
-            )
-        if few_steps is None:
-            sample = diffusion.sample_ddpm(
-                model, x, schedule, noises=diffusion.standard_normal(x, generator=generator)
-            )
+        x = torch.randn((n, channels, settings.size, settings.size), generator=generator).to(self.device)
+        model, schedule = self._denoiser(outlines), noise_schedule(settings)
+        if self.few_steps is None:
+            noises = diffusion.standard_normal(x, generator=generator)
+            sample = diffusion.sample_ddpm(model, x, schedule, noises=noises)
         else:
-            sample = diffusion.sample_ddim(model, x, schedule, steps=min(few_steps, settings.noise_steps))
-        for k, image in enumerate(sample.mean(1).cpu().numpy().astype(np.float32)):
-            outline = chosen[k] if settings.kind == "conditional" else np.zeros_like(image)
-            yield Picture(
-                f"made-{settings.kind}-{seed}-{first + k:05d}", image, outline, outcome, sources=sources
-            )
+            steps = min(self.few_steps, settings.noise_steps)
+            sample = diffusion.sample_ddim(model, x, schedule, steps=steps)
+        images: Floats32 = sample.mean(1).cpu().numpy().astype(np.float32)
+        return images
+
+    def _denoiser(self, outlines: Floats32) -> diffusion.Denoiser:
+        """Return the network under the condition of outlines and outcome, with guidance where asked for."""
+        n, settings = len(outlines), self.settings
+        mask = torch.from_numpy(outlines)[:, None].to(self.device)
+        wanted = torch.full((n, 1), self.outcome, device=self.device)
+        known = torch.ones(n, dtype=torch.bool, device=self.device)
+        model = _conditioned(self.network, settings, mask, wanted, known)
+        if self.guidance == 1.0 or settings.kind == "published":
+            return model
+        blind = _conditioned(self.network, settings, mask, wanted, ~known)
+        return diffusion.guided(model, blind, self.guidance)
 
 
 def _outline(outlines: Sequence[Floats32], rng: np.random.Generator) -> Floats32:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.prognosis.fazekas import OrdinalModel
 
@@ -31,20 +32,25 @@ def fit_ordinal(volumes_ml: Sequence[float], grades: Sequence[int]) -> OrdinalMo
             " grades are needed"
         )
     log_ml, grade = np.log1p(np.asarray(volumes_ml, np.float64)), np.asarray(grades, np.int64)
-
-    def cost(values: npt.NDArray[np.float64]) -> float:
-        slope, cuts = _numbers(values)
-        at_least = 1 / (1 + np.exp(np.clip(cuts[None] - slope * log_ml[:, None], -60, 60)))
-        steps = np.column_stack([np.ones(len(grade)), at_least, np.zeros(len(grade))])
-        chance = (steps[:, :-1] - steps[:, 1:])[np.arange(len(grade)), grade]
-        return float(-np.log(chance.clip(1e-9)).mean() + _RIDGE * ((values - _PLAIN) ** 2).sum())
-
     best = optimize.minimize(
-        cost, _PLAIN, method="Nelder-Mead", options={"maxiter": 4000, "xatol": 1e-6, "fatol": 1e-9}
+        _cost,
+        _PLAIN,
+        args=(log_ml, grade),
+        method="Nelder-Mead",
+        options={"maxiter": 4000, "xatol": 1e-6, "fatol": 1e-9},
     )
     slope, cuts = _numbers(best.x)
     first, second, third = (float(round(cut, 4)) for cut in cuts)
     return OrdinalModel(slope=float(round(slope, 4)), cuts=(first, second, third))
+
+
+def _cost(values: Floats, log_ml: Floats, grade: npt.NDArray[np.int64]) -> float:
+    """Return the negative log likelihood of the grades, with the penalty of being far from _PLAIN."""
+    slope, cuts = _numbers(values)
+    at_least = 1 / (1 + np.exp(np.clip(cuts[None] - slope * log_ml[:, None], -60, 60)))
+    steps = np.column_stack([np.ones(len(grade)), at_least, np.zeros(len(grade))])
+    chance = (steps[:, :-1] - steps[:, 1:])[np.arange(len(grade)), grade]
+    return float(-np.log(chance.clip(1e-9)).mean() + _RIDGE * ((values - _PLAIN) ** 2).sum())
 
 
 def left_out(volumes_ml: Sequence[float], grades: Sequence[int], *, folds: int = 5) -> tuple[float, float]:

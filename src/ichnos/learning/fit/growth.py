@@ -47,16 +47,7 @@ def fit_growth_model(
 ) -> GrowthModel:
     """Fit a variant per set of inputs that all cases have; `refits` on resampled patients give its spread."""
     patients, expanded = _checked_counts(cases)
-    known = {name: _features(cases, features) for name, features in _VARIANTS.items()}
-    variants = tuple(
-        _variant(name, _VARIANTS[name], table, cases, refits, rng)
-        for name, table in known.items()
-        if np.isfinite(table).all()
-    )
-    if not variants:
-        raise InputRefused(
-            "a patient lacks a measure of the haematoma, so no variant can be fitted; leave that patient out"
-        )
+    variants = _variants(cases, refits, rng)
     return GrowthModel(
         cohort=cohort,
         patients=patients,
@@ -67,6 +58,22 @@ def fit_growth_model(
         fitted=datetime.datetime.now(datetime.UTC).date().isoformat(),
         variants=variants,
     )
+
+
+def _variants(
+    cases: Sequence[GrowthCase], refits: int, rng: np.random.Generator
+) -> tuple[GrowthVariant, ...]:
+    tables = {name: _features(cases, features) for name, features in _VARIANTS.items()}
+    variants = tuple(
+        _variant(name, _VARIANTS[name], table, cases, refits, rng)
+        for name, table in tables.items()
+        if np.isfinite(table).all()
+    )
+    if not variants:
+        raise InputRefused(
+            "a patient lacks a measure of the haematoma, so no variant can be fitted; leave that patient out"
+        )
+    return variants
 
 
 def _checked_counts(cases: Sequence[GrowthCase]) -> tuple[int, float]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ichnos.formats.bids import TRUSTED_PIPELINES
+from ichnos.learning.loop.steps import Progress
 from ichnos.learning.loop.team import ALONE, Team
-from ichnos.learning.loop.training import Progress
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Resources:
     device: str = "cpu"
     workers: int = 0  # threads that make batches ahead
     seconds: float = float("inf")
+    checkpoint_every_s: float = 60.0
     team: Team = ALONE
     pipelines: tuple[str, ...] = TRUSTED_PIPELINES  # folders under derivatives/, best first
     anatomies: tuple[Path, ...] = ()  # label maps for simulated patients; none: the MNI head
@@ -27,3 +28,6 @@ class Resources:
     prepared: Callable[[str], None] = field(default=lambda patient: None)  # called with each patient's id
     warn: Callable[[str], None] = field(default=lambda sentence: None)  # called with what a user should know
     report: Callable[[Progress], None] = field(default=lambda progress: None)  # called after each step
+
+
+ON_CPU = Resources()  # one process on the processor, for as long as it takes

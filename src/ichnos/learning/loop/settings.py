@@ -142,13 +142,7 @@ def changed(settings: M, changes: Mapping[str, Any]) -> M:
     tree = settings.model_dump()
     paths = dict(_paths(settings))
     for name, value in changes.items():
-        fitting = [path for path in paths if path == name or path.endswith(f".{name}")]
-        if len(fitting) != 1:
-            which = f"is ambiguous: {', '.join(fitting)}" if fitting else _choices(paths)
-            raise UsageError(
-                f"the setting {name!r} {which}" if fitting else f"there is no setting {name!r}; {which}"
-            )
-        *parents, leaf = fitting[0].split(".")
+        *parents, leaf = _path_called(name, paths).split(".")
         branch = tree
         for parent in parents:
             branch = branch[parent]
@@ -157,6 +151,16 @@ def changed(settings: M, changes: Mapping[str, Any]) -> M:
         return type(settings).model_validate(tree)
     except ValidationError as error:
         raise UsageError("; ".join(_sentence(dict(fault)) for fault in error.errors())) from None
+
+
+def _path_called(name: str, paths: Mapping[str, Any]) -> str:
+    """Return the only path that a name stands for, or say that there is none, or several."""
+    fitting = [path for path in paths if path == name or path.endswith(f".{name}")]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UsageError(f"the setting {name!r} is ambiguous: {', '.join(fitting)}")
+    raise UsageError(f"there is no setting {name!r}; {_choices(paths)}")
 
 
 def _paths(settings: BaseModel, prefix: str = "") -> list[tuple[str, Any]]:

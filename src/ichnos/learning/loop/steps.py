@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ichnos.learning.loop.settings import Precision
 
+Validate = Callable[[nn.Module, int], float]  # (averaged network, step) -> score, higher is better
+
 
 def autocast(device_type: str, precision: Precision) -> AbstractContextManager[Any]:
     """Return the context in which a network computes in a precision."""
@@ -34,6 +36,27 @@ class Loss:
 
     value: Tensor
     measures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of a running training after a step."""
+
+    step: int
+    loss: float
+    steps: int
+    seconds_left: float
+    measures: dict[str, float] = field(default_factory=dict)  # running means, as Dice per target
+    score: float | None = None  # of the validation after this step, if there was one
+
+    def __str__(self) -> str:
+        """Return one line for a log.
+
+        >>> print(Progress(step=3, loss=0.5, steps=9, seconds_left=1.0, measures={"ICH": 0.81}))
+        step 3/9 loss 0.500 | ICH 0.81
+        """
+        measures = " ".join(f"{name} {value:.2f}" for name, value in self.measures.items())
+        return f"step {self.step}/{self.steps} loss {self.loss:.3f}" + (f" | {measures}" if measures else "")
 
 
 LossOf = Callable[[nn.Module, Step], Loss]  # builds the step's batch itself; the loss is float32

@@ -34,7 +34,17 @@ def _plan(job: dict[str, Any]) -> None:
     extract_fingerprints([number], num_processes=1, check_dataset_integrity=True)
     identifier = plan_experiments([number], job["planner"], gpu_memory_target_in_gb=job["memory_gb"])
     folder = Path(job["preprocessed"])
-    plans = json.loads((folder / f"{identifier}.json").read_text())
+    plans = _as_asked(json.loads((folder / f"{identifier}.json").read_text()), job)
+    for name in ("plans", identifier):
+        (folder / f"{name}.json").write_text(json.dumps(plans, indent=2))
+    preprocess([number], identifier, [configuration], num_processes=[1])
+    if job["splits"]:
+        shutil.copy(job["splits"], folder / "splits_final.json")
+
+
+def _as_asked(plans: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+    """Return nnU-Net's plans with the patch, voxel size, width, network and batch that the job asks for."""
+    configuration = job["configuration"]
     if configuration not in plans["configurations"]:
         raise SystemExit(
             f"nnU-Net planned no {configuration} for this cohort; it planned"
@@ -48,11 +58,7 @@ def _plan(job: dict[str, Any]) -> None:
         plans = adapter.with_network(plans, job["network"])
     if job["batch_size"]:
         plans["configurations"][configuration]["batch_size"] = job["batch_size"]
-    (folder / "plans.json").write_text(json.dumps(plans, indent=2))
-    (folder / f"{identifier}.json").write_text(json.dumps(plans, indent=2))
-    preprocess([number], identifier, [configuration], num_processes=[1])
-    if job["splits"]:
-        shutil.copy(job["splits"], folder / "splits_final.json")
+    return plans
 
 
 def _fit(
@@ -70,14 +76,20 @@ def _fit(
     _, strides, kernels, fitted, _ = get_pool_and_conv_props(
         chosen["spacing"], patch or chosen["patch_size"], _LEAST_AT_BOTTOM, 999
     )
-    stages, planned = len(strides), chosen["architecture"]["arch_kwargs"]
-    first, most = planned["features_per_stage"][0], max(planned["features_per_stage"])
+    chosen["patch_size"] = [int(n) for n in fitted]
+    planned = chosen["architecture"]["arch_kwargs"]
     planned |= {
-        "n_stages": stages,
         "strides": [list(map(int, stride)) for stride in strides],
         "kernel_sizes": [list(map(int, kernel)) for kernel in kernels],
-        "features_per_stage": [min(first * 2**stage, most) for stage in range(stages)],
     }
+    _set_stages(planned, len(strides))
+
+
+def _set_stages(planned: dict[str, Any], stages: int) -> None:
+    """Give a planned network another number of stages: features double, blocks are as in its last stage."""
+    first, most = planned["features_per_stage"][0], max(planned["features_per_stage"])
+    planned["n_stages"] = stages
+    planned["features_per_stage"] = [min(first * 2**stage, most) for stage in range(stages)]
     for name, length in (
         ("n_conv_per_stage", stages),
         ("n_blocks_per_stage", stages),
@@ -85,7 +97,6 @@ def _fit(
     ):
         if name in planned:
             planned[name] = [*planned[name], *[planned[name][-1]] * length][:length]
-    chosen["patch_size"] = [int(n) for n in fitted]
 
 
 def _narrow(plans: dict[str, Any], width: int) -> None:
@@ -99,7 +110,7 @@ def _narrow(plans: dict[str, Any], width: int) -> None:
 
 def _train(job: dict[str, Any]) -> None:
     """Train, validate with nnU-Net's own predictor, and leave the weights as plain tensors."""
-    folder = Path(job["preprocessed"])
+    folder, out = Path(job["preprocessed"]), Path(job["out"])
     plans = json.loads((folder / "plans.json").read_text())
     for file in sorted(folder.rglob("*.pkl")):  # nnU-Net unpickles them; the folder may be another's
         check_pickle(file)
@@ -108,22 +119,26 @@ def _train(job: dict[str, Any]) -> None:
     trainer.num_epochs, trainer.num_iterations_per_epoch = job["epochs"], job["iterations"]
     trainer.num_val_iterations_per_epoch = max(1, job["iterations"] // 5)
     trainer.save_every = 1
-    latest, final = (Path(trainer.output_folder) / f"checkpoint_{name}.pth" for name in ("latest", "final"))
-    if not final.is_file():
-        if latest.is_file():
-            resume_trainer(trainer, latest)
-        trainer.run_training()
-    else:
-        resume_trainer(trainer, final)
+    _train_to_the_end(trainer)
     if not job["mirrored"]:
         trainer.inference_allowed_mirroring_axes = None
     trainer.perform_actual_validation()
     weights = {name: tensor.detach().cpu().clone() for name, tensor in trainer.network.state_dict().items()}
-    torch.save(weights, Path(job["out"]) / "weights.pt")
-    summary = Path(trainer.output_folder) / "validation" / "summary.json"
-    shutil.copy(summary, Path(job["out"]) / "summary.json")
+    torch.save(weights, out / "weights.pt")
+    shutil.copy(Path(trainer.output_folder) / "validation" / "summary.json", out / "summary.json")
     result = {"output": str(Path(trainer.output_folder).parent), "steps": job["epochs"] * job["iterations"]}
-    (Path(job["out"]) / "trained.json").write_text(json.dumps(result))
+    (out / "trained.json").write_text(json.dumps(result))
+
+
+def _train_to_the_end(trainer: Any) -> None:
+    """Train from the latest checkpoint, if there is one; load the final one if the training is over."""
+    latest, final = (Path(trainer.output_folder) / f"checkpoint_{name}.pth" for name in ("latest", "final"))
+    if final.is_file():
+        resume_trainer(trainer, final)
+        return
+    if latest.is_file():
+        resume_trainer(trainer, latest)
+    trainer.run_training()
 
 
 def resume_trainer(trainer: Any, file: Path) -> None:
@@ -142,22 +157,8 @@ def trainer_for(plans: dict[str, Any], job: dict[str, Any]) -> Any:
     """
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    class Sided(nnUNetTrainer):  # type: ignore[misc]
-        def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:  # noqa: N802
-            rotation, dummy, patch, mirrored = (
-                super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-            )
-            left_right = list(plans["transpose_forward"]).index(2) - (
-                3 - len(self.configuration_manager.patch_size)
-            )
-            axes = tuple(axis for axis in mirrored if axis != left_right)
-            self.inference_allowed_mirroring_axes = axes
-            return rotation, dummy, patch, axes
-
-    # checkpoints then name a trainer that nnU-Net's own predictor finds
-    Sided.__name__ = nnUNetTrainer.__name__
     dataset = json.loads((Path(job["preprocessed"]) / "dataset.json").read_text())
-    trainer = (Sided if job["sided"] else nnUNetTrainer)(
+    trainer = (_sided(nnUNetTrainer) if job["sided"] else nnUNetTrainer)(
         plans=plans,
         configuration=job["configuration"],
         fold=0,
@@ -166,6 +167,26 @@ def trainer_for(plans: dict[str, Any], job: dict[str, Any]) -> Any:
     )
     trainer.plans = plans
     return trainer
+
+
+def _sided(base: Any) -> Any:
+    """Return a trainer like `base` that does not mirror left to right."""
+
+    class Sided(base):  # type: ignore[misc]
+        def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:  # noqa: N802
+            rotation, dummy, patch, mirrored = (
+                super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+            )
+            left_right = list(self.plans_manager.transpose_forward).index(2) - (
+                3 - len(self.configuration_manager.patch_size)
+            )
+            axes = tuple(axis for axis in mirrored if axis != left_right)
+            self.inference_allowed_mirroring_axes = axes
+            return rotation, dummy, patch, axes
+
+    # checkpoints then name a trainer that nnU-Net's own predictor finds
+    Sided.__name__ = base.__name__
+    return Sided
 
 
 def main(file: str) -> None:

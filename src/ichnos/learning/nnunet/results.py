@@ -14,7 +14,7 @@ import ichnos
 from ichnos import networks
 from ichnos.errors import IchnosError, InputRefused, UsageError
 from ichnos.learning.nnunet.plans import Dataset, Plans, dataset_of, plans_of, read_object
-from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, TargetSpec, save_model
+from ichnos.models import Manifest, Model, NetworkSpec, Provenance, TargetSpec, save_model
 from ichnos.models.store import sha256
 from ichnos.networks.checkpoints import load_checkpoint, read_weights
 from ichnos.targets import TARGETS
@@ -27,65 +27,64 @@ def import_result_folder(
 ) -> Model:
     """Write the network of a folder like nnUNetTrainer__nnUNetPlans__3d_fullres as a Model, of one fold.
 
-    `names` says which label of theirs is which target of ours ({"hematoma": "ICH"}); labels with our own
-    names need not be named.
+    `names` says which label of theirs is which target of ours ({"hematoma": "ICH"}), where names differ.
     """
     folder = folder.resolve()
     content = read_object(folder / "plans.json")
     dataset = dataset_of(read_object(folder / "dataset.json"), source="dataset.json")
-    configuration = folder.name.rsplit("__", 1)[-1]
-    known = content.get("configurations")
-    if not isinstance(known, Mapping) or configuration not in known:
-        raise UsageError(
-            f"{folder.name} does not end in __ and a configuration of its plans ({', '.join(known or {})})"
-        )
-    checkpoint = next((f for name in _CHECKPOINTS if (f := folder / f"fold_{fold}" / name).is_file()), None)
-    if checkpoint is None:
-        raise InputRefused(
-            f"{folder / f'fold_{fold}'} holds no {' or '.join(_CHECKPOINTS)}; name another fold"
-        )
+    configuration, checkpoint = _configuration(folder, content), _checkpoint(folder / f"fold_{fold}")
     plans = plans_of(content, configuration, source="plans.json")
     _check_input(folder, plans, dataset)
     targets, regions = _targets(dataset.labels, names or {})
     network, spec = _network(checkpoint, plans, classes=len(targets) + (not regions))
-    return save_model(
-        out,
-        network,
-        _manifest(folder, out, checkpoint, plans.preprocessing(configuration), spec, targets, regions),
+    manifest = Manifest(
+        name=out.name,
+        version="1",
+        limits=_limits(folder),
+        network=spec,
+        preprocessing=plans.preprocessing(configuration),
+        targets=targets,
+        activation="sigmoid" if regions else "softmax",
+        provenance=_provenance(folder, checkpoint),
+    )
+    return save_model(out, network, manifest)
+
+
+def _configuration(folder: Path, content: Mapping[str, Any]) -> str:
+    """Return the configuration of the plans that the folder's name ends in."""
+    configuration, known = folder.name.rsplit("__", 1)[-1], content.get("configurations")
+    if not isinstance(known, Mapping) or configuration not in known:
+        raise UsageError(
+            f"{folder.name} does not end in __ and a configuration of its plans ({', '.join(known or {})})"
+        )
+    return configuration
+
+
+def _checkpoint(fold: Path) -> Path:
+    checkpoint = next((file for name in _CHECKPOINTS if (file := fold / name).is_file()), None)
+    if checkpoint is None:
+        raise InputRefused(f"{fold} holds no {' or '.join(_CHECKPOINTS)}; name another fold")
+    return checkpoint
+
+
+def _limits(folder: Path) -> tuple[str, ...]:
+    return (
+        f"Trained elsewhere by {folder.name.split('__')[0]};"
+        " for its training data, see the original authors.",
+        "One fold of it, without mirroring: its own predictor may differ a little.",
+        "Its probabilities have not been calibrated.",
     )
 
 
-def _manifest(
-    folder: Path,
-    out: Path,
-    checkpoint: Path,
-    preprocessing: Preprocessing,
-    spec: NetworkSpec,
-    targets: tuple[TargetSpec, ...],
-    regions: bool,
-) -> Manifest:
-    return Manifest(
-        name=out.name,
-        version="1",
-        limits=(
-            f"Trained elsewhere by {folder.name.split('__')[0]}; for its training data, see the original"
-            " authors.",
-            "One fold of it, without mirroring: its own predictor may differ a little.",
-            "Its probabilities have not been calibrated.",
-        ),
-        network=spec,
-        preprocessing=preprocessing,
-        targets=targets,
-        activation="sigmoid" if regions else "softmax",
-        provenance=Provenance(
-            code_version=ichnos.__version__,
-            command=f"ichnos models import {folder.name}",
-            seeds=(),
-            steps=0,
-            data={f"{checkpoint.parent.name}/{checkpoint.name}": sha256(checkpoint)},
-            hardware="not known",
-            trained="not known",
-        ),
+def _provenance(folder: Path, checkpoint: Path) -> Provenance:
+    return Provenance(
+        code_version=ichnos.__version__,
+        command=f"ichnos models import {folder.name}",
+        seeds=(),
+        steps=0,
+        data={f"{checkpoint.parent.name}/{checkpoint.name}": sha256(checkpoint)},
+        hardware="not known",
+        trained="not known",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +38,7 @@ def settings_within(
 ) -> TrainSettings:
     """Return the settings with as many steps as fit into the time; validations take a quarter at most.
 
-    Where two validations of all patients set aside, the last one and that of the operating points, would take
-    longer, fewer are validated on. A training that `work` holds keeps its steps, so that it resumes at the
-    same learning rates.
+    A training that `work` holds keeps its steps, so that it resumes at the same learning rates.
     """
     if (work / CHECKPOINT).is_file() and (work / SETTINGS_FILE).is_file():
         begun = TrainSettings.model_validate_json((work / SETTINGS_FILE).read_text(encoding="utf-8"))
@@ -47,30 +46,55 @@ def settings_within(
             steps=begun.loop.steps, validations=begun.loop.validations, validate_on=begun.validate_on
         )
     cases = usable_cases(cohort, settings, work, resources)
-    network, step_s = _trial(settings, cases, work / "trial", resources)
-    began = time.monotonic()
-    validator_of(settings.changed(validate_on=1), cases, work / "trial", resources)(network, 0)
-    patient_s = max(1e-6, time.monotonic() - began)
+    pace = _measured(settings, cases, work / "trial", resources)
     everyone = sum(case.split == "validation" for case in cases)
-    wanted = min(settings.validate_on or everyone, everyone)
-    patients = int(np.clip(_VALIDATION_SHARE * seconds / (2 * patient_s), 1, wanted))
-    rounds = _VALIDATION_SHARE * seconds / (patients * patient_s) - 1  # beside the operating points
-    validations = int(np.clip(rounds, 1, max(1, settings.loop.validations)))
-    left = max(0.0, _SPENT * seconds - (validations + 1) * patients * patient_s)
-    steps = max(1, int(left / step_s))
+    patients, validations = _affordable_validations(settings, everyone, pace, seconds)
+    left = max(0.0, _SPENT * seconds - (validations + 1) * patients * pace.patient_s)
+    steps = max(1, int(left / pace.step_s))
     if steps < FEWEST_STEPS:
-        resources.warn(
-            f"{seconds / 60:.3g} min are enough for {steps} steps of {step_s:.2g} s; with fewer than"
-            f" {FEWEST_STEPS} a network learns next to nothing, or loses what it knew. Give more time"
-        )
-    steps, validations, patients = (
-        int(resources.team.from_leader(value)) for value in (steps, validations, patients)
-    )
-    return settings.changed(
-        steps=steps,
-        epochs=0,
-        validations=validations,
-        validate_on=0 if patients == everyone else patients,
+        resources.warn(_too_short(seconds, steps, pace))
+    shared = (int(resources.team.from_leader(value)) for value in (steps, validations, patients))
+    steps, validations, patients = shared
+    chosen = 0 if patients == everyone else patients
+    return settings.changed(steps=steps, epochs=0, validations=validations, validate_on=chosen)
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """What was measured of a training."""
+
+    step_s: float
+    patient_s: float  # of the validation of one patient
+
+
+def _measured(
+    settings: TrainSettings, cases: Sequence[TrainingCase], folder: Path, resources: Resources
+) -> _Pace:
+    network, step_s = _trial(settings, cases, folder, resources)
+    began = time.monotonic()
+    validator_of(settings.changed(validate_on=1), cases, folder, resources)(network, 0)
+    return _Pace(step_s, max(1e-6, time.monotonic() - began))
+
+
+def _affordable_validations(
+    settings: TrainSettings, everyone: int, pace: _Pace, seconds: float
+) -> tuple[int, int]:
+    """Return on how many patients to validate, and how often beside the operating points.
+
+    Where two validations of all patients set aside, the last one and that of the operating points, would take
+    longer than their share of the time, fewer are validated on.
+    """
+    share_s = _VALIDATION_SHARE * seconds
+    wanted = min(settings.validate_on or everyone, everyone)
+    patients = int(np.clip(share_s / (2 * pace.patient_s), 1, wanted))
+    rounds = share_s / (patients * pace.patient_s) - 1  # beside the operating points
+    return patients, int(np.clip(rounds, 1, max(1, settings.loop.validations)))
+
+
+def _too_short(seconds: float, steps: int, pace: _Pace) -> str:
+    return (
+        f"{seconds / 60:.3g} min are enough for {steps} steps of {pace.step_s:.2g} s; with fewer than"
+        f" {FEWEST_STEPS} a network learns next to nothing, or loses what it knew. Give more time"
     )
 
 
@@ -82,19 +106,15 @@ def _trial(
     trial = settings.changed(steps=_MEASURED_STEPS, epochs=0, warm_up_steps=0, precision=precision)
     loop = trial.loop.model_copy(update={"validations": 0})
     resolved = resolved_settings(trial, cases).model_copy(update={"loop": loop})
-    source = batch_source(trial, cases, resources)
     times: list[float] = []
+    timed = Resources(
+        resources.device, checkpoint_every_s=1e9, report=lambda progress: times.append(time.monotonic())
+    )
+    source = batch_source(trial, cases, resources)
     try:
         for file in folder.glob("*.pt"):
             file.unlink()
-        network = train_segmentation(
-            resolved,
-            source,
-            folder,
-            device=resources.device,
-            checkpoint_every_s=1e9,
-            report=lambda progress: times.append(time.monotonic()),
-        )
+        network = train_segmentation(resolved, source, folder, resources=timed)
     finally:
         close(source)
     # the median: the first batch of a source that simulates patients takes long, once

@@ -98,24 +98,19 @@ def keep_refinement(start: str, model: Model) -> str:
     cannot use it.
     """
     parent = model_called(start)
-    refinement = parent.refinement()
+    refinement, name = parent.refinement(), parent.manifest.name
     if refinement is None:
         return ""
-    needed = [target.name for target in refinement.manifest.targets]
-    missing = [name for name in needed if name not in {t.name for t in model.manifest.targets}]
-    name = parent.manifest.name
-    if missing:
+    own = {target.name for target in model.manifest.targets}
+    if missing := [t.name for t in refinement.manifest.targets if t.name not in own]:
         return (
             f"{name} reads with a refinement, which needs {', '.join(missing)} too, so {model.folder.name}"
             " reads without one: its masks are coarser. Train on all of these targets to keep it"
         )
     limit = f"Trained on the output of {name}, and kept for a network that was fine-tuned from it."
-    manifest = refinement.manifest.model_copy(
-        update={
-            "refines": model.manifest.weights_sha256,
-            "limits": (*refinement.manifest.limits, limit),
-        }
-    )
+    limits = (*refinement.manifest.limits, limit)
+    update = {"refines": model.manifest.weights_sha256, "limits": limits}
+    manifest = refinement.manifest.model_copy(update=update)
     save_model(model.folder / REFINEMENT, refinement.network(), manifest)
     return (
         f"the refinement of {name} was kept; it was trained on that network's output. Compare both on your"

@@ -15,7 +15,7 @@ from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nifti
 from ichnos.inference import Predictor
-from ichnos.learning.loop.resources import Resources
+from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.training import train_on_cohort
 from ichnos.models import Manifest, Model, NetworkSpec, TargetSpec, load_model, save_model
@@ -34,7 +34,7 @@ def train_folds(
     folds: int,
     *,
     work: Path,
-    resources: Resources | None = None,
+    resources: Resources = ON_CPU,
     mirrored: bool = False,
 ) -> Model:
     """Train one network per fold of the splits `train` and `validation`; write their average to `out`.
@@ -42,27 +42,34 @@ def train_folds(
     Each patient's masks by the network that never saw the patient are written into the cohort, as the
     pipeline `out-of-fold`. `mirrored` also reads the mirror image of every tile, left and right exchanged.
     """
-    resources = resources or Resources()
-    if cohort.root is None:
-        raise InputRefused("the cohort has no folder to write out-of-fold masks into; give one on disk")
-    parts = person_folds(cohort, folds, seed=settings.loop.seed)
+    root, models = _root(cohort), []
     shared = replace(resources, cases=resources.cases or work / "cases")
-    models = []
-    for k, part in enumerate(parts):
+    for k, part in enumerate(person_folds(cohort, folds, seed=settings.loop.seed)):
         resources.warn(f"fold {k + 1} of {folds}: {len(part)} patients are held out")
-        own, folder = held_out(cohort, part), work / f"fold-{k}"
-        model = train_on_cohort(own, folder / "model", settings, work=folder, resources=shared)
-        if resources.team.leads:
-            _predict(
-                [p for p in own if p.id in part and "ct" in p.exams], model, cohort.root, resources.device
-            )
-        models.append(model)
+        models.append(_train_fold(held_out(cohort, part), part, settings, work / f"fold-{k}", shared))
     resources.team.wait()
     if resources.team.leads:
-        bids.write_pipeline(cohort.root, OUT_OF_FOLD)
+        bids.write_pipeline(root, OUT_OF_FOLD)
         average_models(models, out, mirrored=mirrored, command=resources.command)
     resources.team.wait()
     return load_model(out)
+
+
+def _root(cohort: Cohort) -> Path:
+    if cohort.root is None:
+        raise InputRefused("the cohort has no folder to write out-of-fold masks into; give one on disk")
+    return cohort.root
+
+
+def _train_fold(
+    cohort: Cohort, part: frozenset[str], settings: TrainSettings, folder: Path, resources: Resources
+) -> Model:
+    """Train the network of one fold, and let it read the patients whom it has not seen."""
+    model = train_on_cohort(cohort, folder / "model", settings, work=folder, resources=resources)
+    if resources.team.leads:
+        unseen = [p for p in cohort if p.id in part and "ct" in p.exams]
+        _predict(unseen, model, _root(cohort), resources.device)
+    return model
 
 
 def person_folds(cohort: Cohort, folds: int, *, seed: int) -> tuple[frozenset[str], ...]:

@@ -23,11 +23,9 @@ def multi_target_loss(
     coordinates: Sequence[int] = (),
     sparse_weight: float = 0.0,
 ) -> torch.Tensor:
-    """Return the loss of all targets: Dice + cross-entropy for masks, absolute error for the channels that
-    regress coordinates.
+    """Return the loss of all targets: Dice + cross-entropy for masks, absolute error for coordinates.
 
-    logits, truth: (batch, target, x, y, z); known: (batch, target) in {0, 1}. A coordinate's truth is NaN
-    where it is undefined.
+    logits, truth: (batch, target, x, y, z), NaN where undefined; known: (batch, target) in {0, 1}.
 
     >>> truth = torch.full((1, 2, 2, 2, 2), 0.5)
     >>> truth[0, 1, 0] = float("nan")
@@ -38,15 +36,18 @@ def multi_target_loss(
     1.5
     """
     masks = [channel for channel in range(logits.shape[1]) if channel not in coordinates]
-    total = dice_and_cross_entropy(
-        logits[:, masks], truth[:, masks], known[:, masks], sparse_weight=sparse_weight
-    )
-    if coordinates:
-        wanted = list(coordinates)
-        inside = torch.isfinite(truth[:, wanted]) & (known[:, wanted, None, None, None] > 0)
-        error = torch.where(inside, logits[:, wanted].float() - truth[:, wanted].nan_to_num(), 0.0).abs()
-        total = total + COORDINATE_WEIGHT * error.sum() / inside.sum().clamp(min=1)
+    parts = (logits[:, masks], truth[:, masks], known[:, masks])
+    total = dice_and_cross_entropy(*parts, sparse_weight=sparse_weight)
+    if wanted := list(coordinates):
+        total = total + COORDINATE_WEIGHT * _mean_error(*(t[:, wanted] for t in (logits, truth, known)))
     return total
+
+
+def _mean_error(values: torch.Tensor, truth: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Return the mean absolute error where the truth is known and defined."""
+    inside = torch.isfinite(truth) & (known[:, :, None, None, None] > 0)
+    error = torch.where(inside, values.float() - truth.nan_to_num(), 0.0).abs()
+    return error.sum() / inside.sum().clamp(min=1)
 
 
 def dice_and_cross_entropy(
@@ -55,10 +56,7 @@ def dice_and_cross_entropy(
     """Return soft Dice + binary cross-entropy, averaged over the targets that are known.
 
     logits, truth: (batch, target, x, y, z), truth a degree in 0..1 so that partial volume teaches partial
-    probability; known: (batch, target) in {0, 1}. Dice pools the batch, so that a crop without the target
-    does not divide zero by zero. `sparse_weight` adds the cross-entropy's mean over the target's own voxels:
-    without it a target of a few voxels in a thousand starts by vanishing, where Dice has no slope left; with
-    it probabilities come out too high, so it must be annealed to 0.
+    probability; known: (batch, target) in {0, 1}.
 
     >>> one = torch.ones(1, 2, 4, 4, 4)
     >>> bool(dice_and_cross_entropy(20 * one, one, torch.ones(1, 2)) < 1e-3)
@@ -66,22 +64,39 @@ def dice_and_cross_entropy(
     >>> bool(dice_and_cross_entropy(-20 * one, one, torch.tensor([[1.0, 0.0]])) > 10)
     True
     """
-    logits, truth = logits.float(), truth.float()
-    weight = known.float()[:, :, None, None, None]
+    logits, truth, known = logits.float(), truth.float(), known.float()
+    dice = _dice_per_target(torch.sigmoid(logits), truth, known)
+    entropy = _cross_entropy_per_target(logits, truth, known, sparse_weight=sparse_weight)
+    targets_known = (known.sum(0) > 0).float()
+    return ((dice + entropy) * targets_known).sum() / targets_known.sum().clamp(min=1)
+
+
+def _dice_per_target(probability: torch.Tensor, truth: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Return 1 - Dice of each target. It pools the batch, so that a crop without the target does not divide
+    zero by zero.
+    """
+    axes, weight = (0, 2, 3, 4), known[:, :, None, None, None]
+    probability, truth = probability * weight, truth * weight
+    overlap = (probability * truth).sum(axes)
+    dice = 1 - (2 * overlap + 1) / ((probability**2).sum(axes) + (truth**2).sum(axes) + 1)
+    return dice * torch.where(truth.sum(axes) > 0, 1.0, ABSENT_SHARE)
+
+
+def _cross_entropy_per_target(
+    logits: torch.Tensor, truth: torch.Tensor, known: torch.Tensor, *, sparse_weight: float
+) -> torch.Tensor:
+    """Return the cross-entropy of each target, a mean over the patches where it is known.
+
+    `sparse_weight` adds the mean over the target's own voxels: without it a target of a few voxels in a
+    thousand starts by vanishing, where Dice has no slope left; with it probabilities come out too high, so it
+    must be annealed to 0.
+    """
     space = (2, 3, 4)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=space)
     if sparse_weight > 0:
         missed = (F.softplus(-logits) * truth).sum(dim=space) / truth.sum(dim=space).clamp(min=1)
         entropy = entropy + sparse_weight * missed
-    probability = torch.sigmoid(logits) * weight
-    truth = truth * weight
-    axes = (0, 2, 3, 4)
-    overlap = (probability * truth).sum(axes)
-    dice = 1 - (2 * overlap + 1) / ((probability**2).sum(axes) + (truth**2).sum(axes) + 1)
-    dice = dice * torch.where(truth.sum(axes) > 0, 1.0, ABSENT_SHARE)
-    targets_known = (known.sum(0) > 0).float()
-    mean_entropy = (entropy * known).sum(0) / known.sum(0).clamp(min=1)
-    return ((dice + mean_entropy) * targets_known).sum() / targets_known.sum().clamp(min=1)
+    return (entropy * known).sum(0) / known.sum(0).clamp(min=1)
 
 
 _Map = torch.Tensor  # (batch, target, x, y, z), degree 0..1

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 
+from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.learning.loop.settings import LoopSettings
-from ichnos.learning.loop.steps import Loss, Step
-from ichnos.learning.loop.team import ALONE, Team
-from ichnos.learning.loop.training import Progress, Validate, train
+from ichnos.learning.loop.steps import Loss, Step, Validate
+from ichnos.learning.loop.training import train
 from ichnos.learning.segmentation.losses import cl_dice_loss, multi_target_loss, rim_loss
 from ichnos.learning.segmentation.settings import Objective
 from ichnos.models import COORDINATE_MM, NetworkSpec, Preprocessing, TargetSpec
@@ -59,13 +59,9 @@ def train_segmentation(
     batch_at: BatchAt,
     out: Path,
     *,
-    device: str = "cpu",
-    seconds: float = float("inf"),
     initial: dict[str, torch.Tensor] | None = None,
     validate: Validate | None = None,
-    team: Team = ALONE,
-    checkpoint_every_s: float = 60.0,
-    report: Callable[[Progress], None] = lambda progress: None,
+    resources: Resources = ON_CPU,
 ) -> torch.nn.Module:
     """Train a segmentation network over batches of any source; see `loop.training.train`."""
     return train(
@@ -74,13 +70,9 @@ def train_segmentation(
         SegmentationLoss(settings, batch_at),
         out,
         data=settings.fingerprint(),
-        device=device,
-        seconds=seconds,
         initial=initial,
         validate=validate,
-        team=team,
-        checkpoint_every_s=checkpoint_every_s,
-        report=report,
+        resources=resources,
     )
 
 

@@ -27,38 +27,46 @@ def planned_network(
 ) -> NetworkSpec:
     """Return a network for a patch (x, y, z); z of one voxel asks for a network of slices.
 
-    An axis is halved while it keeps 4 voxels and is not much coarser than the others (nnU-Net's rule: at most
-    twice the finest); where it is coarser, kernels do not reach along it.
-
     >>> spec = planned_network("unet", channels=4, targets=1, patch=(64, 64, 16), spacing_mm=(1.0, 1.0, 5.0))
     >>> spec.arguments["strides"]
     [[1, 1, 1], [2, 2, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2]]
     """
     if name not in SEGMENTERS:
         raise UsageError(f"{name!r} is no network for segmentation; there are {', '.join(SEGMENTERS)}")
+    ends: dict[str, Any] = {"input_channels": channels, "num_classes": targets}
     if name == "unetr":
-        sizes = {"input_size": list(patch), "features": max(4, width // 2), "width": 12 * width, "heads": 6}
-        return NetworkSpec(name=name, arguments={"input_channels": channels, "num_classes": targets, **sizes})
+        return NetworkSpec(name=name, arguments=ends | _transformer(patch, width))
     dim = 2 if patch[2] == 1 else 3
-    strides, kernels = _levels(list(patch[:dim]), list(spacing_mm[:dim]))
+    size = list(patch[:dim])
+    shape = _stages(size, list(spacing_mm[:dim]), width) | {"deep_supervision": deep_supervision}
+    fixed = {"input_size": size} if name == "umamba_enc" else {}
+    return NetworkSpec(name=name, arguments=ends | shape | fixed)
+
+
+def _transformer(patch: tuple[int, int, int], width: int) -> dict[str, Any]:
+    return {"input_size": list(patch), "features": max(4, width // 2), "width": 12 * width, "heads": 6}
+
+
+def _stages(size: list[int], spacing: list[float], width: int) -> dict[str, Any]:
+    """Return the stages of a U-shaped network: features double from one to the next, up to a most."""
+    strides, kernels = _levels(size, spacing)
     stages = len(strides)
-    arguments: dict[str, Any] = {
-        "input_channels": channels,
-        "num_classes": targets,
-        "dim": dim,
+    return {
+        "dim": len(size),
         "features_per_stage": [min(width * 2**stage, _MOST_FEATURES) for stage in range(stages)],
         "kernel_sizes": kernels,
         "strides": strides,
         "n_conv_per_stage": [1, 1, *[2] * (stages - 2)][:stages],
         "n_conv_per_stage_decoder": [1] * (stages - 1),
-        "deep_supervision": deep_supervision,
     }
-    return NetworkSpec(
-        name=name, arguments=arguments | ({"input_size": list(patch[:dim])} if name == "umamba_enc" else {})
-    )
 
 
 def _levels(size: list[int], spacing: list[float]) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the strides and kernels of each stage.
+
+    An axis is halved while it keeps 4 voxels and is not much coarser than the others (nnU-Net's rule: at most
+    twice the finest); where it is coarser, kernels do not reach along it.
+    """
     strides, kernels = [[1] * len(size)], [_kernel(spacing)]
     while True:
         fine = min(spacing)

@@ -4,7 +4,6 @@ network with its provenance.
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import platform
 from collections.abc import Sequence
@@ -14,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import ichnos
 from ichnos.cohort import Cohort
 from ichnos.evidence.leakage import TrainingImage, write_training
 from ichnos.files import atomic_file
 from ichnos.learning.loop.checkpoints import CHECKPOINT
 from ichnos.learning.loop.precision import precision_note
-from ichnos.learning.loop.resources import Resources
+from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.learning.segmentation.batches import batch_source, close
 from ichnos.learning.segmentation.cases import TrainingCase, cases_fingerprint
 from ichnos.learning.segmentation.fine_tuning import (
@@ -40,52 +38,50 @@ SETTINGS_FILE = "settings.json"  # of a training, in its folder: `--config` take
 
 
 def train_on_cohort(
-    cohort: Cohort, out: Path, settings: TrainSettings, *, work: Path, resources: Resources | None = None
+    cohort: Cohort, out: Path, settings: TrainSettings, *, work: Path, resources: Resources = ON_CPU
 ) -> Model:
     """Train on the split `train`, choose the best step on the split `validation`, write a Model to `out`.
 
-    `work` keeps prepared patients, checkpoints, validations and pictures of the worst cases; the same call
-    resumes from there.
+    `work` keeps patients, checkpoints, validations and pictures of the worst cases; the same call resumes.
     """
-    resources = resources or Resources()
     cases = usable_cases(cohort, settings, work, resources)
-    resolved = resolved_settings(settings, cases)
-    source = batch_source(settings, cases, resources)
+    plan = resolved_settings(settings, cases)
+    batches = batch_source(settings, cases, resources)
     validate = validator_of(settings, cases, work, resources)
-    if resources.team.leads:
-        _keep_settings(settings, work)
+    _keep_settings(settings, work, resources)
+    start = _initial_weights(settings, plan)
     try:
         network = train_segmentation(
-            resolved,
-            source,
-            work,
-            device=resources.device,
-            seconds=resources.seconds,
-            initial=_initial_weights(settings, resolved),
-            validate=validate,
-            team=resources.team,
-            report=resources.report,
+            plan, batches, work, initial=start, validate=validate, resources=resources
         )
     finally:
-        close(source)
+        close(batches)
     targets = validate.points(network, settings.targets)
     if resources.team.leads:
-        images = [TrainingImage(f"sub-{c.id}", c.id, c.centre, c.split, (), c.voxels_sha256) for c in cases]
-        write_training(images, work / "training.csv")
-        manifest = manifest_of(
-            settings, resolved, cases, history(work), resources, name=out.name, note=precision_note(work)
-        )
-        model = save_model(out, network, manifest.model_copy(update={"targets": targets}))
-        if settings.start and (warning := keep_refinement(settings.start, model)):
-            resources.warn(warning)
+        write_training(_images(cases), work / "training.csv")
+        manifest = manifest_of(settings, plan, cases, work, resources, name=out.name)
+        _save(network, manifest.model_copy(update={"targets": targets}), out, settings, resources)
     resources.team.wait()
     return load_model(out)
 
 
-def _keep_settings(settings: TrainSettings, work: Path) -> None:
+def _images(cases: Sequence[TrainingCase]) -> list[TrainingImage]:
+    return [TrainingImage(f"sub-{c.id}", c.id, c.centre, c.split, (), c.voxels_sha256) for c in cases]
+
+
+def _save(
+    network: torch.nn.Module, manifest: Manifest, out: Path, settings: TrainSettings, resources: Resources
+) -> None:
+    """Write the Model, with the refinement of the one it started from where it can use it."""
+    model = save_model(out, network, manifest)
+    if settings.start and (warning := keep_refinement(settings.start, model)):
+        resources.warn(warning)
+
+
+def _keep_settings(settings: TrainSettings, work: Path, resources: Resources) -> None:
     """Write the settings of a new training; those of one that is resumed stay as they are."""
-    work.mkdir(parents=True, exist_ok=True)
-    if not (work / CHECKPOINT).is_file():
+    if resources.team.leads and not (work / CHECKPOINT).is_file():
+        work.mkdir(parents=True, exist_ok=True)
         with atomic_file(work / SETTINGS_FILE) as temporary:
             temporary.write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
@@ -100,37 +96,41 @@ def _initial_weights(
 
 
 def resolved_settings(settings: TrainSettings, cases: Sequence[TrainingCase]) -> SegmentationSettings:
-    """Return a training as it runs: the network of the settings, and the cases_fingerprint of the cases."""
-    how, architecture = settings.preprocessing, settings.architecture
-    network = (
-        network_for_targets(
-            model_called(settings.start), settings.targets, deep_supervision=architecture.deep_supervision
-        )
-        if settings.start
-        else planned_network(
-            architecture.network,
-            channels=len(how.windows_hu),
-            targets=len(settings.targets),
-            patch=how.patch,
-            spacing_mm=how.spacing_mm,
-            width=architecture.width,
-            deep_supervision=architecture.deep_supervision,
-        )
-    )
-    sampling = settings.sampling.model_dump_json(exclude={"augmentation"})
-    digest = hashlib.sha256(
-        f"{cases_fingerprint(cases)} {sampling} {asdict(settings.sampling.augmentation)}".encode()
-    )
-    digest.update("".join(_parents(settings)[-1:]).encode())
+    """Return a training as it runs: with its network, and a fingerprint of the data."""
     return SegmentationSettings(
-        network=network,
-        preprocessing=Preprocessing(**how.model_dump()),
+        network=_network_of(settings),
+        preprocessing=Preprocessing(**settings.preprocessing.model_dump()),
         targets=settings.targets,
         loop=settings.loop.for_examples(sum(case.split == "train" for case in cases)),
         objective=settings.objective,
         validate_on=settings.validate_on,
-        data=digest.hexdigest(),
+        data=_data_fingerprint(settings, cases),
     )
+
+
+def _network_of(settings: TrainSettings) -> NetworkSpec:
+    """Return the network of the model that a training starts from, or the one that is planned for it."""
+    how, architecture = settings.preprocessing, settings.architecture
+    if settings.start:
+        return network_for_targets(
+            model_called(settings.start), settings.targets, deep_supervision=architecture.deep_supervision
+        )
+    return planned_network(
+        architecture.network,
+        channels=len(how.windows_hu),
+        targets=len(settings.targets),
+        patch=how.patch,
+        spacing_mm=how.spacing_mm,
+        width=architecture.width,
+        deep_supervision=architecture.deep_supervision,
+    )
+
+
+def _data_fingerprint(settings: TrainSettings, cases: Sequence[TrainingCase]) -> str:
+    """Return a hash of the cases, of how patches are sampled, and of the weights at the start."""
+    sampling = settings.sampling.model_dump_json(exclude={"augmentation"})
+    content = f"{cases_fingerprint(cases)} {sampling} {asdict(settings.sampling.augmentation)}"
+    return hashlib.sha256((content + "".join(_parents(settings)[-1:])).encode()).hexdigest()
 
 
 def validator_of(
@@ -168,38 +168,49 @@ def manifest_of(
     settings: TrainSettings,
     resolved: SegmentationSettings,
     cases: Sequence[TrainingCase],
-    validations: Sequence[Validation],
+    work: Path,
     resources: Resources,
     *,
     name: str,
-    note: str = "",
 ) -> Manifest:
-    """Return the manifest of the trained Model."""
-    best = max(validations, key=lambda row: row.score)
-    arguments = dict(resolved.network.arguments)
-    if "deep_supervision" in arguments:
-        arguments["deep_supervision"] = False  # for training alone; the weights are the same
-    validation = {f"dice_{target}": value for target, value in best.dice.items()}
-    validation |= {f"false_ml_{target}": value for target, value in best.false_ml.items()}
+    """Return the manifest of the trained Model, at the best step that the folder's validations found."""
+    best = max(history(work), key=lambda row: row.score)
     return Manifest(
         name=name,
         version="1",
         limits=_limits(settings, cases, best),
-        network=NetworkSpec(name=resolved.network.name, arguments=arguments),
+        network=_for_reading(resolved.network),
         preprocessing=resolved.preprocessing,
         targets=settings.targets,
-        provenance=Provenance(
-            code_version=ichnos.__version__,
-            command=resources.command,
-            seeds=(settings.loop.seed,),
-            steps=best.step,
-            data={"cases (patients, masks, grid)": cases_fingerprint(cases)},
-            parents=_parents(settings),
-            hardware="; ".join(part for part in (_hardware(resources), note) if part),
-            trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
-            validation=validation,
-        ),
+        provenance=_provenance(settings, cases, best, work, resources),
     )
+
+
+def _provenance(
+    settings: TrainSettings, cases: Sequence[TrainingCase], best: Validation, work: Path, resources: Resources
+) -> Provenance:
+    hardware = "; ".join(part for part in (_hardware(resources), precision_note(work)) if part)
+    return Provenance.of_today(
+        command=resources.command,
+        seeds=(settings.loop.seed,),
+        steps=best.step,
+        data={"cases (patients, masks, grid)": cases_fingerprint(cases)},
+        parents=_parents(settings),
+        hardware=hardware,
+        validation=_measures(best),
+    )
+
+
+def _for_reading(network: NetworkSpec) -> NetworkSpec:
+    """Return the network without deep supervision, which is for training alone; the weights are the same."""
+    if "deep_supervision" not in network.arguments:
+        return network
+    return NetworkSpec(name=network.name, arguments=network.arguments | {"deep_supervision": False})
+
+
+def _measures(best: Validation) -> dict[str, float]:
+    dice = {f"dice_{target}": value for target, value in best.dice.items()}
+    return dice | {f"false_ml_{target}": value for target, value in best.false_ml.items()}
 
 
 def _limits(settings: TrainSettings, cases: Sequence[TrainingCase], best: Validation) -> tuple[str, ...]:

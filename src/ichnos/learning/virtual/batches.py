@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from ichnos.arrays import Floats32
 from ichnos.inference import windows
 from ichnos.learning.segmentation.objective import Batch
 from ichnos.models import COORDINATE_MM, TargetSpec
@@ -133,9 +134,7 @@ class SimulatedBatches:
         truth = torch.stack([torch.from_numpy(truth) for _, truth in pairs])
         return Batch(image, truth, torch.ones(truth.shape[:2]))
 
-    def _patch(
-        self, look: Look, rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def _patch(self, look: Look, rng: np.random.Generator) -> tuple[Floats32, Floats32]:
         """Cut a patch out of a look, and change it as scans differ: mirrored, another offset and noise,
         cut off, on a pillow.
         """
@@ -144,27 +143,28 @@ class SimulatedBatches:
             for p in self.schedule.patch
             for o in [rng.integers(0, self.schedule.side - p + 1)]
         )
-        hu = look.hu[at].astype(np.float32)
+        flipped = rng.random() < 0.5
+        hu, gone = _cut_off(_on_pillow(_noisy(look.hu[at].astype(np.float32), rng), rng), rng)
+        truth = self._truth(look, at, flipped=flipped)
+        coordinates = [target.kind == "coordinate" for target in self.targets]
+        truth[..., gone] = np.where(coordinates, np.float32(np.nan), np.float32(0))[:, None, None, None]
+        return (hu[::-1].copy(), truth[:, ::-1].copy()) if flipped else (hu, truth)
+
+    def _truth(self, look: Look, at: tuple[slice, ...], *, flipped: bool) -> Floats32:
+        """Return the targets of a patch, with the names and signs that they have in its mirror image."""
         known = masks_among(target.name for target in self.targets)
         masks = dict(zip(known, look.degrees[(slice(None), *at)].astype(np.float32) / 8, strict=True))
-        mni = dict(
-            zip(_AXES, look.mni[(slice(None), *at)].astype(np.float32) / (16 * COORDINATE_MM), strict=True)
-        )
+        units = look.mni[(slice(None), *at)].astype(np.float32) / (16 * COORDINATE_MM)
+        mni = dict(zip(_AXES, units, strict=True))
         outside = masks["brain"] < 0.5
-        flipped = rng.random() < 0.5
-        hu, gone = _cut_off(_on_pillow(_noisy(hu, rng), rng), rng)
         planes = []
         for target in self.targets:
             if target.kind == "coordinate":
                 plane = -mni[target.name] if flipped and target.name == "mni_x" else mni[target.name]
-                plane = np.where(outside, np.float32(np.nan), plane)
-                plane[:, :, gone] = np.nan
+                planes.append(np.where(outside, np.float32(np.nan), plane))
             else:
-                plane = masks[mirrored(target.name) if flipped else target.name]
-                plane[:, :, gone] = 0
-            planes.append(plane)
-        truth = np.stack(planes)
-        return (hu[::-1].copy(), truth[:, ::-1].copy()) if flipped else (hu, truth)
+                planes.append(masks[mirrored(target.name) if flipped else target.name])
+        return np.stack(planes)
 
     def _group(self, group: int) -> list[Look]:
         if group not in self._looks:
@@ -249,7 +249,7 @@ def looks_at(population: Population, schedule: Schedule, targets: tuple[str, ...
     return made
 
 
-def _noisy(hu: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def _noisy(hu: Floats32, rng: np.random.Generator) -> Floats32:
     """Shift the whole scale, add grain."""
     hu = hu + np.float32(rng.normal(0, 3))
     if rng.random() < 0.5:
@@ -257,7 +257,7 @@ def _noisy(hu: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray
     return np.asarray(hu, np.float32)
 
 
-def _on_pillow(hu: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def _on_pillow(hu: Floats32, rng: np.random.Generator) -> Floats32:
     """Lay something under the head, or around it: a pillow, a holder's shell, blankets; only in what is
     air, behind some plane.
     """
@@ -279,7 +279,7 @@ def _on_pillow(hu: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDA
     return np.where(free & shell & behind, np.float32(rng.uniform(-400, 150)), hu)
 
 
-def _cut_off(hu: npt.NDArray[np.float32], rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], slice]:
+def _cut_off(hu: Floats32, rng: np.random.Generator) -> tuple[Floats32, slice]:
     """End the scan above the patch's lower edge, in a third of the patches; return the planes that are
     gone.
     """

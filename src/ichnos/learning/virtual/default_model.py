@@ -4,16 +4,15 @@ from virtual patients alone.
 
 from __future__ import annotations
 
-import datetime
 import platform
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-import ichnos
+from ichnos.learning.loop.checkpoints import reached
+from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.learning.loop.settings import LoopSettings
-from ichnos.learning.loop.training import Progress
 from ichnos.learning.segmentation.objective import SegmentationSettings, train_segmentation
 from ichnos.learning.segmentation.operating_points import operating_points
 from ichnos.learning.segmentation.settings import Objective
@@ -30,6 +29,7 @@ from ichnos.models import (
 )
 from ichnos.models.store import sha256
 
+HEAD_WINDOWS_HU = ((-20, 100), (0, 40), (20, 80), (-1000, 1000))  # brain, white matter, blood, bone and air
 HELD_OUT = 4  # the last label maps of a folder are never trained on
 LIMITS = (
     "Trained on simulated patients only; it has never seen a real scan.",
@@ -54,6 +54,21 @@ DEFAULT_TARGETS = (
 )
 
 
+_ARCHITECTURE = {
+    "input_channels": 4,
+    "num_classes": len(DEFAULT_TARGETS),
+    "dim": 3,
+    "features_per_stage": [16, 32, 64, 96, 128],
+    "strides": [1, 2, 2, 2, 2],
+    "n_conv_per_stage": [1, 1, 2, 2, 2],
+    "n_conv_per_stage_decoder": [1, 1, 1, 1],
+}
+_GENTLER: dict[str, Any] = {
+    "learning_rate": 8e-4,
+    "sparse_weight": 0.2,
+}  # for weights that have learnt already
+
+
 def taught_heads(heads: tuple[Path, ...]) -> tuple[Path, ...]:
     """Return the label maps that are trained on: all of a folder but those held out.
 
@@ -73,31 +88,14 @@ def default_settings(
     """Return the settings of the default network: a residual U-Net at 3 mm that sees nearly the whole head
     at once, in four HU windows.
     """
+    loop = LoopSettings(
+        steps=steps, learning_rate=learning_rate, warm_up_steps=200, ema_decay=0.998, validations=0, batch=1
+    )
     return SegmentationSettings(
-        network=NetworkSpec(
-            name="unet",
-            arguments={
-                "input_channels": 4,
-                "num_classes": len(DEFAULT_TARGETS),
-                "dim": 3,
-                "features_per_stage": [16, 32, 64, 96, 128],
-                "strides": [1, 2, 2, 2, 2],
-                "n_conv_per_stage": [1, 1, 2, 2, 2],
-                "n_conv_per_stage_decoder": [1, 1, 1, 1],
-            },
-        ),
-        preprocessing=Preprocessing(
-            spacing_mm=(3.0, 3.0, 3.0), windows_hu=((-20, 100), (0, 40), (20, 80), (-1000, 1000)), patch=patch
-        ),
+        network=NetworkSpec(name="unet", arguments=_ARCHITECTURE),
+        preprocessing=Preprocessing(spacing_mm=(3.0, 3.0, 3.0), windows_hu=HEAD_WINDOWS_HU, patch=patch),
         targets=DEFAULT_TARGETS,
-        loop=LoopSettings(
-            steps=steps,
-            learning_rate=learning_rate,
-            warm_up_steps=200,
-            ema_decay=0.998,
-            validations=0,
-            batch=1,
-        ),
+        loop=loop,
         objective=Objective(sparse_weight=sparse_weight),
     )
 
@@ -108,57 +106,40 @@ def train_default(
     heads: tuple[Path, ...],
     work: Path,
     steps: int,
-    seconds: float,
-    device: str = "cpu",
-    command: str = "",
-    cache: Path | None = None,
     go_on_from: Path | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    resources: Resources = ON_CPU,
 ) -> Model:
-    """Train, or go on training, for at most `seconds`; write the Model with its provenance to `out`.
+    """Train, or go on training, within the time given; write the Model with its provenance to `out`.
 
     `work` holds the checkpoint that the next call goes on from; without one, training starts from the weights
-    of the model folder `go_on_from`, if given: a new schedule, a gentler learning rate, and patients that it
-    has not seen.
+    of the model folder `go_on_from`, if given, with a gentler learning rate and on unseen patients.
     """
     earlier = load_model(go_on_from) if go_on_from is not None else None
-    settings = (
-        default_settings(steps=steps)
-        if earlier is None
-        else default_settings(steps=steps, learning_rate=8e-4, sparse_weight=0.2)
-    )
-    used = taught_heads(heads)
-    how = settings.preprocessing
-    taught = earlier.manifest.provenance.steps if earlier else 0
-    batches = SimulatedBatches(
-        Population(heads=used, seed=taught, cache=cache),
-        Schedule(how.patch, how.spacing_mm[0]),
-        DEFAULT_TARGETS,
-        how.windows_hu,
-    )
-    done = 0
-
-    def follow(progress: Progress) -> None:
-        nonlocal done
-        done = progress.step
-        report(progress)
-
+    settings = default_settings(steps=steps, **(_GENTLER if earlier else {}))
+    batches = _batches(settings.preprocessing, taught_heads(heads), earlier, resources.cache)
+    initial = earlier.network().state_dict() if earlier else None
     try:
-        network = train_segmentation(
-            settings,
-            batches,
-            work,
-            device=device,
-            seconds=seconds,
-            report=follow,
-            initial=earlier.network().state_dict() if earlier else None,
-        )
-        points = operating_points(network, batches, _unseen(batches.schedule, done), DEFAULT_TARGETS)
+        network = train_segmentation(settings, batches, work, initial=initial, resources=resources)
+        unseen = _unseen(batches.schedule, reached(work))
+        points = operating_points(network, batches, unseen, DEFAULT_TARGETS)
     finally:
         batches.close()
-    return save_model(
-        out, network, _manifest(settings, points, used, taught + done, command, device, earlier)
+    provenance = simulated_provenance(settings.loop, earlier, taught_heads(heads), work, resources)
+    return save_model(out, network, _manifest(settings, points, provenance))
+
+
+def _batches(
+    how: Preprocessing, heads: tuple[Path, ...], earlier: Model | None, cache: Path | None
+) -> SimulatedBatches:
+    """Return batches of simulated patients whom the earlier model has not seen."""
+    population = Population(heads=heads, seed=_steps_of(earlier), cache=cache)
+    return SimulatedBatches(
+        population, Schedule(how.patch, how.spacing_mm[0]), DEFAULT_TARGETS, how.windows_hu
     )
+
+
+def _steps_of(earlier: Model | None) -> int:
+    return earlier.manifest.provenance.steps if earlier else 0
 
 
 def _unseen(schedule: Schedule, done: int) -> range:
@@ -169,26 +150,30 @@ def _unseen(schedule: Schedule, done: int) -> range:
     return range(first, first + schedule.patients * schedule.looks // schedule.size)
 
 
-def _manifest(
-    settings: SegmentationSettings,
-    points: tuple[TargetSpec, ...],
-    heads: tuple[Path, ...],
-    steps: int,
-    command: str,
-    device: str,
+def simulated_provenance(
+    loop: LoopSettings,
     earlier: Model | None,
-) -> Manifest:
-    cores = torch.get_num_threads()
-    provenance = Provenance(
-        code_version=ichnos.__version__,
-        command=command,
-        seeds=(settings.loop.seed,),
-        steps=steps,
+    heads: tuple[Path, ...],
+    work: Path,
+    resources: Resources,
+    *seeds: int,
+) -> Provenance:
+    """Return where weights come from that were learnt from virtual patients, the earlier ones included."""
+    parents = (*earlier.manifest.provenance.parents, earlier.manifest.weights_sha256) if earlier else ()
+    cores = f"{torch.get_num_threads()} CPU core(s), {platform.machine()}"
+    return Provenance.of_today(
+        command=resources.command,
+        seeds=(loop.seed, *seeds),
+        steps=_steps_of(earlier) + reached(work),
         data={"mni152 (nilearn)": "as shipped", **{head.name: sha256(head) for head in heads}},
-        hardware="1 GPU" if device != "cpu" else f"{cores} CPU core(s), {platform.machine()}",
-        parents=(*earlier.manifest.provenance.parents, earlier.manifest.weights_sha256) if earlier else (),
-        trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        hardware="1 GPU" if resources.device != "cpu" else cores,
+        parents=parents,
     )
+
+
+def _manifest(
+    settings: SegmentationSettings, points: tuple[TargetSpec, ...], provenance: Provenance
+) -> Manifest:
     return Manifest(
         name="ichnos-multi",
         version="0.1",

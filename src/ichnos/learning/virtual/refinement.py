@@ -7,9 +7,7 @@ kept beside the truth. Then batches are drawn from the pool, each a pure functio
 
 from __future__ import annotations
 
-import datetime
-import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache as kept_once
 from pathlib import Path
@@ -19,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import ichnos
 from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused
 from ichnos.inference import Predictor
 from ichnos.inference.refine import RefinerInput, calibrated, channels_of, refiner_input, region_of
+from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.learning.loop.settings import LoopSettings
-from ichnos.learning.loop.training import Progress
 from ichnos.learning.segmentation.objective import (
     Batch,
     SegmentationSettings,
@@ -33,8 +30,9 @@ from ichnos.learning.segmentation.objective import (
 )
 from ichnos.learning.segmentation.settings import Objective
 from ichnos.learning.virtual.batches import DISEASED_ML, SMALL_ML, scanned
-from ichnos.learning.virtual.default_model import LIMITS, taught_heads
+from ichnos.learning.virtual.default_model import HEAD_WINDOWS_HU, LIMITS, simulated_provenance, taught_heads
 from ichnos.models import (
+    ATLAS_CHANNELS,
     LOGIT_UNIT,
     Manifest,
     Model,
@@ -45,7 +43,7 @@ from ichnos.models import (
     load_model,
     save_model,
 )
-from ichnos.models.store import REFINEMENT, sha256
+from ichnos.models.store import REFINEMENT
 from ichnos.runs import Numbered
 from ichnos.simulation.exams.scanners import CENTRES, draw_protocol
 from ichnos.simulation.heads.from_labels import labelled_head
@@ -70,9 +68,7 @@ REFINED_TARGETS = (
     TargetSpec(name="tract_right", group="tract"),
 )
 NAMES = tuple(target.name for target in REFINED_TARGETS)
-HOW = Preprocessing(
-    spacing_mm=(1.5, 1.5, 3.0), windows_hu=((-20, 100), (0, 40), (20, 80), (-1000, 1000)), patch=(80, 96, 16)
-)
+HOW = Preprocessing(spacing_mm=(1.5, 1.5, 3.0), windows_hu=HEAD_WINDOWS_HU, patch=(80, 96, 16))
 LEAST_SCANS = 8  # of a pool
 SCANS = 2  # of each patient, on different scanners
 _SEED = 9_100_000
@@ -82,6 +78,15 @@ _LOGIT_STEPS, _SHARE_STEPS = 16, 255  # in which logits and shares are kept as s
 # six patches of ten are laid around a voxel of these
 _OWN = tuple(NAMES.index(name) for name in ("ICH", "IVH", "PHE", "leukoaraiosis"))
 _SWAPPED = mirrored_channels(NAMES)
+_ARCHITECTURE = {
+    "input_channels": len(HOW.windows_hu) + len(NAMES) + ATLAS_CHANNELS,
+    "num_classes": len(NAMES),
+    "first_logits": len(HOW.windows_hu),
+    "logit_unit": LOGIT_UNIT,
+    "features_per_stage": [16, 32, 64],
+    "kernel_sizes": [[3, 3, 1], 3, 3],
+    "strides": [1, [2, 2, 1], 2],
+}
 
 
 def patient_of(
@@ -197,27 +202,21 @@ def _patch(shown: _Shown, rng: np.random.Generator) -> tuple[Floats32, Floats32]
     """
     at = _place(shown, rng)
     every = (slice(None), *at)
-    hu = shown.hu[at]
-    logits: Floats32 = shown.logits[every].astype(np.float32) / np.float32(_LOGIT_STEPS)
-    atlas: Floats32 = shown.atlas[every].astype(np.float32) / np.float32(_SHARE_STEPS)
-    truth: Floats32 = shown.truth[every].astype(np.float32) / np.float32(_SHARE_STEPS)
-    hu = hu + np.float32(rng.normal(0, 1.2))
+    logits = shown.logits[every].astype(np.float32) / np.float32(_LOGIT_STEPS)
+    atlas = shown.atlas[every].astype(np.float32) / np.float32(_SHARE_STEPS)
+    truth = shown.truth[every].astype(np.float32) / np.float32(_SHARE_STEPS)
+    hu = shown.hu[at] + np.float32(rng.normal(0, 1.2))
     if rng.random() < 0.4:
         hu = hu + rng.standard_normal(hu.shape, np.float32) * np.float32(rng.uniform(0, 3))
     if rng.random() < 0.3:
         moved = rng.normal(0, 0.3, (len(logits), 1, 1, 1)).astype(np.float32)
         logits = logits * np.float32(rng.uniform(0.8, 1.1)) + moved
     if rng.random() < 0.5:
-        hu, logits, atlas, truth = (
-            hu[::-1],
-            logits[_SWAPPED][:, ::-1],
-            atlas[::-1, ::-1],
-            truth[_SWAPPED][:, ::-1],
-        )
-    image = channels_of(hu, logits, atlas, HOW)
-    missing = [(0, wanted - n) for wanted, n in zip(HOW.patch, hu.shape, strict=True)]
-    image = np.pad(image, [(0, 0), *missing], constant_values=HOW.padding)
-    return image, np.pad(truth, [(0, 0), *missing])
+        hu, atlas = hu[::-1], atlas[::-1, ::-1]
+        logits, truth = logits[_SWAPPED][:, ::-1], truth[_SWAPPED][:, ::-1]
+    missing = [(0, 0), *((0, wanted - n) for wanted, n in zip(HOW.patch, hu.shape, strict=True))]
+    image = np.pad(channels_of(hu, logits, atlas, HOW), missing, constant_values=HOW.padding)
+    return image, np.pad(truth, missing)
 
 
 def _place(shown: _Shown, rng: np.random.Generator) -> tuple[slice, ...]:
@@ -241,20 +240,8 @@ def refinement_settings(
     """Return the settings of the refinement: two resolutions of small width, for all else the first
     network has seen.
     """
-    channels = len(HOW.windows_hu) + len(NAMES) + 2
     return SegmentationSettings(
-        network=NetworkSpec(
-            name="refiner",
-            arguments={
-                "input_channels": channels,
-                "num_classes": len(NAMES),
-                "first_logits": len(HOW.windows_hu),
-                "logit_unit": LOGIT_UNIT,
-                "features_per_stage": [16, 32, 64],
-                "kernel_sizes": [[3, 3, 1], 3, 3],
-                "strides": [1, [2, 2, 1], 2],
-            },
-        ),
+        network=NetworkSpec(name="refiner", arguments=_ARCHITECTURE),
         preprocessing=HOW,
         targets=REFINED_TARGETS,
         loop=LoopSettings(
@@ -277,69 +264,37 @@ def train_refinement(
     heads: tuple[Path, ...],
     work: Path,
     steps: int,
-    seconds: float,
-    device: str = "cpu",
-    command: str = "",
     anew: bool = False,
-    report: Callable[[Progress], None] = lambda progress: None,
+    resources: Resources = ON_CPU,
 ) -> Model:
-    """Train, or go on training, for at most `seconds`; write the refinement with its provenance into the
+    """Train, or go on training, within the time given; write the refinement with its provenance into the
     model's folder.
 
     `work` holds the checkpoint that the next call goes on from; without one, training starts from the
     refinement that is there, unless `anew`.
     """
+    files = _scans_of(pool)
+    earlier = None if anew else model.refinement()
+    settings = refinement_settings(steps=steps, pool=files)
+    batches = PoolBatches(files, seed=earlier.manifest.provenance.steps if earlier else 0)
+    initial = earlier.network().state_dict() if earlier else None
+    network = train_segmentation(settings, batches, work, initial=initial, resources=resources)
+    provenance = simulated_provenance(settings.loop, earlier, taught_heads(heads), work, resources, _SEED)
+    return save_model(model.folder / REFINEMENT, network, _manifest(model, settings, provenance))
+
+
+def _scans_of(pool: Path) -> tuple[Path, ...]:
+    """Return the scans of a pool, or say that they are too few."""
     files = tuple(sorted(pool.glob("*.npz")))
     if len(files) < LEAST_SCANS:
         raise InputRefused(
             f"{pool} holds {len(files)} scan(s), too few to learn a refinement from; make {LEAST_SCANS} at"
             " least"
         )
-    earlier = None if anew else model.refinement()
-    settings = refinement_settings(steps=steps, pool=files)
-    done = 0
-
-    def follow(progress: Progress) -> None:
-        nonlocal done
-        done = progress.step
-        report(progress)
-
-    network = train_segmentation(
-        settings,
-        PoolBatches(files, seed=earlier.manifest.provenance.steps if earlier else 0),
-        work,
-        device=device,
-        seconds=seconds,
-        report=follow,
-        initial=earlier.network().state_dict() if earlier else None,
-    )
-    manifest = _manifest(model, settings, (earlier, done), heads, command=command, device=device)
-    return save_model(model.folder / REFINEMENT, network, manifest)
+    return files
 
 
-def _manifest(
-    model: Model,
-    settings: SegmentationSettings,
-    learnt: tuple[Model | None, int],
-    heads: tuple[Path, ...],
-    **how: str,
-) -> Manifest:
-    earlier, steps = learnt
-    before = earlier.manifest.provenance if earlier else None
-    provenance = Provenance(
-        code_version=ichnos.__version__,
-        command=how["command"],
-        seeds=(settings.loop.seed, _SEED),
-        steps=steps + (before.steps if before else 0),
-        data={"mni152 (nilearn)": "as shipped", **{head.name: sha256(head) for head in taught_heads(heads)}},
-        hardware=(
-            "1 GPU"
-            if how["device"] != "cpu"
-            else f"{torch.get_num_threads()} CPU core(s), {platform.machine()}"
-        ),
-        parents=(*before.parents, earlier.manifest.weights_sha256) if before and earlier else (),
-        trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
-    )
+def _manifest(model: Model, settings: SegmentationSettings, provenance: Provenance) -> Manifest:
     return Manifest(
         name=f"{model.manifest.name}-refinement",
         version=model.manifest.version,

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from ichnos.audit.pairing import PairWindows
@@ -20,6 +20,7 @@ from ichnos.service.store.options import option
 from ichnos.service.store.tables import EventRow, InstanceRow, OptionRow, PairRow, StudyRow
 
 SEEN_EVENT = "partners.seen"  # option: id of the last event that was looked at
+SEEN_OUTLINE = "partners.seen_outline"  # option: id of the last segmentation that was looked at
 SHADOW_MODEL = "partners.shadow"  # option: name of the model that reads beside the one that reads
 JUDGE, SHADOW = "judge", "shadow"  # kinds of tasks
 _EVENTS_AT_ONCE = 200
@@ -47,16 +48,39 @@ class PairFinder:
                 if study is not None:
                     _look(session, study, now=now)
             if found:
-                _remember(session, found[-1].id)
-        return bool(found)
+                _remember(session, SEEN_EVENT, found[-1].id)
+            outlines = _look_for_outlines(session, ripe_at=now - settings.delay_s)
+        return bool(found) or outlines
 
 
-def _remember(session: Session, event_id: int) -> None:
-    row = session.get(OptionRow, SEEN_EVENT)  # no event of its own: it is no setting that anybody changed
+def _remember(session: Session, name: str, number: int) -> None:
+    row = session.get(OptionRow, name)  # no event of its own: it is no setting that anybody changed
     if row is None:
-        session.add(OptionRow(name=SEEN_EVENT, value=event_id))
+        session.add(OptionRow(name=name, value=number))
     else:
-        row.value = event_id
+        row.value = number
+
+
+def _look_for_outlines(session: Session, *, ripe_at: float) -> bool:
+    """Judge pairs again whose study has received a segmentation since: somebody may have corrected one.
+
+    Own results have no pair yet when they are stored, or change nothing; scores that are known stay.
+    """
+    seen = int(option(session, SEEN_OUTLINE, 0))
+    wanted = select(InstanceRow).where(InstanceRow.id > seen, InstanceRow.modality == "SEG")
+    ripe = wanted.where(InstanceRow.received_at <= ripe_at).order_by(InstanceRow.id).limit(_EVENTS_AT_ONCE)
+    found = list(session.execute(ripe).scalars())
+    studies_seen = {image.study_id for image in found}
+    pairs = select(PairRow).where(
+        PairRow.judged_at.is_not(None),
+        or_(PairRow.ct_study_id.in_(studies_seen), PairRow.partner_study_id.in_(studies_seen)),
+    )
+    for pair in session.execute(pairs).scalars():
+        if any(image.received_at > (pair.judged_at or 0.0) for image in found):
+            queue.enqueue(session, JUDGE, study_id=pair.ct_study_id, payload={"pair": pair.id}, priority=9)
+    if found:
+        _remember(session, SEEN_OUTLINE, found[-1].id)
+    return bool(found)
 
 
 def _look(session: Session, study: StudyRow, *, now: float) -> None:

@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from pydicom.uid import UID
 
 import ichnos
+from ichnos.service.receiver import MAXIMUM_PDU_BYTES
 from ichnos.service.results.extras import LEAVING
 from ichnos.service.sender import CONNECT_S
 from ichnos.service.settings import NodeSettings
@@ -48,7 +49,7 @@ def _receiving(settings: NodeSettings) -> Iterator[str]:
         ("address and port", f"{receiver.host}:{receiver.port}"),
         ("associations at the same time", receiver.associations),
         ("who may connect", _peers(settings)),
-        ("maximum PDU length", "16382 bytes"),
+        ("maximum PDU length", f"{MAXIMUM_PDU_BYTES} bytes"),
         ("asynchronous operations", "none"),
     )
     yield ""

@@ -20,13 +20,15 @@ from ichnos.service.web import (
     api_configuration,
     dicomweb,
     evidence,
+    ohif,
     operation,
+    opinions,
     pages,
     sessions,
     upkeep,
 )
 from ichnos.service.web.access import SignInNeeded
-from ichnos.service.web.configuration import destinations, models, tokens, users
+from ichnos.service.web.configuration import destinations, exports, models, retention, tokens, users
 from ichnos.service.web.rendering import fragment
 
 _STATIC = Path(__file__).parent / "static"
@@ -44,8 +46,9 @@ _HEADERS = {
 }
 _FOR_PROGRAMS = ("/api/", "/dicom-web/", "/healthz", "/readyz", "/metrics", "/openapi.json")
 _PAGES = (
-    pages.PAGES, evidence.EVIDENCE_PAGES, sessions.SESSIONS, destinations.DESTINATIONS, models.MODELS,
-    tokens.TOKENS, users.USERS,
+    pages.PAGES, evidence.EVIDENCE_PAGES, opinions.OPINION_PAGES, sessions.SESSIONS,
+    destinations.DESTINATIONS, models.MODELS, tokens.TOKENS, users.USERS, retention.RETENTION,
+    exports.EXPORTS, ohif.OHIF,
 )  # fmt: skip
 
 
@@ -62,6 +65,7 @@ def create_app(node: Node) -> FastAPI:
         app.include_router(router)
     app.include_router(api.API, prefix="/api/v1")
     app.include_router(evidence.EVIDENCE, prefix="/api/v1")
+    app.include_router(opinions.OPINIONS, prefix="/api/v1")
     app.include_router(api_configuration.CONFIGURATION, prefix="/api/v1")
     app.include_router(upkeep.UPKEEP, prefix="/api/v1")
     app.include_router(dicomweb.DICOMWEB, prefix="/dicom-web")

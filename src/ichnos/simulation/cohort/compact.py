@@ -104,11 +104,14 @@ def _piece(patient: VirtualPatient, plan: Plan) -> Box:
 def write_compact(subject: Subject, patient: VirtualPatient, folder: Path) -> dict[str, float]:
     """Write a patient's piece of CT and outlines below `folder`; return the volumes for the truth's table.
 
-    A patient without blood, or of whom no CT is asked, has facts alone.
+    A patient without blood, or of whom no CT is asked, has facts and volumes alone.
     """
     volumes = _chronic_ml(patient)
-    if not patient.latent.has_haematoma or "ct" not in subject.exams:
+    if not patient.latent.has_haematoma:
         return volumes
+    if "ct" not in subject.exams:
+        truth = patient.truth
+        return volumes | {"ich_ml": round(truth.ich_ml, 3), "ivh_ml": round(truth.ivh_ml, 3)}
     followed = "followup" in subject.exams
     scan = quick_scan(
         patient,

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused
 from ichnos.learning.expansion.forecast import forecast_map, save_forecaster, train_forecaster
-from ichnos.learning.expansion.forecast_scores import (
-    ForecastScore,
-    best_threshold,
-    score,
-    uniform_dilation,
-)
+from ichnos.learning.expansion.forecast_scores import best_threshold, score, uniform_dilation
 from ichnos.learning.expansion.pairs import SYNTHETIC_FACTORS, LesionPair, synthetic_pair
-from ichnos.learning.expansion.settings import ForecastKind, ForecastSettings
+from ichnos.learning.expansion.settings import CURVE, ForecastKind, ForecastSettings
+from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.settings import changed
+from ichnos.learning.recipes import forecast_recipe
 from ichnos.studies.shared.budget import StudyBudget
-from ichnos.studies.shared.pace import measured_steps
+from ichnos.studies.shared.curves import TrainingCurve, curve_of_lines
 
 FORECAST_ARMS: Mapping[str, tuple[ForecastKind, bool]] = {
     "warp": ("warp", False),
@@ -29,19 +27,29 @@ FORECAST_ARMS: Mapping[str, tuple[ForecastKind, bool]] = {
     "ours": ("forecast", False),
     "ours + synthetic": ("forecast", True),
 }
-_LEAST_FOLD_SECONDS = 60.0  # with less, patients are left out in groups
 LEAST_GROWTH_ML = 0.5
+_GROUPS = 10  # that patients are left out in; as published: one patient at a time
+_INNER_SHARE = 4  # one in so many of the others stops the training and chooses the operating point
+_WATCHED = {"validations": 10, "patience": 4}
+_SMOKE = {
+    "steps": 2,
+    "epochs": 0,
+    "width": 4,
+    "validations": 1,
+    "precision": "fp32",
+    "spacing_mm": (4.0, 4.0, 6.0),
+    "shape": (24, 24, 16),  # the same region, coarser
+}
+_MEASURE = "growth Dice of the inner fold"
 
 
-@dataclass
-class ScoresByMethod:
-    """What each method reached on each patient left out."""
+@dataclass(frozen=True, eq=False)
+class GroupResult:
+    """What the arms reached on the patients of one group."""
 
-    by_method: dict[str, list[ForecastScore]] = field(default_factory=dict)
-    expected_ml: dict[str, list[float]] = field(default_factory=dict)  # error of the sum of probabilities
-
-    def add(self, method: str, found: ForecastScore) -> None:
-        self.by_method.setdefault(method, []).append(found)
+    rows: tuple[dict[str, Any], ...]  # a row per method and patient
+    maps: tuple[dict[str, Floats32], ...]  # of each patient, by arm, above the operating point
+    curves: tuple[TrainingCurve, ...]
 
 
 def check_apart(pairs: Sequence[LesionPair]) -> None:
@@ -57,90 +65,100 @@ def check_apart(pairs: Sequence[LesionPair]) -> None:
 
 
 def fold_groups(patients: int, budget: StudyBudget) -> list[list[int]]:
-    seconds = 60 * budget.minutes / patients
-    count = (
-        patients
-        if seconds >= _LEAST_FOLD_SECONDS and not budget.smoke
-        else min(5 if not budget.smoke else 2, patients)
-    )
+    """Divide patients into the groups that are left out."""
+    most = 2 if budget.smoke else patients if budget.recipe.base == "published" else _GROUPS
     order = np.random.default_rng(budget.seed).permutation(patients)
-    return [sorted(int(i) for i in part) for part in np.array_split(order, count)]
+    return [sorted(int(i) for i in part) for part in np.array_split(order, min(most, patients))]
 
 
-def training_steps(
-    pairs: Sequence[LesionPair], out: Path, budget: StudyBudget, folds: int
-) -> dict[ForecastKind, int]:
-    """Return how long each kind is trained: the minutes of a network are for all groups together."""
+def inner_fold(others: Sequence[LesionPair], seed: int) -> tuple[list[LesionPair], list[LesionPair]]:
+    """Divide the patients learnt from into those of the gradient and those of the inner fold.
 
-    def within(kind: ForecastKind) -> int:
-        def trial(steps: int, folder: Path) -> None:
-            train_forecaster(pairs, _settings(kind, steps, budget), folder, device=budget.device)
-
-        return measured_steps(
-            out / "steps.json", kind, 60 * budget.minutes / folds, trial, least=20, most=2000
-        )
-
-    kinds = dict.fromkeys(kind for kind, _ in FORECAST_ARMS.values())
-    return dict.fromkeys(kinds, 6) if budget.smoke else {kind: within(kind) for kind in kinds}
+    The inner fold ends the training and chooses the operating point; who is left out takes no part in either.
+    """
+    order = [int(k) for k in np.random.default_rng([seed, 5]).permutation(len(others))]
+    inner = sorted(order[: max(1, len(others) // _INNER_SHARE)])
+    return [p for k, p in enumerate(others) if k not in inner], [others[k] for k in inner]
 
 
-def _settings(kind: ForecastKind, steps: int, budget: StudyBudget) -> ForecastSettings:
-    own = ForecastSettings(kind=kind, width=_width(budget))
-    return changed(own, {"steps": steps, "seed": budget.seed})
+def arm_settings(arm: str, budget: StudyBudget) -> ForecastSettings:
+    """Return how an arm is trained under the study's recipe."""
+    kind, _ = FORECAST_ARMS[arm]
+    settings = changed(forecast_recipe(budget.recipe.base, kind=kind), {**_WATCHED, "seed": budget.seed})
+    settings = budget.recipe.applied(arm_stem(arm), settings)
+    return changed(settings, _SMOKE) if budget.smoke else settings
 
 
-def _width(budget: StudyBudget) -> int:
-    return 4 if budget.smoke else 8 if budget.device == "cpu" else 16
+def arm_stem(arm: str) -> str:
+    """Return the name of an arm's folders.
+
+    >>> arm_stem("ours + synthetic")
+    'ours-synthetic'
+    """
+    return arm.replace(" + ", "-")
 
 
-def fold_maps(
+def group_result(
+    others: Sequence[LesionPair], held: Sequence[LesionPair], out: Path, budget: StudyBudget
+) -> GroupResult:
+    """Train every arm on the others, and score it on those left out."""
+    rows: list[dict[str, Any]] = []
+    maps: list[dict[str, Floats32]] = [{} for _ in held]
+    curves = []
+    for arm in FORECAST_ARMS:
+        budget.say(f"  training {arm}")
+        curve = _trained_arm(arm, others, held, out, budget, rows, maps)
+        curves += [curve] if curve else []
+    rows += _reference_rows(others, held)
+    return GroupResult(tuple(rows), tuple(maps), tuple(curves))
+
+
+def _trained_arm(
+    arm: str,
     others: Sequence[LesionPair],
     held: Sequence[LesionPair],
     out: Path,
     budget: StudyBudget,
-    steps: Mapping[ForecastKind, int],
-    scores: ScoresByMethod,
-) -> list[dict[str, Floats32]]:
-    """Train every arm on the others, score it on those left out, and return their maps at the operating
-    point's scale.
-    """
+    rows: list[dict[str, Any]],
+    maps: list[dict[str, Floats32]],
+) -> TrainingCurve | None:
+    (kind, synthetic), folder, settings = FORECAST_ARMS[arm], out / arm_stem(arm), arm_settings(arm, budget)
+    real, inner = inner_fold(others, budget.seed)
     rng = np.random.default_rng([budget.seed, len(others)])
-    made = [synthetic_pair(p, factor, rng) for p in others for factor in SYNTHETIC_FACTORS]
-    maps: list[dict[str, Floats32]] = [{} for _ in held]
-    for arm, (kind, synthetic) in FORECAST_ARMS.items():
-        budget.say(f"  training {arm}")
-        folder = out / arm.replace(" ", "")
-        known = [*others, *made] if synthetic else list(others)
-        how = _settings(kind, steps[kind], budget)
-        network = train_forecaster(known, how, folder, device=budget.device)
-        stem = f"{arm.replace(' + ', '-')}-{out.name}"
-        save_forecaster(
-            network, how, out.parent / "models" / stem, pairs=known, command="ichnos study abramova2024"
-        )
-        seen = [forecast_map(network, p, kind, device=budget.device) for p in others]
-        cut = best_threshold(others, seen) if kind == "forecast" else 0.5
-        for j, pair in enumerate(held):
-            found = forecast_map(network, pair, kind, device=budget.device)
-            scores.add(arm, score(pair, found, threshold=cut))
-            if kind == "forecast":
-                expected = float(found.sum() - pair.later.sum()) * pair.voxel_ml
-                scores.expected_ml.setdefault(arm, []).append(expected)
-            maps[j][arm] = (found > cut).astype(np.float32)
-    _reference_scores(others, held, scores)
-    return maps
+    known = [*real, *(synthetic_pair(p, f, rng) for p in real for f in SYNTHETIC_FACTORS if synthetic)]
+    resources = Resources(budget.device)
+    network = train_forecaster(known, settings, folder, validation=inner, resources=resources)
+    models, stem = out.parent / "models", f"{arm_stem(arm)}-{out.name}"
+    save_forecaster(network, settings, models / stem, pairs=known, command="ichnos study abramova2024")
+
+    def read(pair: LesionPair) -> Floats32:
+        return forecast_map(network, pair, kind, patch=settings.patch, device=budget.device)
+
+    cut = best_threshold(inner, [read(p) for p in inner]) if kind == "forecast" else 0.5
+    for pair, own in zip(held, maps, strict=True):
+        found = read(pair)
+        rows.append(_row(arm, pair, found, cut, expected=kind == "forecast"))
+        own[arm] = (found > cut).astype(np.float32)
+    return curve_of_lines(folder / CURVE, f"{arm}, {out.name}", "growth_dice", _MEASURE)
 
 
-def _reference_scores(
-    others: Sequence[LesionPair], held: Sequence[LesionPair], scores: ScoresByMethod
-) -> None:
+def _row(
+    method: str, pair: LesionPair, found: Floats32, cut: float = 0.5, *, expected: bool = False
+) -> dict[str, Any]:
+    row = {"method": method, "patient": pair.patient, **asdict(score(pair, found, threshold=cut))}
+    if expected:
+        row["expected_error_ml"] = float(found.sum() - pair.later.sum()) * pair.voxel_ml
+    return row
+
+
+def _reference_rows(others: Sequence[LesionPair], held: Sequence[LesionPair]) -> list[dict[str, Any]]:
     factor = float(np.mean([p.later.sum() / p.blood.sum() for p in others]))
-    oracles = [p.oracle for p in others if p.oracle is not None]
-    cut = best_threshold([p for p in others if p.oracle is not None], oracles) if oracles else 0.5
+    known = [p for p in others if p.oracle is not None]
+    cut = best_threshold(known, [p.oracle for p in known if p.oracle is not None]) if known else 0.5
+    rows = []
     for pair in held:
-        scores.add("no growth", score(pair, pair.blood))
-        scores.add("uniform dilation", score(pair, uniform_dilation(pair, factor)))
+        rows.append(_row("no growth", pair, pair.blood))
+        rows.append(_row("uniform dilation", pair, uniform_dilation(pair, factor)))
         if pair.oracle is not None:
-            scores.add("oracle", score(pair, pair.oracle, threshold=cut))
-            scores.expected_ml.setdefault("oracle", []).append(
-                float(pair.oracle.sum() - pair.later.sum()) * pair.voxel_ml
-            )
+            rows.append(_row("oracle", pair, pair.oracle, cut, expected=True))
+    return rows

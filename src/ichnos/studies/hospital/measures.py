@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ichnos.arrays import Floats
-from ichnos.audit.betting import coverage_evidence
-from ichnos.audit.change import ALPHA, ChangeAlarm, watch
-from ichnos.audit.inputs import input_streams
-from ichnos.audit.live import score_streams, selection_of
+from ichnos.audit.monitoring.betting import coverage_evidence
+from ichnos.audit.monitoring.change import ChangeAlarm, watch
+from ichnos.audit.monitoring.inputs import input_streams
+from ichnos.audit.monitoring.live import CLAIM_ALPHA, score_streams, selection_of
+from ichnos.audit.monitoring.selection import weighted_calibration, weighted_mean
 from ichnos.audit.recalibration import scaling_of
 from ichnos.audit.score import Score
-from ichnos.audit.selection import weighted_calibration, weighted_mean
 from ichnos.studies.hospital.model import LEVEL, FactoryModel
 from ichnos.studies.hospital.people import HospitalPeople, draw_people
 from ichnos.studies.hospital.scanners import NEW, HospitalScanner
-from ichnos.studies.hospital.year import HospitalPlan, HospitalYear, patient_name, simulate_year
+from ichnos.studies.hospital.year import HospitalYear, patient_name
 
 VOLUMES = ("followup_volume", "leukoaraiosis_volume")
 RISK = "expansion_probability"
@@ -151,7 +151,7 @@ def _pairs_since(year: HospitalYear, first: int, arrivals: Sequence[int]) -> int
 def _promise(year: HospitalYear, first: int) -> int:
     """Return the new scanner's pairs until the promise of its interval is disproved."""
     scores = [s for s in _of(year.scores, "followup_volume") if s.patient >= patient_name(first)]
-    over = np.flatnonzero(coverage_evidence([bool(s.held) for s in scores], LEVEL) >= -np.log(ALPHA))
+    over = np.flatnonzero(coverage_evidence([bool(s.held) for s in scores], LEVEL) >= -np.log(CLAIM_ALPHA))
     return int(over[0]) + 1 if over.size else NEVER
 
 
@@ -179,8 +179,3 @@ def recalibrated_coverage(year: HospitalYear, changed_in: int, pairs: int) -> di
             held.append(low <= s.truth <= high)
         found[quantity] = (float(before), float(np.mean(held)))
     return found
-
-
-def hospitals(plan: HospitalPlan, model: FactoryModel, count: int, seed: int) -> list[HospitalYear]:
-    """Run several hospitals of one plan, each with other patients."""
-    return [simulate_year(plan, model, seed + k) for k in range(count)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ichnos.errors import InputRefused
+from ichnos.formats.text import read_table
 
 TABLE, MASKS = "participants.tsv", "lesions"
 _COLUMNS = ("participant_id", "sex", "age", "nihss")
@@ -50,15 +50,13 @@ def lesion_cases(folder: Path) -> list[LesionCase]:
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream, delimiter="\t")
-        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise InputRefused(
-                f"{table} lacks the column(s) {', '.join(missing)}; {', '.join(_COLUMNS)} are needed, divided"
-                f" by tabs, and {_RANKIN} where the Rankin scale is known"
-            )
-        return list(reader)
+    columns, rows = read_table(table)
+    if missing := [name for name in _COLUMNS if name not in columns]:
+        raise InputRefused(
+            f"{table} lacks the column(s) {', '.join(missing)}; {', '.join(_COLUMNS)} are needed, divided"
+            f" by tabs, and {_RANKIN} where the Rankin scale is known"
+        )
+    return rows
 
 
 def _participant(name: str) -> str:

@@ -19,6 +19,11 @@ from ichnos.studies.lesions.tables import nihss_table, people_table, rank_table,
 from ichnos.studies.shared.page import StudyPage
 
 FEWEST_PEOPLE = 30
+_LIMITS = (
+    "The people had ischaemic strokes: what holds for an infarct need not hold for a haematoma.",
+    "NIHSS counts language, gaze and neglect too; a motor score would suit the tract better.",
+    "A mask in MNI space has been deformed onto a template: its volume is not the patient's own.",
+)
 _VERSION = {"atlas": "tract population of 2026-11", "measures": 1}
 
 
@@ -29,12 +34,7 @@ def lesion_study(
 
     `folder` holds participants.tsv and lesions/, as `people.lesion_cases` reads them.
     """
-    cases = lesion_cases(folder)
-    if len(cases) < FEWEST_PEOPLE:
-        raise InputRefused(
-            f"{folder} holds {len(cases)} people with a lesion and an NIHSS; at least {FEWEST_PEOPLE} are"
-            " needed"
-        )
+    cases = _enough_cases(folder)
     say(f"laying {len(cases)} lesions over the tract atlas")
     done = apply(
         measured_lesion,
@@ -49,20 +49,27 @@ def lesion_study(
     rows = [_joined(case, measured[case.id]) for case in cases if case.id in measured]
     say("fitting the models")
     table = people_table(rows)
-    failed = f" {len(done.failures)} masks could not be read and are left out." if done.failures else ""
+    failed = len(done.failures)
+    unread = (f"{failed} masks could not be read and are left out.",) if failed else ()
     return StudyPage(
         "lesions",
         "Lesions of the corticospinal tract and the deficit of real people",
         "Own analysis; no paper is reproduced",
-        _design(len(rows), rows) + ((failed.strip(),) if failed else ()),
+        (*_design(len(rows), rows), *unread),
         (nihss_table(table), side_table(table), rank_table(table), rankin_table(table)),
-        limits=(
-            "The people had ischaemic strokes: what holds for an infarct need not hold for a haematoma.",
-            "NIHSS counts language, gaze and neglect too; a motor score would suit the tract better.",
-            "A mask in MNI space has been deformed onto a template: its volume is not the patient's own.",
-        ),
-        provenance={"people": len(rows), "failed masks": len(done.failures)},
+        limits=_LIMITS,
+        provenance={"people": len(rows), "failed masks": failed},
     )
+
+
+def _enough_cases(folder: Path) -> list[LesionCase]:
+    cases = lesion_cases(folder)
+    if len(cases) < FEWEST_PEOPLE:
+        raise InputRefused(
+            f"{folder} holds {len(cases)} people with a lesion and an NIHSS; at least {FEWEST_PEOPLE} are"
+            " needed"
+        )
+    return list(cases)
 
 
 def _joined(case: LesionCase, row: dict[str, float]) -> dict[str, float]:

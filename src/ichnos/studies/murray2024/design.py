@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
+from ichnos.learning.recipes import segmentation_recipe
 from ichnos.learning.segmentation.fine_tuning import SHIPPED_NAME
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_specs
 from ichnos.studies.shared.budget import StudyBudget
-from ichnos.studies.shared.training import NNUNET_ARM
+from ichnos.studies.shared.training import NNUNET_ARM, SegmentationPlan
 from ichnos.transfer.makers import TransferTarget
 
 TRACT_LABEL: TransferTarget = "tract"
-_SEEN: dict[str, Any] = {"spacing_mm": (2.0, 2.0, 2.0), "patch": (64, 64, 64), "batch": 2, "width": 16}
-TRACT_PLANS = {
-    # As published: a U-Net in three dimensions, taught by the pairs alone.
-    "pairs": TrainSettings(targets=target_specs(TRACT_LABEL)).changed(**_SEEN),
-    # Ours: begun with the weights that ship, a loss that minds that a tract is one thread, and simulated
-    # patients in half of the batches.
-    "thread": TrainSettings(targets=target_specs(TRACT_LABEL)).changed(
-        cl_dice_weight=0.5, simulated_share=0.5, start=SHIPPED_NAME
-    ),
-}
 TRACT_WAYS = {
     NNUNET_ARM: "nnU-Net itself, 3-D",
     "pairs": "3-D U-Net on pairs in our loop (twin of nnU-Net)",
@@ -29,17 +20,23 @@ TRACT_WAYS = {
     "affine": "atlas, affine",
     "deformable": "atlas, deformable",
 }
-MIXED = "draws half of its batches from simulated patients"
-UNMIXED = "no simulated patients (too short a training for them)"
-_LEAST_MINUTES = 8.0  # of training on a processor, from which simulated patients are made for it
 
 
-def without_simulation(plan: TrainSettings, budget: StudyBudget) -> TrainSettings:
-    """Leave simulated patients out of a short training: making the first of them takes longer than all of
-    its steps.
+def tract_plans(budget: StudyBudget) -> dict[str, SegmentationPlan]:
+    """Return what is trained: as published, a U-Net in three dimensions on the pairs alone; and ours.
+
+    Ours begins with the weights that ship, and its loss minds that a tract is one thread.
     """
-    return plan.changed(simulated_share=0.0) if short_training(budget) else plan
+    pairs = segmentation_recipe(TRACT_LABEL, budget.recipe.base)
+    ours = TrainSettings(targets=target_specs(TRACT_LABEL), start=SHIPPED_NAME)
+    return {"pairs": pairs, "thread": ours.changed(cl_dice_weight=0.5)}
 
 
-def short_training(budget: StudyBudget) -> bool:
-    return budget.smoke or (budget.device == "cpu" and budget.minutes < _LEAST_MINUTES)
+def tract_ways(models: Iterable[str]) -> list[str]:
+    """Return the ways to find a tract that a run has taken, in the order of the tables.
+
+    >>> tract_ways(["pairs", "thread"])
+    ['pairs', 'thread', 'affine', 'deformable']
+    """
+    taken = {*models, "affine", "deformable"}
+    return [way for way in TRACT_WAYS if way in taken]

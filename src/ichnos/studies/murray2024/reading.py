@@ -30,45 +30,52 @@ class TractReader:
     labels: StudyLabels
     models: dict[str, str]  # name -> folder
     device: str
+    register_mm: float | None = None  # voxel size of the CT that the atlas is registered to; None: its own
 
     def __call__(self, patient: Patient, folder: Path) -> dict[str, Any]:
-        """Return Dice per side, mL, injury grades and loads of each way."""
+        """Return Dice per side, mL, injury grades, loads and losses of each way."""
         del folder
         scan, cohort = ct_scan(patient), self.labels.cohort
+        ich, ivh, oedema = (_drawn(cohort, patient, name) for name in ("ICH", "IVH", "PHE"))
+        blood = _either(ich, ivh)
         found: dict[str, Tracts] = {
             name: _read(predictor_of(model, self.device)(scan).mask) for name, model in self.models.items()
         }
-        blood, oedema = (_blood(cohort, patient, name) for name in (("ICH", "IVH"), ("PHE",)))
-        affine = register_ct_to_mni(scan.volume)
-        bent = register_ct_to_mni(
-            scan.volume, kind="deformable", exclude=_either(blood, oedema), start=affine
-        )
-        found |= {
-            "affine": carried_atlas(scan.volume, affine),
-            "deformable": carried_atlas(scan.volume, bent),
-        }
-        label: Tracts = {
-            side: label_on_ct(cohort, patient, f"tract_{side}", self.labels.pipelines) for side in SIDES
-        }
-        true: Tracts = {side: label_on_ct(cohort, patient, f"tract_{side}", (TRUTH,)) for side in SIDES}
+        found |= self._atlas_tracts(scan.volume, _either(blood, oedema))
+        label, true = self._known(patient, self.labels.pipelines), self._known(patient, (TRUTH,))
         row: dict[str, Any] = {"split": patient.split, "centre": patient.centre}
-        row |= {
-            "ich_ml": None if blood is None else round(volume_ml(blood), 3),
-            "side": _bleeding_side(blood),
-        }
+        for name, mask in (("ich_ml", ich), ("ivh_ml", ivh)):
+            row[name] = None if mask is None else round(volume_ml(mask), 3)
+        row |= {"side": _bleeding_side(blood)}
+        row |= {f"label_{side}": True for side in SIDES if label[side] is not None}
         for way, tracts in {**found, "label": label, "truth": true}.items():
-            for side in SIDES:
-                reference = true[side] if way == "label" else label[side]
-                tract = tracts[side]
-                if (
-                    way != "truth"
-                    and tract is not None
-                    and reference is not None
-                    and (reference.array.any() or tract.array.any())
-                ):
-                    row[f"{way}_{side}_dice"] = round(dice(reference, tract), 5)
+            row |= _overlaps(way, tracts, true if way == "label" else label)
             row |= {f"{way}_{name}": value for name, value in worse_side(tracts, blood, oedema).items()}
         return row
+
+    def _known(self, patient: Patient, pipelines: Sequence[str]) -> Tracts:
+        cohort = self.labels.cohort
+        return {side: label_on_ct(cohort, patient, f"tract_{side}", pipelines) for side in SIDES}
+
+    def _atlas_tracts(self, ct: Volume, exclude: Volume | None) -> dict[str, Tracts]:
+        """Return the comparators: the atlas by an affine and by a deformable registration."""
+        coarse = ct if self.register_mm is None else ct.resampled(self.register_mm, fill=-1000.0)
+        outside = None if exclude is None else exclude.labels_on_grid(coarse)
+        affine = register_ct_to_mni(coarse)
+        bent = register_ct_to_mni(coarse, kind="deformable", exclude=outside, start=affine)
+        return {"affine": carried_atlas(ct, affine), "deformable": carried_atlas(ct, bent)}
+
+
+def _overlaps(way: str, tracts: Tracts, reference: Tracts) -> dict[str, float]:
+    """Return the Dice of each side that both know, unless both find nothing there."""
+    if way == "truth":
+        return {}
+    found = {}
+    for side in SIDES:
+        tract, known = tracts[side], reference[side]
+        if tract is not None and known is not None and (known.array.any() or tract.array.any()):
+            found[f"{way}_{side}_dice"] = round(dice(known, tract), 5)
+    return found
 
 
 def _read(mask_of: Callable[[str], Volume]) -> Tracts:
@@ -83,9 +90,9 @@ def carried_atlas(ct: Volume, placed: CtToMni) -> Tracts:
     }
 
 
-def _blood(cohort: Cohort, patient: Patient, names: Sequence[str]) -> Volume | None:
+def _drawn(cohort: Cohort, patient: Patient, name: str) -> Volume | None:
     """Return drawn blood or oedema; None where nobody has drawn it."""
-    return _either(*(label_on_ct(cohort, patient, name, ("manual", "transfer", TRUTH)) for name in names))
+    return label_on_ct(cohort, patient, name, ("manual", "transfer", TRUTH))
 
 
 def _either(*masks: Volume | None) -> Volume | None:
@@ -102,8 +109,8 @@ def _bleeding_side(blood: Volume | None) -> str | None:
 
 
 def worse_side(tracts: Tracts, blood: Volume | None, oedema: Volume | None) -> dict[str, Any]:
-    """Return grade (0 no risk … 3 interrupted) and loads of the side that is injured more; nothing where
-    it cannot be said.
+    """Return grade (0 no risk … 3 interrupted), loads and largest loss of the side that is injured more;
+    nothing where it cannot be said.
     """
     if blood is None or not blood.array.any():
         return {}
@@ -122,4 +129,5 @@ def worse_side(tracts: Tracts, blood: Volume | None, oedema: Volume | None) -> d
         "grade": INJURY_GRADES.index(worst.grade),
         "load_ml": round(worst.blood_load_ml, 4),
         "weighted_load_ml": round(worst.weighted_blood_load_ml, 4),
+        "loss": round(worst.largest_loss, 4),
     }

@@ -1,133 +1,129 @@
 """Murray 2024: the corticospinal tract on CT, learnt from diffusion tractography; its injury by a haematoma,
 and what that says of people.
 
-Diffusion -> tract -> label on the CT -> a network on CT alone. Then: overlap per side, with and without a
-haematoma, beside the atlas carried over by affine and by deformable registration; in a trial, grades of
-injury, loads, and motor outcome with its interaction with surgery.
+Part `tracts`: diffusion -> tract -> label on the CT -> a network on CT alone; overlap per side, with and
+without a haematoma, beside the atlas carried over by affine and by deformable registration. Part `trial`:
+grades of injury, loads and the largest loss of cross-section, and what they say of motor outcome and of
+surgery. The trial alone, in simulated patients, takes the simulation's own tract and needs no network.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ichnos.anatomy.tract import SIDES
-from ichnos.cohort import Cohort
+from ichnos.cohort import Cohort, Fact
+from ichnos.errors import InputRefused
 from ichnos.models import Model
-from ichnos.studies.designs import DESIGNS
-from ichnos.studies.murray2024.design import (
-    MIXED,
-    TRACT_LABEL,
-    TRACT_PLANS,
-    TRACT_WAYS,
-    UNMIXED,
-    short_training,
-    without_simulation,
-)
+from ichnos.studies.murray2024.design import TRACT_LABEL, tract_plans, tract_ways
 from ichnos.studies.murray2024.reading import TractReader
-from ichnos.studies.murray2024.tables import (
-    added_value_table,
-    grade_rank,
-    injury_table,
-    outcome_table,
-    overlap_table,
-)
+from ichnos.studies.murray2024.tables import grade_rank
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.labels import StudyLabels, transferred_labels, truth_rows
-from ichnos.studies.shared.page import PagePicture, StudyPage
 from ichnos.studies.shared.reading import model_identity, read_patients
-from ichnos.studies.shared.rows import page_provenance
+from ichnos.studies.shared.recipe import check_networks
+from ichnos.studies.shared.record import StudyRecord
+from ichnos.studies.shared.rows import known_number, page_provenance
 from ichnos.studies.shared.training import (
-    FROM_SHIPPED,
     NNUNET_ARM,
-    NNUNET_NOT_ASKED,
-    NNUNET_TRAINED,
     train_arm,
     train_nnunet_arm,
+    validation_curves,
     worst_cases,
 )
 
+_COARSE_MM = 4.0  # of the CTs that a smoke run registers
+_FACTS = ("age_years", "gcs", "arm", "nihss_motor_180d", "mrs_365d")
 
-def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyPage:
-    """Do the study."""
+
+def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyRecord:
+    """Do the parts of the study that are asked for."""
+    check_networks(budget.recipe, (*tract_plans(budget), NNUNET_ARM), "murray2024")
+    if not budget.does("tracts"):
+        return _trial_record(cohort, budget)
     budget.say("tracking in diffusion exams and bringing the tracts onto CT")
     labels = transferred_labels(cohort, TRACT_LABEL, budget)
-    plans = {name: without_simulation(plan, budget) for name, plan in TRACT_PLANS.items()}
+    plans = tract_plans(budget)
     models = {name: train_arm(name, plan, labels, out, budget) for name, plan in plans.items()}
     if budget.nnunet:
-        models[NNUNET_ARM] = train_nnunet_arm(TRACT_PLANS["pairs"], labels, out, budget)
-    budget.say("reading every patient who was not trained on")
-    reader = TractReader(labels, {name: str(model.folder) for name, model in models.items()}, budget.device)
-    people = list(labels.cohort.of_split("test", "external").with_exams("ct"))
-    rows = read_patients(reader, people, out, budget, settings=model_identity(models))
-    return tract_page(rows, labels, models, out, budget)
-
-
-def tract_page(
-    rows: list[dict[str, Any]], labels: StudyLabels, models: dict[str, Model], out: Path, budget: StudyBudget
-) -> StudyPage:
-    """Set the paper's numbers beside ours."""
-    truths = truth_rows(labels.cohort)
-    facts = {patient.id: patient.facts for patient in labels.cohort}
-    for row in rows:
-        row["true_grade"] = grade_rank(truths.get(row["id"], {}).get("injury"))
-        row |= {
-            name: facts[row["id"]].get(name) for name in ("age_years", "arm", "nihss_motor_180d", "mrs_365d")
-        }
-    pairs = [row for row in rows if any(f"pairs_{side}_dice" in row for side in SIDES)]
-    trial = [row for row in rows if row["split"] == "external" and row.get("arm") and row.get("ich_ml")]
-    pictures: list[PagePicture] = [picture for name in TRACT_PLANS for picture in worst_cases(name, out)]
-    ways = {
-        way: title for way, title in TRACT_WAYS.items() if way in models or way in ("affine", "deformable")
-    }
-    source = (
-        "the simulation's truth (a smoke run tracks one pair only)"
-        if budget.smoke
-        else "diffusion tractography, by transfer"
-    )
-    return StudyPage(
+        models[NNUNET_ARM] = train_nnunet_arm(TRACT_LABEL, labels, out, budget)
+    rows = [row | _row_facts(labels.cohort, row["id"]) for row in _read(labels, models, out, budget)]
+    return StudyRecord(
         "murray2024",
-        "The corticospinal tract on plain CT, its injury, and motor outcome",
-        DESIGNS["murray2024"].paper,
-        (
-            f"Labels came from {source}; {labels.refused} pair(s) were refused by transfer and left out. Both"
-            " networks see CT alone. The first has the published shape (a 3-D U-Net taught by pairs) and is"
-            f" trained in our loop: a twin of nnU-Net. The second {FROM_SHIPPED}, adds a centre-line term and"
-            f" {UNMIXED if short_training(budget) else MIXED}. "
-            + (NNUNET_TRAINED if NNUNET_ARM in models else NNUNET_NOT_ASKED),
-            (
-                "The comparators carry the atlas's tract onto the CT by an affine and by a deformable"
-                " registration (blood and oedema masked)."
-            ),
-            (
-                "Grades follow the group's four levels (reading.injury says how each is defined), on the"
-                " haematoma as it was drawn: what is compared is the tract. The worse side counts. Motor"
-                " NIHSS at 180 days is regressed on the grade against complete interruption, with surgery,"
-                " their interaction, age and volume; mRS at 365 days by proportional odds. Intervals are"
-                " 95 %."
-            ),
-            (
-                f"{len(pairs)} patients with a tract label were held out; the trial has {len(trial)} patients"
-                " with a haematoma."
-            ),
-        ),
-        (
-            overlap_table(pairs, ways),
-            injury_table(trial, ways),
-            outcome_table(trial, ways),
-            added_value_table(trial, ways),
-        ),
-        tuple(pictures),
-        (
-            (
-                "Virtual patients' outcomes are drawn from the published effects: finding them again says"
-                " that a way to read the tract keeps the information, not that the effects are true."
-            ),
-            "The paper's integrity formula is not known; grades and loads are defined in reading.injury.",
-            (
-                "`limit` is the label against the simulation's truth for overlap, and the truth's own tract"
-                " and grade for injury and outcome."
-            ),
-        ),
+        {"patients": _with_truth(rows, truth_rows(labels.cohort))},
+        {
+            "simulated": bool(truth_rows(labels.cohort)),
+            "tracts": True,
+            "refused": labels.refused,
+            "ways": tract_ways(models),
+        },
         page_provenance(labels.cohort, budget, models),
+        tuple(validation_curves(tuple(models), out)),
+        tuple(picture for name in plans for picture in worst_cases(name, out)),
     )
+
+
+def _read(
+    labels: StudyLabels, models: Mapping[str, Model], out: Path, budget: StudyBudget
+) -> list[dict[str, Any]]:
+    budget.say("reading every patient who was not trained on")
+    folders = {name: str(model.folder) for name, model in models.items()}
+    reader = TractReader(labels, folders, budget.device, register_mm=_COARSE_MM if budget.smoke else None)
+    people = list(labels.cohort.of_split("test", "external").with_exams("ct"))
+    return read_patients(reader, people, out, budget, settings=model_identity(models))
+
+
+def _row_facts(cohort: Cohort, patient: str) -> dict[str, Fact]:
+    facts = next(p.facts for p in cohort if p.id == patient)
+    return {name: facts.get(name) for name in _FACTS}
+
+
+def _with_truth(
+    rows: Sequence[Mapping[str, Any]], truths: Mapping[str, Mapping[str, str]]
+) -> list[dict[str, Any]]:
+    """Return rows with the grade that the simulation knows, NaN for people."""
+    return [{**row, "true_grade": grade_rank(truths.get(row["id"], {}).get("injury"))} for row in rows]
+
+
+def _trial_record(cohort: Cohort, budget: StudyBudget) -> StudyRecord:
+    """Take the trial's injuries from the simulation's table: what a perfect reading would say of outcome."""
+    truths = truth_rows(cohort)
+    rows = [
+        {
+            "id": patient.id,
+            "split": "external",
+            "centre": patient.centre,
+            **true_injury(truths[patient.id]),
+            **{name: patient.facts.get(name) for name in _FACTS},
+        }
+        for patient in cohort.of_split("external")
+        if patient.id in truths and patient.facts.get("arm")
+    ]
+    if not rows:
+        raise InputRefused(
+            "the trial alone takes injuries from a simulation's table, and this cohort has none; leave out"
+            " --parts, so that tracts are read, or simulate"
+        )
+    return StudyRecord(
+        "murray2024",
+        {"patients": _with_truth(rows, truths)},
+        {"simulated": True, "tracts": False, "refused": 0, "ways": []},
+        page_provenance(cohort, budget, {}),
+    )
+
+
+def true_injury(truth: Mapping[str, str]) -> dict[str, float]:
+    """Return a patient's volumes and the injury of the true tract, as the simulation's table holds them.
+
+    >>> true_injury({"injury": "no risk", "ich_ml": "31", "tract_largest_loss": "0.2"})["truth_loss"]
+    0.2
+    """
+    return {
+        "ich_ml": known_number(truth.get("ich_ml")),
+        "ivh_ml": known_number(truth.get("ivh_ml")),
+        "truth_grade": grade_rank(truth.get("injury")),
+        "truth_load_ml": known_number(truth.get("tract_blood_load_ml")),
+        "truth_weighted_load_ml": known_number(truth.get("tract_weighted_blood_load_ml")),
+        "truth_loss": known_number(truth.get("tract_largest_loss")),
+    }

@@ -1,34 +1,53 @@
-"""The tables of Ryu 2025: agreement, groups, associations."""
+"""The tables of Ryu 2025: agreement, grades, groups."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ichnos.errors import InputRefused
-from ichnos.evidence.metrics.agreement import fit_volume_calibrator
+from ichnos.evidence.metrics.agreement import fit_volume_calibrator, weighted_kappa
+from ichnos.evidence.metrics.pooling import random_effects
 from ichnos.evidence.metrics.resampling import (
     resampled_concordance,
     resampled_pearson,
     resampled_spearman,
 )
-from ichnos.evidence.tables import Cell, Table
-from ichnos.studies.ryu2025.design import LARGE_INFARCT_ML, RISK, WHITE_MATTER_WAYS
-from ichnos.studies.shared.labels import StudyLabels
+from ichnos.evidence.metrics.thresholds import youden_point
+from ichnos.evidence.tables import Cell, Table, p_value
+from ichnos.studies.ryu2025.design import LARGE_INFARCT_ML
 from ichnos.studies.shared.page import cell, comparison
 from ichnos.studies.shared.rows import (
     PatientRow,
-    adjusted_effect,
     column_mean,
     known_number,
     paired_columns,
     table_row,
 )
 
-_SPARE = 4  # patients more than terms, without whom a regression is not tried
+_DICE = "Dice against the registered label"
+_R_LABEL = "r, volume against the registered label"
+_CCC_LABEL = "CCC, volume against the registered label"
+_R_MRI, _CCC_MRI = "r, volume against MRI", "CCC, volume against MRI"
+_RHO = "rho, volume against the sum of both Fazekas grades"
+_PAPER_ALL: Mapping[str, Cell] = {
+    _DICE: 0.527,
+    _R_LABEL: 0.953,
+    _CCC_LABEL: 0.919,
+    _R_MRI: 0.951,
+    _CCC_MRI: 0.760,
+    _RHO: "r 0.832 (external), 0.891 (US)",
+}
+_PAPER_BY_CENTRE: Mapping[str, Mapping[str, Cell]] = {
+    "B": {**_PAPER_ALL, _RHO: "r 0.832"},
+    "E": {_RHO: "r 0.891"},
+}
+_FAZEKAS_GRADES = 4
+_LEAST_GROUP = 5  # patients, below which a group's agreement is not tested
+_QUANTILE = 1.96  # of a 95 % interval
 
 
 def _against(rows: Sequence[PatientRow], statistic: Any, other: str) -> Any:
@@ -39,63 +58,157 @@ def _against(rows: Sequence[PatientRow], statistic: Any, other: str) -> Any:
 def agreement_table(
     external: Sequence[PatientRow], held: Sequence[PatientRow], ways: Mapping[str, str]
 ) -> Table:
-    label = _against(external, resampled_concordance, "true_ml")("registered")
-    no_truth = "no truth for MRI volumes: they are the reference"
+    """Overlap, volumes and grades on all external patients with FLAIR."""
+    rows = _agreement_rows(external, held, ways, _PAPER_ALL)
+    return comparison("ryu2025", "The paper's table, and ours", rows, note="External patients with FLAIR.")
+
+
+def centre_table(
+    external: Sequence[PatientRow], held: Sequence[PatientRow], ways: Mapping[str, str]
+) -> Table:
+    """The same measures in each external centre: B is the paper's external set, E the one of the US."""
+    rows = [
+        {**row, "measure": f"{row['measure']}, {centre} (n = {len(group)})"}
+        for centre, group in _by(external, "centre").items()
+        for row in _agreement_rows(group, held, ways, _PAPER_BY_CENTRE.get(centre, {}))
+    ]
+    if not rows:
+        rows = [{"measure": "none", "paper": "no external patient has a FLAIR"}]
+    return comparison("centres", "Each external centre apart", rows)
+
+
+def _by(rows: Sequence[PatientRow], column: str) -> dict[str, list[PatientRow]]:
+    groups: dict[str, list[PatientRow]] = {}
+    for row in sorted(rows, key=lambda row: str(row[column])):
+        groups.setdefault(str(row[column]) or "(none)", []).append(row)
+    return groups
+
+
+def _agreement_rows(
+    rows: Sequence[PatientRow],
+    held: Sequence[PatientRow],
+    ways: Mapping[str, str],
+    paper: Mapping[str, Cell],
+) -> list[dict[str, Cell]]:
+    label = _against(rows, resampled_concordance, "true_ml")("registered")
+    no_truth, definition = "no truth for MRI volumes: they are the reference", "1 by definition"
+
+    def column(statistic: Any, other: str) -> Any:
+        return _against(rows, statistic, other)
+
+    asked: tuple[tuple[str, Any, Cell], ...] = (
+        (_DICE, partial(_dice, rows), column_mean(rows, "label_dice", of="label and truth")),
+        (_R_LABEL, column(resampled_pearson, "registered_ml"), definition),
+        (_CCC_LABEL, column(resampled_concordance, "registered_ml"), label),
+        (_R_MRI, column(resampled_pearson, "mri_ml"), no_truth),
+        (_CCC_MRI, column(resampled_concordance, "mri_ml"), no_truth),
+        ("CCC, calibrated volume against MRI", partial(_calibrated, rows, held), no_truth),
+        ("CCC, volume against the truth", column(resampled_concordance, "true_ml"), label),
+        (
+            _RHO,
+            column(resampled_spearman, "fazekas"),
+            cell(lambda: resampled_spearman(*paired_columns(rows, "true_ml", "fazekas"))),
+        ),
+    )
+    return [
+        table_row(measure, paper.get(measure, "not reported"), ways, compare, limit)
+        for measure, compare, limit in asked
+    ]
+
+
+def _dice(rows: Sequence[PatientRow], way: str) -> Cell:
+    return column_mean(rows, f"{way}_dice", of="a label that is not empty")
+
+
+def fazekas_table(
+    external: Sequence[PatientRow], held: Sequence[PatientRow], ways: Mapping[str, str]
+) -> Table:
+    """Weighted kappa of the grade that a volume gives, by cuts chosen on the validation patients."""
     rows = [
         table_row(
-            "Dice against the registered label",
-            0.527,
+            f"weighted kappa, {name} Fazekas",
+            "r reported, no kappa",
             ways,
-            lambda way: column_mean(external, f"{way}_dice", of="a label that is not empty"),
-            column_mean(external, "label_dice", of="label and truth"),
-        ),
-        table_row(
-            "r, volume against the registered label",
-            0.953,
-            ways,
-            _against(external, resampled_pearson, "registered_ml"),
-            "1 by definition",
-        ),
-        table_row(
-            "CCC, volume against the registered label",
-            0.919,
-            ways,
-            _against(external, resampled_concordance, "registered_ml"),
-            label,
-        ),
-        table_row(
-            "r, volume against MRI", 0.951, ways, _against(external, resampled_pearson, "mri_ml"), no_truth
-        ),
-        table_row(
-            "CCC, volume against MRI",
-            0.760,
-            ways,
-            _against(external, resampled_concordance, "mri_ml"),
-            no_truth,
-        ),
-        table_row(
-            "CCC, calibrated volume against MRI",
-            "not reported",
-            ways,
-            lambda way: _calibrated(external, held, way),
-            no_truth,
-        ),
-        table_row(
-            "CCC, volume against the truth",
-            "unknown outside a simulation",
-            ways,
-            _against(external, resampled_concordance, "true_ml"),
-            label,
-        ),
-        table_row(
-            "rho, volume against the sum of both Fazekas grades",
-            "r 0.832 (external), 0.891 (US)",
-            ways,
-            _against(external, resampled_spearman, "fazekas"),
-            cell(lambda: resampled_spearman(*paired_columns(external, "true_ml", "fazekas"))),
-        ),
+            partial(_kappa, external, held, f"fazekas_{name}"),
+            _kappa(external, held, f"fazekas_{name}", "true"),
+        )
+        for name in ("periventricular", "deep")
     ]
-    return comparison("ryu2025", "The paper's table, and ours", rows, note="External patients with FLAIR.")
+    note = (
+        "A grade is the number of cuts that the volume exceeds; each cut tells the validation patients of"
+        " that grade or above best from the others (Youden). Quadratic weights."
+    )
+    return comparison("fazekas", "Grades from volumes", rows, note=note)
+
+
+def _kappa(external: Sequence[PatientRow], held: Sequence[PatientRow], grade: str, way: str) -> Cell:
+    def compute() -> Cell:
+        cuts = grade_cuts(*paired_columns(held, f"{way}_ml", grade))
+        volumes, grades = paired_columns(external, f"{way}_ml", grade)
+        found = (np.array(volumes)[:, None] >= cuts).sum(axis=1)
+        return weighted_kappa(found.astype(float), grades, grades=_FAZEKAS_GRADES)
+
+    return cell(compute)
+
+
+def grade_cuts(volumes_ml: Sequence[float], grades: Sequence[float]) -> np.ndarray:
+    """Return the volumes from which a grade is 1, 2 and 3 or more; no cut below another.
+
+    >>> grade_cuts([0.1, 0.2, 4, 5, 9, 10, 30, 40], [0, 0, 1, 1, 2, 2, 3, 3]).tolist()
+    [4.0, 9.0, 30.0]
+    """
+    volumes, known = np.array(volumes_ml, float), np.array(grades, float)
+    cuts = []
+    for grade in range(1, _FAZEKAS_GRADES):
+        above = known >= grade
+        if not above.any() or above.all():
+            cuts.append(np.inf if not above.any() else -np.inf)
+            continue
+        cuts.append(youden_point(above.astype(float), volumes, chosen_on="validation").threshold)
+    return np.asarray(np.maximum.accumulate(cuts))
+
+
+def heterogeneity_table(external: Sequence[PatientRow], ways: Mapping[str, str]) -> Table:
+    """Test whether agreement differs between vendors and between sizes of the acute infarct."""
+    large = {True: "above", False: "up to"}
+    sized = [
+        {**row, "size": large[known_number(row["infarct_ml"]) > LARGE_INFARCT_ML]}
+        for row in external
+        if np.isfinite(known_number(row["infarct_ml"]))
+    ]
+    rows = [
+        table_row(
+            f"CCC between {title}",
+            paper,
+            ways,
+            partial(_differs, _by(group, column)),
+            "see the groups",
+        )
+        for title, column, group, paper in (
+            ("vendors", "vendor", external, "0.875 to 0.950, no test"),
+            ("infarct sizes", "size", sized, "0.912 and 0.922, no test"),
+            ("centres", "centre", external, "not reported"),
+        )
+    ]
+    note = "Cochran's test of Fisher's z of each group's CCC against the registered label, and I²."
+    return comparison("heterogeneity", "Does agreement depend on the group?", rows, note=note)
+
+
+def _differs(groups: Mapping[str, Sequence[PatientRow]], way: str) -> Cell:
+    def compute() -> str:
+        values, errors = [], []
+        for rows in groups.values():
+            if len(rows) >= _LEAST_GROUP:
+                found = resampled_concordance(*paired_columns(rows, f"{way}_ml", "registered_ml"))
+                z = np.arctanh(np.clip([found.value, found.low, found.high], -0.9999, 0.9999))
+                values.append(float(z[0]))
+                errors.append(float((z[2] - z[1]) / (2 * _QUANTILE)))
+        if len(values) < 2:
+            raise InputRefused(f"{len(values)} group(s) of {_LEAST_GROUP} patients or more; 2 are the least")
+        tested = random_effects(values, errors)
+        return f"Q {tested.q:.1f} ({len(values) - 1}), p {p_value(tested.q_p)}, I² {tested.i2:.0%}"
+
+    return cell(compute)
 
 
 def _calibrated(external: Sequence[PatientRow], held: Sequence[PatientRow], way: str) -> Cell:
@@ -111,17 +224,9 @@ def _calibrated(external: Sequence[PatientRow], held: Sequence[PatientRow], way:
 
 def group_table(external: Sequence[PatientRow], ways: Mapping[str, str]) -> Table:
     """CCC against the registered label by centre, vendor and size of an acute infarct."""
-    centres = sorted({str(row["centre"]) for row in external})
-    vendors = sorted({str(row["vendor"]) for row in external})
-    groups: list[tuple[str, Cell, list[PatientRow]]] = [
-        *[
-            (f"centre {name or '(none)'}", "not reported", [row for row in external if row["centre"] == name])
-            for name in centres
-        ],
-        *[
-            (f"vendor {name}", "0.875 to 0.950", [row for row in external if row["vendor"] == name])
-            for name in vendors
-        ],
+    groups: list[tuple[str, Cell, Sequence[PatientRow]]] = [
+        *((f"centre {name}", "not reported", rows) for name, rows in _by(external, "centre").items()),
+        *((f"vendor {name}", "0.875 to 0.950", rows) for name, rows in _by(external, "vendor").items()),
     ]
     small = [row for row in external if known_number(row["infarct_ml"]) <= LARGE_INFARCT_ML]
     large = [row for row in external if known_number(row["infarct_ml"]) > LARGE_INFARCT_ML]
@@ -140,48 +245,3 @@ def group_table(external: Sequence[PatientRow], ways: Mapping[str, str]) -> Tabl
         for name, paper, group in groups
     ]
     return comparison("groups", "Agreement with the registered label, by group", rows)
-
-
-def association_table(rows: Sequence[PatientRow], labels: StudyLabels) -> Table:
-    """Who has more of it, and how they fare; each term adjusted for the others."""
-    if not labels.rows and not rows:
-        raise InputRefused("no patient is left to look at; see the contact sheets of the transfer")
-    table = pd.DataFrame([{k: known_number(v) if k != "sex" else v for k, v in row.items()} for row in rows])
-    volumes = {
-        "volume": WHITE_MATTER_WAYS["volume"],
-        "threshold": WHITE_MATTER_WAYS["threshold"],
-        "true": "limit",
-    }
-    out: list[dict[str, Cell]] = []
-    for term in RISK:
-        out.append({"measure": f"ln(1 + mL) per unit of {term}", "paper": "associated; size not at hand"})
-        out[-1] |= {
-            title: _effect("linear", f"ln_{key} ~ {' + '.join(RISK)}", table, key, term)
-            for key, title in volumes.items()
-        }
-    out.append(
-        {"measure": "odds of a worse mRS at 90 days per ln(1 + mL)", "paper": "associated; size not at hand"}
-    )
-    out[-1] |= {
-        title: _effect("ordinal", f"mrs_90d ~ ln_{key} + age_years + nihss", table, key, f"ln_{key}")
-        for key, title in volumes.items()
-    }
-    return comparison(
-        "associations",
-        f"Associations in {len(rows)} clinical patients",
-        out,
-        note="limit: with the simulation's true volume.",
-    )
-
-
-def _effect(kind: Any, formula: str, table: pd.DataFrame, key: str, term: str) -> Cell:
-    def compute() -> Cell:
-        terms = formula.count("+") + 1
-        if f"{key}_ml" not in table or len(table) < terms + _SPARE:
-            raise InputRefused(
-                f"{len(table)} patients are too few for {terms} terms; {terms + _SPARE} are the least"
-            )
-        data = table.assign(**{f"ln_{key}": np.log1p(table[f"{key}_ml"])})
-        return adjusted_effect(kind, formula, data, term, of="patients")
-
-    return cell(compute)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ichnos.studies.shared.recipe import StudyRecipe
+
 
 @dataclass(frozen=True)
 class StudyBudget:
@@ -15,7 +17,9 @@ class StudyBudget:
 
     scale: float | None = None  # share of the paper's patients; None: the cohort is the user's own
     device: str = "cpu"
-    minutes: float = 10.0  # of training, for each network
+    recipe: StudyRecipe = field(default_factory=StudyRecipe)
+    seeds: int = 1  # with which each classifier is trained
+    parts: tuple[str, ...] = ()  # of the study; (): all of them
     smoke: bool = False  # every stage at its smallest: the numbers mean nothing
     workers: int = 1
     seed: int = 0
@@ -26,6 +30,14 @@ class StudyBudget:
     say: Callable[[str], None] = field(default=lambda sentence: None, compare=False)
     # minutes so far, earlier calls among them
     spent: Callable[[], float] = field(default=lambda: math.nan, compare=False)
+
+    def does(self, part: str) -> bool:
+        """Say whether a part of the study is asked for.
+
+        >>> StudyBudget(parts=("outlines",)).does("expansion"), StudyBudget().does("expansion")
+        (False, True)
+        """
+        return not self.parts or part in self.parts
 
 
 def time_spent(budget: StudyBudget) -> dict[str, float]:

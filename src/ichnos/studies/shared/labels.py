@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
@@ -40,21 +42,11 @@ def transferred_labels(cohort: Cohort, target: TransferTarget, budget: StudyBudg
             " formats.bids.read_cohort"
         )
     root = cohort.root.resolve()
-    settings = TransferOptions(str(root))
     pipelines: tuple[str, ...] = (TRUTH,) if budget.smoke else ("manual", ACCEPTED)
     if budget.smoke:
-        pairs = pairs_of(cohort, [target])[-1:]
-        done = apply(
-            partial(transfer_pair, settings=settings),
-            pairs,
-            out=root,
-            settings=asdict(settings),
-            name="transfer-smoke",
-            progress=False,
-        )
-        bids.write_pipeline(root, ACCEPTED)
-        rows, failures = settle(root, done.rows, {}), len(done.failures)
+        rows, failures = _one_pair(cohort, root, target)
     else:
+        settings = TransferOptions(str(root))
         result = transfer_cohort(root, [target], settings=settings, workers=budget.workers, progress=False)
         rows, failures = list(result.rows), len(result.failures)
     by_patient = {str(row["id"]).rpartition("-")[0]: row for row in rows}
@@ -62,6 +54,21 @@ def transferred_labels(cohort: Cohort, target: TransferTarget, budget: StudyBudg
     return StudyLabels(
         with_validation(bids.read_cohort(root, pipelines=pipelines)), pipelines, by_patient, refused
     )
+
+
+def _one_pair(cohort: Cohort, root: Path, target: TransferTarget) -> tuple[list[Mapping[str, Any]], int]:
+    """Transfer the last pair of a smoke run; return its row and the number of failures."""
+    settings = TransferOptions(str(root))
+    done = apply(
+        partial(transfer_pair, settings=settings),
+        pairs_of(cohort, [target])[-1:],
+        out=root,
+        settings=asdict(settings),
+        name="transfer-smoke",
+        progress=False,
+    )
+    bids.write_pipeline(root, ACCEPTED)
+    return list(settle(root, done.rows, {})), len(done.failures)
 
 
 def with_validation(cohort: Cohort) -> Cohort:

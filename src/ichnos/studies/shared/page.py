@@ -17,6 +17,7 @@ from ichnos.errors import InputRefused, require
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.tables import Cell, Table, cell_text
 from ichnos.files import atomic_file
+from ichnos.studies.shared.curves import CURVE_PICTURE, TrainingCurve, curves_csv
 
 _UNSAID = ("", "-", "–", "todo", "tbd", "nan", "none", "n/a")
 
@@ -55,6 +56,7 @@ class StudyPage:
     pictures: tuple[PagePicture, ...] = ()
     limits: tuple[str, ...] = ()  # what these numbers do not say
     provenance: Mapping[str, str | float | int] = field(default_factory=dict)
+    curves: tuple[TrainingCurve, ...] = ()  # of its trainings
 
     def __post_init__(self) -> None:
         for table in self.tables:
@@ -123,6 +125,24 @@ def write_page(page: StudyPage, out: Path) -> Path:
     with atomic_file(html) as temporary:
         temporary.write_text(_html(page), encoding="utf-8")
     return html
+
+
+def write_results(page: StudyPage, folder: Path) -> None:
+    """Write what is small of a page: tables as CSV and Markdown, curves with their pictures, a ledger."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {f"{table.name}.csv": table.csv() for table in page.tables}
+    texts["tables.md"] = "\n".join(table.markdown() for table in page.tables)
+    ledger = {key: value for key, value in page_json(page).items() if key not in ("tables", "pictures")}
+    texts["ledger.json"] = json.dumps(ledger, indent=2, ensure_ascii=False) + "\n"
+    if page.curves:
+        texts["curves.csv"] = curves_csv(page.curves)
+    for name, text in texts.items():
+        with atomic_file(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    for picture in page.pictures:
+        if picture.name.startswith(CURVE_PICTURE):
+            with atomic_file(folder / f"{picture.name}.png") as temporary:
+                temporary.write_bytes(picture.png)
 
 
 def page_json(page: StudyPage) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -49,14 +50,23 @@ def adjusted_effect(kind: regression.ModelKind, formula: str, table: Any, term: 
     """Return an adjusted effect; where patients do not determine it, say so in words that do not need the
     formula.
     """
-    few = f"{len(table)} {of} do not determine it: too few, or too alike, for its terms"
     try:
-        found = regression.fit(kind, formula, table).effect(term).estimate
+        model = regression.fit(kind, formula, table)
+        return determined(model, term, of=of)
     except InputRefused:
-        raise InputRefused(few) from None
-    if kind != "linear" and not 1 / _BEYOND < found.low < found.high < _BEYOND:
-        raise InputRefused(few)
+        raise InputRefused(_too_few(len(table), of)) from None
+
+
+def determined(model: regression.Fit, term: str, *, of: str) -> Estimate:
+    """Return an effect of a fitted model; an odds ratio that the data leave open is refused in words."""
+    found = model.effect(term).estimate
+    if model.kind != "linear" and not 1 / _BEYOND < found.low < found.high < _BEYOND:
+        raise InputRefused(_too_few(model.n, of))
     return found
+
+
+def _too_few(patients: int, of: str) -> str:
+    return f"{patients} {of} do not determine it: too few, or too alike, for its terms"
 
 
 def column_mean(rows: Sequence[PatientRow], column: str, *, of: str) -> Cell:
@@ -93,12 +103,46 @@ def page_provenance(
             else ("smoke" if budget.smoke else f"{budget.scale:g}")
         ),
         "smoke": int(budget.smoke),
-        "minutes of training per network": "a few steps" if budget.smoke else budget.minutes,
+        "recipe": _recipe_words(budget),
+        "parts": ", ".join(budget.parts) or "all",
+        "seeds": budget.seeds,
         "seed": budget.seed,
         "hardware": hardware_of(budget),
         **time_spent(budget),
         **{f"weights of {name}": told for name, told in weights.items()},
     }
+
+
+def _recipe_words(budget: StudyBudget) -> str:
+    if budget.smoke:
+        return "a few steps"
+    changes = budget.recipe.networks
+    changed = [f"{name}: {', '.join(f'{k} {v}' for k, v in how.items())}" for name, how in changes.items()]
+    return "; ".join([budget.recipe.base, *changed])
+
+
+def plain_cells(row: Mapping[str, Cell]) -> dict[str, Any]:
+    """Return a row's cells as plain values, for the stored run; `cells_of` gives them back.
+
+    >>> plain_cells({"AUC": Estimate(0.8, 0.7, 0.9, 50)})["AUC"]["value"]
+    0.8
+    """
+    return {name: asdict(cell) if isinstance(cell, Estimate) else cell for name, cell in row.items()}
+
+
+def cells_of(row: Mapping[str, Any]) -> dict[str, Cell]:
+    """Return the cells of a stored row.
+
+    >>> cells_of(plain_cells({"AUC": Estimate(0.8, 0.7, 0.9, 50)}))["AUC"].n
+    50
+    """
+    return {
+        name: Estimate(**_numbers(cell)) if isinstance(cell, dict) else cell for name, cell in row.items()
+    }
+
+
+def _numbers(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: float("nan") if value is None else value for name, value in stored.items()}
 
 
 CompareWay = Callable[[str], Cell]  # column of a way to read -> what its cell holds

@@ -1,24 +1,24 @@
-"""One network of a study, trained for the minutes that the study may spend; resumable."""
+"""One network of a study, trained as its recipe says; resumable."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ichnos.files import atomic_file
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.nnunet.engine import train_nnunet
 from ichnos.learning.nnunet.settings import NnunetSettings
-from ichnos.learning.segmentation.budget import settings_within
+from ichnos.learning.recipes import segmentation_recipe
 from ichnos.learning.segmentation.cases import cases_fingerprint
 from ichnos.learning.segmentation.fine_tuning import starting_from
 from ichnos.learning.segmentation.preparation import usable_cases
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.training import train_on_cohort
+from ichnos.learning.segmentation.validation import history
 from ichnos.models import Model, load_model
 from ichnos.studies.shared.budget import StudyBudget
+from ichnos.studies.shared.curves import TrainingCurve
 from ichnos.studies.shared.labels import StudyLabels
 from ichnos.studies.shared.page import PngPicture
 
@@ -34,37 +34,33 @@ NNUNET_TRAINED = (
 )
 NNUNET_NOT_ASKED = "nnU-Net itself was not asked for (`--with-nnunet` trains it too)."
 _FINISHED = "finished.txt"
-_NNUNET_SECONDS_PER_ITERATION = 3.0  # of the plans of the studies on one processor core
+_PATIENCE = 4  # validations of ten without a better one, after which a training has converged
+_NNUNET_ITERATIONS = 250  # of an epoch, nnU-Net's own
+SegmentationPlan = TrainSettings | NnunetSettings
 
 
-def train_arm(name: str, plan: TrainSettings, labels: StudyLabels, out: Path, budget: StudyBudget) -> Model:
-    """Train one network for the minutes that a study may spend on it; an interrupted training goes on, a
-    finished one is taken up.
+def train_arm(
+    name: str, plan: SegmentationPlan, labels: StudyLabels, out: Path, budget: StudyBudget
+) -> Model:
+    """Train one network until validation stops improving, or for all the steps of its recipe.
+
+    An interrupted training is resumed, a finished one is taken up.
     """
+    plan = budget.recipe.applied(name, plan)
+    if isinstance(plan, NnunetSettings):
+        return _by_nnunet(name, plan, labels, out, budget)
     work, folder = out / "training" / name, out / "models" / name
-    shared = out / "training" / "cases"
     resources = Resources(
         budget.device,
         pipelines=labels.pipelines,
-        cases=shared,
+        cases=out / "training" / "cases",
         cache=budget.cache,
         command=f"ichnos study, arm {name}",
     )
-    if plan.start:
-        plan = starting_from(plan, plan.start)
-    if budget.smoke:
-        coarse = plan if plan.start else _coarser(plan)
-        plan = coarse.changed(steps=_SMOKE_STEPS, validations=1, width=4, batch=1)
-    asked = repr(
-        (plan, budget.minutes, cases_fingerprint(usable_cases(labels.cohort, plan, work, resources)))
-    )
+    plan = _arm_plan(plan, budget)
+    asked = repr((plan, cases_fingerprint(usable_cases(labels.cohort, plan, work, resources))))
     if _finished(work, asked):
         return load_model(folder)
-    if not budget.smoke:
-        plan = settings_within(
-            labels.cohort, plan, work=work, resources=resources, seconds=60 * budget.minutes
-        )
-        resources = replace(resources, seconds=60 * budget.minutes)
     budget.say(f"training {name}: {plan.loop.steps} steps")
     model = train_on_cohort(labels.cohort, folder, plan, work=work, resources=resources)
     with atomic_file(work / _FINISHED) as temporary:
@@ -72,49 +68,62 @@ def train_arm(name: str, plan: TrainSettings, labels: StudyLabels, out: Path, bu
     return model
 
 
+def _arm_plan(plan: TrainSettings, budget: StudyBudget) -> TrainSettings:
+    """Return the plan with the weights it starts from, and what a study asks of every training."""
+    if plan.start:
+        plan = starting_from(plan, plan.start)
+    if budget.smoke:
+        coarse = plan if plan.start else _coarser(plan)
+        return coarse.changed(steps=_SMOKE_STEPS, epochs=0, validations=1, width=4, batch=1)
+    return plan.changed(seed=budget.seed, patience=plan.loop.patience or _PATIENCE)
+
+
 def _finished(work: Path, asked: str) -> bool:
-    """Return whether a training folder is done with what is asked; a network that time cut short is not
-    trained on at each call.
-    """
+    """Return whether a training folder is done with what is asked."""
     return (work / _FINISHED).is_file() and (work / _FINISHED).read_text(encoding="utf-8") == asked
 
 
-def train_nnunet_arm(plan: TrainSettings, labels: StudyLabels, out: Path, budget: StudyBudget) -> Model:
-    """Train nnU-Net itself on the same cohort; without a GPU at our plan's voxel size, patch and batch, with
-    the topology it derives.
+def validation_curves(names: Sequence[str], out: Path) -> list[TrainingCurve]:
+    """Return the Dice of the validation patients over the steps of each of a study's networks."""
+    curves = []
+    for name in names:
+        rows = history(out / "training" / name)
+        if rows:
+            steps, dice = zip(*((row.step, row.score) for row in rows), strict=True)
+            curves.append(TrainingCurve(name, "Dice of the validation patients", steps, dice))
+    return curves
 
-    nnU-Net counts iterations and not minutes; on a processor as many are taken as its pace in
-    benchmarks/training.py lets expect.
+
+def train_nnunet_arm(targets: str, labels: StudyLabels, out: Path, budget: StudyBudget) -> Model:
+    """Train nnU-Net itself on the same cohort; small, at our plan's voxel size, patch, batch and steps.
+
+    The topology is the one that nnU-Net derives from them.
     """
-    changes: dict[str, Any] = {"epochs": 50, "iterations": 250}
-    if budget.device == "cpu":
-        plan = _coarser(plan).changed(width=4, batch=2) if budget.smoke else plan
-        iterations = (
-            2 if budget.smoke else max(10, round(60 * budget.minutes / _NNUNET_SECONDS_PER_ITERATION / 4))
+    plan = segmentation_recipe(targets, budget.recipe.base)
+    if isinstance(plan, TrainSettings):
+        plan = _coarser(plan).changed(width=4, batch=2, steps=2) if budget.smoke else plan
+        steps, how = plan.loop.steps, plan.preprocessing
+        plan = NnunetSettings(targets=plan.targets).changed(
+            epochs=max(1, round(steps / _NNUNET_ITERATIONS)),
+            iterations=min(steps, _NNUNET_ITERATIONS),
+            width=plan.architecture.width,
+            batch=plan.loop.batch,
+            patch=_commas(how.patch),
+            spacing=_commas(how.spacing_mm),
+            configuration="2d" if plan.flat else "3d_fullres",
+            mirrored=False,
         )
-        changes = {
-            "epochs": 1 if budget.smoke else 4,
-            "iterations": iterations,
-            "width": plan.architecture.width,
-            "batch": plan.loop.batch,
-        }
-        changes |= {
-            "patch": _commas(plan.preprocessing.patch),
-            "spacing": _commas(plan.preprocessing.spacing_mm),
-            "mirrored": False,
-        }
-    budget.say(f"training nnU-Net itself: {changes['epochs']} epochs of {changes['iterations']} iterations")
-    configuration = "2d" if plan.flat else "3d_fullres"
-    own = NnunetSettings(targets=plan.targets).changed(
-        configuration=configuration, seed=budget.seed, **changes
-    )
-    resources = Resources(budget.device, pipelines=labels.pipelines, command="ichnos study, arm nnU-Net")
+    return _by_nnunet(NNUNET_ARM, budget.recipe.applied(NNUNET_ARM, plan), labels, out, budget)
+
+
+def _by_nnunet(name: str, plan: NnunetSettings, labels: StudyLabels, out: Path, budget: StudyBudget) -> Model:
+    budget.say(f"training {name} by nnU-Net: {plan.epochs} epochs of {plan.iterations} iterations")
     return train_nnunet(
         labels.cohort,
-        out / "models" / NNUNET_ARM,
-        own,
-        work=out / "training" / NNUNET_ARM,
-        resources=resources,
+        out / "models" / name,
+        plan.changed(seed=budget.seed),
+        work=out / "training" / name,
+        resources=Resources(budget.device, pipelines=labels.pipelines, command=f"ichnos study, arm {name}"),
     )
 
 

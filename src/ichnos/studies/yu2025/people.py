@@ -1,34 +1,38 @@
-"""The patients of part two of Yu 2025, as every method sees them."""
+"""The patients of part two of Yu 2025, as every method sees them; each is read once and kept."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ichnos.cohort import Cohort, Split
+from ichnos.cohort import Cohort, Patient, Split
 from ichnos.errors import InputRefused
 from ichnos.inference.crops import haematoma_region, published_crops
 from ichnos.learning.expansion import slice_generator as synthesis
 from ichnos.learning.expansion.examples import ImageExample, facts_of
-from ichnos.learning.expansion.labels import Labelled, labelled
+from ichnos.learning.expansion.labels import labelled_patient
 from ichnos.prognosis.growth import IMAGE, GrowthInputs
 from ichnos.reading.measures.growth import growth_inputs
+from ichnos.runs import apply
+from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.labels import truth_rows
 from ichnos.studies.shared.rows import known_number
+from ichnos.studies.yu2025.risks import KnownPatient, KnownPatients
 
 EXTERNAL: tuple[Split, ...] = ("test", "external")
 TOKEN_FACTS = ("onset_to_ct_h", "anticoagulation")
+_EXTRACTION = 1  # changes when what is kept of a patient does
 
 
 @dataclass(frozen=True, eq=False)
-class Person:
+class Person(KnownPatient):
     """One patient whose expansion is known, as every method sees the patient."""
 
-    patient: str
-    centre: str
-    outcome: float
     slices: tuple[synthesis.Picture, ...]
     region: np.ndarray
     inputs: GrowthInputs
@@ -51,27 +55,49 @@ class Person:
 
 
 @dataclass(frozen=True, eq=False)
-class People:
-    """Who trains and who is asked."""
+class People(KnownPatients):
+    """Who trains and who is asked, with their images."""
 
     training: tuple[Person, ...]
     external: tuple[Person, ...]
 
-    @property
-    def centres(self) -> tuple[str, ...]:
-        """Return the external centres."""
-        return tuple(sorted({p.centre for p in self.external}))
+
+def people_of(cohort: Cohort, out: Path, budget: StudyBudget, *, size: int) -> People:
+    """Cut every patient whose expansion is known into slices and a region, and measure the haematoma.
+
+    A patient who was cut by an earlier call is taken from `out`; compact cohorts are read like others.
+    """
+    if cohort.root is None:
+        raise InputRefused("the cohort has no folder, so its targets cannot be found; give a cohort on disk")
+    patients = list(cohort.with_exams("ct"))
+    done = apply(
+        partial(_cut_patient, root=str(cohort.root.resolve()), size=size),
+        patients,
+        out=out,
+        settings={"root": str(cohort.root.resolve()), "size": size, "extraction": _EXTRACTION},
+        name="people",
+        workers=budget.workers,
+        progress=False,
+    )
+    for failure in done.failures:
+        budget.say(f"sub-{failure.id} is left out: {failure.why}")
+    rows = {str(row["id"]): row for row in done.rows if row["outcome"] is not None}
+    return _divided(patients, rows, truth_rows(cohort), out)
 
 
-def people_of(cohort: Cohort, *, size: int) -> People:
-    """Cut every patient whose expansion is known into slices and a region, and measure the haematoma."""
-    truths = truth_rows(cohort)
-    people = [
-        (case.patient.split, _person(case, size, truths.get(case.patient.id, {})))
-        for case in labelled(cohort)
-    ]
+def _divided(
+    patients: Sequence[Patient],
+    rows: Mapping[str, Mapping[str, Any]],
+    truths: Mapping[str, Mapping[str, str]],
+    out: Path,
+) -> People:
     training, external = (
-        tuple(p for split, p in people if (split in EXTERNAL) == outside) for outside in (False, True)
+        tuple(
+            _person(p, rows[p.id], truths.get(p.id, {}), out)
+            for p in patients
+            if p.id in rows and (p.split in EXTERNAL) == outside
+        )
+        for outside in (False, True)
     )
     if not training or not external:
         raise InputRefused(
@@ -82,21 +108,45 @@ def people_of(cohort: Cohort, *, size: int) -> People:
     return People(training, external)
 
 
-def _person(case: Labelled, size: int, truth: Mapping[str, str]) -> Person:
-    name = case.patient.id
+def _cut_patient(patient: Patient, folder: Path, *, root: str, size: int) -> dict[str, Any]:
+    """Write one patient's slices and region, and return the outcome and the measures."""
+    case = labelled_patient(Cohort((patient,), root=Path(root)), patient)
+    if case is None:
+        return {"id": patient.id, "outcome": None}
+    crops = published_crops(case.hu, case.ich, size=size)
+    np.savez_compressed(
+        folder / f"{patient.id}.npz",
+        images=np.stack([crop.image for crop in crops]).astype(np.float16),
+        outlines=np.stack([crop.mask for crop in crops]).astype(np.float16),
+        region=haematoma_region(case.hu, case.ich, case.ivh).astype(np.float16),
+    )
+    return {
+        "id": patient.id,
+        "outcome": case.expanded,
+        "inputs": asdict(growth_inputs(case.ich, case.ivh, case.hu, facts=patient.facts)),
+        "followup_ml": case.followup_ml,
+        "followup_ivh_ml": case.followup_ivh_ml,
+    }
+
+
+def _person(patient: Patient, row: Mapping[str, Any], truth: Mapping[str, str], out: Path) -> Person:
+    with np.load(out / f"{patient.id}.npz") as kept:
+        images, outlines, region = (
+            kept[name].astype(np.float32) for name in ("images", "outlines", "region")
+        )
     slices = tuple(
-        synthesis.Picture(f"{name}-{k}", crop.image, crop.mask, case.expanded, name)
-        for k, crop in enumerate(published_crops(case.hu, case.ich, size=size))
+        synthesis.Picture(f"{patient.id}-{k}", image, outline, row["outcome"], patient.id)
+        for k, (image, outline) in enumerate(zip(images, outlines, strict=True))
     )
     return Person(
-        patient=name,
-        centre=case.patient.centre,
-        outcome=case.expanded,
-        slices=slices,
-        region=haematoma_region(case.hu, case.ich, case.ivh),
-        inputs=growth_inputs(case.ich, case.ivh, case.hu, facts=case.patient.facts),
-        followup_ml=case.followup_ml,
-        followup_ivh_ml=case.followup_ivh_ml,
-        facts=case.patient.facts,
-        oracle=known_number(truth.get("expansion_probability")),
+        patient.id,
+        patient.centre,
+        row["outcome"],
+        slices,
+        region,
+        GrowthInputs(**row["inputs"]),
+        row["followup_ml"],
+        row["followup_ivh_ml"],
+        patient.facts,
+        known_number(truth.get("expansion_probability")),
     )

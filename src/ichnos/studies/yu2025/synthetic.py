@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +13,28 @@ from ichnos.evidence.metrics.discrimination import Auc
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.metrics.synthetic.distances import FloorDistance
 from ichnos.evidence.metrics.synthetic.judge import ImageSet, judge_synthetic
-from ichnos.evidence.tables import Cell, Table, cell_text
+from ichnos.evidence.tables import Cell, cell_text
 from ichnos.learning.expansion import generator_store, realism
-from ichnos.learning.expansion import settings as expansion_settings
 from ichnos.learning.expansion import slice_generator as synthesis
 from ichnos.learning.expansion.examples import ImageExample
-from ichnos.learning.expansion.settings import ClassifierSettings
+from ichnos.learning.expansion.settings import (
+    CURVE,
+    ClassifierSettings,
+    GeneratorKind,
+    GeneratorSettings,
+    small_generator,
+)
+from ichnos.learning.loop.checkpoints import reached
+from ichnos.learning.loop.resources import Resources
+from ichnos.learning.loop.settings import changed
+from ichnos.learning.loop.steps import Progress
+from ichnos.learning.recipes import generator_recipe
 from ichnos.studies.shared.budget import StudyBudget
-from ichnos.studies.shared.page import PngPicture, comparison
+from ichnos.studies.shared.page import PngPicture
 from ichnos.studies.yu2025.people import People
 
-_SECONDS_PER_STEP = 0.5  # of a generator on one processor core, to choose the length of its training
 _SHEET = "contact_sheet.png"
-_FEATURES = "fixed random convolutions (seed 2026), not comparable with published FID"
+FEATURES_NAME = "fixed random convolutions (seed 2026), not comparable with published FID"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +48,24 @@ class SyntheticImages:
 class SyntheticMaker:
     """Makes expanded images from a fold's training patients until the classes stand at the arm's ratio.
 
-    What it has made is kept in `batches`, to be judged when every fold is trained.
+    What it has made is kept in `batches`, to be judged when every fold is trained. The arms of one kind and
+    seed share the generators of their folds.
     """
 
-    def __init__(self, people: People, settings: ClassifierSettings, out: Path, budget: StudyBudget) -> None:
+    def __init__(
+        self,
+        people: People,
+        settings: ClassifierSettings,
+        kind: GeneratorKind,
+        out: Path,
+        budget: StudyBudget,
+        *,
+        seed: int,
+    ) -> None:
         self.slices = {p.patient: p.slices for p in people.training}
         self.size = people.training[0].slices[0].image.shape[0]
-        self.settings, self.out, self.budget = settings, out, budget
+        self.settings, self.kind, self.budget, self.seed = settings, kind, budget, seed
+        self.folder, self.models = out / "classifiers" / "generators", out / "models"
         self.batches: list[SyntheticImages] = []
 
     def __call__(self, fold: int, train: Sequence[ImageExample]) -> list[ImageExample]:
@@ -53,65 +74,69 @@ class SyntheticMaker:
         events = sum(e.outcome for e in train)
         count = round((len(train) - events) / (self.settings.others_per_expanded or 1.0) - events)
         images = self._drawn(source, max(2, count), fold)
-        arm = self.settings.named()
-        ledger = f"{arm.replace(' ', '-').replace(':', 'to')}-fold-{fold}.csv"
-        generator_store.write_ledger(images, self.out / "classifiers" / "generators" / ledger)
+        arm = f"{self.kind} {self.settings.named()}"
+        ledger = f"{arm.replace(' ', '-').replace(':', 'to')}-seed-{self.seed}-fold-{fold}.csv"
+        generator_store.write_ledger(images, self.folder / ledger)
         self.batches.append(SyntheticImages(f"{arm}, fold {fold + 1}", tuple(images)))
         return [ImageExample("", np.repeat(p.image[None], 3, axis=0), 1.0, sources=p.sources) for p in images]
 
     def _drawn(self, source: Sequence[synthesis.Picture], count: int, fold: int) -> list[synthesis.Picture]:
         """Train the fold's generator, save it, and draw from it."""
-        settings, budget = self._generator(), self.budget
-        work = self.out / "classifiers" / "generators" / f"fold-{fold}"
-        network = synthesis.train_generator(source, settings, work, device=budget.device)
+        settings, budget = generator_settings(self.kind, self.size, budget=self.budget), self.budget
+        settings = changed(settings, {"seed": self.seed})
+        name = f"{self.kind}-seed-{self.seed}-fold-{fold}"
+        losses = LossCurve(self.folder / name / CURVE, settings.loop.for_examples(len(source)).steps)
+        resources = Resources(budget.device, report=losses)
+        network = synthesis.train_generator(source, settings, self.folder / name, resources=resources)
         generator_store.save_generator(
             network,
             settings,
-            self.out / "models" / f"generator-fold-{fold}",
+            self.models / f"generator-{name}",
             trained_on=source,
-            steps=settings.loop.steps,
+            steps=reached(self.folder / name),
             command="ichnos study yu2025",
             device=budget.device,
         )
-        images = synthesis.sample_pictures(
+        drawn = synthesis.sample_pictures(
             network,
             settings,
             count,
             trained_on=source,
-            seed=budget.seed + fold,
+            seed=self.seed + fold,
             few_steps=5 if budget.smoke else 50,
             device=budget.device,
         )
-        return list(images)
-
-    def _generator(self) -> expansion_settings.GeneratorSettings:
-        """Return the published generator, or a small one where there is no GPU."""
-        budget = self.budget
-        if budget.device != "cpu":
-            loop = expansion_settings.GeneratorLoop(steps=10_000, seed=budget.seed)
-            return expansion_settings.GeneratorSettings(kind="published", size=self.size, loop=loop)
-        steps = 3 if budget.smoke else int(np.clip(60 * budget.minutes / _SECONDS_PER_STEP, 30, 3000))
-        noise = 20 if budget.smoke else 400
-        return expansion_settings.small_generator(
-            "published", steps=steps, size=self.size, seed=budget.seed, noise_steps=noise
-        )
+        return list(drawn)
 
 
-def synthetic_table(people: People, batches: Sequence[SyntheticImages]) -> Table:
+def generator_settings(kind: GeneratorKind, size: int, *, budget: StudyBudget) -> GeneratorSettings:
+    """Return the settings of a generator under the study's recipe, for slices of so many pixels."""
+    if budget.smoke:
+        return small_generator(kind, steps=3, size=size, noise_steps=20)
+    settings = changed(generator_recipe(budget.recipe.base, kind=kind), {"size": size})
+    return budget.recipe.applied(f"generator-{kind}", settings)
+
+
+class LossCurve:
+    """Follows a training that has no validation: the mean loss of every fiftieth of its steps."""
+
+    def __init__(self, file: Path, steps: int) -> None:
+        self.file, self.every, self.losses = file, max(1, steps // 50), list[float]()
+
+    def __call__(self, progress: Progress) -> None:
+        """Take the loss of a step, and write a line where one is due."""
+        self.losses.append(progress.loss)
+        if progress.step % self.every == 0:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"step": progress.step, "loss": float(np.mean(self.losses))}) + "\n")
+            self.losses.clear()
+
+
+def judged_batches(people: People, batches: Sequence[SyntheticImages]) -> list[dict[str, Cell]]:
     """Judge each fold's images by one call: distance beside its floor, copies, membership, and use."""
     held_out = realism.image_set([s for p in people.external for s in p.slices])
-    rows = [_judged(people, batch, held_out) for batch in batches]
-    if not rows:
-        why = "too few patients of a class to train a generator in every fold"
-        rows = [{"images": "none were made", "why": why}]
-    note = (
-        "Distances to slices of expanded patients of the external centres; the floor is the same distance"
-        f" between two halves of those patients. Features: {_FEATURES}. A copy is more similar, when aligned"
-        " over shifts, turns, scales and mirroring, than 99 in 100 slices of other patients. Membership: AUC"
-        " of telling training from other patients by the synthetic images, 0.5 betrays nobody. Use: AUC on"
-        " the external patients of one classifier of these features."
-    )
-    return comparison("synthesis", "Synthetic images", rows, note=note)
+    return [_judged(people, batch, held_out) for batch in batches]
 
 
 def _judged(people: People, batch: SyntheticImages, held_out: ImageSet) -> dict[str, Cell]:
@@ -122,7 +147,7 @@ def _judged(people: People, batch: SyntheticImages, held_out: ImageSet) -> dict[
         realism.image_set(source),
         held_out,
         features=lambda images: extractor(list(images)),
-        features_name=_FEATURES,
+        features_name=FEATURES_NAME,
         rng=np.random.default_rng(0),
     )
     copies = verdict.copies
@@ -155,7 +180,7 @@ def synthetic_sheet(people: People, batches: Sequence[SyntheticImages], out: Pat
         return ()
     real = [s for p in people.training for s in p.slices if s.outcome > 0]
     out.mkdir(parents=True, exist_ok=True)
-    rows = [(batch.name, batch.images[:10]) for batch in batches[:4]]
+    rows = [(batch.name, batch.images[:10]) for batch in batches[::2][:4]]
     realism.slice_sheet((*rows, ("patients who expanded", real[:10])), out / _SHEET)
     caption = "Synthetic images, unselected, above slices of training patients who expanded."
     return (PngPicture("contact_sheet", caption, (out / _SHEET).read_bytes()),)

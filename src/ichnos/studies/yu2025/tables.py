@@ -19,8 +19,8 @@ from ichnos.simulation.disease import law, oracle
 from ichnos.studies.shared.page import PagePicture, cell, comparison
 from ichnos.studies.yu2025.arms import OURS, PUBLISHED
 from ichnos.studies.yu2025.comparators import FITTED_HERE, THAT_SHIPS
-from ichnos.studies.yu2025.people import People
 from ichnos.studies.yu2025.risks import (
+    KnownPatients,
     MethodRisk,
     Risks,
     centre_scores,
@@ -55,6 +55,13 @@ _CALIBRATION = {
     "observed over expected": "observed_over_expected",
     "Brier": "brier",
 }
+_CONFORMAL = {
+    "coverage": "coverage",
+    "coverage, expanded": "coverage_events",
+    "coverage, others": "coverage_others",
+    "left undecided": "abstained",
+    "accuracy where decided": "accuracy_when_decided",
+}
 # What is drawn -> its colour, by the names that figures know.
 _DRAWN = {
     PUBLISHED: "bat",
@@ -67,9 +74,9 @@ _DRAWN = {
 }
 
 
-def auc_table(people: People, risks: Risks) -> Table:
+def auc_table(people: KnownPatients, risks: Risks) -> Table:
     """AUC of every method per external centre, and its paired difference from the published arm."""
-    differences = {centre: _differences(people, risks, centre) for centre in people.centres}
+    differences = {centre: paired_differences(people, risks, centre) for centre in people.centres}
     rows = []
     for name, method in risks.items():
         row: dict[str, Cell] = {"method": name}
@@ -89,18 +96,20 @@ def auc_table(people: People, risks: Risks) -> Table:
     return comparison("auc", "Discrimination of expansion at the external centres", rows, note=note)
 
 
-def _area(people: People, method: MethodRisk, centre: str) -> Estimate:
+def _area(people: KnownPatients, method: MethodRisk, centre: str) -> Estimate:
     scores = centre_scores(people, method, centre)
     area = auc(scores.outcome, scores.score)
     return Estimate(area.value, area.low, area.high, area.n)
 
 
-def _differences(people: People, risks: Risks, centre: str) -> dict[str, tuple[Cell, Cell]]:
-    """Return each method's difference from the published arm and its adjusted p, or the words why not."""
+def paired_differences(
+    people: KnownPatients, risks: Risks, centre: str, *, against: str = PUBLISHED
+) -> dict[str, tuple[Cell, Cell]]:
+    """Return each method's difference of AUC from one of them and its adjusted p, or the words why not."""
     gaps: dict[str, AucDifference | str] = {}
     for name, method in risks.items():
         try:
-            gaps[name] = "itself" if name == PUBLISHED else _difference(people, risks, method, centre)
+            gaps[name] = "itself" if name == against else _difference(people, risks, method, centre, against)
         except InputRefused as refusal:
             gaps[name] = str(refusal)
     tested = {name: gap for name, gap in gaps.items() if isinstance(gap, AucDifference)}
@@ -111,13 +120,15 @@ def _differences(people: People, risks: Risks, centre: str) -> dict[str, tuple[C
     }
 
 
-def _difference(people: People, risks: Risks, method: MethodRisk, centre: str) -> AucDifference:
-    published = risks.get(PUBLISHED, MethodRisk(reason=f"{PUBLISHED} is not known"))
-    if not published.known:
-        raise InputRefused(published.reason)
+def _difference(
+    people: KnownPatients, risks: Risks, method: MethodRisk, centre: str, against: str
+) -> AucDifference:
+    reference = risks.get(against, MethodRisk(reason=f"{against} is not known"))
+    if not reference.known:
+        raise InputRefused(reference.reason)
     scores = centre_scores(people, method, centre)
-    kept = np.array([np.isfinite(published.risk.get(p, np.nan)) for p in scores.patients], bool)
-    other = [published.risk[p] for p, keep in zip(scores.patients, kept, strict=True) if keep]
+    kept = np.array([np.isfinite(reference.risk.get(p, np.nan)) for p in scores.patients], bool)
+    other = [reference.risk[p] for p, keep in zip(scores.patients, kept, strict=True) if keep]
     gap = compare_paired(scores.outcome[kept], scores.score[kept], other)
     if not np.isfinite(gap.value):
         raise InputRefused(f"{kept.sum()} patients of centre {centre} do not determine a difference of areas")
@@ -133,7 +144,7 @@ def _shown_p(p: float) -> str:
     return p_value(p) if np.isfinite(p) else "no test: the areas do not vary"
 
 
-def operating_table(people: People, risks: Risks) -> Table:
+def operating_table(people: KnownPatients, risks: Risks) -> Table:
     """Sensitivity and its relatives at the threshold that the out-of-fold training scores choose."""
     rows: list[dict[str, Cell]] = []
     for name, method in risks.items():
@@ -148,7 +159,7 @@ def operating_table(people: People, risks: Risks) -> Table:
     return comparison("operating_point", "At the operating point of the training patients", rows, note=note)
 
 
-def _decisions(people: People, method: MethodRisk, centre: str, threshold: float) -> dict[str, Cell]:
+def _decisions(people: KnownPatients, method: MethodRisk, centre: str, threshold: float) -> dict[str, Cell]:
     scores = centre_scores(people, method, centre)
     truth, positive = scores.outcome > 0.5, scores.score >= threshold
 
@@ -164,7 +175,7 @@ def _decisions(people: People, method: MethodRisk, centre: str, threshold: float
     }
 
 
-def calibration_table(people: People, risks: Risks) -> Table:
+def calibration_table(people: KnownPatients, risks: Risks) -> Table:
     """Calibration of every probability per external centre."""
     rows: list[dict[str, Cell]] = [
         {
@@ -182,7 +193,7 @@ def calibration_table(people: People, risks: Risks) -> Table:
     return comparison("calibration", "Do the probabilities mean what they say?", rows, note=note)
 
 
-def _calibrated(people: People, method: MethodRisk, centre: str, what: str) -> Cell:
+def _calibrated(people: KnownPatients, method: MethodRisk, centre: str, what: str) -> Cell:
     scores = centre_scores(people, method, centre)
     if scores.outcome.size < _LEAST_TO_CALIBRATE:
         raise InputRefused(
@@ -192,7 +203,7 @@ def _calibrated(people: People, method: MethodRisk, centre: str, what: str) -> C
     return value
 
 
-def benefit_table(people: People, risks: Risks) -> Table:
+def benefit_table(people: KnownPatients, risks: Risks) -> Table:
     """Net benefit of treating by the probability, per 100 patients, beside treating everybody."""
     rows: list[dict[str, Cell]] = []
     for name, method in risks.items():
@@ -210,7 +221,7 @@ def benefit_table(people: People, risks: Risks) -> Table:
     return comparison("benefit", "Would deciding by the probability help?", rows, note=note)
 
 
-def _benefit(people: People, method: MethodRisk, centre: str, threshold: float) -> Estimate:
+def _benefit(people: KnownPatients, method: MethodRisk, centre: str, threshold: float) -> Estimate:
     scores = centre_scores(people, method, centre)
     outcome, probability = scores.outcome, scores.score
 
@@ -222,26 +233,19 @@ def _benefit(people: People, method: MethodRisk, centre: str, threshold: float) 
     return bootstrap(benefit, outcome, rng=np.random.default_rng(0), repeats=500)
 
 
-def _benefit_of_all(people: People, method: MethodRisk, centre: str, threshold: float) -> float:
+def _benefit_of_all(people: KnownPatients, method: MethodRisk, centre: str, threshold: float) -> float:
     scores = centre_scores(people, method, centre)
     return 100 * float(decision_curve(scores.outcome, scores.score, thresholds=[threshold]).treat_all[0])
 
 
-def conformal_table(people: People, risks: Risks) -> Table:
+def conformal_table(people: KnownPatients, risks: Risks) -> Table:
     """Class-conditional conformal sets fitted on out-of-fold training scores, measured on each centre."""
-    titles = {
-        "coverage": "coverage",
-        "coverage, expanded": "coverage_events",
-        "coverage, others": "coverage_others",
-        "left undecided": "abstained",
-        "accuracy where decided": "accuracy_when_decided",
-    }
     rows: list[dict[str, Cell]] = [
         {
             "method": f"{name}, {centre}",
             **{
                 title: cell(partial(_conformal_rate, people, method, centre, what))
-                for title, what in titles.items()
+                for title, what in _CONFORMAL.items()
             },
         }
         for name, method in risks.items()
@@ -257,7 +261,7 @@ def conformal_table(people: People, risks: Risks) -> Table:
     return comparison("conformal", "Who can be decided upon?", rows, note=note)
 
 
-def _conformal_rate(people: People, method: MethodRisk, centre: str, what: str) -> Cell:
+def _conformal_rate(people: KnownPatients, method: MethodRisk, centre: str, what: str) -> Cell:
     held, scores = training_scores(people, method), centre_scores(people, method, centre)
     fitted = fit_conformal(held.outcome, held.score, coverage=_COVERAGE)
     rates: ConformalRates = conformal_rates(fitted, scores.outcome, scores.score)
@@ -265,7 +269,7 @@ def _conformal_rate(people: People, method: MethodRisk, centre: str, what: str) 
     return value
 
 
-def reach_table(people: People, risks: Risks) -> Table:
+def reach_table(people: KnownPatients, risks: Risks) -> Table:
     """The oracle's AUC, ours over it, and the oracle's in thousands of patients without images."""
     draws = law.draw(20_000, torch.Generator().manual_seed(1))
     limit = oracle.ranking_auc(oracle.expansion_probability(draws), draws.expanded)
@@ -286,7 +290,7 @@ def reach_table(people: People, risks: Risks) -> Table:
     return comparison("reach", "What is reachable", rows, note=note)
 
 
-def _over_oracle(people: People, risks: Risks, name: str, centre: str) -> Estimate:
+def _over_oracle(people: KnownPatients, risks: Risks, name: str, centre: str) -> Estimate:
     best = risks.get("oracle", MethodRisk(reason="the cohort has no oracle"))
     scores = centre_scores(people, risks[name], centre)
     if not best.known:
@@ -302,7 +306,7 @@ def _over_oracle(people: People, risks: Risks, name: str, centre: str) -> Estima
     return bootstrap(ratio, truth, rng=np.random.default_rng(0), repeats=500)
 
 
-def roc_pictures(people: People, risks: Risks) -> list[PagePicture]:
+def roc_pictures(people: KnownPatients, risks: Risks) -> list[PagePicture]:
     """Draw ROC curves per external centre; a centre with one outcome has none."""
     pictures: list[PagePicture] = []
     for centre in people.centres:

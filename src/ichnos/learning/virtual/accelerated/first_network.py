@@ -27,15 +27,15 @@ from ichnos.learning.virtual.accelerated.looks import (
 from ichnos.learning.virtual.accelerated.optimisers import OptimiserName
 from ichnos.learning.virtual.accelerated.phantom import Phantom
 from ichnos.learning.virtual.accelerated.production import PatientJob, Production
-from ichnos.learning.virtual.accelerated.timed import Clock, TimedTraining
-from ichnos.learning.virtual.default_model import DEFAULT_TARGETS
+from ichnos.learning.virtual.accelerated.timed import Clock, Rhythm, TimedTraining
+from ichnos.learning.virtual.default_model import DEFAULT_TARGETS, HEAD_WINDOWS_HU
 from ichnos.models import NetworkSpec, Preprocessing
 
 AXES = ("mni_x", "mni_y", "mni_z")
 BRAIN_HU = 34.0  # to which the median of a scan's soft core is moved
 FIRST_PREPROCESSING = Preprocessing(
     spacing_mm=(STEP_MM, STEP_MM, STEP_MM),
-    windows_hu=((-20, 100), (0, 40), (20, 80), (-1000, 1000)),
+    windows_hu=HEAD_WINDOWS_HU,
     patch=GRID,
     recentred_hu=BRAIN_HU,
 )
@@ -255,29 +255,41 @@ def train_first(
         feed.pump(most=4, wait_s=0.5)
     forward = torch.compile(training.network) if plan.compiled else training.network
     rng = np.random.default_rng([plan.seed, 3, training.step])
-    noted, noted_step = time.monotonic(), training.step
+    lines = Rhythm(note_every_s, training.step)
     while not clock.over and feed.store.size:
-        late = plan.next_spacing_mm and clock.seconds - clock.spent_s < plan.next_lead_s
-        room = feed.seconds < plan.feed_share * clock.spent_s + _FEED_HEAD_START_S
-        feed.pump(most=int(room), spacing_mm=plan.next_spacing_mm if late else None)
+        _pump_in_time(plan, feed, clock)
         done = clock.done
-        _, patch, count = next(row for row in plan.growth if done < row[0])
-        chosen = feed.store.pick(count, rng)
-        batch = batch_of(feed.store, chosen, patch, rng, feed.generator)
-        image = training.laid_out(windowed(batch.hu, FIRST_PREPROCESSING.windows_hu))
-        with torch.autocast(torch.device(training.device).type, torch.bfloat16):
-            logits = forward(image)
-        loss = step_loss(logits, batch, done)
-        training.update(loss, done)
-        if training.step % 8 == 0:
-            feed.store.remember(chosen, difficulty(logits.detach(), batch.truth).cpu().numpy())
-        if time.monotonic() - noted > note_every_s:
-            seconds = time.monotonic() - noted
-            rate = (training.step - noted_step) / seconds
+        patch, loss = _first_step(plan, feed, training, forward, done, rng)
+        if (rate := lines.steps_per_s(training.step)) is not None:
             _check_finite(training.network, training.step)
-            note(
-                StepNote(
-                    training.step, done, float(loss.detach()), feed.patients, feed.store.size, rate, patch
-                )
-            )
-            noted, noted_step = time.monotonic(), training.step
+            state = (feed.patients, feed.store.size, rate, patch)
+            note(StepNote(training.step, done, float(loss.detach()), *state))
+
+
+def _pump_in_time(plan: FirstPlan, feed: Feed, clock: Clock) -> None:
+    """Scan phantoms that are ready, within the share of the time that is for it; late ones are finer."""
+    late = plan.next_spacing_mm and clock.seconds - clock.spent_s < plan.next_lead_s
+    room = feed.seconds < plan.feed_share * clock.spent_s + _FEED_HEAD_START_S
+    feed.pump(most=int(room), spacing_mm=plan.next_spacing_mm if late else None)
+
+
+def _first_step(
+    plan: FirstPlan,
+    feed: Feed,
+    training: TimedTraining,
+    forward: Callable[[Tensor], Tensor],
+    done: float,
+    rng: np.random.Generator,
+) -> tuple[tuple[int, int, int], Tensor]:
+    """Learn from patches of the size that is due; return the size and the loss."""
+    _, patch, count = next(row for row in plan.growth if done < row[0])
+    chosen = feed.store.pick(count, rng)
+    batch = batch_of(feed.store, chosen, patch, rng, feed.generator)
+    image = training.laid_out(windowed(batch.hu, FIRST_PREPROCESSING.windows_hu))
+    with torch.autocast(torch.device(training.device).type, torch.bfloat16):
+        logits = forward(image)
+    loss = step_loss(logits, batch, done)
+    training.update(loss, done)
+    if training.step % 8 == 0:
+        feed.store.remember(chosen, difficulty(logits.detach(), batch.truth).cpu().numpy())
+    return patch, loss

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,11 +36,11 @@ def measure_pace(production: Production, plan: FirstPlan, device: str, seconds: 
     echo(f"first {feed.store.size} looks after {time.monotonic() - began:.1f} s")
     for last in (True, False):
         for _, patch, count in plan.growth:
-            _time_steps(feed, plan, patch, count, device, last, echo)
+            echo(str(_time_steps(feed, _Trial(plan, patch, count, last), device)))
         feed.pump(most=8)
     for features in _WIDTHS if len(plan.features) == len(_WIDTHS[0]) else ():
         _, patch, count = plan.growth[-1]
-        _time_steps(feed, replace(plan, features=features), patch, count, device, True, echo)
+        echo(str(_time_steps(feed, _Trial(replace(plan, features=features), patch, count, True), device)))
         feed.pump(most=8)
     patients, at = feed.patients, time.monotonic()
     while time.monotonic() - began < seconds:
@@ -53,55 +53,73 @@ def measure_pace(production: Production, plan: FirstPlan, device: str, seconds: 
     return feed
 
 
-def _time_steps(
-    feed: Feed,
-    plan: FirstPlan,
-    patch: tuple[int, int, int],
-    count: int,
-    device: str,
-    channels_last: bool,
-    echo: Echo,
-    *,
-    steps: int = 8,
-    compiled: bool = False,
-) -> None:
-    spec = first_network(plan)
-    training = TimedTraining(
-        networks.build(spec.name, **spec.arguments),
-        optimiser="adamw",
-        device=device,
-        channels_last=channels_last,
-    )
+@dataclass(frozen=True)
+class _Trial:
+    """A network and its batches, to be timed."""
+
+    plan: FirstPlan
+    patch: tuple[int, int, int]
+    count: int  # patches of a batch
+    channels_last: bool
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        return (
+            f"features {self.plan.features[0]}.. patch {self.patch} batch {self.count}"
+            f" channels_last {self.channels_last}{' compiled' if self.compiled else ''}"
+        )
+
+    def training(self, device: str) -> TimedTraining:
+        """Return the network with an optimiser."""
+        spec = first_network(self.plan)
+        network = networks.build(spec.name, **spec.arguments)
+        return TimedTraining(network, optimiser="adamw", device=device, channels_last=self.channels_last)
+
+
+@dataclass(frozen=True)
+class _StepTimes:
+    """How long each step took, and making its batch."""
+
+    trial: _Trial
+    steps_s: tuple[float, ...]
+    batches_s: tuple[float, ...]
+    memory_gib: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.trial}, first step {self.steps_s[0]:.1f} s:"
+            f" {1000 * float(np.median(self.steps_s)):.0f} ms a step,"
+            f" of it {1000 * float(np.median(self.batches_s)):.0f} ms batch; {self.memory_gib:.1f} GiB"
+        )
+
+
+def _time_steps(feed: Feed, trial: _Trial, device: str, *, steps: int = 8) -> _StepTimes:
+    training = trial.training(device)
+    forward = torch.compile(training.network) if trial.compiled else training.network
     rng = np.random.default_rng(0)
-    forward = torch.compile(training.network) if compiled else training.network
     times, batches = [], []
     for _ in range(steps):
         _wait(device)
         start = time.monotonic()
-        batch = batch_of(feed.store, feed.store.pick(count, rng), patch, rng, feed.generator)
+        chosen = feed.store.pick(trial.count, rng)
+        batch = batch_of(feed.store, chosen, trial.patch, rng, feed.generator)
         _wait(device)
         batches.append(time.monotonic() - start)
         image = training.laid_out(windowed(batch.hu, FIRST_PREPROCESSING.windows_hu))
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             logits = forward(image)
-        loss = step_loss(logits, batch, 0.5)
-        training.update(loss, 0.5)
+        training.update(step_loss(logits, batch, 0.5), 0.5)
         _wait(device)
         times.append(time.monotonic() - start)
     memory = torch.cuda.max_memory_allocated() / 2**30 if device != "cpu" else 0.0
-    echo(
-        f"features {plan.features[0]}.. patch {patch} batch {count} channels_last {channels_last}"
-        f"{' compiled' if compiled else ''}, first step {times[0]:.1f} s:"
-        f" {1000 * float(np.median(times)):.0f} ms a step,"
-        f" of it {1000 * float(np.median(batches)):.0f} ms batch; {memory:.1f} GiB"
-    )
+    return _StepTimes(trial, tuple(times), tuple(batches), memory)
 
 
 def time_compiled(feed: Feed, device: str, echo: Echo) -> None:
     """Report the milliseconds of a step of the compiled network, and how long compiling takes."""
     for last in (True, False):
         _, patch, count = feed.plan.growth[-1]
-        _time_steps(feed, feed.plan, patch, count, device, last, echo, compiled=True)
+        echo(str(_time_steps(feed, _Trial(feed.plan, patch, count, last, compiled=True), device)))
 
 
 def time_looks(feed: Feed, device: str, echo: Echo, repeats: int = 6) -> None:

@@ -108,22 +108,27 @@ def draw_scanning(pose: Pose, rng: np.random.Generator, *, wild: bool, even: boo
 
     `even` keeps all slices at one distance.
     """
-    if not wild:
-        protocol = draw_protocol(CENTRES[sorted(CENTRES)[int(rng.integers(len(CENTRES)))]], rng=rng)
-        thickness = protocol.thickness_mm
-        return Scanning(
-            heights_mm=_heights(pose, thickness, rng),
-            thickness_mm=thickness,
-            kernel=protocol.kernel,
-            noise_hu=protocol.noise_hu,
-            hardening=protocol.beam_hardening,
-            starving=protocol.streaks,
-            cupping_hu=protocol.cupping_hu,
-            offset_hu=protocol.offset_hu,
-            scale=protocol.scale,
-            motion_mm=protocol.motion_mm,
-            streaks_hu=0.0,
-        )
+    return _wild_scanning(pose, rng, even=even) if wild else _scanning_of_a_centre(pose, rng)
+
+
+def _scanning_of_a_centre(pose: Pose, rng: np.random.Generator) -> Scanning:
+    protocol = draw_protocol(CENTRES[sorted(CENTRES)[int(rng.integers(len(CENTRES)))]], rng=rng)
+    return Scanning(
+        heights_mm=_heights(pose, protocol.thickness_mm, rng),
+        thickness_mm=protocol.thickness_mm,
+        kernel=protocol.kernel,
+        noise_hu=protocol.noise_hu,
+        hardening=protocol.beam_hardening,
+        starving=protocol.streaks,
+        cupping_hu=protocol.cupping_hu,
+        offset_hu=protocol.offset_hu,
+        scale=protocol.scale,
+        motion_mm=protocol.motion_mm,
+        streaks_hu=0.0,
+    )
+
+
+def _wild_scanning(pose: Pose, rng: np.random.Generator, *, even: bool) -> Scanning:
     thickness = float(np.exp(rng.uniform(np.log(0.6), np.log(10.0))))
     return Scanning(
         heights_mm=(_heights if even else _mixed_heights)(pose, thickness, rng),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -28,7 +27,7 @@ from ichnos.learning.virtual.accelerated.scanner import (
     hu_weights,
     scan_phantom,
 )
-from ichnos.learning.virtual.accelerated.timed import Clock, TimedTraining
+from ichnos.learning.virtual.accelerated.timed import Clock, Rhythm, TimedTraining
 from ichnos.learning.virtual.refinement import HOW, NAMES
 from ichnos.models import COORDINATE_MM, LOGIT_UNIT, NetworkSpec
 from ichnos.targets import mirrored_channels
@@ -116,40 +115,49 @@ def refiner_scan(
 
 
 def _laid(slices: Slices, out: Tensor, rng: np.random.Generator) -> RefinerScan | None:
-    device = out.device
     brain = torch.sigmoid(out[LOOK_TARGETS.index("brain")])
     if int((brain > 0.5).sum()) < 2000:
         return None
     along, heights, step = _depths(slices)
+    enlarged = _Enlargement.to(heights, out.device)
     place = smoothed_positions(out[len(LOOK_TARGETS) :] * COORDINATE_MM, brain, STEP_MM)
-    up_x, up_y = (
-        torch.from_numpy(axis_weights(m, STEP_MM, n, PIXEL_MM)).to(device)
-        for n, m in zip(FIELD, GRID[:2], strict=True)
-    )
-    at = np.clip(heights, *grid_heights()[[0, -1]])
-    up_z = hu_weights(grid_heights(), at, STEP_MM).to(device)
-
-    def enlarged(field: Tensor) -> Tensor:  # (c, x, y, z) on the first grid
-        wide = torch.einsum("cxyz,wz->cxyw", field, up_z)
-        return torch.matmul(up_x, torch.einsum("cxyw,vy->cxvw", wide, up_y).flatten(2)).reshape(
-            len(field), *FIELD, len(heights)
-        )
-
     logits = enlarged(out[_CHANNELS].clamp(-LOGIT_LIMIT, LOGIT_LIMIT))
     atlas = atlas_at(enlarged(place))
     hu = torch.einsum("zs,sxy->xyz", along, _softened(slices.hu))
     truth = torch.einsum("zs,csxy->cxyz", along, slices.masks[_CHANNELS].float())
-    shift = _calibration(hu, logits)
-    box = _region(logits)
     return RefinerScan(
-        hu=(hu + shift).clamp(-1024, 3000).round().to(torch.int16),
+        hu=(hu + _calibration(hu, logits)).clamp(-1024, 3000).round().to(torch.int16),
         logits=(logits * _LOGIT_STEPS).round().to(torch.int8),
         atlas=(atlas * _SHARE_STEPS).round().to(torch.uint8),
         truth=(truth * _SHARE_STEPS).round().to(torch.uint8),
         points=_own_points(truth, rng),
-        box=box,
+        box=_region(logits),
         voxel_ml=PIXEL_MM**2 * step / 1000,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Enlargement:
+    """Call it with a field (channel, x, y, z) on the first network's grid: the field on the refinement's."""
+
+    along_x: Tensor  # (own, first)
+    along_y: Tensor
+    along_z: Tensor
+
+    @classmethod
+    def to(cls, heights: np.ndarray, device: torch.device) -> _Enlargement:
+        """Return the enlargement to slices at these heights, mm."""
+        x, y = (
+            torch.from_numpy(axis_weights(m, STEP_MM, n, PIXEL_MM)).to(device)
+            for n, m in zip(FIELD, GRID[:2], strict=True)
+        )
+        at = np.clip(heights, *grid_heights()[[0, -1]])
+        return cls(x, y, hu_weights(grid_heights(), at, STEP_MM).to(device))
+
+    def __call__(self, field: Tensor) -> Tensor:
+        wide = torch.einsum("cxyz,wz->cxyw", field, self.along_z)
+        flat = torch.einsum("cxyw,vy->cxvw", wide, self.along_y).flatten(2)
+        return torch.matmul(self.along_x, flat).reshape(len(field), *FIELD, len(self.along_z))
 
 
 def _depths(slices: Slices) -> tuple[Tensor, np.ndarray, float]:
@@ -308,22 +316,22 @@ def train_second(
         pump(0.5)
     rng = np.random.default_rng([plan.seed, 5, training.step])
     generator = torch.Generator(training.device).manual_seed(plan.seed + 5)
-    noted, noted_step = time.monotonic(), training.step
+    lines = Rhythm(note_every_s, training.step)
     while not clock.over and feed.scans:
         if feed.seconds < plan.feed_share * clock.spent_s + 5.0:
             pump(0.0)
-        done = clock.done
-        chosen = rng.integers(0, len(feed.scans), plan.batch)
-        image, truth = refiner_batch(feed.scans, chosen, plan.patch, rng, generator)
-        with torch.autocast(torch.device(training.device).type, torch.bfloat16):
-            logits = training.network(training.laid_out(image))
-        known = torch.ones(truth.shape[:2], device=truth.device)
-        loss = dice_and_cross_entropy(logits, truth, known) + _FOCAL_WEIGHT * _focal_loss(logits, truth)
+        done, chosen = clock.done, rng.integers(0, len(feed.scans), plan.batch)
+        loss = _refiner_loss(training, *refiner_batch(feed.scans, chosen, plan.patch, rng, generator))
         training.update(loss, done)
-        if time.monotonic() - noted > note_every_s:
-            rate = (training.step - noted_step) / (time.monotonic() - noted)
+        if (rate := lines.steps_per_s(training.step)) is not None:
             note(SecondNote(training.step, done, float(loss.detach()), feed.patients, len(feed.scans), rate))
-            noted, noted_step = time.monotonic(), training.step
+
+
+def _refiner_loss(training: TimedTraining, image: Tensor, truth: Tensor) -> Tensor:
+    with torch.autocast(torch.device(training.device).type, torch.bfloat16):
+        logits = training.network(training.laid_out(image))
+    known = torch.ones(truth.shape[:2], device=truth.device)
+    return dice_and_cross_entropy(logits, truth, known) + _FOCAL_WEIGHT * _focal_loss(logits, truth)
 
 
 def _focal_loss(logits: Tensor, truth: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -65,6 +65,28 @@ class Clock:
     def over(self) -> bool:
         """Say whether this call's time has been spent."""
         return self.spent_s >= self.seconds
+
+
+@dataclass
+class Rhythm:
+    """When a line of a log is due, and how fast steps went since the last one."""
+
+    every_s: float
+    step: int  # at the last line
+    _at: float = field(default_factory=time.monotonic)
+
+    def steps_per_s(self, step: int) -> float | None:
+        """Return the pace since the last line; None where none is due yet.
+
+        >>> Rhythm(every_s=60.0, step=0).steps_per_s(8) is None
+        True
+        """
+        seconds = time.monotonic() - self._at
+        if seconds <= self.every_s:
+            return None
+        rate = (step - self.step) / seconds
+        self.step, self._at = step, time.monotonic()
+        return rate
 
 
 class TimedTraining:

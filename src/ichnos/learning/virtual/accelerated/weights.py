@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import datetime
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-import ichnos
 from ichnos import networks
 from ichnos.learning.virtual.accelerated.first_network import (
     CALIBRATION_START,
@@ -26,6 +25,7 @@ from ichnos.learning.virtual.accelerated.first_network import (
     train_first,
 )
 from ichnos.learning.virtual.accelerated.looks import LOOK_TARGETS, HeadLook
+from ichnos.learning.virtual.accelerated.optimisers import OptimiserName
 from ichnos.learning.virtual.accelerated.phantom import Phantom
 from ichnos.learning.virtual.accelerated.production import PatientJob, Production
 from ichnos.learning.virtual.accelerated.scores import Counts, TargetScore, score_table
@@ -43,7 +43,7 @@ from ichnos.learning.virtual.accelerated.timed import Clock, TimedTraining
 from ichnos.learning.virtual.default_model import DEFAULT_TARGETS, LIMITS
 from ichnos.learning.virtual.refinement import HOW, NAMES, REFINED_TARGETS
 from ichnos.models import COORDINATE_MM, Manifest, Model, Provenance, TargetSpec, load_model, save_model
-from ichnos.models.manifest import NetworkSpec, Preprocessing
+from ichnos.models.manifest import NetworkSpec
 from ichnos.models.store import REFINEMENT, sha256
 
 STATE = "first_state.safetensors"  # the unaveraged network, from which a later call goes on
@@ -52,6 +52,7 @@ _KEPT_THRESHOLDS = (
     "ICH",
     "IVH",
 )  # what is sure is asked for: density draws the border
+_VERSION = "0.2"
 _SHOW_EVERY_S = 15.0
 _LAST_WAIT_S = 20.0  # for patients of the validation that come late
 Echo = Callable[[str], None]
@@ -84,40 +85,59 @@ class Run:
 def train_first_part(run: Run, production: Production, echo: Echo) -> tuple[Model, nn.Module]:
     """Train the first network for its minutes; write its Model folder and return it with the network."""
     plan = run.first
-    spec = first_network(plan)
-    torch.manual_seed(plan.seed)
-    training = TimedTraining(
-        networks.build(spec.name, **spec.arguments),
-        optimiser=plan.optimiser,
-        device=run.device,
-        channels_last=plan.channels_last,
-    )
+    training = _training(first_network(plan), plan.seed, plan.optimiser, run.device, plan.channels_last)
     before = _resumed(run, training)
     patients = int(before.get("patients", 0))
     feed = Feed(production, plan, run.device, first_number=patients)
     clock = Clock(run.first_minutes * 60, before=before.get("done", 0.0), until=run.first_until)
+
+    def save(points: tuple[TargetSpec, ...], validation: dict[str, float]) -> Model:
+        return _save_first(run, training, clock, patients + feed.patients, points, validation)
+
     clock.start()
     echo(f"first network: {sum(p.numel() for p in training.network.parameters()):,} weights")
-    saved = time.monotonic()
-
-    def note(row: object) -> None:
-        nonlocal saved
-        echo(f"{clock.spent_s:6.1f} s | {row}")
-        if time.monotonic() - saved > run.save_every_s:
-            _save_first(run, training, clock, patients + feed.patients, DEFAULT_TARGETS, {}, production)
-            saved = time.monotonic()
-
-    train_first(plan, feed, training, clock, note=note, note_every_s=_SHOW_EVERY_S)
-    while (missing := plan.held_out_patients * 2 - len(feed.held_out)) > 0 and production.waiting():
-        if not feed.pump(most=1, wait_s=2.0):
-            break
+    log = _Log(clock, echo, partial(save, DEFAULT_TARGETS, {}), run.save_every_s)
+    train_first(plan, feed, training, clock, note=log, note_every_s=_SHOW_EVERY_S)
+    missing = _missing_after_a_wait(feed, production)
     points, validation = _first_points(training.average, feed, run.device, echo)
-    echo(f"missing held-out looks: {max(0, missing)}; scanning took {feed.seconds:.0f} s in all")
+    echo(f"missing held-out looks: {missing}; scanning took {feed.seconds:.0f} s in all")
     for failure in production.failures:
         echo(f"not simulated: {failure}")
-    made = patients + feed.patients
-    model = _save_first(run, training, clock, made, points, validation, production)
-    return model, training.average
+    return save(points, validation), training.average
+
+
+def _training(
+    spec: NetworkSpec, seed: int, optimiser: OptimiserName, device: str, channels_last: bool
+) -> TimedTraining:
+    torch.manual_seed(seed)
+    network = networks.build(spec.name, **spec.arguments)
+    return TimedTraining(network, optimiser=optimiser, device=device, channels_last=channels_last)
+
+
+@dataclass
+class _Log:
+    """Shows each note of a training, and saves its model now and then."""
+
+    clock: Clock
+    echo: Echo
+    save: Callable[[], Model]
+    every_s: float
+    _saved: float = field(default_factory=time.monotonic)
+
+    def __call__(self, row: object) -> None:
+        self.echo(f"{self.clock.spent_s:6.1f} s | {row}")
+        if time.monotonic() - self._saved > self.every_s:
+            self.save()
+            self._saved = time.monotonic()
+
+
+def _missing_after_a_wait(feed: Feed, production: Production) -> int:
+    """Wait for looks at held-out heads that are still being made; return how many never came."""
+    wanted = feed.plan.held_out_patients * 2
+    while len(feed.held_out) < wanted and production.waiting():
+        if not feed.pump(most=1, wait_s=2.0):
+            break
+    return max(0, wanted - len(feed.held_out))
 
 
 def _resumed(run: Run, training: TimedTraining) -> dict[str, float]:
@@ -173,62 +193,35 @@ def _save_first(
     patients: int,
     points: tuple[TargetSpec, ...],
     validation: dict[str, float],
-    production: Production,
 ) -> Model:
     training.save(run.out.parent / STATE, {"done": clock.done, "patients": patients})
-    return _saved(
-        run,
-        run.out,
-        training.average,
+    manifest = Manifest(
         name="ichnos-multi",
-        network_spec=first_network(run.first),
+        version=_VERSION,
+        limits=LIMITS,
+        network=first_network(run.first),
         preprocessing=FIRST_PREPROCESSING,
         targets=points,
-        steps=training.step,
-        patients=patients,
-        validation=validation,
+        provenance=_provenance(run, training.step, patients, validation),
     )
+    return _saved_in_half_precision(run.out, training.average, manifest)
 
 
-def _saved(
-    run: Run,
-    folder: Path,
-    network: nn.Module,
-    *,
-    name: str,
-    network_spec: NetworkSpec,
-    preprocessing: Preprocessing,
-    targets: tuple[TargetSpec, ...],
-    steps: int,
-    patients: int,
-    validation: dict[str, float],
-    refines: str = "",
-) -> Model:
-    """Write a Model folder in half precision, with its provenance."""
+def _provenance(run: Run, steps: int, patients: int, validation: dict[str, float]) -> Provenance:
     data = {file.name: sha256(file) for file in sorted(run.heads.glob("*.npz"))}
-    provenance = Provenance(
-        code_version=ichnos.__version__,
+    return Provenance.of_today(
         command=run.command,
         seeds=(run.first.seed, run.second.seed),
         steps=steps,
         data={**data, "patients simulated": str(patients)},
         hardware=_hardware(run.device),
-        trained=datetime.datetime.now(datetime.UTC).date().isoformat(),
         validation=validation,
     )
-    manifest = Manifest(
-        name=name,
-        version="0.2",
-        limits=LIMITS,
-        network=network_spec,
-        preprocessing=preprocessing,
-        targets=targets,
-        provenance=provenance,
-        refines=refines,
-    )
+
+
+def _saved_in_half_precision(folder: Path, network: nn.Module, manifest: Manifest) -> Model:
     plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    half = plain.to("cpu", torch.float16)
-    return save_model(folder, half, manifest)
+    return save_model(folder, plain.to("cpu", torch.float16), manifest)
 
 
 def _hardware(device: str) -> str:
@@ -240,48 +233,38 @@ def _hardware(device: str) -> str:
 def train_second_part(run: Run, production: Production, model: Model, first: nn.Module, echo: Echo) -> Model:
     """Train the refinement of a model for its minutes; write it into the model's folder."""
     plan = run.second
-    spec = refiner_network(plan)
-    torch.manual_seed(plan.seed + 1)
-    training = TimedTraining(
-        networks.build(spec.name, **spec.arguments),
-        optimiser="adamw",
-        device=run.device,
-        channels_last=plan.channels_last,
-    )
+    training = _training(refiner_network(plan), plan.seed + 1, "adamw", run.device, plan.channels_last)
     feed = RefinerFeed(plan, run.device)
     supply = _Supply(run, production, first, feed)
     clock = Clock(run.second_minutes * 60)
 
     def save(points: tuple[TargetSpec, ...], validation: dict[str, float]) -> Model:
-        return _saved(
-            run,
-            model.folder / REFINEMENT,
-            training.average,
-            name=f"{model.manifest.name}-refinement",
-            network_spec=spec,
-            preprocessing=HOW,
-            targets=points,
-            steps=training.step,
-            patients=feed.patients,
-            validation=validation,
-            refines=model.manifest.weights_sha256,
-        )
+        provenance = _provenance(run, training.step, feed.patients, validation)
+        manifest = _refiner_manifest(run, model, points, provenance)
+        return _saved_in_half_precision(model.folder / REFINEMENT, training.average, manifest)
 
-    saved = time.monotonic()
-
-    def note(row: object) -> None:
-        nonlocal saved
-        echo(f"{clock.spent_s:6.1f} s | {row}")
-        if time.monotonic() - saved > run.save_every_s:
-            save(REFINED_TARGETS, {})
-            saved = time.monotonic()
-
+    log = _Log(clock, echo, partial(save, REFINED_TARGETS, {}), run.save_every_s)
     clock.start()
-    train_second(plan, feed, supply.pump, training, clock, note=note, note_every_s=_SHOW_EVERY_S)
+    train_second(plan, feed, supply.pump, training, clock, note=log, note_every_s=_SHOW_EVERY_S)
     until = time.monotonic() + _LAST_WAIT_S
     while supply.missing and time.monotonic() < until:
         supply.pump(1.0)
     return save(*_second_points(training.average, supply, echo))
+
+
+def _refiner_manifest(
+    run: Run, model: Model, points: tuple[TargetSpec, ...], provenance: Provenance
+) -> Manifest:
+    return Manifest(
+        name=f"{model.manifest.name}-refinement",
+        version=_VERSION,
+        limits=LIMITS,
+        network=refiner_network(run.second),
+        preprocessing=HOW,
+        targets=points,
+        provenance=provenance,
+        refines=model.manifest.weights_sha256,
+    )
 
 
 @dataclass
@@ -382,31 +365,33 @@ def _refined_counts(network: nn.Module, scans: Sequence[RefinerScan], run: Run) 
     return first, second
 
 
+_TOY_FIRST = FirstPlan(
+    features=(4, 8, 8),
+    growth=((0.5, (24, 24, 24), 2), (1.01, (32, 40, 32), 2)),
+    pairs_per_patient=1,
+    capacity=8,
+    least_looks=2,
+    held_out_patients=1,
+    calibration_patients=1,
+    spacing_mm=3.0,
+    next_spacing_mm=2.0,
+    next_lead_s=1.0,
+    channels_last=False,
+)
+_TOY_SECOND = SecondPlan(
+    features=(4, 8),
+    batch=2,
+    patch=(32, 32, 8),
+    scans_per_patient=1,
+    capacity=8,
+    least_scans=1,
+    spacing_mm=2.0,
+    held_out_patients=1,
+    calibration_patients=1,
+    channels_last=False,
+)
+
+
 def toy_run(run: Run) -> Run:
     """Return a run with tiny networks, coarse patients and few of everything: to try it out without a GPU."""
-    first = FirstPlan(
-        features=(4, 8, 8),
-        growth=((0.5, (24, 24, 24), 2), (1.01, (32, 40, 32), 2)),
-        pairs_per_patient=1,
-        capacity=8,
-        least_looks=2,
-        held_out_patients=1,
-        calibration_patients=1,
-        spacing_mm=3.0,
-        next_spacing_mm=2.0,
-        next_lead_s=1.0,
-        channels_last=False,
-    )
-    second = SecondPlan(
-        features=(4, 8),
-        batch=2,
-        patch=(32, 32, 8),
-        scans_per_patient=1,
-        capacity=8,
-        least_scans=1,
-        spacing_mm=2.0,
-        held_out_patients=1,
-        calibration_patients=1,
-        channels_last=False,
-    )
-    return replace(run, workers=1, slots=6, first=first, second=second, save_every_s=5.0)
+    return replace(run, workers=1, slots=6, first=_TOY_FIRST, second=_TOY_SECOND, save_every_s=5.0)

@@ -19,7 +19,9 @@ import numpy.typing as npt
 from ichnos.arrays import Floats
 from ichnos.evidence.metrics.intervals import finite
 
-ALPHA = 0.05  # probability of any false alarm, ever, over all streams together
+# Probability of any false alarm, ever, over all streams together. Changes of the inputs are plain, so that a
+# strict limit costs a few CTs; at 5 % one quiet site in twenty would be alarmed for nothing.
+ALPHA = 0.01
 _BETS = np.array([-1.8, -0.9, 0.0, 0.9, 1.8])  # f(p) = 1 + bet (p - 1/2): rising or falling ranks
 _JUMP = 0.01  # share of the money that is spread anew before each value
 _EXPECTED_JUMP = 0.5  # the same where the headers tell of a new scanner or protocol

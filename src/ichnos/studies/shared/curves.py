@@ -1,0 +1,137 @@
+"""Curves of the trainings of a study: what was validated as each training went on, stored and drawn."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ichnos.evidence.figures import Figure
+from ichnos.evidence.figures.canvas import COLUMN_IN, canvas
+
+CURVE_PICTURE = "curve-"  # what the names of their pictures begin with
+_MOST_DRAWN = 12  # curves in a picture; further ones are in the CSV
+_FLAT_SHARE = 0.02  # of a curve's whole rise, that the last quarter may still gain
+
+
+@dataclass(frozen=True)
+class TrainingCurve:
+    """One measure over the steps of one training."""
+
+    name: str  # of the training, "ours, seed 1, fold 2"
+    measure: str  # "AUC of the patients left out"
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+    rises: bool = True  # better is higher
+
+    @property
+    def gain_at_end(self) -> float:
+        """Return the gain over the last quarter of the training as a share of the whole gain.
+
+        >>> TrainingCurve("a", "AUC", (1, 2, 3, 4), (0.5, 0.7, 0.8, 0.8)).gain_at_end
+        0.0
+        """
+        if len(self.values) < 2:
+            return float("nan")
+        values = np.array(self.values) * (1 if self.rises else -1)
+        last = max(1, len(values) // 4)
+        whole = float(values.max() - values[0])
+        recent = float(values[-last:].max() - values[:-last].max())
+        return max(0.0, recent) / whole if whole > 0 else 0.0
+
+    @property
+    def flat(self) -> bool:
+        """Say whether the curve had stopped rising.
+
+        >>> TrainingCurve("a", "Dice", (1, 2, 3, 4), (0.1, 0.2, 0.3, 0.4)).flat
+        False
+        """
+        return self.gain_at_end <= _FLAT_SHARE
+
+
+def curve_of_lines(
+    file: Path, name: str, column: str, measure: str, *, rises: bool = True
+) -> TrainingCurve | None:
+    """Read one measure of a JSON-lines file with a "step" in each line; None where there is none.
+
+    Of a step that is there twice, as after a resumed training, the last line counts.
+    """
+    if not file.is_file():
+        return None
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    known = {int(row["step"]): float(row[column]) for row in rows if row.get(column) is not None}
+    if not known:
+        return None
+    steps = tuple(sorted(known))
+    return TrainingCurve(name, measure, steps, tuple(known[s] for s in steps), rises)
+
+
+def curves_csv(curves: Sequence[TrainingCurve]) -> str:
+    """Return curves as lines of training, measure, step, value.
+
+    >>> print(curves_csv([TrainingCurve("a", "AUC", (10,), (0.5,))]), end="")
+    training,measure,step,value
+    a,AUC,10,0.5
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("training", "measure", "step", "value"))
+    for curve in curves:
+        writer.writerows(
+            (curve.name, curve.measure, s, f"{v:.6g}") for s, v in zip(curve.steps, curve.values, strict=True)
+        )
+    return out.getvalue()
+
+
+def curve_figures(curves: Sequence[TrainingCurve]) -> list[Figure]:
+    """Draw one picture per measure, each training a line over its share of steps."""
+    by_measure: dict[str, list[TrainingCurve]] = {}
+    for curve in curves:
+        by_measure.setdefault(curve.measure, []).append(curve)
+    return [_figure(measure, those) for measure, those in by_measure.items()]
+
+
+def _figure(measure: str, curves: Sequence[TrainingCurve]) -> Figure:
+    drawn = curves[:_MOST_DRAWN]
+    stem = "".join(c if c.isalnum() else "-" for c in measure.lower())
+    rest = f" {len(curves) - len(drawn)} more are in the CSV." if len(curves) > len(drawn) else ""
+    flat = sum(curve.flat for curve in curves)
+    caption = f"{measure} during training. {flat} of {len(curves)} curves had stopped rising.{rest}"
+    with canvas(2 * COLUMN_IN, COLUMN_IN) as (fig, ax):
+        for curve in drawn:
+            share = np.array(curve.steps) / max(curve.steps[-1], 1)
+            ax.plot(share, curve.values, marker=".", ms=3, lw=0.9, label=f"{curve.name} ({curve.steps[-1]})")
+        ax.set(xlabel="share of the training (steps in brackets)", ylabel=measure)
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return Figure(f"{CURVE_PICTURE}{stem}"[:60], caption, fig)
+
+
+def curve_rows(curves: Sequence[TrainingCurve]) -> list[Mapping[str, object]]:
+    """Return curves as plain rows, for the stored run."""
+    return [
+        {"name": c.name, "measure": c.measure, "steps": c.steps, "values": c.values, "rises": c.rises}
+        for c in curves
+    ]
+
+
+def curves_of(rows: Sequence[Mapping[str, object]]) -> list[TrainingCurve]:
+    """Return the curves of stored rows.
+
+    >>> curves_of(curve_rows([TrainingCurve("a", "AUC", (1,), (0.5,))]))[0].values
+    (0.5,)
+    """
+    return [
+        TrainingCurve(
+            str(row["name"]),
+            str(row["measure"]),
+            tuple(int(s) for s in row["steps"]),  # type: ignore[attr-defined]
+            tuple(float(v) for v in row["values"]),  # type: ignore[attr-defined]
+            bool(row["rises"]),
+        )
+        for row in rows
+    ]
