@@ -56,11 +56,15 @@ def reception(folder: Path) -> list[Row]:
             receiver=ReceiverSettings(port=free_port()),
             storage=StorageSettings(refuse_below_gib=0.0),
         )
-        child = multiprocessing.get_context("spawn").Process(target=run_loop, args=("receiver", settings))
-        child.start()
+        context = multiprocessing.get_context("spawn")
+        count = settings.receiver.processes
+        children = [context.Process(target=run_loop, args=("receiver", settings)) for _ in range(count)]
+        for child in children:
+            child.start()
         rates["ichnos"].append(_rate(outboxes, settings.receiver.port))
-        child.terminate()
-        child.join()
+        for child in children:
+            child.terminate()
+            child.join()
         stored = len(list((settings.home / "images").rglob("*.dcm")))
         assert stored == ASSOCIATIONS * IMAGES_EACH, f"{stored} images are stored"
         shutil.rmtree(into)

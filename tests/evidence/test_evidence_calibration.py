@@ -138,3 +138,17 @@ def test_conformal_thresholds_are_the_corrected_quantiles() -> None:
     assert label_sets(
         few, [0.01, 0.99]
     ).abstain.all()  # four cases can promise nothing, so everything stays possible
+
+
+@pytest.mark.parametrize("levels", [(0.1, 0.9), (0.2, 0.5)])
+def test_a_model_that_knows_two_probabilities_is_calibrated_by_their_shares(
+    levels: tuple[float, float],
+) -> None:
+    events = np.arange(200) % 4 == 0
+    probability = np.where(np.arange(200) < 80, *levels)
+    found = calibration(events, probability)
+    assert found.curve_predicted.tolist() == list(levels)
+    shares = [events[probability == level].mean() for level in levels]
+    assert found.curve_observed == pytest.approx(shares)
+    weights = np.array([80, 120]) / 200
+    assert found.ici == pytest.approx(float(weights @ np.abs(np.array(shares) - levels)))

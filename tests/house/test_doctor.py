@@ -50,6 +50,16 @@ def test_the_page_for_people_names_every_extra(
     assert "FAILED" not in told
 
 
+def test_neither_torch_nor_the_report_is_loaded_to_look_at_them() -> None:
+    code = (
+        "from ichnos.cli.installation import doctor; import sys\n"
+        "doctor.installed_parts(), doctor.installed_weights(), doctor.installed_printer()\n"
+        "print(sorted({'torch', 'jinja2', 'matplotlib', 'highdicom'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]", "each costs seconds, and the doctor is to be quick"
+
+
 def test_every_extra_of_the_package_is_explained() -> None:
     extras = set(metadata.metadata("ichnos").get_all("Provides-Extra") or []) - {"all", "dev", "docs"}
     assert extras == set(doctor.EXTRAS)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from builders.readable_head import reading
-from ichnos.report import reading_page
+from ichnos.report.page import reading_page
 from ichnos.report.pdf import write_pdf
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

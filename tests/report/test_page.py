@@ -11,8 +11,7 @@ import pytest
 from builders.readable_head import head, model, reading, rule
 from ichnos.inference import Predictor
 from ichnos.reading import Finding, Measure, Reading, Record, read_scan, refused
-from ichnos.report import reading_page
-from ichnos.report.page import largest_slice_centre_mm
+from ichnos.report.page import largest_slice_centre_mm, reading_page
 from ichnos.verdict import Reason, Verdict
 from ichnos.volume import Volume
 

@@ -11,10 +11,10 @@ from pydicom import Dataset
 
 from builders.stored_node import open_stored, receive
 from ichnos.service import completeness
-from ichnos.service.archive import ArchiveProblem
 from ichnos.service.assembler import assemble
 from ichnos.service.completeness import Completeness, why_whole
 from ichnos.service.node import Node
+from ichnos.service.remote.archive import ArchiveProblem
 from ichnos.service.settings import ArchiveSettings
 from ichnos.service.store.tables import StudyRow
 from service.test_receiver import slices

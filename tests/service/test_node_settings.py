@@ -57,7 +57,7 @@ def test_wrong_settings_are_named(
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("content", "code"), [("[1, 2]", 2), ("a: [", 2), ("", 0)])
+@pytest.mark.parametrize(("content", "code"), [("[1, 2]", 3), ("a: [", 3), ("", 0)])
 def test_a_file_that_holds_no_settings(tmp_path: Path, content: str, code: int) -> None:
     file = tmp_path / "node.yaml"
     file.write_text(content)
@@ -85,3 +85,30 @@ def test_settings_survive_a_round_trip_through_yaml() -> None:
     assert NodeSettings.model_validate(yaml.safe_load(text)) == settings
     assert settings.destination("P") is settings.sending.destinations[0]
     assert settings.destination("Q") is None
+
+
+def test_any_setting_is_set_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(tmp_path, {"assembly": {"quiet_s": 7}}, "--set", "assembly.quiet_s=3", "--home", "n") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["assembly"]["quiet_s"], shown["home"]) == (3, "n")
+    assert check(tmp_path, {}, "--set", "assembly.quite_s=3") == 3
+    assert "did you mean quiet_s?" in capsys.readouterr().err
+
+
+def test_the_settings_file_that_config_prints_is_one_that_serve_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["config", "serve"]) == 0
+    text = capsys.readouterr().out
+    assert "# seconds without a new image" in text
+    assert NodeSettings.model_validate(yaml.safe_load(text)) == NodeSettings()
+
+
+def test_files_that_are_named_and_missing_are_said_before_the_node_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tls = {"tls_certificate": str(tmp_path / "node.pem"), "tls_key": str(tmp_path / "node.key")}
+    assert check(tmp_path, {"receiver": tls}) == 3
+    said = capsys.readouterr().err
+    assert "receiver.tls_certificate" in said
+    assert "receiver.tls_key" in said

@@ -16,8 +16,9 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy import func, select
 
+from ichnos.errors import UsageError
 from ichnos.service.node import Node, open_node
-from ichnos.service.receiver import NOT_AUTHORISED, OUT_OF_RESOURCES, Receiver
+from ichnos.service.receiver import NOT_AUTHORISED, OUT_OF_RESOURCES, Receiver, refuse_taken_port
 from ichnos.service.settings import NodeSettings, Peer, ReceiverSettings, StorageSettings
 from ichnos.service.store.tables import InstanceRow, StudyRow
 
@@ -86,7 +87,7 @@ def test_every_acknowledged_image_is_on_the_disk_with_its_pixels(listening: tupl
         stored = dcmread(node.settings.home / row.path)
         assert stored.PixelData == np.full((4, 4), number, np.int16).tobytes()
         assert stored.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
-    assert not list((node.settings.home / "incoming").iterdir())
+    assert not list((node.settings.home / "incoming").rglob("*.dcm"))
 
 
 def test_sending_twice_changes_nothing(listening: tuple[Node, Receiver]) -> None:
@@ -138,3 +139,22 @@ def test_a_port_outside_loopback_needs_peers() -> None:
     with pytest.raises(ValueError, match="no peer is listed"):
         ReceiverSettings(host="0.0.0.0")
     assert ReceiverSettings(host="0.0.0.0", peers=(Peer(ae_title="CT1"),)).peers
+
+
+def test_two_processes_share_a_port_and_a_second_node_may_not(
+    listening: tuple[Node, Receiver], tmp_path: Path
+) -> None:
+    node, receiver = listening
+    shared = ANY_PORT.model_copy(update={"port": receiver.port})
+    second = Receiver(Node(node.settings.model_copy(update={"receiver": shared}), node.database))
+    second.start()
+    try:
+        for number in range(8):  # the system chooses who takes each association
+            assert send(receiver.port, slices(1, study=f"1.2.840.{number + 1}")) == [0]
+        assert counts(node) == (8, 8)
+        with pytest.raises(UsageError, match="give another port"):
+            refuse_taken_port(shared)
+    finally:
+        second.stop()
+    assert send(receiver.port, slices(1, study="1.2.840.99")) == [0]
+    refuse_taken_port(ANY_PORT)

@@ -45,7 +45,7 @@ from ichnos.studies.yu2025.risks import (
 from ichnos.volume import Volume
 
 SMOKE = StudyBudget(smoke=True)
-SHAPE, SPACING_MM = (24, 24, 12), (4.0, 4.0, 8.0)
+SHAPE, SPACING_MM = (24, 24, 16), (4.0, 4.0, 6.0)
 MM = np.stack(
     np.meshgrid(
         *[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(SHAPE, SPACING_MM, strict=True)],

@@ -29,7 +29,7 @@ from ichnos.studies.murray2024.tables import injury_table
 from ichnos.studies.ryu2025 import associations, threshold
 from ichnos.studies.ryu2025 import reading as ryu_reading
 from ichnos.studies.ryu2025.associations import association_table
-from ichnos.studies.ryu2025.design import RISK, WHITE_MATTER_WAYS
+from ichnos.studies.ryu2025.design import RISK_FACTORS, WHITE_MATTER_WAYS
 from ichnos.studies.ryu2025.page import ryu_page
 from ichnos.studies.ryu2025.tables import grade_cuts
 from ichnos.studies.shared.budget import StudyBudget
@@ -223,7 +223,7 @@ def test_volumes_are_compared_calibrated_and_grouped(monkeypatch: pytest.MonkeyP
             "fazekas_periventricular": float(min(3, mri // 6)),
             "fazekas_deep": float(min(3, mri // 8)),
         }
-        facts |= {name: float(rng.integers(2)) for name in RISK[2:-1]} | {
+        facts |= {name: float(rng.integers(2)) for name in RISK_FACTORS[2:-1]} | {
             "nihss": 4.0 + number % 5,
             "infarct_ml": float(5 * (number % 4)),
         }

@@ -12,7 +12,7 @@ from ichnos.cli.study import StudySettings, _groups, _render
 from ichnos.errors import InputRefused, UsageError
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.learning.segmentation.settings import TrainSettings
-from ichnos.studies import design_named, study_page
+from ichnos.studies import design_named, stored_run_page
 from ichnos.studies.designs import DESIGNS
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.curves import TrainingCurve, curve_figures, curve_of_lines, curves_csv
@@ -68,7 +68,7 @@ def test_a_stored_run_gives_the_same_page(tmp_path: Path) -> None:
     record = abramova()
     save_record(record, tmp_path / "run")
     again = load_record(tmp_path)
-    assert study_page(again).tables == study_page(record).tables
+    assert stored_run_page(again).tables == stored_run_page(record).tables
     assert again.curves == record.curves
     assert again.pictures[0].png == record.pictures[0].png
     assert load_record(tmp_path / "run").facts == again.facts
@@ -108,7 +108,7 @@ def test_the_command_rebuilds_a_page_and_writes_small_results(
 
 def test_no_row_of_a_checklist_is_empty() -> None:
     for simulated in (True, False):
-        page = study_page(abramova(simulated=simulated))
+        page = stored_run_page(abramova(simulated=simulated))
         lists = {table.name: table for table in page.tables if table.name in ("tripod_ai", "claim")}
         assert set(lists) == {"tripod_ai", "claim"}
         answers = [str(row[2]) for table in lists.values() for row in table.rows]
@@ -123,7 +123,7 @@ def test_a_curve_knows_whether_it_still_rises() -> None:
     assert rising.gain_at_end == pytest.approx(1 / 3)
     falling = TrainingCurve("a", "log loss", (1, 2, 3, 4), (0.9, 0.5, 0.4, 0.6), rises=False)
     assert falling.flat, "a loss that rises again no longer gains"
-    page = study_page(abramova())
+    page = stored_run_page(abramova())
     assert not any("still rose" in limit for limit in page.limits)
 
 
@@ -202,7 +202,7 @@ def test_cells_come_back_from_a_stored_run() -> None:
 def test_a_page_without_curves_writes_none(tmp_path: Path) -> None:
     record = abramova()
     bare = StudyRecord(record.study, record.rows, record.facts, record.provenance)
-    write_results(study_page(bare), tmp_path / "results")
+    write_results(stored_run_page(bare), tmp_path / "results")
     assert not (tmp_path / "results" / "curves.csv").exists()
     assert "growth Dice" in (tmp_path / "results" / "tables.md").read_text(encoding="utf-8")
-    assert write_page(study_page(bare), tmp_path / "page").is_file()
+    assert write_page(stored_run_page(bare), tmp_path / "page").is_file()

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from ichnos.errors import InputRefused, UsageError
+from ichnos.cli.terminal.settings import with_settings
+from ichnos.errors import UsageError
+from ichnos.service.settings import NodeSettings, missing_files
 
-if TYPE_CHECKING:
-    from ichnos.service.settings import NodeSettings
 
-
+@with_settings(NodeSettings)
 def serve_command(
     part: Annotated[
         str, typer.Argument(metavar="[PART|WORD]", help="one part, or a word such as backup (default: all)")
     ] = "",
     folder: Annotated[Path | None, typer.Argument(help="of backup, restore, export")] = None,
     study: Annotated[list[int] | None, typer.Option(help="number of a study: export, hold, purge")] = None,
-    home: Annotated[Path | None, typer.Option(help="folder of the node's files [ichnos-node]")] = None,
-    config: Annotated[Path | None, typer.Option(help="settings file (YAML)")] = None,
-    database: Annotated[str, typer.Option(help="database URL (default: SQLite in the home)")] = "",
-    dicom_port: Annotated[int | None, typer.Option(help="port of the receiver [11112]")] = None,
-    web_port: Annotated[int | None, typer.Option(help="port of the pages [8045]")] = None,
+    *,
+    settings: NodeSettings,
+    dicom_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="port of the receiver [11112]")
+    ] = None,
+    web_port: Annotated[int | None, typer.Option(min=0, max=65535, help="port of the pages [8045]")] = None,
     check: Annotated[bool, typer.Option("--check", help="check the settings and end")] = False,
 ) -> int:
     """Receive exams, read them, send results, show a worklist."""
-    settings = _settings(home, config, database, dicom_port, web_port)
+    settings = _with_ports(settings, dicom_port, web_port)
+    if missing := missing_files(settings):
+        raise UsageError("; ".join(missing))
     if check:
         sys.stdout.write(settings.model_dump_json(indent=2) + "\n")
         return 0
@@ -66,44 +69,12 @@ def _operate(word: str, settings: NodeSettings, folder: Path | None, studies: li
     return 0
 
 
-def _settings(
-    home: Path | None, config: Path | None, database: str, dicom_port: int | None, web_port: int | None
-) -> NodeSettings:
-    """Defaults < file < flags."""
-    from pydantic import ValidationError
-
-    from ichnos.service.settings import NodeSettings
-
-    tree: dict[str, Any] = _file(config) if config else {}
-    if home is not None:
-        tree["home"] = home
-    if database:
-        tree["database"] = database
+def _with_ports(settings: NodeSettings, dicom_port: int | None, web_port: int | None) -> NodeSettings:
+    update: dict[str, Any] = {}
     for group, port in (("receiver", dicom_port), ("web", web_port)):
         if port is not None:
-            tree[group] = {**(tree.get(group) or {}), "port": port}
-    try:
-        return NodeSettings.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"the settings are wrong: {where}: {first['msg'].removeprefix('Value error, ')}"
-        ) from None
-
-
-def _file(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputRefused(f"{path} cannot be read as YAML: {error}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise InputRefused(f"{path} must hold settings as NAME: VALUE lines")
-    return tree
+            update[group] = getattr(settings, group).model_copy(update={"port": port})
+    return settings.model_copy(update=update)
 
 
 def _greet(settings: NodeSettings) -> None:

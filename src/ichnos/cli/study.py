@@ -94,13 +94,13 @@ def _page(
 
 
 def _stored_page(name: str, folder: Path) -> StudyPage:
-    from ichnos.studies import study_page
+    from ichnos.studies import stored_run_page
     from ichnos.studies.shared.record import load_record
 
     record = load_record(folder)
     if record.study != name:
         raise UsageError(f"{folder} holds a run of {record.study}, not of {name}")
-    return study_page(record)
+    return stored_run_page(record)
 
 
 def _hospital_page(out: Path, settings: StudySettings, *, silent: bool) -> StudyPage:
@@ -114,7 +114,7 @@ def _hospital_page(out: Path, settings: StudySettings, *, silent: bool) -> Study
 def _paper_page(name: str, out: Path, settings: StudySettings, *, silent: bool) -> StudyPage:
     """Run the design of a paper on the cohort that the settings ask for, and store the run."""
     from ichnos.errors import require
-    from ichnos.studies import design_named, study_page, study_run
+    from ichnos.studies import design_named, stored_run_page, study_run
     from ichnos.studies.shared.record import save_record
 
     if (settings.cohort is not None) + (settings.simulate is not None) + settings.smoke != 1:
@@ -125,7 +125,7 @@ def _paper_page(name: str, out: Path, settings: StudySettings, *, silent: bool) 
     budget = _budget(design, settings, _Stopwatch(out / "minutes.json"), silent=silent)
     record = study_run(design)(_patients(design, settings, out, budget), out, budget)
     save_record(record, out / "run")
-    return study_page(record)
+    return stored_run_page(record)
 
 
 def _budget(

@@ -13,8 +13,8 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from sqlalchemy import select
 
-from ichnos.service.archive import ArchiveProblem, images_of_study
 from ichnos.service.node import Node
+from ichnos.service.remote.archive import ArchiveProblem, images_of_study
 from ichnos.service.store import studies
 from ichnos.service.store.studies import READ_MODALITY
 from ichnos.service.store.tables import StudyRow

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import socket
 import ssl
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +21,11 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     Verification,
 )
+from pynetdicom.transport import ThreadedAssociationServer
 from sqlalchemy.exc import SQLAlchemyError
 
-from ichnos.errors import InputRefused
-from ichnos.service.node import Node
+from ichnos.errors import InputRefused, UsageError
+from ichnos.service.node import Node, worker_name
 from ichnos.service.reception import Reception
 from ichnos.service.sender import note_commitment
 from ichnos.service.settings import LOOPBACK, ReceiverSettings
@@ -35,6 +38,16 @@ SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND, PROCESSING_FAILURE, NOT_AUTHORISED
 MAXIMUM_PDU_BYTES = 131_072  # what dcmtk sends at most; each PDU costs Python as much, whatever its size
 _LOOK_EVERY_S = 1.0  # how often disk and queue are looked at while images come
 _log = logging.getLogger(__name__)
+
+
+class _SharedPort(ThreadedAssociationServer):
+    """A server whose port several processes listen on; the system spreads connections over them."""
+
+    def server_bind(self) -> None:
+        """Bind, and let others bind to the same port."""
+        if self.socket is not None and hasattr(socket, "SO_REUSEPORT"):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
 
 
 @dataclass(eq=False)
@@ -58,13 +71,16 @@ class Receiver:
     def start(self) -> None:
         """Listen in threads of this process; returns at once."""
         settings = self.node.settings.receiver
-        _receive_into(self.node.settings.home / "incoming")
-        self.server = self._entity().start_server(
+        _receive_into(self.node.settings.home / "incoming" / worker_name("receiver"))
+        entity = self._entity()
+        self.server = entity.make_server(
             (settings.host, settings.port),
-            block=False,
             evt_handlers=self._handlers(),
             ssl_context=tls_context(settings),
+            server_class=_SharedPort,
         )
+        entity._servers.append(self.server)  # as start_server does, which takes no server class
+        threading.Thread(target=self.server.serve_forever, name="receiver", daemon=True).start()
 
     def _entity(self) -> Any:
         settings = self.node.settings.receiver
@@ -152,12 +168,23 @@ class Receiver:
 
 def _receive_into(incoming: Path) -> None:
     """Let pynetdicom write what arrives into files of this folder, in chunks, as it comes."""
-    incoming.mkdir(parents=True, exist_ok=True)
-    for left in incoming.glob("*.dcm"):  # of a process that was killed: nobody was told of success
-        left.unlink(missing_ok=True)
+    incoming.mkdir(parents=True)  # its own: what a killed process leaves in its folder is swept later
     tempfile.tempdir = str(incoming)  # the later move stays on one disk
     _config.STORE_RECV_CHUNKED_DATASET = True
     _config.UNRESTRICTED_STORAGE_SERVICE = True  # every storage class, each transfer syntax as it comes
+
+
+def refuse_taken_port(settings: ReceiverSettings) -> None:
+    """Refuse a port that somebody else listens on: processes of two nodes would share what arrives."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise UsageError(
+                f"the receiver cannot listen on {settings.host}:{settings.port} ({error.strerror}); give"
+                " another port (receiver.port)"
+            ) from None
 
 
 def is_admitted(settings: ReceiverSettings, ae_title: str, address: str) -> bool:

@@ -58,8 +58,10 @@ def _stop_with_parent(node: Node) -> None:
 
 
 def _receive(node: Node) -> None:
-    from ichnos.service.receiver import Receiver
+    from ichnos.service.receiver import Receiver, refuse_taken_port
 
+    if multiprocessing.parent_process() is None:
+        refuse_taken_port(node.settings.receiver)
     receiver = Receiver(node)
     receiver.start()
     node.stopping.wait()
@@ -126,21 +128,29 @@ _BODIES: dict[Loop, Callable[[Node], None]] = {
 
 def run_all(settings: NodeSettings) -> None:
     """Run every loop as a child process; start one anew when it dies; end all on SIGTERM or SIGINT."""
+    from ichnos.service.receiver import refuse_taken_port
+
     open_node(settings).database.close()  # tables exist before several processes ask for them
+    refuse_taken_port(settings.receiver)
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stopping.set())
-    children: dict[Loop, BaseProcess] = {}
+    wanted = [(loop, k) for loop in LOOPS for k in range(_processes(loop, settings))]
+    children: dict[tuple[Loop, int], BaseProcess] = {}
     while not stopping.is_set():
-        for loop in LOOPS:
-            child = children.get(loop)
+        for loop, k in wanted:
+            child = children.get((loop, k))
             if child is not None and not child.is_alive():
                 _log.error("the %s ended with code %s; it is started again", loop, child.exitcode)
                 time.sleep(_RESTART_S)
             if child is None or not child.is_alive():
-                children[loop] = _started(loop, settings)
+                children[loop, k] = _started(loop, settings)
         time.sleep(_PAUSE_S)
     _end(list(children.values()))
+
+
+def _processes(loop: Loop, settings: NodeSettings) -> int:
+    return settings.receiver.processes if loop == "receiver" else 1
 
 
 def _started(loop: Loop, settings: NodeSettings) -> BaseProcess:

@@ -22,9 +22,9 @@ from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr
 from sqlalchemy import select
 
 from ichnos.errors import IchnosError, InputRefused
-from ichnos.service.destinations import find_destination
 from ichnos.service.lease import kept_lease
 from ichnos.service.node import Node, worker_name
+from ichnos.service.remote.destinations import find_destination
 from ichnos.service.results.extras import files_for
 from ichnos.service.settings import Destination
 from ichnos.service.store import events, queue

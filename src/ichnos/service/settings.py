@@ -38,7 +38,8 @@ class ReceiverSettings(_Part):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=11112, ge=0, le=65535, description="DICOM port; 0 chooses a free one")
     peers: tuple[Peer, ...] = Field(default=(), description="who may connect; empty: loopback only")
-    associations: int = Field(default=25, ge=1, description="associations at the same time")
+    associations: int = Field(default=25, ge=1, description="associations at the same time, per process")
+    processes: int = Field(default=2, ge=1, le=16, description="processes that share the port")
     tls_certificate: Path | None = Field(default=None, description="our certificate (PEM); none: no TLS")
     tls_key: Path | None = Field(default=None, description="private key of the certificate (PEM)")
     tls_peers: Path | None = Field(
@@ -250,6 +251,23 @@ class NodeSettings(_Part):
         (True, None)
         """
         return next((d for d in self.sending.destinations if d.name == name), None)
+
+
+def missing_files(settings: NodeSettings) -> list[str]:
+    """Return a sentence for each file that the settings name and that is not there.
+
+    >>> missing_files(NodeSettings(oidc=OidcSettings(client_secret_file=Path("no-such-file"))))
+    ['oidc.client_secret_file: no-such-file does not exist']
+    """
+    receiver, model = settings.receiver, settings.reading.model
+    named = {
+        "receiver.tls_certificate": receiver.tls_certificate,
+        "receiver.tls_key": receiver.tls_key,
+        "receiver.tls_peers": receiver.tls_peers,
+        "oidc.client_secret_file": settings.oidc.client_secret_file,
+        "reading.model": Path(model) if model else None,
+    }
+    return [f"{name}: {path} does not exist" for name, path in named.items() if path and not path.exists()]
 
 
 def checked_ae_title(title: str) -> str:

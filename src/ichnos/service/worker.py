@@ -12,10 +12,10 @@ from pathlib import Path
 
 from ichnos.api import Engine, read_with, save_reading
 from ichnos.reading import Reading, Record
-from ichnos.service.destinations import enabled_destinations
 from ichnos.service.installed import folder_of_model
 from ichnos.service.lease import kept_lease
 from ichnos.service.node import Node, worker_name
+from ichnos.service.remote.destinations import enabled_destinations
 from ichnos.service.results.extras import write_extras
 from ichnos.service.settings import Extra
 from ichnos.service.store import queue, studies
@@ -100,7 +100,7 @@ class Worker:
         read = self.reader_of(job.model) if job.model and self.reader_of else self.read_study
         reading = read(images, f"study-{job.study_id}")
         save_reading(reading, scratch / "reading")
-        _write_extras(reading, scratch / "reading", job.extras)
+        write_extras(reading, scratch / "reading", job.extras)
         final.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(final, ignore_errors=True)  # of a clock or a database that went back
         os.replace(scratch / "reading", final)
@@ -144,14 +144,6 @@ class Worker:
                 session, task, error, now=now, first_wait_s=_FIRST_WAIT_S, rng=self.rng
             ):
                 studies.set_aside(session, task, now=now)
-
-
-def _write_extras(reading: Reading, folder: Path, extras: frozenset[Extra]) -> None:
-    """Write what some destinations want beside SEG and SR; without it the study is sent nevertheless."""
-    try:
-        write_extras(reading, folder, extras)
-    except Exception:
-        _log.exception("picture, PDF or rectified copy could not be written; SEG and SR are sent alone")
 
 
 def study_reader(node: Node, model: str = "") -> ReadStudy:

@@ -48,7 +48,7 @@ def study_run(design: StudyDesign) -> RunStudy:
     return cast(RunStudy, importlib.import_module(f"ichnos.studies.{design.name}.study").run)
 
 
-def study_page(record: StudyRecord) -> StudyPage:
+def stored_run_page(record: StudyRecord) -> StudyPage:
     """Return the page of a stored run, its checklists filled."""
     module, function = _PAGES[design_named(record.study).name]
     page: StudyPage = getattr(importlib.import_module(f"ichnos.studies.{module}"), function)(record)

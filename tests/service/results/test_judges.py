@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from pydicom import dcmread
 
 from builders.judges import JUDGES, OBJECTS, Judge
 from builders.read_node import made_study, node_that_reads, read_here
+from ichnos.formats import nifti
+from ichnos.formats.dicom import open_dicom
+from ichnos.formats.dicom_seg import read_seg
+from ichnos.reading import Reading, Record
 from ichnos.service.node import Node
+from ichnos.service.results import extras
 from ichnos.service.results.extras import files_for
 from ichnos.service.store.tables import StudyRow
 
@@ -88,3 +95,45 @@ def test_an_enhanced_ct_is_read_and_its_seg_is_sound(node: Node, leaving: dict[s
             assert judge.judge(seg) == []
     # a straight series has no rectified copy: nothing that is not needed leaves
     assert not (seg.parent / "rectified").exists()
+
+
+def test_the_rectified_copy_shows_the_same_head_and_the_same_masks(leaving: dict[str, Path]) -> None:
+    folder = leaving["rectified CT"].parent
+    copy = open_dicom(folder)
+    masks = read_seg(leaving["rectified SEG"], copy)
+    reading = leaving["SEG"].parent
+    before = nifti.load(reading / "brain.nii.gz")
+    ml = [float(np.count_nonzero(mask.array)) * mask.voxel_ml for mask in (before, masks["brain"])]
+    assert ml[1] == pytest.approx(ml[0], rel=0.05)
+    positions = [dcmread(file, stop_before_pixels=True) for file in sorted(folder.glob("IM*.dcm"))]
+    normal = np.cross(positions[0].ImageOrientationPatient[:3], positions[0].ImageOrientationPatient[3:])
+    travel = np.subtract(positions[-1].ImagePositionPatient, positions[0].ImagePositionPatient).astype(float)
+    assert abs(travel @ normal) / np.linalg.norm(travel) == pytest.approx(1.0, abs=1e-6)  # straight now
+
+
+def test_the_picture_holds_words_and_slices_and_says_research_use(leaving: dict[str, Path]) -> None:
+    picture = dcmread(leaving["picture"])
+    assert picture.pixel_array.shape[2] == 3
+    assert picture.pixel_array.std() > 10
+    assert picture.BurnedInAnnotation == "NO"
+    pdf = leaving["PDF"]
+    if pdf.is_file():
+        content = dcmread(pdf).EncapsulatedDocument
+        assert content.startswith(b"%PDF")
+        assert dcmread(pdf).EncapsulatedDocumentLength <= len(content)
+
+
+def test_one_extra_that_cannot_be_written_keeps_no_other_back(
+    leaving: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done: list[str] = []
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no browser")
+
+    writers = {"picture": broken, "pdf": broken, "rectified": lambda *_: done.append("rectified")}
+    monkeypatch.setattr(extras, "_WRITERS", writers)
+    scan = open_dicom(leaving["rectified CT"].parent)
+    reading = Reading(Record(name="made", status="read"), scan, cast(Any, object()))
+    extras.write_extras(reading, tmp_path, ("picture", "pdf", "rectified"))
+    assert done == ["rectified"]

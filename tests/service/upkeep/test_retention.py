@@ -123,8 +123,8 @@ def test_leftovers_of_killed_processes_are_swept_and_busy_ones_are_not(node: Nod
     home = node.settings.home
     for name in ("work/worker-dead-3", "work/worker-busy-4", "readings/9-9-9"):
         (home / name).mkdir(parents=True)
-    (home / "incoming").mkdir()
-    (home / "incoming" / "half.dcm").write_bytes(b"x")
+    (home / "incoming" / "receiver-dead").mkdir(parents=True)
+    (home / "incoming" / "receiver-dead" / "half.dcm").write_bytes(b"x")
     with node.database.transaction() as session:
         session.add(TaskRow(kind="read", study_id=2, state="leased", worker="worker-busy"))
     assert sweep(node) == 0  # all of it is young

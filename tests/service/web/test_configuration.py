@@ -10,12 +10,14 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 from sqlalchemy import select
 
-from ichnos.service import destinations, installed
+from ichnos.service import installed
 from ichnos.service.accounts import auth, people
 from ichnos.service.node import Node
+from ichnos.service.remote import destinations
 from ichnos.service.settings import Destination, SendingSettings
 from ichnos.service.store.tables import EventRow, LoginRow, UserRow
-from service.web.visits import Browser, a_node, signed_in
+from ichnos.service.upkeep.retention import keep_days_of
+from service.web.visits import Browser, a_node, add_study, signed_in
 
 LISTED = Destination(name="PACS", ae_title="PACS", host="127.0.0.1", port=9)
 
@@ -37,7 +39,7 @@ def enabled(node: Node) -> list[str]:
         return [one.name for one in destinations.enabled_destinations(session, node.settings)]
 
 
-@pytest.mark.parametrize("path", ["/destinations", "/models", "/models/x", "/users"])
+@pytest.mark.parametrize("path", ["/destinations", "/models", "/models/x", "/users", "/retention"])
 def test_only_admins_open_the_configuration(node: Node, path: str) -> None:
     researcher = signed_in(node, "researcher")
     assert researcher.get(path).status_code == 403
@@ -231,3 +233,32 @@ def test_forms_without_the_sessions_token_change_nothing(node: Node, admin: Brow
         }
         assert admin.submit(path, **fields) == 403
     assert enabled(node) == ["PACS"]
+
+
+def test_retention_is_changed_in_the_page_and_wins_over_the_file(node: Node, admin: Browser) -> None:
+    assert keep_days_of(node) == 0
+    assert admin.submit("/retention", days="30") == 303
+    assert keep_days_of(node) == 30
+    assert "30 days after" in admin.get("/retention").text
+    assert admin.submit("/retention", days="-1") == 422
+
+
+def test_a_study_is_held_and_removed_by_an_admin_alone(node: Node, admin: Browser) -> None:
+    study = add_study(node)
+    researcher = signed_in(node, "researcher")
+    assert researcher.submit(f"/studies/{study}/remove") == 403
+    assert admin.submit(f"/studies/{study}/hold", held="true") == 303
+    assert f"Study {study}</a>" in admin.get("/retention").text
+    assert admin.submit(f"/studies/{study}/remove") == 400
+    assert admin.submit(f"/studies/{study}/hold", held="false") == 303
+    assert admin.submit(f"/studies/{study}/remove") == 303
+    assert "DOE" not in admin.get("/").text.upper()
+
+
+def test_exports_are_a_researchers_and_say_what_is_wrong(node: Node) -> None:
+    assert signed_in(node, "reader").get("/exports").status_code == 403
+    researcher = signed_in(node, "researcher")
+    for numbers, sentence in (("three", "no number of a study"), ("7", "7")):
+        answer = researcher.post("/exports", data={"csrf": researcher.csrf, "studies": numbers})
+        assert (answer.status_code, sentence in answer.text) == (400, True)
+    assert "There is none." in researcher.get("/exports").text

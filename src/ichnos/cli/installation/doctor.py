@@ -122,12 +122,11 @@ def installed_weights() -> list[str]:
 def installed_printer() -> str:
     """Return what `ichnos read --pdf` prints with; "" where nothing can."""
     from ichnos.errors import MissingExtra
+    from ichnos.report.pdf import printer
 
     try:
-        from ichnos.report.pdf import printer
-
         return printer()
-    except (MissingExtra, ModuleNotFoundError):  # the report itself is an extra
+    except MissingExtra:
         return ""
 
 

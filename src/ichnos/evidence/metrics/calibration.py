@@ -140,6 +140,9 @@ def _smoothed(events: Booleans, p: Floats, points: int = 200) -> tuple[Floats, F
         warnings.simplefilter("ignore", RuntimeWarning)
         observed = lowess(events.astype(float), p, frac=share, it=0, xvals=at)
     kept = np.isfinite(observed)
+    if not kept.any():  # so few different probabilities that no neighbourhood holds two of them
+        levels = np.unique(p)
+        return levels, np.array([events[p == level].mean() for level in levels])
     return at[kept], np.clip(observed[kept], 0, 1)
 
 

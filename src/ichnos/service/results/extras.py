@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ _FILE_OF: dict[Extra, tuple[str, ...]] = {
     "pdf": (PDF,),
     "rectified": ("rectified/*.dcm",),
 }
+_log = logging.getLogger(__name__)
 _NOTICE = "Research use only; not for diagnosis. Models trained on simulated patients."
 _SERIES_NUMBERS = {PICTURE: 9903, PDF: 9904}  # beside those of SEG and SR, above what scanners use
 _COLUMNS, _TILES, _MARGIN, _LINE = 4, 12, 12, 22
@@ -50,17 +52,17 @@ def files_for(folder: Path, extras: Collection[Extra]) -> list[Path]:
 
 
 def write_extras(reading: Reading, folder: Path, extras: Collection[Extra]) -> None:
-    """Write what destinations ask for beside SEG and SR into the folder of a saved reading."""
+    """Write what destinations ask for beside SEG and SR into the folder of a saved reading.
+
+    What cannot be written is logged; the study is sent without it.
+    """
     if reading.scan is None or reading.scan.source is None or reading.masks is None:
         return
-    if "picture" in extras:
-        write_picture(reading, folder / PICTURE)
-    if "pdf" in extras:
-        write_pdf_object(reading, folder / "report.html", folder / PDF)
-    if "rectified" in extras:
-        from ichnos.service.results.rectified import write_rectified
-
-        write_rectified(reading, folder / "rectified")
+    for extra in sorted(extras):
+        try:
+            _WRITERS[extra](reading, folder)
+        except Exception:
+            _log.exception("the %s could not be written; the study is sent without it", extra)
 
 
 def write_picture(reading: Reading, path: Path) -> Path:
@@ -148,6 +150,17 @@ def encapsulated_pdf(content: bytes, header: Any) -> Dataset:
     return pdf
 
 
+def _write_rectified(reading: Reading, folder: Path) -> None:
+    from ichnos.service.results.rectified import write_rectified
+
+    write_rectified(reading, folder / "rectified")
+
+
+_WRITERS: dict[Extra, Callable[[Reading, Path], object]] = {
+    "picture": lambda reading, folder: write_picture(reading, folder / PICTURE),
+    "pdf": lambda reading, folder: write_pdf_object(reading, folder / "report.html", folder / PDF),
+    "rectified": _write_rectified,
+}
 _PATIENT_AND_STUDY = (
     "SpecificCharacterSet", "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID",
     "StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName",

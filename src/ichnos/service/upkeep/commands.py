@@ -55,13 +55,13 @@ def _audit(node: Node, _folder: Path | None, _studies: Sequence[int]) -> Iterato
 
 
 def _purge(node: Node, _folder: Path | None, studies: Sequence[int]) -> Iterator[str]:
-    from ichnos.service.upkeep.retention import purge_expired, purge_study
+    from ichnos.service.upkeep.retention import keep_days_of, purge_expired, purge_study
 
     for number in studies:
         purge_study(node, number, actor=_ACTOR)
         yield f"study {number} removed"
     if not studies:
-        days = node.settings.storage.keep_days
+        days = keep_days_of(node)
         yield f"{purge_expired(node, keep_days=days)} studies removed that are older than {days:g} days"
 
 
@@ -89,6 +89,14 @@ def _conformance(node: Node, _folder: Path | None, _studies: Sequence[int]) -> I
     yield conformance_statement(node.settings)
 
 
+def _ohif(node: Node, package: Path | None, _studies: Sequence[int]) -> Iterator[str]:
+    from ichnos.service.viewer import install_viewer
+
+    if package is None:
+        raise UsageError("give OHIF's npm package: `npm pack @ohif/app`, then ichnos serve ohif FILE.tgz")
+    yield f"OHIF is in {install_viewer(node.settings.home, package)}; studies link to it"
+
+
 CHORES: dict[str, Chore] = {
     "backup": _backup,
     "restore": _restore,
@@ -99,6 +107,7 @@ CHORES: dict[str, Chore] = {
     "hold": _hold,
     "release": _release,
     "conformance": _conformance,
+    "ohif": _ohif,
 }
 
 

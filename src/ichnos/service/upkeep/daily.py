@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ichnos.service.node import Node
 from ichnos.service.upkeep.leftovers import sweep
-from ichnos.service.upkeep.retention import purge_expired
+from ichnos.service.upkeep.retention import keep_days_of, purge_expired
 
 EVERY_S = 600.0
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class Upkeep:
         if now < self.next_at:
             return False
         self.next_at = now + EVERY_S
-        purged = purge_expired(self.node, keep_days=self.node.settings.storage.keep_days)
+        purged = purge_expired(self.node, keep_days=keep_days_of(self.node))
         removed = sweep(self.node)
         if purged or removed:
             _log.info("upkeep: %d studies purged, %d leftovers removed", purged, removed)

@@ -37,7 +37,7 @@ def sweep(node: Node, *, older_s: float = OLD_S) -> int:
 def _old(home: Path, older_s: float) -> Iterator[Path]:
     """Give entries of `incoming`, `work` and `readings` that are old by the clock of the disk."""
     before = time.time() - older_s
-    for pattern in ("incoming/*.dcm", "incoming/stow/*", "work/*", "readings/*"):
+    for pattern in ("incoming/*/*", "work/*", "readings/*"):
         for path in home.glob(pattern):
             try:
                 if path.stat().st_mtime < before:

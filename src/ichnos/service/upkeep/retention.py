@@ -17,12 +17,22 @@ from sqlalchemy.orm import Session
 from ichnos.errors import UsageError
 from ichnos.service.node import Node
 from ichnos.service.store import events
+from ichnos.service.store.options import option
 from ichnos.service.store.studies import revisions_of
 from ichnos.service.store.tables import DeliveryRow, InstanceRow, StudyRow, TaskRow
 
 _DAY_S = 86_400.0
 _MOVING = ("received", "queued", "reading")
 _log = logging.getLogger(__name__)
+
+
+KEEP_DAYS = "storage.keep_days"  # the option that the pages change
+
+
+def keep_days_of(node: Node) -> float:
+    """Return after how many days studies are removed, 0 for never: what the pages say, else the settings."""
+    with node.database.snapshot() as session:
+        return float(option(session, KEEP_DAYS, node.settings.storage.keep_days))
 
 
 def purge_expired(node: Node, *, keep_days: float) -> int:

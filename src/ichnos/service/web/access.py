@@ -78,6 +78,11 @@ def admin_page_visitor(request: Request) -> Visitor:
     return _with_role(page_visitor(request), "admin")
 
 
+def researcher_page_visitor(request: Request) -> Visitor:
+    """Return the researcher who asks for a page."""
+    return _with_role(page_visitor(request), "researcher")
+
+
 def _with_role(visitor: Visitor, role: Role) -> Visitor:
     if not visitor.may(role):
         raise HTTPException(403, f"this needs the role {role}")
@@ -101,6 +106,7 @@ def _require_csrf(visitor: Visitor, given: str) -> None:
 PageVisitor = Annotated[Visitor, Depends(page_visitor)]
 FormVisitor = Annotated[Visitor, Depends(form_visitor)]
 ResearcherForm = Annotated[Visitor, Depends(require_form_role("researcher"))]
+ResearcherPage = Annotated[Visitor, Depends(researcher_page_visitor)]
 AdminPage = Annotated[Visitor, Depends(admin_page_visitor)]
 AdminForm = Annotated[Visitor, Depends(require_form_role("admin"))]
 NodeOfRequest = Annotated[Node, Depends(node_of)]

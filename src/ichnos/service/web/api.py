@@ -11,9 +11,9 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse
 from sqlalchemy.orm import Session
 
-from ichnos.service.destinations import find_destination
 from ichnos.service.installed import folder_of_model
 from ichnos.service.node import Node
+from ichnos.service.remote.destinations import find_destination
 from ichnos.service.store import studies
 from ichnos.service.store.tables import StudyRow
 from ichnos.service.web import views

@@ -7,9 +7,10 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from ichnos.service import destinations, installed
-from ichnos.service.archive import echo
+from ichnos.service import installed
 from ichnos.service.node import Node
+from ichnos.service.remote import destinations
+from ichnos.service.remote.archive import echo
 from ichnos.service.settings import Destination
 from ichnos.service.web.access import Admin, NodeOfRequest, Reader
 

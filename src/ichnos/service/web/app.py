@@ -20,6 +20,7 @@ from ichnos.service.web import (
     api_configuration,
     dicomweb,
     evidence,
+    ohif,
     operation,
     opinions,
     pages,
@@ -27,7 +28,7 @@ from ichnos.service.web import (
     upkeep,
 )
 from ichnos.service.web.access import SignInNeeded
-from ichnos.service.web.configuration import destinations, models, tokens, users
+from ichnos.service.web.configuration import destinations, exports, models, retention, tokens, users
 from ichnos.service.web.rendering import fragment
 
 _STATIC = Path(__file__).parent / "static"
@@ -46,7 +47,8 @@ _HEADERS = {
 _FOR_PROGRAMS = ("/api/", "/dicom-web/", "/healthz", "/readyz", "/metrics", "/openapi.json")
 _PAGES = (
     pages.PAGES, evidence.EVIDENCE_PAGES, opinions.OPINION_PAGES, sessions.SESSIONS,
-    destinations.DESTINATIONS, models.MODELS, tokens.TOKENS, users.USERS,
+    destinations.DESTINATIONS, models.MODELS, tokens.TOKENS, users.USERS, retention.RETENTION,
+    exports.EXPORTS, ohif.OHIF,
 )  # fmt: skip
 
 

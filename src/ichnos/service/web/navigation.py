@@ -19,8 +19,10 @@ class Entry:
 ENTRIES = (
     Entry("/", "Worklist"),
     Entry("/evidence", "Evidence"),
+    Entry("/exports", "Exports", "researcher"),
     Entry("/destinations", "Destinations", "admin"),
     Entry("/models", "Models", "admin"),
+    Entry("/retention", "Retention", "admin"),
     Entry("/users", "Users", "admin"),
     Entry("/tokens", "Tokens"),
 )

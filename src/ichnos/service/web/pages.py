@@ -11,12 +11,13 @@ from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response, StreamingResponse
 from sqlalchemy.orm import Session
 
-from ichnos.service.archive import ArchiveProblem, fetch_study, studies_of_patient
-from ichnos.service.destinations import enabled_destinations
 from ichnos.service.installed import installed_models
 from ichnos.service.node import Node
+from ichnos.service.remote.archive import ArchiveProblem, fetch_study, studies_of_patient
+from ichnos.service.remote.destinations import enabled_destinations
 from ichnos.service.store import events
 from ichnos.service.store.tables import StudyRow
+from ichnos.service.viewer import VIEWER_BASE, viewer_folder
 from ichnos.service.web import views
 from ichnos.service.web.access import FormVisitor, NodeOfRequest, PageVisitor, ResearcherForm
 from ichnos.service.web.api import note_seen, queue_reading, send_again
@@ -56,7 +57,7 @@ def _worklist(node: Node, state: str, open_only: bool) -> dict[str, Any]:
 
 
 @PAGES.get("/studies/{study_id}")
-def study_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> HTMLResponse:
+def one_study_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> HTMLResponse:
     """Show one study."""
     with node.database.snapshot() as session:
         values = _study_values(session, node, study_id)
@@ -88,6 +89,7 @@ def _study_values(session: Session, node: Node, study_id: int) -> dict[str, Any]
         "study": details,
         "destinations": [there.name for there in enabled_destinations(session, node.settings)],
         "models": models,
+        "viewer": f"{VIEWER_BASE}/viewer" if viewer_folder(node.settings.home) else "",
         "asks_archive": bool(node.settings.archive.host and study.patient_id),
         "event": views.last_event(session, study_id),
         "read": study.read_at or 0.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, HTTPException
@@ -18,7 +19,13 @@ from ichnos.service.upkeep.export import ExportResult, export_studies
 from ichnos.service.upkeep.retention import hold_study, purge_study
 from ichnos.service.web.access import Admin, NodeOfRequest, Researcher
 
-UPKEEP = APIRouter()
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"description": "no session and no valid token"},
+    403: {"description": "the role, or the token's scope, does not include this"},
+    404: {"description": "there is no such study"},
+    409: {"description": "the study's state does not allow this now; `detail` says why"},
+}
+UPKEEP = APIRouter(responses=_REFUSALS)
 
 
 class ExportRequest(BaseModel):
@@ -42,12 +49,16 @@ def export_studies_here(node: NodeOfRequest, visitor: Researcher, wanted: Export
 
 def export_here(node: Node, study_ids: Sequence[int], *, actor: str, centre: str = "") -> ExportResult:
     """Export into a new folder below the node's home, or answer 409 with the reason."""
-    when = datetime.fromtimestamp(node.clock(), UTC).strftime("%Y%m%d-%H%M%S")
-    folder = node.settings.home / "exports" / f"{when}-{uuid.uuid4().hex[:6]}"
     try:
-        return export_studies(node, folder, study_ids=study_ids, actor=actor, centre=centre)
+        return export_studies(node, export_folder(node), study_ids=study_ids, actor=actor, centre=centre)
     except UsageError as problem:
         raise HTTPException(409, str(problem)) from None
+
+
+def export_folder(node: Node) -> Path:
+    """Return a new folder for an export, below the node's home."""
+    when = datetime.fromtimestamp(node.clock(), UTC).strftime("%Y%m%d-%H%M%S")
+    return node.settings.home / "exports" / f"{when}-{uuid.uuid4().hex[:6]}"
 
 
 @UPKEEP.put("/studies/{study_id}/hold")
@@ -80,7 +91,7 @@ def remove(node: NodeOfRequest, visitor: Admin, study_id: int) -> dict[str, str]
     return {"state": "purged"}
 
 
-@UPKEEP.get("/audit")
+@UPKEEP.get("/audit", response_class=PlainTextResponse)
 def audit(node: NodeOfRequest, visitor: Admin, since: float = 0.0) -> PlainTextResponse:
     """Return audit messages (DICOM PS3.15 A.5), one XML element a line, without identities."""
     with node.database.snapshot() as session:

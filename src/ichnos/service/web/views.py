@@ -78,6 +78,8 @@ class StudyDetails:
     """One study with its way through the node."""
 
     row: WorklistRow
+    uid: str  # StudyInstanceUID
+    held: bool  # retention does not remove it
     has_report: bool
     summary: dict[str, Any]
     deliveries: tuple[DeliveryLine, ...]
@@ -108,6 +110,8 @@ def details_of(session: Session, study_id: int) -> StudyDetails | None:
     priors = _priors(session, study)
     return StudyDetails(
         row=_line(study),
+        uid=study.uid,
+        held=study.hold,
         has_report=bool(study.reading),
         summary=dict(study.summary),
         deliveries=tuple(

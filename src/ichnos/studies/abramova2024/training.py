@@ -37,8 +37,8 @@ _SMOKE = {
     "width": 4,
     "validations": 1,
     "precision": "fp32",
-    "spacing_mm": (4.0, 4.0, 8.0),
-    "shape": (24, 24, 12),  # the same region, eight times as coarse
+    "spacing_mm": (4.0, 4.0, 6.0),
+    "shape": (24, 24, 16),  # the same region, coarser
 }
 _MEASURE = "growth Dice of the inner fold"
 

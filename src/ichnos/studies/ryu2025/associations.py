@@ -16,7 +16,7 @@ from ichnos.evidence.metrics.pooling import fit_imputed
 from ichnos.evidence.metrics.proportional_odds import proportional_odds_test
 from ichnos.evidence.metrics.regression import Fit, ModelKind, fit
 from ichnos.evidence.tables import Cell, Table, p_value
-from ichnos.studies.ryu2025.design import RISK, WHITE_MATTER_WAYS
+from ichnos.studies.ryu2025.design import RISK_FACTORS, WHITE_MATTER_WAYS
 from ichnos.studies.shared.page import cell, comparison
 from ichnos.studies.shared.rows import PatientRow, determined, known_number
 
@@ -36,7 +36,7 @@ def association_table(rows: Sequence[PatientRow]) -> Table:
     if not rows:
         raise InputRefused("no patient is left to look at; see the contact sheets of the transfer")
     table = risk_frame(rows)
-    terms = [name for name in RISK if table[name].nunique() > 1]
+    terms = [name for name in RISK_FACTORS if table[name].nunique() > 1]
     models = _Models(table, terms)
     out = [_line(f"ln(1 + mL) per unit of {term}", partial(models.of_risk, term)) for term in terms]
     out += [
@@ -45,7 +45,7 @@ def association_table(rows: Sequence[PatientRow]) -> Table:
         if term in ("ln_volume", *terms)
     ]
     out.append(_line("Brant's test of proportional odds", models.brant, "not reported"))
-    absent = [name for name in RISK if name not in terms]
+    absent = [name for name in RISK_FACTORS if name not in terms]
     missing = int(table[[*terms, "nihss", "mrs_90d"]].isna().any(axis=1).sum())
     note = (
         "limit: with the simulation's true volume. The mRS model holds age, sex, NIHSS and the risk factors."
@@ -61,7 +61,7 @@ def association_table(rows: Sequence[PatientRow]) -> Table:
 
 def risk_frame(rows: Sequence[PatientRow]) -> pd.DataFrame:
     """Return volumes, risk factors and outcome of each patient as numbers; NaN where not known."""
-    names = [name for name in (*RISK, "nihss", "mrs_90d") if name != "male"]
+    names = [name for name in (*RISK_FACTORS, "nihss", "mrs_90d") if name != "male"]
     sexes = {"m": 1.0, "f": 0.0}
     return pd.DataFrame(
         [
@@ -112,7 +112,7 @@ class _Models:
                 f"{int(volumes.notna().sum())} patients are too few for {terms} terms; {terms + _SPARE} are"
                 " the least"
             )
-        wanted = [name for name in (*RISK, "nihss", "mrs_90d") if name in formula]
+        wanted = [name for name in (*RISK_FACTORS, "nihss", "mrs_90d") if name in formula]
         data = self.table.assign(ln_volume=np.log1p(volumes))[[*wanted, "ln_volume"]]
         return data.dropna(subset=["ln_volume"])
 

@@ -20,7 +20,7 @@ WHITE_MATTER_WAYS = {
     "threshold": "HU threshold in white matter",
 }
 LARGE_INFARCT_ML = 10.0
-RISK = (
+RISK_FACTORS = (
     "age_years",
     "male",
     "hypertension",

@@ -12,7 +12,7 @@ import numpy as np
 from ichnos.cohort import Patient
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.simulation.cohort.exam_files import TRUTH
-from ichnos.studies.ryu2025.design import RISK, WHITE_MATTER_LABEL
+from ichnos.studies.ryu2025.design import RISK_FACTORS, WHITE_MATTER_LABEL
 from ichnos.studies.ryu2025.threshold import dark_white_matter
 from ichnos.studies.shared.labels import StudyLabels, label_on_ct
 from ichnos.studies.shared.reading import ct_scan, predictor_of
@@ -84,7 +84,7 @@ def patient_facts(
         "infarct_ml": facts.get("infarct_acute_ml", facts.get("infarct_ml")),
         "fazekas": sum(grades.values()),
         **{f"fazekas_{name}": grade for name, grade in grades.items()},
-        **{name: facts.get(name) for name in (*RISK, "sex", "nihss", "mrs_90d")},
+        **{name: facts.get(name) for name in (*RISK_FACTORS, "sex", "nihss", "mrs_90d")},
         "earlier_stroke": facts.get("earlier_stroke", _old_infarct(truth)),
     }
 

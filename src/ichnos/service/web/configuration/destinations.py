@@ -9,9 +9,9 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import ValidationError
 
 from ichnos.errors import IchnosError, UsageError
-from ichnos.service import destinations
 from ichnos.service.accounts.auth import Visitor
 from ichnos.service.node import Node
+from ichnos.service.remote import destinations
 from ichnos.service.settings import Destination
 from ichnos.service.web.access import AdminForm, AdminPage, NodeOfRequest
 from ichnos.service.web.api_configuration import echo_problem, switch

@@ -7,7 +7,9 @@ const rows = () => [...list.querySelectorAll("tbody tr")];
 
 if (list || document.getElementById("study-live")) {
   const events = new EventSource("/live");
-  events.addEventListener("change", () => document.body.dispatchEvent(new Event("node-change")));
+  const renew = () => document.body.dispatchEvent(new Event("node-change"));
+  events.addEventListener("change", renew);
+  events.addEventListener("hello", renew);  // something may have happened before the stream began
   const said = document.getElementById("live");
   if (said) {
     events.addEventListener("hello", () => { said.textContent = "Live: new studies appear by themselves."; });
