@@ -18,7 +18,7 @@ from ichnos.audit.adaptation import (
     recalibrated_model,
     taught_by,
 )
-from ichnos.audit.duel import duel, duel_table
+from ichnos.audit.monitoring.duel import duel, duel_table
 from ichnos.audit.pairing import split_of
 from ichnos.audit.score import Score, scores_text
 from ichnos.cli.main import run

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ichnos.audit.betting import (
+from ichnos.audit.monitoring.betting import (
     calibration_evidence,
     coverage_evidence,
     difference_sequence,

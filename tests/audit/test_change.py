@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ichnos.audit.change import ALPHA, Stream, betting_capital, ranks, watch
+from ichnos.audit.monitoring.change import ALPHA, Stream, betting_capital, ranks, watch
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -12,7 +12,7 @@ from pydicom.uid import generate_uid
 from builders.head import head_hu
 from builders.series import Quirks, build_series
 from ichnos.audit.exams import exams_in
-from ichnos.audit.outlines import labels_drawn, outlines_in, pseudonym, reader_pairs, readers_table
+from ichnos.audit.outlines import labels_drawn, outlines_in, reader_pairs, reader_pseudonym, readers_table
 from ichnos.audit.pairing import pair_exams
 from ichnos.errors import InputRefused
 from ichnos.formats import bids, nifti
@@ -106,7 +106,7 @@ def test_two_readers_of_one_ct_are_compared(place: tuple[Path, Scan], tmp_path: 
         2 * pair.second_ml
     )
     assert readers_table([pair]).rows[0][:2] == ("ICH", 1)
-    assert pseudonym("ONE") != pseudonym("TWO")
+    assert reader_pseudonym("ONE") != reader_pseudonym("TWO")
 
 
 def test_segments_that_nobody_knows_are_refused_by_name(place: tuple[Path, Scan]) -> None:

@@ -40,6 +40,8 @@ class Judge:
     def judge(self, file: Path) -> list[str]:
         """Return the errors that the judge finds in a file, without those that are disputed."""
         assert self.path is not None
+        if not file.is_file():
+            return ["there is no such file"]  # some judges have nothing against what is not there
         said = self.errors_in(self.path, file)
         return [line for line in said if not any(re.search(known, line) for known in DISPUTED)]
 

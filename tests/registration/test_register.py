@@ -10,8 +10,9 @@ from builders.painted import anatomy, brain_points, painted, posed, ventricles
 from ichnos.anatomy.ct_to_mni import register_ct_to_mni, template_as_ct
 from ichnos.errors import InputRefused
 from ichnos.registration import Displacement, Registration, Transform, register
-from ichnos.registration.contrast import View
+from ichnos.registration.contrast import View, view
 from ichnos.registration.deformable import deformed
+from ichnos.registration.rigid import refined_pose
 from ichnos.volume import Affine, Volume, sphere
 
 
@@ -47,6 +48,26 @@ def test_rigid_finds_the_pose_on_thick_slices(rotation: tuple, shift: tuple, loo
     assert error_mm(found, truth) < 2.0
     assert found.transform.is_affine
     assert found.head_overlap > 0.9
+
+
+def test_the_threads_of_itk_do_not_change_a_digit() -> None:
+    import SimpleITK as sitk
+
+    ct = painted("ct", noise=5.0).resampled((4.0, 4.0, 6.0), fill=-1000.0)
+    flair, truth = posed(painted("flair", seed=1), (6, -4, 5), (4, 2, 8))
+    seen = view(ct, spacing_mm=4.0), view(flair.resampled((3.0, 3.0, 4.0)), spacing_mm=4.0)
+    before, found = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads(), []
+    try:
+        for count in (1, 2, 4):
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
+            pose, score = refined_pose(
+                Transform.of(truth), *seen, kind="rigid", exclude=None, fine=False, threads=1
+            )
+            found.append((pose.affine.matrix.tobytes(), score))
+            assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == count
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+    assert len(set(found)) == 1
 
 
 def test_a_haematoma_does_not_pull_the_heads_apart() -> None:

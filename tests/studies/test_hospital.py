@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ichnos.audit.live import live_evidence
+from ichnos.audit.monitoring.live import live_evidence
 from ichnos.evidence.metrics.discrimination import auc
 from ichnos.studies.hospital import scenarios
 from ichnos.studies.hospital.measures import (

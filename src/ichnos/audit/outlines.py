@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def outlines_in(folder: Path) -> list[Outline]:
         token = hashlib.sha256(str(head.SOPInstanceUID).encode()).hexdigest()[:12]
         for item in referred[:1]:
             uid = str(item.SeriesInstanceUID)
-            found.append(Outline(file, uid, token, pseudonym(name), roles.get(name.casefold(), ""), drawn))
+            role = roles.get(name.casefold(), "")
+            found.append(Outline(file, uid, token, reader_pseudonym(name), role, drawn))
     return found
 
 
@@ -96,10 +98,10 @@ def _roles(table: Path) -> dict[str, str]:
     return {row["name"].casefold(): row["role"] for row in rows}
 
 
-def pseudonym(author: str) -> str:
+def reader_pseudonym(author: str) -> str:
     """Return the name under which a reader's outlines are kept.
 
-    >>> pseudonym("DOE^JANE") == pseudonym("doe^jane") != pseudonym("")
+    >>> reader_pseudonym("DOE^JANE") == reader_pseudonym("doe^jane") != reader_pseudonym("")
     True
     """
     return _PIPELINE + hashlib.sha256(author.casefold().encode("utf-8", "surrogatepass")).hexdigest()[:8]
@@ -170,12 +172,11 @@ def reader_pairs(root: Path, patients: Iterable[str]) -> list[ReaderPair]:
     """Compare every two readers who drew the same CT."""
     pipelines = sorted(path.name for path in (root / "derivatives").glob(f"{_PIPELINE}*") if path.is_dir())
     found = []
+    kinds: dict[str, bids.MapKind] = {"haematoma": "dseg", "leukoaraiosis": "mask"}
     for patient in patients:
-        for target, kind in (("haematoma", "dseg"), ("leukoaraiosis", "mask")):
-            paths = [
-                bids.derivative_path(root, patient, pipeline=name, label=target, kind=kind)  # type: ignore[arg-type]
-                for name in pipelines
-            ]
+        for target, kind in kinds.items():
+            where = partial(bids.derivative_path, root, patient, label=target, kind=kind)
+            paths = [where(pipeline=name) for name in pipelines]
             maps = [nifti.load(path) for path in paths if path.is_file()]
             for first, second in combinations(maps, 2):
                 found += _compared(patient, target, first, second)

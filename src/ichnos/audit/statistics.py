@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ichnos.arrays import Floats
-from ichnos.audit.live import by_quantity
+from ichnos.audit.monitoring.live import by_quantity
 from ichnos.audit.score import Score
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.calibration import calibration

@@ -8,6 +8,7 @@ other exam may not show) take no part.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from typing import Any, Literal
 
@@ -60,10 +61,26 @@ def refined_pose(
     moved = _to_itk(start, kind, fixed.head)
     method.SetInitialTransform(moved, inPlace=True)
     try:
-        method.Execute(fixed.image.to_sitk(), moving.image.to_sitk())
+        with _threads_of_itk(threads):
+            method.Execute(fixed.image.to_sitk(), moving.image.to_sitk())
     except RuntimeError:  # the images drifted apart: this start leads nowhere
         return start, 0.0
     return Transform.of(_from_itk(moved)), float(method.GetMetricValue())
+
+
+@contextmanager
+def _threads_of_itk(count: int) -> Iterator[None]:
+    """Hold ITK's own default: parts of a registration follow it, whatever the method was told, and sum in
+    another order with another count.
+    """
+    import SimpleITK as sitk
+
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def _descent(*, fine: bool, threads: int) -> Any:

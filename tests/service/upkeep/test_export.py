@@ -19,7 +19,7 @@ from ichnos.formats.bids_check import validate
 from ichnos.reading import Record
 from ichnos.service.node import Node
 from ichnos.service.store.tables import EventRow, StudyRow
-from ichnos.service.upkeep.export import export_studies, pseudonym
+from ichnos.service.upkeep.export import export_studies, pseudonym_of
 
 SECRETS = (*NAME.split("^"), PATIENT, BORN, ACCESSION, "ZQHOSPITAL", "20260103")
 
@@ -87,7 +87,7 @@ def test_a_patient_keeps_the_pseudonym_and_the_event_names_the_asker(
 ) -> None:
     export_studies(node, tmp_path / "again", study_ids=[1], actor="bob")
     assert [p.id for p in read_cohort(tmp_path / "again")] == [p.id for p in read_cohort(exported)]
-    assert pseudonym(b"another key", PATIENT) not in [p.id for p in read_cohort(exported)]
+    assert pseudonym_of(b"another key", PATIENT) not in [p.id for p in read_cohort(exported)]
     with node.database.snapshot() as session:
         asked = session.execute(select(EventRow.actor).where(EventRow.kind == "exported")).scalars().all()
     assert asked == ["ann", "ann", "bob"]

@@ -50,11 +50,11 @@ def _page(summary: AuditSummary, cohort: Path, readings: Path, out: Path, traini
     """Write the evidence of the model that was judged last, beside the first one where there are two."""
     from dataclasses import replace
 
-    from ichnos.audit.duel import duel, duel_table
-    from ichnos.audit.inputs import inputs_in
-    from ichnos.audit.live import live_evidence
+    from ichnos.audit.monitoring.duel import duel, duel_table
+    from ichnos.audit.monitoring.inputs import inputs_in
+    from ichnos.audit.monitoring.live import live_evidence
+    from ichnos.audit.monitoring.page import write_live
     from ichnos.audit.outlines import reader_pairs, readers_table
-    from ichnos.audit.page import write_live
     from ichnos.evidence.leakage import read_training
 
     taught = {image.patient for image in read_training(training)} if training is not None else set()

@@ -19,7 +19,7 @@ class PoolSettings(SettingsTree):
     """How sites are put together."""
 
     models: tuple[str, ...] = Field((), description="model folders to average by evidence")
-    quantity: str = Field("expansion_probability", description="quantity whose loss decides")
+    quantity: str = Field("expansion_probability", description="whose loss decides")
 
 
 @with_settings(PoolSettings)

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ichnos.audit.duel import duel, duel_table
-from ichnos.audit.inputs import ReadInput, input_of
-from ichnos.audit.live import LiveEvidence, live_evidence
+from ichnos.audit.monitoring.duel import duel, duel_table
+from ichnos.audit.monitoring.inputs import ReadInput, input_of
+from ichnos.audit.monitoring.live import LiveEvidence, live_evidence
 from ichnos.audit.score import Score, score_of
 from ichnos.reading import Record
 from ichnos.reading.save import RECORD

@@ -109,7 +109,7 @@ def _choose(node: Node, study_ids: Sequence[int]) -> tuple[list[_Chosen], dict[i
         firsts: dict[str, StudyRow] = {}
         paired: set[str] = set()
         for row in rows:
-            patient = pseudonym(key, row.patient_id or row.uid)
+            patient = pseudonym_of(key, row.patient_id or row.uid)
             first = firsts.setdefault(patient, row)
             exam: Exam = "ct" if first is row else "followup"
             days = _days_between(first, row)
@@ -204,10 +204,10 @@ def export_key(home: Path) -> bytes:
     return file.read_bytes()
 
 
-def pseudonym(key: bytes, identity: str) -> str:
+def pseudonym_of(key: bytes, identity: str) -> str:
     """Return the letters and digits that stand for a patient; without the key nobody finds the way back.
 
-    >>> pseudonym(b"k", "P1") == pseudonym(b"k", "P1") != pseudonym(b"k", "P2")
+    >>> pseudonym_of(b"k", "P1") == pseudonym_of(b"k", "P1") != pseudonym_of(b"k", "P2")
     True
     """
     return "N" + hmac.new(key, identity.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:12]

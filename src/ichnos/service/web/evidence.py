@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from ichnos.audit.change import ALPHA
-from ichnos.audit.page import live_plain
+from ichnos.audit.monitoring.change import ALPHA
+from ichnos.audit.monitoring.page import live_plain
 from ichnos.errors import UsageError
 from ichnos.evidence.tables import cell_text
 from ichnos.service import installed
@@ -19,7 +19,9 @@ from ichnos.service.web.access import Admin, FormVisitor, NodeOfRequest, PageVis
 from ichnos.service.web.rendering import full_page
 
 EVIDENCE_PAGES = APIRouter(include_in_schema=False)
-EVIDENCE = APIRouter()
+EVIDENCE = APIRouter(
+    responses={400: {"description": "there is no such model; `detail` says which there are"}}
+)
 _Model = Annotated[str, Query(max_length=255)]
 
 

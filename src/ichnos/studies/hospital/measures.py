@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ichnos.arrays import Floats
-from ichnos.audit.betting import coverage_evidence
-from ichnos.audit.change import ChangeAlarm, watch
-from ichnos.audit.inputs import input_streams
-from ichnos.audit.live import CLAIM_ALPHA, score_streams, selection_of
+from ichnos.audit.monitoring.betting import coverage_evidence
+from ichnos.audit.monitoring.change import ChangeAlarm, watch
+from ichnos.audit.monitoring.inputs import input_streams
+from ichnos.audit.monitoring.live import CLAIM_ALPHA, score_streams, selection_of
+from ichnos.audit.monitoring.selection import weighted_calibration, weighted_mean
 from ichnos.audit.recalibration import scaling_of
 from ichnos.audit.score import Score
-from ichnos.audit.selection import weighted_calibration, weighted_mean
 from ichnos.studies.hospital.model import LEVEL, FactoryModel
 from ichnos.studies.hospital.people import HospitalPeople, draw_people
 from ichnos.studies.hospital.scanners import NEW, HospitalScanner

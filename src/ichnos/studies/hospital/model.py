@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import expit
 
 from ichnos.arrays import Floats
-from ichnos.audit.selection import weighted_calibration
+from ichnos.audit.monitoring.selection import weighted_calibration
 from ichnos.evidence.metrics.calibration import logit
 from ichnos.studies.hospital.people import HospitalPeople, draw_people
 from ichnos.studies.hospital.scanners import OLD, HospitalScanner, reading_spread

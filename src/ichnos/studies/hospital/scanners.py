@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ichnos.audit.inputs import ReadInput
+from ichnos.audit.monitoring.inputs import ReadInput
 from ichnos.models.store import SHIPPED
 from ichnos.prognosis.store import load_plain
 from ichnos.prognosis.volume import VOLUME_FILE, VolumeCalibration

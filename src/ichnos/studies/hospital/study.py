@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ichnos.audit.betting import pairs_until_alarm
-from ichnos.audit.change import ALPHA
+from ichnos.audit.monitoring.betting import pairs_until_alarm
+from ichnos.audit.monitoring.change import ALPHA
 from ichnos.audit.pool import pooled_table
 from ichnos.audit.statistics import SiteStatistic
 from ichnos.errors import InputRefused

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichnos.arrays import Floats
-from ichnos.audit.inputs import ReadInput
+from ichnos.audit.monitoring.inputs import ReadInput
 from ichnos.audit.score import Score, ScoreKind
 from ichnos.clinical.expansion import DEFAULT_DEFINITION, DEFINITIONS
 from ichnos.studies.hospital.model import LEVEL, FactoryModel, HospitalReadings, expanded

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ichnos.audit.betting import calibration_evidence, coverage_evidence, mean_sequence
-from ichnos.audit.change import ChangeAlarm, Stream, watch
-from ichnos.audit.inputs import ReadInput, first_seen, input_streams
+from ichnos.audit.monitoring.betting import calibration_evidence, coverage_evidence, mean_sequence
+from ichnos.audit.monitoring.change import ChangeAlarm, Stream, watch
+from ichnos.audit.monitoring.inputs import ReadInput, first_seen, input_streams
+from ichnos.audit.monitoring.selection import Selection, weigh_selection, weighted_mean
 from ichnos.audit.score import Score
-from ichnos.audit.selection import Selection, weigh_selection, weighted_mean
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.agreement import concordance
 from ichnos.evidence.metrics.calibration import calibration

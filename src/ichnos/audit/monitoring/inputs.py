@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ichnos.audit.change import Stream
+from ichnos.audit.monitoring.change import Stream
 from ichnos.errors import InputRefused
 from ichnos.reading.record import Record
 from ichnos.reading.save import RECORD

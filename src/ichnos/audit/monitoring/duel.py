@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ichnos.audit.betting import difference_sequence
+from ichnos.audit.monitoring.betting import difference_sequence
 from ichnos.audit.score import Score
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ichnos import __version__
-from ichnos.audit.change import ALPHA
-from ichnos.audit.live import LiveEvidence
+from ichnos.audit.monitoring.change import ALPHA
+from ichnos.audit.monitoring.live import LiveEvidence
 from ichnos.errors import require
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.tables import Cell, cell_text
@@ -23,7 +23,10 @@ def live_html(evidence: LiveEvidence) -> str:
     """Return the page as HTML text without links or scripts."""
     jinja2 = require("jinja2", extra="report", purpose="the evidence page")
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ichnos.audit"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("ichnos.audit.monitoring"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["shown"] = cell_text
     text: str = environment.get_template("live.html.j2").render(

@@ -1,0 +1,1 @@
+"""Live evidence: what may be looked at every day, what has changed, who is judged, one page."""
