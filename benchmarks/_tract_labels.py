@@ -34,10 +34,10 @@ SLAB_MM = 10
 FIRST_SEED = 301
 # Site, side and size of the bleeds, in turn: near the tract, and large enough to move it.
 BLEEDS = (
-    ("putamen", "left", 45.0),
+    ("putamen", "left", 60.0),
     ("thalamus", "right", 15.0),
     ("lobar", "left", 60.0),
-    ("putamen", "right", 60.0),
+    ("putamen", "right", 45.0),
 )
 Mask = npt.NDArray[np.bool_]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.synthetic.copies import (
@@ -134,6 +134,14 @@ def test_an_unmoved_image_is_its_own_nearest() -> None:
 def test_the_limit_lies_in_the_tail_of_the_others() -> None:
     others = np.random.default_rng(7).normal(0.6, 0.05, 300)
     assert (others >= similarity_limit(others)).mean() <= 0.02
+
+
+def test_fewer_others_set_a_more_careful_limit() -> None:
+    above = []
+    for seed in range(300):
+        limit = similarity_limit(np.tanh(np.random.default_rng(seed).normal(0.7, 0.05, 30)))
+        above.append(float(stats.norm.sf(np.arctanh(limit), 0.7, 0.05)))
+    assert np.mean(np.array(above) <= 0.01) == pytest.approx(0.95, abs=0.04)
 
 
 def test_a_search_without_images_is_refused() -> None:

@@ -45,7 +45,7 @@ class _SharedPort(ThreadedAssociationServer):
 
     def server_bind(self) -> None:
         """Bind, and let others bind to the same port."""
-        if hasattr(socket, "SO_REUSEPORT"):
+        if self.socket is not None and hasattr(socket, "SO_REUSEPORT"):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         super().server_bind()
 

@@ -72,6 +72,9 @@ def _move_to_base(folder: Path) -> None:
         (folder / name).write_text(script, encoding="utf-8")
         page = page.replace(f"<script>{script}</script>", f'<script src="{VIEWER_BASE}/{name}"></script>', 1)
     (folder / "index.html").write_text(page, encoding="utf-8")
+    for sheet in folder.glob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        sheet.write_text(re.sub(r"url\(/(?!/)", f"url({VIEWER_BASE}/", text), encoding="utf-8")
     for bundle in folder.glob("*.bundle.*.js"):  # each says where the others are
         text = bundle.read_text(encoding="utf-8")
         if _PUBLIC_PATH in text:

@@ -16,7 +16,7 @@ from ichnos.simulation.disease import haemorrhage, law, oracle
 from ichnos.simulation.disease.growth_map import growth_probability
 from ichnos.simulation.disease.haemorrhage import Lesion
 from ichnos.simulation.disease.law import USUAL, PopulationMix
-from ichnos.simulation.disease.moment import Background, RenderedMoment, rendered_moment
+from ichnos.simulation.disease.moment import Background, RenderedMoment, beside_old_infarct, rendered_moment
 from ichnos.simulation.disease.operation import drawn_operation, operation_words
 from ichnos.simulation.exams.fibres import fibres_of
 from ichnos.simulation.fields import Grid, sampled, smooth_noise
@@ -101,7 +101,8 @@ def _background(seed: int, head: SourceHead, spec: PatientSpec, draws: law.Draws
     )
     operation = drawn_operation(spec.operated_probability, random_stream(seed, "operation"))
     latent = replace(latent, old_infarct_hu=chronic.old_hu, operation=operation_words(operation))
-    return Background(head, lookup(latent.atrophy, head.codes.device), variation, latent, chronic, operation)
+    table = lookup(latent.atrophy, head.codes.device)
+    return beside_old_infarct(Background(head, table, variation, latent, chronic, operation))
 
 
 def _wider_beside(leukoaraiosis_ml: float) -> float:

@@ -31,6 +31,7 @@ def package(tmp_path: Path) -> Path:
     build.mkdir(parents=True)
     (build / "index.html").write_text(START)
     (build / "app.bundle.1.js").write_text('__webpack_require__.p = "/";')
+    (build / "app.css").write_text("a{src:url(/b.woff2)} c{src:url(data:x)} d{src:url(//e)}")
     (build / "app.bundle.1.js.map").write_text("{}")
     (build / "app-config.js").write_text("window.config = {dataSources: ['elsewhere']}")
     packed = tmp_path / "ohif-app.tgz"
@@ -49,6 +50,7 @@ def test_the_package_is_installed_below_its_path_and_asks_this_node_alone(node: 
     assert 'href="/ohif/assets/a.ico"' in start
     assert (folder / "start-1.js").read_text() == 'window.PUBLIC_URL="/ohif/"'
     assert (folder / "app.bundle.1.js").read_text() == '__webpack_require__.p = "/ohif/";'
+    assert (folder / "app.css").read_text() == "a{src:url(/ohif/b.woff2)} c{src:url(data:x)} d{src:url(//e)}"
     assert not list(folder.glob("*.map"))
     settings = json.loads(
         (folder / "app-config.js").read_text().removeprefix("window.config = ").rstrip(";\n")

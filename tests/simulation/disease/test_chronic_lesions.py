@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders.ball_phantom import seeded
-from ichnos.simulation.disease.chronic import Chronic, calcified, degree, drawn_chronic, fazekas
+from ichnos.simulation.disease.chronic import (
+    Chronic,
+    calcified,
+    degree,
+    drawn_chronic,
+    fazekas,
+    shrunken_share,
+)
 from ichnos.simulation.fields import Grid
 from ichnos.simulation.heads.source import SourceHead
 from ichnos.simulation.patient import Tissue
@@ -113,3 +122,10 @@ def test_patches_away_from_the_ventricle_are_deep_and_graded_by_the_largest() ->
     assert _graded(((30, 24, 24), 4.0)) == (0, 1)  # 0.27 mL
     assert _graded(((30, 24, 24), 8.0), ((30, 44, 44), 3.0)) == (0, 2)  # 2.1 mL
     assert _graded(((32, 24, 24), 12.0)) == (0, 3)  # 7.2 mL
+
+
+def test_only_a_large_infarct_of_long_ago_has_shrunk(head: SourceHead) -> None:
+    infarct = replace(_drawn(head, 1), old_ml=40.0, old_hu=5.0)
+    weeks, years, ancient = (shrunken_share(replace(infarct, old_hu=hu)) for hu in (22.0, 12.0, 4.0))
+    assert weeks == 0 < years < ancient == 0.4
+    assert shrunken_share(replace(infarct, old_ml=0.5)) == 0

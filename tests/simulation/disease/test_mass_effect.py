@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ichnos.simulation.disease.mass_effect import DISPLACING_SHARE, displacement
+from ichnos.simulation.disease.mass_effect import DISPLACING_SHARE, displacement, shrinkage
 from ichnos.simulation.fields import Grid
 
 SIDE = 37  # coarse voxels of 4 mm: a cavity of 128 mm
@@ -86,3 +86,20 @@ def test_blood_that_casts_the_ventricles_widens_them() -> None:
     u = displacement(NOTHING, fluid, ventricle, DEPTH_MM, GRID, distended=cast)
     divergence = sum(torch.gradient(part, dim=axis)[0] for axis, part in enumerate(u)) / 4
     assert float(divergence[ventricle > 0].sum()) > 0.3 * float(cast.sum())  # type: ignore[index]
+
+
+def test_fluid_beside_shrunken_tissue_takes_its_room() -> None:
+    ventricle = (_ball((MIDDLE, MIDDLE, MIDDLE), 4) > 0).float()
+    infarct = (_ball((MIDDLE - 9, MIDDLE, MIDDLE), 3) > 0).float()
+    pull = shrinkage(0.4 * infarct, FLUID + ventricle, ventricle, DEPTH_MM, GRID)
+    divergence = sum(torch.gradient(part, dim=axis)[0] for axis, part in enumerate(pull)) / 4
+    gained = float(divergence[ventricle > 0].sum())  # type: ignore[index]
+    lost = float(divergence[_ball((MIDDLE - 9, MIDDLE, MIDDLE), 5) > 0].sum())  # type: ignore[index]
+    assert gained > 0.3 * 0.4 * float(infarct.sum())
+    assert lost == pytest.approx(-0.4 * float(infarct.sum()), rel=0.3)
+    assert float(pull[0, MIDDLE - 6, MIDDLE, MIDDLE]) < -0.05  # what lies between is drawn to the infarct
+    assert float(pull[:, DEPTH_MM < -6].abs().max()) < 0.05 * float(pull.abs().max())
+
+
+def test_nothing_shrinks_without_an_infarct() -> None:
+    assert not shrinkage(NOTHING, FLUID, NOTHING, DEPTH_MM, GRID).any()

@@ -19,7 +19,9 @@ from ichnos.service.web.access import Admin, FormVisitor, NodeOfRequest, PageVis
 from ichnos.service.web.rendering import full_page
 
 EVIDENCE_PAGES = APIRouter(include_in_schema=False)
-EVIDENCE = APIRouter()
+EVIDENCE = APIRouter(
+    responses={400: {"description": "there is no such model; `detail` says which there are"}}
+)
 _Model = Annotated[str, Query(max_length=255)]
 
 

@@ -15,7 +15,7 @@ from ichnos.service.web.access import NodeOfRequest
 OPERATION = APIRouter()
 
 
-@OPERATION.get("/healthz")
+@OPERATION.get("/healthz", response_class=PlainTextResponse)
 def healthz() -> PlainTextResponse:
     """Say that the process answers.
 
@@ -25,7 +25,7 @@ def healthz() -> PlainTextResponse:
     return PlainTextResponse("ok\n")
 
 
-@OPERATION.get("/readyz")
+@OPERATION.get("/readyz", responses={503: {"description": "the node takes no work now"}})
 def readyz(node: NodeOfRequest) -> JSONResponse:
     """Say whether the node can take work: database reachable, disk above the limit."""
     free, least = free_gib(node.settings.home), node.settings.storage.refuse_below_gib
@@ -40,7 +40,7 @@ def readyz(node: NodeOfRequest) -> JSONResponse:
     return JSONResponse(body, status_code=200 if ready else 503)
 
 
-@OPERATION.get("/metrics")
+@OPERATION.get("/metrics", response_class=PlainTextResponse)
 def metrics(node: NodeOfRequest) -> PlainTextResponse:
     """Return counts by state in Prometheus' text format."""
     registry = CollectorRegistry()

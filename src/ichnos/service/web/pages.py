@@ -57,7 +57,7 @@ def _worklist(node: Node, state: str, open_only: bool) -> dict[str, Any]:
 
 
 @PAGES.get("/studies/{study_id}")
-def study_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> HTMLResponse:
+def one_study_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> HTMLResponse:
     """Show one study."""
     with node.database.snapshot() as session:
         values = _study_values(session, node, study_id)

@@ -19,7 +19,13 @@ from ichnos.service.upkeep.export import ExportResult, export_studies
 from ichnos.service.upkeep.retention import hold_study, purge_study
 from ichnos.service.web.access import Admin, NodeOfRequest, Researcher
 
-UPKEEP = APIRouter()
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"description": "no session and no valid token"},
+    403: {"description": "the role, or the token's scope, does not include this"},
+    404: {"description": "there is no such study"},
+    409: {"description": "the study's state does not allow this now; `detail` says why"},
+}
+UPKEEP = APIRouter(responses=_REFUSALS)
 
 
 class ExportRequest(BaseModel):
@@ -85,7 +91,7 @@ def remove(node: NodeOfRequest, visitor: Admin, study_id: int) -> dict[str, str]
     return {"state": "purged"}
 
 
-@UPKEEP.get("/audit")
+@UPKEEP.get("/audit", response_class=PlainTextResponse)
 def audit(node: NodeOfRequest, visitor: Admin, since: float = 0.0) -> PlainTextResponse:
     """Return audit messages (DICOM PS3.15 A.5), one XML element a line, without identities."""
     with node.database.snapshot() as session:

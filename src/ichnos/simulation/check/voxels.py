@@ -16,7 +16,7 @@ from ichnos.volume import Floats, Volume
 
 PATIENTS = 120  # simulated for the check where no cohort is given
 _FOLLOWED = 4  # of so many patients one has a follow-up
-SPACING_MM = 2.25  # of their voxels; slices are twice as thick, as those of the real masks
+_SPACING_MM = 2.25  # of their voxels; slices are twice as thick, as those of the real masks
 _AIM = "our aim; no source looked up"
 _MASKS = "525 drawn masks of real bleeds on slices of about 5 mm"
 _KINDS = {"haematoma": "ich", "ventricular blood": "ivh"}
@@ -109,7 +109,7 @@ def simulated_rows(
 
 def measured_patient(head: SourceHead, seed: int, *, followup: bool) -> MeasuredPatient:
     """Simulate one patient and measure masks on slices of two voxels."""
-    patient = simulate_patient(seed, head, PatientSpec(spacing_mm=SPACING_MM, followup=followup))
+    patient = simulate_patient(seed, head, PatientSpec(spacing_mm=_SPACING_MM, followup=followup))
     shapes = {
         kind: shape_of(_on_thick_slices(getattr(patient.baseline, name), patient.affine))
         for kind, name in _KINDS.items()

@@ -26,6 +26,7 @@ VENTRICLES_YIELD = 2.5  # relative to sulci
 # over which fluid gives way; both are set so that clots of 30 to 60 mL shift the midline by 3 to 6 mm (our
 # aim; no source looked up)
 _REACH_MM = 120.0
+_VACUO_MM = 15.0  # over which fluid widens beside shrunken tissue; our choice
 BOUNDARY_ROUNDS = 4  # more change the shift of the midline by less than a tenth
 
 
@@ -61,6 +62,19 @@ def _swollen(blood: Tensor, inside: Tensor, step_mm: float) -> Tensor:
     """Return the share of new volume at each place: that of the blood, spread within the skull."""
     spread = _spread(DISPLACING_SHARE * blood, round(SWOLLEN_MM / (2 * step_mm))) * inside
     return spread * (DISPLACING_SHARE * blood.sum() / spread.sum().clamp(min=1e-3))
+
+
+def shrinkage(lost: Tensor, fluid: Tensor, ventricle: Tensor, depth_mm: Tensor, grid: Grid) -> Tensor:
+    """Return u (3, x, y, z) in mm where tissue has shrunk by the shares `lost` (x, y, z): fluid nearby, that
+    of ventricles before that of sulci, takes its room.
+    """
+    step_mm = grid.step * grid.spacing_mm
+    inside = torch.sigmoid((depth_mm - 1.5) / 1.2)
+    lost = lost * inside
+    wish = (fluid * (1 - ventricle) + VENTRICLES_YIELD * ventricle) * inside
+    wish = wish * _nearness(lost, step_mm, reach_mm=_VACUO_MM)
+    gained = wish * (lost.sum() / wish.sum().clamp(min=1e-3))
+    return _contained(gained - lost, inside, step_mm)
 
 
 def _spread(source: Tensor, reach: int) -> Tensor:
@@ -102,13 +116,13 @@ def _contained(divergence: Tensor, inside: Tensor, step_mm: float) -> Tensor:
     return flow
 
 
-def _nearness(blood: Tensor, step_mm: float) -> Tensor:
+def _nearness(blood: Tensor, step_mm: float, *, reach_mm: float = _REACH_MM) -> Tensor:
     """Return a weight that falls off with the distance from the blood's centre."""
     axes = [torch.arange(n, device=blood.device, dtype=torch.float32) for n in blood.shape]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     centre = (points * blood).sum((1, 2, 3)) / blood.sum().clamp(min=1e-6)
     distance = ((points - centre.reshape(3, 1, 1, 1)) ** 2).sum(0).sqrt() * step_mm
-    return torch.exp(-distance / _REACH_MM)
+    return torch.exp(-distance / reach_mm)
 
 
 def _gradient_of_inverse_laplacian(divergence: Tensor, step_mm: float) -> Tensor:

@@ -162,6 +162,24 @@ def mass_effect_mm(
     return mass_effect.displacement(blood, fluid, ventricle.float(), depth, grid, distended=distended)
 
 
+def beside_old_infarct(background: Background) -> Background:
+    """Return the patient with ventricles and sulci widened beside an old infarct that has shrunk."""
+    share, chronic = parenchyma.shrunken_share(background.chronic), background.chronic
+    if share == 0:
+        return background
+    grid, head, variation = background.grid, background.head, background.variation
+    tissue = looked_up(background.table, gathered(head.codes, indices_of(variation.source_mm, head.affine)))
+    brain = (tissue >= Tissue.CORTEX) & (tissue <= Tissue.BRAINSTEM)
+    score = sampled(chronic.scores[2][None], head.feature_affine, variation.source_mm)[0]
+    voxels = chronic.old_ml / ((grid.step * grid.spacing_mm) ** 3 / 1000)
+    lost = share * parenchyma.degree(score, brain, voxels, softness=0.12)
+    ventricle = (tissue == Tissue.VENTRICLE).float()
+    fluid = (tissue == Tissue.CSF).float() + ventricle
+    pull = mass_effect.shrinkage(lost, fluid, ventricle, background.depth_mm(variation.source_mm), grid)
+    source = variation.at(grid.coarse_points(background.device) - pull)
+    return replace(background, variation=replace(variation, source_mm=source))
+
+
 def _lesion_box(variation: Variation, lesion: Lesion) -> tuple[slice, slice, slice]:
     """Return the coarse box that may hold blood and oedema: the crop, as the patient's deformation carries
     it.

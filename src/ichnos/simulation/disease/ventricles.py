@@ -95,7 +95,7 @@ def _from_axis_mm(pool: Pool, mni_mm: Tensor) -> Tensor:
 def distension(ivh_ml: float) -> float:
     """Return by what share of itself blood widens the part that it casts; more blood, more pressure.
 
-    >>> distension(1.0) < distension(10.0) <= distension(60.0) == 0.6
+    >>> distension(1.0) < distension(10.0) <= distension(60.0) == 0.5
     True
     """
-    return min(0.6, 0.25 + 0.03 * ivh_ml)
+    return min(0.5, 0.16 + 0.02 * ivh_ml)

@@ -33,7 +33,7 @@ MOST_SHIFT = 0.14  # of the image's side, in either direction
 FALSE_ALARMS = 0.01  # share of other patients' images that may be called copies
 _COARSE_PX = 6.0  # of the reduced image: structure coarser than this is common to all slices
 _CANDIDATES = 24  # likeliest originals, which are aligned
-_DEVIATIONS = 2.33  # of the others' similarities (Fisher's z) above their mean, from which an image is a copy
+_CONFIDENCE = 0.95  # that no more than FALSE_ALARMS lie above the limit, which few others place badly
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,19 @@ def similarity_limit(others: npt.ArrayLike) -> float:
     False
     """
     z = np.arctanh(np.clip(np.asarray(others, float), -0.999, 0.999))
-    tail = z.mean() + _DEVIATIONS * z.std(ddof=1)
+    tail = z.mean() + _tolerance_factor(z.size) * z.std(ddof=1)
     return float(np.tanh(max(tail, np.quantile(z, 1 - FALSE_ALARMS))))
+
+
+def _tolerance_factor(n: int) -> float:
+    """Return by how many standard deviations a one-sided tolerance limit of n normal values lies above their
+    mean (Natrella 1963, Experimental Statistics, NBS Handbook 91): 2.33 for very many.
+    """
+    from scipy.special import ndtri
+
+    share, sure = float(ndtri(1 - FALSE_ALARMS)), float(ndtri(_CONFIDENCE))
+    a, b = 1 - sure**2 / (2 * (n - 1)), share**2 - sure**2 / n
+    return float((share + np.sqrt(share**2 - a * b)) / a)
 
 
 def membership_auc(synthetic: Floats32, originals: Floats32, others: Floats32) -> Auc:

@@ -76,7 +76,9 @@ def post_destination_switch(
 
 
 @DESTINATIONS.post("/remove")
-def post_remove(node: NodeOfRequest, visitor: AdminForm, name: Annotated[str, Form()]) -> RedirectResponse:
+def post_destination_removal(
+    node: NodeOfRequest, visitor: AdminForm, name: Annotated[str, Form()]
+) -> RedirectResponse:
     """Remove a destination that was added here."""
     with node.database.transaction() as session:
         destinations.remove_destination(session, node.settings, name, now=node.clock(), actor=visitor.name)
