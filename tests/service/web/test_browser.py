@@ -133,7 +133,8 @@ def test_a_working_day(living: Living, chromium: Any, read_study: Path) -> None:
 
 def pages_of(living: Living) -> list[str]:
     study = f"/studies/{newest_study(living)}"
-    return ["/", study, "/destinations", "/models", "/models/multi", "/users", "/tokens"]
+    others = "exports destinations models models/multi retention users tokens evidence"
+    return ["/", study, *(f"/{name}" for name in others.split())]
 
 
 def newest_study(living: Living) -> int:
