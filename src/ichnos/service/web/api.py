@@ -27,6 +27,9 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 _MISSING: dict[int | str, dict[str, Any]] = {
     404: {"description": "there is no such study, file or destination"}
 }
+_UNREADABLE: dict[int | str, dict[str, Any]] = {
+    400: {"description": "the body is not readable, or there is no such model"}
+}
 _BUSY: dict[int | str, dict[str, Any]] = {409: {"description": "the study's state does not allow this now"}}
 API = APIRouter(responses=_REFUSALS)
 StudyId = Annotated[int, InPath(ge=1, le=2**53, description="number of the study in this node")]
@@ -127,7 +130,7 @@ def acknowledge_study(node: NodeOfRequest, visitor: Acknowledger, study_id: Stud
     return Acknowledgement(visitor.name)
 
 
-@API.post("/studies/{study_id}/read", responses=_MISSING | _BUSY)
+@API.post("/studies/{study_id}/read", responses=_MISSING | _BUSY | _UNREADABLE)
 def read_study_again(
     node: NodeOfRequest,
     visitor: Researcher,

@@ -15,7 +15,13 @@ from ichnos.service.store.tables import EventRow, StudyRow
 from ichnos.service.web.access import FormVisitor, NodeOfRequest, Reader
 
 OPINION_PAGES = APIRouter(include_in_schema=False)
-OPINIONS = APIRouter()
+OPINIONS = APIRouter(
+    responses={
+        400: {"description": "what was asked for cannot be; `detail` says why"},
+        404: {"description": "there is no such study"},
+        409: {"description": "the study's state does not allow this now"},
+    }
+)
 Opinion = Literal["confirmed", "rejected"]
 _KINDS = ("confirmed", "rejected")
 
