@@ -31,7 +31,7 @@ from ichnos.scan import Scan
 from ichnos.volume import Volume, volume_ml
 
 READERS_TABLE = "readers.tsv"  # columns name, role; beside the exams
-ROLES = ("", "reader", "researcher", "radiologist", "neuroradiologist")  # the last ranks highest
+READER_ROLES = ("", "reader", "researcher", "radiologist", "neuroradiologist")  # the last ranks highest
 _PIPELINE = "reader"  # and eight digits of a hash of the author's name
 _HEADER = [
     "SOPClassUID", "SOPInstanceUID", "Manufacturer", "ContentCreatorName", "ContentDate", "ContentTime",
@@ -47,13 +47,13 @@ class Outline:
     series_uid: str
     token: str  # of the SEG itself
     author: str  # a pseudonym
-    role: str  # one of ROLES
+    role: str  # one of READER_ROLES
     drawn: str  # date and time as the file says, to order outlines by
 
     @property
     def rank(self) -> tuple[int, str, str]:
         """Return what decides between outlines of the same CT: role, then time, then token."""
-        return ROLES.index(self.role), self.drawn, self.token
+        return READER_ROLES.index(self.role), self.drawn, self.token
 
 
 def outlines_in(folder: Path) -> list[Outline]:
@@ -90,10 +90,10 @@ def _roles(table: Path) -> dict[str, str]:
     if not {"name", "role"} <= set(columns):
         raise InputRefused(f"{foreign(table)} needs the columns name and role, divided by tabs")
     for number, row in enumerate(rows, start=2):
-        if row["role"] not in ROLES[1:]:
+        if row["role"] not in READER_ROLES[1:]:
             raise InputRefused(
                 f"{foreign(table)}, line {number}: role {foreign(repr(row['role']))} is unknown; use"
-                f" {', '.join(ROLES[1:])}"
+                f" {', '.join(READER_ROLES[1:])}"
             )
     return {row["name"].casefold(): row["role"] for row in rows}
 

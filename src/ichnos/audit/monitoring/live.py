@@ -29,7 +29,7 @@ _GROUPS: Mapping[str, Callable[[Score], str]] = {
     "site": lambda score: score.centre or "unknown",
     "month": lambda score: score.month or "unknown",
 }
-LIMITS = (
+EVIDENCE_LIMITS = (
     "Only patients whose partner exam came are judged. Weights correct for what is known of everybody; what"
     " decides on an exam and is not among these columns stays unseen.",
     "A follow-up CT whose haematoma was outlined by the same model shares its errors: a bias common to both"
@@ -51,7 +51,7 @@ class LiveEvidence:
     models: tuple[str, ...]
     alarms: tuple[ChangeAlarm, ...]
     tables: tuple[Table, ...]
-    limits: tuple[str, ...] = LIMITS
+    limits: tuple[str, ...] = EVIDENCE_LIMITS
 
 
 def live_evidence(

@@ -15,7 +15,7 @@ from ichnos.audit.monitoring.live import CLAIM_ALPHA, score_streams, selection_o
 from ichnos.audit.monitoring.selection import weighted_calibration, weighted_mean
 from ichnos.audit.recalibration import scaling_of
 from ichnos.audit.score import Score
-from ichnos.studies.hospital.model import LEVEL, FactoryModel
+from ichnos.studies.hospital.model import PROMISED, FactoryModel
 from ichnos.studies.hospital.people import HospitalPeople, draw_people
 from ichnos.studies.hospital.scanners import NEW, HospitalScanner
 from ichnos.studies.hospital.year import HospitalYear, patient_name
@@ -27,7 +27,7 @@ NEVER = -1
 
 
 @dataclass(frozen=True)
-class Agreement:
+class HospitalAgreement:
     """One number by partner exams, plain and weighted, and by the hidden truth of everybody."""
 
     plain: float
@@ -35,7 +35,7 @@ class Agreement:
     hidden: float
 
 
-def agreements(year: HospitalYear) -> dict[str, Agreement]:
+def agreements(year: HospitalYear) -> dict[str, HospitalAgreement]:
     """Return coverage of each volume and the calibration slope of P(expansion), three ways each."""
     found = {}
     for quantity in (*VOLUMES, RISK):
@@ -43,7 +43,7 @@ def agreements(year: HospitalYear) -> dict[str, Agreement]:
         _, weights = selection_of(own, year.everyone())
         w = np.array([weights[score.patient] for score in own])
         value = _slope if quantity == RISK else _coverage
-        found[quantity] = Agreement(
+        found[quantity] = HospitalAgreement(
             value(own, np.ones(len(own))), value(own, w), value(all_, np.ones(len(all_)))
         )
     return found
@@ -151,7 +151,7 @@ def _pairs_since(year: HospitalYear, first: int, arrivals: Sequence[int]) -> int
 def _promise(year: HospitalYear, first: int) -> int:
     """Return the new scanner's pairs until the promise of its interval is disproved."""
     scores = [s for s in _of(year.scores, "followup_volume") if s.patient >= patient_name(first)]
-    over = np.flatnonzero(coverage_evidence([bool(s.held) for s in scores], LEVEL) >= -np.log(CLAIM_ALPHA))
+    over = np.flatnonzero(coverage_evidence([bool(s.held) for s in scores], PROMISED) >= -np.log(CLAIM_ALPHA))
     return int(over[0]) + 1 if over.size else NEVER
 
 
@@ -168,7 +168,7 @@ def recalibrated_coverage(year: HospitalYear, changed_in: int, pairs: int) -> di
         own = [s for s in _of(year.scores, quantity) if s.patient >= first][:pairs]
         if len(own) < pairs:
             continue
-        scaling, taught = scaling_of(own, level=LEVEL), {score.patient for score in own}
+        scaling, taught = scaling_of(own, level=PROMISED), {score.patient for score in own}
         others = [s for s in _of(year.hidden, quantity) if s.patient >= first and s.patient not in taught]
         before = np.mean([bool(s.held) for s in others])
         held = []

@@ -15,7 +15,7 @@ from ichnos.evidence.metrics.calibration import logit
 from ichnos.studies.hospital.people import HospitalPeople, draw_people
 from ichnos.studies.hospital.scanners import OLD, HospitalScanner, reading_spread
 
-LEVEL = 0.8  # of every interval
+PROMISED = 0.8  # of every interval
 # Standard deviation of the noise on the best possible log odds: set so that the AUC is the shipped growth
 # model's (0.77, docs/models.md) instead of the oracle's.
 _RISK_NOISE = 0.7
@@ -84,7 +84,7 @@ def factory_model() -> FactoryModel:
     p = expit(risk[0] + risk[1] * logit(seen.probability))
     edges = np.quantile(p, np.arange(1, _RISK_GROUPS) / _RISK_GROUPS)
     group = np.searchsorted(edges, p)
-    tails = ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
+    tails = ((1 - PROMISED) / 2, 0.5, (1 + PROMISED) / 2)
     change = np.log1p(people.followup_ml) - np.log1p(seen.ich_ml)
     growth = np.array([np.quantile(change[group == g], tails) for g in range(_RISK_GROUPS)])
     error = np.log1p(people.leukoaraiosis_ml) - np.log1p(seen.leukoaraiosis_ml)

@@ -21,7 +21,7 @@ from ichnos.evidence.metrics.intervals import mean_interval, proportion
 from ichnos.evidence.tables import Cell, Table
 from ichnos.runs import apply
 from ichnos.studies.hospital.measures import NEVER, VOLUMES
-from ichnos.studies.hospital.model import LEVEL
+from ichnos.studies.hospital.model import PROMISED
 from ichnos.studies.hospital.scenarios import (
     AS_DESIGNED,
     CHANGED,
@@ -188,7 +188,7 @@ def _delay(values: Sequence[int]) -> tuple[Cell, Cell]:
 
 def _bound_table() -> Table:
     rows = tuple(
-        (f"{points:g}", pairs_until_alarm(LEVEL, LEVEL - points / 100)) for points in (5, 10, 15, 20)
+        (f"{points:g}", pairs_until_alarm(PROMISED, PROMISED - points / 100)) for points in (5, 10, 15, 20)
     )
     note = (
         "ln(1 / 0.05) over the Kullback-Leibler divergence of the two coverages: what even the best bet"

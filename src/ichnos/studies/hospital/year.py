@@ -11,7 +11,7 @@ from ichnos.arrays import Floats
 from ichnos.audit.monitoring.inputs import ReadInput
 from ichnos.audit.score import Score, ScoreKind
 from ichnos.clinical.expansion import DEFAULT_DEFINITION, DEFINITIONS
-from ichnos.studies.hospital.model import LEVEL, FactoryModel, HospitalReadings, expanded
+from ichnos.studies.hospital.model import PROMISED, FactoryModel, HospitalReadings, expanded
 from ichnos.studies.hospital.people import HospitalPeople, draw_people, flair_chance, followup_chance
 from ichnos.studies.hospital.scanners import NEW, OLD, HospitalScanner, with_protocol
 
@@ -167,6 +167,6 @@ def _score(
     low, high = (None, None) if limits is None else (float(limits[0]), float(limits[1]))
     return Score(
         f"{name}-{partner}", name, partner, quantity, kind, MODEL, float(predicted), float(truth),
-        low=low, high=high, level=None if limits is None else LEVEL,
+        low=low, high=high, level=None if limits is None else PROMISED,
         scanner=scanner.name, thickness_mm=scanner.step_mm, month=f"month {int(year.people.month[k]):02d}",
     )  # fmt: skip
