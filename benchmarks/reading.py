@@ -127,7 +127,7 @@ def back_ends(model: Path | None, threads: int) -> list[dict[str, object]]:
         scan = open_scan(Path(place) / "scan.nii.gz")
         chosen = model or default_or_random(Path(place) / "model")
         for name in ("torch", "openvino"):
-            engine = Engine(model=str(chosen), backend=name, threads=threads)  # type: ignore[arg-type]
+            engine = Engine(model=str(chosen), backend=name, threads=threads)
             masks = read_with(engine.predictor(), scan, name="scan").masks
             found.append({} if masks is None else masks.named())
     first, second = found
