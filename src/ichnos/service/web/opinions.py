@@ -13,6 +13,7 @@ from ichnos.service.node import Node
 from ichnos.service.store import events
 from ichnos.service.store.tables import EventRow, StudyRow
 from ichnos.service.web.access import FormVisitor, NodeOfRequest, Reader
+from ichnos.service.web.api import StudyId
 
 OPINION_PAGES = APIRouter(include_in_schema=False)
 OPINIONS = APIRouter(
@@ -28,7 +29,7 @@ _KINDS = ("confirmed", "rejected")
 
 @OPINION_PAGES.post("/studies/{study_id}/opinion")
 def post_opinion(
-    node: NodeOfRequest, visitor: FormVisitor, study_id: int, opinion: Annotated[Opinion, Form()]
+    node: NodeOfRequest, visitor: FormVisitor, study_id: StudyId, opinion: Annotated[Opinion, Form()]
 ) -> RedirectResponse:
     """Note what the visitor thinks of a study's finding."""
     _note(node, study_id, opinion, visitor.name)
@@ -36,7 +37,7 @@ def post_opinion(
 
 
 @OPINIONS.put("/studies/{study_id}/opinion/{opinion}")
-def put_opinion(node: NodeOfRequest, visitor: Reader, study_id: int, opinion: Opinion) -> dict[str, str]:
+def put_opinion(node: NodeOfRequest, visitor: Reader, study_id: StudyId, opinion: Opinion) -> dict[str, str]:
     """Note what the caller thinks of a study's finding; the last opinion of a person counts."""
     _note(node, study_id, opinion, visitor.name)
     return {"opinion": opinion, "by": visitor.name}
@@ -49,7 +50,7 @@ def count_opinions(node: NodeOfRequest, visitor: Reader) -> dict[str, int]:
         return opinion_counts(session)
 
 
-def _note(node: Node, study_id: int, opinion: Opinion, actor: str) -> None:
+def _note(node: Node, study_id: StudyId, opinion: Opinion, actor: str) -> None:
     with node.database.transaction() as session:
         study = session.get(StudyRow, study_id)
         if study is None:

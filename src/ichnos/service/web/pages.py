@@ -20,7 +20,7 @@ from ichnos.service.store.tables import StudyRow
 from ichnos.service.viewer import VIEWER_BASE, viewer_folder
 from ichnos.service.web import views
 from ichnos.service.web.access import FormVisitor, NodeOfRequest, PageVisitor, ResearcherForm
-from ichnos.service.web.api import note_seen, queue_reading, send_again
+from ichnos.service.web.api import StudyId, note_seen, queue_reading, send_again
 from ichnos.service.web.rendering import fragment, full_page
 
 PAGES = APIRouter(include_in_schema=False)
@@ -57,7 +57,7 @@ def _worklist(node: Node, state: str, open_only: bool) -> dict[str, Any]:
 
 
 @PAGES.get("/studies/{study_id}")
-def one_study_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> HTMLResponse:
+def one_study_page(node: NodeOfRequest, visitor: PageVisitor, study_id: StudyId) -> HTMLResponse:
     """Show one study."""
     with node.database.snapshot() as session:
         values = _study_values(session, node, study_id)
@@ -66,7 +66,7 @@ def one_study_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> 
 
 @PAGES.get("/studies/{study_id}/live")
 def study_state(
-    node: NodeOfRequest, visitor: PageVisitor, study_id: int, event: int = 0, read: float = 0.0
+    node: NodeOfRequest, visitor: PageVisitor, study_id: StudyId, event: int = 0, read: float = 0.0
 ) -> Response:
     """Return what changes of a study's page: nothing after no event, the whole page after a reading."""
     with node.database.snapshot() as session:
@@ -79,7 +79,7 @@ def study_state(
     return HTMLResponse(full_page("study_live.html.j2", visitor, **values).body)
 
 
-def _study_values(session: Session, node: Node, study_id: int) -> dict[str, Any]:
+def _study_values(session: Session, node: Node, study_id: StudyId) -> dict[str, Any]:
     details = views.details_of(session, study_id)
     if details is None:
         raise HTTPException(404, "there is no such study")
@@ -97,7 +97,7 @@ def _study_values(session: Session, node: Node, study_id: int) -> dict[str, Any]
 
 
 @PAGES.get("/studies/{study_id}/report")
-def report_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> FileResponse:
+def report_page(node: NodeOfRequest, visitor: PageVisitor, study_id: StudyId) -> FileResponse:
     """Return the report of a study, in a sandbox."""
     with node.database.snapshot() as session:
         study = session.get(StudyRow, study_id)
@@ -108,7 +108,9 @@ def report_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> Fil
 
 
 @PAGES.get("/studies/{study_id}/beside/{prior_id}")
-def beside_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int, prior_id: int) -> HTMLResponse:
+def beside_page(
+    node: NodeOfRequest, visitor: PageVisitor, study_id: StudyId, prior_id: StudyId
+) -> HTMLResponse:
     """Show the readings of two studies of one patient beside each other."""
     with node.database.snapshot() as session:
         details = views.details_of(session, study_id)
@@ -122,7 +124,7 @@ def beside_page(node: NodeOfRequest, visitor: PageVisitor, study_id: int, prior_
 
 
 @PAGES.get("/studies/{study_id}/archive")
-def archive_list(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> HTMLResponse:
+def archive_list(node: NodeOfRequest, visitor: PageVisitor, study_id: StudyId) -> HTMLResponse:
     """Return what the archive has of this patient; asked when the page is open, for it may take seconds."""
     with node.database.snapshot() as session:
         study = session.get(StudyRow, study_id)
@@ -143,7 +145,7 @@ def archive_list(node: NodeOfRequest, visitor: PageVisitor, study_id: int) -> HT
 
 @PAGES.post("/studies/{study_id}/fetch")
 def post_fetch(
-    node: NodeOfRequest, visitor: ResearcherForm, study_id: int, uid: Annotated[str, Form(max_length=64)]
+    node: NodeOfRequest, visitor: ResearcherForm, study_id: StudyId, uid: Annotated[str, Form(max_length=64)]
 ) -> RedirectResponse:
     """Have the archive send an earlier study of this patient here."""
     settings = node.settings
@@ -164,7 +166,7 @@ def post_fetch(
 
 
 @PAGES.post("/studies/{study_id}/acknowledge")
-def post_acknowledge(node: NodeOfRequest, visitor: FormVisitor, study_id: int) -> RedirectResponse:
+def post_acknowledge(node: NodeOfRequest, visitor: FormVisitor, study_id: StudyId) -> RedirectResponse:
     """Note that the visitor has seen a study."""
     note_seen(node, study_id, visitor.name)
     return _back_to(study_id)
@@ -172,7 +174,7 @@ def post_acknowledge(node: NodeOfRequest, visitor: FormVisitor, study_id: int) -
 
 @PAGES.post("/studies/{study_id}/read")
 def post_read_again(
-    node: NodeOfRequest, visitor: ResearcherForm, study_id: int, model: Annotated[str, Form()] = ""
+    node: NodeOfRequest, visitor: ResearcherForm, study_id: StudyId, model: Annotated[str, Form()] = ""
 ) -> RedirectResponse:
     """Queue a study for another reading."""
     queue_reading(node, study_id, visitor.name, model=model)
@@ -181,14 +183,14 @@ def post_read_again(
 
 @PAGES.post("/studies/{study_id}/send")
 def post_send(
-    node: NodeOfRequest, visitor: ResearcherForm, study_id: int, destination: Annotated[str, Form()]
+    node: NodeOfRequest, visitor: ResearcherForm, study_id: StudyId, destination: Annotated[str, Form()]
 ) -> RedirectResponse:
     """Queue the results of a study for a destination."""
     send_again(node, study_id, destination)
     return _back_to(study_id)
 
 
-def _back_to(study_id: int) -> RedirectResponse:
+def _back_to(study_id: StudyId) -> RedirectResponse:
     return RedirectResponse(f"/studies/{study_id}", status_code=303)
 
 

@@ -18,6 +18,7 @@ from ichnos.service.upkeep.audit_trail import audit_messages
 from ichnos.service.upkeep.export import ExportResult, export_studies
 from ichnos.service.upkeep.retention import hold_study, purge_study
 from ichnos.service.web.access import Admin, NodeOfRequest, Researcher
+from ichnos.service.web.api import StudyId
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"description": "no session and no valid token"},
@@ -62,18 +63,18 @@ def export_folder(node: Node) -> Path:
 
 
 @UPKEEP.put("/studies/{study_id}/hold")
-def hold(node: NodeOfRequest, visitor: Admin, study_id: int) -> dict[str, bool]:
+def hold(node: NodeOfRequest, visitor: Admin, study_id: StudyId) -> dict[str, bool]:
     """Protect a study from retention and removal."""
     return _set_hold(node, study_id, held=True, actor=visitor.name)
 
 
 @UPKEEP.delete("/studies/{study_id}/hold")
-def end_hold(node: NodeOfRequest, visitor: Admin, study_id: int) -> dict[str, bool]:
+def end_hold(node: NodeOfRequest, visitor: Admin, study_id: StudyId) -> dict[str, bool]:
     """Let retention have a study again."""
     return _set_hold(node, study_id, held=False, actor=visitor.name)
 
 
-def _set_hold(node: Node, study_id: int, *, held: bool, actor: str) -> dict[str, bool]:
+def _set_hold(node: Node, study_id: StudyId, *, held: bool, actor: str) -> dict[str, bool]:
     try:
         hold_study(node, study_id, held=held, actor=actor)
     except UsageError as problem:
@@ -82,7 +83,7 @@ def _set_hold(node: Node, study_id: int, *, held: bool, actor: str) -> dict[str,
 
 
 @UPKEEP.delete("/studies/{study_id}")
-def remove(node: NodeOfRequest, visitor: Admin, study_id: int) -> dict[str, str]:
+def remove(node: NodeOfRequest, visitor: Admin, study_id: StudyId) -> dict[str, str]:
     """Remove a study with all its revisions, images and readings."""
     try:
         purge_study(node, study_id, actor=visitor.name)

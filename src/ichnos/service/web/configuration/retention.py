@@ -12,6 +12,7 @@ from ichnos.service.store.options import set_option
 from ichnos.service.store.tables import StudyRow
 from ichnos.service.upkeep.retention import KEEP_DAYS, hold_study, keep_days_of, purge_study
 from ichnos.service.web.access import AdminForm, AdminPage, NodeOfRequest
+from ichnos.service.web.api import StudyId
 from ichnos.service.web.rendering import full_page
 
 RETENTION = APIRouter(include_in_schema=False)
@@ -41,7 +42,7 @@ def post_retention(
 
 @RETENTION.post("/studies/{study_id}/hold")
 def post_hold(
-    node: NodeOfRequest, visitor: AdminForm, study_id: int, held: Annotated[bool, Form()]
+    node: NodeOfRequest, visitor: AdminForm, study_id: StudyId, held: Annotated[bool, Form()]
 ) -> RedirectResponse:
     """Hold a study, or let retention have it again."""
     hold_study(node, study_id, held=held, actor=visitor.name)
@@ -49,7 +50,7 @@ def post_hold(
 
 
 @RETENTION.post("/studies/{study_id}/remove")
-def post_remove(node: NodeOfRequest, visitor: AdminForm, study_id: int) -> RedirectResponse:
+def post_remove(node: NodeOfRequest, visitor: AdminForm, study_id: StudyId) -> RedirectResponse:
     """Remove a study with all its revisions, images and readings."""
     purge_study(node, study_id, actor=visitor.name)
     return RedirectResponse("/", status_code=303)
