@@ -109,7 +109,7 @@ def read_with(
         try:
             scan = open_scan(scan)
         except InputRefused as error:
-            return refused(name, error.without_names, only=only)
+            return refused(name, error.without_names, only=only, limits=predictor.model.manifest.limits)
     return read_scan(scan.with_facts(facts or {}), predictor, name=name, only=only)
 
 

@@ -62,6 +62,7 @@ def test_a_refused_scan_has_no_masks_and_says_why(tmp_path: Path) -> None:
     result = read_scan(refused, Predictor(model(), backend=rule))
     assert result.masks is None
     assert {f.status for f in result.record.findings} == {"could not look"}
+    assert result.record.limits == ("A rule, not a network.",), "a refusal says what the model never saw, too"
     save_reading(result, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"reading.json", "report.html"}
     assert "this is a chest" in json.loads((tmp_path / "reading.json").read_text())["refusal"]

@@ -47,9 +47,7 @@ def test_intact_tracts_are_at_no_risk_and_nobody_is_weak() -> None:
 )
 def test_blood_in_a_tract_weakens_the_other_side_of_the_body(x: slice, grade: str, weak: str) -> None:
     finding = read_tract(_masks(ich=_mask(x, slice(None), slice(8, 11))))
-    assert finding.sentence == (
-        f"Corticospinal tract: {grade}; weakness is expected on the {weak} side of the body."
-    )
+    assert finding.sentence == (f"Corticospinal tract: {grade} (for the {weak} side of the body).")
     assert finding.measure("weakness").value == weak
 
 

@@ -190,10 +190,12 @@ def read_one(
     from ichnos.reading import refused
     from ichnos.report.pdf import write_pdf
 
+    predictor = engine.predictor()
     try:
-        reading = read_with(engine.predictor(), item.open(), name=item.id, only=only)
+        reading = read_with(predictor, item.open(), name=item.id, only=only)
     except InputRefused as error:
-        reading = refused(item.id, str(error) if keep_names else error.without_names, only=only)
+        reason, limits = str(error) if keep_names else error.without_names, predictor.model.manifest.limits
+        reading = refused(item.id, reason, only=only, limits=limits)
     place = save_reading(reading, folder / item.id)
     if pdf:
         write_pdf(place / "report.html", place / "report.pdf")

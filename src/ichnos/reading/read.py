@@ -92,19 +92,19 @@ def read_scan(
     scan: Scan, predictor: Predictor, *, name: str = "scan", only: Collection[str] | None = None
 ) -> Reading:
     """Read every finding the model knows; a scan that cannot be read yields a refusal, never empty masks."""
-    chosen = chosen_findings(only)
+    chosen, limits = chosen_findings(only), predictor.model.manifest.limits
     judged = scan if scan.quality is not None else scan.judged(judge(scan))
     verdict = refuse_minors(judged)
     if verdict.level == "refuse":
         reason = "; ".join(reason.text for reason in verdict.at("refuse"))
-        return refused(name, reason, scan=judged, verdict=verdict, only=chosen)
+        return refused(name, reason, scan=judged, verdict=verdict, only=chosen, limits=limits)
     try:
         prediction = predictor(judged)
         coordinates = prediction.atlas_coordinates()
         masks = consistent_masks(prediction, coordinates)
         _refuse_without_brain(masks)
     except InputRefused as error:
-        return refused(name, str(error), scan=judged, verdict=verdict, only=chosen)
+        return refused(name, str(error), scan=judged, verdict=verdict, only=chosen, limits=limits)
     findings = _findings(prediction, masks, chosen, coordinates)
     record = Record(
         name=name,
@@ -112,7 +112,7 @@ def read_scan(
         findings=findings,
         quality=quality_reasons(verdict),
         warnings=_warnings(verdict, judged, masks),
-        limits=predictor.model.manifest.limits,
+        limits=limits,
         facts=_numbers(judged.facts),
         provenance=_provenance(predictor, judged),
     )
@@ -155,16 +155,18 @@ def refused(
     scan: Scan | None = None,
     verdict: Verdict | None = None,
     only: Collection[str] | None = None,
+    limits: tuple[str, ...] = (),
 ) -> Reading:
-    """Return the reading of a scan that was not read; every finding says so."""
+    """Return the reading of a scan that was not read; every finding says so. `limits` are the model's."""
     reasons: tuple[QualityReason, ...] = quality_reasons(verdict)
     findings = tuple(
         Finding(target=t, status="could not look", sentence=f"Not read: {reason}")
         for t in chosen_findings(only)
     )
-    return Reading(
-        Record(name=name, status="refused", quality=reasons, refusal=reason, findings=findings), scan, None
+    record = Record(
+        name=name, status="refused", quality=reasons, refusal=reason, findings=findings, limits=limits
     )
+    return Reading(record, scan, None)
 
 
 def chosen_findings(only: Collection[str] | None = None) -> tuple[str, ...]:

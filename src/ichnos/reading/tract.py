@@ -81,8 +81,8 @@ def _measures(side: str, injury: TractInjury) -> tuple[Measure, ...]:
 def _sentence(injuries: dict[str, TractInjury]) -> str:
     grades = ", ".join(f"{side} {injury.grade}" for side, injury in injuries.items())
     weak = _weak_side(injuries)
-    expected = "" if weak == "none" else f"; weakness is expected on the {weak} side of the body"
-    return f"Corticospinal tract: {grades}{expected}."
+    served = "" if weak == "none" else f" (for the {weak} side of the body)"
+    return f"Corticospinal tract: {grades}{served}."
 
 
 def _weak_side(injuries: dict[str, TractInjury]) -> str:
