@@ -376,9 +376,10 @@ class Field:
 
     def _close(self, node: Node) -> None:
         self.over.set()
-        for child in self.children.values():
+        begun = [child for child in self.children.values() if child.pid is not None]
+        for child in begun:
             child.terminate()
-        for child in self.children.values():
+        for child in begun:
             child.join(20)
             child.kill()
         if self.archive is not None:

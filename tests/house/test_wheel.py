@@ -99,6 +99,10 @@ ARGUMENTS = {
     "synthesize": ["{out}", "-o", "{out}"],
     "study": ["ryu2025", "-o", "{out}", "--smoke"],
     "models": ["list"],
+    "pair": ["{out}", "-o", "{out}"],
+    "audit": ["{out}", "--readings", "{out}", "-o", "{out}"],
+    "adapt": ["default", "--audit", "{out}", "-o", "{out}"],
+    "pool": ["{out}", "{out}", "-o", "{out}"],
     "config": ["convert"],
     "doctor": [],
 }

@@ -91,12 +91,13 @@ VERBS: dict[str, Verb] = {
         "pair head CTs with the partner exams that followed",
         "ichnos pair FOLDER -o pairs",
         "ichnos.cli.audit.pair",
+        _TORCH,
     ),
     "audit": Verb(
         "score stored readings by the partner exams that came",
         "ichnos audit pairs --readings readings -o audit",
         "ichnos.cli.audit.audit",
-        (*_PAGES, *_STATISTICS),
+        (*_TORCH, *_PAGES, *_STATISTICS),
     ),
     "adapt": Verb(
         "recalibrate a model from a site's own pairs",

@@ -92,7 +92,7 @@ class Destination(_Part):
     104
     """
 
-    name: str = Field(description="how people call it")
+    name: str = Field(min_length=1, description="how people call it")
     kind: Literal["dicom", "stow"] = Field(default="dicom", description="C-STORE, or STOW-RS")
     ae_title: str = Field(default="", description="called AE title (dicom)")
     host: str = Field(default="", description="address (dicom)")

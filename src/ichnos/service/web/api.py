@@ -77,6 +77,14 @@ def list_studies(
         return views.worklist(session, state=state, open_only=open_only, limit=limit)
 
 
+_ANY_FILE = _MISSING | {
+    200: {
+        "description": "The file's bytes",
+        "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
 @API.get("/studies/{study_id}", responses=_MISSING)
 def show_study(node: NodeOfRequest, visitor: Reader, study_id: StudyId) -> StudyDetails:
     """Return one study: state, measures, deliveries, timeline, priors."""
@@ -101,7 +109,7 @@ def list_results(node: NodeOfRequest, visitor: Reader, study_id: StudyId) -> lis
     return [ResultFile(file.relative_to(folder).as_posix(), file.stat().st_size) for file in files]
 
 
-@API.get("/studies/{study_id}/results/{name:path}", responses=_MISSING)
+@API.get("/studies/{study_id}/results/{name:path}", response_class=FileResponse, responses=_ANY_FILE)
 def fetch_result(node: NodeOfRequest, visitor: Reader, study_id: StudyId, name: str) -> FileResponse:
     """Return one file of the reading."""
     folder = _reading_folder(node, study_id).resolve()
