@@ -36,18 +36,25 @@ def test_intact_tracts_are_at_no_risk_and_nobody_is_weak() -> None:
     assert finding.measure("level_left").reason == "no blood meets this tract"
 
 
+_SERVES_RIGHT, _SERVES_LEFT = (f" (serves the {side} side of the body)" for side in ("right", "left"))
+
+
 @pytest.mark.parametrize(
-    ("x", "grade", "weak"),
+    ("x", "grades", "weak"),
     [
-        (slice(8, 10), "left haematoma infiltration, right no risk", "right"),
-        (slice(30, 40), "left no risk, right haematoma infiltration", "left"),
-        (slice(6, 14), "left complete interruption, right no risk", "right"),
-        (slice(0, 40), "left complete interruption, right complete interruption", "right and left"),
+        (slice(8, 10), f"left haematoma infiltration{_SERVES_RIGHT}, right no risk", "right"),
+        (slice(30, 40), f"left no risk, right haematoma infiltration{_SERVES_LEFT}", "left"),
+        (slice(6, 14), f"left complete interruption{_SERVES_RIGHT}, right no risk", "right"),
+        (
+            slice(0, 40),
+            f"left complete interruption{_SERVES_RIGHT}, right complete interruption{_SERVES_LEFT}",
+            "right and left",
+        ),
     ],
 )
-def test_blood_in_a_tract_weakens_the_other_side_of_the_body(x: slice, grade: str, weak: str) -> None:
+def test_blood_in_a_tract_weakens_the_other_side_of_the_body(x: slice, grades: str, weak: str) -> None:
     finding = read_tract(_masks(ich=_mask(x, slice(None), slice(8, 11))))
-    assert finding.sentence == (f"Corticospinal tract: {grade} (for the {weak} side of the body).")
+    assert finding.sentence == f"Corticospinal tract: {grades}."
     assert finding.measure("weakness").value == weak
 
 

@@ -79,17 +79,21 @@ def _measures(side: str, injury: TractInjury) -> tuple[Measure, ...]:
 
 
 def _sentence(injuries: dict[str, TractInjury]) -> str:
-    grades = ", ".join(f"{side} {injury.grade}" for side, injury in injuries.items())
-    weak = _weak_side(injuries)
-    served = "" if weak == "none" else f" (for the {weak} side of the body)"
-    return f"Corticospinal tract: {grades}{served}."
+    hit = _with_blood(injuries)
+    grades = (
+        f"{side} {injury.grade}"
+        + (f" (serves the {_OPPOSITE[side]} side of the body)" if side in hit else "")
+        for side, injury in injuries.items()
+    )
+    return f"Corticospinal tract: {', '.join(grades)}."
+
+
+def _with_blood(injuries: dict[str, TractInjury]) -> list[str]:
+    """Return the sides whose tract has blood in it."""
+    bloody = ("haematoma infiltration", "complete interruption")
+    return [side for side, injury in injuries.items() if injury.grade in bloody]
 
 
 def _weak_side(injuries: dict[str, TractInjury]) -> str:
     """Return the side of the body opposite to a tract with blood in it."""
-    hit = [
-        side
-        for side, injury in injuries.items()
-        if injury.grade in ("haematoma infiltration", "complete interruption")
-    ]
-    return " and ".join(_OPPOSITE[side] for side in hit) or "none"
+    return " and ".join(_OPPOSITE[side] for side in _with_blood(injuries)) or "none"
