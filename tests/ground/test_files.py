@@ -59,4 +59,7 @@ def test_a_second_process_is_refused_and_the_folder_is_free_after_a_kill(tmp_pat
 
 
 def test_what_is_gone_already_is_no_error(tmp_path: Path) -> None:
-    remove_partials([tmp_path / "gone.partial"])
+    left = tmp_path / "left.partial"
+    left.write_text("half")
+    remove_partials([tmp_path / "gone.partial", left])
+    assert list(tmp_path.iterdir()) == []

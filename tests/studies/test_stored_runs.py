@@ -15,7 +15,7 @@ from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.studies import design_named, stored_run_page
 from ichnos.studies.designs import DESIGNS
 from ichnos.studies.shared.budget import StudyBudget
-from ichnos.studies.shared.curves import TrainingCurve, curve_figures, curve_of_lines, curves_csv
+from ichnos.studies.shared.curves import TrainingCurve, curve_figures, curve_of_lines, curves_csv, unsettled
 from ichnos.studies.shared.page import PngPicture, write_page, write_results
 from ichnos.studies.shared.recipe import StudyRecipe, check_networks, study_recipe
 from ichnos.studies.shared.record import StudyRecord, load_record, save_record
@@ -206,3 +206,14 @@ def test_a_page_without_curves_writes_none(tmp_path: Path) -> None:
     assert not (tmp_path / "results" / "curves.csv").exists()
     assert "growth Dice" in (tmp_path / "results" / "tables.md").read_text(encoding="utf-8")
     assert write_page(stored_run_page(bare), tmp_path / "page").is_file()
+
+
+def test_a_run_that_was_too_short_says_so_and_a_settled_one_says_nothing() -> None:
+    settled = TrainingCurve("a", "Dice", (1, 2, 3, 4), (0.1, 0.8, 0.8, 0.8))
+    rising = TrainingCurve("b", "Dice", (1, 2, 3, 4), (0.1, 0.2, 0.4, 0.8))
+    assert unsettled((settled,), smoke=False) == ()
+    assert unsettled((), smoke=False) == ()
+    (said,) = unsettled((settled, rising), smoke=False)
+    assert said.startswith("1 of 2 curves still rose")
+    (smoke,) = unsettled((rising,), smoke=True)
+    assert "Its numbers mean nothing" in smoke

@@ -239,7 +239,7 @@ def _packed(call: Job) -> bytes:
 
 
 def _stop(worker: _Worker) -> None:
-    """Stop a worker that died; refuse to go on where it died before its first item."""
+    """Stop a worker that died; end the run where it died before its first item."""
     worker.stop()
     if not worker.ready:
         raise UsageError(

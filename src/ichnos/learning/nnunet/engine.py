@@ -76,7 +76,7 @@ def train_nnunet(
     job, planned = job_of(settings, work, dataset, resources), dataset | _planned_by(settings)
     child = partial(run_child, work=work, quiet=quiet)
     _once(work / "planned.json", planned, partial(child, job | {"do": "plan"}))
-    # checkpoints of another cohort or another job are not gone on with
+    # checkpoints of another cohort or another job are not resumed
     old = partial(shutil.rmtree, work / "nnUNet_results", ignore_errors=True)
     _once(work / "begun.json", [dataset, job], old)
     _once(work / "finished.json", [dataset, job], partial(child, job | {"do": "train"}))

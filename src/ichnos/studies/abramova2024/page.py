@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ichnos.studies.abramova2024.tables import forecast_table, ratio_table
 from ichnos.studies.designs import DESIGNS
-from ichnos.studies.shared.curves import curve_figures
+from ichnos.studies.shared.curves import curve_figures, unsettled
 from ichnos.studies.shared.page import StudyPage
 from ichnos.studies.shared.record import StudyRecord
 
@@ -50,16 +50,11 @@ def _design(record: StudyRecord) -> tuple[str, ...]:
 
 
 def _limits(record: StudyRecord) -> tuple[str, ...]:
-    limits = []
-    if record.smoke:
-        limits.append("This is a smoke run: a few steps on a few patients. Its numbers mean nothing.")
+    limits = [*unsettled(record.curves, smoke=record.smoke)]
     if record.simulated:
         limits.append(
             "Simulated patients: blood grows by the simulation's law, and the oracle knows that law."
         )
-    rising = [curve for curve in record.curves if not curve.flat]
-    if rising:
-        limits.append(f"{len(rising)} of {len(record.curves)} curves still rose over their last quarter.")
     return (
         *limits,
         (

@@ -11,7 +11,7 @@ from ichnos.studies.designs import DESIGNS
 from ichnos.studies.murray2024.design import TRACT_WAYS
 from ichnos.studies.murray2024.effects import added_value_table, benefit_by_grade_table, interaction_table
 from ichnos.studies.murray2024.tables import injury_table, outcome_table, overlap_table
-from ichnos.studies.shared.curves import curve_figures
+from ichnos.studies.shared.curves import curve_figures, unsettled
 from ichnos.studies.shared.page import StudyPage
 from ichnos.studies.shared.record import StudyRecord
 from ichnos.studies.shared.training import FROM_SHIPPED, NNUNET_ARM, NNUNET_NOT_ASKED, NNUNET_TRAINED
@@ -50,19 +50,10 @@ def murray_page(record: StudyRecord) -> StudyPage:
         (*_reading_design(record, pairs), *_trial_design(trial)),
         tuple(tables),
         (*curve_figures(record.curves), *record.pictures),
-        (*_smoke_limit(record), *_LIMITS),
+        (*unsettled(record.curves, smoke=record.smoke), *_LIMITS),
         record.provenance,
         record.curves,
     )
-
-
-def _smoke_limit(record: StudyRecord) -> tuple[str, ...]:
-    if record.smoke:
-        return ("This is a smoke run: a few steps on a few patients. Its numbers mean nothing.",)
-    rising = [curve for curve in record.curves if not curve.flat]
-    if rising:
-        return (f"{len(rising)} of {len(record.curves)} curves still rose over their last quarter.",)
-    return ()
 
 
 def _reading_design(record: StudyRecord, pairs: Sequence[Any]) -> tuple[str, ...]:

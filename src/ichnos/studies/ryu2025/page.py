@@ -19,7 +19,7 @@ from ichnos.studies.ryu2025.tables import (
     group_table,
     heterogeneity_table,
 )
-from ichnos.studies.shared.curves import curve_figures
+from ichnos.studies.shared.curves import curve_figures, unsettled
 from ichnos.studies.shared.page import StudyPage
 from ichnos.studies.shared.record import StudyRecord
 from ichnos.studies.shared.rows import known_number, paired_columns
@@ -64,19 +64,10 @@ def ryu_page(record: StudyRecord) -> StudyPage:
             association_table(clinical or external),
         ),
         (*_scatter(external), *curve_figures(record.curves), *record.pictures),
-        (*_unfinished(record), *_LIMITS),
+        (*unsettled(record.curves, smoke=record.smoke), *_LIMITS),
         record.provenance,
         record.curves,
     )
-
-
-def _unfinished(record: StudyRecord) -> tuple[str, ...]:
-    if record.smoke:
-        return ("This is a smoke run: a few steps on a few patients. Its numbers mean nothing.",)
-    rising = [curve for curve in record.curves if not curve.flat]
-    if rising:
-        return (f"{len(rising)} of {len(record.curves)} curves still rose over their last quarter.",)
-    return ()
 
 
 def _scatter(external: Sequence[Mapping[str, Any]]) -> list[Figure]:

@@ -54,6 +54,21 @@ class TrainingCurve:
         return self.gain_at_end <= _FLAT_SHARE
 
 
+def unsettled(curves: Sequence[TrainingCurve], *, smoke: bool) -> tuple[str, ...]:
+    """Return what limits the numbers of a run that was too short: a smoke run, or curves that still rose.
+
+    >>> unsettled((TrainingCurve("a", "Dice", (1, 2, 3, 4), (0.1, 0.2, 0.3, 0.4)),), smoke=False)
+    ('1 of 1 curves still rose over their last quarter: those networks had not converged.',)
+    """
+    if smoke:
+        return ("This is a smoke run: a few steps on a few patients. Its numbers mean nothing.",)
+    rising = sum(not curve.flat for curve in curves)
+    if not rising:
+        return ()
+    lasting = f"{rising} of {len(curves)} curves still rose over their last quarter"
+    return (f"{lasting}: those networks had not converged.",)
+
+
 def curve_of_lines(
     file: Path, name: str, column: str, measure: str, *, rises: bool = True
 ) -> TrainingCurve | None:

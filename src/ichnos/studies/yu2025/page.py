@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ichnos.evidence.tables import Table
 from ichnos.studies.designs import DESIGNS
-from ichnos.studies.shared.curves import curve_figures
+from ichnos.studies.shared.curves import curve_figures, unsettled
 from ichnos.studies.shared.page import PagePicture, StudyPage
 from ichnos.studies.shared.record import StudyRecord
 from ichnos.studies.yu2025.outlines import outline_table
@@ -103,9 +101,7 @@ def _expansion_design(record: StudyRecord, people: KnownPatients) -> list[str]:
 
 def _limits(record: StudyRecord, people: KnownPatients) -> tuple[str, ...]:
     events = sum(p.outcome for p in people.external)
-    limits = []
-    if record.smoke:
-        limits.append("This is a smoke run: a few steps on a few patients. Its numbers mean nothing.")
+    limits = [*unsettled(record.curves, smoke=record.smoke)]
     if people.external and events < _ENOUGH_EVENTS:
         limits.append(
             f"{events:.0f} expansions at the external centres: intervals are wide, and no difference is"
@@ -113,20 +109,9 @@ def _limits(record: StudyRecord, people: KnownPatients) -> tuple[str, ...]:
         )
     if record.simulated:
         limits.append("Simulated patients: signs, growth and the oracle follow one prognostic model.")
-    limits += _unfinished(record)
+    if record.facts["parts"]:
+        limits.append(f"Only these parts were run: {', '.join(record.facts['parts'])}.")
     limits.append(
         "The paper's patients are not at hand: its columns come from the publication, on other patients."
     )
     return tuple(limits)
-
-
-def _unfinished(record: StudyRecord) -> Sequence[str]:
-    rising = [curve for curve in record.curves if not curve.flat]
-    parts = record.facts["parts"]
-    said = [] if not parts else [f"Only these parts were run: {', '.join(parts)}."]
-    if rising:
-        said.append(
-            f"{len(rising)} of {len(record.curves)} curves still rose over their last quarter: those networks"
-            " had not converged."
-        )
-    return said
