@@ -258,7 +258,10 @@ def test_a_study_is_held_and_removed_by_an_admin_alone(node: Node, admin: Browse
 def test_exports_are_a_researchers_and_say_what_is_wrong(node: Node) -> None:
     assert signed_in(node, "reader").get("/exports").status_code == 403
     researcher = signed_in(node, "researcher")
-    for numbers, sentence in (("three", "no number of a study"), ("7", "7")):
+    for numbers, sentence in (
+        ("three", "no number of a study"),
+        ("7", "study 7: there is no such study that has been read"),
+    ):
         answer = researcher.post("/exports", data={"csrf": researcher.csrf, "studies": numbers})
         assert (answer.status_code, sentence in answer.text) == (400, True)
     assert "There is none." in researcher.get("/exports").text

@@ -71,7 +71,8 @@ def export_studies(
         raise UsageError(f"{folder} is not empty; give a new folder for the export")
     chosen, left_out = _choose(node, study_ids)
     if not chosen:
-        raise UsageError("no study was chosen that has been read; nothing is exported")
+        why = "; ".join(f"study {number}: {reason}" for number, reason in sorted(left_out.items()))
+        raise UsageError(f"no study was chosen that has been read; nothing is exported{why and f' ({why})'}")
     patients: dict[str, Patient] = {}
     for one in chosen:
         try:

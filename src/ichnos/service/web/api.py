@@ -80,7 +80,7 @@ def list_studies(
 _ANY_FILE = _MISSING | {
     200: {
         "description": "The file's bytes",
-        "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {"*/*": {"schema": {}}},  # a mask, a DICOM object, a page or the record: JSON is no string
     }
 }
 
