@@ -15,7 +15,8 @@ from builders.tiny_model import NETWORK
 from ichnos import networks
 from ichnos.cli.main import run
 from ichnos.inference import predict
-from ichnos.models import save_model
+from ichnos.models import load_model, save_model
+from ichnos.reading import Record
 
 
 @pytest.fixture
@@ -37,14 +38,21 @@ def test_from_a_cohort_to_evidence_in_two_commands(
     how = ["--from", str(reader), "--config", str(tmp_path / "own.yaml")]
     assert run(["train", "expansion", cohort, "-o", trained, *how, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["validation"].keys() == {"AUC out of fold"}
-    assert run(["evaluate", cohort, "--model", trained, "-o", evidence, "--json"]) == 0
+    weights = load_model(tmp_path / "trained" / "expansion").manifest
+    assert weights.limits[-1] == "Trained on the outlines of the model that reads."
+    listed = ["--training", f"{trained}.training/training.csv"]
+    assert run(["evaluate", cohort, "--model", trained, "-o", evidence, *listed, "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)
     judged = numbers["sections"]["expansion"]
-    assert (judged["auc"]["n"], judged["auc"]["events"]) == (4, 2)
+    assert (judged["auc"]["n"], judged["auc"]["events"]) == (4, 2), "growth is taken from the true masks"
+    assert "leakage_unproven" not in {flag["name"] for flag in numbers["flags"]}
     readings = sorted((tmp_path / "evidence" / "readings").glob("*/reading.json"))
     assert len(readings) == 4, "nobody is read who was trained on"
-    record = json.loads(readings[0].read_text(encoding="utf-8"))
-    said = next(f for f in record["findings"] if f["target"] == "expansion")
-    assert said["measures"][0]["name"] == "expansion_probability"
+    record = Record.model_validate_json(readings[0].read_bytes())
+    assert record.provenance is not None
+    assert record.provenance.classifier_sha256 == weights.weights_sha256
+    probability = record.finding("expansion").measure("expansion_probability").value
+    assert isinstance(probability, float)
     page = readings[0].with_name("report.html").read_text(encoding="utf-8")
-    assert f"Probability of expansion by the image classifier: {said['measures'][0]['value']:.0f} %" in page
+    assert f"Probability of expansion by the image classifier: {probability:.0f} %" in page
+    assert weights.weights_sha256[:16] in page
