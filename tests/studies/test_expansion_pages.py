@@ -292,7 +292,8 @@ def write_expansion_cohort(root: Path) -> Cohort:
     people = [Patient("0", "A", "train"), Patient("1", "D", "external")]
     noise = np.random.default_rng(0).normal(0, 4, away.shape)
     for patient in people:
-        ct = Volume((np.where(away < 12, 65, 30) + noise).astype(np.int16), affine)
+        tissue = np.select([away < 12, away < 50, away < 55], [65, 30, 900], -1000)
+        ct = Volume((tissue + noise).astype(np.int16), affine)
         bids.write_exam(root, patient.id, "ct", ct)
         for label, radius in (("haematoma", 12), ("expansion", 20)):
             mask = ct.with_array((away < radius).astype(np.uint8))

@@ -170,7 +170,7 @@ def arm_risk(
         )
     except InputRefused as refusal:
         return MethodRisk(reason=str(refusal))
-    model = _saved(ensemble, given, settings, model_folder(arm, out, seed), budget)
+    model = _saved(ensemble, given, settings, arm_model_folder(arm, out, seed), budget)
     asked = load_classifier(model.folder, device=budget.device)
     risk = asked(arm.examples(people.external), device=budget.device)
     held = ensemble.out_of_fold
@@ -196,7 +196,7 @@ def _saved(
     )
 
 
-def model_folder(arm: ClassifierArm, out: Path, seed: int) -> Path:
+def arm_model_folder(arm: ClassifierArm, out: Path, seed: int) -> Path:
     """Return where an arm's Model of one seed lies."""
     return out / "models" / f"{arm.stem}-seed-{seed}"
 

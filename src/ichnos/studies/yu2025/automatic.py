@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ichnos.runs.ledger import settings_hash
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import cell, comparison
 from ichnos.studies.shared.reading import ct_scan, model_identity, predictor_of
-from ichnos.studies.yu2025.arms import classifier_arms, model_folder
+from ichnos.studies.yu2025.arms import classifier_arms, arm_model_folder
 from ichnos.studies.yu2025.people import People
 from ichnos.studies.yu2025.risks import KnownPatients, MethodRisk, Risks, mean_risk
 from ichnos.studies.yu2025.tables import centre_auc, paired_differences
@@ -57,7 +58,7 @@ def automatic_risks(
     arms = [arm for arm in classifier_arms(people, budget) if arm.published]
     found = {}
     for arm in arms:
-        folders = [model_folder(arm, out, budget.seed + k) for k in range(budget.seeds)]
+        folders = [arm_model_folder(arm, out, budget.seed + k) for k in range(budget.seeds)]
         found[arm.name] = mean_risk([_risk_by(folder, asked, budget.device) for folder in folders])
     return found
 
@@ -111,7 +112,7 @@ def automatic_table(people: KnownPatients, risks: Risks, automatic: Risks) -> Ta
         pair = {"drawn": risks.get(name, MethodRisk(reason=f"{name} was not trained")), "automatic": method}
         for centre in people.centres:
             gap, p = paired_differences(people, pair, centre, against="automatic")["drawn"]
-            row[f"AUC, automatic, {centre}"] = cell(lambda c=centre, m=method: centre_auc(people, m, c))  # type: ignore[misc]
+            row[f"AUC, automatic, {centre}"] = cell(partial(centre_auc, people, method, centre))
             row |= {f"drawn minus automatic, {centre}": gap, f"p, {centre}": p}
             row[f"not outlined, {centre}"] = _not_outlined(people, method, centre)
         rows.append(row)
