@@ -21,7 +21,7 @@ from ichnos.runs.ledger import settings_hash
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import cell, comparison
 from ichnos.studies.shared.reading import ct_scan, model_identity, predictor_of
-from ichnos.studies.yu2025.arms import classifier_arms, arm_model_folder
+from ichnos.studies.yu2025.arms import arm_model_folder, classifier_arms
 from ichnos.studies.yu2025.people import People
 from ichnos.studies.yu2025.risks import KnownPatients, MethodRisk, Risks, mean_risk
 from ichnos.studies.yu2025.tables import centre_auc, paired_differences
