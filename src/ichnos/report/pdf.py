@@ -25,6 +25,7 @@ _QUIET = (
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )
 _SCRIPT = re.compile(r"<script>.*?</script>", re.DOTALL)
+_HEADER = re.compile(rb"\(node\d{8}\)")
 _PATIENCE_S = 120
 
 
@@ -42,7 +43,7 @@ def printer() -> str:
 
 
 def write_pdf(page: Path, pdf: Path) -> Path:
-    """Print a report to PDF; the same report gives the same bytes, for the clock is taken out."""
+    """Print a report to PDF; the same report gives the same bytes: clock and chance are taken out."""
     with atomic_file(pdf) as temporary:
         program = printer()
         if program == "weasyprint":
@@ -50,7 +51,7 @@ def write_pdf(page: Path, pdf: Path) -> Path:
             weasyprint.HTML(filename=str(page)).write_pdf(str(temporary))
         else:
             _by_browser(program, page, temporary)
-        temporary.write_bytes(_timeless(temporary.read_bytes()))
+        temporary.write_bytes(_renumbered(_timeless(temporary.read_bytes())))
     return pdf
 
 
@@ -83,3 +84,14 @@ def _timeless(pdf: bytes) -> bytes:
     b"/CreationDate (D:20000101000000+00'00')"
     """
     return re.sub(rb"(/(?:Creation|Mod)Date ?\(D:)\d{14}", rb"\g<1>20000101000000", pdf)
+
+
+def _renumbered(pdf: bytes) -> bytes:
+    """Number the headers that table cells name from 1: a browser counts on from whatever it made before.
+
+    >>> _renumbered(b"/ID (node00000168) /Headers [(node00000168) (node00000240)]")
+    b'/ID (node00000001) /Headers [(node00000001) (node00000002)]'
+    """
+    found = sorted(set(_HEADER.findall(pdf)))
+    numbers = {name: b"(node%08d)" % number for number, name in enumerate(found, 1)}
+    return _HEADER.sub(lambda match: numbers[match.group()], pdf)

@@ -140,14 +140,18 @@ class Ledger:
             with atomic_file(path) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
             return
-        before = self._settings_before(path)
+        content = self._content_before(path)
+        before, version = content["settings"], content.get("ichnos", __version__)
         if settings_hash(before) != settings_hash(settings):
+            older = version != __version__
+            begun = f"by ichnos {version} (this is {__version__}) " if older else ""
+            same = f"resume it with ichnos {version}" if older else "give the same settings to resume"
             raise UsageError(
-                f"{self.home.parent.parent} was begun with other settings ({_difference(before, settings)});"
-                " give the same settings to resume, or another output folder"
+                f"{self.home.parent.parent} was begun {begun}with other settings"
+                f" ({_difference(before, settings)}); {same}, or give another output folder"
             )
 
-    def _settings_before(self, path: Path) -> Any:
+    def _content_before(self, path: Path) -> dict[str, Any]:
         try:
             content = json.loads(path.read_bytes())
         except (ValueError, RecursionError):
@@ -157,7 +161,7 @@ class Ledger:
                 f"{path} is damaged, so it is not known with which settings {self.home.parent.parent} was"
                 f" begun; remove {self.home} to begin anew, or give another output folder"
             )
-        return content["settings"]
+        return content
 
 
 _ABSENT = object()

@@ -98,8 +98,8 @@ def resume(key: TrainingKey, settings: LoopSettings, out: Path, device: str) -> 
     content = _read(file, device)
     if json.loads(content["settings"]) != json.loads(key.model_dump_json()):
         raise UsageError(
-            f"{out} holds a training with other settings or other data; give another folder, or the same"
-            " settings to resume it"
+            f"{out} holds a training with other settings or other data, or one begun by another version of"
+            " ichnos; give another folder, or the same settings to resume it"
         )
     state = start(key.network, settings, device)
     state.network.load_state_dict(content["network"])
