@@ -23,7 +23,7 @@ from ichnos.studies.shared.rows import PatientRow, column_mean, known_number
 from ichnos.transfer.flair import given_hyperintensities, leukoaraiosis_on_ct
 from ichnos.volume import Affine, Volume
 
-ARMS: tuple[RegistrationKind, ...] = ("rigid", "deformable")  # rigid is what the labels are transferred by
+_ARMS: tuple[RegistrationKind, ...] = ("rigid", "deformable")  # rigid is what the labels are transferred by
 _EVERY = 499  # brain voxel, at which the displacement is compared
 
 
@@ -44,7 +44,7 @@ class RegistrationJudge:
         points = brain.world(np.argwhere(brain.array > 0)[::_EVERY])
         row: dict[str, Any] = {"centre": patient.centre}
         start: Transform | None = None
-        for kind in ARMS:
+        for kind in _ARMS:
             found = register(ct, flair, kind=kind, start=start, fixed_contrast="ct", moving_contrast="mri")
             start = found.transform
             away = np.linalg.norm(found.transform.map(points) - truth.map(points), axis=1)
@@ -90,7 +90,7 @@ def registration_rows(cohort: Cohort, out: Path, budget: StudyBudget) -> list[di
     budget.say("registering external pairs with known displacement, rigidly and deformably")
     judge = RegistrationJudge(str(root))
     return read_patients(
-        judge, pairs[:1] if budget.smoke else pairs, out, budget, settings={"arms": list(ARMS)}
+        judge, pairs[:1] if budget.smoke else pairs, out, budget, settings={"arms": list(_ARMS)}
     )
 
 
@@ -104,7 +104,7 @@ def registration_table(rows: Sequence[PatientRow]) -> Table:
     lines = [
         {
             "measure": title,
-            **{kind: column_mean(rows, f"{kind}_{name}", of="a known displacement") for kind in ARMS},
+            **{kind: column_mean(rows, f"{kind}_{name}", of="a known displacement") for kind in _ARMS},
             "deformable minus rigid": column_mean(
                 [{"gap": _gap(row, name)} for row in rows], "gap", of="both arms"
             ),
@@ -113,12 +113,12 @@ def registration_table(rows: Sequence[PatientRow]) -> Table:
     ]
     note = (
         f"{len(rows)} external pairs whose displacement the simulation knows: heads lie differently in both"
-        " exams and nothing has bent between them, so that a deformable step can lose and not gain. The labels"
+        " exams and nothing has bent between them, so that a deformable step can lose, not gain. The labels"
         " are transferred rigidly."
     )
     return comparison("registration", "Rigid and deformable registration", lines, note=note)
 
 
 def _gap(row: Mapping[str, Any], name: str) -> float:
-    rigid, deformable = (known_number(row.get(f"{kind}_{name}")) for kind in ARMS)
+    rigid, deformable = (known_number(row.get(f"{kind}_{name}")) for kind in _ARMS)
     return deformable - rigid
