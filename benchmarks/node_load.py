@@ -1,12 +1,15 @@
 """Load of the node: reception beside dcmtk's storescp, claims from a long queue, last slice to worklist.
 
-python benchmarks/node_load.py [reception] [queue] [latency] [--studies 5] [--every 90]
+python benchmarks/node_load.py [reception] [queue] [latency] [--studies 11] [--every 90]
 
-reception: ten storescu at once send CT images (512 × 512) to dcmtk's storescp and to the receiver, in turn;
-images per second and their ratio. The receiver syncs each image to the disk, storescp does not.
-queue: 100,000 waiting tasks on SQLite and PostgreSQL; milliseconds of one claim with its commit.
+reception: ten storescu at once send CT images (512 × 512) to dcmtk's storescp and to the receiver as it is by
+default (two processes), in turn; images per second and their ratio. The receiver syncs each image to the
+disk, storescp does not.
+queue: 100,000 waiting tasks on SQLite and PostgreSQL; milliseconds of one claim as a worker makes it, whose
+commit does not wait for the disk.
 latency: the whole node with the default model; one simulated study every 90 s; seconds from the end of its
-last C-STORE to its line in the worklist, settle time included, and the greatest memory of all processes.
+last C-STORE to its result in the worklist (asked by REST five times a second), settle time included; the
+first study, sent as soon as receiver and pages listen, apart; the greatest memory of all processes.
 """
 
 from __future__ import annotations
@@ -14,15 +17,14 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,49 +33,85 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 from run import table
 
+if TYPE_CHECKING:
+    from ichnos.service.client import NodeClient
+    from ichnos.service.settings import NodeSettings
+
 ASSOCIATIONS, IMAGES_EACH, ROUNDS = 10, 20, 3
 TASKS, CLAIMS = 100_000, 300
+PATIENCE_S = 900.0  # for one study, or for the node to start
+_UID = "1.2.826.0.1.3680043.10.1561"
+_NODE = "import sys; from ichnos.cli.main import run; sys.exit(run(sys.argv[1:]))"
 Row = dict[str, object]
 
 
 def reception(folder: Path) -> list[Row]:
     """Compare the receiver with storescp, in turn, on the same images."""
+    from ichnos.service.settings import ReceiverSettings
+
+    outboxes = [_images(folder / f"out{k}", k) for k in range(ASSOCIATIONS)]
+    rates: list[tuple[float, float]] = []
+    for turn in range(ROUNDS):
+        rates.append((_rate_of_storescp(outboxes, folder / "scp"), _rate_of_node(outboxes, folder / "node")))
+        print(
+            f"round {turn + 1}: {rates[-1][0]:.0f}, {rates[-1][1]:.0f} images/s", file=sys.stderr, flush=True
+        )
+    theirs, ours = np.median(rates, axis=0)
+    name = f"receiver of the node, {ReceiverSettings().processes} processes as by default, images/s"
+    return [
+        {"what": "storescp --fork, images/s", "median": float(theirs)},
+        {"what": name, "median": float(ours), "ratio": float(np.median([b / a for a, b in rates]))},
+    ]
+
+
+def _rate_of_storescp(outboxes: list[Path], into: Path) -> float:
+    from builders.fault_field import free_port
+
+    port = free_port()
+    into.mkdir()
+    peer = subprocess.Popen(["storescp", "--fork", "-od", str(into), str(port)])
+    _await_listeners(port, 1)
+    rate = _rate(outboxes, port)
+    peer.kill()
+    peer.wait()
+    shutil.rmtree(into)
+    return rate
+
+
+def _rate_of_node(outboxes: list[Path], home: Path) -> float:
     from builders.fault_field import free_port
     from ichnos.service.run import run_loop
     from ichnos.service.settings import NodeSettings, ReceiverSettings, StorageSettings
 
-    outboxes = [_images(folder / f"out{k}", k) for k in range(ASSOCIATIONS)]
-    rates: dict[str, list[float]] = {"storescp": [], "ichnos": []}
-    for turn in range(ROUNDS):
-        port, into = free_port(), folder / f"scp{turn}"
-        into.mkdir()
-        peer = subprocess.Popen(["storescp", "--fork", "-od", str(into), str(port)])
-        rates["storescp"].append(_rate(outboxes, port))
-        peer.kill()
-        peer.wait()
-        settings = NodeSettings(
-            home=folder / f"node{turn}",
-            receiver=ReceiverSettings(port=free_port()),
-            storage=StorageSettings(refuse_below_gib=0.0),
-        )
-        context = multiprocessing.get_context("spawn")
-        count = settings.receiver.processes
-        children = [context.Process(target=run_loop, args=("receiver", settings)) for _ in range(count)]
-        for child in children:
-            child.start()
-        rates["ichnos"].append(_rate(outboxes, settings.receiver.port))
-        for child in children:
-            child.terminate()
-            child.join()
-        stored = len(list((settings.home / "images").rglob("*.dcm")))
-        assert stored == ASSOCIATIONS * IMAGES_EACH, f"{stored} images are stored"
-        shutil.rmtree(into)
-        shutil.rmtree(settings.home)
-    medians = {name: float(np.median(values)) for name, values in rates.items()}
-    return [
-        {"what": f"{name}, images/s", "median": value, "ratio to storescp": value / medians["storescp"]}
-        for name, value in medians.items()
-    ]
+    receiver = ReceiverSettings(port=free_port())
+    settings = NodeSettings(home=home, receiver=receiver, storage=StorageSettings(refuse_below_gib=0.0))
+    context = multiprocessing.get_context("spawn")
+    words = ("receiver", settings)
+    children = [context.Process(target=run_loop, args=words) for _ in range(receiver.processes)]
+    for child in children:
+        child.start()
+    _await_listeners(receiver.port, receiver.processes)
+    rate = _rate(outboxes, receiver.port)
+    for child in children:
+        child.terminate()
+        child.join()
+    stored = len(list((home / "images").rglob("*.dcm")))
+    assert stored == ASSOCIATIONS * IMAGES_EACH, f"{stored} images are stored"
+    shutil.rmtree(home)
+    return rate
+
+
+def _await_listeners(port: int, count: int) -> None:
+    """Wait until so many sockets listen: with one of two, a rate would be that of one process."""
+    import psutil
+
+    ends = time.monotonic() + PATIENCE_S
+    while time.monotonic() < ends:
+        sockets = psutil.net_connections("tcp")
+        if sum(one.status == psutil.CONN_LISTEN and one.laddr[1] == port for one in sockets) >= count:
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"fewer than {count} sockets listen at port {port}")
 
 
 def _images(folder: Path, number: int) -> Path:
@@ -90,12 +128,7 @@ def _images(folder: Path, number: int) -> Path:
 
 
 def _rate(outboxes: list[Path], port: int) -> float:
-    """Return images per second of all senders together, once the port answers."""
-    ends = time.monotonic() + 120
-    while subprocess.run(["echoscu", "127.0.0.1", str(port)], capture_output=True, check=False).returncode:
-        if time.monotonic() > ends:
-            raise RuntimeError("nothing listens")
-        time.sleep(0.2)
+    """Return images per second of all senders together."""
     started = time.perf_counter()
     senders = [subprocess.Popen(["storescu", "127.0.0.1", str(port), "+sd", str(box)]) for box in outboxes]
     assert not any([sender.wait() for sender in senders])
@@ -131,7 +164,7 @@ def _claims(name: str, url: str) -> Row:
     times = []
     for _ in range(CLAIMS):
         started = time.perf_counter()
-        with database.transaction() as session:
+        with database.transaction(durable=False) as session:  # as the worker does
             assert tasks.claim_task(session, "read", worker="w", now=time.time(), lease_s=60) is not None
         times.append(1000 * (time.perf_counter() - started))
     database.close()
@@ -144,46 +177,107 @@ def _claims(name: str, url: str) -> Row:
 
 def latency(folder: Path, studies: int, every_s: float) -> list[Row]:
     """Send simulated studies to the whole node and watch its worklist."""
-    import psutil
-    import yaml
-
     from builders.fault_field import free_port
+    from ichnos.service.client import NodeClient
+    from ichnos.service.settings import NodeSettings, ReceiverSettings, WebSettings
 
-    dicom, web = free_port(), free_port()
-    settings = {"home": str(folder / "node"), "receiver": {"port": dicom}, "web": {"port": web}}
-    (folder / "node.yaml").write_text(yaml.safe_dump(settings))
-    program = [
-        sys.executable,
-        "-c",
-        "import sys; from ichnos.cli.main import run; sys.exit(run(sys.argv[1:]))",
-    ]
-    node = subprocess.Popen(
-        [*program, "serve", "--config", str(folder / "node.yaml")], stdout=subprocess.DEVNULL
-    )
     series = _simulated(folder)
+    settings = NodeSettings(
+        home=folder / "node",
+        receiver=ReceiverSettings(port=free_port()),
+        web=WebSettings(port=free_port()),
+    )
     waits, most = [], 0.0
-    try:
+    with (
+        _running_node(folder, settings) as node,
+        NodeClient(f"http://127.0.0.1:{settings.web.port}", _token(settings)) as client,
+    ):
         for number in range(studies):
             began = time.monotonic()
-            outbox = _renumbered(series, folder / "out", number)
-            _rate_one(outbox, dicom)
-            sent = time.time()
-            while (read_at := _read_at(folder / "node", number)) is None:
-                most = max(most, _memory_gib(psutil.Process(node.pid)))
-                time.sleep(0.2)
-            waits.append(read_at - sent)
-            time.sleep(max(0.0, every_s - (time.monotonic() - began)))
-    finally:
-        node.send_signal(signal.SIGTERM)
-        node.wait(60)
-    return [
-        {
-            "what": f"last slice to worklist, s ({studies} studies, one every {every_s:g} s)",
-            "median": float(np.median(waits)),
-            "95th percentile": float(np.percentile(waits, 95)),
-        },
-        {"what": "memory of all processes, GiB (greatest, shared pages counted once)", "median": most},
+            _send(_renumbered(series, folder / "out", number), settings.receiver.port)
+            wait_s, memory = _until_read(client, number, node)
+            waits.append(wait_s)
+            most = max(most, memory)
+            print(f"study {number + 1}: {wait_s:.1f} s, {memory:.2f} GiB", file=sys.stderr, flush=True)
+            if number + 1 < studies:
+                time.sleep(max(0.0, every_s - (time.monotonic() - began)))
+    rows = [
+        _wait_row("of the first study after the start", waits[:1]),
+        _wait_row(f"of {len(waits) - 1} more studies, one every {every_s:g} s", waits[1:]),
     ]
+    return [row for row in rows if row] + [
+        {"what": "memory of all processes, GiB (greatest, shared pages counted once)", "median": most}
+    ]
+
+
+def _wait_row(whose: str, waits: list[float]) -> Row:
+    if not waits:
+        return {}
+    median, most = np.percentile(waits, [50, 95])
+    return {
+        "what": f"last slice to worklist {whose}, s",
+        "median": float(median),
+        "95th percentile": float(most),
+    }
+
+
+@contextmanager
+def _running_node(folder: Path, settings: NodeSettings) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `ichnos serve` with all its processes; end them afterwards."""
+    file, log = folder / "node.yaml", folder / "node.log"
+    file.write_text(settings.model_dump_json())  # JSON is YAML
+    with log.open("wb") as sink:
+        words = [sys.executable, "-c", _NODE, "serve", "--config", str(file)]
+        node = subprocess.Popen(words, stdout=sink, stderr=sink)
+        try:
+            _await_listeners(settings.receiver.port, settings.receiver.processes)
+            _await_listeners(settings.web.port, 1)
+            yield node
+        except Exception:
+            print(log.read_text(errors="replace")[-4000:], file=sys.stderr)
+            raise
+        finally:
+            node.terminate()
+            node.wait(120)
+
+
+def _token(settings: NodeSettings) -> str:
+    from ichnos.service.accounts import auth
+    from ichnos.service.store.database import open_database
+    from ichnos.service.store.tables import UserRow
+
+    database = open_database(settings.database_url)
+    with database.transaction() as session:
+        user = UserRow(name="bench", password_hash="", role="reader")
+        session.add(user)
+        session.flush()
+        token = auth.issue_token(session, user, label="bench", now=time.time(), days=1)
+    database.close()
+    return token
+
+
+def _until_read(client: NodeClient, number: int, node: subprocess.Popen[bytes]) -> tuple[float, float]:
+    """Return seconds until a study is in the worklist with its result, and the greatest memory meanwhile."""
+    import psutil
+
+    sent, most, looked_at = time.monotonic(), 0.0, 0.0
+    while time.monotonic() - sent < PATIENCE_S:
+        if node.poll() is not None:
+            raise RuntimeError(f"the node ended with code {node.returncode}")
+        rows = client.studies()
+        done = [row for row in rows if row["state"] in ("ready", "refused", "failed")]
+        if len(done) > number:
+            if bad := [row["finding"] for row in done if row["state"] != "ready"]:
+                raise RuntimeError(f"a study was not read: {bad[0]}")
+            return time.monotonic() - sent, most
+        if time.monotonic() - looked_at > 1.0:
+            most, looked_at = max(most, _memory_gib(psutil.Process(node.pid))), time.monotonic()
+        time.sleep(0.2)
+    raise RuntimeError(f"study {number + 1} was not read within {PATIENCE_S:g} s; the worklist: {rows}")
+
+
+def _send(outbox: Path, port: int) -> None:
+    subprocess.run(["storescu", "127.0.0.1", str(port), "+sd", str(outbox)], check=True, capture_output=True)
 
 
 def _simulated(folder: Path) -> Path:
@@ -202,35 +296,12 @@ def _renumbered(series: Path, folder: Path, number: int) -> Path:
     folder.mkdir()
     for k, file in enumerate(sorted(series.glob("*.dcm"))):
         dataset = dcmread(file)
-        dataset.StudyInstanceUID = f"1.2.826.0.1.3680043.10.1561.{number + 1}"
+        dataset.StudyInstanceUID = f"{_UID}.{number + 1}"
         dataset.SeriesInstanceUID = f"{dataset.StudyInstanceUID}.1"
         dataset.SOPInstanceUID = f"{dataset.StudyInstanceUID}.1.{k + 1}"
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         dataset.save_as(folder / file.name, enforce_file_format=True)
     return folder
-
-
-def _rate_one(outbox: Path, port: int) -> None:
-    while subprocess.run(["echoscu", "127.0.0.1", str(port)], capture_output=True, check=False).returncode:
-        time.sleep(0.5)
-    subprocess.run(["storescu", "127.0.0.1", str(port), "+sd", str(outbox)], check=True, capture_output=True)
-
-
-def _read_at(home: Path, number: int) -> float | None:
-    """Return when a study appeared in the worklist with its result."""
-    from sqlalchemy import select
-
-    from ichnos.service.store.database import open_database
-    from ichnos.service.store.tables import StudyRow
-
-    database = open_database(f"sqlite:///{home / 'node.db'}")
-    with database.snapshot() as session:
-        uid = f"1.2.826.0.1.3680043.10.1561.{number + 1}"
-        row = session.execute(
-            select(StudyRow).where(StudyRow.uid == uid, StudyRow.read_at.is_not(None))
-        ).scalar()
-    database.close()
-    return None if row is None else row.read_at
 
 
 def _memory_gib(parent: Any) -> float:
@@ -247,7 +318,7 @@ def main(words: list[str] | None = None) -> list[Row]:
     """Return the rows of the parts that were asked for; without the long latency part unless it is named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[[], "reception", "queue", "latency"])
-    parser.add_argument("--studies", type=int, default=5)
+    parser.add_argument("--studies", type=int, default=11)
     parser.add_argument("--every", type=float, default=90.0)
     given = parser.parse_args(words or [])
     parts: dict[str, Callable[[Path], list[Row]]] = {

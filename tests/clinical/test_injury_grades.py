@@ -9,6 +9,8 @@ from ichnos.clinical.injury import (
     INJURY_GRADES,
     INTERRUPTION,
     TOUCH,
+    expected_grade,
+    grade_probabilities,
     injury_grade,
     tract_injury,
     worst_shares,
@@ -70,8 +72,41 @@ def test_levels_at_the_tapered_ends_of_a_tract_do_not_decide() -> None:
     assert worst_shares(section, blood, blood) == (0.0, 0.0)
 
 
+def slab(start: int, stop: int) -> np.ndarray:
+    part = np.zeros((40, 40, 4), np.float32)
+    part[start:stop, 15:25] = 1
+    return part
+
+
+def test_probabilities_of_grades_pass_smoothly_over_the_steps() -> None:
+    tract, none = slab(15, 25), slab(0, 0)
+    reached = [
+        grade_probabilities(tract, slab(start, 40), none, spacing_mm=(1.0, 1.0))["haematoma infiltration"]
+        for start in (20, 24, 25, 27, 29, 32)
+    ]
+    assert reached[0] == pytest.approx(1)
+    assert reached[-1] == 0
+    assert reached == sorted(reached, reverse=True)
+    assert sum(0.02 < chance < 0.98 for chance in reached) >= 3, "where the grade has one step"
+
+
+@pytest.mark.parametrize(("blood", "oedema"), [((15, 25), (0, 0)), ((0, 0), (20, 40)), ((24, 40), (10, 40))])
+def test_probabilities_of_grades_agree_with_the_grade_where_the_place_is_certain(
+    blood: tuple[int, int], oedema: tuple[int, int]
+) -> None:
+    parts = slab(15, 25), slab(*blood), slab(*oedema)
+    grade = tract_injury(*parts, z_mm=np.arange(4.0), voxel_ml=1.0).grade
+    certain = grade_probabilities(*parts, spacing_mm=(1.0, 1.0), sd_mm=0.0)
+    assert certain[grade] == pytest.approx(1)
+    assert expected_grade(certain) == pytest.approx(INJURY_GRADES.index(grade))
+    usual = grade_probabilities(*parts, spacing_mm=(1.0, 1.0))
+    assert sum(usual.values()) == pytest.approx(1)
+
+
 def test_an_empty_tract_cannot_be_graded() -> None:
     nothing = np.zeros((3, 3, 3), np.float32)
+    with pytest.raises(ValueError, match="empty"):
+        grade_probabilities(nothing, nothing, nothing, spacing_mm=(1.0, 1.0))
     with pytest.raises(ValueError, match="empty"):
         tract_injury(nothing, nothing, nothing, z_mm=np.arange(3.0), voxel_ml=1.0)
 

@@ -9,58 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builders.growing_cohort import small_classifier, write_growing_cohort
 from builders.readable_head import head, model, rule
 from builders.tiny_model import tiny_model
-from ichnos.cohort import Cohort, Patient
+from ichnos.cohort import Cohort
 from ichnos.errors import InputRefused, UsageError
-from ichnos.formats import bids
 from ichnos.inference import Predictor
 from ichnos.inference.expansion import classifier_beside, expansion_classifier
 from ichnos.learning.expansion import chain
 from ichnos.learning.expansion.chain import FEATURES, chosen_classifier, extract, train_expansion
-from ichnos.learning.expansion.settings import ClassifierSettings, ExpansionSettings
+from ichnos.learning.expansion.settings import ExpansionSettings
 from ichnos.learning.loop.resources import Resources
-from ichnos.learning.loop.settings import changed
-from ichnos.models import NetworkSpec, load_model
+from ichnos.models import load_model
 from ichnos.reading import read_scan
-
-TINY = {
-    "num_classes": 2,
-    "image_size": [16, 16, 8],
-    "patch_size": [8, 8, 4],
-    "input_channels": 4,
-    "width": 16,
-    "depth": 1,
-    "heads": 2,
-    "clinical_features": len(FEATURES),
-}
-
-
-def classifier() -> ClassifierSettings:
-    """A classifier that trains in a second."""
-    network = NetworkSpec(name="vit", arguments=TINY)
-    return changed(ClassifierSettings(network=network), {"steps": 4, "batch": 4, "precision": "fp32"})
-
-
-def write_growing_cohort(root: Path, patients: int = 8) -> Cohort:
-    """Heads with a clot each; every second clot has doubled a day later."""
-    scan = head()
-    hu, people = scan.volume, []
-    for number in range(patients):
-        patient = Patient(f"{number}", "A", "train", facts={"onset_to_ct_h": 2.0 + number})
-        noisy = hu.array + np.random.default_rng(number).normal(0, 1, hu.shape)
-        ct = hu.with_array(noisy.astype(np.int16))
-        clot = (hu.array > 50) & (hu.array < 80)
-        more = np.zeros_like(clot)
-        more[1:], more[:-1] = clot[:-1], clot[1:]
-        later = clot | (more | np.roll(clot, 2, 1) | np.roll(clot, -2, 1)) if number % 2 else clot
-        bids.write_exam(root, patient.id, "ct", ct)
-        for label, mask in (("haematoma", clot), ("expansion", later)):
-            volume = ct.with_array(mask.astype(np.uint8))
-            bids.write_derivative(root, patient.id, volume, pipeline="manual", label=label, kind="dseg")
-        people.append(patient)
-    bids.write_cohort(people, root, name="growing")
-    return bids.read_cohort(root)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +32,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 def test_a_trained_chain_reads_a_scan_with_its_own_probability(cohort: Cohort, tmp_path: Path) -> None:
     reader = tiny_model(tmp_path / "reader")
     settings = ExpansionSettings(
-        reader=str(reader.folder), masks="outlines", folds=2, classifier=classifier()
+        reader=str(reader.folder), masks="outlines", folds=2, classifier=small_classifier()
     )
     trained = train_expansion(cohort, tmp_path / "model", settings, work=tmp_path / "work")
     assert trained.manifest.weights_sha256 == reader.manifest.weights_sha256, "it reads as the reader does"
@@ -120,7 +81,7 @@ def test_what_cannot_be_trained_is_refused(cohort: Cohort, tmp_path: Path) -> No
         train_expansion(cohort, tmp_path / "m", ExpansionSettings(definition="larger"), work=tmp_path / "w")
     reader = tiny_model(tmp_path / "reader")
     settings = ExpansionSettings(
-        reader=str(reader.folder), masks="outlines", folds=2, classifier=classifier()
+        reader=str(reader.folder), masks="outlines", folds=2, classifier=small_classifier()
     )
     with pytest.raises(InputRefused, match="folds need at least"):
         train_expansion(
@@ -128,7 +89,7 @@ def test_what_cannot_be_trained_is_refused(cohort: Cohort, tmp_path: Path) -> No
         )
     with pytest.raises(InputRefused, match="has no folder"):
         chain.examples_of(
-            Cohort(cohort.patients), settings, classifier(), reader, tmp_path / "x", Resources()
+            Cohort(cohort.patients), settings, small_classifier(), reader, tmp_path / "x", Resources()
         )
     with pytest.raises(InputRefused, match="a classifier of patients"):
         expansion_classifier(reader.folder)

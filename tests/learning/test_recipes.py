@@ -27,8 +27,10 @@ from ichnos.learning.recipes import (
     generator_recipe,
     segmentation_recipe,
 )
+from ichnos.learning.segmentation.objective import Batch, SegmentationSettings, train_segmentation
 from ichnos.learning.segmentation.settings import TrainSettings
-from ichnos.models import NetworkSpec
+from ichnos.learning.segmentation.target_files import target_specs
+from ichnos.models import NetworkSpec, Preprocessing
 from ichnos.networks import nnunet as adapter
 
 ONE_STEP = {"steps": 1, "epochs": 0, "batch": 2, "precision": "fp32"}
@@ -53,10 +55,13 @@ def test_published_networks_have_the_published_sizes() -> None:
     assert parameters(ukan, device="cpu") == pytest.approx(26.9e6, rel=2e-3)
 
 
-def test_published_umamba_has_the_topology_of_nnunets_planner() -> None:
+def planned_umamba(patch: tuple[int, ...] = (), **arguments: Any) -> NetworkSpec:
+    """Return U-Mamba in the topology of nnU-Net's planner for head CT of 0.5 x 0.5 x 5 mm (z first).
+
+    Without a patch it is made for the patch that the planner gives.
+    """
     topology = pytest.importorskip("nnunetv2.experiment_planning.experiment_planners.network_topology")
-    patch, spacing = [16, 320, 320], [5.0, 0.5, 0.5]
-    _, strides, kernels, fitted, _ = topology.get_pool_and_conv_props(spacing, patch, 4, 999)
+    _, strides, kernels, fitted, _ = topology.get_pool_and_conv_props([5.0, 0.5, 0.5], [16, 320, 320], 4, 999)
     planned = {
         "features_per_stage": [min(32 * 2**stage, 320) for stage in range(len(strides))],
         "strides": [list(map(int, s)) for s in strides],
@@ -65,14 +70,49 @@ def test_published_umamba_has_the_topology_of_nnunets_planner() -> None:
         "n_conv_per_stage_decoder": [2] * (len(strides) - 1),
     }
     settings = segmentation_recipe("haematoma", "published")
-    assert isinstance(settings, NnunetSettings)
-    arguments = adapter.network_arguments(settings.network, planned, [int(n) for n in fitted])
-    spec = NetworkSpec(name=settings.network, arguments=arguments | {"input_channels": 1, "num_classes": 2})
-    assert len(strides) == 7
+    size = [int(n) for n in patch or fitted]
+    own = adapter.network_arguments(settings.network, planned, size)  # type: ignore[union-attr]
+    return NetworkSpec(
+        name="umamba_enc", arguments={"input_channels": 1, "num_classes": 2, **own, **arguments}
+    )
+
+
+def test_published_umamba_has_the_topology_of_nnunets_planner() -> None:
+    spec = planned_umamba()
+    assert spec.arguments["input_size"] == [16, 320, 320]
+    assert len(spec.arguments["strides"]) == 7
     assert spec.arguments["features_per_stage"][-1] == 320
-    assert 40e6 < parameters(spec) < 120e6
+    assert parameters(spec) == pytest.approx(63.6e6, rel=1e-3)
+    settings = segmentation_recipe("haematoma", "published")
+    assert isinstance(settings, NnunetSettings)
+    assert settings.network == spec.name
     assert settings.epochs * settings.iterations == 125_000
     assert settings.learning_rate == 1e-3
+
+
+@pytest.mark.slow
+def test_one_step_of_the_published_umamba_on_a_smaller_patch(tmp_path: Path) -> None:
+    """All seven stages at full width; 8 x 64 x 64 voxels are the least that leave two at the bottom.
+
+    The step of its own patch of 16 x 320 x 320 takes more memory than a machine for tests has.
+    """
+    spec = planned_umamba((8, 64, 64), num_classes=1, deep_supervision=True)
+    assert parameters(spec) == pytest.approx(62.2e6, rel=1e-3), (
+        "fewer voxels at the bottom, so fewer features"
+    )
+    how = Preprocessing(spacing_mm=(0.5, 0.5, 5.0), patch=(64, 64, 8), windows_hu=((0.0, 80.0),))
+    settings = SegmentationSettings(
+        network=spec,
+        preprocessing=how,
+        targets=target_specs("ICH"),
+        loop=LoopSettings(steps=1, precision="fp32", validations=0),
+    )
+    image = torch.randn(1, 1, 8, 64, 64, generator=torch.Generator().manual_seed(0))
+    batch = Batch(image, (image > 1).float(), torch.ones(1, 1))
+    losses, watched = watching()
+    network = train_segmentation(settings, lambda number: batch, tmp_path, resources=watched)
+    assert 0 < losses[0] < 4
+    assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values())
 
 
 @pytest.mark.parametrize(

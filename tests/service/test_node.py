@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,18 +14,25 @@ from pydicom.uid import CTImageStorage
 from pynetdicom import AE, evt
 from sqlalchemy import select
 
+from ichnos.api import Engine
 from ichnos.errors import InputRefused
 from ichnos.reading import Reading, refused
 from ichnos.service.accounts import auth
 from ichnos.service.assembler import assemble
 from ichnos.service.node import Node, open_node
 from ichnos.service.sender import Sender, deliver_files
-from ichnos.service.settings import Destination, NodeSettings, ReceiverSettings, SendingSettings
+from ichnos.service.settings import (
+    Destination,
+    NodeSettings,
+    ReadingSettings,
+    ReceiverSettings,
+    SendingSettings,
+)
 from ichnos.service.store import studies
 from ichnos.service.store.images import store_image
 from ichnos.service.store.tables import DeliveryRow, StudyRow
 from ichnos.service.web.app import create_app
-from ichnos.service.worker import Worker
+from ichnos.service.worker import Worker, load_model_ahead, study_reader
 from service.test_receiver import one_slice
 
 PASSWORD = "correct horse battery"
@@ -97,6 +106,25 @@ def test_a_failing_reader_is_tried_again_and_then_named(node: Node, tmp_path: Pa
         assert worker.step()
         node.clock.now += 3600  # type: ignore[attr-defined]
     assert state(node) == ("failed", "RuntimeError: out of luck")
+
+
+def test_the_networks_are_loaded_before_a_study_comes_and_a_bad_model_is_logged(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded: list[Engine] = []
+    monkeypatch.setattr(Engine, "predictor", lambda engine: loaded.append(engine))
+    reading = ReadingSettings(model="chosen", threads=1)
+    node = replace(node, settings=node.settings.model_copy(update={"reading": reading}))
+    load_model_ahead(node)
+    (engine,) = loaded
+    assert (engine.model, engine.threads) == ("chosen", 1)
+    assert not caplog.records
+    with suppress(AttributeError):  # a study is read with the same engine, so nothing is loaded twice
+        study_reader(node)(node.settings.home / "nothing", "name")
+    assert loaded == [engine, engine]
+    monkeypatch.undo()
+    load_model_ahead(node)  # there is no folder of this name
+    assert "the model could not be loaded" in caplog.text
 
 
 def test_a_killed_worker_loses_nothing(node: Node, tmp_path: Path) -> None:

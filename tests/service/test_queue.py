@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import threading
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import event, select, text
 
 from ichnos.service.store import queue
 from ichnos.service.store.database import Database
@@ -107,3 +108,37 @@ def test_a_task_is_not_there_when_its_transaction_fails(database: Database) -> N
     except Boom:
         pass
     assert claim(database) is None
+
+
+def test_a_claim_waits_for_no_disk_and_every_other_transaction_does(database: Database) -> None:
+    fill(database, 1)
+    asked = "PRAGMA synchronous" if database.is_sqlite else "SHOW synchronous_commit"
+    seen = []
+    for durable in (False, True, False):
+        with database.transaction(durable=durable) as session:
+            seen.append(session.execute(text(asked)).scalar())
+            if not durable:
+                queue.claim_task(session, "read", worker="w", now=0.0, lease_s=10)
+    quick, safe = (1, 2) if database.is_sqlite else ("off", "on")
+    assert seen == [quick, safe, quick]
+    with database.snapshot() as session:
+        assert session.execute(select(TaskRow.state, TaskRow.attempts)).one() == ("leased", 1)
+
+
+def test_the_next_task_is_found_by_the_index_alone(database: Database) -> None:
+    """A claim must cost the same however long the queue is: no sort, no walk over the table."""
+    fill(database, 300)
+    ran: list[tuple[str, Any]] = []
+    note = lambda _c, _d, statement, values, *_: ran.append((statement, values))  # noqa: E731
+    event.listen(database.engine, "before_cursor_execute", note)
+    assert claim(database) is not None
+    event.remove(database.engine, "before_cursor_execute", note)
+    ((statement, values),) = [(words, values) for words, values in ran if words.startswith("UPDATE task")]
+    explain, sort = ("EXPLAIN QUERY PLAN", "TEMP B-TREE") if database.is_sqlite else ("EXPLAIN", "Sort")
+    with database.transaction() as session:
+        if not database.is_sqlite:  # else it would walk over so small a table
+            session.execute(text("SET LOCAL enable_seqscan TO OFF"))
+        plan = session.connection().exec_driver_sql(f"{explain} {statement}", values).all()
+    lines = " ".join(str(line) for line in plan)
+    assert "task_next" in lines
+    assert sort not in lines

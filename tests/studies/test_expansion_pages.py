@@ -5,12 +5,15 @@ numbers are those put in.
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from builders.tiny_model import tiny_model
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate
@@ -25,14 +28,15 @@ from ichnos.learning.expansion.settings import region_classifier
 from ichnos.learning.expansion.slice_generator import Picture
 from ichnos.models import load_model
 from ichnos.prognosis.growth import GrowthInputs
+from ichnos.scan import Scan
 from ichnos.studies.abramova2024 import study as abramova2024
 from ichnos.studies.abramova2024.page import abramova_page
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import StudyPage, write_page
 from ichnos.studies.shared.record import load_record, save_record
 from ichnos.studies.shared.rows import plain_cells
-from ichnos.studies.yu2025 import outlines, tables, training_tables
-from ichnos.studies.yu2025.arms import ClassifierArm, arm_risk, expansion_risks
+from ichnos.studies.yu2025 import automatic, outlines, tables, training_tables
+from ichnos.studies.yu2025.arms import ClassifierArm, arm_risk, classifier_arms, expansion_risks
 from ichnos.studies.yu2025.people import People, Person, people_of
 from ichnos.studies.yu2025.risks import (
     MethodRisk,
@@ -218,6 +222,68 @@ def test_people_are_cut_once_from_either_form_of_a_cohort(tmp_path: Path) -> Non
     assert (known.training[0].patient, known.centres) == (first.patient, ("D",))
 
 
+def test_automatic_outlines_are_paired_with_the_drawn_ones() -> None:
+    rng = np.random.default_rng(0)
+    people = People((), tuple(person(k, "D", rng) for k in range(40)))
+    drawn = {p.patient: p.outcome + rng.normal(0, 0.4) for p in people.external}
+    spoilt = {patient: score + rng.normal(0, 1.5) for patient, score in drawn.items()}
+    missed = {patient: score for patient, score in spoilt.items() if patient != "D0"}
+    risks = {"published, as is": MethodRisk(drawn)}
+    table = automatic.automatic_table(people, risks, {"published, as is": MethodRisk(missed)})
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    value, low, high = (
+        float(part) for part in re.findall(r"[-+]\d\.\d+", str(row["drawn minus automatic, D"]))
+    )
+    assert 0 < low < value < high
+    assert row["not outlined, D"] == "1 of 40"
+    same = automatic.automatic_table(people, risks, risks)
+    assert str(dict(zip(same.columns, same.rows[0], strict=True))["drawn minus automatic, D"]).startswith(
+        "+0.000"
+    )
+    nothing = automatic.automatic_table(people, risks, {})
+    assert "need the part `outlines`" in str(nothing.rows[0][1])
+
+
+class Drawing:
+    """A predictor whose ICH is a ball in the middle of the scan."""
+
+    def __init__(self, radius_mm: float) -> None:
+        self.radius_mm = radius_mm
+
+    def __call__(self, scan: Scan) -> Drawing:
+        self.volume = scan.volume
+        return self
+
+    def mask(self, name: str) -> Volume:
+        shape, spacing = self.volume.shape, self.volume.spacing_mm
+        at = np.stack([(np.indices(shape)[k] - shape[k] / 2) * spacing[k] for k in range(3)])
+        return self.volume.with_array(np.linalg.norm(at, axis=0) < self.radius_mm)
+
+
+def test_external_patients_are_cut_at_the_outlines_of_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = write_expansion_cohort(tmp_path / "cohort")
+    external = people_of(cohort, tmp_path / "people", SMOKE, size=32).external
+    rng = np.random.default_rng(0)
+    people = People(tuple(person(k, "A", rng) for k in range(8)), external)
+    published = next(iter(classifier_arms(people, SMOKE)))
+    drawn = arm_risk(people, published, tmp_path, SMOKE, seed=0).risk
+    outliner = tiny_model(tmp_path / "outliner")
+    for radius_mm, again in ((12.0, True), (0.0, False)):
+        drawing = Drawing(radius_mm)
+        monkeypatch.setattr(automatic, "predictor_of", lambda folder, device, drawing=drawing: drawing)
+        shutil.rmtree(tmp_path / "automatic", ignore_errors=True)
+        risks = automatic.automatic_risks(people, cohort, outliner, tmp_path, SMOKE)
+        if again:
+            assert risks[published.name].risk == pytest.approx(drawn, abs=1e-3), (
+                "the same outline, the same risk"
+            )
+            assert risks["published, oversample 1:2"].reason == "the arm could not be trained"
+        else:
+            assert "outlines nothing" in risks[published.name].reason
+
+
 def write_expansion_cohort(root: Path) -> Cohort:
     """Write two patients with a ball that grows: one to train, one external."""
     affine = np.diag([2.0, 2.0, 5.0, 1.0])
@@ -226,7 +292,8 @@ def write_expansion_cohort(root: Path) -> Cohort:
     people = [Patient("0", "A", "train"), Patient("1", "D", "external")]
     noise = np.random.default_rng(0).normal(0, 4, away.shape)
     for patient in people:
-        ct = Volume((np.where(away < 12, 65, 30) + noise).astype(np.int16), affine)
+        tissue = np.select([away < 12, away < 50, away < 55], [65, 30, 900], -1000)
+        ct = Volume((tissue + noise).astype(np.int16), affine)
         bids.write_exam(root, patient.id, "ct", ct)
         for label, radius in (("haematoma", 12), ("expansion", 20)):
             mask = ct.with_array((away < radius).astype(np.uint8))

@@ -71,7 +71,7 @@ def trial(patients: int) -> tuple[list[dict[str, Any]], Cohort]:
         }
         for way, told in (("pairs", grade), ("truth", grade), ("affine", guess), ("thread", grade)):
             row |= {f"{way}_grade": told, f"{way}_load_ml": told + 0.1, f"{way}_weighted_load_ml": told + 0.2}
-            row[f"{way}_loss"] = told / 3
+            row |= {f"{way}_loss": told / 3, f"{way}_soft": told + rng.normal(0, 0.1)}
         rows.append(row)
         facts = {
             "arm": "surgery" if surgery else "medical",
@@ -130,7 +130,7 @@ def test_a_way_that_graded_nobody_says_so() -> None:
 
 def test_injury_adds_to_age_gcs_volume_and_ivh(trial_page: StudyPage) -> None:
     ways = TRACT_WAYS
-    for predictor in ("lesion load", "largest loss of cross-section", "grade"):
+    for predictor in ("lesion load", "largest loss of cross-section", "grade", "expected grade"):
         row = cells(trial_page, "added_value", f"motor NIHSS at 180 days: {predictor}")
         assert "p < 0.001" in str(row["limit"]), "outcome was drawn from the grade"
         assert "p < 0.001" not in str(row[ways["affine"]]), "grades at random add nothing"
@@ -331,6 +331,7 @@ def test_the_reader_of_tracts_measures_each_way_against_the_label(tmp_path: Path
         {"left": sides["tract_left"].with_array(blood.array > 0), "right": sides["tract_right"]}, blood, None
     )
     assert INJURY_GRADES[reached["grade"]] == "complete interruption"
+    assert 2 < reached["soft"] <= 3, "displaced, the tract is not interrupted everywhere"
     assert murray_reading.worse_side({"left": None, "right": sides["tract_right"]}, blood, None) == {}
     assert INJURY_GRADES[row["pairs_grade"]] == "no risk", "the drawn tract leaves the clot out"
 

@@ -33,11 +33,14 @@ class StoredReading:
 
     @property
     def model(self) -> str:
-        """Return what read: weights, those that refined, and a site's recalibration, joined by "+"."""
+        """Return the hashes of what read, joined by "+": weights, refinement, classifier, recalibration."""
         provenance = self.record.provenance
         assert provenance is not None  # refusals are left out
         return joined_identity(
-            provenance.model_sha256, provenance.refinement_sha256, provenance.recalibration_sha256
+            provenance.model_sha256,
+            provenance.refinement_sha256,
+            provenance.classifier_sha256,
+            provenance.recalibration_sha256,
         )
 
     def measure(self, name: str) -> Measure | None:

@@ -197,6 +197,11 @@ def _by_nnunet(
         raise UsageError(
             "nnU-Net plans its own network, so it cannot start from the weights of another: leave out --from"
         )
+    if settings.folds:
+        raise UsageError(
+            "--folds trains with our own loop; nnU-Net trains on the split train and validates on the split"
+            " validation: leave out --folds, or --engine nnunet"
+        )
     if settings.minutes is not None or settings.steps is not None:
         raise UsageError(
             "nnU-Net counts in epochs: give --set nnunet.epochs=50 --set nnunet.iterations=250 instead of"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,9 @@ import torch
 from ichnos.errors import InputRefused
 from ichnos.inference.crops import haematoma_region, published_slices
 from ichnos.models import Model, load_model
-from ichnos.models.store import MANIFEST
+from ichnos.models.store import CLASSIFIER, MANIFEST
 from ichnos.networks.ensemble import CalibratedEnsemble
 from ichnos.volume import Volume
-
-CLASSIFIER = "expansion"  # the folder in a model's folder that holds its classifier of expansion
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +65,14 @@ def expansion_classifier(folder: Path) -> ExpansionClassifier:
 
 
 def classifier_beside(model: Model) -> ExpansionClassifier | None:
-    """Return the classifier of expansion that a model's folder holds; None where there is none."""
-    folder = model.folder / CLASSIFIER
-    return expansion_classifier(folder) if (folder / MANIFEST).is_file() else None
+    """Return the classifier of expansion in a model's folder, loaded once; None where there is none."""
+    description = model.folder / CLASSIFIER / MANIFEST
+    if not description.is_file():
+        return None
+    return _loaded(description.parent, description.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _loaded(folder: Path, changed_ns: int) -> ExpansionClassifier:
+    del changed_ns  # a classifier that was trained anew is loaded anew
+    return expansion_classifier(folder)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a graph that was compile
 
 WEIGHTS, MANIFEST, CARD = "model.safetensors", "model.json", "CARD.md"
 SHIPPED = Path(__file__).parent / "weights"
+CLASSIFIER = "expansion"  # the folder in a model's folder that holds its classifier of expansion
 REFINEMENT = "refinement"  # the folder in a model's folder that holds the model which corrects its answers
 # All that ichnos writes into a model folder: what was fitted to the old weights goes with them.
 _OURS = {
@@ -72,10 +73,15 @@ class Model:
             )
         return found
 
+    def classifier(self) -> Model | None:
+        """Open the classifier of expansion in this model's folder; None where there is none."""
+        folder = self.folder / CLASSIFIER
+        return load_model(folder) if (folder / MANIFEST).is_file() else None
+
     def all_weights(self) -> str:
-        """Return the SHA-256 of the weights and, where there is one, of the refinement's."""
-        refinement = self.refinement()
-        return "+".join(model.manifest.weights_sha256 for model in (self, refinement) if model is not None)
+        """Return the SHA-256 of the weights, and of the refinement's and classifier's where there are any."""
+        parts = (self, self.refinement(), self.classifier())
+        return "+".join(model.manifest.weights_sha256 for model in parts if model is not None)
 
 
 def save_model(folder: Path, network: torch.nn.Module, manifest: Manifest) -> Model:

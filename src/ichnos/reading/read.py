@@ -130,12 +130,14 @@ def _numbers(facts: Mapping[str, Fact]) -> dict[str, float]:
 
 def _provenance(predictor: Predictor, scan: Scan) -> ReadingProvenance:
     manifest, refinement = predictor.model.manifest, predictor.refinement
+    classifier = classifier_beside(predictor.model)
     return ReadingProvenance(
         code_version=ichnos.__version__,
         model_name=manifest.name,
         model_version=manifest.version,
         model_sha256=manifest.weights_sha256,
         refinement_sha256=refinement.manifest.weights_sha256 if refinement else "",
+        classifier_sha256=classifier.model.manifest.weights_sha256 if classifier else "",
         recalibration_sha256=recalibration_digest(predictor.model.folder),
         input_sha256=volume_digest(scan.volume),
         backend=predictor.backend,

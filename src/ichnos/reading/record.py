@@ -78,6 +78,7 @@ class ReadingProvenance(PlainModel):
     model_version: str
     model_sha256: str
     refinement_sha256: str = ""  # of the weights that corrected the model's answers; "": none did
+    classifier_sha256: str = ""  # of the weights of an image classifier of expansion; "": there is none
     recalibration_sha256: str = ""  # of a site's recalibration (site.json); "": none was applied
     input_sha256: str  # of the HU array and affine that were read
     backend: str

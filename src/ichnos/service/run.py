@@ -86,8 +86,9 @@ def _work(node: Node) -> None:
     from ichnos.service.partners.judge import PairJudge
     from ichnos.service.partners.search import PartnerSearch
     from ichnos.service.partners.shadow import ShadowReader
-    from ichnos.service.worker import Worker, study_reader
+    from ichnos.service.worker import Worker, load_model_ahead, study_reader
 
+    load_model_ahead(node)
     worker = Worker(node, study_reader(node), partial(study_reader, node))
     judge, shadow = PairJudge(node), ShadowReader(node, partial(study_reader, node))
     search = PartnerSearch(node)

@@ -67,7 +67,8 @@ class Worker:
 
     def _claim(self) -> _Job | None:
         settings, now = self.node.settings, self.node.clock()
-        with self.node.database.transaction() as session:
+        # A claim that a crash of the machine undoes is made again: nobody waits for its way to the disk.
+        with self.node.database.transaction(durable=False) as session:
             task = queue.claim_task(
                 session, "read", worker=self.name, now=now, lease_s=settings.reading.lease_s
             )
@@ -151,16 +152,27 @@ def study_reader(node: Node, model: str = "") -> ReadStudy:
 
     The choice is looked up for each study, so that a change in the pages holds from the next one on.
     """
-    settings = node.settings.reading
 
     def read(folder: Path, name: str) -> Reading:
-        with node.database.snapshot() as session:
-            chosen = folder_of_model(session, node.settings, model)
-        cache = str(node.settings.home / "compiled")
-        engine = Engine(model=chosen, device=settings.device, threads=settings.threads, cache=cache)
-        return read_with(engine.predictor(), folder, name=name)
+        return read_with(_engine(node, model).predictor(), folder, name=name)
 
     return read
+
+
+def load_model_ahead(node: Node) -> None:
+    """Load the networks before a study comes, which then need not wait; a model that fails is logged."""
+    try:
+        _engine(node).predictor()
+    except Exception as error:  # each study that it cannot read will say so
+        _log.error("the model could not be loaded: %s", error)
+
+
+def _engine(node: Node, model: str = "") -> Engine:
+    settings = node.settings.reading
+    with node.database.snapshot() as session:
+        chosen = folder_of_model(session, node.settings, model)
+    cache = str(node.settings.home / "compiled")
+    return Engine(model=chosen, device=settings.device, threads=settings.threads, cache=cache)
 
 
 def outcome_of(record: Record, folder: str) -> ReadingOutcome:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("sqlalchemy")
@@ -35,8 +34,9 @@ from ichnos.service.store import events, queue, studies
 from ichnos.service.store.database import Database
 from ichnos.service.store.images import StoredImage, store_image
 from ichnos.service.store.options import option
-from ichnos.service.store.tables import PairRow, ScoreRow, StudyRow, TaskRow
+from ichnos.service.store.tables import PairRow, StudyRow, TaskRow
 from ichnos.service.web.app import create_app
+from service.web.visits import add_judgements
 
 SETTINGS = PartnerSettings(delay_s=100)
 
@@ -340,23 +340,7 @@ def _files(node: Node, study_id: int) -> list[Path]:
 
 @pytest.fixture
 def judged(paired: Node) -> Node:
-    rng = np.random.default_rng(0)
-    with paired.database.transaction() as session:
-        for k in range(30):
-            own = volume_score(k, 20, 20 + float(rng.normal(0, 4)))
-            new = Score(**{**own.__dict__, "model": "new"})
-            for score in (own, new, chance_score(k, 0.3, k % 3 == 0)):
-                row = score.__dict__ | {"pair": f"{score.pair}{k}"}
-                session.add(
-                    ScoreRow(
-                        pair_id=1,
-                        partner=f"p{k}",
-                        model=score.model,
-                        quantity=score.quantity,
-                        score=row,
-                        at=1,
-                    )
-                )
+    add_judgements(paired, pair_id=1)
     return paired
 
 

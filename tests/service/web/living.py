@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from ichnos.service.settings import (
     ReceiverSettings,
     SendingSettings,
 )
+from ichnos.service.web import views
 from ichnos.service.web.app import create_app
 from ichnos.service.worker import Worker
 
@@ -172,3 +174,25 @@ def require_program(name: str, package: str) -> str:
             pytest.fail(f"{name} is not installed; CI installs it")
         pytest.skip(f"{name} is not installed (Debian: {package})")
     return found
+
+
+def fetch_package(spec: str, folder: Path) -> Path:
+    """Fetch a package from npm; return its tarball. Without it CI fails and anybody else skips."""
+    npm = require_program("npm", "npm")
+    words = [npm, "pack", "--silent", spec]
+    fetched = subprocess.run(words, cwd=folder, capture_output=True, timeout=300, check=False)
+    if fetched.returncode:
+        if os.environ.get("CI"):
+            pytest.fail(f"{spec} could not be fetched from npm")
+        pytest.skip(f"{spec} could not be fetched from npm")
+    return next(folder.glob("*.tgz"))
+
+
+def finished_study(living: Living, seconds: float = 300) -> int:
+    """Return the number of the newest study that was read, once there is one."""
+
+    def newest() -> int:
+        with living.node.database.snapshot() as session:
+            return max((row.id for row in views.worklist(session, state="ready")), default=0)
+
+    return int(until(newest, seconds))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from fastapi.testclient import TestClient
 
+from builders.audited import chance_score, volume_score
+from ichnos.audit.score import Score
 from ichnos.service.accounts import auth
 from ichnos.service.accounts.auth import Role
 from ichnos.service.node import Node, open_node
 from ichnos.service.settings import NodeSettings
-from ichnos.service.store.tables import StudyRow
+from ichnos.service.store.tables import ScoreRow, StudyRow
 from ichnos.service.web.app import create_app
 
 PASSWORD = "correct horse battery"
@@ -54,3 +57,16 @@ def add_study(node: Node, uid: str = "1.2.840.1", state: str = "ready", **column
         session.add(study)
         session.flush()
         return int(study.id)
+
+
+def add_judgements(node: Node, *, pair_id: int) -> None:
+    """Add what thirty partner exams said of two models, all under one pair."""
+    rng = np.random.default_rng(0)
+    with node.database.transaction() as session:
+        for k in range(30):
+            own = volume_score(k, 20, 20 + float(rng.normal(0, 4)))
+            new = Score(**{**own.__dict__, "model": "new"})
+            for score in (own, new, chance_score(k, 0.3, k % 3 == 0)):
+                plain = score.__dict__ | {"pair": f"{score.pair}{k}"}
+                columns = {"partner": f"p{k}", "model": score.model, "quantity": score.quantity, "at": 1}
+                session.add(ScoreRow(pair_id=pair_id, score=plain, **columns))

@@ -34,28 +34,32 @@ def measure_cases(
     plan: EvidencePlan,
     out: Path,
     *,
+    name: str = "evaluate",
     workers: int = 1,
     progress: bool = True,
 ) -> Summary:
     """Measure every case with masks, resuming where an earlier call stopped; a case that fails is named
-    and does not stop the rest.
+    and does not stop the rest. `name` tells the ledger of one group of cases from that of another.
     """
-    chosen = [case for case in cases if _shared(case) or case.grade_injury]
+    chosen = [case for case in cases if _shared(case) or case.grade_injury or _volumes_asked(case)]
     settings = {
         "plan": plan.model_dump(
             mode="json", include={"labels", "targets", "lesions", "tubes", "tolerance_mm", "size_bins_ml"}
         ),
-        "masks": settings_hash([[case.id, *_stamps(case)] for case in chosen]),
+        "masks": settings_hash([[case.id, *_stamps(case), *_volumes_asked(case)] for case in chosen]),
     }
     task = partial(measure_case, plan=plan)
-    return apply(
-        task, chosen, out=out, settings=settings, name="evaluate", workers=workers, progress=progress
-    )
+    return apply(task, chosen, out=out, settings=settings, name=name, workers=workers, progress=progress)
 
 
 def _shared(case: EvaluationCase) -> list[str]:
     """Return the masks that both sides hold, in the order of their names."""
     return sorted(set(case.truth) & set(case.predicted))
+
+
+def _volumes_asked(case: EvaluationCase) -> list[str]:
+    """Return the true masks whose volume is asked for and not in the cohort's table."""
+    return sorted(set(case.facts_ml) & set(case.truth))
 
 
 def _stamps(case: EvaluationCase) -> list[str]:
@@ -83,6 +87,8 @@ def measure_case(case: EvaluationCase, _: Path, *, plan: EvidencePlan) -> Mappin
             row[name]["growth_dice"] = growth_dice(
                 baseline=baseline, truth_followup=truth, predicted_followup=prediction
             )
+    for name in _volumes_asked(case):
+        row[f"{TRUE}{case.facts_ml[name]}"] = volume_ml(mask(case.truth[name]))
     if case.grade_injury:
         row |= _true_injury({name: mask(layer) for name, layer in case.truth.items()})
     return row

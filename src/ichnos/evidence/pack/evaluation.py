@@ -37,6 +37,8 @@ class EvaluationCase:
     predicted: Mapping[str, Layer] = field(default_factory=dict)
     ct: Path | None = None  # to draw failures on
     grade_injury: bool = False  # grade the tract's injury on the true masks too
+    # true masks whose volume the cohort's table does not hold -> the column of facts that it becomes
+    facts_ml: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,7 @@ class Evaluation:
     name: str  # of the predictions
     plan: EvidencePlan
     cases: tuple[EvaluationCase, ...]
+    tuning: tuple[EvaluationCase, ...]  # of the validation split: no prediction of theirs is measured
     # pandas: one row per case, the cohort's facts and the predictions' columns (prefixed "predicted_")
     table: Any
     # pandas: the same for patients of the validation split, to choose thresholds and fit calibration on
@@ -77,12 +80,14 @@ def gather(
     images = read_training(training) if training else predictions.training
     tuning = [p for p in everyone if p.split == "validation" and p.split not in plan.splits and p.id in rows]
     missing = tuple(p.id for p in everyone if p.split in plan.splits and p.id not in rows)
+    table, tuning_table = _joined(evaluated, rows), _joined(tuning, rows)
     return Evaluation(
         name=predictions.name,
         plan=plan,
-        cases=tuple(_case(p, predictions, plan) for p in evaluated),
-        table=_joined(evaluated, rows),
-        calibration_table=_joined(tuning, rows),
+        cases=tuple(_case(p, predictions, plan, _unknown_ml(plan, table)) for p in evaluated),
+        tuning=tuple(_case_to_tune(p, plan, _unknown_ml(plan, tuning_table)) for p in tuning),
+        table=table,
+        calibration_table=tuning_table,
         proof=leakage_proof([_evaluated(p, rows[p.id]) for p in evaluated], images),
         predictions=predictions,
         without_prediction=missing,
@@ -183,22 +188,47 @@ def _evaluated(patient: Patient, row: Mapping[str, Fact]) -> Evaluated:
     return Evaluated(patient.id, patient.centre, split, model_hash, sources, sha256)
 
 
-def _case(patient: Patient, predictions: Predictions, plan: EvidencePlan) -> EvaluationCase:
-    truth = {
+def _unknown_ml(plan: EvidencePlan, table: Any) -> dict[str, str]:
+    """Return which true masks give volumes that the table of a cohort does not hold."""
+    baseline, followup = plan.volume_columns
+    columns = {
+        "haematoma ICH": baseline,
+        "expansion ICH": followup,
+        "haematoma IVH": plan.ivh_columns[0],
+        "expansion IVH": plan.ivh_columns[1],
+        "haematoma PHE": "phe_ml",
+        "leukoaraiosis": "leukoaraiosis_ml",
+    }
+    return {name: fact for name, fact in columns.items() if fact not in table.columns}
+
+
+def _true_masks(patient: Patient, plan: EvidencePlan) -> dict[str, Layer]:
+    return {
         layer_name(target, label): Layer(path, code)
         for target, path in patient.targets.items()
         if target in plan.targets
         for label, code in plan.labels_of(target).items()
     }
+
+
+def _case_to_tune(patient: Patient, plan: EvidencePlan, facts_ml: Mapping[str, str]) -> EvaluationCase:
+    truth = _true_masks(patient, plan)
+    return EvaluationCase(patient.id, patient.centre, patient.split, truth, facts_ml=facts_ml)
+
+
+def _case(
+    patient: Patient, predictions: Predictions, plan: EvidencePlan, facts_ml: Mapping[str, str]
+) -> EvaluationCase:
     row = predictions.rows[patient.id]
     return EvaluationCase(
         patient.id,
         patient.centre,
         patient.split,
-        truth,
+        _true_masks(patient, plan),
         predictions.layers.get(patient.id, {}),
         patient.exams.get("ct"),
         any(name.startswith("injury_") for name in row),
+        facts_ml,
     )
 
 

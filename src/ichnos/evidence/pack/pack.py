@@ -16,10 +16,9 @@ from typing import Any
 from ichnos import __version__
 from ichnos.cohort import Cohort
 from ichnos.errors import UsageError
-from ichnos.evidence.metrics.summary import measure_column
 from ichnos.evidence.pack.cases import TRUE, measure_cases
 from ichnos.evidence.pack.checklists import checklists
-from ichnos.evidence.pack.evaluation import Evaluation, gather
+from ichnos.evidence.pack.evaluation import Evaluation, EvaluationCase, gather
 from ichnos.evidence.pack.flags import ReviewFlag, check_pair
 from ichnos.evidence.pack.outcomes.section import outcome_sections
 from ichnos.evidence.pack.page import render_page
@@ -83,7 +82,8 @@ def write_evidence(
     measure = partial(measure_cases, plan=plan, workers=workers, progress=progress)
     measured = measure(evaluation.cases, out=out)
     other = measure(rival.cases, out=out / "against") if rival else None
-    evaluation = _with_measured_facts(evaluation, measured.rows)
+    tuned = measure(evaluation.tuning, out=out, name="tune")
+    evaluation = _with_measured_facts(evaluation, measured.rows, tuned.rows)
     sections = _sections(evaluation, measured, rival, other)
     pack = _pack(out, evaluation, sections, measured)
     _write(pack, evaluation, measured)
@@ -123,35 +123,27 @@ def _sections(
     return tuple(section for section in sections if section is not None)
 
 
-def _with_measured_facts(evaluation: Evaluation, rows: Sequence[Mapping[str, Any]]) -> Evaluation:
+def _with_measured_facts(
+    evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], tuning_rows: Sequence[Mapping[str, Any]]
+) -> Evaluation:
     """Take volumes and tract injuries from the true masks where the cohort's table does not hold them."""
-    table = evaluation.table
+    table = _with_facts(evaluation.table, evaluation.cases, rows)
+    if "injury" not in table.columns and {"injury_left", "injury_right"} <= set(table.columns):
+        sides = zip(table["injury_left"], table["injury_right"], strict=True)
+        table = table.assign(injury=[worse_grade(*pair) for pair in sides])
+    tuning = _with_facts(evaluation.calibration_table, evaluation.tuning, tuning_rows)
+    return dataclasses.replace(evaluation, table=table, calibration_table=tuning)
+
+
+def _with_facts(table: Any, cases: Sequence[EvaluationCase], rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return a table with the columns that were measured on the true masks of its patients."""
     by_id = {str(row["id"]): row for row in rows}
-    ordered = [by_id.get(case.id, {}) for case in evaluation.cases]
-    for name, fact in _volume_columns(evaluation.plan).items():
-        values = measure_column(ordered, name, "truth_ml")
-        if fact not in table.columns and any(not math.isnan(v) for v in values):
-            table = table.assign(**{fact: values})
+    ordered = [by_id.get(case.id, {}) for case in cases]
     for key in dict.fromkeys(key for row in ordered for key in row if key.startswith(TRUE)):
         fact = key.removeprefix(TRUE)
         if fact not in table.columns:
             table = table.assign(**{fact: [row.get(key) for row in ordered]})
-    if "injury" not in table.columns and {"injury_left", "injury_right"} <= set(table.columns):
-        sides = zip(table["injury_left"], table["injury_right"], strict=True)
-        table = table.assign(injury=[worse_grade(*pair) for pair in sides])
-    return dataclasses.replace(evaluation, table=table)
-
-
-def _volume_columns(plan: EvidencePlan) -> dict[str, str]:
-    """Return which true mask gives which column of facts."""
-    baseline, followup = plan.volume_columns
-    return {
-        "haematoma ICH": baseline,
-        "expansion ICH": followup,
-        "haematoma IVH": plan.ivh_columns[0],
-        "haematoma PHE": "phe_ml",
-        "leukoaraiosis": "leukoaraiosis_ml",
-    }
+    return table
 
 
 def _failure_flags(failures: Sequence[str]) -> tuple[ReviewFlag, ...]:

@@ -19,11 +19,11 @@ import numpy as np
 from ichnos.clinical.expansion import DEFINITIONS
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused, UsageError
+from ichnos.evidence.leakage import TrainingImage, write_training
 from ichnos.evidence.metrics.discrimination import auc
 from ichnos.formats import nifti
 from ichnos.inference import Predictor
 from ichnos.inference.crops import haematoma_region, published_slices
-from ichnos.inference.expansion import CLASSIFIER
 from ichnos.learning.expansion.classifier import examples_fingerprint
 from ichnos.learning.expansion.ensemble import Classifier, save_classifier, train_ensemble
 from ichnos.learning.expansion.examples import ImageExample
@@ -34,6 +34,7 @@ from ichnos.learning.recipes import classifier_recipe
 from ichnos.learning.segmentation.cases import check_splits
 from ichnos.learning.segmentation.fine_tuning import model_called
 from ichnos.models import Model, load_model
+from ichnos.models.store import CLASSIFIER
 from ichnos.prognosis.growth import CLINICAL, IMAGE
 from ichnos.reading.masks import consistent_masks
 from ichnos.reading.measures.growth import growth_inputs
@@ -41,6 +42,10 @@ from ichnos.runs import apply
 from ichnos.scan import Scan
 from ichnos.volume import Volume
 
+_OUTLINES: dict[MaskSource, str] = {
+    "outlines": "Trained on the cohort's outlines; with a network's outlines errors add up.",
+    "reader": "Trained on the outlines of the model that reads.",
+}
 _LEAST_HEAD_MM = 160.0  # of the two longer sides of a CT of a whole head
 FEATURES = (*IMAGE, *CLINICAL)  # measures and clinical facts that our design takes as tokens
 
@@ -72,6 +77,7 @@ def train_expansion(
     trained = train_ensemble(
         examples, classifier, work / "networks", folds=settings.folds, resources=resources
     )
+    write_training(_images(examples), work / "training.csv")
     _copy_reader(reader, out)
     save_classifier(
         trained,
@@ -80,9 +86,16 @@ def train_expansion(
         feature_names=FEATURES if settings.design == "ours" else (),
         data=_data_of(examples, classifier, settings),
         validation={"AUC out of fold": out_of_fold_auc(trained, examples)},
+        outlines=_OUTLINES[settings.masks],
         resources=resources,
     )
     return load_model(out)
+
+
+def _images(examples: Sequence[ImageExample]) -> list[TrainingImage]:
+    """Return the scans that were trained on, as `ichnos evaluate --training` takes them."""
+    seen = {e.patient: e for e in examples}
+    return [TrainingImage(f"sub-{e.patient}", e.patient, e.centre, e.split) for e in seen.values()]
 
 
 def _check_definition(name: str) -> None:

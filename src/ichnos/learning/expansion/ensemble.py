@@ -178,9 +178,13 @@ def save_classifier(
     data: dict[str, str],
     validation: dict[str, float],
     feature_names: Sequence[str] = (),
+    outlines: str = "Trained on given outlines; with a network's outlines errors add up.",
     resources: Resources = ON_CPU,
 ) -> Model:
-    """Write an ensemble as a Model folder; it holds nothing of single patients."""
+    """Write an ensemble as a Model folder; it holds nothing of single patients.
+
+    `outlines` says, as a limit of the Model, what outlined the haematomas that it was trained on.
+    """
     provenance = Provenance.of_today(
         command=resources.command,
         seeds=(settings.loop.seed,),
@@ -190,17 +194,22 @@ def save_classifier(
         validation=validation,
     )
     spec = _network_of(trained, settings, feature_names)
-    manifest = _manifest(folder.name, trained, settings, spec, provenance)
+    limits = (*_limits(trained, settings), outlines)
+    manifest = _manifest(folder.name, limits, settings, spec, provenance)
     return save_model(folder, _with_weights(trained, spec), manifest)
 
 
 def _manifest(
-    name: str, trained: Classifier, settings: ClassifierSettings, spec: NetworkSpec, provenance: Provenance
+    name: str,
+    limits: tuple[str, ...],
+    settings: ClassifierSettings,
+    spec: NetworkSpec,
+    provenance: Provenance,
 ) -> Manifest:
     return Manifest(
         name=name,
         version="1",
-        limits=_limits(trained, settings),
+        limits=limits,
         network=spec,
         preprocessing=_preprocessing(settings),
         targets=(EXPANSION_TARGET,),
@@ -215,7 +224,6 @@ def _limits(trained: Classifier, settings: ClassifierSettings) -> tuple[str, ...
             f"{len(trained.networks)} networks on folds of {trained.recalibrator.n} patients"
             f" (arm: {settings.named()}), recalibrated on the fold that each one was not trained on."
         ),
-        "Trained on given outlines; with a network's outlines errors add up.",
     )
 
 

@@ -31,9 +31,14 @@ class Database:
         return self.engine.dialect.name == "sqlite"
 
     @contextmanager
-    def transaction(self) -> Iterator[Session]:
-        """Give a session; commit at the end, roll back on an error."""
+    def transaction(self, *, durable: bool = True) -> Iterator[Session]:
+        """Give a session; commit at the end, roll back on an error.
+
+        Not `durable`: the commit does not wait for the disk. A killed process loses nothing by it; when the
+        machine itself stops, the transaction may be undone, as a whole and never before an earlier one.
+        """
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            session.connection(execution_options={"ichnos_durable": durable})
             yield session
 
     @contextmanager
@@ -67,7 +72,7 @@ def open_database(url: str) -> Database:
     )  # no names of patients in logs
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_immediate)
+    event.listen(engine, "begin", _begin_immediate if sqlite else _begin_postgresql)
     try:
         with engine.begin() as connection:
             migrate(connection)
@@ -97,5 +102,15 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 def _begin_immediate(connection: Any) -> None:
     # A writer takes the lock first, so that two writers never wait for each other in a circle.
-    reads = connection.get_execution_options().get("ichnos_reads", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if options.get("ichnos_reads", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    durable = options.get("ichnos_durable", True)
+    connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin_postgresql(connection: Any) -> None:
+    if not connection.get_execution_options().get("ichnos_durable", True):
+        connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")

@@ -42,21 +42,25 @@ def enqueue(
 
 
 def claim_task(session: Session, kind: str, *, worker: str, now: float, lease_s: float) -> TaskRow | None:
-    """Take the most urgent task that is due; None when there is none. Two workers never get the same one."""
-    wanted = (
-        select(TaskRow)
+    """Take the most urgent task that is due; None when there is none. Two workers never get the same one.
+
+    One statement, so one round trip; the subquery follows the index `task_next` and stops at its first row.
+    """
+    next_id = (
+        select(TaskRow.id)
         .where(TaskRow.kind == kind, TaskRow.state == "waiting", TaskRow.not_before <= now)
         .order_by(TaskRow.priority, TaskRow.id)
         .limit(1)
         .with_for_update(skip_locked=True)  # PostgreSQL; SQLite ignores it and has one writer at a time
     )
-    task = session.execute(wanted).scalar()
-    if task is None:
-        return None
-    task.state, task.worker, task.lease_until = "leased", worker, now + lease_s
-    task.attempts += 1
-    session.flush()
-    return task
+    taken = (
+        update(TaskRow)
+        .where(TaskRow.id == next_id.scalar_subquery())
+        .values(state="leased", worker=worker, lease_until=now + lease_s, attempts=TaskRow.attempts + 1)
+        .returning(TaskRow)
+    )
+    options = {"synchronize_session": False, "populate_existing": True}
+    return session.execute(taken, execution_options=options).scalar()
 
 
 def extend_lease(session: Session, task_id: int, *, worker: str, now: float, lease_s: float) -> bool:

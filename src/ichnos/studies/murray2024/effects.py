@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from ichnos.clinical.injury import INJURY_GRADES
+from ichnos.clinical.injury import INJURY_GRADES, POSITION_SD_MM
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate, bootstrap
 from ichnos.evidence.metrics.nested import NestedComparison, compare_nested
@@ -27,6 +27,7 @@ _PREDICTORS = {
     "weighted load": "+ weighted",
     "largest loss of cross-section": "+ loss",
     "grade": "+ C(grade)",
+    "expected grade": "+ soft",  # known where the tract itself is at hand
 }
 _OUTCOMES: Mapping[str, tuple[ModelKind, str]] = {
     "motor NIHSS at 180 days": ("linear", _MOTOR),
@@ -52,6 +53,7 @@ _NOT_ADVICE = (
 def outcome_frame(rows: Sequence[PatientRow], way: str) -> pd.DataFrame:
     """Return what one way to find the tract says of each trial patient, with facts and outcomes."""
     names = {"grade": "grade", "load": "load_ml", "weighted": "weighted_load_ml", "loss": "loss"}
+    names["soft"] = "soft"
     table = pd.DataFrame(
         [
             {
@@ -68,22 +70,30 @@ def outcome_frame(rows: Sequence[PatientRow], way: str) -> pd.DataFrame:
 
 def added_value_table(rows: Sequence[PatientRow], ways: Mapping[str, str]) -> Table:
     """What each measure of injury adds to age, GCS, volume and ventricular blood."""
+    asked = {**ways, **LIMIT}
+    soft = any(f"{way}_soft" in row for way in asked for row in rows)  # not where no tract was at hand
     lines: list[dict[str, Cell]] = [
         {
             "measure": f"{outcome}: {predictor}",
             **{
                 title: cell(partial(_added, rows, way, kind, f"{column} ~ {_BASE}", term))
-                for way, title in {**ways, **LIMIT}.items()
+                for way, title in asked.items()
             },
         }
         for outcome, (kind, column) in _OUTCOMES.items()
         for predictor, term in _PREDICTORS.items()
+        if soft or term != "+ soft"
     ]
     note = (
         "Beside age, GCS, haematoma volume and ventricular blood. Likelihood-ratio test of the added term on"
         " the same patients; explained variance that it adds (R²; Nagelkerke's for mRS), and for mRS 0 to 3"
         " the paired difference of AUC with its interval."
     )
+    if soft:
+        note += (
+            f" Expected grade: the mean grade over a normal error of {POSITION_SD_MM:g} mm of the tract's"
+            " place in the axial plane."
+        )
     return comparison("added_value", "What the tract adds to age, GCS, volume and IVH", lines, note=note)
 
 

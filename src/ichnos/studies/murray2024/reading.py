@@ -11,13 +11,19 @@ import numpy as np
 
 from ichnos.anatomy.ct_to_mni import CtToMni, register_ct_to_mni
 from ichnos.anatomy.tract import SIDES, atlas
-from ichnos.clinical.injury import INJURY_GRADES, tract_injury
+from ichnos.clinical.injury import (
+    INJURY_GRADES,
+    POSITION_SD_MM,
+    expected_grade,
+    grade_probabilities,
+    tract_injury,
+)
 from ichnos.cohort import Cohort, Patient
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.simulation.cohort.exam_files import TRUTH
 from ichnos.studies.shared.labels import StudyLabels, label_on_ct
 from ichnos.studies.shared.reading import ct_scan, predictor_of
-from ichnos.volume import Volume, volume_ml
+from ichnos.volume import Volume, box_around, volume_ml
 
 Tracts = Mapping[str, Volume | None]  # side -> tract; None where it is not known
 _LIKELY = 0.5  # share of the population that has its tract in a voxel of the atlas
@@ -109,8 +115,8 @@ def _bleeding_side(blood: Volume | None) -> str | None:
 
 
 def worse_side(tracts: Tracts, blood: Volume | None, oedema: Volume | None) -> dict[str, Any]:
-    """Return grade (0 no risk … 3 interrupted), loads and largest loss of the side that is injured more;
-    nothing where it cannot be said.
+    """Return grade (0 no risk … 3 interrupted), loads and largest loss of the side that is injured more, and
+    the greater of both sides' expected grades (`soft`); nothing where it cannot be said.
     """
     if blood is None or not blood.array.any():
         return {}
@@ -124,10 +130,21 @@ def worse_side(tracts: Tracts, blood: Volume | None, oedema: Volume | None) -> d
         swollen = blood.array & False if oedema is None else oedema.array
         parts = [np.asarray(array, np.float32) for array in (tract.array, blood.array, swollen)]
         found.append(tract_injury(parts[0], parts[1], parts[2], z_mm=z_mm, voxel_ml=tract.voxel_ml))
+    soft = [_expected_grade(tract, blood, oedema) for tract in tracts.values() if tract is not None]
     worst = max(found, key=lambda injury: (INJURY_GRADES.index(injury.grade), injury.blood_load_ml))
     return {
         "grade": INJURY_GRADES.index(worst.grade),
         "load_ml": round(worst.blood_load_ml, 4),
         "weighted_load_ml": round(worst.weighted_blood_load_ml, 4),
         "loss": round(worst.largest_loss, 4),
+        "soft": round(max(soft), 4),
     }
+
+
+def _expected_grade(tract: Volume, blood: Volume, oedema: Volume | None) -> float:
+    """Return the mean grade over the error of the tract's place."""
+    box = box_around(tract, margin_mm=3 * POSITION_SD_MM)
+    swollen = blood.with_array(np.zeros_like(blood.array)) if oedema is None else oedema
+    parts = [np.asarray(part.cropped(box).array, np.float32) for part in (tract, blood, swollen)]
+    spacing_mm = tract.spacing_mm[0], tract.spacing_mm[1]
+    return expected_grade(grade_probabilities(parts[0], parts[1], parts[2], spacing_mm=spacing_mm))

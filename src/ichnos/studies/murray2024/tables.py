@@ -71,7 +71,10 @@ def injury_table(rows: Sequence[PatientRow], ways: Mapping[str, str]) -> Table:
         ("lesion load", "load_ml"),
         ("weighted load", "weighted_load_ml"),
         ("largest loss of cross-section", "loss"),
+        ("expected grade", "soft"),
     ):
+        if not any(f"{way}_{name}" in row for way in (*ways, "truth") for row in rows):
+            continue  # a trial without tracts at hand has no expected grade
         same = partial(_load, rows, name)
         out.append(table_row(f"r, {title} against the truth's", unknown, ways, same, certain))
     for code, grade in enumerate(INJURY_GRADES):

@@ -12,6 +12,7 @@ from ichnos.evidence.metrics.agreement import passing_bablok
 from ichnos.studies.designs import DESIGNS
 from ichnos.studies.ryu2025.associations import association_table
 from ichnos.studies.ryu2025.design import WHITE_MATTER_WAYS
+from ichnos.studies.ryu2025.registration_arms import registration_table
 from ichnos.studies.ryu2025.tables import (
     agreement_table,
     centre_table,
@@ -62,6 +63,7 @@ def ryu_page(record: StudyRecord) -> StudyPage:
             group_table(external, ways),
             heterogeneity_table(external, ways),
             association_table(clinical or external),
+            *([registration_table(known)] if (known := record.rows.get("registration")) else []),
         ),
         (*_scatter(external), *curve_figures(record.curves), *record.pictures),
         (*unsettled(record.curves, smoke=record.smoke), *_LIMITS),

@@ -1,9 +1,9 @@
 """Ryu 2025: leukoaraiosis on CT, learnt from FLAIR without a human label, measured against FLAIR on external
 patients.
 
-FLAIR -> hyperintensities -> deformable registration -> label on the CT -> a 2-D network on CT alone. Then:
-overlap, volumes against the registered label and against MRI before and after calibration, grades, vendors,
-infarcts, and what the volume says about patients.
+FLAIR -> hyperintensities -> registration -> label on the CT -> a 2-D network on CT alone. Then: overlap,
+volumes against the registered label and against MRI before and after calibration, grades, vendors, infarcts,
+what the volume says about patients, and in simulated pairs rigid against deformable registration.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ichnos.cohort import Cohort
 from ichnos.models import Model
 from ichnos.studies.ryu2025.design import WHITE_MATTER_LABEL, white_matter_plans, white_matter_ways
 from ichnos.studies.ryu2025.reading import WhiteMatterReader, patient_facts
+from ichnos.studies.ryu2025.registration_arms import registration_rows
 from ichnos.studies.ryu2025.threshold import chosen_threshold
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.labels import StudyLabels, transferred_labels, truth_rows
@@ -48,7 +49,10 @@ def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyRecord:
     people = {patient.id: patient for patient in labels.cohort}
     return StudyRecord(
         "ryu2025",
-        {"patients": [row | patient_facts(people[row["id"]], truths, labels) for row in rows]},
+        {
+            "registration": registration_rows(labels.cohort, out, budget),
+            "patients": [row | patient_facts(people[row["id"]], truths, labels) for row in rows],
+        },
         {
             "simulated": bool(truths),
             "refused": labels.refused,

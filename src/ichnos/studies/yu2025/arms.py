@@ -170,7 +170,7 @@ def arm_risk(
         )
     except InputRefused as refusal:
         return MethodRisk(reason=str(refusal))
-    model = _saved(ensemble, given, settings, out / "models" / f"{arm.stem}-seed-{seed}", budget)
+    model = _saved(ensemble, given, settings, arm_model_folder(arm, out, seed), budget)
     asked = load_classifier(model.folder, device=budget.device)
     risk = asked(arm.examples(people.external), device=budget.device)
     held = ensemble.out_of_fold
@@ -194,6 +194,11 @@ def _saved(
         validation={"AUC out of fold": auc([truth[p] for p in held], list(held.values())).value},
         resources=Resources(budget.device, command=f"ichnos study yu2025, {folder.name}"),
     )
+
+
+def arm_model_folder(arm: ClassifierArm, out: Path, seed: int) -> Path:
+    """Return where an arm's Model of one seed lies."""
+    return out / "models" / f"{arm.stem}-seed-{seed}"
 
 
 def _folder(arm: ClassifierArm, out: Path, seed: int) -> Path:

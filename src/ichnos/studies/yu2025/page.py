@@ -7,6 +7,7 @@ from ichnos.studies.designs import DESIGNS
 from ichnos.studies.shared.curves import curve_figures, unsettled
 from ichnos.studies.shared.page import PagePicture, StudyPage
 from ichnos.studies.shared.record import StudyRecord
+from ichnos.studies.yu2025.automatic import automatic_table
 from ichnos.studies.yu2025.outlines import outline_table
 from ichnos.studies.yu2025.risks import KnownPatients, known_patients, risks_of
 from ichnos.studies.yu2025.tables import (
@@ -56,6 +57,7 @@ def _expansion(record: StudyRecord, people: KnownPatients) -> tuple[list[Table],
         benefit_table(people, risks),
         conformal_table(people, risks),
         reach_table(people, risks),
+        automatic_table(people, risks, risks_of(record.rows.get("automatic", ()))),
         synthetic_table(record.rows["synthesis"]),
     ]
     return tables, list(roc_pictures(people, risks))

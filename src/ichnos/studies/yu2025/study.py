@@ -7,6 +7,7 @@ haematoma (U-Mamba, its plain twin, a transformer, nnU-Net) and are compared on 
 training is balanced by oversampling, weights or focal loss, and in part `synthesis` by synthetic images at
 the same ratios. Ours sees a region at its true size, with its outlines and measured signs. Every classifier
 is an ensemble over folds and seeds, recalibrated to the true prevalence on patients it was not trained on.
+With both parts, the published classifiers are asked again at the outlines that U-Mamba draws.
 Comparators: volume alone, BAT, BRAIN and HEP, and the growth model; in simulated cohorts the oracle knows all
 that the CT shows.
 """
@@ -28,6 +29,7 @@ from ichnos.studies.shared.record import StudyRecord
 from ichnos.studies.shared.rows import page_provenance, plain_cells
 from ichnos.studies.shared.training import validation_curves
 from ichnos.studies.yu2025.arms import expansion_risks, fold_count, published_settings
+from ichnos.studies.yu2025.automatic import OUTLINED_BY, automatic_risks
 from ichnos.studies.yu2025.outlines import (
     OUTLINE_PIPELINES,
     outline_stems,
@@ -64,6 +66,10 @@ def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyRecord:
         people = people_of(cohort, out / "people", budget, size=size)
         found = expansion_risks(people, out, budget)
         rows |= {"people": person_rows(people), "risks": risk_rows(found.risks)}
+        if OUTLINED_BY in models:
+            budget.say("asking the classifiers again at automatic outlines")
+            asked = automatic_risks(people, labels.cohort, models[OUTLINED_BY], out, budget)
+            rows["automatic"] = risk_rows(asked)
         rows["synthesis"] = [plain_cells(row) for row in found.synthesis]
         facts["folds"] = fold_count(people, budget)
         curves += found.curves

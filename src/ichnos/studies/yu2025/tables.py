@@ -84,7 +84,7 @@ def auc_table(people: KnownPatients, risks: Risks) -> Table:
             gap, adjusted = differences[centre][name]
             row |= {
                 f"paper, {centre}": _PAPER_AUC.get((name, centre), "not in the paper"),
-                f"AUC, {centre}": cell(partial(_area, people, method, centre)),
+                f"AUC, {centre}": cell(partial(centre_auc, people, method, centre)),
                 f"minus published, {centre}": gap,
                 f"p (Holm), {centre}": adjusted,
             }
@@ -96,7 +96,8 @@ def auc_table(people: KnownPatients, risks: Risks) -> Table:
     return comparison("auc", "Discrimination of expansion at the external centres", rows, note=note)
 
 
-def _area(people: KnownPatients, method: MethodRisk, centre: str) -> Estimate:
+def centre_auc(people: KnownPatients, method: MethodRisk, centre: str) -> Estimate:
+    """Return a method's AUC at one external centre."""
     scores = centre_scores(people, method, centre)
     area = auc(scores.outcome, scores.score)
     return Estimate(area.value, area.low, area.high, area.n)
