@@ -8,14 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from sqlalchemy import select
 
+from builders.outlines import drawn_by
 from builders.read_node import ACCESSION, BORN, NAME, PATIENT, made_study, node_that_reads, read_here
+from ichnos.audit.outlines import reader_pseudonym
 from ichnos.errors import UsageError
 from ichnos.evidence.pack.readings import holds_readings
 from ichnos.formats import nifti
 from ichnos.formats.bids import find_target, read_cohort
 from ichnos.formats.bids_check import validate
+from ichnos.formats.dicom import open_dicom
 from ichnos.reading import Record
 from ichnos.service.node import Node
 from ichnos.service.store.tables import EventRow, StudyRow
@@ -100,3 +104,24 @@ def test_an_export_needs_a_new_folder_and_a_study(node: Node, tmp_path: Path) ->
         export_studies(node, tmp_path, actor="ann")
     with pytest.raises(UsageError, match="no study was chosen"):
         export_studies(node, tmp_path / "new", study_ids=[99], actor="ann")
+
+
+def test_outlines_that_people_sent_back_are_manual_labels_under_pseudonyms(tmp_path: Path) -> None:
+    node, images = node_that_reads(tmp_path), made_study(tmp_path / "ct")
+    scan = open_dicom(tmp_path / "ct")
+    drawn = [drawn_by(scan, tmp_path / f"{n}.dcm", f"ZQREADER^{n}", stop=34 + n) for n in (0, 2)]
+    other = drawn_by(scan, tmp_path / "other.dcm", "ZQREADER^9", stop=34, name="ventricles")
+    read_here(node, [*images, *(dcmread(file) for file in (*drawn, other))])
+    result = export_studies(node, tmp_path / "out", actor="ann")
+    node.database.close()
+    assert (result.exams, dict(result.left_out)) == (1, {})
+    (patient,) = read_cohort(tmp_path / "out")
+    assert patient.targets["haematoma"].parts[-4] == "manual"  # before any prediction
+    readers = sorted((tmp_path / "out" / "derivatives").glob("reader*"))
+    assert len(readers) == 2
+    assert not {reader.name for reader in readers} & {reader_pseudonym(f"ZQREADER^{n}") for n in (0, 2)}
+    labels = nifti.load(patient.targets["haematoma"])
+    assert labels.same_grid(nifti.load(patient.exam("ct")))
+    assert set(np.unique(labels.array)) == {0, 1}
+    for path in (tmp_path / "out").rglob("*.json"):
+        assert "ZQREADER" not in path.read_text(encoding="utf-8")

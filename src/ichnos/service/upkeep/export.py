@@ -1,6 +1,7 @@
 """Research export: studies of the node as a de-identified cohort that `ichnos train` and `evaluate` take.
 
     FOLDER/                      a cohort (docs/cohorts.md), patients under pseudonyms
+      derivatives/manual/        outlines that people sent back (SEG): labels; each reader's own beside it
       derivatives/ichnos/        the node's masks as label maps: predictions, to be corrected or named by hand
       readings/                  the readings, as `ichnos read` writes them
 
@@ -11,18 +12,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
 from sqlalchemy import select
 
+from ichnos.audit.outlines import outlines_in, write_outlines
 from ichnos.cohort import Exam, Fact, Patient
 from ichnos.errors import InputRefused, UsageError
 from ichnos.files import atomic_file
@@ -40,6 +43,7 @@ PIPELINE, READINGS = "ichnos", "readings"
 FOLLOWUP_DAYS = 3  # a later CT within them is the follow-up (expansion is defined at 24 h, up to 72 h)
 _LABEL_MAPS = ("haematoma", "leukoaraiosis", "tract", "expansion")
 _SESSIONS: Mapping[Exam, str] = {"ct": "baseline", "followup": "followup"}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,8 @@ def _export(node: Node, one: _Chosen, folder: Path, known: Patient | None, centr
         scan = open_scan(images)
         scan = scan.judged(judge(scan))
         sidecar = sidecar_without_identity(scan)
-    file = bids.write_exam(folder, one.patient, one.exam, scan.volume, sidecar=sidecar)
+        file = bids.write_exam(folder, one.patient, one.exam, scan.volume, sidecar=sidecar)
+        _export_outlines(node, one, images, scan, folder)
     reading = node.settings.home / one.study.reading
     _export_reading(reading, folder / READINGS / f"sub-{one.patient}_ses-{_SESSIONS[one.exam]}")
     if one.exam == "ct":
@@ -139,6 +144,20 @@ def _export(node: Node, one: _Chosen, folder: Path, known: Patient | None, centr
         raise InputRefused("the patient's first CT could not be exported")
     facts = {**known.facts, "days_to_followup": float(one.days)}
     return Patient(one.patient, centre=centre, exams={**known.exams, "followup": file}, facts=facts)
+
+
+def _export_outlines(node: Node, one: _Chosen, images: Path, scan: Scan, folder: Path) -> None:
+    """Write what people drew on a CT as its manual label; the names of readers are hashed with the key."""
+    assert scan.source is not None  # it was opened from DICOM
+    key = export_key(node.settings.home)
+    for outline in sorted(outlines_in(images), key=lambda drawn: drawn.rank):
+        if outline.series_uid != scan.source.series_uid:
+            continue
+        reader = f"reader{pseudonym_of(key, outline.author)[1:9]}"
+        try:
+            write_outlines([replace(outline, author=reader)], scan, folder, one.patient, one.exam)
+        except InputRefused as refusal:  # a SEG of something else must not keep the CT from its cohort
+            _log.warning("study %d: a segmentation was left out: %s", one.study.id, refusal.without_names)
 
 
 def _facts(scan: Scan) -> dict[str, Fact]:

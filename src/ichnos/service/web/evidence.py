@@ -14,6 +14,7 @@ from ichnos.evidence.tables import cell_text
 from ichnos.service import installed
 from ichnos.service.node import Node
 from ichnos.service.partners.evidence import node_evidence
+from ichnos.service.partners.recalibrating import recalibrate_here
 from ichnos.service.partners.shadow import set_shadow, shadow_of
 from ichnos.service.web.access import Admin, FormVisitor, NodeOfRequest, PageVisitor, Reader
 from ichnos.service.web.rendering import full_page
@@ -58,6 +59,15 @@ def post_shadow(
     return RedirectResponse("/evidence", status_code=303)
 
 
+@EVIDENCE_PAGES.post("/evidence/recalibrate")
+def post_recalibration(node: NodeOfRequest, visitor: FormVisitor) -> RedirectResponse:
+    """Recalibrate the model that reads; the card of the new one is shown."""
+    if not visitor.may("admin"):
+        raise UsageError("this needs the role admin")
+    made = recalibrate_here(node, actor=visitor.name)
+    return RedirectResponse(f"/models/{made.folder.name}", status_code=303)
+
+
 @EVIDENCE.get("/evidence")
 def show_evidence(
     node: NodeOfRequest, visitor: Reader, champion: _Model = "", challenger: _Model = ""
@@ -73,6 +83,13 @@ def put_shadow(node: NodeOfRequest, visitor: Admin, model: str) -> dict[str, str
     name = "" if model == "none" else model
     _set_shadow(node, name, visitor.name)
     return {"shadow": name}
+
+
+@EVIDENCE.post("/evidence/recalibration", status_code=201)
+def create_recalibration(node: NodeOfRequest, visitor: Admin) -> dict[str, Any]:
+    """Recalibrate the model that reads by the node's own pairs; a new model, which reads nothing yet."""
+    made = recalibrate_here(node, actor=visitor.name)
+    return {"model": made.folder.name, "patients": len(made.taught), "said": made.said}
 
 
 def _set_shadow(node: Node, model: str, actor: str) -> None:

@@ -1,0 +1,37 @@
+"""Recalibrate the model that reads by the node's own scores: a new model, which nobody reads with yet."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ichnos.audit.adaptation import Adapted, recalibrated_model
+from ichnos.models import default_model, load_model
+from ichnos.service.installed import folder_of_model
+from ichnos.service.node import Node
+from ichnos.service.partners.evidence import scores_in
+from ichnos.service.store import events
+
+
+def recalibrate_here(node: Node, *, actor: str) -> Adapted:
+    """Recalibrate the model that reads, as `ichnos adapt --audit` does; who reads tomorrow stays as it is.
+
+    The new folder lies among the node's models: let it read in the shadow, compare, then choose.
+    """
+    with node.database.snapshot() as session:
+        scores, reads = scores_in(session), folder_of_model(session, node.settings)
+    model = load_model(Path(reads)) if reads else default_model()
+    made = recalibrated_model(model, scores, _free_folder(node, model.folder.name))
+    with node.database.transaction() as session:
+        details = {"model": made.folder.name, "from": model.folder.name, "patients": len(made.taught)}
+        events.append_event(session, "recalibrated", at=node.clock(), actor=actor, details=details)
+    return made
+
+
+def _free_folder(node: Node, name: str) -> Path:
+    """Return a folder that does not exist: the model's name with the day, and a number from the second on."""
+    models = node.settings.home / "models"
+    models.mkdir(exist_ok=True)
+    day = f"{name}-{datetime.fromtimestamp(node.clock(), UTC):%Y%m%d}"
+    names = (day, *(f"{day}-{number}" for number in range(2, 1000)))
+    return next(models / one for one in names if not (models / one).exists())
