@@ -48,7 +48,7 @@ def test_the_banner_is_the_first_thing_and_names_the_training(result: Reading, p
         update={"limits": ("Trained on simulated patients only; it has never seen a real scan.",)}
     )
     shown = _text(reading_page(replace(result, record=simulated, scan=None, masks=None)))
-    assert '<div class="banner">Trained on simulated patients only. Research use only.' in shown
+    assert '<header class="banner">Trained on simulated patients only. Research use only.' in shown
 
 
 def test_forecasts_stand_apart_from_the_findings(result: Reading, page: str) -> None:

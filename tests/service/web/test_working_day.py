@@ -162,7 +162,7 @@ def judged_study(living: Living, read_study: Path) -> int:
 def pages_of(number: int) -> list[str]:
     study = f"/studies/{number}"
     others = "exports destinations models models/multi retention users tokens evidence"
-    return ["/", study, *(f"/{name}" for name in others.split())]
+    return ["/", study, f"{study}/report", *(f"/{name}" for name in others.split())]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
