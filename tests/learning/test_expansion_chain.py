@@ -39,6 +39,10 @@ def test_a_trained_chain_reads_a_scan_with_its_own_probability(cohort: Cohort, t
     found = classifier_beside(load_model(tmp_path / "model"))
     assert found is not None
     assert found.feature_names == FEATURES
+    identity = trained.all_weights()
+    assert identity == f"{reader.all_weights()}+{found.model.manifest.weights_sha256}", (
+        "readings are made anew"
+    )
     assert "AUC out of fold" in found.model.manifest.provenance.validation
     record = read_scan(head(), Predictor(replace(model(), folder=tmp_path / "model"), backend=rule)).record
     measure = record.finding("expansion").measure("expansion_probability")

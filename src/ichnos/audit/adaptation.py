@@ -9,9 +9,10 @@ from __future__ import annotations
 import datetime
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ichnos
 from ichnos.audit.pairing import split_of
@@ -24,6 +25,9 @@ from ichnos.models import Model, Provenance, load_model, save_model
 from ichnos.models.store import CARD
 from ichnos.prognosis.site import SITE_FILE, SiteRecalibration, recalibration_digest
 from ichnos.prognosis.store import plain_text
+
+if TYPE_CHECKING:
+    import torch
 
 TRAINING = "training.csv"
 _COMPANIONS = ("expansion.json", "volumes.json", "outcome.json", "fazekas.json", "refinement")
@@ -136,12 +140,7 @@ def averaged_model(model: Model, tuned: Model, out: Path, *, share: float = 0.5)
             f"{model.folder.name} and {tuned.folder.name} differ in network, input or targets"
             f" ({', '.join(names[0])}; {', '.join(names[1])}); fine-tune on all targets of the first"
         )
-    network, weights = model.network(), tuned.network().state_dict()
-    mixed = {
-        name: (1 - share) * value + share * weights[name] if value.is_floating_point() else value
-        for name, value in network.state_dict().items()
-    }
-    network.load_state_dict(mixed)
+    network = averaged_network(model, tuned.network().state_dict(), share)
     provenance = averaged_provenance(mine.provenance, (mine.weights_sha256, other.weights_sha256), share)
     limits = (
         *mine.limits,
@@ -151,10 +150,21 @@ def averaged_model(model: Model, tuned: Model, out: Path, *, share: float = 0.5)
     if out.exists():
         raise UsageError(f"{out} exists; give a new folder, so that no model is replaced unseen")
     saved = save_model(out, network, manifest)
-    _beside(model.folder, out)
+    copy_companions(model.folder, out)
     taught = sorted(taught_by(model.folder) | taught_by(tuned.folder))
     note_taught(out, taught)
     return Adapted(out, identity_of(saved), tuple(taught), f"{share:.0%} of {other.name} in {mine.name}")
+
+
+def averaged_network(model: Model, weights: Mapping[str, torch.Tensor], share: float) -> torch.nn.Module:
+    """Return a model's network with the mean of its weights and others, of which `share` is the others'."""
+    network = model.network()
+    mixed = {
+        name: (1 - share) * value + share * weights[name] if value.is_floating_point() else value
+        for name, value in network.state_dict().items()
+    }
+    network.load_state_dict(mixed)
+    return network
 
 
 def averaged_provenance(first: Provenance, parents: tuple[str, ...], share: float) -> Provenance:
@@ -170,7 +180,7 @@ def averaged_provenance(first: Provenance, parents: tuple[str, ...], share: floa
     )
 
 
-def _beside(source: Path, out: Path) -> None:
+def copy_companions(source: Path, out: Path) -> None:
     """Copy what was fitted beside the weights; a refinement refines other weights and stays behind."""
     for name in _COMPANIONS:
         if (source / name).is_file():

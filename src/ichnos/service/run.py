@@ -84,15 +84,17 @@ def _assemble(node: Node) -> None:
 
 def _work(node: Node) -> None:
     from ichnos.service.partners.judge import PairJudge
+    from ichnos.service.partners.search import PartnerSearch
     from ichnos.service.partners.shadow import ShadowReader
     from ichnos.service.worker import Worker, load_model_ahead, study_reader
 
     load_model_ahead(node)
     worker = Worker(node, study_reader(node), partial(study_reader, node))
     judge, shadow = PairJudge(node), ShadowReader(node, partial(study_reader, node))
+    search = PartnerSearch(node)
 
     def step(_: Node) -> bool:  # what people wait for comes first
-        return worker.step() or shadow.step() or judge.step()
+        return worker.step() or shadow.step() or judge.step() or search.step()
 
     node.repeat(step, pause_s=_PAUSE_S)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import Field
 
-from ichnos.cli.terminal.settings import SettingsTree, save_settings, with_settings
+from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
 from ichnos.errors import UsageError
+from ichnos.formats.bids import TRUSTED_PIPELINES
 
 if TYPE_CHECKING:
     from ichnos.audit.adaptation import Adapted
@@ -21,8 +22,14 @@ class AdaptSettings(SettingsTree):
     """What a model learns from."""
 
     audit: Path | None = Field(None, description="recalibrate by this folder of `ichnos audit`")
+    pairs: Path | None = Field(None, description="fine-tune on this cohort of pairs instead")
+    targets: str = Field("leukoaraiosis", description="what --pairs show, as a,b,…")
+    steps: int = Field(200, ge=1, description="optimiser steps of --pairs")
+    pipelines: tuple[str, ...] = Field(TRUSTED_PIPELINES, description="where --pairs has them")
+    seed: int = Field(0, description="of --pairs: same seed, same numbers")
+    device: Annotated[str, EXECUTION] = Field("cpu", description="of --pairs: cpu, cuda or mps")
     tuned: Path | None = Field(None, description="average with this fine-tuned model instead")
-    share: float = Field(0.5, gt=0, lt=1, description="weight of --tuned in the average")
+    share: float = Field(0.5, gt=0, lt=1, description="weight of what was tuned in the average")
     site: str = Field("", description="name of the site, for card and report")
 
 
@@ -33,11 +40,13 @@ def adapt_command(
     settings: AdaptSettings,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
-    """Recalibrate a model from a site's pairs (20 or more), or average it with a fine-tuned one."""
+    """Recalibrate or fine-tune a model on a site's pairs (20 or more), or average two models."""
     from ichnos.models import default_model, load_model
 
-    if (settings.audit is None) == (settings.tuned is None):
-        raise UsageError("give one of --audit DIR (recalibrate) and --tuned DIR (average weights)")
+    if sum(given is not None for given in (settings.audit, settings.pairs, settings.tuned)) != 1:
+        raise UsageError(
+            "give one of --audit DIR (recalibrate), --pairs DIR (fine-tune) and --tuned DIR (average weights)"
+        )
     opened = default_model() if model == "default" else load_model(Path(model))
     adapted = _adapted(opened, out, settings)
     save_settings(settings, out / "adapt.yaml", verb="adapt")
@@ -58,9 +67,29 @@ def _adapted(model: Model, out: Path, settings: AdaptSettings) -> Adapted:
 
     if settings.tuned is not None:
         return averaged_model(model, load_model(settings.tuned), out, share=settings.share)
+    if settings.pairs is not None:
+        return _tuned(model, settings.pairs, out, settings)
     assert settings.audit is not None
     table = settings.audit / SCORES_TABLE
     if not table.is_file():
         raise UsageError(f"{settings.audit} holds no {SCORES_TABLE}; give a folder of `ichnos audit`")
     scores = scores_of_text(table.read_text(encoding="utf-8"), where=str(table))
     return recalibrated_model(model, scores, out, site=settings.site)
+
+
+def _tuned(model: Model, pairs: Path, out: Path, settings: AdaptSettings) -> Adapted:
+    """Fine-tune on pairs; what is prepared and the checkpoint stay beside the new folder."""
+    from ichnos.audit.tuning import TuningSettings, tuned_on_pairs
+    from ichnos.formats.bids import read_cohort
+    from ichnos.learning.loop.resources import Resources
+
+    chosen = TuningSettings(settings.targets, settings.steps, settings.share, seed=settings.seed)
+    resources = Resources(
+        settings.device,
+        pipelines=settings.pipelines,
+        command=f"ichnos adapt --pairs --targets {settings.targets} --steps {settings.steps}",
+        warn=lambda sentence: typer.echo(sentence, err=True),
+    )
+    cohort = read_cohort(pairs, pipelines=settings.pipelines)
+    work = out.with_name(f"{out.name}.training")
+    return tuned_on_pairs(model, cohort, out, chosen, work=work, resources=resources)

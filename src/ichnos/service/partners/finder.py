@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 from ichnos.audit.pairing import PairWindows
 from ichnos.service.node import Node
 from ichnos.service.store import events, queue
-from ichnos.service.store.options import option
-from ichnos.service.store.tables import EventRow, InstanceRow, OptionRow, PairRow, StudyRow
+from ichnos.service.store.options import keep_option, option
+from ichnos.service.store.tables import EventRow, InstanceRow, PairRow, StudyRow
 
 SEEN_EVENT = "partners.seen"  # option: id of the last event that was looked at
 SEEN_OUTLINE = "partners.seen_outline"  # option: id of the last segmentation that was looked at
@@ -48,17 +48,9 @@ class PairFinder:
                 if study is not None:
                     _look(session, study, now=now)
             if found:
-                _remember(session, SEEN_EVENT, found[-1].id)
+                keep_option(session, SEEN_EVENT, found[-1].id)
             outlines = _look_for_outlines(session, ripe_at=now - settings.delay_s)
         return bool(found) or outlines
-
-
-def _remember(session: Session, name: str, number: int) -> None:
-    row = session.get(OptionRow, name)  # no event of its own: it is no setting that anybody changed
-    if row is None:
-        session.add(OptionRow(name=name, value=number))
-    else:
-        row.value = number
 
 
 def _look_for_outlines(session: Session, *, ripe_at: float) -> bool:
@@ -79,7 +71,7 @@ def _look_for_outlines(session: Session, *, ripe_at: float) -> bool:
         if any(image.received_at > (pair.judged_at or 0.0) for image in found):
             queue.enqueue(session, JUDGE, study_id=pair.ct_study_id, payload={"pair": pair.id}, priority=9)
     if found:
-        _remember(session, SEEN_OUTLINE, found[-1].id)
+        keep_option(session, SEEN_OUTLINE, found[-1].id)
     return bool(found)
 
 
@@ -103,13 +95,18 @@ def _look(session: Session, study: StudyRow, *, now: float) -> None:
 
 def may_pair(session: Session, ct: StudyRow, partner: StudyRow) -> bool:
     """Say whether another study may judge one, as far as the tables tell; the judge looks at the time."""
-    days = _days_between(ct.study_date, partner.study_date)
+    days = days_apart(ct.study_date, partner.study_date)
     if ct.state != "ready" or days is None or not 0 <= days <= _LONGEST_DAYS:
         return False
     return partner.state == "ready" or "MR" in _modalities(session, partner)
 
 
-def _days_between(first: str, second: str) -> int | None:
+def days_apart(first: str, second: str) -> int | None:
+    """Return the days from one study date to another; None where one is not known.
+
+    >>> days_apart("20260228", "20260302"), days_apart("", "20260302")
+    (2, None)
+    """
     days = [_day(first), _day(second)]
     return None if days[0] is None or days[1] is None else (days[1] - days[0]).days
 

@@ -27,3 +27,12 @@ def set_option(session: Session, name: str, value: Any, *, now: float, actor: st
     else:
         row.value = value
     events.append_event(session, "setting", at=now, actor=actor, details={"name": name, "value": value})
+
+
+def keep_option(session: Session, name: str, value: Any) -> None:
+    """Remember a value of the node's own; no event, because it is no setting that anybody changed."""
+    row = session.get(OptionRow, name)
+    if row is None:
+        session.add(OptionRow(name=name, value=value))
+    else:
+        row.value = value
