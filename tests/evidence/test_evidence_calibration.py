@@ -64,6 +64,13 @@ def test_edge_cases_are_defined() -> None:
         calibration([1, 1], [0.4, 0.6])
 
 
+@pytest.mark.parametrize(("n", "defined"), [(2, [False, True]), (4, [True, True])])
+def test_a_line_needs_more_patients_than_it_has_parameters(n: int, defined: list[bool]) -> None:
+    events = np.array([True, False, True, False])[:n]
+    found = calibration(events, np.array([0.6, 0.5, 0.55, 0.58])[:n])
+    assert [np.isfinite(one.value) for one in (found.slope, found.intercept)] == defined
+
+
 def test_platt_isotonic_and_temperature_are_those_of_their_authors() -> None:
     events, p = _cases(500, slope=0.5, seed=3)
     score = logit(p)

@@ -26,7 +26,8 @@ from ichnos.reading import read_scan
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    return write_growing_cohort(tmp_path_factory.mktemp("growing"))
+    splits = ("train",) * 8 + ("validation",)
+    return write_growing_cohort(tmp_path_factory.mktemp("growing"), splits)
 
 
 def test_a_trained_chain_reads_a_scan_with_its_own_probability(cohort: Cohort, tmp_path: Path) -> None:
@@ -39,6 +40,10 @@ def test_a_trained_chain_reads_a_scan_with_its_own_probability(cohort: Cohort, t
     found = classifier_beside(load_model(tmp_path / "model"))
     assert found is not None
     assert found.feature_names == FEATURES
+    identity = trained.all_weights()
+    assert identity == f"{reader.all_weights()}+{found.model.manifest.weights_sha256}", (
+        "readings are made anew"
+    )
     assert "AUC out of fold" in found.model.manifest.provenance.validation
     record = read_scan(head(), Predictor(replace(model(), folder=tmp_path / "model"), backend=rule)).record
     measure = record.finding("expansion").measure("expansion_probability")
@@ -48,6 +53,8 @@ def test_a_trained_chain_reads_a_scan_with_its_own_probability(cohort: Cohort, t
     none = read_scan(head(clot=False), Predictor(replace(model(), folder=tmp_path / "model"), backend=rule))
     assert none.record.finding("expansion").status == "none found"
     images = sorted((tmp_path / "work" / "images").glob("*.npz"))
+    listed = (tmp_path / "work" / "training.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert len(images) == len(listed) == 8, "the split validation is kept for an evaluation's threshold"
     stamps = [file.stat().st_mtime_ns for file in images]
     train_expansion(cohort, tmp_path / "again", settings, work=tmp_path / "work")
     assert [file.stat().st_mtime_ns for file in images] == stamps, "no patient is read twice"

@@ -33,10 +33,10 @@ def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         text=True,
         env=dict(os.environ),
     )
-    yield process, web
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    process.wait()
+    with process:  # closes its pipe, and waits
+        yield process, web
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
 
 
 def healthy(port: int, within_s: float) -> bool:

@@ -187,7 +187,8 @@ def test_a_trial_alone_is_simulated_without_cts() -> None:
     assert _render(murray, StudySettings(simulate=1.0, compact=True)).compact
     smoke = _render(DESIGNS["abramova2024"], StudySettings(smoke=True))
     assert (smoke.compact, smoke.oracle_samples) == (True, 4)
-    assert not _render(DESIGNS["yu2025"], StudySettings(smoke=True)).compact
+    for whole_heads in ("yu2025", "murray2024", "ryu2025"):
+        assert not _render(DESIGNS[whole_heads], StudySettings(smoke=True)).compact
 
 
 def test_cells_come_back_from_a_stored_run() -> None:

@@ -213,7 +213,8 @@ def _render(design: StudyDesign, settings: StudySettings) -> RenderSettings:
     from ichnos.simulation.cohort.design import RenderSettings
 
     if settings.smoke:
-        compact = design.parts == design.compact_parts  # whole heads would only take longer
+        # whole heads would only take longer where pieces are enough for all parts
+        compact = bool(design.compact_parts) and design.parts == design.compact_parts
         return RenderSettings(voxel_mm=3.0, oracle_samples=4, compact=compact)
     if settings.compact:
         voxel_mm = settings.voxel_mm or 2.0

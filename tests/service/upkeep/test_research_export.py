@@ -11,8 +11,10 @@ import pytest
 from pydicom import dcmread
 from sqlalchemy import select
 
+from builders.head import head_hu
 from builders.outlines import drawn_by
 from builders.read_node import ACCESSION, BORN, NAME, PATIENT, made_study, node_that_reads, read_here
+from builders.series import Quirks, build_series
 from ichnos.audit.outlines import reader_pseudonym
 from ichnos.errors import UsageError
 from ichnos.evidence.pack.readings import holds_readings
@@ -22,6 +24,9 @@ from ichnos.formats.bids_check import validate
 from ichnos.formats.dicom import open_dicom
 from ichnos.reading import Record
 from ichnos.service.node import Node
+from ichnos.service.partners.finder import PairFinder
+from ichnos.service.store import studies
+from ichnos.service.store.images import store_image
 from ichnos.service.store.tables import EventRow, StudyRow
 from ichnos.service.upkeep.export import export_studies, pseudonym_of
 
@@ -76,14 +81,18 @@ def test_masks_lie_on_the_grid_of_the_ct_and_are_found_by_name(exported: Path) -
 
 
 def test_no_file_and_no_name_tells_who_it_was(exported: Path) -> None:
-    for path in exported.rglob("*"):
+    tells_nobody(exported)
+
+
+def tells_nobody(folder: Path) -> None:
+    for path in folder.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         for secret in SECRETS:
-            assert secret not in str(path.relative_to(exported))
+            assert secret not in str(path.relative_to(folder))
             assert secret.encode() not in content, path.name
-    assert not list(exported.rglob("*.dcm"))
-    assert not list(exported.rglob("*.html"))
+    assert not list(folder.rglob("*.dcm"))
+    assert not list(folder.rglob("*.html"))
 
 
 def test_a_patient_keeps_the_pseudonym_and_the_event_names_the_asker(
@@ -125,3 +134,27 @@ def test_outlines_that_people_sent_back_are_manual_labels_under_pseudonyms(tmp_p
     assert set(np.unique(labels.array)) == {0, 1}
     for path in (tmp_path / "out").rglob("*.json"):
         assert "ZQREADER" not in path.read_text(encoding="utf-8")
+
+
+def test_mri_that_the_node_keeps_becomes_a_partner_exam(node: Node, tmp_path: Path) -> None:
+    header = {"patient_name": NAME, "patient_id": PATIENT, "date": "20260105", "intercept": 0.0}
+    for description in ("t2_FLAIR_ax", "localizer"):
+        quirks = Quirks(
+            steps_mm=(5.0,) * 11,
+            header={**header, "description": description, "seed": description},
+            tags={"Modality": "MR", "InstitutionName": "ZQHOSPITAL"},
+        )
+        for file in build_series(lambda mm: np.maximum(head_hu()(mm), 0), tmp_path / description, quirks):
+            image = store_image(node.settings.home, file)
+            with node.database.transaction() as session:
+                studies.register_image(session, image, now=500.0, source="MR1")
+    assert PairFinder(node).step()
+    result = export_studies(node, tmp_path / "out", actor="ann")
+    (patient,) = read_cohort(tmp_path / "out")
+    assert set(patient.exams) == {"ct", "followup", "flair"}
+    assert (result.patients, result.exams) == (1, 3)
+    flair = nifti.load(patient.exam("flair"))
+    assert min(flair.shape) == 12
+    assert flair.array.max() > 100
+    assert [finding for finding in validate(tmp_path / "out") if finding.level == "error"] == []
+    tells_nobody(tmp_path / "out")

@@ -105,15 +105,17 @@ def _line(events: Booleans, p: Floats, level: float) -> tuple[Estimate, Estimate
     from statsmodels.tools.sm_exceptions import PerfectSeparationError, PerfectSeparationWarning
 
     x, binomial = logit(p), sm.families.Binomial()
-    slope = undefined(p.size, level)
+    slope = intercept = undefined(p.size, level)
     with warnings.catch_warnings():
         warnings.simplefilter("error", PerfectSeparationWarning)
         with suppress(PerfectSeparationError, PerfectSeparationWarning):
-            if x.std() >= 1e-12:
+            if p.size > 2 and x.std() >= 1e-12:  # as many parameters as patients fit anything
                 fitted = sm.GLM(events, sm.add_constant(x), family=binomial).fit()
                 slope = _parameter(fitted, 1, p.size, level)
-        fitted = sm.GLM(events, np.ones(p.size), family=binomial, offset=x).fit()
-    return slope, _parameter(fitted, 0, p.size, level)
+        if p.size > 1:
+            fitted = sm.GLM(events, np.ones(p.size), family=binomial, offset=x).fit()
+            intercept = _parameter(fitted, 0, p.size, level)
+    return slope, intercept
 
 
 def _parameter(fitted: Any, at: int, n: int, level: float) -> Estimate:

@@ -136,7 +136,7 @@ def examples_of(
 ) -> list[ImageExample]:
     """Return the images of all training patients; each patient is read once, and kept in `work`."""
     how, folder = Extraction.of(cohort, settings, classifier, reader, resources.device), work / "images"
-    patients = [p for p in cohort if p.split in ("train", "validation")]
+    patients = list(cohort.of_split("train"))  # those of `validation` choose the threshold in an evaluation
     done = apply(
         partial(extract, how=how),
         patients,

@@ -5,6 +5,7 @@
       derivatives/ichnos/        the node's masks as label maps: predictions, to be corrected or named by hand
       readings/                  the readings, as `ichnos read` writes them
 
+MR studies that the node keeps and pairs with a CT become its FLAIR and T1, where their series are such.
 A patient keeps the pseudonym in every export of one node; the key that leads back never leaves its home.
 """
 
@@ -24,8 +25,11 @@ from pathlib import Path
 
 import numpy as np
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from ichnos.audit.exams import exams_in
 from ichnos.audit.outlines import outlines_in, write_outlines
+from ichnos.audit.pairing import PairWindows, episodes_of
 from ichnos.cohort import Exam, Fact, Patient
 from ichnos.errors import InputRefused, UsageError
 from ichnos.files import atomic_file
@@ -36,14 +40,14 @@ from ichnos.reading import Record
 from ichnos.scan import Scan
 from ichnos.service.node import Node
 from ichnos.service.store import events, studies
-from ichnos.service.store.tables import StudyRow
+from ichnos.service.store.tables import PairRow, StudyRow
 from ichnos.targets import label_values
 
 PIPELINE, READINGS = "ichnos", "readings"
 FOLLOWUP_DAYS = 3  # a later CT within them is the follow-up (expansion is defined at 24 h, up to 72 h)
+_log = logging.getLogger(__name__)
 _LABEL_MAPS = ("haematoma", "leukoaraiosis", "tract", "expansion")
 _SESSIONS: Mapping[Exam, str] = {"ct": "baseline", "followup": "followup"}
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class _Chosen:
     patient: str  # pseudonym
     exam: Exam
     days: int  # since the patient's first CT
+    mri: tuple[Path, ...] = ()  # kept studies that pair with it; of the first CT alone
 
 
 def export_studies(
@@ -89,7 +94,8 @@ def export_studies(
     with node.database.transaction() as session:
         for number in exported:
             events.append_event(session, "exported", at=node.clock(), actor=actor, study_id=number)
-    return ExportResult(folder, len(patients), len(exported), left_out)
+    exams = sum(len(patient.exams) for patient in patients.values())
+    return ExportResult(folder, len(patients), exams, left_out)
 
 
 _COLUMNS = {
@@ -123,9 +129,21 @@ def _choose(node: Node, study_ids: Sequence[int]) -> tuple[list[_Chosen], dict[i
                 continue
             if exam == "followup":
                 paired.add(patient)
-            files = tuple(node.settings.home / image.path for image in studies.files_of(session, row))
-            chosen.append(_Chosen(row, files, patient, exam, days or 0))
+            mri = _paired_mri(session, row) if exam == "ct" else []
+            files, more = (_files(node, session, some) for some in ([row], mri))
+            chosen.append(_Chosen(row, files, patient, exam, days or 0, more))
     return chosen, left_out
+
+
+def _files(node: Node, session: Session, rows: Sequence[StudyRow]) -> tuple[Path, ...]:
+    return tuple(node.settings.home / image.path for row in rows for image in studies.files_of(session, row))
+
+
+def _paired_mri(session: Session, ct: StudyRow) -> list[StudyRow]:
+    """Return the studies without a CT that the node has paired with one."""
+    wanted = select(StudyRow).join(PairRow, PairRow.partner_study_id == StudyRow.id)
+    of_ct = wanted.where(PairRow.ct_study_id == ct.id, StudyRow.state == "kept").order_by(StudyRow.id)
+    return list(session.execute(of_ct).scalars())
 
 
 def _export(node: Node, one: _Chosen, folder: Path, known: Patient | None, centre: str) -> Patient:
@@ -139,7 +157,8 @@ def _export(node: Node, one: _Chosen, folder: Path, known: Patient | None, centr
     _export_reading(reading, folder / READINGS / f"sub-{one.patient}_ses-{_SESSIONS[one.exam]}")
     if one.exam == "ct":
         _export_masks(reading, scan, folder, one.patient)
-        return Patient(one.patient, centre=centre, exams={"ct": file}, facts=_facts(scan))
+        exams = {"ct": file, **_export_mri(one, folder)}
+        return Patient(one.patient, centre=centre, exams=exams, facts=_facts(scan))
     if known is None:
         raise InputRefused("the patient's first CT could not be exported")
     facts = {**known.facts, "days_to_followup": float(one.days)}
@@ -158,6 +177,25 @@ def _export_outlines(node: Node, one: _Chosen, images: Path, scan: Scan, folder:
             write_outlines([replace(outline, author=reader)], scan, folder, one.patient, one.exam)
         except InputRefused as refusal:  # a SEG of something else must not keep the CT from its cohort
             _log.warning("study %d: a segmentation was left out: %s", one.study.id, refusal.without_names)
+
+
+def _export_mri(one: _Chosen, folder: Path) -> dict[Exam, Path]:
+    """Write the FLAIR and T1 that follow a CT within their windows, without identity."""
+    if not one.mri:
+        return {}
+    exams: dict[Exam, Path] = {}
+    with _linked((*one.files, *one.mri), folder) as images:
+        for episode in episodes_of(exams_in(images).exams, PairWindows()):
+            for exam, partner in episode.partners.items():
+                try:
+                    partner.write(folder, one.patient, exam)
+                except InputRefused as refusal:  # the CT is worth exporting without it
+                    _log.warning(
+                        "study %d: its %s was left out: %s", one.study.id, exam, refusal.without_names
+                    )
+                else:
+                    exams[exam] = bids.exam_path(folder, one.patient, exam)
+    return exams
 
 
 def _facts(scan: Scan) -> dict[str, Fact]:
