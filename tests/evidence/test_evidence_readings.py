@@ -16,6 +16,7 @@ from builders.tiny_model import tiny_model
 from ichnos.cli.main import run
 from ichnos.cohort import Fact, Patient
 from ichnos.errors import InputRefused
+from ichnos.evidence.leakage import TrainingImage, write_training
 from ichnos.evidence.pack.evaluation import gather
 from ichnos.evidence.pack.pack import Pack, write_evidence
 from ichnos.evidence.pack.plan import EvidencePlan
@@ -183,6 +184,17 @@ def test_evaluate_reads_first_when_it_is_given_a_model(
     assert numbers["sections"]["compared"]["mask: leukoaraiosis"]["patients"] == len(BLEEDS)
     record = out / "readings" / "sub-A1_ses-baseline" / "reading.json"
     assert json.loads(record.read_text())["provenance"]["model_name"] == "tiny"
+
+
+def test_a_leak_is_refused_before_anybody_is_read(
+    read_cohort_folders: Read, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_training([TrainingImage("sub-A1", "A1")], tmp_path / "training.csv")
+    folder = tiny_model(tmp_path / "model").folder
+    call = ["evaluate", "--model", str(folder), str(read_cohort_folders.cohort), "-o", str(tmp_path / "out")]
+    assert run([*call, "--training", str(tmp_path / "training.csv")]) != 0
+    assert "A1 are patients both trained on and evaluated" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_evaluate_without_a_cohort_says_what_to_give(

@@ -61,6 +61,7 @@ def _pack(
 
     plan = load_plan(settings.plan, expansion=settings.expansion, splits=settings.splits)
     if given is None:
+        _refuse_leaks(cohorts, plan, settings.training)
         claim_folder(out)
         _read(cohorts, plan, out / _READINGS, settings, progress=progress)
     return write_evidence(
@@ -73,6 +74,15 @@ def _pack(
         workers=settings.workers,
         progress=progress,
     )
+
+
+def _refuse_leaks(cohorts: list[Cohort], plan: EvidencePlan, training: Path | None) -> None:
+    """Compare the patients with a list of training images before any of them is read."""
+    from ichnos.evidence.leakage import Evaluated, leakage_proof, read_training
+
+    if training is not None:
+        people = [p for cohort in cohorts for p in cohort if p.split in plan.splits]
+        leakage_proof([Evaluated(p.id, p.centre, p.split) for p in people], read_training(training))
 
 
 def _sides(folders: list[Path], model: str) -> tuple[Path | None, list[Path]]:
