@@ -44,6 +44,14 @@ def test_names_that_look_like_markup_are_shown_as_they_are(capsys: pytest.Captur
     assert "[bold]scan" in shown
 
 
+def test_a_row_off_a_terminal_is_one_line_and_loses_no_letter(capsys: pytest.CaptureFixture[str]) -> None:
+    words = tuple(f"a cell of several words, number {number}" for number in range(8))
+    print_table(words, [words])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert all(word in lines[1] and word in lines[3] for word in words)
+
+
 def test_scans_whose_names_look_like_markup_are_read_and_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
