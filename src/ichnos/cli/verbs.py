@@ -100,7 +100,7 @@ VERBS: dict[str, Verb] = {
         (*_TORCH, *_PAGES, *_STATISTICS),
     ),
     "adapt": Verb(
-        "recalibrate a model from a site's own pairs",
+        "recalibrate or fine-tune a model on a site's own pairs",
         "ichnos adapt default --audit audit -o adapted",
         "ichnos.cli.audit.adapt",
         (*_TORCH, *_STATISTICS),
