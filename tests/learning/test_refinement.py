@@ -111,6 +111,9 @@ def test_a_refinement_is_learnt_goes_on_and_lies_beside_the_weights(tmp_path: Pa
     assert found is not None
     assert found.manifest.refines == model.manifest.weights_sha256
     assert found.manifest.provenance.steps == 6
+    called_again = train_refinement(model, pool, heads=(), work=tmp_path / "work", steps=6)
+    assert called_again.manifest.provenance.steps == 6
+    assert called_again.manifest.provenance.parents == ()
     again = train_refinement(model, pool, heads=(), work=tmp_path / "other", steps=1)
     assert again.manifest.provenance.steps == 7
     assert again.manifest.provenance.parents == (found.manifest.weights_sha256,)

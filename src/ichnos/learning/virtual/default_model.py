@@ -17,6 +17,7 @@ from ichnos.learning.segmentation.objective import SegmentationSettings, train_s
 from ichnos.learning.segmentation.operating_points import operating_points
 from ichnos.learning.segmentation.settings import Objective
 from ichnos.learning.virtual.batches import Population, Schedule, SimulatedBatches
+from ichnos.learning.virtual.origin import Origin, origin
 from ichnos.models import (
     Manifest,
     Model,
@@ -115,8 +116,9 @@ def train_default(
     of the model folder `go_on_from`, if given, with a gentler learning rate and on unseen patients.
     """
     earlier = load_model(go_on_from) if go_on_from is not None else None
-    settings = default_settings(steps=steps, **(_GENTLER if earlier else {}))
-    batches = _batches(settings.preprocessing, taught_heads(heads), earlier, resources.cache)
+    began = origin(work, earlier)
+    settings = default_settings(steps=steps, **(_GENTLER if began.steps else {}))
+    batches = _batches(settings.preprocessing, taught_heads(heads), began.steps, resources.cache)
     initial = earlier.network().state_dict() if earlier else None
     try:
         network = train_segmentation(settings, batches, work, initial=initial, resources=resources)
@@ -124,22 +126,16 @@ def train_default(
         points = operating_points(network, batches, unseen, DEFAULT_TARGETS)
     finally:
         batches.close()
-    provenance = simulated_provenance(settings.loop, earlier, taught_heads(heads), work, resources)
+    provenance = simulated_provenance(settings.loop, began, taught_heads(heads), work, resources)
     return save_model(out, network, _manifest(settings, points, provenance))
 
 
-def _batches(
-    how: Preprocessing, heads: tuple[Path, ...], earlier: Model | None, cache: Path | None
-) -> SimulatedBatches:
-    """Return batches of simulated patients whom the earlier model has not seen."""
-    population = Population(heads=heads, seed=_steps_of(earlier), cache=cache)
+def _batches(how: Preprocessing, heads: tuple[Path, ...], seed: int, cache: Path | None) -> SimulatedBatches:
+    """Return batches of simulated patients; with the earlier steps as seed, of patients not seen before."""
+    population = Population(heads=heads, seed=seed, cache=cache)
     return SimulatedBatches(
         population, Schedule(how.patch, how.spacing_mm[0]), DEFAULT_TARGETS, how.windows_hu
     )
-
-
-def _steps_of(earlier: Model | None) -> int:
-    return earlier.manifest.provenance.steps if earlier else 0
 
 
 def _unseen(schedule: Schedule, done: int) -> range:
@@ -152,22 +148,21 @@ def _unseen(schedule: Schedule, done: int) -> range:
 
 def simulated_provenance(
     loop: LoopSettings,
-    earlier: Model | None,
+    began: Origin,
     heads: tuple[Path, ...],
     work: Path,
     resources: Resources,
     *seeds: int,
 ) -> Provenance:
     """Return where weights come from that were learnt from virtual patients, the earlier ones included."""
-    parents = (*earlier.manifest.provenance.parents, earlier.manifest.weights_sha256) if earlier else ()
     cores = f"{torch.get_num_threads()} CPU core(s), {platform.machine()}"
     return Provenance.of_today(
         command=resources.command,
         seeds=(loop.seed, *seeds),
-        steps=_steps_of(earlier) + reached(work),
+        steps=began.steps + reached(work),
         data={"mni152 (nilearn)": "as shipped", **{head.name: sha256(head) for head in heads}},
         hardware="1 GPU" if resources.device != "cpu" else cores,
-        parents=parents,
+        parents=began.parents,
     )
 
 

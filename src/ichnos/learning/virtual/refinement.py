@@ -31,6 +31,7 @@ from ichnos.learning.segmentation.objective import (
 from ichnos.learning.segmentation.settings import Objective
 from ichnos.learning.virtual.batches import DISEASED_ML, SMALL_ML, scanned
 from ichnos.learning.virtual.default_model import HEAD_WINDOWS_HU, LIMITS, simulated_provenance, taught_heads
+from ichnos.learning.virtual.origin import origin
 from ichnos.models import (
     ATLAS_CHANNELS,
     LOGIT_UNIT,
@@ -276,10 +277,11 @@ def train_refinement(
     files = _scans_of(pool)
     earlier = None if anew else model.refinement()
     settings = refinement_settings(steps=steps, pool=files)
-    batches = PoolBatches(files, seed=earlier.manifest.provenance.steps if earlier else 0)
+    began = origin(work, earlier)
+    batches = PoolBatches(files, seed=began.steps)
     initial = earlier.network().state_dict() if earlier else None
     network = train_segmentation(settings, batches, work, initial=initial, resources=resources)
-    provenance = simulated_provenance(settings.loop, earlier, taught_heads(heads), work, resources, _SEED)
+    provenance = simulated_provenance(settings.loop, began, taught_heads(heads), work, resources, _SEED)
     return save_model(model.folder / REFINEMENT, network, _manifest(model, settings, provenance))
 
 
