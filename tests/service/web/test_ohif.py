@@ -78,7 +78,7 @@ def test_the_segmentation_is_drawn_on_the_ct(living: Living, page: Any, tmp_path
 
 def tracts(page: Any) -> dict[str, float]:
     """Return where the green (left) and the purple (right) mask lie from left to right; {} without them."""
-    picture = page.locator("canvas.cornerstone-canvas").first.screenshot()
+    picture = until(lambda: canvas(page), PATIENCE_MS / 1000)
     red, green, blue = np.moveaxis(np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), int), 2, 0)
     masks = {
         "left": (green > red + 25) & (green > blue + 25),
@@ -89,3 +89,11 @@ def tracts(page: Any) -> dict[str, float]:
     return {name: float(np.nonzero(mask)[1].mean()) for name, mask in masks.items()} | {
         "middle": red.shape[1] / 2
     }
+
+
+def canvas(page: Any) -> bytes | None:
+    """Return a picture of what is drawn; None where OHIF has just replaced the element."""
+    try:
+        return bytes(page.locator("canvas.cornerstone-canvas").first.screenshot())
+    except playwright.Error:
+        return None
