@@ -180,7 +180,7 @@ def _export_outlines(node: Node, one: _Chosen, images: Path, scan: Scan, folder:
 
 
 def _export_mri(one: _Chosen, folder: Path) -> dict[Exam, Path]:
-    """Write the FLAIR and T1 that follow a CT within their windows, without identity."""
+    """Write the FLAIR and T1 that the CT is paired with, de-identified."""
     if not one.mri:
         return {}
     exams: dict[Exam, Path] = {}
