@@ -123,7 +123,8 @@ def test_slicer_reads_the_measurements(opened: Opened, tmp_path: Path) -> None:
     assert group["TrackingIdentifier"] == "ICH"
     assert group["segmentationSOPInstanceUID"] == seg.sop_instance_uid
     assert group["Finding"]["CodeValue"] == "50960005"
-    (item,) = group["measurementItems"]
+    item, *limits = group["measurementItems"]
+    assert [float(limit["value"]) for limit in limits] == [28.5, 35.0]
     assert (item["quantity"]["CodeValue"], float(item["value"]), item["units"]["CodeValue"]) == (
         "118565006",
         31.25,

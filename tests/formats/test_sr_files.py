@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +36,11 @@ REPORT = Report(
         MeasurementGroup(
             "expansion",
             None,
-            (Quantity("expansion_probability", "Probability of expansion", 0.375, "", 0.25, 0.5),),
+            (
+                Quantity(
+                    "expansion_probability", "Probability of expansion", 0.375, "", 0.25, 0.5, "80 % interval"
+                ),
+            ),
         ),
         MeasurementGroup(
             "leukoaraiosis",
@@ -58,9 +63,10 @@ def scan(opened: Opened) -> Scan:
     return opened(Quirks(tilt_deg=12))
 
 
-def seg_of(scan: Scan, folder: Path, alias: Alias | None = None):  # type: ignore[no-untyped-def]
+def seg_of(scan: Scan, folder: Path, alias: Alias | None = None, *more: str):  # type: ignore[no-untyped-def]
     mask = scan.volume.map_array(lambda hu: hu > 0)
-    return write_seg(scan, {"ICH": mask, "tract_left": mask}, folder / "seg.dcm", alias=alias)
+    names = ("ICH", "tract_left", *more)
+    return write_seg(scan, dict.fromkeys(names, mask), folder / "seg.dcm", alias=alias)
 
 
 def expected(report: Report) -> Report:
@@ -73,7 +79,7 @@ def expected(report: Report) -> Report:
 
 
 def _ucum(q: Quantity) -> Quantity:
-    return Quantity(q.name, q.label, q.value, "[hnsf'U]", q.low, q.high) if q.unit == "HU" else q
+    return replace(q, unit="[hnsf'U]") if q.unit == "HU" else q
 
 
 def test_what_was_written_is_read(scan: Scan, tmp_path: Path) -> None:
@@ -97,6 +103,35 @@ def test_an_outside_reader_finds_the_volume_of_the_segment(scan: Scan, tmp_path:
     assert group.finding_type.value == "50960005"
     algorithm = [item for item in group[0].ContentSequence if "Algorithm" in item.name.meaning]
     assert {item.value for item in algorithm if item.value_type.value == "TEXT"} >= {"ichnos", NOTICE}
+
+
+def test_the_limits_of_an_interval_are_numbers_of_their_own_that_no_reader_takes_for_the_volume(
+    scan: Scan, tmp_path: Path
+) -> None:
+    sr = srread(write_sr(scan, REPORT, tmp_path / "sr.dcm", seg=seg_of(scan, tmp_path)))
+    group = sr.content.get_volumetric_roi_measurement_groups(tracking_uid=None)[0]
+    volume, *limits = group.get_measurements()
+    assert [(limit.value, limit.unit.value) for limit in limits] == [(28.5, "mL"), (35.0, "mL")]
+    assert [limit.name.scheme_designator for limit in (volume, *limits)] == ["SCT", "99ICHNOS", "99ICHNOS"]
+    assert limits[1].name.meaning == "Upper limit: Intracerebral haematoma, interval"
+
+
+def test_what_was_measured_of_the_whole_head_refers_to_the_brain(scan: Scan, tmp_path: Path) -> None:
+    seg = seg_of(scan, tmp_path, None, "brain")
+    shift = MeasurementGroup("haematoma measures", None, (Quantity("midline_shift", "Shift", 3.0, "mm"),))
+    report = Report((*REPORT.groups[:2], shift))
+    path = write_sr(scan, report, tmp_path / "sr.dcm", seg=seg)
+    groups = srread(path).content.get_volumetric_roi_measurement_groups()
+    referred = [
+        item.ReferencedSOPSequence[0]
+        for group in groups
+        for item in group[0].ContentSequence
+        if item.name.meaning == "Referenced Segment"
+    ]
+    assert [item.ReferencedSegmentNumber for item in referred] == [1, 2, seg.segment_numbers["brain"]]
+    assert {item.ReferencedSOPInstanceUID for item in referred} == {seg.sop_instance_uid}
+    assert read_sr(path) == report
+    assert dciodvfy_errors(path) == []
 
 
 def test_it_says_research_use_only_and_belongs_to_the_study(scan: Scan, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ SR_SERIES_NUMBER = 9002
 SR_STORAGE = "1.2.840.10008.5.1.4.1.1.88.34"  # Comprehensive 3D SR
 _CT: Code = ("25045-6", "LN", "CT unspecified body region")  # of CID 100; the finding sites say: head
 _REPORT: Code = ("126000", "DCM", "Imaging Measurement Report")
-_UPPER, _LOWER = "371886008", "371885007"  # SCT: range of upper, of lower measurement uncertainty
+_HEAD = "brain"  # the segment to which what was measured of the whole head refers
+_LOWER, _UPPER = ".low", ".high"  # the limits of an interval are measurements of their own, named after it
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Quantity:
     unit: str = ""  # UCUM, or "HU"; "" for a ratio or a count
     low: float | None = None  # interval, same unit
     high: float | None = None
+    interval: str = ""  # what the interval is: "80 % interval"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class MeasurementGroup:
     """What was measured of one thing."""
 
     name: str  # stable: "ICH", "expansion"; a target of this name gives it codes and a site
-    segment: str | None = None  # the mask in the SEG that it was measured on
+    segment: str | None = None  # the mask in the SEG that it was measured on; None: the whole head
     quantities: tuple[Quantity, ...] = ()
     grades: tuple[CodedGrade, ...] = ()
 
@@ -88,8 +90,9 @@ def write_sr(
     alias: Alias | None = None,
     algorithm: Algorithm | None = None,
 ) -> Path:
-    """Write a report as an SR that belongs to the scan's study; groups with a segment refer to `seg`. Same
-    content, same bytes.
+    """Write a report as an SR that belongs to the scan's study. Same content, same bytes.
+
+    Groups refer to their segment in `seg`; those without one to its segment `brain`, where it has one.
     """
     _check(report, seg)
     algorithm = algorithm or Algorithm()
@@ -182,7 +185,8 @@ def _group(
     content: dict[str, Any] = {
         "tracking_identifier": sr.TrackingIdentifier(derived_uid("group", uid, group.name), group.name),
         "algorithm_id": _algorithm(algorithm),
-        "measurements": [_measurement(quantity, group) for quantity in group.quantities] or None,
+        "measurements": [item for quantity in group.quantities for item in _measured(quantity, group)]
+        or None,
         "qualitative_evaluations": [_grade(grade) for grade in group.grades] or None,
     }
     target = codes.segment_targets().get(group.name)
@@ -190,12 +194,14 @@ def _group(
         coded = codes.segment_codes(target)
         content["finding_category"], content["finding_type"] = coded.category, coded.type
         content["finding_sites"] = [sr.FindingSite(coded.region, coded.side)]
-    if group.segment is None or seg is None:
+    # Groups with and without a region in one report are allowed by TID 1500, but not by every validator.
+    number = seg.segment_numbers.get(group.segment or _HEAD) if seg is not None else None
+    if seg is None or number is None:
         return sr.MeasurementsAndQualitativeEvaluations(**content)
     content["referenced_segment"] = sr.ReferencedSegment(
         SEG_STORAGE,
         seg.sop_instance_uid,
-        seg.segment_numbers[group.segment],
+        number,
         source_series=sr.SourceSeriesForSegmentation(headers[0].SeriesInstanceUID),
     )
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(**content)
@@ -209,29 +215,37 @@ def _algorithm(algorithm: Algorithm) -> Any:
     )
 
 
-def _measurement(quantity: Quantity, group: MeasurementGroup) -> Any:
-    from highdicom.sr import Measurement, MeasurementProperties, TrackingIdentifier
+def _measured(quantity: Quantity, group: MeasurementGroup) -> list[Any]:
+    """Return a value and, where it has an interval, the two limits.
 
+    The limits are measurements under private names, not the ranges of uncertainty of TID 310: viewers list
+    them, and PixelMed's TID 1419 takes every number below a number for one that it was inferred from.
+    """
     code = codes.measure_code(quantity.name, quantity.label)
-    interval = None
-    if quantity.low is not None and quantity.high is not None:
-        interval = MeasurementProperties(
-            upper_measurement_uncertainty=quantity.high - quantity.value,
-            lower_measurement_uncertainty=quantity.value - quantity.low,
-        )
-        for item in interval:  # highdicom writes them without a unit; they have the value's
-            item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0] = codes.unit_concept(quantity.unit)
+    method = (
+        codes.concept(codes.SUM_OF_VOXELS) if code == codes.VOLUME and group.segment is not None else None
+    )
+    items = [_measurement(quantity, group, code, method)]
+    if quantity.low is None or quantity.high is None:
+        return items
+    what = quantity.interval or "interval"
+    for suffix, word, value in ((_LOWER, "Lower", quantity.low), (_UPPER, "Upper", quantity.high)):
+        limit = Quantity(quantity.name + suffix, quantity.interval, value, quantity.unit)
+        meaning = f"{word} limit: {quantity.label}, {what}"
+        items.append(_measurement(limit, group, (limit.name, PRIVATE_SCHEME, meaning[:64])))
+    return items
+
+
+def _measurement(quantity: Quantity, group: MeasurementGroup, code: Code, method: Any = None) -> Any:
+    from highdicom.sr import Measurement, TrackingIdentifier
+
+    words = f"{quantity.name}: {quantity.label}" if quantity.label else quantity.name
     return Measurement(
         name=codes.concept(code),
         value=float(quantity.value),
         unit=codes.unit_concept(quantity.unit),
-        tracking_identifier=TrackingIdentifier(
-            derived_uid("measure", group.name, quantity.name), f"{quantity.name}: {quantity.label}"
-        ),
-        method=(
-            codes.concept(codes.SUM_OF_VOXELS) if code == codes.VOLUME and group.segment is not None else None
-        ),
-        properties=interval,
+        tracking_identifier=TrackingIdentifier(derived_uid("measure", group.name, quantity.name), words),
+        method=method,
     )
 
 
@@ -292,16 +306,14 @@ def _items(parent: Any, *values: str) -> Iterator[Any]:
 
 def _read_group(item: Any) -> MeasurementGroup:
     name = str(next(_items(item, "112039")).TextValue)
-    segment = name if any(True for _ in _items(item, "121191")) else None
-    numbers = [child for child in item.ContentSequence if child.ValueType == "NUM"]
+    segment = name if any(True for _ in _items(item, "121191")) and name in codes.segment_targets() else None
+    numbers = [_read_quantity(child) for child in item.ContentSequence if child.ValueType == "NUM"]
     coded = [
         child
         for child in item.ContentSequence
         if child.ValueType == "CODE" and _scheme(child) == PRIVATE_SCHEME
     ]
-    return MeasurementGroup(
-        name, segment, tuple(map(_read_quantity, numbers)), tuple(map(_read_grade, coded))
-    )
+    return MeasurementGroup(name, segment, _with_limits(numbers), tuple(map(_read_grade, coded)))
 
 
 def _scheme(item: Any) -> str:
@@ -310,11 +322,20 @@ def _scheme(item: Any) -> str:
 
 def _read_quantity(item: Any) -> Quantity:
     name, _, label = str(next(_items(item, "112039")).TextValue).partition(": ")
-    value, unit = _number(item), str(item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue)
-    upper, lower = (next(map(_number, _items(item, code)), None) for code in (_UPPER, _LOWER))
-    low = value - lower if lower is not None else None
-    high = value + upper if upper is not None else None
-    return Quantity(name, label, value, "" if unit == "1" else unit, low, high)
+    unit = str(item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue)
+    return Quantity(name, label, _number(item), "" if unit == "1" else unit)
+
+
+def _with_limits(quantities: Sequence[Quantity]) -> tuple[Quantity, ...]:
+    """Return the values, each with the interval whose limits were written beside it."""
+    named = {quantity.name: quantity for quantity in quantities}
+    values = (quantity for quantity in quantities if not quantity.name.endswith((_LOWER, _UPPER)))
+    return tuple(
+        replace(value, low=low.value, high=high.value, interval=low.label)
+        if (low := named.get(value.name + _LOWER)) and (high := named.get(value.name + _UPPER))
+        else value
+        for value in values
+    )
 
 
 def _number(item: Any) -> float:

@@ -95,9 +95,8 @@ def _groups(finding: Finding) -> list[MeasurementGroup]:
 
 def _quantity(measure: Measure) -> Quantity:
     assert isinstance(measure.value, int | float)
-    return Quantity(
-        measure.name, measure.label, float(measure.value), measure.unit, measure.low, measure.high
-    )
+    value, what = float(measure.value), measure.interval
+    return Quantity(measure.name, measure.label, value, measure.unit, measure.low, measure.high, what)
 
 
 def _grade(measure: Measure) -> CodedGrade:

@@ -101,8 +101,14 @@ def _work(node: Node) -> None:
 
 def _send(node: Node) -> None:
     from ichnos.service.sender import Sender
+    from ichnos.service.upkeep.audit_sender import AuditSender
 
-    node.repeat(Sender(node).step, pause_s=_PAUSE_S)
+    sender, audit = Sender(node), AuditSender(node)
+
+    def step(_: Node) -> bool:  # both, so that neither waits for the other's queue to be empty
+        return any([sender.step(), audit.step()])
+
+    node.repeat(step, pause_s=_PAUSE_S)
 
 
 def _serve_web(node: Node) -> None:

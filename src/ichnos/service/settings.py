@@ -182,6 +182,30 @@ class OidcSettings(_Part):
         return self
 
 
+class AuditSettings(_Part):
+    """The audit repository, a syslog server to which every event is sent (DICOM PS3.15 A.6 and A.7).
+
+    >>> AuditSettings(host="audit.example.org").port
+    6514
+    """
+
+    host: str = Field(default="", description="its name or address; empty: nothing is sent")
+    port: int = Field(default=6514, ge=1, le=65535, description="its port (514 is usual for udp)")
+    transport: Literal["tls", "udp"] = Field(default="tls", description="tls (RFC 5425) or udp (RFC 5426)")
+    authorities: Path | None = Field(
+        default=None, description="authorities of its certificate (PEM); none: the system's"
+    )
+    certificate: Path | None = Field(default=None, description="our certificate, where it asks for one (PEM)")
+    key: Path | None = Field(default=None, description="private key of the certificate (PEM)")
+    identified: bool = Field(default=False, description="name study and patient in the messages")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("a certificate needs both audit.certificate and audit.key")
+        return self
+
+
 class StorageSettings(_Part):
     """What is kept, and when no more is accepted."""
 
@@ -206,6 +230,9 @@ class PartnerSettings(_Part):
     delay_s: float = Field(default=900.0, ge=0, description="seconds after the partner's arrival")
     from_hour: int = Field(default=0, ge=0, le=23, description="hour (UTC) from which pairs are judged")
     to_hour: int = Field(default=24, ge=1, le=24, description="hour (UTC) until which pairs are judged")
+    exam_sd: dict[str, float] = Field(
+        default={}, description="a partner exam's own error by quantity, SD of ln(1 + mL)"
+    )
     search: bool = Field(default=False, description="ask the archive for partner exams, in these hours")
     search_every_h: float = Field(default=24.0, gt=0, description="hours until a patient is asked for again")
     search_daily: int = Field(
@@ -236,6 +263,7 @@ class NodeSettings(_Part):
     partners: PartnerSettings = PartnerSettings()
     web: WebSettings = WebSettings()
     oidc: OidcSettings = OidcSettings()
+    audit: AuditSettings = AuditSettings()
     storage: StorageSettings = StorageSettings()
 
     @property
@@ -264,12 +292,15 @@ def missing_files(settings: NodeSettings) -> list[str]:
     >>> missing_files(NodeSettings(oidc=OidcSettings(client_secret_file=Path("no-such-file"))))
     ['oidc.client_secret_file: no-such-file does not exist']
     """
-    receiver, model = settings.receiver, settings.reading.model
+    receiver, audit, model = settings.receiver, settings.audit, settings.reading.model
     named = {
         "receiver.tls_certificate": receiver.tls_certificate,
         "receiver.tls_key": receiver.tls_key,
         "receiver.tls_peers": receiver.tls_peers,
         "oidc.client_secret_file": settings.oidc.client_secret_file,
+        "audit.authorities": audit.authorities,
+        "audit.certificate": audit.certificate,
+        "audit.key": audit.key,
         "reading.model": Path(model) if model else None,
     }
     return [f"{name}: {path} does not exist" for name, path in named.items() if path and not path.exists()]

@@ -28,7 +28,6 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 PACKAGE = "@ohif/app@3.13.2"
 PATIENCE_MS = 240_000
 pytestmark = [
-    pytest.mark.slow,  # OHIF is 50 MB, and draws without a graphics card
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.timeout(1200),
 ]

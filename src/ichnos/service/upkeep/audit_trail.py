@@ -71,8 +71,33 @@ def audit_messages(
     """Give one `AuditMessage` per event from a time on (seconds since 1970), in the order of the chain."""
     wanted = select(EventRow).where(EventRow.at >= since).order_by(EventRow.id)
     for row in session.execute(wanted).scalars().yield_per(1000):
-        study = session.get(StudyRow, row.study_id) if identified and row.study_id is not None else None
-        yield ElementTree.tostring(_message(row, source, study), encoding="unicode")
+        yield _xml(session, row, source, identified)
+
+
+@dataclass(frozen=True)
+class AuditMessage:
+    """One event as it leaves the node."""
+
+    event: int  # its number in the event table
+    at: float  # seconds since 1970
+    failed: bool
+    xml: str
+
+
+def messages_after(
+    session: Session, event: int, *, limit: int, source: str, identified: bool = False
+) -> list[AuditMessage]:
+    """Return the next messages after an event of the chain, at most `limit`."""
+    wanted = select(EventRow).where(EventRow.id > event).order_by(EventRow.id).limit(limit)
+    return [
+        AuditMessage(row.id, row.at, row.kind in _FAILED, _xml(session, row, source, identified))
+        for row in session.execute(wanted).scalars()
+    ]
+
+
+def _xml(session: Session, row: EventRow, source: str, identified: bool) -> str:
+    study = session.get(StudyRow, row.study_id) if identified and row.study_id is not None else None
+    return ElementTree.tostring(_message(row, source, study), encoding="unicode")
 
 
 def _message(row: EventRow, source: str, study: StudyRow | None) -> ElementTree.Element:

@@ -103,12 +103,16 @@ def _web() -> Iterator[str]:
 
 
 def _security(settings: NodeSettings) -> Iterator[str]:
-    receiver = settings.receiver
+    receiver, audit = settings.receiver, settings.audit
+    sent = f"sent by syslog over {audit.transport.upper()} (PS3.15 A.{6 if audit.transport == 'tls' else 7})"
+    messages = sent if audit.host else "fetched by `ichnos serve audit`, not sent"
     tls = "TLS 1.2 or later" if receiver.tls_certificate else "no TLS (set receiver.tls_certificate)"
     client = ", client certificates required" if receiver.tls_peers else ""
     yield "## Security"
     yield ""
-    yield f"Receiver: {tls}{client}. Pages and API: users, API tokens. Audit messages: `ichnos serve audit`."
+    yield f"Receiver: {tls}{client}. Pages and API: users, API tokens."
+    yield ""
+    yield f"Audit messages (PS3.15 A.5): {messages}."
 
 
 def _content() -> Iterator[str]:
