@@ -230,6 +230,9 @@ class PartnerSettings(_Part):
     delay_s: float = Field(default=900.0, ge=0, description="seconds after the partner's arrival")
     from_hour: int = Field(default=0, ge=0, le=23, description="hour (UTC) from which pairs are judged")
     to_hour: int = Field(default=24, ge=1, le=24, description="hour (UTC) until which pairs are judged")
+    exam_sd: dict[str, float] = Field(
+        default={}, description="a partner exam's own error by quantity, SD of ln(1 + mL)"
+    )
     search: bool = Field(default=False, description="ask the archive for partner exams, in these hours")
     search_every_h: float = Field(default=24.0, gt=0, description="hours until a patient is asked for again")
     search_daily: int = Field(
