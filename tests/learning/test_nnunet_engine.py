@@ -189,6 +189,7 @@ def test_nnunet_trains_and_our_inference_reads_as_its_predictor_does(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_folds_of_nnunet_become_one_model_that_averages_them(tmp_path: Path) -> None:
     cohort = write_trainable_cohort(tmp_path / "cohort", ("train",) * 3)
     plan = NnunetSettings(targets=target_specs("ICH,tract")).changed(
