@@ -1,4 +1,4 @@
-"""dcmjs-dimse, DICOM's network protocol in JavaScript: it sends to the node, and takes what the node sends."""
+"""dcmjs-dimse, DICOM in JavaScript: it sends to the node, and takes what the node sends."""
 
 from __future__ import annotations
 
