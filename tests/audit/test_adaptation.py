@@ -88,6 +88,17 @@ def test_the_verb_recalibrates_and_says_what_so_many_pairs_allow(
     assert run(call) == 0
     told = json.loads(capsys.readouterr().out)
     assert "give or take" in told["said"]
+    known = [*call[:5], str(tmp_path / "known"), "--exam-sd", "followup_volume=0.1"]
+    assert run(known) == 0
+    plain, without = (load_site_recalibration(tmp_path / name) for name in ("site", "known"))
+    assert plain is not None
+    assert without is not None
+    high, narrower = (site.intervals["followup_volume"].high for site in (plain, without))
+    assert narrower < high
+    assert "own error of 0.1 taken out" in (tmp_path / "known" / "CARD.md").read_text()
+    for wrong in ("followup_volume", "followup_volume=much", "followup_volume=-0.1", "followup_volume=2"):
+        assert run([*call[:5], str(tmp_path / "x"), "--exam-sd", wrong]) == 3
+    capsys.readouterr()
     assert run(["adapt", str(model.folder), "-o", str(tmp_path / "x")]) == 3  # neither --audit nor --tuned
     assert run(["adapt", str(model.folder), "--audit", str(tmp_path), "-o", str(tmp_path / "x")]) == 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,6 +81,52 @@ def test_forty_pairs_bring_a_biased_interval_back() -> None:
     assert np.mean([bool(s.held) for s in later]) < 0.3
     after = [coverage(later, scaling_of(biased(40, 1.6, seed=k), level=0.8)) for k in range(40)]
     assert np.mean(after) == pytest.approx(0.8, abs=0.03)
+
+
+def judged_by_an_exam_that_errs(n: int, sd: float, seed: int) -> list[Score]:
+    """Return scores of an unbiased reader by an exam that errs by this standard deviation of ln(1 + mL)."""
+    noise = np.random.default_rng([seed, 1]).normal(0, sd, n)
+    return [
+        replace(s, truth=float(np.expm1(np.log1p(s.truth) + e)))
+        for s, e in zip(biased(n, 1.0, seed), noise, strict=True)
+    ]
+
+
+def test_the_error_of_the_exam_does_not_widen_the_interval_once_it_is_known() -> None:
+    taught = judged_by_an_exam_that_errs(2000, 0.15, seed=5)
+    truth = biased(4000, 1.0, seed=6)
+    left_in, taken_out = (coverage(truth, scaling_of(taught, level=0.8, exam_sd=sd)) for sd in (0.0, 0.15))
+    assert left_in > 0.85
+    assert taken_out == pytest.approx(0.8, abs=0.02)
+
+
+def test_the_median_stays_and_an_error_that_explains_most_of_the_scatter_is_refused() -> None:
+    taught = judged_by_an_exam_that_errs(200, 0.15, seed=7)
+    plain, without = (scaling_of(taught, level=0.8, exam_sd=sd) for sd in (0.0, 0.1))
+    assert without.middle == pytest.approx(plain.middle)
+    assert plain.low < without.low < without.high < plain.high
+    with pytest.raises(InputRefused, match=r"errs by 0\.5 would explain .* measure it again"):
+        scaling_of(taught, level=0.8, exam_sd=0.5)
+
+
+def test_the_error_of_an_exam_is_kept_and_one_of_an_unknown_quantity_is_refused() -> None:
+    fitted = recalibrate(biased(40, 1.2), exam_sd={"followup_volume": 0.05})
+    assert fitted.intervals["followup_volume"].exam_sd == 0.05
+    with pytest.raises(InputRefused, match=r"given for ich_volume.*recalibrated are followup_volume"):
+        recalibrate(biased(40, 1.2), exam_sd={"ich_volume": 0.05})
+
+
+@given(st.integers(20, 60), st.sampled_from([0.5, 0.8, 0.9]))
+def test_limits_lie_between_the_order_statistics_that_split_conformal_names(n: int, level: float) -> None:
+    scores = biased(n, 1.0, seed=n)
+    errors = sorted(
+        scaled_error(s.truth, s.predicted, s.low, s.high)
+        for s in scores
+        if s.low is not None and s.high is not None
+    )
+    rank, scaling = (n + 1) * (1 - level) / 2, scaling_of(scores, level=level)
+    assert errors[max(0, math.floor(rank) - 1)] - 1e-9 <= scaling.low <= errors[math.ceil(rank) - 1] + 1e-9
+    assert errors[n - math.ceil(rank)] - 1e-9 <= scaling.high <= errors[n - max(1, math.floor(rank))] + 1e-9
 
 
 def test_an_interval_that_holds_is_hardly_moved() -> None:

@@ -9,12 +9,15 @@ direction of two published population atlases (`anatomy/published.py` cites them
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import PchipInterpolator
 
 from ichnos.arrays import Floats
+
+if TYPE_CHECKING:
+    from scipy.interpolate import PchipInterpolator
 
 # Right side, MNI mm: height, centre x and y, half length and half thickness of the sheet, direction of its
 # front end (degrees from right to front), then standard deviations between people of position and of half
@@ -105,6 +108,8 @@ def cortex_mm(position: float) -> float:
 
 @lru_cache(maxsize=1)
 def _curve() -> PchipInterpolator:
+    from scipy.interpolate import PchipInterpolator  # a reading looks the atlas up and never draws it
+
     knots = np.array(_KNOTS[::-1], np.float64)
     z, x, y, length, thickness, angle, position_sd, thickness_sd = knots.T
     turn = np.radians(angle)

@@ -54,8 +54,13 @@ def taught_by(folder: Path) -> frozenset[str]:
     return frozenset(image.patient for image in read_training(file)) if file.is_file() else frozenset()
 
 
-def recalibrated_model(model: Model, scores: Sequence[Score], out: Path, *, site: str = "") -> Adapted:
-    """Copy a model folder and add the recalibration that its own scores teach; the weights stay."""
+def recalibrated_model(
+    model: Model, scores: Sequence[Score], out: Path, *, site: str = "", exam_sd: Mapping[str, float] = {}
+) -> Adapted:
+    """Copy a model folder and add the recalibration that its own scores teach; the weights stay.
+
+    `exam_sd`: see `recalibrate`.
+    """
     identity = identity_of(model)
     own = [score for score in scores if score.model == identity]
     if not own:
@@ -70,7 +75,7 @@ def recalibrated_model(model: Model, scores: Sequence[Score], out: Path, *, site
             " recalibration replaces the other"
         )
     teaching = [score for score in own if split_of(score.patient) != "test"]
-    fitted = recalibrate(teaching, site=site)
+    fitted = recalibrate(teaching, site=site, exam_sd=exam_sd)
     taught = tuple(sorted({score.patient for score in teaching}))
     _copied(model.folder, out, taught, {SITE_FILE: plain_text(fitted)})
     with (out / CARD).open("a", encoding="utf-8") as card:
@@ -89,6 +94,7 @@ def recalibration_card(fitted: SiteRecalibration) -> str:
         lines.append(
             f"- interval of {name}: {scaling.low:+.2f}, {scaling.middle:+.2f}, {scaling.high:+.2f} in units"
             f" of the shipped one, from {scaling.pairs} pairs"
+            + (f"; the partner exam's own error of {scaling.exam_sd:g} taken out" if scaling.exam_sd else "")
         )
     for name, shift in fitted.chances.items():
         lines.append(

@@ -5,7 +5,7 @@ Twenty pairs are enough to begin. What is fitted stays near what was shipped unt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,15 +14,27 @@ from ichnos.audit.monitoring.live import by_quantity
 from ichnos.audit.score import Score
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.calibration import logit
-from ichnos.prognosis.site import ChanceShift, IntervalScaling, SiteRecalibration, scaled_error
+from ichnos.prognosis.site import (
+    ChanceShift,
+    IntervalScaling,
+    SiteRecalibration,
+    half_width,
+    scaled_error,
+)
 
 FEWEST_PAIRS = 20
 # Standard deviations of the prior on log odds: shipped probabilities are right unless pairs say otherwise.
 _INTERCEPT_SD, _SLOPE_SD = 1.0, 0.25
+_MOST_EXPLAINED = 0.5  # of the scatter by the exam's error: beyond, what is left is too uncertain to use
 
 
-def recalibrate(scores: Sequence[Score], *, site: str = "", level: float = 0.8) -> SiteRecalibration:
-    """Fit intervals and probabilities from scores of one model; quantities with too few pairs are left."""
+def recalibrate(
+    scores: Sequence[Score], *, site: str = "", level: float = 0.8, exam_sd: Mapping[str, float] = {}
+) -> SiteRecalibration:
+    """Fit intervals and probabilities from scores of one model; quantities with too few pairs are left.
+
+    `exam_sd` is the standard deviation of a partner exam's own error by quantity, in ln(1 + mL).
+    """
     models = {score.model for score in scores}
     if len(models) > 1:
         raise InputRefused(f"the scores are of {len(models)} models; give those of one model")
@@ -30,7 +42,7 @@ def recalibrate(scores: Sequence[Score], *, site: str = "", level: float = 0.8) 
     for name, own in by_quantity(scores).items():
         judged = [score for score in own if score.held is not None]
         if own[0].kind == "volume" and len(judged) >= FEWEST_PAIRS:
-            intervals[name] = scaling_of(judged, level=level)
+            intervals[name] = scaling_of(judged, level=level, exam_sd=exam_sd.get(name, 0.0))
         if own[0].kind == "probability" and len(own) >= FEWEST_PAIRS:
             chances[name] = chance_of([s.predicted for s in own], [bool(s.truth) for s in own])
     if not intervals and not chances:
@@ -38,31 +50,49 @@ def recalibrate(scores: Sequence[Score], *, site: str = "", level: float = 0.8) 
         raise InputRefused(
             f"{FEWEST_PAIRS} pairs of a quantity are needed to recalibrate; there are {counts}"
         )
+    if unknown := sorted(set(exam_sd) - set(intervals)):
+        raise InputRefused(
+            f"the error of a partner exam was given for {', '.join(unknown)}, of which no interval is"
+            f" recalibrated; recalibrated are {', '.join(intervals) or 'none'}"
+        )
     pairs = len({score.pair for score in scores})
     return SiteRecalibration(site=site, pairs=pairs, intervals=intervals, chances=chances)
 
 
-def scaling_of(scores: Sequence[Score], *, level: float) -> IntervalScaling:
-    """Return the limits that hold a new patient with at least this probability, both tails alike.
+def scaling_of(scores: Sequence[Score], *, level: float, exam_sd: float = 0.0) -> IntervalScaling:
+    """Return the limits that hold a new patient with this probability on average, both tails alike.
 
-    Order statistics of the errors in units of the interval that was given (split conformal): no distribution
-    is assumed, only that the next patients come as these did.
+    Order statistics of the errors in units of the interval that was given (split conformal), interpolated at
+    rank (n + 1) p: no distribution is assumed, only that the next patients come as these did.
     """
-    errors = np.sort(_scaled(scores))
-    outside = max(1, int(np.floor((errors.size + 1) * (1 - level) / 2)))
-    middle = float(np.median(errors))
-    low, high = float(errors[outside - 1]), float(errors[errors.size - outside])
-    return IntervalScaling(low=low, middle=middle, high=high, pairs=errors.size, level=level)
+    errors = _without_exam_error(scores, exam_sd)
+    tails = ((1 - level) / 2, 0.5, (1 + level) / 2)
+    low, middle, high = (float(x) for x in np.quantile(errors, tails, method="weibull"))
+    return IntervalScaling(low=low, middle=middle, high=high, pairs=errors.size, level=level, exam_sd=exam_sd)
 
 
-def _scaled(scores: Sequence[Score]) -> Floats:
-    return np.array(
-        [
-            scaled_error(s.truth, s.predicted, s.low, s.high)
-            for s in scores
-            if s.low is not None and s.high is not None
-        ]
-    )
+def _without_exam_error(scores: Sequence[Score], exam_sd: float) -> Floats:
+    """Return the errors in units of the intervals, drawn towards their median until their variance is what
+    remains without the partner exam's.
+
+    A partner exam that errs too makes the model seem to err more than it does.
+    """
+    given = [
+        (s.truth, s.predicted, s.low, s.high) for s in scores if s.low is not None and s.high is not None
+    ]
+    errors = np.array([scaled_error(*one) for one in given])
+    if not exam_sd:
+        return errors
+    own = float(np.mean([(exam_sd / half_width(*one)) ** 2 for one in given]))
+    share = own / max(float(np.var(errors, ddof=1)), 1e-12)
+    if share > _MOST_EXPLAINED:
+        raise InputRefused(
+            f"a partner exam that errs by {exam_sd:g} would explain {min(share, 9.99):.0%} of the scatter of"
+            f" {scores[0].quantity}, and at most {_MOST_EXPLAINED:.0%} can be taken out; measure it again on"
+            " repeated outlines, or leave it out"
+        )
+    middle = np.median(errors)
+    return np.asarray(middle + (errors - middle) * np.sqrt(1 - share))
 
 
 def chance_of(probability: Sequence[float], outcome: Sequence[bool]) -> ChanceShift:

@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ichnos.errors import InputRefused
 from ichnos.inference.crops import haematoma_region, published_slices
 from ichnos.models import Model, load_model
 from ichnos.models.store import CLASSIFIER, MANIFEST
-from ichnos.networks.ensemble import CalibratedEnsemble
 from ichnos.volume import Volume
+
+if TYPE_CHECKING:
+    from ichnos.networks.ensemble import CalibratedEnsemble
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,8 @@ class ExpansionClassifier:
 
         Of `features` those that are missing or NaN count as unknown.
         """
+        import torch  # only where there is a classifier: importing it takes a second
+
         known = features or {}
         row = [float(known.get(name, np.nan)) for name in self.feature_names]
         images = self._images(hu, ich, ivh)
@@ -54,6 +58,8 @@ class ExpansionClassifier:
 
 def expansion_classifier(folder: Path) -> ExpansionClassifier:
     """Load a classifier from its Model folder."""
+    from ichnos.networks.ensemble import CalibratedEnsemble
+
     model = load_model(folder)
     network = model.network()
     if not isinstance(network, CalibratedEnsemble):

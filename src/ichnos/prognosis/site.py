@@ -27,6 +27,7 @@ class IntervalScaling(PlainModel):
     high: float
     pairs: int = Field(gt=0)
     level: float = Field(gt=0, lt=1)
+    exam_sd: float = Field(default=0.0, ge=0)  # of ln(1 + mL): the partner exam's own error, taken out
 
     @model_validator(mode="after")
     def _rising(self) -> IntervalScaling:
@@ -47,8 +48,17 @@ def scaled_error(truth: float, median: float, low: float, high: float) -> float:
     (1.0, -1.0)
     """
     middle = math.log1p(max(median, 0.0))
-    error = math.log1p(max(truth, 0.0)) - middle
-    return error / _half(middle, low, high, above=error > 0)
+    return (math.log1p(max(truth, 0.0)) - middle) / half_width(truth, median, low, high)
+
+
+def half_width(truth: float, median: float, low: float, high: float) -> float:
+    """Return the width in ln(1 + mL) of that half of an interval on whose side a truth lies.
+
+    >>> round(half_width(30.0, 20.0, 15.0, 25.0), 3)
+    0.214
+    """
+    middle = math.log1p(max(median, 0.0))
+    return _half(middle, low, high, above=math.log1p(max(truth, 0.0)) > middle)
 
 
 def from_scaled(scaled: float, median: float, low: float, high: float) -> float:

@@ -130,11 +130,21 @@ class SendingSettings(_Part):
 
 
 class ArchiveSettings(_Part):
-    """The archive that is asked for earlier studies of a patient (C-FIND) and sends them here (C-MOVE)."""
+    """The archive that has other studies of a patient: C-FIND and C-MOVE, or DICOMweb.
+
+    >>> ArchiveSettings(web="https://pacs.example/dicom-web").answers, ArchiveSettings().answers
+    (True, False)
+    """
 
     ae_title: str = Field(default="", description="its AE title")
     host: str = Field(default="", description="its address; empty: no archive is asked")
     port: int = Field(default=104, ge=1, le=65535, description="its port")
+    web: str = Field(default="", description="its DICOMweb (QIDO-RS, WADO-RS); if given, asked instead")
+
+    @property
+    def answers(self) -> bool:
+        """Say whether there is an archive that can be asked."""
+        return bool(self.host or self.web)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -230,6 +240,9 @@ class PartnerSettings(_Part):
     delay_s: float = Field(default=900.0, ge=0, description="seconds after the partner's arrival")
     from_hour: int = Field(default=0, ge=0, le=23, description="hour (UTC) from which pairs are judged")
     to_hour: int = Field(default=24, ge=1, le=24, description="hour (UTC) until which pairs are judged")
+    exam_sd: dict[str, float] = Field(
+        default={}, description="a partner exam's own error by quantity, SD of ln(1 + mL)"
+    )
     search: bool = Field(default=False, description="ask the archive for partner exams, in these hours")
     search_every_h: float = Field(default=24.0, gt=0, description="hours until a patient is asked for again")
     search_daily: int = Field(

@@ -89,3 +89,45 @@ def test_page_and_api_are_for_admins(node: Node) -> None:
         assert answer.status_code == status
         client.post("/sign-out", data={"csrf": csrf})
     assert answer.headers["location"] == f"/models/tiny-{DAY}"
+
+
+def test_the_api_writes_a_new_model_for_admins_alone(node: Node) -> None:
+    judge(node, 60)
+    api = TestClient(create_app(node), base_url="http://node")
+    assert api.post("/api/v1/evidence/recalibration").status_code == 401
+    for role, status in (("reader", 403), ("researcher", 403), ("admin", 201)):
+        headers = {"Authorization": f"Bearer {token_of(node, role)}"}
+        answer = api.post("/api/v1/evidence/recalibration", headers=headers)
+        assert answer.status_code == status
+    assert answer.json()["model"] == f"tiny-{DAY}"
+    assert 40 < answer.json()["patients"] < 60  # test patients teach nothing
+    assert "80 % intervals hold 80 % on average" in answer.json()["said"]
+    assert [one.name for one in (node.settings.home / "models").iterdir()] == [f"tiny-{DAY}"]
+
+
+def test_the_api_says_why_nothing_can_be_recalibrated(node: Node) -> None:
+    judge(node, 10)
+    headers = {"Authorization": f"Bearer {token_of(node, 'admin')}"}
+    answer = TestClient(create_app(node)).post("/api/v1/evidence/recalibration", headers=headers)
+    assert answer.status_code == 400
+    assert "20 pairs of a quantity are needed" in answer.json()["detail"]
+
+
+def test_the_error_of_an_exam_is_a_setting_of_the_node(node: Node) -> None:
+    judge(node, 60)
+    partners = node.settings.partners.model_copy(update={"exam_sd": {"followup_volume": 0.02}})
+    knowing = replace(node, settings=node.settings.model_copy(update={"partners": partners}))
+    high = []
+    for one in (node, knowing):
+        site = load_site_recalibration(recalibrate_here(one, actor="ann").folder)
+        assert site is not None
+        high.append(site.intervals["followup_volume"].high)
+    assert high[1] < high[0]
+
+
+def token_of(node: Node, role: auth.Role) -> str:
+    with node.database.transaction() as session:
+        user = auth.add_user(session, f"a {role}", "correct horse battery", role)
+        return auth.issue_token(
+            session, user, label="test", now=node.clock(), days=1, scopes=tuple(auth.SCOPES)
+        )

@@ -22,6 +22,7 @@ class AdaptSettings(SettingsTree):
     """What a model learns from."""
 
     audit: Path | None = Field(None, description="recalibrate by this folder of `ichnos audit`")
+    exam_sd: tuple[str, ...] = Field((), description="the exam's own error: QUANTITY=SD of ln(1 + mL)")
     pairs: Path | None = Field(None, description="fine-tune on this cohort of pairs instead")
     targets: str = Field("leukoaraiosis", description="what --pairs show, as a,b,…")
     steps: int = Field(200, ge=1, description="optimiser steps of --pairs")
@@ -74,7 +75,23 @@ def _adapted(model: Model, out: Path, settings: AdaptSettings) -> Adapted:
     if not table.is_file():
         raise UsageError(f"{settings.audit} holds no {SCORES_TABLE}; give a folder of `ichnos audit`")
     scores = scores_of_text(table.read_text(encoding="utf-8"), where=str(table))
-    return recalibrated_model(model, scores, out, site=settings.site)
+    return recalibrated_model(model, scores, out, site=settings.site, exam_sd=_errors_of(settings.exam_sd))
+
+
+def _errors_of(given: tuple[str, ...]) -> dict[str, float]:
+    """Read QUANTITY=SD."""
+    errors = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            errors[name] = float(value)
+        except ValueError:
+            errors[name] = -1.0
+        if not 0 < errors[name] < 1:
+            raise UsageError(
+                f"--exam-sd {text}: give a quantity and a number between 0 and 1, as leukoaraiosis_volume=0.1"
+            )
+    return errors
 
 
 def _tuned(model: Model, pairs: Path, out: Path, settings: AdaptSettings) -> Adapted:

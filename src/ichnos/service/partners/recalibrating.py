@@ -21,7 +21,8 @@ def recalibrate_here(node: Node, *, actor: str) -> Adapted:
     with node.database.snapshot() as session:
         scores, reads = scores_in(session), folder_of_model(session, node.settings)
     model = load_model(Path(reads)) if reads else default_model()
-    made = recalibrated_model(model, scores, _free_folder(node, model.folder.name))
+    folder, errors = _free_folder(node, model.folder.name), node.settings.partners.exam_sd
+    made = recalibrated_model(model, scores, folder, exam_sd=errors)
     with node.database.transaction() as session:
         details = {"model": made.folder.name, "from": model.folder.name, "patients": len(made.taught)}
         events.append_event(session, "recalibrated", at=node.clock(), actor=actor, details=details)

@@ -15,13 +15,16 @@ from ichnos.audit.monitoring.live import CLAIM_ALPHA, score_streams, selection_o
 from ichnos.audit.monitoring.selection import weighted_calibration, weighted_mean
 from ichnos.audit.recalibration import scaling_of
 from ichnos.audit.score import Score
+from ichnos.prognosis.site import IntervalScaling
 from ichnos.studies.hospital.model import PROMISED, FactoryModel
 from ichnos.studies.hospital.people import HospitalPeople, draw_people
 from ichnos.studies.hospital.scanners import NEW, HospitalScanner
-from ichnos.studies.hospital.year import HospitalYear, patient_name
+from ichnos.studies.hospital.year import FLAIR_SD, OUTLINE_SD, HospitalYear, patient_name
 
 VOLUMES = ("followup_volume", "leukoaraiosis_volume")
 RISK = "expansion_probability"
+# What the hospital knows of its partner exams' own errors, from repeated outlines.
+EXAM_SD = {"followup_volume": OUTLINE_SD, "leukoaraiosis_volume": FLAIR_SD}
 _HARM_PATIENTS, _HARM_SEED = 4000, 880_001
 NEVER = -1
 
@@ -158,24 +161,38 @@ def _promise(year: HospitalYear, first: int) -> int:
 # ---- recalibration
 
 
-def recalibrated_coverage(year: HospitalYear, changed_in: int, pairs: int) -> dict[str, tuple[float, float]]:
-    """Return hidden coverage on the new scanner before and after recalibration from its first pairs; those
-    patients are left out.
-    """
+@dataclass(frozen=True)
+class RecalibratedCoverage:
+    """Hidden coverage of an interval on the new scanner, of patients who taught nothing."""
+
+    before: float
+    plain: float  # the exams' own errors count as the model's
+    after: float  # they are taken out
+
+
+def recalibrated_coverage(year: HospitalYear, changed_in: int, pairs: int) -> dict[str, RecalibratedCoverage]:
+    """Return what recalibration from the new scanner's first pairs does to each volume's interval."""
     first = patient_name(int(np.argmax(year.people.month >= changed_in)))
     found = {}
     for quantity in VOLUMES:
         own = [s for s in _of(year.scores, quantity) if s.patient >= first][:pairs]
         if len(own) < pairs:
             continue
-        scaling, taught = scaling_of(own, level=PROMISED), {score.patient for score in own}
+        taught = {score.patient for score in own}
         others = [s for s in _of(year.hidden, quantity) if s.patient >= first and s.patient not in taught]
-        before = np.mean([bool(s.held) for s in others])
-        held = []
-        for s in others:
-            assert s.low is not None
-            assert s.high is not None
-            low, _, high = scaling.applied(s.predicted, s.low, s.high)
-            held.append(low <= s.truth <= high)
-        found[quantity] = (float(before), float(np.mean(held)))
+        plain, after = (
+            _covered(others, scaling_of(own, level=PROMISED, exam_sd=sd)) for sd in (0.0, EXAM_SD[quantity])
+        )
+        found[quantity] = RecalibratedCoverage(_coverage(others, np.ones(len(others))), plain, after)
     return found
+
+
+def _covered(scores: Sequence[Score], scaling: IntervalScaling) -> float:
+    """Return the share of truths that the recalibrated intervals hold."""
+    held = []
+    for s in scores:
+        assert s.low is not None
+        assert s.high is not None
+        low, _, high = scaling.applied(s.predicted, s.low, s.high)
+        held.append(low <= s.truth <= high)
+    return float(np.mean(held))

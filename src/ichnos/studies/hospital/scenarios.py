@@ -109,10 +109,11 @@ def measured_hospital(hospital: Hospital, folder: Path) -> dict[str, Any]:
 
 
 def _changed(year: HospitalYear, number: int) -> dict[str, Any]:
+    coverage = recalibrated_coverage(year, REPLACED_IN, TAUGHT_PAIRS)
     return {
         "times": asdict(alarm_times(year, REPLACED_IN, number)),
         "pairs": int(year.followed[year.people.month >= REPLACED_IN].sum()),
-        "recalibration": recalibrated_coverage(year, REPLACED_IN, TAUGHT_PAIRS),
+        "recalibration": {quantity: asdict(one) for quantity, one in coverage.items()},
     }
 
 

@@ -1,4 +1,4 @@
-"""The tables of a stress test: accuracy, robustness, and what was missed or invented."""
+"""The tables of a stress test: accuracy, robustness, what was missed or invented, and the aims."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ichnos.anatomy.tract import SIDES
+from ichnos.learning.virtual.stress.aims import aims_table
 from ichnos.learning.virtual.stress.changes import CLOTS_ML
 from ichnos.learning.virtual.stress.trial import ATLAS_SHARE, STRESSED
 
@@ -18,6 +19,7 @@ Tables = dict[str, list[dict[str, Any]]]
 _SITES_READ = {"putamen": "basal ganglia", "caudate": "basal ganglia", "lobar": "lobe", "pons": "brainstem"}
 _PRESENT_ML = 0.5  # from this volume on, a target is there
 _CLOT_AIMS = (0.5, 0.75, 0.85, 0.9)  # least median Dice of pasted clots of CLOTS_ML
+_WORDS = {"yes": "reached", "no": "missed"}
 _CHANGES = (  # (key of a row, the unchanged value, what was changed)
     ("offsets", 0.0, "HU -8 to +8"),
     ("thickness", 5.0, "slices of 1 to 6 mm"),
@@ -27,7 +29,7 @@ _CHANGES = (  # (key of a row, the unchanged value, what was changed)
 
 def stress_tables(rows: Sequence[Row]) -> Tables:
     """Return every table of a stress test, from the rows of its patients."""
-    return {
+    tables: Tables = {
         "accuracy": [_accuracy(name, rows) for name in STRESSED],
         "with and without the refinement": _refinement(rows),
         "tract by method": _tracts(rows),
@@ -37,6 +39,7 @@ def stress_tables(rows: Sequence[Row]) -> Tables:
         "robustness": [*_false_blood(rows), *_clots(rows), *_deviations(rows)],
         "missed or invented": [*_missed(rows), *_large_errors(rows)],
     }
+    return tables | {"aims": aims_table(tables, rows)}
 
 
 def _present(name: str, rows: Iterable[Row]) -> list[Row]:
@@ -224,9 +227,11 @@ def _large_errors(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def stress_measures(tables: Tables) -> tuple[dict[str, float], dict[str, float]]:
     """Return what a card should say: of the model as it reads, and of its first network alone."""
     as_read = {
-        f"median Dice, {row['target']} ({row['scans']} simulated scans)": row["median Dice"]
-        for row in tables["accuracy"]
-        if row["scans"]
+        f"{row['aim']}, asked {row['asked']}: {_WORDS[row['reached']]} ({row['scans']} simulated scans)": row[
+            "value"
+        ]
+        for row in tables["aims"]
+        if row["reached"] in _WORDS
     }
     false_blood = tables["robustness"][0]
     as_read[f"{false_blood['test']} ({false_blood['scans']} scans)"] = false_blood["value"]

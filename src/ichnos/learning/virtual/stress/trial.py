@@ -27,7 +27,7 @@ from ichnos.learning.virtual.stress.changes import (
 from ichnos.models import load_model
 from ichnos.prognosis.volume import load_volume_calibration
 from ichnos.reading.masks import Masks, consistent_masks
-from ichnos.reading.measures.site import site_measure
+from ichnos.reading.measures.site import midline_measure, site_measure
 from ichnos.runs import Numbered
 from ichnos.scan import Scan
 from ichnos.simulation.exams.scanners import CENTRES, CtProtocol, draw_protocol
@@ -111,7 +111,9 @@ def _reading_row(
         "blood_ml": _blood_ml(masks),
         "targets": {name: _compared(name, masks, truth[name], prediction) for name in STRESSED},
         "tracts": _tract_methods(prediction, coordinates, truth),
+        "tracts_swapped": _swapped(masks, truth),
         "site": (patient.latent.site, site),
+        "shift_mm": (patient.truth.midline_shift_mm, midline_measure(coordinates).value),
     }
     if prediction.refined is not None:
         first = consistent_masks(replace(prediction, refined=None), coordinates)
@@ -153,6 +155,15 @@ def _tract_methods(
         drawn = first.mask(f"tract_{side}").reoriented("RAS")
         rows.append({"atlas": dice(true, atlas), "network": dice(true, drawn)})
     return rows
+
+
+def _swapped(masks: Masks, truth: dict[str, Volume]) -> bool:
+    """Say whether a tract overlaps more with the truth of the other side than with that of its own."""
+    left, right = (truth[f"tract_{side}"] for side in SIDES)
+    drawn = (masks.tract_left, masks.tract_right)
+    own = (dice(left, drawn[0]), dice(right, drawn[1]))
+    other = (dice(right, drawn[0]), dice(left, drawn[1]))
+    return any(crossed > straight for crossed, straight in zip(other, own, strict=True))
 
 
 def _pasted_clots(
