@@ -1,4 +1,4 @@
-"""`make node-demo`: an Orthanc archive, the node beside it, one simulated study through both.
+"""`make node-demo`: an Orthanc archive, the node beside it, one simulated study through both, OHIF to look.
 
 Everything listens on loopback and ends with Ctrl-C; files stay in node-demo/.
 """
@@ -18,6 +18,8 @@ from typing import Any
 import yaml
 from demo import simulated
 
+from ichnos.errors import IchnosError
+from ichnos.service.viewer import install_viewer
 from ichnos.simulation.exams.dicom_export import export_ct
 
 OUT = Path(__file__).resolve().parents[1] / "node-demo"
@@ -25,6 +27,7 @@ ARCHIVE_HTTP, ARCHIVE_DICOM, NODE_DICOM, NODE_WEB = 8043, 4243, 11113, 8044
 ARCHIVE = f"http://127.0.0.1:{ARCHIVE_HTTP}"
 PLUGINS = Path("/usr/share/orthanc/plugins")
 PATIENCE_S = 300.0
+OHIF = "@ohif/app@3.13.2"  # from npm, about 50 MB
 
 
 def main() -> int:
@@ -37,7 +40,9 @@ def main() -> int:
         return 3
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
-    archive = subprocess.Popen([orthanc, str(archive_settings())], stdout=(OUT / "orthanc.log").open("w"))
+    viewer = fetch_viewer()
+    log = (OUT / "orthanc.log").open("w")
+    archive = subprocess.Popen([orthanc, str(archive_settings())], stdout=log, stderr=log)
     program = Path(sys.executable).with_name("ichnos")
     verb = [str(program), "serve", "--config", str(node_settings())]
     node = subprocess.Popen(verb)
@@ -47,7 +52,8 @@ def main() -> int:
         print("waiting until the node has read it and sent its results …", flush=True)
         wait(lambda: {"SEG", "SR"} <= modalities(), "the node's results")
         print(f"\nthe archive  {ARCHIVE}/app/explorer.html   (CT, SEG and SR of the demo study)")
-        print(f"the node     http://127.0.0.1:{NODE_WEB}   (sign in with the password above)")
+        print(f"the node     http://127.0.0.1:{NODE_WEB}   (sign in with the name and password above)")
+        print(f"OHIF         {viewer}")
         if sys.stdin.isatty():
             print("Ctrl-C ends both.")
             signal.pause()
@@ -59,6 +65,25 @@ def main() -> int:
         node.wait()
         archive.wait()
     return 0
+
+
+def fetch_viewer() -> str:
+    """Put OHIF into the node's home, where npm can fetch it; say where to look, or how to get it."""
+    later = "npm pack @ohif/app; ichnos serve ohif FILE.tgz --home node-demo/node"
+    npm = shutil.which("npm")
+    if npm is None:
+        return f"not here: npm is not installed (Debian: npm). Later: {later}"
+    print("fetching OHIF from npm …", flush=True)
+    (OUT / "node").mkdir()
+    fetched = subprocess.run([npm, "pack", "--silent", OHIF], cwd=OUT, capture_output=True, check=False)
+    try:
+        for package in OUT.glob("*.tgz"):
+            install_viewer(OUT / "node", package)
+            package.unlink()
+            return "the link `Open in OHIF` on the page of the study"
+    except IchnosError as error:
+        return f"not here: {error}"
+    return f"not here: npm could not fetch it (exit code {fetched.returncode}). Later: {later}"
 
 
 def archive_settings() -> Path:

@@ -14,6 +14,8 @@ Exam = Literal["ct", "followup", "flair", "t1", "diffusion"]
 EXAMS: tuple[Exam, ...] = ("ct", "followup", "flair", "t1", "diffusion")
 Split = Literal["train", "validation", "test", "external", ""]
 Fact = str | float | None  # None: not known
+# the first limit of a model that was trained on such cohorts alone; reports and evidence look for it
+SIMULATED_ONLY = "Trained on simulated patients only; it has never seen a real scan."
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 from builders.readable_head import head, model, rule
 from builders.tiny_model import tiny_model
 from ichnos.cli.main import run
-from ichnos.cohort import Fact, Patient
+from ichnos.cohort import SIMULATED_ONLY, Fact, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.leakage import TrainingImage, write_training
 from ichnos.evidence.pack.evaluation import gather
@@ -78,7 +78,8 @@ def read_cohort_folders(tmp_path_factory: pytest.TempPathFactory) -> Read:
             reading = refused(name, "the scan has 4 slices; at least 10 are needed")
         else:
             reading = read_scan(replace(scan, facts={"age_years": 70.0, "gcs": 13.0}), predictor, name=name)
-        write_record(reading, home)
+        origin = {"limits": (SIMULATED_ONLY, "Its probabilities have not been calibrated.")}
+        write_record(replace(reading, record=reading.record.model_copy(update=origin)), home)
     bids.write_cohort(people, cohort, name="made")
     shutil.copytree(readings / "sub-A1_ses-baseline", readings / "sub-A1_ses-followup")
     shutil.copytree(readings / "sub-A1_ses-baseline", readings / "STUDY-9")
@@ -95,6 +96,12 @@ def pack(read_cohort_folders: Read, tmp_path_factory: pytest.TempPathFactory) ->
 def _compared(pack: Pack) -> dict[str, dict[str, str]]:
     with (pack.out / "tables" / "compared.csv").open(newline="") as stream:
         return {row["What"]: row for row in csv.DictReader(stream)}
+
+
+def test_the_page_says_that_the_model_was_trained_on_simulated_patients(pack: Pack) -> None:
+    (flag,) = [flag for flag in pack.flags if flag.name == "simulated_training"]
+    assert (flag.level, SIMULATED_ONLY in flag.text) == ("note", True)
+    assert flag.text in pack.page.read_text(encoding="utf-8")
 
 
 def test_masks_of_a_reading_are_compared_with_the_label_maps_of_the_cohort(pack: Pack) -> None:

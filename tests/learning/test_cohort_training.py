@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from builders.simulated import as_simulated
 from builders.trainable_cohort import head, write_trainable_cohort
-from ichnos.cohort import Cohort
+from ichnos.cohort import SIMULATED_ONLY, Cohort
 from ichnos.errors import IchnosError, InputRefused, UsageError
 from ichnos.evidence.metrics.overlap import overlap
 from ichnos.formats import bids
@@ -144,7 +145,9 @@ def test_a_killed_training_goes_on_to_the_same_model(tmp_path: Path) -> None:
         if progress.step == 3:
             raise Killed
 
-    whole = train_on_cohort(cohort, tmp_path / "whole", PLAN, work=tmp_path / "a")
+    with as_simulated(cohort):
+        whole = train_on_cohort(cohort, tmp_path / "whole", PLAN, work=tmp_path / "a")
+    assert SIMULATED_ONLY in whole.manifest.limits
     with pytest.raises(Killed):
         train_on_cohort(
             cohort, tmp_path / "cut", PLAN, work=tmp_path / "b", resources=Resources(report=kill, workers=2)
@@ -155,6 +158,7 @@ def test_a_killed_training_goes_on_to_the_same_model(tmp_path: Path) -> None:
         cohort, tmp_path / "cut", PLAN, work=tmp_path / "b", resources=Resources(workers=2)
     )
     assert resumed.manifest.weights_sha256 == whole.manifest.weights_sha256
+    assert SIMULATED_ONLY not in resumed.manifest.limits
 
 
 def test_another_cohort_does_not_go_on_with_a_training(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from builders.growing_cohort import small_classifier, write_growing_cohort
 from builders.readable_head import head, model, rule
+from builders.simulated import as_simulated
 from builders.tiny_model import tiny_model
-from ichnos.cohort import Cohort
+from ichnos.cohort import SIMULATED_ONLY, Cohort
 from ichnos.errors import InputRefused, UsageError
 from ichnos.inference import Predictor
 from ichnos.inference.expansion import classifier_beside, expansion_classifier
@@ -56,10 +57,26 @@ def test_a_trained_chain_reads_a_scan_with_its_own_probability(cohort: Cohort, t
     listed = (tmp_path / "work" / "training.csv").read_text(encoding="utf-8").splitlines()[1:]
     assert len(images) == len(listed) == 8, "the split validation is kept for an evaluation's threshold"
     stamps = [file.stat().st_mtime_ns for file in images]
-    train_expansion(cohort, tmp_path / "again", settings, work=tmp_path / "work")
+    with as_simulated(cohort):
+        train_expansion(cohort, tmp_path / "again", settings, work=tmp_path / "work")
     assert [file.stat().st_mtime_ns for file in images] == stamps, "no patient is read twice"
     first, again = (expansion_classifier(tmp_path / name / "expansion").model for name in ("model", "again"))
     assert first.manifest.weights_sha256 == again.manifest.weights_sha256
+    _says_where_it_comes_from(tmp_path / "again")
+    assert SIMULATED_ONLY not in first.manifest.limits
+    assert not any("lassifier" in limit for limit in record.limits if SIMULATED_ONLY in limit)
+    assert "trained on simulated" not in record.finding("expansion").sentence
+
+
+def _says_where_it_comes_from(folder: Path) -> None:
+    """A classifier that was trained on simulated patients says so in its card and in every reading."""
+    assert f"- {SIMULATED_ONLY}" in (folder / "expansion" / "CARD.md").read_text(encoding="utf-8")
+    predictor = Predictor(replace(model(), folder=folder), backend=rule)
+    record = read_scan(head(), predictor).record
+    assert f"Classifier of expansion: {SIMULATED_ONLY}" in record.limits
+    assert "The classifier was trained on simulated patients." in record.finding("expansion").sentence
+    blood_only = read_scan(head(), predictor, only=["haematoma"]).record
+    assert not any("Classifier of expansion" in limit for limit in blood_only.limits)
 
 
 def test_the_classifier_sees_the_masks_that_reading_gives(

@@ -10,15 +10,25 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import Dataset
 
 from ichnos.service.node import Node
+from ichnos.service.partners.search import PartnerSearch
 from ichnos.service.receiver import Receiver
+from ichnos.service.reception import keep_retrieved
+from ichnos.service.remote.archive import (
+    ArchiveProblem,
+    fetch_study,
+    images_of_study,
+    studies_of_patient,
+)
 from ichnos.service.sender import Sender, deliver_files
-from ichnos.service.settings import Destination, SendingSettings
+from ichnos.service.settings import ArchiveSettings, Destination, PartnerSettings, SendingSettings
 from ichnos.service.store import studies
 from ichnos.service.store.images import store_image
 from ichnos.service.store.tables import DeliveryRow, StudyRow
@@ -27,6 +37,7 @@ from service.test_receiver import counts, listen, slices
 ORTHANC = shutil.which("Orthanc") or shutil.which("orthanc", path="/usr/sbin")
 if ORTHANC is None and os.environ.get("CI"):
     pytest.fail("Orthanc is not installed; CI installs it", pytrace=False)
+DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")  # Debian: orthanc-dicomweb
 pytestmark = pytest.mark.skipif(ORTHANC is None, reason="Orthanc is not installed (Debian: orthanc)")
 
 
@@ -54,6 +65,7 @@ class Archive:
             "DicomModalities": {"ichnos": ["ICHNOS", "127.0.0.1", node_port]},
             "DicomAlwaysAllowStore": True,
             "DicomCheckCalledAet": False,
+            "Plugins": [str(DICOMWEB)] if DICOMWEB.is_file() else [],
         }
         file = folder / "orthanc.json"
         file.write_text(json.dumps(settings))
@@ -140,3 +152,49 @@ def test_orthanc_commits_to_storage_and_the_delivery_is_stored(
             break
         time.sleep(0.1)
     assert (row.state, row.error) == ("stored", "")
+
+
+@pytest.mark.skipif(not DICOMWEB.is_file(), reason="Orthanc has no DICOMweb (Debian: orthanc-dicomweb)")
+def test_partner_exams_are_found_and_retrieved_over_dicomweb(
+    both: tuple[Receiver, Archive], tmp_path: Path
+) -> None:
+    receiver, archive = both
+    for dataset in (*slices(1, study="1.2.840.70"), *slices(3, study="1.2.840.71")):
+        if dataset.StudyInstanceUID == "1.2.840.71":
+            dataset.StudyDate = "20260102"
+        file = tmp_path / "image.dcm"
+        dataset.save_as(file, enforce_file_format=True)
+        archive.ask("/instances", content=file.read_bytes())
+    web = ArchiveSettings(web=f"http://127.0.0.1:{archive.http}/dicom-web")
+    there = studies_of_patient(web, "P1", "ICHNOS")
+    assert [(one.uid, one.date, one.modalities, one.images) for one in there] == [
+        ("1.2.840.71", "20260102", "CT", 3),
+        ("1.2.840.70", "20260101", "CT", 1),
+    ]
+    assert images_of_study(web, "1.2.840.71", "ICHNOS") == 3
+    assert images_of_study(web, "1.2.3", "ICHNOS") is None
+
+    later = datetime(2026, 1, 5, tzinfo=UTC).timestamp()
+    update = {"archive": web, "partners": PartnerSettings(search=True)}
+    node = Node(receiver.node.settings.model_copy(update=update), receiver.node.database, clock=lambda: later)
+    (baseline,) = slices(1, study="1.2.840.70")
+    keep_retrieved(node, baseline)
+    with node.database.transaction() as session:
+        session.get_one(StudyRow, 1).state = "ready"
+    assert PartnerSearch(node).step()
+    assert counts(node) == (2, 4)
+    with node.database.snapshot() as session:
+        assert session.get_one(StudyRow, 2).uid == "1.2.840.71"
+    keep_retrieved(node, baseline)  # what is here already changes nothing
+    assert counts(node) == (2, 4)
+
+
+def test_a_dicomweb_that_does_not_answer_is_named() -> None:
+    closed = ArchiveSettings(web=f"http://ann:secret@127.0.0.1:{free_port()}/dicom-web")
+    kept: list[Dataset] = []
+    for ask in (studies_of_patient, images_of_study):
+        with pytest.raises(ArchiveProblem, match=r"at 127\.0\.0\.1.* does not answer as it should"):
+            ask(closed, "1.2.3", "ICHNOS")
+    with pytest.raises(ArchiveProblem, match="does not answer as it should"):
+        fetch_study(closed, "1.2.3", "ICHNOS", kept.append)
+    assert kept == []

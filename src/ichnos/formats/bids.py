@@ -266,6 +266,15 @@ def write_cohort(
         temporary.write_text("\n".join(IGNORED) + "\n", encoding="utf-8")
 
 
+def is_simulated(cohort: Cohort) -> bool:
+    """Say whether `ichnos simulate` made a cohort.
+
+    >>> is_simulated(Cohort((Patient("01"),), root=Path("no-such-folder")))
+    False
+    """
+    return cohort.root is not None and (cohort.root / "derivatives" / "truth" / "provenance.json").is_file()
+
+
 def write_participants(patients: Cohort | Iterable[Patient], root: str | Path) -> None:
     """Write participants.tsv: id, centre, split, then every fact that any patient has; unknown is "n/a"."""
     rows = list(patients)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ichnos.clinical.expansion import DEFAULT_DEFINITION, DEFINITIONS, ExpansionDefinition
+from ichnos.cohort import SIMULATED_ONLY
 from ichnos.errors import InputRefused
 from ichnos.inference import Prediction
 from ichnos.inference.expansion import ExpansionClassifier
@@ -87,6 +88,8 @@ def with_classifier(
         return finding
     said = f"{finding.sentence} " if finding.status == "read" else ""
     sentence = f"{said}Probability of expansion by the image classifier: {value:.0f} %."
+    if SIMULATED_ONLY in classifier.model.manifest.limits:
+        sentence += " The classifier was trained on simulated patients."
     measures = _with_classified(finding.measures, value, classifier.model.manifest.name)
     return finding.model_copy(update={"status": "read", "sentence": sentence, "measures": measures})
 

@@ -92,7 +92,8 @@ def read_scan(
     scan: Scan, predictor: Predictor, *, name: str = "scan", only: Collection[str] | None = None
 ) -> Reading:
     """Read every finding the model knows; a scan that cannot be read yields a refusal, never empty masks."""
-    chosen, limits = chosen_findings(only), predictor.model.manifest.limits
+    chosen = chosen_findings(only)
+    limits = _limits(predictor, chosen)
     judged = scan if scan.quality is not None else scan.judged(judge(scan))
     verdict = refuse_minors(judged)
     if verdict.level == "refuse":
@@ -117,6 +118,13 @@ def read_scan(
         provenance=_provenance(predictor, judged),
     )
     return Reading(record, judged, replace(masks, expansion=_expected_mask(findings, prediction, masks)))
+
+
+def _limits(predictor: Predictor, chosen: Collection[str]) -> tuple[str, ...]:
+    """Return the limits of the model, and of its classifier where expansion is read."""
+    classifier = classifier_beside(predictor.model) if "expansion" in chosen else None
+    further = classifier.model.manifest.limits if classifier else ()
+    return (*predictor.model.manifest.limits, *(f"Classifier of expansion: {limit}" for limit in further))
 
 
 def _warnings(verdict: Verdict, scan: Scan, masks: Masks) -> tuple[str, ...]:

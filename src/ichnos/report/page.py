@@ -10,6 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ichnos.cohort import SIMULATED_ONLY
 from ichnos.errors import InputRefused
 from ichnos.formats.vocabulary import without_free_text
 from ichnos.reading import Measure, Reading, Record
@@ -21,7 +22,7 @@ from ichnos.targets import TARGETS, outlined_targets
 from ichnos.volume import Volume
 
 FORECASTS = ("expansion", "outcome")  # findings that stand apart from what the scan shows
-_TRAINED = "Trained on simulated patients only"  # a limit that begins so goes into the banner
+_TRAINED = SIMULATED_ONLY.partition(";")[0]  # a limit that begins so goes into the banner
 
 
 @dataclass(frozen=True)

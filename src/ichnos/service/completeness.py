@@ -59,7 +59,7 @@ class Completeness:
 
     def _archive_says(self, study_uid: str, images: int) -> str:
         archive = self.node.settings.archive
-        if not archive.host:
+        if not archive.answers:
             return ""
         try:
             counted = images_of_study(archive, study_uid, self.node.settings.receiver.ae_title)

@@ -7,14 +7,18 @@ first commits for all who wait meanwhile, so that ten senders do not wait for te
 from __future__ import annotations
 
 import errno
+import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydicom import Dataset
+
+from ichnos.errors import InputRefused
 from ichnos.service.node import Node
 from ichnos.service.store import studies
-from ichnos.service.store.images import StoredImage, store_image
+from ichnos.service.store.images import StoredImage, free_gib, store_image
 
 
 @dataclass(eq=False)
@@ -65,6 +69,18 @@ class Reception:
 def keep_image(node: Node, received: Path, *, source: str) -> StoredImage:
     """Store and register one received file."""
     return Reception(node).keep(received, source=source)
+
+
+def keep_retrieved(node: Node, image: Dataset) -> StoredImage:
+    """Store and register an image that was retrieved from the archive over DICOMweb."""
+    if free_gib(node.settings.home) < node.settings.storage.refuse_below_gib:
+        raise InputRefused("the disk is nearly full; nothing is retrieved from the archive")
+    incoming = node.settings.home / "incoming" / "wado"
+    incoming.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=incoming) as folder:
+        file = Path(folder) / "image.dcm"
+        image.save_as(file, enforce_file_format=True)
+        return keep_image(node, file, source="archive")
 
 
 def _register(node: Node, arrivals: Sequence[_Arrival]) -> None:

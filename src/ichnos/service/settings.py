@@ -130,11 +130,21 @@ class SendingSettings(_Part):
 
 
 class ArchiveSettings(_Part):
-    """The archive that is asked for earlier studies of a patient (C-FIND) and sends them here (C-MOVE)."""
+    """The archive that has other studies of a patient: C-FIND and C-MOVE, or DICOMweb.
+
+    >>> ArchiveSettings(web="https://pacs.example/dicom-web").answers, ArchiveSettings().answers
+    (True, False)
+    """
 
     ae_title: str = Field(default="", description="its AE title")
     host: str = Field(default="", description="its address; empty: no archive is asked")
     port: int = Field(default=104, ge=1, le=65535, description="its port")
+    web: str = Field(default="", description="its DICOMweb (QIDO-RS, WADO-RS); if given, asked instead")
+
+    @property
+    def answers(self) -> bool:
+        """Say whether there is an archive that can be asked."""
+        return bool(self.host or self.web)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

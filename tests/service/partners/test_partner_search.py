@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
 
 pytest.importorskip("sqlalchemy")
 from ichnos.service.node import Node
@@ -36,7 +37,7 @@ class Archive:
             raise ArchiveProblem("PACS does not answer")
         return self.there
 
-    def fetch(self, archive: ArchiveSettings, uid: str, own: str) -> int:
+    def fetch(self, archive: ArchiveSettings, uid: str, own: str, keep: Callable[[Dataset], object]) -> int:
         self.sent.append(uid)
         return 1
 

@@ -77,6 +77,7 @@ class Predictions:
     claims: Mapping[str, float] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)  # patient -> why the scan was not read
     reasons: Mapping[str, str] = field(default_factory=dict)  # column -> why most patients have no value
+    origins: tuple[str, ...] = ()  # limits of the model that say that it was trained on simulated patients
     notes: tuple[str, ...] = ()  # what the folder holds that cannot be compared, and why
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ichnos.clinical.injury import INJURY_GRADES
-from ichnos.cohort import Fact
+from ichnos.cohort import SIMULATED_ONLY, Fact
 from ichnos.errors import InputRefused
 from ichnos.evidence.leakage import read_training
 from ichnos.evidence.pack.plan import EvidencePlan
@@ -44,6 +44,7 @@ def read_readings(folder: Path, patients: Mapping[str, object], plan: EvidencePl
         layers[patient] = _layers(home, record, plan)
         for column, reason in missing.items():
             reasons[column][reason] += 1
+    limits = {str(limit) for _, record in found.read.values() for limit in record.get("limits", ())}
     training = folder / "training.csv"
     return Predictions(
         name=folder.resolve().name,
@@ -52,6 +53,7 @@ def read_readings(folder: Path, patients: Mapping[str, object], plan: EvidencePl
         training=read_training(training) if training.is_file() else None,
         refused=found.refused,
         reasons={column: count.most_common(1)[0][0] for column, count in reasons.items()},
+        origins=tuple(sorted(limit for limit in limits if SIMULATED_ONLY in limit)),
         notes=_notes(found.later, found.others),
     )
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from ichnos.clinical.expansion import DEFINITIONS
-from ichnos.cohort import Cohort, Patient
+from ichnos.cohort import SIMULATED_ONLY, Cohort, Patient
 from ichnos.errors import InputRefused, UsageError
 from ichnos.evidence.leakage import TrainingImage, write_training
 from ichnos.evidence.metrics.discrimination import auc
-from ichnos.formats import nifti
+from ichnos.formats import bids, nifti
 from ichnos.inference import Predictor
 from ichnos.inference.crops import haematoma_region, published_slices
 from ichnos.learning.expansion.classifier import examples_fingerprint
@@ -86,7 +86,7 @@ def train_expansion(
         feature_names=FEATURES if settings.design == "ours" else (),
         data=_data_of(examples, classifier, settings),
         validation={"AUC out of fold": out_of_fold_auc(trained, examples)},
-        outlines=_OUTLINES[settings.masks],
+        limits=(*((SIMULATED_ONLY,) if bids.is_simulated(cohort) else ()), _OUTLINES[settings.masks]),
         resources=resources,
     )
     return load_model(out)

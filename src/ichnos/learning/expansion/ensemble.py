@@ -178,12 +178,12 @@ def save_classifier(
     data: dict[str, str],
     validation: dict[str, float],
     feature_names: Sequence[str] = (),
-    outlines: str = "Trained on given outlines; with a network's outlines errors add up.",
+    limits: Sequence[str] = ("Trained on given outlines; with a network's outlines errors add up.",),
     resources: Resources = ON_CPU,
 ) -> Model:
     """Write an ensemble as a Model folder; it holds nothing of single patients.
 
-    `outlines` says, as a limit of the Model, what outlined the haematomas that it was trained on.
+    `limits` say on whom and on whose outlines it was trained.
     """
     provenance = Provenance.of_today(
         command=resources.command,
@@ -194,8 +194,8 @@ def save_classifier(
         validation=validation,
     )
     spec = _network_of(trained, settings, feature_names)
-    limits = (*_limits(trained, settings), outlines)
-    manifest = _manifest(folder.name, limits, settings, spec, provenance)
+    every = (*limits, *_limits(trained, settings))
+    manifest = _manifest(folder.name, every, settings, spec, provenance)
     return save_model(folder, _with_weights(trained, spec), manifest)
 
 

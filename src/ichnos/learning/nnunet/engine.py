@@ -23,9 +23,10 @@ import numpy as np
 import torch
 
 from ichnos import networks
-from ichnos.cohort import Cohort
+from ichnos.cohort import SIMULATED_ONLY, Cohort
 from ichnos.errors import IchnosError, UsageError, require
 from ichnos.files import atomic_file
+from ichnos.formats import bids
 from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.learning.nnunet.plans import plans_of
 from ichnos.learning.nnunet.raw_dataset import (
@@ -80,7 +81,8 @@ def train_nnunet(
     old = partial(shutil.rmtree, work / "nnUNet_results", ignore_errors=True)
     _once(work / "begun.json", [dataset, job], old)
     _once(work / "finished.json", [dataset, job], partial(child, job | {"do": "train"}))
-    return import_nnunet(out, settings, work, resources)
+    origin = (SIMULATED_ONLY,) if bids.is_simulated(cohort) else ()
+    return import_nnunet(out, settings, work, resources, origin=origin)
 
 
 def _once(file: Path, content: Any, action: Callable[[], None]) -> None:
@@ -172,8 +174,15 @@ def _environment(job: dict[str, Any], work: Path) -> dict[str, str]:
     return {**os.environ, **folders, **processes, "OMP_NUM_THREADS": str(job["threads"])}
 
 
-def import_nnunet(out: Path, settings: NnunetSettings, work: Path, resources: Resources = ON_CPU) -> Model:
-    """Write the trained network of a work folder as a Model."""
+def import_nnunet(
+    out: Path,
+    settings: NnunetSettings,
+    work: Path,
+    resources: Resources = ON_CPU,
+    *,
+    origin: tuple[str, ...] = (),
+) -> Model:
+    """Write the trained network of a work folder as a Model; `origin` are further limits of it."""
     plans = json.loads((preprocessed_folder(work) / "plans.json").read_text())
     dataset = json.loads((work / "exported.json").read_text())
     regions = overlapping(dataset["labels"])
@@ -184,7 +193,7 @@ def import_nnunet(out: Path, settings: NnunetSettings, work: Path, resources: Re
     manifest = Manifest(
         name=out.name,
         version="1",
-        limits=_limits(len(dataset["patients"])),
+        limits=(*_limits(len(dataset["patients"])), *origin),
         network=spec,
         preprocessing=preprocessing_of(plans, settings.configuration),
         targets=settings.targets,

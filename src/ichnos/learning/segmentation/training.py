@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ichnos.cohort import Cohort
+from ichnos.cohort import SIMULATED_ONLY, Cohort
 from ichnos.evidence.leakage import TrainingImage, write_training
 from ichnos.files import atomic_file
+from ichnos.formats import bids
 from ichnos.learning.loop.checkpoints import CHECKPOINT
 from ichnos.learning.loop.precision import precision_note
 from ichnos.learning.loop.resources import ON_CPU, Resources
@@ -60,9 +61,17 @@ def train_on_cohort(
     if resources.team.leads:
         write_training(_images(cases), work / "training.csv")
         manifest = manifest_of(settings, plan, cases, work, resources, name=out.name)
-        _save(network, manifest.model_copy(update={"targets": targets}), out, settings, resources)
+        limits = (*manifest.limits, *_origin(cohort, settings))
+        changes = {"targets": targets, "limits": limits}
+        _save(network, manifest.model_copy(update=changes), out, settings, resources)
     resources.team.wait()
     return load_model(out)
+
+
+def _origin(cohort: Cohort, settings: TrainSettings) -> tuple[str, ...]:
+    """Return the limit of weights that have seen simulated patients alone, at their start too."""
+    before = model_called(settings.start).manifest.limits if settings.start else (SIMULATED_ONLY,)
+    return (SIMULATED_ONLY,) if bids.is_simulated(cohort) and SIMULATED_ONLY in before else ()
 
 
 def _images(cases: Sequence[TrainingCase]) -> list[TrainingImage]:

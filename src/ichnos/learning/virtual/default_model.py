@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ichnos.cohort import SIMULATED_ONLY
 from ichnos.learning.loop.checkpoints import reached
 from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.learning.loop.settings import LoopSettings
@@ -33,7 +34,7 @@ from ichnos.models.store import sha256
 HEAD_WINDOWS_HU = ((-20, 100), (0, 40), (20, 80), (-1000, 1000))  # brain, white matter, blood, bone and air
 HELD_OUT = 4  # the last label maps of a folder are never trained on
 LIMITS = (
-    "Trained on simulated patients only; it has never seen a real scan.",
+    SIMULATED_ONLY,
     "Never simulated: children, tumours, contrast agent, trauma, tumour surgery, air in the head.",
     "Never simulated: subdural or epidural blood; subarachnoid blood other than beside a superficial bleed.",
     "Its probabilities have not been calibrated on real scans.",

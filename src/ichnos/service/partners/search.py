@@ -11,15 +11,19 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 
+from pydicom import Dataset
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ichnos.audit.pairing import HOURS_PER_DAY, PairWindows
 from ichnos.cohort import Exam
+from ichnos.errors import IchnosError
 from ichnos.service.node import Node
 from ichnos.service.partners.finder import days_apart
-from ichnos.service.remote.archive import ArchivedStudy, ArchiveProblem, fetch_study, studies_of_patient
+from ichnos.service.reception import keep_retrieved
+from ichnos.service.remote.archive import ArchivedStudy, fetch_study, studies_of_patient
 from ichnos.service.settings import ArchiveSettings
 from ichnos.service.store import events
 from ichnos.service.store.options import keep_option, option
@@ -31,7 +35,7 @@ _HOUR_S = 3600.0
 _PARTNER_OF: dict[str, Exam] = {"CT": "followup", "MR": "diffusion"}  # the widest window of each modality
 
 Ask = Callable[[ArchiveSettings, str, str], Sequence[ArchivedStudy]]
-Fetch = Callable[[ArchiveSettings, str, str], int]
+Fetch = Callable[[ArchiveSettings, str, str, Callable[[Dataset], object]], int]
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +51,7 @@ class PartnerSearch:
         """Ask for the next patient; False when none is due, or it is not the hour or the day's cap."""
         settings, now = self.node.settings, self.node.clock()
         wanted, moment = settings.partners, datetime.fromtimestamp(now, UTC)
-        if not (wanted.enabled and wanted.search and settings.archive.host):
+        if not (wanted.enabled and wanted.search and settings.archive.answers):
             return False
         if not wanted.may_judge(moment.hour):
             return False
@@ -60,7 +64,7 @@ class PartnerSearch:
             known = set(session.execute(select(StudyRow.uid)).scalars())
         try:
             self._fetch(study, known, left, moment.date())
-        except ArchiveProblem as problem:
+        except IchnosError as problem:  # the archive's, or ours to keep what it gave
             _log.warning("partner exams of study %d were not searched: %s", study.id, problem)
         return True
 
@@ -80,7 +84,7 @@ class PartnerSearch:
                     study_id=study.id,
                     details=details,
                 )
-            self.fetch(archive, one.uid, own)
+            self.fetch(archive, one.uid, own, partial(keep_retrieved, self.node))
 
 
 def within_window(ct_date: str, found: ArchivedStudy) -> bool:

@@ -1,13 +1,17 @@
-"""Ask other systems: does it answer, which studies has it of a patient, send one of them here."""
+"""Ask other systems: does it answer, which studies has it of a patient, send one of them here.
+
+An archive is asked by C-FIND and C-MOVE, or by QIDO-RS and WADO-RS where its settings give a web address.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
 from pynetdicom import AE
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind,
@@ -19,6 +23,7 @@ from ichnos.errors import IchnosError
 from ichnos.service.settings import ArchiveSettings, Destination
 
 _TIMEOUT_S = 10.0
+_WEB_ERRORS = (OSError, ValueError, RuntimeError, InvalidDicomError)  # requests' errors are OSErrors
 _PENDING = (0xFF00, 0xFF01)  # PS3.4 C.4.1.1.4: a match follows
 
 
@@ -54,7 +59,10 @@ def echo(destination: Destination, ae_title: str) -> str:
 
 
 def studies_of_patient(archive: ArchiveSettings, patient_id: str, ae_title: str) -> list[ArchivedStudy]:
-    """Return the studies that the archive has of a patient, newest first (C-FIND at study level)."""
+    """Return the studies that the archive has of a patient, newest first."""
+    if archive.web:
+        found = _search(archive.web, PatientID=patient_id)
+        return sorted(found, key=lambda study: study.date, reverse=True)
     query = Dataset()
     query.QueryRetrieveLevel, query.PatientID = "STUDY", patient_id
     for keyword in ("StudyInstanceUID", "StudyDate", "ModalitiesInStudy", "StudyDescription"):
@@ -65,14 +73,27 @@ def studies_of_patient(archive: ArchiveSettings, patient_id: str, ae_title: str)
 
 def images_of_study(archive: ArchiveSettings, study_uid: str, ae_title: str) -> int | None:
     """Return how many images the archive has of a study; None where it does not say."""
+    if archive.web:
+        return next((study.images for study in _search(archive.web, StudyInstanceUID=study_uid)), None)
     query = Dataset()
     query.QueryRetrieveLevel, query.StudyInstanceUID = "STUDY", study_uid
     query.NumberOfStudyRelatedInstances = ""
     return next((study.images for study in _find(archive, query, ae_title)), None)
 
 
-def fetch_study(archive: ArchiveSettings, study_uid: str, ae_title: str) -> int:
-    """Have the archive send a study to our receiver (C-MOVE); return how many images it sent."""
+def fetch_study(
+    archive: ArchiveSettings, study_uid: str, ae_title: str, keep: Callable[[Dataset], object]
+) -> int:
+    """Have the archive send a study to our receiver (C-MOVE), or retrieve it and `keep` each image (WADO-RS).
+
+    Return how many images came.
+    """
+    if archive.web:
+        count = 0
+        for image in _images(archive.web, study_uid):
+            keep(image)
+            count += 1
+        return count
     query = Dataset()
     query.QueryRetrieveLevel, query.StudyInstanceUID = "STUDY", study_uid
     model = StudyRootQueryRetrieveInformationModelMove
@@ -110,6 +131,35 @@ def _archived(match: Dataset) -> ArchivedStudy:
     )
 
 
+def _search(url: str, **wanted: str) -> list[ArchivedStudy]:
+    """Return the studies of a QIDO-RS search."""
+    fields = ("ModalitiesInStudy", "StudyDescription", "NumberOfStudyRelatedInstances")
+    with _web_client(url) as there:
+        found = there.search_for_studies(search_filters=wanted, fields=fields, get_remaining=True)
+    return [_archived(Dataset.from_json(one)) for one in found]
+
+
+def _images(url: str, study_uid: str) -> Iterator[Dataset]:
+    """Retrieve the images of a study one after the other (WADO-RS)."""
+    with _web_client(url) as there:
+        yield from there.iter_study(study_uid)
+
+
+@contextmanager
+def _web_client(url: str) -> Iterator[Any]:
+    from dicomweb_client.api import DICOMwebClient
+
+    client = DICOMwebClient(url, timeout=_TIMEOUT_S)
+    client.set_http_retry_params(retry=False)  # it would wait half a minute; whoever asks tries again later
+    try:
+        yield client
+    except _WEB_ERRORS as error:
+        place = url.rpartition("@")[2]  # a URL may hold a password
+        raise ArchiveProblem(
+            f"DICOMweb at {place} does not answer as it should ({type(error).__name__})"
+        ) from None
+
+
 @contextmanager
 def _association(host: str, port: int, called: str, calling: str, context: Any) -> Iterator[Any]:
     entity = AE(ae_title=calling)
@@ -125,10 +175,9 @@ def _association(host: str, port: int, called: str, calling: str, context: Any) 
 
 
 def _search_problem(destination: Destination) -> str:
-    from dicomweb_client.api import DICOMwebClient
-
     try:
-        DICOMwebClient(destination.url).search_for_studies(limit=1)
-    except (OSError, ValueError, RuntimeError) as error:  # requests' errors are OSErrors
-        return f"a search at {destination.url} failed ({type(error).__name__})"
+        with _web_client(destination.url) as there:
+            there.search_for_studies(limit=1)
+    except ArchiveProblem as problem:
+        return str(problem)
     return ""

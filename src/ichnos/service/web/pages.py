@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from ichnos.service.installed import installed_models
 from ichnos.service.node import Node
+from ichnos.service.reception import keep_retrieved
 from ichnos.service.remote.archive import ArchiveProblem, fetch_study, studies_of_patient
 from ichnos.service.remote.destinations import enabled_destinations
 from ichnos.service.store import events
@@ -90,7 +92,7 @@ def _study_values(session: Session, node: Node, study_id: StudyId) -> dict[str, 
         "destinations": [there.name for there in enabled_destinations(session, node.settings)],
         "models": models,
         "viewer": f"{VIEWER_BASE}/viewer" if viewer_folder(node.settings.home) else "",
-        "asks_archive": bool(node.settings.archive.host and study.patient_id),
+        "asks_archive": node.settings.archive.answers and bool(study.patient_id),
         "event": views.last_event(session, study_id),
         "read": study.read_at or 0.0,
     }
@@ -128,7 +130,7 @@ def archive_list(node: NodeOfRequest, visitor: PageVisitor, study_id: StudyId) -
     """Return what the archive has of this patient; asked when the page is open, for it may take seconds."""
     with node.database.snapshot() as session:
         study = session.get(StudyRow, study_id)
-        if study is None or not study.patient_id or not node.settings.archive.host:
+        if study is None or not study.patient_id or not node.settings.archive.answers:
             raise HTTPException(404, "no archive can be asked about this study")
         patient_id, here = study.patient_id, {study.uid}
     settings, problem = node.settings, ""
@@ -151,12 +153,12 @@ def post_fetch(
     settings = node.settings
     with node.database.snapshot() as session:
         study = session.get(StudyRow, study_id)
-    if study is None or not settings.archive.host:
+    if study is None or not settings.archive.answers:
         raise HTTPException(404, "no archive can be asked about this study")
     known = studies_of_patient(settings.archive, study.patient_id, settings.receiver.ae_title)
     if uid not in {one.uid for one in known}:
         raise HTTPException(404, "the archive has no such study of this patient")
-    images = fetch_study(settings.archive, uid, settings.receiver.ae_title)
+    images = fetch_study(settings.archive, uid, settings.receiver.ae_title, partial(keep_retrieved, node))
     with node.database.transaction() as session:
         details = {"images": images}
         events.append_event(

@@ -28,20 +28,30 @@ def model_identity(models: Mapping[str, Model]) -> dict[str, list[Any]]:
 def read_patients(
     task: Any, patients: Sequence[Patient], out: Path, budget: StudyBudget, *, settings: Any
 ) -> list[dict[str, Any]]:
-    """Apply a reading task to patients, resumably; a patient who cannot be read is left out and told.
-    Other networks read anew.
+    """Apply a reading task to patients, resumably; other networks read anew."""
+    folder = out / "readings" / settings_hash(settings)
+    return rows_of_patients(task, patients, folder, budget, settings=settings)
+
+
+def rows_of_patients(
+    task: Any,
+    patients: Sequence[Patient],
+    folder: Path,
+    budget: StudyBudget,
+    *,
+    settings: Any,
+    name: str = "read",
+    failed: str = "read",
+) -> list[dict[str, Any]]:
+    """Apply a task to patients, resumably, with the ledger `name` in `folder`; return its rows.
+
+    A patient in whom it fails is left out and told: "sub-1 could not be `failed`".
     """
     done = apply(
-        task,
-        patients,
-        out=out / "readings" / settings_hash(settings),
-        settings=settings,
-        name="read",
-        workers=budget.workers,
-        progress=False,
+        task, patients, out=folder, settings=settings, name=name, workers=budget.workers, progress=False
     )
     for failure in done.failures:
-        budget.say(f"sub-{failure.id} could not be read: {failure.why}")
+        budget.say(f"sub-{failure.id} could not be {failed}: {failure.why}")
     return list(done.rows)
 
 

@@ -16,11 +16,10 @@ from ichnos.inference.crops import published_slices
 from ichnos.learning.expansion.ensemble import load_classifier
 from ichnos.learning.expansion.examples import ImageExample
 from ichnos.models import Model
-from ichnos.runs import apply
 from ichnos.runs.ledger import settings_hash
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import cell, comparison
-from ichnos.studies.shared.reading import ct_scan, model_identity, predictor_of
+from ichnos.studies.shared.reading import ct_scan, model_identity, predictor_of, rows_of_patients
 from ichnos.studies.yu2025.arms import arm_model_folder, classifier_arms
 from ichnos.studies.yu2025.people import People
 from ichnos.studies.yu2025.risks import KnownPatients, MethodRisk, Risks, mean_risk
@@ -81,19 +80,11 @@ def _cut_external(
     known = {person.patient: person for person in people.external}
     task = _Cutter(str(outliner.folder), size, budget.device)
     patients = [patient for patient in cohort if patient.id in known]
-    done = apply(
-        task,
-        patients,
-        out=folder,
-        settings=settings,
-        name="automatic",
-        workers=budget.workers,
-        progress=False,
+    rows = rows_of_patients(
+        task, patients, folder, budget, settings=settings, name="automatic", failed="outlined"
     )
-    for failure in done.failures:
-        budget.say(f"sub-{failure.id} could not be outlined: {failure.why}")
     asked: list[ImageExample] = []
-    for row in done.rows:
+    for row in rows:
         if row["outlined"]:
             person = known[str(row["id"])]
             with np.load(folder / f"{person.patient}.npz") as kept:

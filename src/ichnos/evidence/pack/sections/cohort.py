@@ -46,6 +46,10 @@ def _flags(evaluation: Evaluation) -> tuple[ReviewFlag, ...]:
         for column, text in _UNNAMED.items()
         if not any(evaluation.table[column])
     ]
+    flags += [
+        ReviewFlag("note", "simulated_training", f"Of the model that made these readings: {limit}")
+        for limit in evaluation.predictions.origins
+    ]
     missing = len(evaluation.without_prediction)
     if missing:
         share = missing / (missing + len(evaluation.cases))
