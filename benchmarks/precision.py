@@ -59,7 +59,7 @@ def segmenter(name: str, settings: TrainSettings) -> Trained:
         width=architecture.width,
         deep_supervision=architecture.deep_supervision,
     )
-    patch = how.patch[: spec.arguments["dim"]]
+    patch = how.patch[: spec.arguments.get("dim", 3)]
     return Trained(name, spec, (settings.loop.batch, len(how.windows_hu), *patch))
 
 

@@ -92,7 +92,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--engine", "other"], "give ichnos or nnunet"),
         (["--minutes", "1", "--steps", "2"], "not both"),
         (["--engine", "nnunet", "--steps", "2"], "nnU-Net counts in epochs"),
-        (["--engine", "nnunet", "--folds", "5"], "--folds trains with our own loop"),
+        (["--engine", "nnunet", "--folds", "5", "--mirror"], "networks of our own loop"),
         (["--engine", "nnunet", "--set", "nnunet.configuration=4d"], "configuration"),
         (["--set", "loop.precision=fp8"], "precision"),
         (["--patch", "16,16"], "patch"),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from builders.tiny_model import tiny_model
 from builders.trainable_cohort import head, write_trainable_cohort
 from ichnos import networks
 from ichnos.cohort import Cohort, Patient
-from ichnos.errors import UsageError
+from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nifti
 from ichnos.inference import Predictor
+from ichnos.learning.loop.resources import Resources
+from ichnos.learning.nnunet.raw_dataset import export, raw_folder
+from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.segmentation.folds import (
     OUT_OF_FOLD,
     as_label_maps,
@@ -23,7 +28,8 @@ from ichnos.learning.segmentation.folds import (
     train_folds,
 )
 from ichnos.learning.segmentation.settings import TrainSettings
-from ichnos.models import load_model
+from ichnos.learning.segmentation.target_files import target_specs
+from ichnos.models import Model, load_model, save_model
 from ichnos.networks.average import MeanEnsemble
 from ichnos.scan import Scan
 
@@ -96,6 +102,60 @@ def test_the_average_is_the_mean_of_probabilities_and_of_coordinates() -> None:
         out, each = network(image), torch.stack([member(image) for member in network.members])
     assert torch.allclose(torch.sigmoid(out[:, 0]), torch.sigmoid(each[:, :, 0]).mean(0), atol=1e-5)
     assert torch.allclose(out[:, 1], each[:, :, 1].mean(0), atol=1e-5)
+
+
+def test_the_average_of_labels_that_exclude_each_other_is_the_mean_of_their_probabilities() -> None:
+    torch.manual_seed(0)
+    network = networks.build("mean_ensemble", member=MEMBER, members=3, softmax=True).eval()
+    image = torch.randn(1, 1, 8, 8, 8)
+    with torch.no_grad():
+        out, each = network(image), torch.stack([member(image) for member in network.members])
+    assert torch.allclose(torch.softmax(out, 1), torch.softmax(each, 2).mean(0), atol=1e-5)
+    assert torch.allclose(torch.softmax(out, 1).sum(1), torch.ones(1, 8, 8, 8))
+
+
+@dataclass
+class Elsewhere:
+    """An engine that exports each fold for nnU-Net and returns a network nobody trained."""
+
+    splits: list[dict[str, list[str]]] = field(default_factory=list)
+    coarser: bool = False  # the second fold's network sees other voxels
+
+    def __call__(
+        self, cohort: Cohort, out: Path, settings: NnunetSettings, *, work: Path, resources: Resources
+    ) -> Model:
+        export(cohort, settings, work, resources.pipelines)
+        self.splits += json.loads((raw_folder(work) / "splits_final.json").read_text())
+        torch.manual_seed(len(self.splits))
+        model = tiny_model(out)
+        if self.coarser and len(self.splits) == 2:
+            how = model.manifest.preprocessing.model_copy(update={"spacing_mm": (9.0, 9.0, 9.0)})
+            manifest = model.manifest.model_copy(update={"preprocessing": how})
+            model = save_model(out, model.network(), manifest)
+        return model
+
+
+def test_nnunet_trains_each_fold_on_the_others_and_the_average_reads(tmp_path: Path) -> None:
+    cohort = write_trainable_cohort(tmp_path / "cohort", ("train",) * 4, without_tract=())
+    plan, engine = NnunetSettings(targets=target_specs("ICH"), seed=3), Elsewhere()
+    model = train_folds(cohort, tmp_path / "model", plan, 2, work=tmp_path / "work", engine=engine)
+    held = [split["val"] for split in engine.splits]
+    assert sorted(held[0] + held[1]) == [patient.id for patient in cohort]
+    assert all(sorted(split["train"] + split["val"]) == sorted(held[0] + held[1]) for split in engine.splits)
+    assert frozenset(held[0]) == person_folds(cohort, 2, seed=3)[0]
+    assert model.manifest.network.arguments["members"] == 2
+    assert model.manifest.limits[0].startswith("The mean of 2 networks")
+    for patient in cohort:
+        assert bids.find_target(str(cohort.root), patient.id, "haematoma", (OUT_OF_FOLD,)) is not None
+
+
+def test_folds_that_see_scans_differently_are_not_averaged(tmp_path: Path) -> None:
+    cohort = write_trainable_cohort(tmp_path / "cohort", ("train",) * 2, without_tract=())
+    plan = NnunetSettings(targets=target_specs("ICH"))
+    engine = Elsewhere(coarser=True)
+    with pytest.raises(InputRefused, match="in different ways"):
+        train_folds(cohort, tmp_path / "model", plan, 2, work=tmp_path / "work", engine=engine)
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_mirror_image_gives_mirrored_answers_with_sides_exchanged() -> None:

@@ -24,7 +24,9 @@ from ichnos.learning.nnunet.engine import (
 )
 from ichnos.learning.nnunet.raw_dataset import export
 from ichnos.learning.nnunet.settings import NnunetSettings
+from ichnos.learning.segmentation.folds import train_folds
 from ichnos.learning.segmentation.target_files import target_specs
+from ichnos.models import load_model
 from ichnos.scan import Scan
 
 pytest.importorskip("nnunetv2")
@@ -184,6 +186,24 @@ def test_nnunet_trains_and_our_inference_reads_as_its_predictor_does(
     for channel, name in enumerate(("ICH", "tract_left", "tract_right"), start=1):
         difference = np.abs(ours.probability(name).array[grid] - theirs[channel].transpose(2, 1, 0)[grid])
         assert difference.mean() < 0.02, f"{name}: mean difference {difference.mean():.4f}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_folds_of_nnunet_become_one_model_that_averages_them(tmp_path: Path) -> None:
+    cohort = write_trainable_cohort(tmp_path / "cohort", ("train",) * 3)
+    plan = NnunetSettings(targets=target_specs("ICH,tract")).changed(
+        epochs=1, iterations=3, width=4, batch=2, patch="16,16,16", mirrored=False
+    )
+    work = tmp_path / "work"
+    model = train_folds(cohort, tmp_path / "model", plan, 2, work=work, engine=train_nnunet)
+    assert (model.manifest.activation, model.manifest.network.arguments["softmax"]) == ("softmax", True)
+    scan = Scan(head(5)[0])
+    members = [load_model(work / f"fold-{k}" / "model") for k in range(2)]
+    each = [Predictor(m, backend="torch")(scan).probability("ICH").array for m in members]
+    whole = Predictor(model, backend="torch")(scan).probability("ICH").array
+    assert np.abs(whole - np.mean(each, axis=0)).mean() < 0.005  # tiles are blended as logits
+    assert np.abs(each[0] - each[1]).mean() > 0.01
 
 
 def _their_probabilities(work: Path, array: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:

@@ -108,7 +108,7 @@ def structures() -> Volume:
     x, y, z = coordinates(brain_mask())
     csf = brain & (gm + wm < 0.5)
     out = np.where(brain, np.where(csf, CSF, np.where(wm > gm, WHITE, CORTEX)), 0).astype(np.uint8)
-    hind = in_hindbrain(x, y, z)
+    hind = in_hindbrain(x[..., :1], y[..., :1], z)
     out[hind & (out == WHITE)] = CEREBELLAR_WHITE
     out[hind & (out == CORTEX)] = CEREBELLAR_CORTEX
     out[in_brainstem(x, y, z) & brain & ~csf] = BRAINSTEM

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -192,23 +193,24 @@ def _by_nnunet(
     quiet: bool,
 ) -> Model:
     from ichnos.learning.nnunet.engine import train_nnunet
+    from ichnos.learning.segmentation.folds import train_folds
 
     if settings.start:
         raise UsageError(
             "nnU-Net plans its own network, so it cannot start from the weights of another: leave out --from"
         )
-    if settings.folds:
-        raise UsageError(
-            "--folds trains with our own loop; nnU-Net trains on the split train and validates on the split"
-            " validation: leave out --folds, or --engine nnunet"
-        )
+    if settings.mirror:
+        raise UsageError("--mirror reads mirror images with networks of our own loop: leave it out")
     if settings.minutes is not None or settings.steps is not None:
         raise UsageError(
             "nnU-Net counts in epochs: give --set nnunet.epochs=50 --set nnunet.iterations=250 instead of"
             " --minutes or --steps"
         )
     chosen = _chosen_nnunet(target, settings)
-    return train_nnunet(patients, out, chosen, work=home, resources=resources, quiet=quiet)
+    if not settings.folds:
+        return train_nnunet(patients, out, chosen, work=home, resources=resources, quiet=quiet)
+    engine = partial(train_nnunet, quiet=quiet)
+    return train_folds(patients, out, chosen, settings.folds, work=home, resources=resources, engine=engine)
 
 
 def _chosen_nnunet(target: str, settings: TrainCommandSettings) -> NnunetSettings:

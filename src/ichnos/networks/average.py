@@ -18,7 +18,8 @@ class MeanEnsemble(nn.Module):
 
     `coordinates` are the channels whose values are averaged as they are. With `mirrored`, the channel that
     each channel becomes when left and right are exchanged, the mirror image along the first spatial axis is
-    read too and its answers are exchanged back.
+    read too and its answers are exchanged back. `softmax`: channels share one probability, as nnU-Net's
+    labels do.
 
     >>> stages = {"features_per_stage": [4, 8], "strides": [1, 2]}
     >>> shape = {"input_channels": 1, "num_classes": 2, "dim": 2, **stages}
@@ -33,8 +34,10 @@ class MeanEnsemble(nn.Module):
         members: int,
         coordinates: Sequence[int] = (),
         mirrored: Sequence[int] | None = None,
+        softmax: bool = False,
     ) -> None:
         super().__init__()
+        self.softmax = softmax
         self.members = nn.ModuleList(build(member["name"], **member["arguments"]) for _ in range(members))
         self.coordinates = list(coordinates)
         self.mirrored = None if mirrored is None else list(mirrored)
@@ -43,6 +46,8 @@ class MeanEnsemble(nn.Module):
         each = [self._answer(member, image) for member in self.members]
         mean = torch.stack(each).mean(0)
         sure = mean.clamp(_SMALLEST, 1 - _SMALLEST)
+        if self.softmax:
+            return torch.log(sure)
         masks = torch.log(sure) - torch.log(1 - sure)  # OpenVINO knows no `logit`
         if not self.coordinates:
             return masks
@@ -60,6 +65,8 @@ class MeanEnsemble(nn.Module):
 
     def _probable(self, out: Tensor | list[Tensor]) -> Tensor:
         logits = (out[0] if isinstance(out, (list, tuple)) else out).float()
+        if self.softmax:
+            return torch.softmax(logits, dim=1)
         if not self.coordinates:
             return torch.sigmoid(logits)
         channels = range(logits.shape[1])

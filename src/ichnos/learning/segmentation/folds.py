@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nifti
 from ichnos.inference import Predictor
 from ichnos.learning.loop.resources import ON_CPU, Resources
+from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.training import train_on_cohort
 from ichnos.models import Manifest, Model, NetworkSpec, TargetSpec, load_model, save_model
@@ -27,15 +29,20 @@ from ichnos.volume import Volume
 OUT_OF_FOLD = "out-of-fold"  # the pipeline under derivatives/ that holds these predictions
 
 
+Settings = TrainSettings | NnunetSettings
+Engine = Callable[..., Model]  # (cohort, out, settings, *, work, resources) -> what was trained
+
+
 def train_folds(
     cohort: Cohort,
     out: Path,
-    settings: TrainSettings,
+    settings: Settings,
     folds: int,
     *,
     work: Path,
     resources: Resources = ON_CPU,
     mirrored: bool = False,
+    engine: Engine = train_on_cohort,
 ) -> Model:
     """Train one network per fold of the splits `train` and `validation`; write their average to `out`.
 
@@ -44,9 +51,11 @@ def train_folds(
     """
     root, models = _root(cohort), []
     shared = replace(resources, cases=resources.cases or work / "cases")
-    for k, part in enumerate(person_folds(cohort, folds, seed=settings.loop.seed)):
+    seed = settings.seed if isinstance(settings, NnunetSettings) else settings.loop.seed
+    for k, part in enumerate(person_folds(cohort, folds, seed=seed)):
         resources.warn(f"fold {k + 1} of {folds}: {len(part)} patients are held out")
-        models.append(_train_fold(held_out(cohort, part), part, settings, work / f"fold-{k}", shared))
+        train = partial(engine, held_out(cohort, part), settings=settings, resources=shared)
+        models.append(_train_fold(train, cohort, part, work / f"fold-{k}", shared))
     resources.team.wait()
     if resources.team.leads:
         bids.write_pipeline(root, OUT_OF_FOLD)
@@ -62,10 +71,10 @@ def _root(cohort: Cohort) -> Path:
 
 
 def _train_fold(
-    cohort: Cohort, part: frozenset[str], settings: TrainSettings, folder: Path, resources: Resources
+    train: Callable[..., Model], cohort: Cohort, part: frozenset[str], folder: Path, resources: Resources
 ) -> Model:
     """Train the network of one fold, and let it read the patients whom it has not seen."""
-    model = train_on_cohort(cohort, folder / "model", settings, work=folder, resources=resources)
+    model = train(out=folder / "model", work=folder)
     if resources.team.leads:
         unseen = [p for p in cohort if p.id in part and "ct" in p.exams]
         _predict(unseen, model, _root(cohort), resources.device)
@@ -141,12 +150,15 @@ def as_label_maps(masks: dict[str, Volume]) -> dict[str, Volume]:
 def average_models(models: Sequence[Model], out: Path, *, mirrored: bool, command: str) -> Model:
     """Write models of one shape as one Model that averages their probabilities."""
     first = models[0].manifest
+    if any(m.manifest.preprocessing != first.preprocessing for m in models):
+        raise InputRefused("the folds see scans in different ways, so their networks cannot be averaged")
     specs = first.targets
     arguments: dict[str, Any] = {
         "member": first.network.model_dump(),
         "members": len(models),
         "coordinates": [k for k, spec in enumerate(specs) if spec.kind == "coordinate"],
         "mirrored": mirrored_channels([spec.name for spec in specs]) if mirrored else None,
+        "softmax": first.activation == "softmax",
     }
     network = MeanEnsemble(**arguments)
     for member, model in zip(network.members, models, strict=True):
@@ -175,8 +187,8 @@ def _average_manifest(models: Sequence[Model], name: str, spec: NetworkSpec, com
     )
     limits = (
         f"The mean of {len(models)} networks, each trained without one fold of the patients; its figures are"
-        " means of theirs, each on the fold that it was not trained on and whose best step and operating"
-        " points were chosen there.",
+        " means of theirs, each on the fold that it was not trained on. The first one's:"
+        f" {first.limits[0]}",
         *first.limits[1:],
     )
     update = {"name": name, "network": spec, "targets": targets, "limits": limits, "provenance": provenance}

@@ -231,7 +231,11 @@ def _face(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
 
 def _orbits(out: npt.NDArray[np.uint8], xyz: _Field, head: _Mask) -> None:
     """Put cones of bone, fat and four straight muscles around nerve and eye."""
-    x, y, z = xyz
+    here = _box((-56, 16, -60), (56, 90, -12))
+    nerve = _tube(xyz, [(12, 18, -31), (20, 34, -34), (31, 52, -37)], 2.2)[here]
+    eye, lens = _ellipsoid(xyz, (33, 62, -37), (12, 12, 12)), _ellipsoid(xyz, (33, 71, -37), (4.5, 2.2, 4.5))
+    lid = _ellipsoid(xyz, (33, 75, -37), (13, 2.5, 11))[here]
+    out, head, (x, y, z) = out[here], head[here], xyz[(slice(None), *here)]
     a = np.abs(x)
     depth = np.clip((y - 18) / 44, 0, 1)  # 0 at the apex, 1 at the eye
     orbit_x, orbit_z, orbit_r = 12 + 21 * depth, -32 - 5 * depth, 4 + 13.5 * np.sqrt(depth)
@@ -243,15 +247,21 @@ def _orbits(out: npt.NDArray[np.uint8], xyz: _Field, head: _Mask) -> None:
         across = a - orbit_x - 0.72 * orbit_r * np.cos(angle)
         along = z - orbit_z - 0.72 * orbit_r * np.sin(angle)
         out[orbit & (np.hypot(across, along) < 1.8) & (y < 58)] = Tissue.MUSCLE
-    out[_tube(xyz, [(12, 18, -31), (20, 34, -34), (31, 52, -37)], 2.2) & orbit] = Tissue.OPTIC_NERVE
-    out[_ellipsoid(xyz, (33, 62, -37), (12, 12, 12))] = Tissue.EYE
-    out[_ellipsoid(xyz, (33, 71, -37), (4.5, 2.2, 4.5))] = Tissue.LENS
-    lid = _ellipsoid(xyz, (33, 75, -37), (13, 2.5, 11)) & (out != Tissue.EYE) & (out != Tissue.LENS)
-    out[lid] = Tissue.SCALP
+    out[nerve & orbit] = Tissue.OPTIC_NERVE
+    out[eye[here]] = Tissue.EYE
+    out[lens[here]] = Tissue.LENS
+    out[lid & (out != Tissue.EYE) & (out != Tissue.LENS)] = Tissue.SCALP
 
 
 def _petrous(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
-    x, y, z = xyz
+    """Put petrous bones and clivus, mastoids with their cells, and the canals of the ears."""
+    here = _box((-96, -64, -72), (96, 8, -30))
+    mastoid = _ellipsoid(xyz, (55, -38, -52), (10, 15, 17))[here]
+    celled = _ellipsoid(xyz, (55, -38, -50), (7, 11, 13))[here]
+    ear = _tube(xyz, [(44, -24, -43), (62, -24, -43), (90, -24, -44)], 3.0)[here]
+    inner_ear = _tube(xyz, [(20, -31, -38), (34, -29, -40)], 2.0)[here]
+    cells = (_texture(out.shape, 4, 2.2) > 0.0)[here]
+    out, (x, y, z) = out[here], xyz[(slice(None), *here)]
     a = np.abs(x)
     turn = np.radians(38)
     along = (a - 34) * np.cos(turn) - (y + 28) * np.sin(turn)
@@ -260,14 +270,10 @@ def _petrous(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
     out[pyramid] = Tissue.BONE
     clivus = (a < 13) & (np.abs(y + 6 - 0.55 * (z + 40)) < 6) & (z < -32) & (z > -64) & (out > 0)
     out[clivus] = Tissue.BONE
-    mastoid = _ellipsoid(xyz, (55, -38, -52), (10, 15, 17)) & (out > 0)
-    out[mastoid] = Tissue.BONE
-    cells = _texture(out.shape, 4, 2.2) > 0.0
-    out[_ellipsoid(xyz, (55, -38, -50), (7, 11, 13)) & cells & (out == Tissue.BONE)] = Tissue.AIR_CELL
-    # ear canal
-    out[_tube(xyz, [(44, -24, -43), (62, -24, -43), (90, -24, -44)], 3.0) & (out > 0)] = Tissue.AIR_CELL
-    # inner ear canal
-    out[_tube(xyz, [(20, -31, -38), (34, -29, -40)], 2.0) & (out == Tissue.BONE)] = Tissue.CSF
+    out[mastoid & (out > 0)] = Tissue.BONE
+    out[celled & cells & (out == Tissue.BONE)] = Tissue.AIR_CELL
+    out[ear & (out > 0)] = Tissue.AIR_CELL
+    out[inner_ear & (out == Tissue.BONE)] = Tissue.CSF
 
 
 def _sinuses(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
@@ -308,13 +314,15 @@ def _dura_and_vessels(out: npt.NDArray[np.uint8], xyz: _Field) -> None:
 def _falx_and_tentorium(out: npt.NDArray[np.uint8], xyz: _Field) -> _Mask:
     x, y, z = xyz
     a = np.abs(x)
-    callosum = np.interp(y, [-110, -60, -45, -20, 10, 32, 45], [0, 4, 22, 32, 28, 12, -8])
+    callosum = np.interp(y[:1, :, :1], [-110, -60, -45, -20, 10, 32, 45], [0, 4, 22, 32, 28, 12, -8])
     soft = np.isin(out, (Tissue.CSF, Tissue.CORTEX))
     falx = (a < 0.8) & soft & (z > callosum + 4) & (y > -105) & (y < 62)
     notch = np.clip(11 + 0.9 * np.clip(y + 46, -30, 40), 0, 28)
     cerebellum = (Tissue.CEREBELLAR_CORTEX, Tissue.CEREBELLAR_WHITE)
     passable = np.isin(out, (Tissue.CSF, Tissue.CORTEX, Tissue.WHITE, *cerebellum))  # one sheet, no holes
-    tentorium = (np.abs(z - mni.tentorium_mm(x, y)) < 0.9) & (y < -24) & (a > notch) & passable
+    tentorium = (
+        (np.abs(z - mni.tentorium_mm(x[..., :1], y[..., :1])) < 0.9) & (y < -24) & (a > notch) & passable
+    )
     dura: _Mask = falx | tentorium
     return dura
 
@@ -325,7 +333,9 @@ def _venous_sinuses(xyz: _Field, depth: _Field) -> tuple[_Mask, ...]:
     a = np.abs(x)
     narrowing = a < 1.2 + 0.7 * np.clip(5.5 - depth, 0, 4.5)
     sagittal = narrowing & (depth < 5.5) & (z > -12) & ((z > 30) | (y < -40))
-    transverse = (np.abs(z - mni.tentorium_mm(x, y)) < 3.2) & (depth < 4.8) & (y < -42) & (a < 62)
+    transverse = (
+        (np.abs(z - mni.tentorium_mm(x[..., :1], y[..., :1])) < 3.2) & (depth < 4.8) & (y < -42) & (a < 62)
+    )
     sigmoid = _tube(xyz, [(60, -52, -24), (52, -48, -42), (40, -44, -56)], 4.0) & (depth < 6)
     straight = _tube(xyz, [(0, -42, 6), (0, -62, -3), (0, -92, -12)], 1.9)
     return sagittal, transverse, sigmoid, straight
