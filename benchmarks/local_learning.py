@@ -40,6 +40,7 @@ _FIRST = 90_000  # of the patients' numbers: far from those that the default wei
 _MATRIX = 128  # pixels of 1.8 mm, which the network's 3 mm hardly miss
 _ASKED = TuningSettings(targets=TAUGHT)
 _MULTIPLE = 16  # of voxels: the network halves each axis four times
+_FEWEST_PATIENTS = 5  # of a row: an interval of fewer says nothing
 _FEWEST_ML = 0.5  # a target smaller than this in truth has no Dice worth a mean
 
 
@@ -117,7 +118,7 @@ def differences(
     """Yield a row per target: mean Dice before and after, and their paired difference with its interval."""
     for name, first in before.items():
         apart = (after[name] - first)[np.isfinite(first)]
-        if apart.size < 2:
+        if apart.size < _FEWEST_PATIENTS:
             continue
         low, high = stats.t.interval(0.95, apart.size - 1, apart.mean(), stats.sem(apart))
         yield {
