@@ -38,7 +38,7 @@ TAUGHT = "leukoaraiosis"
 NOISE_HU, OFFSET_HU = 9.0, -6.0  # of the site's scanner: twice the usual noise, a zero that is off
 _FIRST = 90_000  # of the patients' numbers: far from those that the default weights were trained on
 _MATRIX = 128  # pixels of 1.8 mm, which the network's 3 mm hardly miss
-_ASKED = TuningSettings(targets=TAUGHT, steps=100)
+_ASKED = TuningSettings(targets=TAUGHT)
 _MULTIPLE = 16  # of voxels: the network halves each axis four times
 _FEWEST_ML = 0.5  # a target smaller than this in truth has no Dice worth a mean
 
