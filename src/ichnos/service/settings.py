@@ -192,10 +192,10 @@ class OidcSettings(_Part):
         return self
 
 
-class AuditSettings(_Part):
+class SyslogSettings(_Part):
     """The audit repository, a syslog server to which every event is sent (DICOM PS3.15 A.6 and A.7).
 
-    >>> AuditSettings(host="audit.example.org").port
+    >>> SyslogSettings(host="audit.example.org").port
     6514
     """
 
@@ -273,7 +273,7 @@ class NodeSettings(_Part):
     partners: PartnerSettings = PartnerSettings()
     web: WebSettings = WebSettings()
     oidc: OidcSettings = OidcSettings()
-    audit: AuditSettings = AuditSettings()
+    audit: SyslogSettings = SyslogSettings()
     storage: StorageSettings = StorageSettings()
 
     @property

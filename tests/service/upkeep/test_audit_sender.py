@@ -18,7 +18,7 @@ from builders.stored_node import open_stored, read_all, receive
 from ichnos.service import run
 from ichnos.service.node import Node
 from ichnos.service.remote.syslog import send_messages, syslog_line
-from ichnos.service.settings import AuditSettings, NodeSettings, missing_files
+from ichnos.service.settings import NodeSettings, SyslogSettings, missing_files
 from ichnos.service.store import events
 from ichnos.service.upkeep import audit_sender
 from ichnos.service.upkeep.audit_sender import AuditSender
@@ -26,7 +26,7 @@ from ichnos.service.upkeep.audit_trail import AuditMessage, messages_after
 from service.test_receiver import slices
 from service.web.living import require_program, until
 
-REPOSITORY = AuditSettings(host="audit.example.org")
+REPOSITORY = SyslogSettings(host="audit.example.org")
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Repository:
     kills: int = 0
     taken: list[int] = field(default_factory=list)
 
-    def __call__(self, messages: Sequence[AuditMessage], _settings: AuditSettings) -> None:
+    def __call__(self, messages: Sequence[AuditMessage], _settings: SyslogSettings) -> None:
         if self.failures:
             self.failures -= 1
             raise ConnectionRefusedError("nobody listens")
@@ -57,7 +57,7 @@ class Clock:
         return self.now
 
 
-def a_node(home: Path, audit: AuditSettings = REPOSITORY, count: int = 12) -> Node:
+def a_node(home: Path, audit: SyslogSettings = REPOSITORY, count: int = 12) -> Node:
     """Open a node whose event table holds `count` events."""
     opened = open_stored(home, audit=audit)
     with opened.database.transaction() as session:
@@ -125,7 +125,7 @@ def test_a_server_that_is_away_is_asked_again_with_growing_waits(node: Node, clo
 
 
 def test_without_a_repository_nothing_is_read_or_sent(tmp_path: Path) -> None:
-    opened = a_node(tmp_path, AuditSettings())
+    opened = a_node(tmp_path, SyslogSettings())
     assert not AuditSender(opened, there := Repository()).step()
     assert there.taken == []
     opened.database.close()
@@ -172,8 +172,8 @@ def test_a_line_is_what_the_standards_ask_for() -> None:
 
 def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="needs both"):
-        AuditSettings(host="audit", certificate=tmp_path / "node.pem")
-    lost = NodeSettings(audit=AuditSettings(host="audit", authorities=tmp_path / "none.pem"))
+        SyslogSettings(host="audit", certificate=tmp_path / "node.pem")
+    lost = NodeSettings(audit=SyslogSettings(host="audit", authorities=tmp_path / "none.pem"))
     assert missing_files(lost) == [f"audit.authorities: {tmp_path / 'none.pem'} does not exist"]
 
 
@@ -194,7 +194,7 @@ action(type="omfile" file="{folder}/taken" template="parts")
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Iterator[AuditSettings]:
+def repository(tmp_path: Path) -> Iterator[SyslogSettings]:
     """Run rsyslog with a certificate of its own; it listens on one port by TLS and UDP."""
     program, openssl = (
         require_program("rsyslogd", "rsyslog rsyslog-openssl"),
@@ -210,7 +210,7 @@ def repository(tmp_path: Path) -> Iterator[AuditSettings]:
     file.write_text(_CONFIGURATION.format(folder=tmp_path, port=port))
     running = subprocess.Popen([program, "-n", "-f", str(file), "-i", str(tmp_path / "pid")])
     until(lambda: _listens(port), 20)
-    yield AuditSettings(host="127.0.0.1", port=port, authorities=tmp_path / "server.pem")
+    yield SyslogSettings(host="127.0.0.1", port=port, authorities=tmp_path / "server.pem")
     running.terminate()
     running.wait(timeout=20)
 
@@ -220,7 +220,7 @@ def _listens(port: int) -> bool:
         return asked.connect_ex(("127.0.0.1", port)) == 0
 
 
-def taken_lines(settings: AuditSettings, count: int) -> list[str]:
+def taken_lines(settings: SyslogSettings, count: int) -> list[str]:
     """Return what the server wrote once there are so many lines."""
     assert settings.authorities is not None
     file = settings.authorities.parent / "taken"
@@ -233,7 +233,7 @@ def taken_lines(settings: AuditSettings, count: int) -> list[str]:
     return lines()
 
 
-def test_a_syslog_server_takes_every_event_once_over_tls(repository: AuditSettings, tmp_path: Path) -> None:
+def test_a_syslog_server_takes_every_event_once_over_tls(repository: SyslogSettings, tmp_path: Path) -> None:
     opened = a_node(tmp_path / "home", repository, count=250)
     sender = AuditSender(opened)
     assert [sender.step() for _ in range(4)] == [True, True, True, False]
@@ -246,7 +246,7 @@ def test_a_syslog_server_takes_every_event_once_over_tls(repository: AuditSettin
     opened.database.close()
 
 
-def test_a_syslog_server_takes_datagrams(repository: AuditSettings, tmp_path: Path) -> None:
+def test_a_syslog_server_takes_datagrams(repository: SyslogSettings, tmp_path: Path) -> None:
     datagrams = repository.model_copy(update={"transport": "udp"})
     opened = a_node(tmp_path / "home", datagrams, count=3)
     assert AuditSender(opened).step()
@@ -254,7 +254,7 @@ def test_a_syslog_server_takes_datagrams(repository: AuditSettings, tmp_path: Pa
     opened.database.close()
 
 
-def test_a_server_with_another_certificate_gets_nothing(repository: AuditSettings) -> None:
+def test_a_server_with_another_certificate_gets_nothing(repository: SyslogSettings) -> None:
     message = AuditMessage(1, at=0.0, failed=False, xml="<AuditMessage />")
     with pytest.raises(ssl.SSLCertVerificationError):
         send_messages([message], repository.model_copy(update={"authorities": None}))

@@ -8,7 +8,7 @@ from pydicom.uid import UID
 
 from ichnos.service.receiver import CANNOT_UNDERSTAND, NOT_AUTHORISED, OUT_OF_RESOURCES
 from ichnos.service.results.extras import LEAVING
-from ichnos.service.settings import AuditSettings, NodeSettings, Peer, ReceiverSettings
+from ichnos.service.settings import NodeSettings, Peer, ReceiverSettings, SyslogSettings
 from ichnos.service.upkeep.conformance import conformance_statement
 from ichnos.service.web.dicomweb import DICOMWEB
 
@@ -38,7 +38,7 @@ def test_it_follows_the_settings() -> None:
     )
     assert "client certificates required" in conformance_statement(NodeSettings(receiver=secured))
     assert "not sent" in text
-    audited = NodeSettings(audit=AuditSettings(host="audit.example.org"))
+    audited = NodeSettings(audit=SyslogSettings(host="audit.example.org"))
     assert "sent by syslog over TLS (PS3.15 A.6)" in conformance_statement(audited)
 
 

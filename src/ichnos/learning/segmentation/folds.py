@@ -30,7 +30,7 @@ OUT_OF_FOLD = "out-of-fold"  # the pipeline under derivatives/ that holds these 
 
 
 Settings = TrainSettings | NnunetSettings
-Engine = Callable[..., Model]  # (cohort, out, settings, *, work, resources) -> what was trained
+_TrainOn = Callable[..., Model]  # (cohort, out, settings, *, work, resources) -> what was trained
 
 
 def train_folds(
@@ -42,7 +42,7 @@ def train_folds(
     work: Path,
     resources: Resources = ON_CPU,
     mirrored: bool = False,
-    engine: Engine = train_on_cohort,
+    engine: _TrainOn = train_on_cohort,
 ) -> Model:
     """Train one network per fold of the splits `train` and `validation`; write their average to `out`.
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from ichnos.service.settings import AuditSettings
+from ichnos.service.settings import SyslogSettings
 from ichnos.service.upkeep.audit_trail import AuditMessage
 
 TIMEOUT_S = 10.0
@@ -37,7 +37,7 @@ def syslog_line(message: AuditMessage, hostname: str) -> bytes:
     return header.encode() + _BOM + message.xml.encode()
 
 
-def send_messages(messages: Sequence[AuditMessage], settings: AuditSettings) -> None:
+def send_messages(messages: Sequence[AuditMessage], settings: SyslogSettings) -> None:
     """Send messages in order; OSError where the server did not take them.
 
     Syslog has no acknowledgement. Over TLS, the connection is ended after every batch and the server's end of
@@ -50,7 +50,7 @@ def send_messages(messages: Sequence[AuditMessage], settings: AuditSettings) -> 
         _send_encrypted(lines, settings)
 
 
-def _send_datagrams(lines: Sequence[bytes], settings: AuditSettings) -> None:
+def _send_datagrams(lines: Sequence[bytes], settings: SyslogSettings) -> None:
     family, kind, protocol, _, address = socket.getaddrinfo(
         settings.host, settings.port, type=socket.SOCK_DGRAM
     )[0]
@@ -60,7 +60,7 @@ def _send_datagrams(lines: Sequence[bytes], settings: AuditSettings) -> None:
             there.send(line)
 
 
-def _send_encrypted(lines: Sequence[bytes], settings: AuditSettings) -> None:
+def _send_encrypted(lines: Sequence[bytes], settings: SyslogSettings) -> None:
     context = ssl.create_default_context(cafile=settings.authorities)
     if settings.certificate is not None:
         context.load_cert_chain(settings.certificate, settings.key)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from ichnos.service.node import Node, worker_name
 from ichnos.service.remote.syslog import send_messages
-from ichnos.service.settings import AuditSettings
+from ichnos.service.settings import SyslogSettings
 from ichnos.service.store.options import keep_option
 from ichnos.service.store.tables import OptionRow
 from ichnos.service.upkeep.audit_trail import AuditMessage, messages_after
@@ -21,7 +21,7 @@ BATCH = 100
 _POSITION = "audit position"
 _LEASE_S = 120.0  # after which another sender goes on, where the first one has been killed
 _LONGEST_WAIT_S = 300.0
-SendBatch = Callable[[Sequence[AuditMessage], AuditSettings], None]  # OSError: not taken
+SendBatch = Callable[[Sequence[AuditMessage], SyslogSettings], None]  # OSError: not taken
 _log = logging.getLogger(__name__)
 
 
