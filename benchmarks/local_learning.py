@@ -1,6 +1,6 @@
 """What `ichnos adapt --pairs` gains at a site with a scanner of its own, and what it costs elsewhere.
 
-    python benchmarks/local_learning.py OUT [--pairs 60] [--test 20] [--steps 100] [--share 0.5]
+    python benchmarks/local_learning.py OUT [--pairs 60] [--test 20] [--first 60] [--steps 100] [--share 0.5]
 
 Simulated patients, scanned by a noisier scanner with a zero that is off. The pairs (three quarters to train,
 the others to choose operating points) have an outline of leukoaraiosis, as a FLAIR gives it but without a
@@ -38,8 +38,9 @@ TAUGHT = "leukoaraiosis"
 NOISE_HU, OFFSET_HU = 9.0, -6.0  # of the site's scanner: twice the usual noise, a zero that is off
 _FIRST = 90_000  # of the patients' numbers: far from those that the default weights were trained on
 _MATRIX = 128  # pixels of 1.8 mm, which the network's 3 mm hardly miss
-_ASKED = TuningSettings(targets=TAUGHT, steps=100)
+_ASKED = TuningSettings(targets=TAUGHT)
 _MULTIPLE = 16  # of voxels: the network halves each axis four times
+_FEWEST_PATIENTS = 5  # of a row: an interval of fewer says nothing
 _FEWEST_ML = 0.5  # a target smaller than this in truth has no Dice worth a mean
 
 
@@ -71,15 +72,15 @@ def patient_name(number: int) -> str:
     return f"p{number:04d}"
 
 
-def site_cohort(root: Path, pairs: int, test: int, targets: tuple[str, ...], *, site: bool = True) -> None:
+def site_cohort(root: Path, pairs: int, tests: range, targets: tuple[str, ...], *, site: bool = True) -> None:
     """Write the pairs and the test patients of a site; those that are there are kept."""
-    splits: list[Split] = ["validation" if k % 4 == 3 else "train" for k in range(pairs)]
-    splits += ["test"] * test
-    for number, split in enumerate(splits):
+    splits: dict[int, Split] = {k: "validation" if k % 4 == 3 else "train" for k in range(pairs)}
+    splits |= dict.fromkeys(tests, "test")
+    for number, split in splits.items():
         if not bids.exam_path(root, patient_name(number), "ct").is_file():
             shown = targets if split == "test" else (TAUGHT,)
             write_patient(root, number, shown, root.parent / "cache", site=site)
-    people = [Patient(patient_name(k), "site", split) for k, split in enumerate(splits)]
+    people = [Patient(patient_name(k), "site", split) for k, split in splits.items()]
     bids.write_cohort(people, root, name="site")
 
 
@@ -117,7 +118,7 @@ def differences(
     """Yield a row per target: mean Dice before and after, and their paired difference with its interval."""
     for name, first in before.items():
         apart = (after[name] - first)[np.isfinite(first)]
-        if apart.size < 2:
+        if apart.size < _FEWEST_PATIENTS:
             continue
         low, high = stats.t.interval(0.95, apart.size - 1, apart.mean(), stats.sem(apart))
         yield {
@@ -129,11 +130,11 @@ def differences(
         }
 
 
-def main(out: Path, pairs: int = 60, test: int = 20, settings: TuningSettings = _ASKED) -> Rows:
-    """Simulate the site, fine-tune on its pairs, and return the rows of the table."""
+def main(out: Path, pairs: int = 60, tests: range = range(60, 80), settings: TuningSettings = _ASKED) -> Rows:
+    """Simulate the site, fine-tune on its pairs, and return the rows of the table; `tests` are numbers."""
     model, work = default_model(), out / "work"
     targets = tuple(masks_among(t.name for t in model.manifest.targets))
-    site_cohort(out / "site", pairs, test, targets)
+    site_cohort(out / "site", pairs, tests, targets)
     cases = test_cases(out / "site", model, work)
     before = dice_of(model, cases, work)
     if not (out / "adapted").exists():
@@ -149,9 +150,13 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path, help="folder for the site and the model; re-run to resume")
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--test", type=int, default=20)
+    parser.add_argument("--first", type=int, default=60, help="number of the first test patient (default 60)")
     parser.add_argument("--steps", type=int, default=_ASKED.steps)
     parser.add_argument("--share", type=float, default=_ASKED.share)
     given = parser.parse_args()
     torch.set_num_threads(1)
     asked = replace(_ASKED, steps=given.steps, share=given.share)
-    print(table(main(given.out, given.pairs, given.test, asked)), flush=True)
+    if given.first < given.pairs:
+        parser.error(f"--first {given.first} is one of the {given.pairs} pairs; give {given.pairs} or more")
+    tests = range(given.first, given.first + given.test)
+    print(table(main(given.out, given.pairs, tests, asked)), flush=True)

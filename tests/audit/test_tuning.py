@@ -100,6 +100,15 @@ def test_a_departure_costs_in_every_channel_and_none_costs_nothing() -> None:
     assert float(held_loss(free, said, held)) == pytest.approx(0, abs=1e-6)
 
 
+def test_each_target_is_held_as_firmly_however_many_there_are() -> None:
+    said = torch.randn((1, 8, 4, 4, 4), generator=torch.Generator().manual_seed(3))
+    moved = said.clone()
+    moved[:, 0] += 1
+    alone = held_loss(moved, said, {0: False})
+    among = held_loss(moved, said, {k: False for k in range(8)})
+    assert float(among) == pytest.approx(float(alone), rel=1e-4)
+
+
 def test_the_parent_itself_departs_from_nothing_and_still_learns() -> None:
     parent = torch.nn.Conv3d(1, 2, 1)
     network = torch.nn.Conv3d(1, 2, 1)

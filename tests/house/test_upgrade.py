@@ -11,18 +11,19 @@ import torch
 from safetensors.torch import save_file
 
 import ichnos
-from builders.readable_head import TARGETS
+from builders.readable_head import TARGETS, head
 from builders.run_tasks import things, work
 from builders.tiny_model import NETWORK
 from ichnos import networks
 from ichnos.audit.readings import readings_by_scan
 from ichnos.errors import UsageError
 from ichnos.formats import bids, nifti
+from ichnos.inference import Predictor
 from ichnos.learning.loop.checkpoints import CHECKPOINT, TrainingKey, resume
 from ichnos.learning.loop.settings import LoopSettings
 from ichnos.models import NetworkSpec, load_model
 from ichnos.models.store import sha256
-from ichnos.reading.read import volume_digest
+from ichnos.reading.read import read_scan, volume_digest
 from ichnos.runs import Ledger, apply, settings_hash
 from ichnos.volume import Volume
 
@@ -39,6 +40,10 @@ def old_model(folder: Path) -> Path:
     """Write weights and the model.json of 0.1.0, which knew no recentred HU."""
     folder.mkdir(parents=True)
     network = networks.build(NETWORK.name, **NETWORK.arguments)
+    biases = [parameter for parameter in network.parameters() if parameter.shape == (len(TARGETS),)]
+    with torch.no_grad():
+        biases[-1] -= 6  # all is brain and nothing else, so that a reading goes on to the end
+        biases[-1][TARGETS.index("brain")] += 12
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
     return write_json(
         folder / "model.json",
@@ -157,6 +162,17 @@ def test_a_model_opens_with_what_0_1_0_did_not_know_left_out(tmp_path: Path) -> 
     assert model.refinement() is None
     with torch.no_grad():
         assert model.network()(torch.zeros(1, 1, 16, 16, 16)).shape[1] == len(TARGETS)
+
+
+def test_a_scan_is_read_by_the_folder_of_a_model_of_0_1_0(tmp_path: Path) -> None:
+    folder = old_model(tmp_path / "model")
+    predictor = Predictor(load_model(folder), backend="torch", threads=1)
+    reading = read_scan(head(), predictor, only=["leukoaraiosis"])
+    assert reading.record.status == "read"
+    assert reading.record.provenance is not None
+    assert reading.record.provenance.model_sha256 == sha256(folder / "model.safetensors")
+    assert reading.masks is not None
+    assert reading.masks.brain.array.any()
 
 
 def test_a_cohort_opens_with_exams_targets_and_facts(tmp_path: Path) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+import numpy as np
 
 from ichnos.audit.outlines import Outline, outlines_in, write_outlines
 from ichnos.cohort import EXAMS, Exam
 from ichnos.errors import InputRefused, foreign
 from ichnos.formats import bids, nifti
 from ichnos.formats.dicom import DatedSeries, series_in
+from ichnos.formats.dicom.diffusion import converted_diffusion
 from ichnos.formats.text import read_table
 
 EXAMS_TABLE = "exams.tsv"  # columns: patient, exam (ct, flair, t1, diffusion), time (ISO 8601), file
@@ -20,6 +24,11 @@ _COLUMNS = ("patient", "exam", "time", "file")
 _FLAIR = re.compile(r"flair|tirm|dark.?fluid", re.IGNORECASE)
 _T1 = re.compile(r"\bt1|mprage|bravo|spgr|\bvibe", re.IGNORECASE)
 _DIFFUSION = re.compile(r"dti|dwi|diff|hardi|\bb1000", re.IGNORECASE)
+_MAP = re.compile(
+    r"adc|trace|(?<![a-z])e?fa(?![a-z])|colfa|tensor|_exp", re.IGNORECASE
+)  # that a scanner derived
+_UNWEIGHTED_BELOW = 50.0  # b-value in s/mm2
+_FEWEST_DIRECTIONS = 6  # a tensor has six unknowns
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class DatedExam:
         """Write the exam into a cohort, without identity; return what is known of a CT besides its voxels."""
         if isinstance(self.source, Path):
             return _copied(self.source, root, patient_id, exam)
+        if self.exam == "diffusion":
+            return _converted(self.source, root, patient_id)
         if self.exam != "ct":
             bids.write_exam(root, patient_id, exam, self.source.open_mri())
             return {}
@@ -66,6 +77,22 @@ def _copied(file: Path, root: Path, patient_id: str, exam: Exam) -> dict[str, st
     if exam not in ("ct", "followup"):
         return {}
     return {"thickness_mm": round(float(max(volume.spacing_mm)), 2)}
+
+
+def _converted(series: DatedSeries, root: Path, patient_id: str) -> dict[str, str | float]:
+    """Write a diffusion series with its gradients; one with too few directions is refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        image = converted_diffusion(series.whole, Path(folder))
+        b_values, vectors = bids.read_gradients(image)
+        weighted = vectors[b_values > _UNWEIGHTED_BELOW]
+        axes = weighted[:, :, None] * weighted[:, None, :]  # the same for a direction and its opposite
+        directions = len(np.unique(axes.reshape(-1, 9).round(2), axis=0))
+        if directions < _FEWEST_DIRECTIONS:
+            raise InputRefused(
+                f"a diffusion series has {directions} directions; tractography needs {_FEWEST_DIRECTIONS}"
+                " or more"
+            )
+        return _copied(image, root, patient_id, "diffusion")
 
 
 @dataclass(frozen=True)
@@ -121,7 +148,7 @@ def exams_of_series(series: Sequence[DatedSeries], outlines: Sequence[Outline] =
     """Return the exams of series: of each study the best plain head CT and one series of each MR kind."""
     found: dict[tuple[str, str], DatedExam] = {}
     left_out = []
-    for one in series:
+    for one in sorted(series, key=lambda each: -len(each.whole) * _is_diffusion(each)):
         exam, why = _exam_of(one)
         if exam is None or one.taken is None or not one.patient:
             left_out.append(f"series {one.token}: {why or 'its header names no patient or no date'}")
@@ -129,6 +156,12 @@ def exams_of_series(series: Sequence[DatedSeries], outlines: Sequence[Outline] =
             own = tuple(outline for outline in outlines if outline.series_uid == one.uid)
             found.setdefault((one.study_uid, exam), DatedExam(one.patient, exam, one.taken, one, own))
     return FoundExams(tuple(found.values()), tuple(left_out))
+
+
+def _is_diffusion(series: DatedSeries) -> bool:
+    """Say whether an MR series is diffusion as it was acquired, by its description."""
+    text = series.description
+    return series.modality == "MR" and bool(_DIFFUSION.search(text)) and not _MAP.search(text)
 
 
 def _exam_of(series: DatedSeries) -> tuple[Exam | None, str]:
@@ -139,11 +172,8 @@ def _exam_of(series: DatedSeries) -> tuple[Exam | None, str]:
         return None, f"modality {series.modality or 'unknown'}"
     if _FLAIR.search(series.description):
         return "flair", ""
-    if _DIFFUSION.search(series.description):
-        return (
-            None,
-            f"diffusion in DICOM; convert it to NIfTI with its gradients and list it in {EXAMS_TABLE}",
-        )
+    if _is_diffusion(series):
+        return "diffusion", ""
     return ("t1", "") if _T1.search(series.description) else (None, "another MR sequence")
 
 

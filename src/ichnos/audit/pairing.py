@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from ichnos.audit.exams import DatedExam, FoundExams, by_patient
 from ichnos.cohort import Cohort, Exam, Fact, Patient, Split
-from ichnos.errors import InputRefused
+from ichnos.errors import InputRefused, MissingExtra
 from ichnos.formats import bids
 from ichnos.runs import Failure, apply
 
@@ -152,9 +152,18 @@ def write_episode(episode: Episode, folder: Path) -> dict[str, Any]:
     """Write the exams of an episode as a cohort holds them; return its facts."""
     facts: dict[str, Any] = dict(episode.baseline.write(folder, episode.patient_id, "ct"))
     facts["month"] = f"{episode.baseline.taken:%Y-%m}"
+    refused: list[str] = []
     for exam, partner in episode.partners.items():
-        partner.write(folder, episode.patient_id, exam)
-        facts[f"ct_to_{exam}_h"] = round(episode.hours_to(exam), 2)
+        try:
+            partner.write(folder, episode.patient_id, exam)
+        except (InputRefused, MissingExtra) as refusal:
+            refused.append(f"{exam}: {refusal.without_names}")
+        else:
+            facts[f"ct_to_{exam}_h"] = round(episode.hours_to(exam), 2)
+    if refused and len(refused) == len(set(episode.partners)):
+        raise InputRefused("; ".join(refused))
+    if refused:
+        facts["left_out"] = "; ".join(refused)
     return {"patient": episode.patient_id, "facts": facts}
 
 
@@ -181,6 +190,7 @@ _COLUMNS: dict[str, dict[str, str]] = {
     "month": {"Description": "month of the plain CT"},
     "scanner": {"Description": "manufacturer and model of the plain CT's scanner"},
     "thickness_mm": {"Units": "mm", "Description": "slice thickness of the plain CT"},
+    "left_out": {"Description": "partner exams that came and could not be used, and why"},
     "ct_to_followup_h": {"Units": "h", "Description": "from the plain CT to the follow-up CT"},
     "ct_to_flair_h": {"Units": "h", "Description": "from the plain CT to the FLAIR"},
     "ct_to_diffusion_h": {"Units": "h", "Description": "from the plain CT to the diffusion exam"},

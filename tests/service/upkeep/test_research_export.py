@@ -11,6 +11,7 @@ import pytest
 from pydicom import dcmread
 from sqlalchemy import select
 
+from builders.diffusion_series import build_diffusion
 from builders.head import head_hu
 from builders.outlines import drawn_by
 from builders.read_node import ACCESSION, BORN, NAME, PATIENT, made_study, node_that_reads, read_here
@@ -19,7 +20,7 @@ from ichnos.audit.outlines import reader_pseudonym
 from ichnos.errors import UsageError
 from ichnos.evidence.pack.readings import holds_readings
 from ichnos.formats import nifti
-from ichnos.formats.bids import find_target, read_cohort
+from ichnos.formats.bids import find_target, read_cohort, read_gradients
 from ichnos.formats.bids_check import validate
 from ichnos.formats.dicom import open_dicom
 from ichnos.reading import Record
@@ -148,11 +149,18 @@ def test_mri_that_the_node_keeps_becomes_a_partner_exam(node: Node, tmp_path: Pa
             image = store_image(node.settings.home, file)
             with node.database.transaction() as session:
                 studies.register_image(session, image, now=500.0, source="MR1")
-    assert PairFinder(node).step()
+    build_diffusion(tmp_path / "dwi", header={**header, "study_seed": "ep2d"})
+    for file in sorted((tmp_path / "dwi").rglob("*.dcm")):
+        image = store_image(node.settings.home, file)
+        with node.database.transaction() as session:
+            studies.register_image(session, image, now=500.0, source="MR1")
+    while PairFinder(node).step():
+        pass
     result = export_studies(node, tmp_path / "out", actor="ann")
     (patient,) = read_cohort(tmp_path / "out")
-    assert set(patient.exams) == {"ct", "followup", "flair"}
-    assert (result.patients, result.exams) == (1, 3)
+    assert set(patient.exams) == {"ct", "followup", "flair", "diffusion"}
+    assert (result.patients, result.exams) == (1, 4)
+    assert len(read_gradients(patient.exam("diffusion"))[0]) == 7
     flair = nifti.load(patient.exam("flair"))
     assert min(flair.shape) == 12
     assert flair.array.max() > 100

@@ -25,7 +25,7 @@ class AdaptSettings(SettingsTree):
     exam_sd: tuple[str, ...] = Field((), description="the exam's own error: QUANTITY=SD of ln(1 + mL)")
     pairs: Path | None = Field(None, description="fine-tune on this cohort of pairs instead")
     targets: str = Field("leukoaraiosis", description="what --pairs show, as a,b,…")
-    steps: int = Field(200, ge=1, description="optimiser steps of --pairs")
+    steps: int = Field(100, ge=1, description="optimiser steps of --pairs")
     pipelines: tuple[str, ...] = Field(TRUSTED_PIPELINES, description="where --pairs has them")
     seed: int = Field(0, description="of --pairs: same seed, same numbers")
     device: Annotated[str, EXECUTION] = Field("cpu", description="of --pairs: cpu, cuda or mps")

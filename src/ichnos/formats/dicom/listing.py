@@ -42,6 +42,7 @@ class DatedSeries:
     usable: bool  # may be picked as the plain head CT
     files: tuple[Path, ...]
     limits: Limits = DEFAULT_LIMITS
+    whole: tuple[Path, ...] = ()  # its files with those of other acquisitions and of places already taken
 
     @property
     def token(self) -> str:
@@ -79,10 +80,13 @@ def series_in(
         contents = read_headers(Path(path), reader, progress=progress)
     stacks = [(stack, summary_of(stack)) for stack in stacks_of(contents)]
     ranked = sorted(stacks, key=lambda pair: preference(*pair), reverse=True)
-    return [_dated(stack, summary.usable, limits) for stack, summary in ranked]
+    whole: dict[str, list[Any]] = {}
+    for frame in contents.frames:
+        whole.setdefault(frame.series_uid, []).append(frame)
+    return [_dated(stack, summary.usable, limits, _files(whole[stack.uid])) for stack, summary in ranked]
 
 
-def _dated(stack: Stack, usable: bool, limits: Limits) -> DatedSeries:
+def _dated(stack: Stack, usable: bool, limits: Limits, whole: tuple[Path, ...]) -> DatedSeries:
     def text(keyword: str) -> str:
         return str(header_value(stack.head, keyword) or "").strip()
 
@@ -96,6 +100,7 @@ def _dated(stack: Stack, usable: bool, limits: Limits) -> DatedSeries:
         usable=usable,
         files=_files(stack.frames),
         limits=limits,
+        whole=whole,
     )
 
 

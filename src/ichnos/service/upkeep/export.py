@@ -5,7 +5,7 @@
       derivatives/ichnos/        the node's masks as label maps: predictions, to be corrected or named by hand
       readings/                  the readings, as `ichnos read` writes them
 
-MR studies that the node keeps and pairs with a CT become its FLAIR and T1, where their series are such.
+MR studies that the node keeps and pairs with a CT become its FLAIR, T1 and diffusion.
 A patient keeps the pseudonym in every export of one node; the key that leads back never leaves its home.
 """
 
@@ -180,7 +180,7 @@ def _export_outlines(node: Node, one: _Chosen, images: Path, scan: Scan, folder:
 
 
 def _export_mri(one: _Chosen, folder: Path) -> dict[Exam, Path]:
-    """Write the FLAIR and T1 that the CT is paired with, de-identified."""
+    """Write the MRI that the CT is paired with, de-identified."""
     if not one.mri:
         return {}
     exams: dict[Exam, Path] = {}
