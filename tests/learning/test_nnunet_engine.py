@@ -202,8 +202,8 @@ def test_folds_of_nnunet_become_one_model_that_averages_them(tmp_path: Path) -> 
     members = [load_model(work / f"fold-{k}" / "model") for k in range(2)]
     each = [Predictor(m, backend="torch")(scan).probability("ICH").array for m in members]
     whole = Predictor(model, backend="torch")(scan).probability("ICH").array
-    assert np.abs(whole - np.mean(each, axis=0)).mean() < 0.005  # tiles are blended as logits
-    assert np.abs(each[0] - each[1]).mean() > 0.01
+    apart = np.abs(each[0] - each[1]).mean()  # three iterations change little
+    assert np.abs(whole - np.mean(each, axis=0)).mean() < 0.05 * apart  # tiles are blended as logits
 
 
 def _their_probabilities(work: Path, array: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ichnos.cli.serve import serve_command
+from ichnos.cli.verbs import VERBS
 from ichnos.service.run import DRAIN_S
 from ichnos.service.settings import NodeSettings
 
@@ -58,6 +59,7 @@ def test_the_container_names_what_exists_and_no_registry() -> None:
     (extras,) = re.findall(r"/build\[(.*?)\]", "\n".join(code))
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(extras.split(",")) <= set(known)
+    assert {extra for _, extra in VERBS["serve"].needs} <= set(extras.split(",")), "the node could not start"
 
 
 def test_the_container_opens_the_ports_that_the_node_listens_on() -> None:
