@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 READY_DEMO := .venv/.ready-demo
+PREPARED := .venv/.prepared-demo
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help setup setup-demo demo node-demo test test-all check bench bench-transfer docs weights gpu-weights refinement fit stress clean
@@ -34,7 +35,12 @@ setup: $(READY)
 
 setup-demo: $(READY_DEMO)
 
-demo: setup-demo
+# The last step of the demo's set-up: its head and the compiled networks, so that the demo itself is quick.
+$(PREPARED): $(READY_DEMO)
+	$(BIN)/python tools/demo.py --prepare
+	@touch $@
+
+demo: setup-demo $(PREPARED)
 	$(BIN)/python tools/demo.py
 
 node-demo: setup

@@ -1,5 +1,5 @@
 """`make demo`: simulate one patient as a tilted DICOM series, read it, and print what was found beside
-what is true.
+what is true. With --prepare: do only what is done once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ichnos.cli.main import run
+from ichnos.cli.read import ReadSettings, engine_of
 from ichnos.models.store import DEFAULT, MANIFEST, SHIPPED
 from ichnos.reading import Record
 from ichnos.simulation.exams.ct import CtExam, simulate_ct
@@ -69,6 +70,15 @@ def show(rows: Sequence[tuple[str, str, str]]) -> None:
         print(f"  {label:<30}{read:>12}{true:>12}")
 
 
+def prepare() -> int:
+    """Do once what every later demo finds done: grow the head around the template, compile the networks."""
+    print("growing the demo's head and compiling the networks, once …", flush=True)
+    mni_head(OUT / "cache")
+    if (SHIPPED / DEFAULT / MANIFEST).is_file():
+        engine_of(ReadSettings.model_validate({})).predictor()
+    return 0
+
+
 def main() -> int:
     """Make the patient anew, read the CT, show both."""
     shutil.rmtree(OUT / "reading", ignore_errors=True)
@@ -92,4 +102,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(prepare() if "--prepare" in sys.argv else main())

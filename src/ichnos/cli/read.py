@@ -75,7 +75,7 @@ def read_command(
 
     if out.is_file():
         raise UsageError(f"{out} is a file; give a folder for the results")
-    engine = _engine(settings)
+    engine = engine_of(settings)
     weights = engine.open_model().all_weights()  # a damaged model stops everything before it begins
     if settings.pdf:
         printer()  # so does the lack of one
@@ -162,7 +162,8 @@ def _items(
     return [replace(item, given=item.id) for item in items]
 
 
-def _engine(settings: ReadSettings) -> Engine:
+def engine_of(settings: ReadSettings) -> Engine:
+    """Return which model reads under the settings, with the user's folder of compiled networks."""
     from ichnos.api import Engine
     from ichnos.inference import backend_name
 
