@@ -1,4 +1,5 @@
-"""A training step of every network of the recipe `small` and of the default one, in fp32 and in bf16.
+"""A training step of every network of the recipe `small`, of the default one and of the two largest of the
+recipe `published`, in fp32 and in bf16.
 
 Seconds are processor time of one thread, forward and backward pass of one batch of random numbers, without
 data and optimiser: median of some steps in turn, which a busy machine disturbs less than the clock does. The
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from ichnos.learning.expansion.settings import ForecastSettings, GeneratorSettings
-from ichnos.learning.loop.settings import Precision
+from ichnos.learning.loop.settings import Precision, changed
 from ichnos.learning.loop.steps import autocast
 from ichnos.learning.recipes import (
     classifier_recipe,
@@ -34,6 +35,7 @@ from run import table
 
 _STEPS = 3  # timed in each precision; a first one is not counted
 _FACTS = 8  # clinical facts that our classifier sees
+_FEW = 2  # images of a batch under the recipe `published`, where 32 would take minutes
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def segmenter(name: str, settings: TrainSettings) -> Trained:
 
 
 def trained_networks() -> Iterator[Trained]:
-    """Yield the default network and those of the recipe `small`."""
+    """Yield the default network, those of the recipe `small`, and two of `published` with a smaller batch."""
     whole = default_settings(steps=1)
     spec, patch = whole.network, whole.preprocessing.patch
     yield Trained("default network", spec, (whole.loop.batch, spec.arguments["input_channels"], *patch))
@@ -86,6 +88,10 @@ def trained_networks() -> Iterator[Trained]:
     yield slices("synthesis: Diffusion U-KAN", generator_recipe("small"))
     yield region("follow-up: published warp", forecast_recipe("small"))
     yield region("follow-up: ours", forecast_recipe("small", kind="forecast"))
+    vit = classifier_recipe("published").network
+    yield Trained("recipe published: ViT-B/16", vit, (_FEW, 3, *vit.arguments["image_size"]))
+    kan = generator_recipe("published")
+    yield slices("recipe published: Diffusion U-KAN", changed(kan, {"batch": _FEW}))
 
 
 def slices(name: str, settings: GeneratorSettings) -> Trained:

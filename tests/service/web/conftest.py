@@ -8,6 +8,9 @@ import pytest
 
 from service.web.living import Living, living_node
 
+# locust's own program loads it; imported here, it would put gevent in the place of threads and sockets
+collect_ignore = ["crowd.py"]
+
 
 @pytest.fixture(scope="session")
 def living(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Living]:
