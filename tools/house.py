@@ -256,6 +256,14 @@ def few_tests(house: House) -> list[str]:
     )
 
 
+def namesakes(house: House) -> list[str]:
+    """List the test files that share a file name: pytest imports them by it, and takes only one of them."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in sorted((house.root / "tests").rglob("test_*.py")):
+        places[path.name].append(str(path.parent.relative_to(house.root)))
+    return [f"{name} is in {' and in '.join(found)}" for name, found in places.items() if len(found) > 1]
+
+
 def docstrings(module: Module) -> list[str]:
     """Return the docstrings of a file's public names and of their public methods, and the file's own."""
     found = [ast.get_docstring(module.tree)]
@@ -348,6 +356,7 @@ RULES: dict[str, Callable[[House], list[str]]] = {
     "short functions": long_functions,
     "short lines": long_lines,
     "enough tests": few_tests,
+    "test files have names of their own": namesakes,
     "enough examples": few_examples,
     "no placeholders": placeholders,
 }

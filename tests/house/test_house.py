@@ -45,6 +45,7 @@ BREAKS = {
     "short functions": {"src/p/f.py": "def f() -> None:\n" + "    pass\n" * 26},
     "short lines": {"src/p/w.py": f"_x = '{'x' * 110}'\n"},
     "enough tests": {"src/p/more.py": module(60)},
+    "test files have names of their own": {"tests/room/test_a.py": module(1)},
     "enough examples": {f"src/p/d{k}.py": f'"""Module {k}."""\n' for k in range(9)},
     "no placeholders": {"docs/x.md": "to be " + "filled\n"},
 }
