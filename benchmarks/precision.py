@@ -26,8 +26,8 @@ from ichnos.learning.recipes import (
     generator_recipe,
     segmentation_recipe,
 )
-from ichnos.learning.segmentation.planning import planned_network
 from ichnos.learning.segmentation.settings import TrainSettings
+from ichnos.learning.segmentation.training import segmentation_network
 from ichnos.learning.virtual.default_model import default_settings
 from ichnos.models import NetworkSpec
 from ichnos.networks import build
@@ -51,16 +51,7 @@ class Trained:
 
 def segmenter(name: str, settings: TrainSettings) -> Trained:
     """Return a network that outlines, with a batch of its patches."""
-    how, architecture = settings.preprocessing, settings.architecture
-    spec = planned_network(
-        architecture.network,
-        channels=len(how.windows_hu),
-        targets=len(settings.targets),
-        patch=how.patch,
-        spacing_mm=how.spacing_mm,
-        width=architecture.width,
-        deep_supervision=architecture.deep_supervision,
-    )
+    how, spec = settings.preprocessing, segmentation_network(settings)
     patch = how.patch[: spec.arguments.get("dim", 3)]
     return Trained(name, spec, (settings.loop.batch, len(how.windows_hu), *patch))
 

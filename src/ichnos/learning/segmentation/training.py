@@ -107,7 +107,7 @@ def _initial_weights(
 def resolved_settings(settings: TrainSettings, cases: Sequence[TrainingCase]) -> SegmentationSettings:
     """Return a training as it runs: with its network, and a fingerprint of the data."""
     return SegmentationSettings(
-        network=_network_of(settings),
+        network=segmentation_network(settings),
         preprocessing=Preprocessing(**settings.preprocessing.model_dump()),
         targets=settings.targets,
         loop=settings.loop.for_examples(sum(case.split == "train" for case in cases)),
@@ -117,7 +117,7 @@ def resolved_settings(settings: TrainSettings, cases: Sequence[TrainingCase]) ->
     )
 
 
-def _network_of(settings: TrainSettings) -> NetworkSpec:
+def segmentation_network(settings: TrainSettings) -> NetworkSpec:
     """Return the network of the model that a training starts from, or the one that is planned for it."""
     how, architecture = settings.preprocessing, settings.architecture
     if settings.start:
