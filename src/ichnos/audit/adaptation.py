@@ -54,6 +54,12 @@ def taught_by(folder: Path) -> frozenset[str]:
     return frozenset(image.patient for image in read_training(file)) if file.is_file() else frozenset()
 
 
+def teaching_scores(model: Model, scores: Sequence[Score]) -> list[Score]:
+    """Return the scores of a model whose patients may teach."""
+    identity = identity_of(model)
+    return [s for s in scores if s.model == identity and split_of(s.patient) != "test"]
+
+
 def recalibrated_model(
     model: Model, scores: Sequence[Score], out: Path, *, site: str = "", exam_sd: Mapping[str, float] = {}
 ) -> Adapted:
@@ -74,7 +80,7 @@ def recalibrated_model(
             f"{model.folder} is recalibrated already; give the model that it was made from, so that one"
             " recalibration replaces the other"
         )
-    teaching = [score for score in own if split_of(score.patient) != "test"]
+    teaching = teaching_scores(model, scores)
     fitted = recalibrate(teaching, site=site, exam_sd=exam_sd)
     taught = tuple(sorted({score.patient for score in teaching}))
     _copied(model.folder, out, taught, {SITE_FILE: plain_text(fitted)})

@@ -39,10 +39,9 @@ def recalibrate(
     if len(models) > 1:
         raise InputRefused(f"the scores are of {len(models)} models; give those of one model")
     intervals, chances = {}, {}
+    for name, judged in judged_intervals(scores).items():
+        intervals[name] = scaling_of(judged, level=level, exam_sd=exam_sd.get(name, 0.0))
     for name, own in by_quantity(scores).items():
-        judged = [score for score in own if score.held is not None]
-        if own[0].kind == "volume" and len(judged) >= FEWEST_PAIRS:
-            intervals[name] = scaling_of(judged, level=level, exam_sd=exam_sd.get(name, 0.0))
         if own[0].kind == "probability" and len(own) >= FEWEST_PAIRS:
             chances[name] = chance_of([s.predicted for s in own], [bool(s.truth) for s in own])
     if not intervals and not chances:
@@ -57,6 +56,16 @@ def recalibrate(
         )
     pairs = len({score.pair for score in scores})
     return SiteRecalibration(site=site, pairs=pairs, intervals=intervals, chances=chances)
+
+
+def judged_intervals(scores: Sequence[Score]) -> dict[str, list[Score]]:
+    """Return by quantity the scores that judge an interval, where they are enough to recalibrate it."""
+    judged = {
+        name: [score for score in own if score.held is not None]
+        for name, own in by_quantity(scores).items()
+        if own[0].kind == "volume"
+    }
+    return {name: own for name, own in judged.items() if len(own) >= FEWEST_PAIRS}
 
 
 def scaling_of(scores: Sequence[Score], *, level: float, exam_sd: float = 0.0) -> IntervalScaling:

@@ -115,7 +115,9 @@ def test_the_api_says_why_nothing_can_be_recalibrated(node: Node) -> None:
 
 def test_the_error_of_an_exam_is_a_setting_of_the_node(node: Node) -> None:
     judge(node, 60)
-    partners = node.settings.partners.model_copy(update={"exam_sd": {"followup_volume": 0.02}})
+    partners = node.settings.partners.model_copy(
+        update={"exam_sd": {"followup_volume": 0.02, "leukoaraiosis_volume": 0.1}}
+    )  # of leukoaraiosis no pair has come yet
     knowing = replace(node, settings=node.settings.model_copy(update={"partners": partners}))
     high = []
     for one in (node, knowing):

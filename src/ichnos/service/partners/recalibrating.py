@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ichnos.audit.adaptation import Adapted, recalibrated_model
+from ichnos.audit.adaptation import Adapted, recalibrated_model, teaching_scores
+from ichnos.audit.recalibration import judged_intervals
 from ichnos.models import default_model, load_model
 from ichnos.service.installed import folder_of_model
 from ichnos.service.node import Node
@@ -21,8 +22,9 @@ def recalibrate_here(node: Node, *, actor: str) -> Adapted:
     with node.database.snapshot() as session:
         scores, reads = scores_in(session), folder_of_model(session, node.settings)
     model = load_model(Path(reads)) if reads else default_model()
-    folder, errors = _free_folder(node, model.folder.name), node.settings.partners.exam_sd
-    made = recalibrated_model(model, scores, folder, exam_sd=errors)
+    enough = judged_intervals(teaching_scores(model, scores))  # a setting stands before its pairs have come
+    errors = {name: sd for name, sd in node.settings.partners.exam_sd.items() if name in enough}
+    made = recalibrated_model(model, scores, _free_folder(node, model.folder.name), exam_sd=errors)
     with node.database.transaction() as session:
         details = {"model": made.folder.name, "from": model.folder.name, "patients": len(made.taught)}
         events.append_event(session, "recalibrated", at=node.clock(), actor=actor, details=details)
