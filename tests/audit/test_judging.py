@@ -2,71 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from builders.audited import MODEL, box, grid, measure, store_reading
-from ichnos.audit import run as audit_run
+from builders.audited_site import Site, build_site, transferred
 from ichnos.audit.readings import people_read, readings_by_scan, short_name
 from ichnos.audit.run import audit_cohort
 from ichnos.errors import InputRefused
 from ichnos.formats import bids
-from ichnos.volume import Volume, volume_ml
-
-
-@dataclass(frozen=True)
-class Site:
-    """A cohort with stored readings, and what transfer would give."""
-
-    root: Path
-    readings: Path
-    ct: Volume
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    root, readings, ct = tmp_path / "cohort", tmp_path / "readings", grid()
-    followup, flair = grid(31.0), grid(100.0)
-    for exam, volume in (("ct", ct), ("followup", followup), ("flair", flair)):
-        bids.write_exam(root, "A1", exam, volume)  # type: ignore[arg-type]
-    (root / "participants.tsv").write_text(
-        "participant_id\tcentre\tscanner\tmonth\nsub-A1\tnorth\tX\t2026-03\n"
-    )
-    tracts = {f"tract_{side}": box(ct, 8) for side in ("left", "right")}
-    measures = (
-        measure("ich_volume", volume_ml(box(ct, 8)), 3.0, 6.0),
-        measure("followup_volume", 6.0, 4.0, 9.0),
-        measure("expansion_probability", 40.0),
-        measure("leukoaraiosis_volume", 2.0, 1.0, 3.0),
-        measure("injury_left", "no risk"),
-    )
-    masks = {"ICH": box(ct, 8), "expansion": box(ct, 10), "leukoaraiosis": box(ct, 6), **tracts}
-    store_reading(readings / "first", ct, measures, masks)
-    store_reading(readings / "later", followup, (measure("ich_volume", 7.0, 5.0, 9.0),), {"ICH": box(ct, 12)})
-    return Site(root, readings, ct)
-
-
-def transferred(site: Site, monkeypatch: pytest.MonkeyPatch, **verdicts: str) -> list[dict[str, Any]]:
-    """Let transfer give known targets; return the calls that were made."""
-    calls: list[dict[str, Any]] = []
-
-    def stand_in(root: Path, targets: Any, *, settings: Any, out: Path, **more: Any) -> Any:
-        calls.append({"root": root, "targets": targets, "given": settings.given, **more})
-        for label, kind, stop in (("expansion", "dseg", 12), ("leukoaraiosis", "mask", 6)):
-            bids.write_derivative(out, "A1", box(site.ct, stop), pipeline="transfer", label=label, kind=kind)  # type: ignore[arg-type]
-        numbers = {"followup_ich_ml": 7.5, "expanded 33%-or-6ml": 1, "leukoaraiosis_ml": 3.5}
-        rows = [
-            {"id": f"A1-{t}", "verdict": verdicts.get(t, "pass"), "causes": "doubt", **numbers}
-            for t in targets
-        ]
-        return audit_run.CohortTransfer(tuple(rows), (), out / "index.html", None, 0.0)
-
-    monkeypatch.setattr(audit_run, "transfer_cohort", stand_in)
-    return calls
+    return build_site(tmp_path)
 
 
 def test_readings_are_found_by_their_scan_whatever_their_folder_is_called(site: Site) -> None:

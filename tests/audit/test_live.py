@@ -10,9 +10,14 @@ import pytest
 
 from builders.audited import chance_score, measure, volume_score
 from ichnos.audit.monitoring.inputs import ReadInput, first_seen, input_of, input_streams
-from ichnos.audit.monitoring.live import live_evidence, selection_of
+from ichnos.audit.monitoring.live import live_evidence
 from ichnos.audit.monitoring.page import live_html, live_plain
-from ichnos.audit.monitoring.selection import weigh_selection, weighted_calibration, weighted_mean
+from ichnos.audit.monitoring.selection import (
+    selection_of,
+    weigh_selection,
+    weighted_calibration,
+    weighted_mean,
+)
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.tables import Table

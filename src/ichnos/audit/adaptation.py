@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ichnos
+from ichnos.audit.lot import independent_scores
 from ichnos.audit.pairing import split_of
 from ichnos.audit.readings import joined_identity
-from ichnos.audit.recalibration import recalibrate, what_pairs_allow
+from ichnos.audit.recalibration import recalibrate, what_is_left_out, what_pairs_allow
 from ichnos.audit.score import Score
 from ichnos.errors import InputRefused, UsageError
 from ichnos.evidence.leakage import TrainingImage, read_training, write_training
@@ -55,8 +56,11 @@ def taught_by(folder: Path) -> frozenset[str]:
 
 
 def teaching_scores(model: Model, scores: Sequence[Score]) -> list[Score]:
-    """Return the scores of a model whose patients may teach."""
-    identity = identity_of(model)
+    """Return the scores of a model that may teach: of patients who are not for testing, and not its own."""
+    return independent_scores(_open_scores(identity_of(model), scores))
+
+
+def _open_scores(identity: str, scores: Sequence[Score]) -> list[Score]:
     return [s for s in scores if s.model == identity and split_of(s.patient) != "test"]
 
 
@@ -80,13 +84,14 @@ def recalibrated_model(
             f"{model.folder} is recalibrated already; give the model that it was made from, so that one"
             " recalibration replaces the other"
         )
-    teaching = teaching_scores(model, scores)
-    fitted = recalibrate(teaching, site=site, exam_sd=exam_sd)
-    taught = tuple(sorted({score.patient for score in teaching}))
+    open_ = _open_scores(identity, own)
+    fitted = recalibrate(open_, site=site, exam_sd=exam_sd)
+    taught = tuple(sorted({score.patient for score in independent_scores(open_)}))
     _copied(model.folder, out, taught, {SITE_FILE: plain_text(fitted)})
     with (out / CARD).open("a", encoding="utf-8") as card:
         card.write(recalibration_card(fitted))
-    return Adapted(out, identity_of(load_model(out)), taught, what_pairs_allow(fitted.pairs))
+    said = " ".join(filter(None, (what_pairs_allow(fitted.pairs), what_is_left_out(open_))))
+    return Adapted(out, identity_of(load_model(out)), taught, said)
 
 
 def recalibration_card(fitted: SiteRecalibration) -> str:

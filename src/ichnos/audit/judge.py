@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ichnos.audit.readings import HAEMATOMA_CODES, ReadPatient, interval_of, short_name
-from ichnos.audit.score import Score
+from ichnos.audit.score import Judge, Score
 from ichnos.clinical.expansion import DEFAULT_DEFINITION
 from ichnos.clinical.injury import INJURY_GRADES, tract_injury
 from ichnos.evidence.metrics.overlap import dice, growth_dice
@@ -31,11 +31,14 @@ class JudgedPair:
     numbers: Mapping[str, Any]  # of the transfer's row
     root: Path  # of derivatives/transfer (or manual)
     pipeline: str = "transfer"
+    judge: Judge = "exam"
+    mapped: bool = True  # the maps below root are this judge's; else only the numbers are
 
     @property
     def id(self) -> str:
-        """Return the ledger's name of the pair under this model."""
-        return f"{self.read.patient.id}-{self.partner}@{short_name(self.read.reading.model)}"
+        """Return the ledger's name of the pair under this model; a person's judgement has one of its own."""
+        by = "-person" if self.judge == "person" else ""
+        return f"{self.read.patient.id}-{self.partner}{by}@{short_name(self.read.reading.model)}"
 
 
 def judge_read_pair(pair: JudgedPair, folder: Path) -> dict[str, Any]:
@@ -65,6 +68,7 @@ def _score(pair: JudgedPair, quantity: str, kind: Any, predicted: float, truth: 
         thickness_mm=thickness if isinstance(thickness, float) else None,
         month=str(facts.get("month") or ""),
         verdict=pair.verdict,
+        judge=pair.judge,
         **more,
     )
 
@@ -103,7 +107,7 @@ def _followup(pair: JudgedPair) -> list[Score]:
     if probability is not None and probability.value is not None and expanded is not None:
         p = float(probability.value) / 100
         scores.append(_score(pair, "expansion_probability", "probability", p, float(expanded)))
-    later = _map(pair, "expansion", "dseg")
+    later = _map(pair, "expansion", "dseg") if pair.mapped else None
     if later is not None:
         expected, before = (pair.read.reading.mask(name, later) for name in ("expansion", "ICH"))
         if expected is not None and before is not None:

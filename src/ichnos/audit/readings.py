@@ -95,6 +95,15 @@ def short_name(model: str) -> str:
     return hashlib.sha256(model.encode()).hexdigest()[:12]
 
 
+def read_pipeline(model: str) -> str:
+    """Return the pipeline of a cohort's derivatives in which the blood lies that a model read.
+
+    >>> read_pipeline("ab").startswith("read"), len(read_pipeline("ab"))
+    (True, 12)
+    """
+    return f"read{short_name(model)[:8]}"
+
+
 def readings_by_scan(folder: Path) -> dict[str, list[StoredReading]]:
     """Return the readings of a folder of `ichnos read` by the digest of the scan; refusals are left out."""
     found: dict[str, list[StoredReading]] = {}

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ichnos.arrays import Floats
-from ichnos.audit.monitoring.live import by_quantity
-from ichnos.audit.score import Score
+from ichnos.audit.lot import OUTLINE_TABLE, independent_scores
+from ichnos.audit.score import Score, by_quantity
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.calibration import logit
 from ichnos.prognosis.site import (
@@ -33,28 +33,33 @@ def recalibrate(
 ) -> SiteRecalibration:
     """Fit intervals and probabilities from scores of one model; quantities with too few pairs are left.
 
-    `exam_sd` is the standard deviation of a partner exam's own error by quantity, in ln(1 + mL).
+    What the model itself judged teaches nothing: on simulated hospitals it made intervals hold less often and
+    probabilities too high. `exam_sd` is the standard deviation of a partner exam's own error by quantity, in
+    ln(1 + mL).
     """
     models = {score.model for score in scores}
     if len(models) > 1:
         raise InputRefused(f"the scores are of {len(models)} models; give those of one model")
     intervals, chances = {}, {}
-    for name, judged in judged_intervals(scores).items():
+    teaching = independent_scores(scores)
+    for name, judged in judged_intervals(teaching).items():
         intervals[name] = scaling_of(judged, level=level, exam_sd=exam_sd.get(name, 0.0))
-    for name, own in by_quantity(scores).items():
+    for name, own in by_quantity(teaching).items():
         if own[0].kind == "probability" and len(own) >= FEWEST_PAIRS:
             chances[name] = chance_of([s.predicted for s in own], [bool(s.truth) for s in own])
     if not intervals and not chances:
-        counts = ", ".join(f"{len(own)} of {name}" for name, own in by_quantity(scores).items()) or "none"
+        counts = ", ".join(f"{len(own)} of {name}" for name, own in by_quantity(teaching).items()) or "none"
+        more = what_is_left_out(scores)
         raise InputRefused(
             f"{FEWEST_PAIRS} pairs of a quantity are needed to recalibrate; there are {counts}"
+            + (f". {more}" if more else "")
         )
     if unknown := sorted(set(exam_sd) - set(intervals)):
         raise InputRefused(
             f"the error of a partner exam was given for {', '.join(unknown)}, of which no interval is"
             f" recalibrated; recalibrated are {', '.join(intervals) or 'none'}"
         )
-    pairs = len({score.pair for score in scores})
+    pairs = len({score.pair for score in teaching})
     return SiteRecalibration(site=site, pairs=pairs, intervals=intervals, chances=chances)
 
 
@@ -125,6 +130,24 @@ def chance_of(probability: Sequence[float], outcome: Sequence[bool]) -> ChanceSh
         if np.abs(step).max() < 1e-9:
             break
     return ChanceShift(intercept=float(at[0]), slope=max(float(at[1]), 0.05), pairs=len(y))
+
+
+def what_is_left_out(scores: Sequence[Score]) -> str:
+    """Say which quantities the model itself has judged, so that its pairs teach nothing; "" where none.
+
+    >>> one = Score("p", "1", "followup", "followup_volume", "volume", "m", 1.0, 2.0, judge="model")
+    >>> print(what_is_left_out([one] * 30))
+    Left out: followup_volume: the model itself read these follow-ups; 20 that people outlined by ...
+    """
+    taught = by_quantity(independent_scores(scores))
+    own = dict.fromkeys(score.quantity for score in scores if score.judge == "model")
+    left = [name for name in own if len(taught.get(name, ())) < FEWEST_PAIRS]
+    if not left:
+        return ""
+    return (
+        f"Left out: {', '.join(left)}: the model itself read these follow-ups; {FEWEST_PAIRS} that people"
+        f" outlined by lot are needed ({OUTLINE_TABLE})."
+    )
 
 
 def what_pairs_allow(pairs: int) -> str:

@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from ichnos.audit.followups import followup_by_model, transferred_by_people, wanted_outlines
 from ichnos.audit.judge import JudgedPair, judge_read_pair
+from ichnos.audit.lot import OUTLINE_TABLE, WantedOutline, outlines_text
 from ichnos.audit.readings import (
     ReadPatient,
     everyone_read,
     people_read,
+    read_pipeline,
     readings_by_scan,
     short_name,
     write_read_blood,
@@ -46,6 +49,7 @@ class AuditSummary:
     done_now: int
     table: Path
     everyone: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # who was read: what may decide
+    to_outline: tuple[WantedOutline, ...] = ()  # pairs of the lot that wait for a person
 
 
 def audit_cohort(
@@ -61,34 +65,39 @@ def audit_cohort(
             " first, with `ichnos read`"
         )
     pairs: list[JudgedPair] = []
-    failures: list[Failure] = []
-    refused: list[tuple[str, str]] = []
-    for model, people in by_model.items():
-        done = _transferred(
-            cohort, people, out / "transfer" / short_name(model), model, workers, progress, warp
-        )
-        pairs += (
-            _pairs(people, done, out / "transfer" / short_name(model), root) if done else _drawn(people, root)
-        )
-        failures += done.failures if done else []
-        refused += [(r["id"], r["causes"]) for r in done.rows if r["verdict"] == "refuse"] if done else []
+    transfers: list[CohortTransfer] = []
+    for model, own in by_model.items():
+        home = out / "transfer" / short_name(model)
+        done = _transferred(cohort, own, home, model, workers, progress, warp)
+        pairs += _drawn(own, root) if done is None else _pairs(own, done, home, root)
+        transfers += [] if done is None else [done]
+    people = [person for group in by_model.values() for person in group]
+    outlined, by_people = transferred_by_people(
+        people, root, out / "transfer", workers=workers, progress=progress
+    )
+    pairs += by_people
+    transfers += [] if outlined is None else [outlined]
     run = apply(
         judge_read_pair, pairs, out=out, settings=_VERSION, name=AUDIT_RUN, workers=workers, progress=progress
     )
     scores = _current(out, pairs)
-    table = out / SCORES_TABLE
-    with atomic_file(table) as temporary:
-        temporary.write_text(scores_text(scores), encoding="utf-8")
-    people = [person for group in by_model.values() for person in group]
+    table, wanted = out / SCORES_TABLE, wanted_outlines(scores, root)
+    for file, text in ((table, scores_text(scores)), (out / OUTLINE_TABLE, outlines_text(wanted))):
+        with atomic_file(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return AuditSummary(
         scores=tuple(scores),
-        failures=(*failures, *run.failures),
-        refused=tuple(refused),
+        failures=(*(failure for done in transfers for failure in done.failures), *run.failures),
+        refused=tuple(
+            (str(row["id"]), str(row["causes"]))
+            for done in transfers for row in done.rows if row["verdict"] == "refuse"
+        ),
         unread=len(cohort) - len({person.patient.id for person in people}),
         done_now=run.done_now,
         table=table,
         everyone=everyone_read(stored, people),
-    )
+        to_outline=tuple(wanted),
+    )  # fmt: skip
 
 
 def _transferred(
@@ -102,7 +111,7 @@ def _transferred(
 ) -> CohortTransfer | None:
     """Transfer the partner exams of those who had been read; None where they have none that can be used."""
     assert cohort.root is not None
-    pipeline = f"read{short_name(model)[:8]}"
+    pipeline = read_pipeline(model)
     for person in people:
         write_read_blood(person, cohort.root, pipeline)
     targets = [
@@ -126,13 +135,13 @@ def _pairs(people: Iterable[ReadPatient], done: CohortTransfer, home: Path, root
     for person in people:
         for target, partner in PARTNER.items():
             row = rows.get(f"{person.patient.id}-{target}")
-            if row is not None and row["verdict"] != "refuse":
-                found.append(JudgedPair(person, partner, str(row["verdict"]), _numbers(row), home))
+            if row is None or row["verdict"] == "refuse":
+                continue
+            if partner == "followup":
+                found += followup_by_model(person, row, home, root)
+            else:
+                found.append(JudgedPair(person, partner, str(row["verdict"]), row, home))
     return found
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in ("files", "causes")}
 
 
 def _drawn(people: Iterable[ReadPatient], root: Path) -> list[JudgedPair]:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, cast
 
@@ -14,6 +14,8 @@ from ichnos.errors import InputRefused
 
 ScoreKind = Literal["volume", "probability", "overlap", "grade"]
 SCORE_KINDS: tuple[ScoreKind, ...] = ("volume", "probability", "overlap", "grade")
+Judge = Literal["exam", "model", "person"]  # an exam of its own; the judged model read it; people outlined it
+JUDGES: tuple[Judge, ...] = ("exam", "model", "person")
 _LEVEL = re.compile(r"^(\d+(?:\.\d+)?) %")  # "80 % interval, calibrated on …"
 
 
@@ -23,7 +25,7 @@ class Score:
 
     >>> score = Score("A1-followup", "A1", "followup", "expansion", "probability", "ab12", 0.3, 1.0)
     >>> score.key, round(score.loss, 2), score.held
-    (('A1-followup', 'ab12', 'expansion'), 0.49, None)
+    (('A1-followup', 'ab12', 'expansion', 'exam'), 0.49, None)
     """
 
     pair: str  # patient and partner
@@ -42,10 +44,16 @@ class Score:
     thickness_mm: float | None = None
     month: str = ""  # YYYY-MM
     verdict: str = "pass"  # of the pair: pass or warn
+    judge: Judge = "exam"  # whose reading of the partner exam is the truth
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """Return what makes the score unique: pair, model, quantity."""
+    def key(self) -> tuple[str, str, str, str]:
+        """Return what makes the score unique: pair, model, quantity, judge."""
+        return self.pair, self.model, self.quantity, self.judge
+
+    @property
+    def question(self) -> tuple[str, str, str]:
+        """Return what several judges may answer: pair, model, quantity."""
         return self.pair, self.model, self.quantity
 
     @property
@@ -109,6 +117,41 @@ def once(scores: Iterable[Score]) -> list[Score]:
     return list({score.key: score for score in reversed(list(scores))}.values())[::-1]
 
 
+def first_judged(scores: Iterable[Score]) -> list[Score]:
+    """Return for each pair, model and quantity the judgement that came first: later ones rewrite no history.
+
+    >>> a = Score("p", "1", "followup", "q", "volume", "m", 1.0, 2.0, judge="model")
+    >>> b = Score("p", "1", "followup", "q", "volume", "m", 1.0, 3.0, judge="person")
+    >>> [score.judge for score in first_judged([a, b])]
+    ['model']
+    """
+    return list({score.question: score for score in reversed(list(scores))}.values())[::-1]
+
+
+def standing(scores: Iterable[Score]) -> list[Score]:
+    """Return one judgement for each pair, model and quantity: a person's before the model's own.
+
+    >>> a = Score("p", "1", "followup", "q", "volume", "m", 1.0, 2.0, judge="model")
+    >>> b = Score("p", "1", "followup", "q", "volume", "m", 1.0, 3.0, judge="person")
+    >>> [score.judge for score in standing([a, b])]
+    ['person']
+    """
+    best: dict[tuple[str, str, str], Score] = {}
+    for score in scores:
+        known = best.get(score.question)
+        if known is None or (known.judge == "model" and score.judge != "model"):
+            best[score.question] = score
+    return list(best.values())
+
+
+def by_quantity(scores: Sequence[Score]) -> dict[str, list[Score]]:
+    """Return the scores of each quantity, in order."""
+    found: dict[str, list[Score]] = {}
+    for score in scores:
+        found.setdefault(score.quantity, []).append(score)
+    return found
+
+
 # ---- tables
 
 
@@ -141,6 +184,16 @@ def score_of(row: Mapping[str, Any], *, where: str = "a score") -> Score:
             values[name] = None if text in (None, "") else float(cast("str", text))
         if values["predicted"] is None or values["truth"] is None or values["kind"] not in SCORE_KINDS:
             raise ValueError("predicted, truth and kind are needed")
+        values["judge"] = values.get("judge") or _judge_of_old(str(values.get("partner")))
+        if values["judge"] not in JUDGES:
+            raise ValueError(f"judge is one of {', '.join(JUDGES)}")
         return Score(**values)
     except (TypeError, ValueError, KeyError) as error:
         raise InputRefused(f"{where} is not a score: {error}; give scores.csv of `ichnos audit`") from None
+
+
+def _judge_of_old(partner: str) -> Judge:
+    """Return the judge of a score that ichnos 0.1.0 kept without one: of a follow-up it is not known, and
+    the model itself is the cautious answer.
+    """
+    return "model" if partner == "followup" else "exam"

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ichnos.arrays import Floats
-from ichnos.audit.monitoring.live import by_quantity
-from ichnos.audit.score import Score
+from ichnos.audit.lot import independent_scores
+from ichnos.audit.score import Score, by_quantity
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.calibration import calibration
 from ichnos.evidence.metrics.discrimination import auc
@@ -20,6 +20,7 @@ from ichnos.files import atomic_file
 
 STATISTICS_FILE = "statistics.json"
 _FORMAT = "ichnos-site-statistics-1"
+BY_ITSELF = ", judged by the model itself"  # ends the name of a number that is no evidence of the truth
 FEWEST_EXCHANGED = 10  # pairs of a quantity; a mean over fewer might point at a person
 
 
@@ -37,18 +38,30 @@ class SiteStatistic:
 
 
 def site_statistics(scores: Sequence[Score], *, site: str) -> list[SiteStatistic]:
-    """Return the statistics of every model and quantity with enough pairs."""
+    """Return the statistics of every model and quantity with enough pairs.
+
+    Numbers of follow-ups that the model itself judged have names of their own, so that nobody pools them
+    with others.
+    """
+    by_itself = [score for score in scores if score.judge == "model"]
     found = []
-    for model in dict.fromkeys(score.model for score in scores):
-        for quantity, own in by_quantity([s for s in scores if s.model == model]).items():
-            if len(own) >= FEWEST_EXCHANGED:
-                numbers = {**_losses(own), **_coverage(own), **_probabilities(own)}
-                found += [
-                    SiteStatistic(site, model, quantity, name, value, error, len(own))
-                    for name, (value, error) in numbers.items()
-                    if math.isfinite(value) and math.isfinite(error) and error > 0
-                ]
+    for ending, judged in (("", independent_scores(scores)), (BY_ITSELF, by_itself)):
+        for model in dict.fromkeys(score.model for score in judged):
+            for quantity, own in by_quantity([s for s in judged if s.model == model]).items():
+                if len(own) >= FEWEST_EXCHANGED:
+                    found += _statistics(own, site, model, quantity, ending)
     return found
+
+
+def _statistics(
+    scores: Sequence[Score], site: str, model: str, quantity: str, ending: str
+) -> list[SiteStatistic]:
+    numbers = {**_losses(scores), **_coverage(scores), **_probabilities(scores)}
+    return [
+        SiteStatistic(site, model, quantity, name + ending, value, error, len(scores))
+        for name, (value, error) in numbers.items()
+        if math.isfinite(value) and math.isfinite(error) and error > 0
+    ]
 
 
 def _losses(scores: Sequence[Score]) -> dict[str, tuple[float, float]]:

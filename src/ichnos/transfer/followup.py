@@ -66,9 +66,11 @@ def transfer_followup(
     )
     later = found.transform.pull_labels(after, ct)
     growth = _new_blood(before, later)
-    volumes = _volumes_ml(before) | {f"followup_{name}": ml for name, ml in _volumes_ml(after).items()}
+    volumes = blood_volumes_ml(before) | {
+        f"followup_{name}": ml for name, ml in blood_volumes_ml(after).items()
+    }
     volumes["growth"] = volume_ml(growth)
-    labels = {name: _label(d, volumes) for name, d in definitions.items()}
+    labels = {name: expansion_label(d, volumes) for name, d in definitions.items()}
     return Growth(later, growth, volumes, labels, found, _judged(volumes, later))
 
 
@@ -107,13 +109,20 @@ def _new_blood(before: Volume, later: Volume) -> Volume:
     return before.with_array((sizes_ml >= SPECK_ML)[labels] & new)
 
 
-def _volumes_ml(labels: Volume) -> dict[str, float]:
+def blood_volumes_ml(labels: Volume) -> dict[str, float]:
     """Return the volumes of ICH, IVH and PHE in a haematoma map."""
     names = {"ich": ICH, "ivh": IVH, "phe": PHE}
     return {name: volume_ml(labels.with_array(labels.array == label)) for name, label in names.items()}
 
 
-def _label(definition: ExpansionDefinition, volumes: Mapping[str, float]) -> bool | None:
+def expansion_label(definition: ExpansionDefinition, volumes: Mapping[str, float]) -> bool | None:
+    """Say whether volumes (ich, ivh, followup_ich, followup_ivh, in mL) are an expansion; None: undefined.
+
+    >>> from ichnos.clinical.expansion import DEFAULT_DEFINITION
+    >>> volumes = {"ich": 20.0, "ivh": 0.0, "followup_ich": 27.0, "followup_ivh": 0.0}
+    >>> expansion_label(DEFINITIONS[DEFAULT_DEFINITION], volumes)
+    True
+    """
     said = float(definition(volumes["ich"], volumes["followup_ich"], volumes["ivh"], volumes["followup_ivh"]))
     if np.isnan(said) or volumes["ich"] + volumes["ivh"] == 0:
         return None  # without a haematoma at baseline there is nothing to expand

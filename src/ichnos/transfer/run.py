@@ -5,8 +5,8 @@ and the nnU-Net dataset.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,14 +49,18 @@ def transfer_cohort(
     scheduler: str | None = None,
     nnunet_dataset: str | None = None,
     progress: bool = True,
+    patients: Collection[str] | None = None,
 ) -> CohortTransfer:
-    """Transfer the given targets of a cohort into its derivatives, or into another folder `out`.
+    """Transfer the given targets of a cohort (of these patients: all) into its derivatives, or into `out`.
 
     What an earlier call with the same settings has done is kept, and what failed is tried again; `restart`
     forgets it.
     """
     folder = None if nnunet_dataset is None else _dataset(root, nnunet_dataset, targets, out)
-    pairs, home = pairs_of(bids.read_cohort(root), targets), out or root
+    cohort = bids.read_cohort(root)
+    if patients is not None:
+        cohort = replace(cohort, patients=tuple(p for p in cohort if p.id in patients))
+    pairs, home = pairs_of(cohort, targets), out or root
     if restart:
         _forget(home)
     task, kept = partial(transfer_pair, settings=settings), asdict(settings)

@@ -282,7 +282,8 @@ def record(digest: str, model: str = "ab" * 32) -> Record:
 def test_a_segmentation_that_comes_later_has_its_pair_judged_again(
     paired: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in(monkeypatch, volume_score(1, 20, 22))
+    own, by_person = (volume_score(1, 20, truth, judge=by) for truth, by in ((22, "model"), (30, "person")))
+    stand_in(monkeypatch, own)
     judge, finder = PairJudge(paired), PairFinder(paired)
     assert judge.step()
     later(paired, 10)
@@ -295,10 +296,10 @@ def test_a_segmentation_that_comes_later_has_its_pair_judged_again(
     assert finder.step()
     assert not finder.step()
     drawn = Score(**{**volume_score(1, 20, 21).__dict__, "partner": "reader", "quantity": "ich_volume"})
-    stand_in(monkeypatch, volume_score(1, 99, 99), drawn)
+    stand_in(monkeypatch, volume_score(1, 99, 99, judge="model"), by_person, drawn)
     assert judge.step()
     with paired.database.snapshot() as session:
-        assert scores_in(session) == [volume_score(1, 20, 22), drawn]
+        assert scores_in(session) == [own, by_person, drawn]  # added beside, nothing changed
 
 
 # ---- shadow

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ichnos.audit.lot import independent_scores
 from ichnos.audit.monitoring.betting import difference_sequence
 from ichnos.audit.score import Score
 from ichnos.errors import InputRefused
@@ -34,13 +35,17 @@ class DuelResult:
 
 
 def duel(scores: Sequence[Score], champion: str, challenger: str) -> list[DuelResult]:
-    """Compare two models on the pairs that both were judged on, in the order of the champion's."""
+    """Compare two models on the pairs that both were judged on, in the order of the champion's.
+
+    Follow-ups that each model judged itself compare nothing: each would have a truth of its own.
+    """
     if champion == challenger:
         raise InputRefused("champion and challenger are the same model; name two")
-    own = {score.key: score for score in scores if score.model == challenger}
+    fair = independent_scores(scores)
+    own = {score.key: score for score in fair if score.model == challenger}
     both: dict[str, list[tuple[Score, Score]]] = {}
-    for score in scores:
-        other = own.get((score.pair, challenger, score.quantity))
+    for score in fair:
+        other = own.get((score.pair, challenger, score.quantity, score.judge))
         if score.model == champion and other is not None:
             both.setdefault(score.quantity, []).append((score, other))
     return [_result(quantity, pairs) for quantity, pairs in both.items()]

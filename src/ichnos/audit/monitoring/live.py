@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ichnos.audit.lot import independent_scores
 from ichnos.audit.monitoring.betting import calibration_evidence, coverage_evidence, mean_sequence
 from ichnos.audit.monitoring.change import ChangeAlarm, Stream, watch
 from ichnos.audit.monitoring.inputs import ReadInput, first_seen, input_streams
-from ichnos.audit.monitoring.selection import Selection, weigh_selection, weighted_mean
-from ichnos.audit.score import Score
+from ichnos.audit.monitoring.judges import followups_table, judged_by, outlines_table
+from ichnos.audit.monitoring.selection import selection_of, weighted_mean
+from ichnos.audit.score import Score, by_quantity, first_judged, standing
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.agreement import concordance
 from ichnos.evidence.metrics.calibration import calibration
@@ -33,9 +35,9 @@ EVIDENCE_LIMITS = (
     "Only patients whose partner exam came are judged. Weights correct for what is known of everybody; what"
     " decides on an exam and is not among these columns stays unseen.",
     "A follow-up CT whose haematoma was outlined by the same model shares its errors: a bias common to both"
-    " CTs is not seen. An outline by a person, or another kind of exam, shows it.",
-    "Expansion judged on volumes that the model itself read on both CTs is judged with the model's errors: on"
-    " the simulated hospitals its calibration slope then comes out at half of the true one.",
+    " CTs is not seen, intervals seem to hold more often than they do, and the calibration slope of expansion"
+    " comes out too flat. Outlines that people draw of the lot correct this; outlines of pairs that somebody"
+    " picked do not.",
     "A transfer whose verdict fails is left out; if that happens more often where the model is wrong, the"
     " evidence is too good.",
     "No alarm does not mean that nothing has changed: few pairs show only large changes.",
@@ -61,14 +63,15 @@ def live_evidence(
     everyone: Mapping[str, Mapping[str, float]] | None = None,
     seed: int = 0,
 ) -> LiveEvidence:
-    """Return the evidence of scores in the order of their coming, and of all CTs that were read.
+    """Return the evidence of one model's scores in the order of their coming, and of all CTs that were read.
 
     `everyone` holds, of every patient who was read, the columns that may decide on a partner exam.
     """
     alarms = watch([*input_streams(inputs), *score_streams(scores)], np.random.default_rng(seed))
-    tables = [_quantity_table(scores), _claims_table(scores)]
-    tables += [_group_table(scores, name) for name in _GROUPS]
-    tables += [table for table in (_selection_table(scores, everyone or {}),) if table is not None]
+    counted, known = standing(scores), everyone or {}
+    tables = [_quantity_table(counted), outlines_table(scores), followups_table(scores, known)]
+    tables += [_claims_table(scores), *(_group_table(counted, name) for name in _GROUPS)]
+    tables.append(_selection_table(counted, known))
     return LiveEvidence(
         pairs=len({score.pair for score in scores}),
         patients=len({score.patient for score in scores}),
@@ -90,8 +93,11 @@ def thickness_group(thickness_mm: float | None) -> str:
 
 
 def score_streams(scores: Sequence[Score]) -> list[Stream]:
-    """Return the streams of errors: their size for every quantity, and their scatter for volumes."""
-    groups = by_quantity(scores)
+    """Return the streams of errors: their size for every quantity, and their scatter for volumes.
+
+    Each pair as it was judged first: what a person says later would rewrite what has been watched.
+    """
+    groups = by_quantity(first_judged(scores))
     kinds = {
         name: ("size", "scatter") if own[0].kind == "volume" else ("size",) for name, own in groups.items()
     }
@@ -115,14 +121,6 @@ def error_of(score: Score) -> float:
     return score.error / max(half, 1e-3)
 
 
-def by_quantity(scores: Sequence[Score]) -> dict[str, list[Score]]:
-    """Return the scores of each quantity, in order."""
-    found: dict[str, list[Score]] = {}
-    for score in scores:
-        found.setdefault(score.quantity, []).append(score)
-    return found
-
-
 # ---- tables
 
 
@@ -138,7 +136,7 @@ def _quantity_table(scores: Sequence[Score]) -> Table:
     rows = []
     for name, own in by_quantity(scores).items():
         loss = mean_interval([score.loss for score in own])
-        rows.append((name, len(own), loss, _coverage(own), *_agreement(own)))
+        rows.append((name, len(own), loss, _coverage(own), *_agreement(own), judged_by(own)))
     columns = (
         "quantity",
         "pairs",
@@ -146,10 +144,12 @@ def _quantity_table(scores: Sequence[Score]) -> Table:
         "interval held",
         "discrimination or agreement",
         "calibration slope",
+        "judged by",
     )
     note = (
         "Loss: Brier score, 1 - Dice, share of wrong grades, or interval score in mL. Discrimination: AUC of"
-        " probabilities; agreement: Lin's concordance of volumes. 95 % intervals, for one look."
+        " probabilities; agreement: Lin's concordance of volumes. 95 % intervals, for one look. What the"
+        " model itself has judged is judged with its own errors."
     )
     return Table("quantities", "What partner exams say of each quantity", columns, tuple(rows), note)
 
@@ -162,6 +162,8 @@ def _coverage(scores: Sequence[Score]) -> Cell:
 def _agreement(scores: Sequence[Score]) -> tuple[Cell, Cell]:
     predicted, truth = [s.predicted for s in scores], [s.truth for s in scores]
     if scores[0].kind == "probability":
+        if any(score.judge == "model" for score in scores):
+            return _cell(lambda: _area(truth, predicted)), "the model itself is no judge of it; see below"
         return _cell(lambda: _area(truth, predicted)), _cell(lambda: calibration(truth, predicted).slope)
     if scores[0].kind == "volume":
         return _cell(lambda: concordance(predicted, truth)), "does not apply"
@@ -176,7 +178,8 @@ def _area(truth: Sequence[float], predicted: Sequence[float]) -> Estimate:
 def _claims_table(scores: Sequence[Score]) -> Table:
     """Hold each promise against what came, at every look: coverage of intervals, meaning of probabilities."""
     rows: list[tuple[Cell, ...]] = []
-    for name, own in by_quantity(scores).items():
+    groups = by_quantity(independent_scores(scores))
+    for name, own in groups.items():
         judged = [(s.held, s.level) for s in own if s.held is not None and s.level is not None]
         if judged:
             held, levels = [bool(h) for h, _ in judged], [level for _, level in judged]
@@ -193,10 +196,15 @@ def _claims_table(scores: Sequence[Score]) -> Table:
             truth, predicted = [bool(s.truth) for s in own], [s.predicted for s in own]
             brier = mean_sequence([s.loss for s in own]).last
             rows.append((name, "means what it says", brier, *_said(calibration_evidence(truth, predicted))))
+    unjudged = dict.fromkeys(s.quantity for s in scores if s.quantity not in groups and s.kind != "overlap")
+    rows += [
+        (name, "not judged", "by the model itself alone", "", "outlines are wanted") for name in unjudged
+    ]
     note = (
         "Confidence sequences and e-values by betting: they hold at every look at once (95 %). Coverage for"
         f" intervals, Brier score for probabilities. A claim is broken where its e-value has reached"
-        f" {1 / CLAIM_ALPHA:.0f}; it concerns those who came."
+        f" {1 / CLAIM_ALPHA:.0f}; it concerns those who came. Of follow-ups that the model itself"
+        " read, those count that people outlined by lot."
     )
     columns = ("claim", "promised", "so far, at every look", "largest e-value", "verdict")
     return Table("claims", "What was promised, and whether it holds", columns, tuple(rows), note)
@@ -219,12 +227,10 @@ def _group_table(scores: Sequence[Score], name: str) -> Table:
     return Table(f"by_{name}", f"By {name}", columns, tuple(rows))
 
 
-def _selection_table(scores: Sequence[Score], everyone: Mapping[str, Mapping[str, float]]) -> Table | None:
-    """Say per partner exam who got it, and what weighting changes."""
-    if not everyone:
-        return None
+def _selection_table(scores: Sequence[Score], everyone: Mapping[str, Mapping[str, float]]) -> Table:
+    """Say per partner exam who got it, and what weighting changes; no row where nobody is known."""
     rows: list[tuple[Cell, ...]] = []
-    for partner in dict.fromkeys(score.partner for score in scores):
+    for partner in dict.fromkeys(score.partner for score in scores if everyone):
         own = [score for score in scores if score.partner == partner]
         try:
             selection, weights = selection_of(own, everyone)
@@ -234,7 +240,7 @@ def _selection_table(scores: Sequence[Score], everyone: Mapping[str, Mapping[str
         for column, (before, after) in selection.differences.items():
             rows.append((partner, f"{column}: standardised difference", before, after, ""))
         for quantity, part in by_quantity(own).items():
-            judged = [s for s in part if s.held is not None and s.patient in weights]
+            judged = [s for s in part if s.held is not None and s.patient in weights and s.judge != "model"]
             if judged:
                 raw = float(np.mean([bool(s.held) for s in judged]))
                 share, _ = weighted_mean(
@@ -250,22 +256,8 @@ def _selection_table(scores: Sequence[Score], everyone: Mapping[str, Mapping[str
                     )
                 )
     columns = ("partner", "what", "those who came", "weighted to everybody", "pairs")
-    note = "Weights: inverse of the estimated chance of the exam, at most ten."
+    note = (
+        "Weights: inverse of the estimated chance of the exam, at most ten. Follow-ups that the model itself"
+        " judged are not among the intervals here."
+    )
     return Table("selection", "Who gets the partner exam", columns, tuple(rows), note)
-
-
-def selection_of(
-    scores: Sequence[Score], everyone: Mapping[str, Mapping[str, float]]
-) -> tuple[Selection, dict[str, float]]:
-    """Return who of everybody got the exam, and the weight of each patient who did."""
-    names = list(everyone)
-    came = {score.patient for score in scores}
-    chosen = [name in came for name in names]
-    columns = {key: [everyone[name].get(key, math.nan) for name in names] for key in _keys(everyone)}
-    selection = weigh_selection(columns, chosen)
-    judged = [name for name in names if name in came]
-    return selection, dict(zip(judged, selection.weights.tolist(), strict=True))
-
-
-def _keys(everyone: Mapping[str, Mapping[str, float]]) -> list[str]:
-    return list(dict.fromkeys(key for values in everyone.values() for key in values))

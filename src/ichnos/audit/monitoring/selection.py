@@ -6,6 +6,7 @@ selection); nothing in the data can prove that, and the page says so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichnos.arrays import Floats
+from ichnos.audit.score import Score
 from ichnos.errors import InputRefused
 
 LARGEST_WEIGHT = 10.0  # an exam with a chance below a tenth counts as ten patients, no more
@@ -51,6 +53,23 @@ def weigh_selection(columns: Mapping[str, npt.ArrayLike], came: npt.ArrayLike) -
     weights = weights / weights.mean()
     effective = float(weights.sum() ** 2 / (weights**2).sum())
     return Selection(chance, weights, _differences(columns, chosen, weights), effective)
+
+
+def selection_of(
+    scores: Sequence[Score], everyone: Mapping[str, Mapping[str, float]]
+) -> tuple[Selection, dict[str, float]]:
+    """Return who of everybody got the exam, and the weight of each patient who did."""
+    names = list(everyone)
+    came = {score.patient for score in scores}
+    chosen = [name in came for name in names]
+    columns = {key: [everyone[name].get(key, math.nan) for name in names] for key in _keys(everyone)}
+    selection = weigh_selection(columns, chosen)
+    judged = [name for name in names if name in came]
+    return selection, dict(zip(judged, selection.weights.tolist(), strict=True))
+
+
+def _keys(everyone: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return list(dict.fromkeys(key for values in everyone.values() for key in values))
 
 
 def _standardised(columns: Mapping[str, npt.ArrayLike]) -> Floats:

@@ -72,6 +72,7 @@ def _page(summary: AuditSummary, cohort: Path, readings: Path, out: Path, traini
 
 
 def _show(summary: AuditSummary, page: Path, *, as_json: bool) -> None:
+    from ichnos.audit.lot import OUTLINE_TABLE
     from ichnos.cli.terminal.tables import print_table
 
     failures = [{"id": failure.id, "why": failure.why} for failure in summary.failures]
@@ -83,6 +84,7 @@ def _show(summary: AuditSummary, page: Path, *, as_json: bool) -> None:
             "scores": len(summary.scores),
             "done_now": summary.done_now,
             "unread": summary.unread,
+            "to_outline": len(summary.to_outline),
             "refused": refused,
             "failures": failures,
         }
@@ -91,12 +93,17 @@ def _show(summary: AuditSummary, page: Path, *, as_json: bool) -> None:
     quantities = dict.fromkeys(score.quantity for score in summary.scores)
     print_table(("quantity", "pairs", "mean loss", "interval held"), [_line(summary, q) for q in quantities])
     typer.echo(f"{summary.unread} patients had no reading; scores: {summary.table}; page: {page}")
+    if summary.to_outline:
+        file = summary.table.with_name(OUTLINE_TABLE)
+        typer.echo(f"{len(summary.to_outline)} follow-ups wait for a person's outline: {file}")
     for item in (*refused, *failures):
         typer.echo(f"  {item['id']}: {item['why']}", err=True)
 
 
 def _line(summary: AuditSummary, quantity: str) -> list[str]:
-    scores = [score for score in summary.scores if score.quantity == quantity]
+    from ichnos.audit.score import standing
+
+    scores = [score for score in standing(summary.scores) if score.quantity == quantity]
     held = [score.held for score in scores if score.held is not None]
     loss = sum(score.loss for score in scores) / len(scores)
     return [quantity, str(len(scores)), f"{loss:.3f}", f"{sum(held)} of {len(held)}" if held else ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from ichnos.audit.lot import pairs_to_outline
 from ichnos.audit.monitoring.duel import duel, duel_table
 from ichnos.audit.monitoring.inputs import ReadInput, input_of
 from ichnos.audit.monitoring.live import LiveEvidence, live_evidence
@@ -29,12 +31,46 @@ class NodeEvidence:
 
     evidence: LiveEvidence
     pairs: dict[str, int]  # state -> pairs
+    to_outline: tuple[OutlineTask, ...] = ()  # pairs of the lot that wait for a person
+
+
+@dataclass(frozen=True)
+class OutlineTask:
+    """Two studies of a patient whose haematoma a person should outline."""
+
+    ct_study: int
+    followup_study: int
 
 
 def scores_in(session: Session) -> list[Score]:
-    """Return every score of the node in the order of its coming."""
+    """Return every score of the node in the order of its coming; a patient's exam of a kind counts once.
+
+    A second follow-up makes a pair of its own with the same plain CT: the one that was judged first stays.
+    """
     rows = session.execute(select(ScoreRow).order_by(ScoreRow.id)).scalars()
-    return [score_of(row.score, where=f"score {row.id}") for row in rows]
+    first: dict[str, int] = {}
+    found = []
+    for row in rows:
+        score = score_of(row.score, where=f"score {row.id}")
+        if first.setdefault(score.pair, row.pair_id) == row.pair_id:
+            found.append(score)
+    return found
+
+
+def outlines_to_draw(session: Session, scores: Sequence[Score]) -> list[OutlineTask]:
+    """Return the studies of the lot whose haematoma nobody has outlined yet and whose images are here."""
+    wanted = {score.pair for score in pairs_to_outline(scores)}
+    found: dict[str, OutlineTask] = {}
+    for row in _judged_rows(session):
+        name = str(row.score["pair"])
+        if name in wanted and name not in found and _here(session, row.pair):
+            found[name] = OutlineTask(row.pair.ct_study_id, row.pair.partner_study_id)
+    return list(found.values())
+
+
+def _here(session: Session, pair: PairRow) -> bool:
+    both = (session.get_one(StudyRow, study) for study in (pair.ct_study_id, pair.partner_study_id))
+    return all(study.state == "ready" for study in both)
 
 
 def pair_states(session: Session) -> dict[str, int]:
@@ -50,16 +86,17 @@ def node_evidence(node: Node, *, champion: str = "", challenger: str = "") -> No
     """
     with node.database.snapshot() as session:
         scores, states = scores_in(session), pair_states(session)
-        inputs = _inputs(session, node.settings.home)
-        everyone = _everyone(session)
-    models = sorted({s.model for s in scores}, key=lambda model: -sum(s.model == model for s in scores))
-    champion = champion or (models[0] if models else "")
+        models = sorted({s.model for s in scores}, key=lambda model: -sum(s.model == model for s in scores))
+        champion = champion or (models[0] if models else "")
+        own = [score for score in scores if score.model == champion]
+        inputs, everyone = _inputs(session, node.settings.home), _everyone(session)
+        to_outline = outlines_to_draw(session, own)
     challenger = challenger or next((model for model in models if model != champion), "")
-    evidence = live_evidence([s for s in scores if s.model == champion], inputs, everyone=everyone)
+    evidence = live_evidence(own, inputs, everyone=everyone)
     if challenger:
         table = duel_table(duel(scores, champion, challenger))
         evidence = replace(evidence, tables=(*evidence.tables, table))
-    return NodeEvidence(evidence, states)
+    return NodeEvidence(evidence, states, tuple(to_outline))
 
 
 def _inputs(session: Session, home: Path) -> list[ReadInput]:
@@ -97,5 +134,6 @@ class _JudgedRow:
 
 
 def _judged_rows(session: Session) -> list[_JudgedRow]:
-    rows = session.execute(select(PairRow, ScoreRow.score).join(ScoreRow, ScoreRow.pair_id == PairRow.id))
+    joined = select(PairRow, ScoreRow.score).join(ScoreRow, ScoreRow.pair_id == PairRow.id)
+    rows = session.execute(joined.order_by(ScoreRow.id))
     return [_JudgedRow(pair, score) for pair, score in rows]

@@ -140,8 +140,10 @@ def _state(done: AuditSummary) -> str:
 def add_scores(session: Session, pair_id: int, scores: Iterable[Score], *, now: float) -> int:
     """Add the scores of a pair that are not known yet; return how many were added."""
     rows = session.execute(select(ScoreRow).where(ScoreRow.pair_id == pair_id)).scalars()
-    known = {(row.partner, row.model, row.quantity) for row in rows}
-    new = [score for score in scores if (score.partner, score.model, score.quantity) not in known]
+    known = {(row.partner, row.model, row.quantity, row.judge) for row in rows}
+    new = [
+        score for score in scores if (score.partner, score.model, score.quantity, score.judge) not in known
+    ]
     for score in new:
         session.add(
             ScoreRow(
@@ -149,6 +151,7 @@ def add_scores(session: Session, pair_id: int, scores: Iterable[Score], *, now: 
                 partner=score.partner,
                 model=score.model,
                 quantity=score.quantity,
+                judge=score.judge,
                 score=asdict(score),
                 at=now,
             )

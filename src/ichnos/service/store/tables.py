@@ -186,15 +186,16 @@ class PairRow(NodeTables):
 
 
 class ScoreRow(NodeTables):
-    """One quantity of one pair under one model; counted once, never changed."""
+    """One quantity of one pair under one model and judge; counted once, never changed."""
 
     __tablename__ = "score"
-    __table_args__ = (UniqueConstraint("pair_id", "partner", "model", "quantity"),)
+    __table_args__ = (UniqueConstraint("pair_id", "partner", "model", "quantity", "judge"),)
 
     id: Mapped[int] = mapped_column(_ID, primary_key=True)
     pair_id: Mapped[int] = mapped_column(ForeignKey("pair.id"), index=True)
     partner: Mapped[str] = mapped_column(String(16))
     model: Mapped[str] = mapped_column(String(255), index=True)
     quantity: Mapped[str] = mapped_column(String(64))
+    judge: Mapped[str] = mapped_column(String(16), default="exam")  # exam, model, person
     score: Mapped[dict[str, Any]] = mapped_column(JSON)  # all of `ichnos.audit.score.Score`
     at: Mapped[float] = mapped_column(Float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query
@@ -41,6 +42,7 @@ def evidence_page(
         here="/evidence",
         evidence=found.evidence,
         pairs=found.pairs,
+        to_outline=found.to_outline,
         shadow=shadow,
         models=models,
         shown=cell_text,
@@ -72,9 +74,10 @@ def post_recalibration(node: NodeOfRequest, visitor: FormVisitor) -> RedirectRes
 def show_evidence(
     node: NodeOfRequest, visitor: Reader, champion: _Model = "", challenger: _Model = ""
 ) -> dict[str, Any]:
-    """Return the evidence: tables, alarms, states of pairs, limits."""
+    """Return the evidence: tables, alarms, states of pairs, studies to outline, limits."""
     found = node_evidence(node, champion=champion, challenger=challenger)
-    return {**live_plain(found.evidence), "states": found.pairs}
+    tasks = [asdict(task) for task in found.to_outline]
+    return {**live_plain(found.evidence), "states": found.pairs, "to_outline": tasks}
 
 
 @EVIDENCE.put("/evidence/shadow/{model}")

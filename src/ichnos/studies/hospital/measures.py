@@ -11,8 +11,8 @@ from ichnos.arrays import Floats
 from ichnos.audit.monitoring.betting import coverage_evidence
 from ichnos.audit.monitoring.change import ChangeAlarm, watch
 from ichnos.audit.monitoring.inputs import input_streams
-from ichnos.audit.monitoring.live import CLAIM_ALPHA, score_streams, selection_of
-from ichnos.audit.monitoring.selection import weighted_calibration, weighted_mean
+from ichnos.audit.monitoring.live import CLAIM_ALPHA, score_streams
+from ichnos.audit.monitoring.selection import selection_of, weighted_calibration, weighted_mean
 from ichnos.audit.recalibration import scaling_of
 from ichnos.audit.score import Score
 from ichnos.prognosis.site import IntervalScaling
