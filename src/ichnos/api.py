@@ -118,7 +118,7 @@ def save_reading(reading: Reading, folder: str | Path) -> Path:
 
     Returns the folder. The same reading gives the same bytes.
     """
-    return write_record(reading, Path(folder), page=reading_page(reading))
+    return write_record(reading, Path(folder), draw_page=reading_page)
 
 
 def _as_scan(given: Any) -> Scan:

@@ -39,7 +39,7 @@ def read_all(node: Node, *, now: float = 0.0, destinations: tuple[str, ...] = ()
         settled = [study.id for study in studies.settle_studies(session, rule, now=now + 1)]
     for number in settled:
         folder = node.settings.home / "readings" / f"{number}-r"
-        write_record(refused(f"study-{number}", "made"), folder, page="<p>made</p>")
+        write_record(refused(f"study-{number}", "made"), folder, draw_page=lambda _: "<p>made</p>")
         with node.database.transaction() as session:
             task = queue.claim_task(session, "read", worker="w", now=now + 1, lease_s=10)
             assert task is not None

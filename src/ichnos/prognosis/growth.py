@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -65,7 +65,7 @@ class GrowthInputs:
         if name == "ln_forecast":  # how much more blood than now the network expects, as a logarithm
             now = max(self.ich_ml + self.ivh_ml, 0.05)
             return math.nan if self.forecast_ml is None else math.log(max(self.forecast_ml, 0.05) / now)
-        value = asdict(self)[name]
+        value: float | None = getattr(self, name)
         return math.nan if value is None else value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -112,7 +113,9 @@ def _thresholded(prediction: Prediction) -> dict[str, Volume]:
 def _tracts(prediction: Prediction, coordinates: AtlasCoordinates | None, box: Box) -> dict[str, Volume]:
     if coordinates is None:
         return {}
-    return {f"tract_{side}": _tract(side, coordinates, prediction).cropped(box) for side in SIDES}
+    with ThreadPoolExecutor(2) as beside_each_other:
+        found = beside_each_other.map(lambda side: _tract(side, coordinates, prediction).cropped(box), SIDES)
+        return {f"tract_{side}": tract for side, tract in zip(SIDES, found, strict=True)}
 
 
 def _reported() -> tuple[str, ...]:

@@ -7,6 +7,8 @@ The same reading gives the same bytes: no clock, no random identifier.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,29 +26,39 @@ from ichnos.volume import Volume
 RECORD, SEG, SR, PAGE = "reading.json", "segmentation.dcm", "measurements.dcm", "report.html"
 
 
-def write_record(reading: Reading, folder: Path, *, page: str = "") -> Path:
-    """Write everything a reading holds into a folder, and its page where one is given; return the folder."""
+def write_record(
+    reading: Reading, folder: Path, *, draw_page: Callable[[Reading], str] | None = None
+) -> Path:
+    """Write everything a reading holds into a folder, and the page that is drawn of it; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    masks, files = {}, {}
-    if reading.masks is not None and reading.scan is not None:
-        drawn = {
-            name: mask.astype(np.uint8).reoriented(reading.scan.volume.orientation)
-            for name, mask in reading.masks.named().items()
-        }
-        for name, mask in drawn.items():
-            masks[name] = f"{name}.nii.gz"
-            nifti.save(mask, folder / masks[name])
-        if reading.scan.source is not None and reading.scan.source.slices:
-            _write_dicom(reading.record, reading.scan, drawn, folder)
+    files = {}
+    with ThreadPoolExecutor(2) as beside:  # two at a time: each more would cost memory
+        page = beside.submit(draw_page, reading) if draw_page else None
+        drawn = _drawn(reading)
+        masks = {name: f"{name}.nii.gz" for name in drawn}
+        list(beside.map(lambda name: nifti.save(drawn[name], folder / masks[name]), drawn))
+        scan = reading.scan if reading.masks is not None else None
+        if scan is not None and scan.source is not None and scan.source.slices:
+            _write_dicom(reading.record, scan, drawn, folder)
             files = {"DICOM SEG": SEG, "DICOM SR": SR}
-    if page:
-        files["report"] = PAGE
-        _write_text(folder / PAGE, page)
+        if page is not None:
+            files["report"] = PAGE
+            _write_text(folder / PAGE, page.result())
     record = reading.record.model_copy(update={"masks": masks, "files": files})
     _write_text(
         folder / RECORD, json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     )
     return folder
+
+
+def _drawn(reading: Reading) -> dict[str, Volume]:
+    """Return the masks as they are stored: whole numbers on the input's own grid."""
+    if reading.masks is None or reading.scan is None:
+        return {}
+    orientation = reading.scan.volume.orientation
+    return {
+        name: mask.astype(np.uint8).reoriented(orientation) for name, mask in reading.masks.named().items()
+    }
 
 
 def _write_text(file: Path, text: str) -> None:

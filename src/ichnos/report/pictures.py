@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,16 +49,18 @@ def slice_pictures(hu: Volume, masks: Mapping[str, Volume], *, most: int = 18) -
     x, y = _extent(hu, masks)
     high = round(_WIDTH * (y.stop - y.start) * hu.spacing_mm[1] / ((x.stop - x.start) * hu.spacing_mm[0]))
     bloody = _with_blood(hu, masks)
-    pictures = []
-    for z in _slices(hu, masks, most):
+
+    def picture(z: int) -> SlicePicture:
         outlines = {name: np.asarray(mask.array[x, y, z]) for name, mask in drawn.items()}
         tile = _tile(np.asarray(hu.array[x, y, z]), outlines, _WIDTH, high)
         height_mm = float(hu.world((0, 0, z))[2])
         _label(tile, height_mm)
         buffer = io.BytesIO()
         tile.save(buffer, format="png", optimize=False, compress_level=6)
-        pictures.append(SlicePicture(buffer.getvalue(), height_mm, bool(bloody[z])))
-    return tuple(pictures)
+        return SlicePicture(buffer.getvalue(), height_mm, bool(bloody[z]))
+
+    with ThreadPoolExecutor(2) as beside_each_other:
+        return tuple(beside_each_other.map(picture, _slices(hu, masks, most)))
 
 
 def _tile(
