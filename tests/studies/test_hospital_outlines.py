@@ -10,7 +10,7 @@ from ichnos.audit.monitoring.judges import BY_MODEL, BY_PEOPLE
 from ichnos.audit.monitoring.live import live_evidence
 from ichnos.errors import InputRefused
 from ichnos.studies.hospital.model import factory_model
-from ichnos.studies.hospital.outlines import OutlinedAgreement, outlined_agreements, taught_by
+from ichnos.studies.hospital.outlines import OutlinedAgreement, outlined_agreements, taught_each_way
 from ichnos.studies.hospital.year import HospitalPlan, HospitalYear, simulate_year
 
 COVERAGE, SLOPE = "interval held of followup_volume", "calibration slope of expansion_probability"
@@ -59,7 +59,7 @@ def test_the_model_alone_flatters_itself(agreements: list[dict[str, OutlinedAgre
 def test_the_model_s_own_judgement_teaches_wrong_and_people_s_outlines_do_no_harm(
     years: list[HospitalYear],
 ) -> None:
-    every = [taught_by(year) for year in years]
+    every = [taught_each_way(year) for year in years]
     coverage, excess = (
         {who: np.mean([getattr(one[who], part) for one in every]) for who in every[0]}
         for part in ("coverage", "excess")

@@ -96,7 +96,7 @@ class TaughtHospital:
     pairs: int
 
 
-def taught_by(year: HospitalYear) -> dict[str, TaughtHospital]:
+def taught_each_way(year: HospitalYear) -> dict[str, TaughtHospital]:
     """Return what recalibration makes of the model: untaught, by its own judgement, by people's outlines."""
     found = {"nobody": _taught(year, None, None, 0)}
     judges: dict[str, Judge] = {BY_MODEL: "model", BY_PEOPLE: "person"}
@@ -125,10 +125,10 @@ def _taught(
 
 # ---- tables
 
-Rows = Sequence[Mapping[str, Any]]  # one per hospital
+_Rows = Sequence[Mapping[str, Any]]  # one per hospital
 
 
-def outlined_table(rows: Rows) -> Table:
+def outlined_table(rows: _Rows) -> Table:
     """Compare the model alone, corrected and people alone with the hidden truth."""
     found: list[tuple[Cell, ...]] = []
     for words in rows[0]["outlined"]:
@@ -155,7 +155,7 @@ def outlined_table(rows: Rows) -> Table:
     return Table("outlined", caption, columns, tuple(found), note)
 
 
-def taught_table(rows: Rows) -> Table:
+def taught_table(rows: _Rows) -> Table:
     """Compare what the model's own judgement and people's outlines teach."""
     found: list[tuple[Cell, ...]] = []
     for judge in rows[0]["taught"]:

@@ -18,7 +18,7 @@ from ichnos.studies.hospital.measures import (
     recalibrated_coverage,
 )
 from ichnos.studies.hospital.model import FactoryModel, factory_model
-from ichnos.studies.hospital.outlines import outlined_agreements, taught_by
+from ichnos.studies.hospital.outlines import outlined_agreements, taught_each_way
 from ichnos.studies.hospital.scanners import NEW, HospitalScanner
 from ichnos.studies.hospital.year import HospitalPlan, HospitalYear, simulate_year
 
@@ -106,7 +106,7 @@ def measured_hospital(hospital: Hospital, folder: Path) -> dict[str, Any]:
     elif hospital.scenario == PROTOCOL:
         found = {"alarms": [alarm.stream for alarm in alarms_of(year, hospital.number)]}
     elif hospital.scenario == OUTLINED_BY_LOT:
-        outlined, taught = outlined_agreements(year), taught_by(year)
+        outlined, taught = outlined_agreements(year), taught_each_way(year)
         found = {
             "outlined": {name: asdict(one) for name, one in outlined.items()},
             "taught": {name: asdict(one) for name, one in taught.items()},
