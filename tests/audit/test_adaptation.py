@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,25 @@ def test_test_patients_teach_nothing_and_those_who_taught_are_known(tmp_path: Pa
     site = load_site_recalibration(made.folder)
     assert site is not None
     assert site.intervals["followup_volume"].pairs == len(made.taught) < len(patients)
+
+
+def test_what_the_model_judged_itself_teaches_nothing_and_the_user_is_told(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "shipped")
+    own = [replace(score, judge="model") for score in scores_of(model)]
+    flair = [
+        replace(score, partner="flair", pair=f"{score.patient}-flair", quantity="leukoaraiosis_volume")
+        for score in scores_of(model, 50)
+        if score.kind == "volume"
+    ]
+    made = recalibrated_model(model, [*own, *flair], tmp_path / "site")
+    site = load_site_recalibration(made.folder)
+    assert site is not None
+    assert set(site.intervals) == {"leukoaraiosis_volume"}
+    assert not site.chances
+    assert set(made.taught) == {score.patient for score in flair if split_of(score.patient) != "test"}
+    assert "Left out: followup_volume, expansion_probability" in made.said
+    with pytest.raises(InputRefused, match="Left out: followup_volume"):
+        recalibrated_model(model, own, tmp_path / "other")
 
 
 def test_scores_of_another_model_teach_nothing(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from builders.audited import MODEL, volume_score
 from ichnos.audit import run as audit_run
+from ichnos.audit.lot import WantedOutline
 from ichnos.audit.run import AuditSummary
 from ichnos.audit.score import Score, scores_text
 from ichnos.audit.statistics import read_statistics
@@ -56,7 +57,7 @@ def test_table_page_and_statistics_are_written(
     given(monkeypatch, place / "out", some())
     assert run(call(place, "--json", "--site", "north")) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["scores"], told["unread"]) == (15, 2)
+    assert (told["scores"], told["unread"], told["to_outline"]) == (15, 2, 0)
     assert told["refused"] == [{"id": "A1-flair", "why": "another head"}]
     assert Path(told["page"]).is_file()
     assert {one.site for one in read_statistics(place / "out")} == {"north"}
@@ -65,9 +66,13 @@ def test_table_page_and_statistics_are_written(
 def test_people_read_a_line_per_quantity_and_who_was_refused(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given(monkeypatch, place / "out", some())
+    waiting = (WantedOutline("A1", ("ct",), "2026-03"),)
+    judged = [*some(), replace(some(1)[0], judge="person")]  # one pair twice, which counts once
+    given(monkeypatch, place / "out", judged, to_outline=waiting)
     assert run(call(place)) == 0
     said = capsys.readouterr()
+    assert "a person's outline: 1 (" in said.out
+    assert "15" in next(line for line in said.out.splitlines() if "followup_volume" in line)
     assert "followup_volume" in said.out
     assert "2 patients had no reading" in said.out
     assert "another head" in said.err

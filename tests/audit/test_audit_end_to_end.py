@@ -6,12 +6,13 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ichnos.cli.main import run
-from ichnos.formats import bids
+from ichnos.formats import bids, nifti
 
 TAKEN = {"ct": "2026-03-01T08:00", "followup": "2026-03-02T08:00", "flair": "2026-03-08T08:00"}
 ONLY = "haematoma,leukoaraiosis,expansion"
@@ -50,6 +51,27 @@ def test_simulated_exams_are_paired_read_transferred_and_scored(tmp_path: Path) 
     before = (tmp_path / "audit" / "scores.csv").read_bytes()
     assert run([*audit, "--json"]) in (0, 2)
     assert (tmp_path / "audit" / "scores.csv").read_bytes() == before
+    outlined(cohort, pairs)
+    assert run([*audit, "--json"]) in (0, 2)
+    check_people(tmp_path / "audit", before.decode("utf-8"))
+
+
+def outlined(cohort: Path, pairs: Path) -> None:
+    """Let a person outline the haematoma of both CTs as it is in truth."""
+    (simulated,), (paired,) = (bids.read_cohort(root).patients for root in (cohort, pairs))
+    blood: dict[str, Any] = {"label": "haematoma", "kind": "dseg"}
+    for exam in ("ct", "followup"):
+        true = nifti.load(bids.derivative_path(cohort, simulated.id, pipeline="truth", exam=exam, **blood))
+        bids.write_derivative(pairs, paired.id, true, pipeline="manual", exam=exam, **blood)
+
+
+def check_people(audit: Path, before: str) -> None:
+    """People's judgement is added, and nothing that was there has changed."""
+    rows = list(csv.DictReader((audit / "scores.csv").read_text(encoding="utf-8").splitlines()))
+    assert all(row in rows for row in csv.DictReader(before.splitlines()))
+    assert {row["judge"] for row in rows if row["partner"] == "followup"} == {"model", "person"}
+    new = {row["quantity"] for row in rows if row["judge"] == "person"}
+    assert {"followup_volume", "expansion_probability"} <= new
 
 
 def check_scores(audit: Path) -> None:

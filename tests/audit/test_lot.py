@@ -18,6 +18,7 @@ from ichnos.audit.lot import (
     outline_count,
     outlines_text,
     pairs_to_outline,
+    watched_scores,
 )
 from ichnos.audit.monitoring.duel import duel
 from ichnos.audit.monitoring.judges import BY_MODEL, BY_PEOPLE, CORRECTED, SLOPE, followup_numbers, judged_by
@@ -94,6 +95,7 @@ def test_where_nearly_everything_is_outlined_all_of_it_counts() -> None:
     everything = [replace(score, judge="person") for score in both(100) if score.judge == "model"]
     scores = [*everything, *[volume_score(k, 20, 20, judge="model") for k in range(100, 105)]]
     assert len({score.pair for score in independent_scores(scores)}) == 100
+    assert judges(watched_scores([*both(100), *everything])) == {"exam": 0, "model": 0, "person": 200}
 
 
 def test_other_exams_count_all() -> None:

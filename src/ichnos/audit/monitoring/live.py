@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ichnos.audit.lot import independent_scores
+from ichnos.audit.lot import independent_scores, watched_scores
 from ichnos.audit.monitoring.betting import calibration_evidence, coverage_evidence, mean_sequence
 from ichnos.audit.monitoring.change import ChangeAlarm, Stream, watch
 from ichnos.audit.monitoring.inputs import ReadInput, first_seen, input_streams
 from ichnos.audit.monitoring.judges import followups_table, judged_by, outlines_table
 from ichnos.audit.monitoring.selection import selection_of, weighted_mean
-from ichnos.audit.score import Score, by_quantity, first_judged, standing
+from ichnos.audit.score import Score, by_quantity, standing
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.agreement import concordance
 from ichnos.evidence.metrics.calibration import calibration
@@ -93,11 +93,8 @@ def thickness_group(thickness_mm: float | None) -> str:
 
 
 def score_streams(scores: Sequence[Score]) -> list[Stream]:
-    """Return the streams of errors: their size for every quantity, and their scatter for volumes.
-
-    Each pair as it was judged first: what a person says later would rewrite what has been watched.
-    """
-    groups = by_quantity(first_judged(scores))
+    """Return the streams of errors: their size for every quantity, and their scatter for volumes."""
+    groups = by_quantity(watched_scores(scores))
     kinds = {
         name: ("size", "scatter") if own[0].kind == "volume" else ("size",) for name, own in groups.items()
     }

@@ -95,7 +95,7 @@ def _show(summary: AuditSummary, page: Path, *, as_json: bool) -> None:
     typer.echo(f"{summary.unread} patients had no reading; scores: {summary.table}; page: {page}")
     if summary.to_outline:
         file = summary.table.with_name(OUTLINE_TABLE)
-        typer.echo(f"{len(summary.to_outline)} follow-ups wait for a person's outline: {file}")
+        typer.echo(f"follow-ups that wait for a person's outline: {len(summary.to_outline)} ({file})")
     for item in (*refused, *failures):
         typer.echo(f"  {item['id']}: {item['why']}", err=True)
 

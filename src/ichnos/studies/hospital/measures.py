@@ -39,25 +39,31 @@ class HospitalAgreement:
 
 
 def agreements(year: HospitalYear) -> dict[str, HospitalAgreement]:
-    """Return coverage of each volume and the calibration slope of P(expansion), three ways each."""
+    """Return coverage of each volume and the calibration of P(expansion), three ways each, by their name."""
     found = {}
     for quantity in (*VOLUMES, RISK):
-        own, all_ = (_of(scores, quantity) for scores in (year.scores, year.hidden))
+        own, all_ = (scores_of(scores, quantity) for scores in (year.scores, year.hidden))
         _, weights = selection_of(own, year.everyone())
         w = np.array([weights[score.patient] for score in own])
-        value = _slope if quantity == RISK else _coverage
-        found[quantity] = HospitalAgreement(
-            value(own, np.ones(len(own))), value(own, w), value(all_, np.ones(len(all_)))
-        )
+        numbers = _calibration if quantity == RISK else _coverages
+        ways = [numbers(own, np.ones(len(own))), numbers(own, w), numbers(all_, np.ones(len(all_)))]
+        for number in ways[0]:
+            found[f"{number} of {quantity}"] = HospitalAgreement(*(way[number] for way in ways))
     return found
 
 
-def _of(scores: Sequence[Score], quantity: str) -> list[Score]:
+def scores_of(scores: Sequence[Score], quantity: str) -> list[Score]:
+    """Return the scores of one quantity, in order."""
     return [score for score in scores if score.quantity == quantity]
 
 
-def _slope(scores: Sequence[Score], weights: Floats) -> float:
-    return weighted_calibration([s.truth for s in scores], [s.predicted for s in scores], weights)[1]
+def _calibration(scores: Sequence[Score], weights: Floats) -> dict[str, float]:
+    intercept, slope = weighted_calibration([s.truth for s in scores], [s.predicted for s in scores], weights)
+    return {"calibration slope": slope, "calibration intercept": intercept}
+
+
+def _coverages(scores: Sequence[Score], weights: Floats) -> dict[str, float]:
+    return {"coverage": _coverage(scores, weights)}
 
 
 def _coverage(scores: Sequence[Score], weights: Floats) -> float:
@@ -144,7 +150,7 @@ def _arrival(year: HospitalYear, alarm: ChangeAlarm) -> int:
     if _is_input(alarm):
         return alarm.at
     quantity = alarm.stream.rsplit(" ", 1)[-1]
-    return int(_of(year.scores, quantity)[alarm.at].patient[1:])
+    return int(scores_of(year.scores, quantity)[alarm.at].patient[1:])
 
 
 def _pairs_since(year: HospitalYear, first: int, arrivals: Sequence[int]) -> int:
@@ -153,7 +159,7 @@ def _pairs_since(year: HospitalYear, first: int, arrivals: Sequence[int]) -> int
 
 def _promise(year: HospitalYear, first: int) -> int:
     """Return the new scanner's pairs until the promise of its interval is disproved."""
-    scores = [s for s in _of(year.scores, "followup_volume") if s.patient >= patient_name(first)]
+    scores = [s for s in scores_of(year.scores, "followup_volume") if s.patient >= patient_name(first)]
     over = np.flatnonzero(coverage_evidence([bool(s.held) for s in scores], PROMISED) >= -np.log(CLAIM_ALPHA))
     return int(over[0]) + 1 if over.size else NEVER
 
@@ -175,19 +181,21 @@ def recalibrated_coverage(year: HospitalYear, changed_in: int, pairs: int) -> di
     first = patient_name(int(np.argmax(year.people.month >= changed_in)))
     found = {}
     for quantity in VOLUMES:
-        own = [s for s in _of(year.scores, quantity) if s.patient >= first][:pairs]
+        own = [s for s in scores_of(year.scores, quantity) if s.patient >= first][:pairs]
         if len(own) < pairs:
             continue
         taught = {score.patient for score in own}
-        others = [s for s in _of(year.hidden, quantity) if s.patient >= first and s.patient not in taught]
+        others = [
+            s for s in scores_of(year.hidden, quantity) if s.patient >= first and s.patient not in taught
+        ]
         plain, after = (
-            _covered(others, scaling_of(own, level=PROMISED, exam_sd=sd)) for sd in (0.0, EXAM_SD[quantity])
+            covered(others, scaling_of(own, level=PROMISED, exam_sd=sd)) for sd in (0.0, EXAM_SD[quantity])
         )
         found[quantity] = RecalibratedCoverage(_coverage(others, np.ones(len(others))), plain, after)
     return found
 
 
-def _covered(scores: Sequence[Score], scaling: IntervalScaling) -> float:
+def covered(scores: Sequence[Score], scaling: IntervalScaling) -> float:
     """Return the share of truths that the recalibrated intervals hold."""
     held = []
     for s in scores:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ichnos.audit.lot import LOT_SHARE
 from ichnos.audit.statistics import site_statistics
 from ichnos.studies.hospital.measures import (
     agreements,
@@ -17,14 +18,16 @@ from ichnos.studies.hospital.measures import (
     recalibrated_coverage,
 )
 from ichnos.studies.hospital.model import FactoryModel, factory_model
+from ichnos.studies.hospital.outlines import outlined_agreements, taught_each_way
 from ichnos.studies.hospital.scanners import NEW, HospitalScanner
 from ichnos.studies.hospital.year import HospitalPlan, HospitalYear, simulate_year
 
 REPLACED_IN, PROTOCOL_IN = 4, 6  # months
 TAUGHT_PAIRS = 40
-QUIET_TIMES = 5  # more of the hospitals in which nothing happens: false alarms are rare
+QUIET_TIMES = 5  # more of those that vary most: false alarms are rare, a slope from few outlines scatters
 UNSEEN = 0.7  # log odds of a follow-up per standard deviation of hidden growth
 AS_DESIGNED, UNSEEN_GROWTH, SAME_MODEL = "quiet", "unseen growth decides too", "follow-up read by the model"
+OUTLINED_BY_LOT = "follow-up read by the model, a lot outlined"
 CHANGED = {  # name -> (how readings err on the new scanner, points of coverage that this costs)
     "5 points by bias": ("bias", 5.0),
     "5 points by scatter": ("spread", 5.0),
@@ -33,7 +36,7 @@ CHANGED = {  # name -> (how readings err on the new scanner, points of coverage 
 }
 PROTOCOL, SITE = "thinner slices", "site"
 _SITE_SCANNERS = ((0.0, 1.0), (0.1, 1.0), (-0.1, 1.1), (0.05, 1.3), (0.2, 0.9))  # bias, spread
-_SEEDS = {SITE: 3000, AS_DESIGNED: 1000, UNSEEN_GROWTH: 4000, SAME_MODEL: 5000}
+_SEEDS = {SITE: 3000, AS_DESIGNED: 1000, UNSEEN_GROWTH: 4000, SAME_MODEL: 5000, OUTLINED_BY_LOT: 6000}
 _CHANGED_SEED = 2000
 
 
@@ -65,7 +68,8 @@ class Hospital:
             return replace(plan, replaced_in=1, new=new)
         changes: dict[str, HospitalPlan] = {
             UNSEEN_GROWTH: replace(plan, unseen=UNSEEN),
-            SAME_MODEL: replace(plan, outlined=False),
+            SAME_MODEL: replace(plan, outlined=0.0),
+            OUTLINED_BY_LOT: replace(plan, outlined=LOT_SHARE),
             PROTOCOL: replace(plan, protocol_in=PROTOCOL_IN),
         }
         return changes.get(self.scenario, plan)
@@ -82,9 +86,9 @@ def _harmful(kind: str, points: float) -> HospitalScanner:
 
 
 def hospitals_of(count: int, patients: int) -> list[Hospital]:
-    """Return every hospital: `count` of most scenarios, more quiet ones, five of protocol and sites."""
+    """Return every hospital: `count` of most, more quiet and outlined ones, five of protocol and sites."""
     counts = {name: count for name in (AS_DESIGNED, UNSEEN_GROWTH, SAME_MODEL, *CHANGED)}
-    counts[AS_DESIGNED] = QUIET_TIMES * count
+    counts |= dict.fromkeys((AS_DESIGNED, OUTLINED_BY_LOT), QUIET_TIMES * count)
     counts |= {PROTOCOL: min(count, 5), SITE: len(_SITE_SCANNERS)}
     return [Hospital(name, k, patients) for name, most in counts.items() for k in range(most)]
 
@@ -101,6 +105,12 @@ def measured_hospital(hospital: Hospital, folder: Path) -> dict[str, Any]:
         found = _site(year, f"site {hospital.number + 1}")
     elif hospital.scenario == PROTOCOL:
         found = {"alarms": [alarm.stream for alarm in alarms_of(year, hospital.number)]}
+    elif hospital.scenario == OUTLINED_BY_LOT:
+        outlined, taught = outlined_agreements(year), taught_each_way(year)
+        found = {
+            "outlined": {name: asdict(one) for name, one in outlined.items()},
+            "taught": {name: asdict(one) for name, one in taught.items()},
+        }
     else:
         found = {"agreement": {name: asdict(one) for name, one in agreements(year).items()}}
         if hospital.scenario == AS_DESIGNED:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ichnos.arrays import Floats
+from ichnos.audit.lot import in_lot
 from ichnos.audit.monitoring.inputs import ReadInput
-from ichnos.audit.score import Score, ScoreKind
+from ichnos.audit.score import Judge, Score, ScoreKind
 from ichnos.clinical.expansion import DEFAULT_DEFINITION, DEFINITIONS
 from ichnos.studies.hospital.model import PROMISED, FactoryModel, HospitalReadings, expanded
 from ichnos.studies.hospital.people import HospitalPeople, draw_people, flair_chance, followup_chance
@@ -32,7 +34,7 @@ class HospitalPlan:
     replaced_in: int = 0  # month in which the scanner is replaced; 0 never
     new: HospitalScanner = NEW
     protocol_in: int = 0  # month in which slices become thinner; 0 never
-    outlined: bool = True  # a person outlines blood on both CTs; else the model that is judged
+    outlined: float = 1.0  # share of follow-ups, by lot, whose blood people outline on both CTs
     unseen: float = 0.0  # log odds of a follow-up per standard deviation of hidden growth
 
     def scanner(self, month: int) -> HospitalScanner:
@@ -96,37 +98,44 @@ def simulate_year(plan: HospitalPlan, model: FactoryModel, seed: int) -> Hospita
     followed = rng.uniform(size=len(people)) < chance
     imaged = rng.uniform(size=len(people)) < flair_chance(people, readings.ich_ml)
     year = HospitalYear(plan, people, readings, tuple(scanners), tuple(inputs), followed, imaged, (), ())
-    truth = _measured(year, model, rng)
+    seen = _followups_as_seen(year, model, rng)
+    flair = np.expm1(np.log1p(people.leukoaraiosis_ml) + FLAIR_SD * rng.normal(size=len(people)))
     everybody = np.ones(len(people), bool)
-    hidden = _Truth(people.followup_ml, expanded(people), people.leukoaraiosis_ml)
+    hidden: dict[Judge, _Followups] = {"exam": _Followups(people.followup_ml, expanded(people))}
     return replace(
         year,
-        scores=tuple(_scores(year, truth, followed, imaged)),
-        hidden=tuple(_scores(year, hidden, everybody, everybody)),
+        scores=tuple(_scores(year, seen, np.maximum(flair, 0), followed, imaged)),
+        hidden=tuple(_scores(year, hidden, people.leukoaraiosis_ml, everybody, everybody)),
     )
 
 
 @dataclass(frozen=True, eq=False)
-class _Truth:
+class _Followups:
+    """Everybody's follow-up as somebody sees it."""
+
     followup_ml: Floats
     expanded: Floats
-    leukoaraiosis_ml: Floats
 
 
-def _measured(year: HospitalYear, model: FactoryModel, rng: np.random.Generator) -> _Truth:
-    """Return what partner exams would show of everybody."""
+def _followups_as_seen(
+    year: HospitalYear, model: FactoryModel, rng: np.random.Generator
+) -> dict[Judge, _Followups]:
+    """Return what the model itself, where people do not outline all, and people would see on follow-ups."""
+    found: dict[Judge, tuple[Floats, Floats]] = {}
     people, n = year.people, len(year.people)
     if year.plan.outlined:
-        before = people.ich_ml * np.exp(OUTLINE_SD * rng.normal(size=n))
-        after = people.followup_ml * np.exp(OUTLINE_SD * rng.normal(size=n))
-    else:
+        before, after = (
+            ml * np.exp(OUTLINE_SD * rng.normal(size=n)) for ml in (people.ich_ml, people.followup_ml)
+        )
+        found["person"] = before, after
+    if year.plan.outlined < 1:
         before = year.readings.ich_ml
         shared = SHARED * (np.log1p(before) - np.log1p(people.ich_ml) - _of(year, "bias"))
         own = model.ich_spread * _of(year, "spread") * (1 - SHARED**2) ** 0.5 * rng.normal(size=n)
         after = np.maximum(np.expm1(np.log1p(people.followup_ml) + _of(year, "bias") + shared + own), 0.05)
-    label = DEFINITIONS[DEFAULT_DEFINITION](before, after)
-    flair = np.maximum(np.expm1(np.log1p(people.leukoaraiosis_ml) + FLAIR_SD * rng.normal(size=n)), 0)
-    return _Truth(after, label, flair)
+        found = {"model": (before, after), **found}  # the model judges first
+    define = DEFINITIONS[DEFAULT_DEFINITION]
+    return {judge: _Followups(after, define(before, after)) for judge, (before, after) in found.items()}
 
 
 def _of(year: HospitalYear, name: str) -> Floats:
@@ -134,22 +143,25 @@ def _of(year: HospitalYear, name: str) -> Floats:
 
 
 def _scores(
-    year: HospitalYear, truth: _Truth, followed: npt.NDArray[np.bool_], imaged: npt.NDArray[np.bool_]
+    year: HospitalYear,
+    seen: Mapping[Judge, _Followups],
+    flair_ml: Floats,
+    followed: npt.NDArray[np.bool_],
+    imaged: npt.NDArray[np.bool_],
 ) -> list[Score]:
     scores, r = [], year.readings
     for k in range(len(year.people)):
-        if followed[k]:
-            limits = r.followup_limits_ml[k]
-            scores.append(
-                _score(year, k, "followup_volume", "volume", r.followup_ml[k], truth.followup_ml[k], limits)
-            )
-            label = truth.expanded[k]
-            scores.append(_score(year, k, "expansion_probability", "probability", r.probability[k], label))
+        for judge, truth in seen.items() if followed[k] else ():
+            if judge == "person" and not in_lot(f"{patient_name(k)}-followup", share=year.plan.outlined):
+                continue
+            limits, true = r.followup_limits_ml[k], truth.followup_ml[k]
+            volume = _score(year, k, "followup_volume", "volume", r.followup_ml[k], true, limits)
+            label, p = truth.expanded[k], r.probability[k]
+            chance = _score(year, k, "expansion_probability", "probability", p, label)
+            scores += [replace(score, judge=judge) for score in (volume, chance)]
         if imaged[k]:
-            limits, true = r.leukoaraiosis_limits_ml[k], truth.leukoaraiosis_ml[k]
-            scores.append(
-                _score(year, k, "leukoaraiosis_volume", "volume", r.leukoaraiosis_ml[k], true, limits)
-            )
+            limits, read_ml = r.leukoaraiosis_limits_ml[k], r.leukoaraiosis_ml[k]
+            scores.append(_score(year, k, "leukoaraiosis_volume", "volume", read_ml, flair_ml[k], limits))
     return scores
 
 
