@@ -194,7 +194,7 @@ def test_one_step_of_the_published_warp_on_smaller_patches(tmp_path: Path) -> No
 
 
 def test_an_epoch_sees_as_many_patches_of_each_pair_as_the_recipe_says(tmp_path: Path) -> None:
-    how = changed(forecast_recipe("small"), {"epochs": 2, "batch": 1, "width": 2, "patch": (8, 8, 8)})
+    how = changed(forecast_recipe("small"), {"epochs": 2, "batch": 1, "width": 2, "patch": (16, 16, 16)})
     for patches in (1, 3):
         losses, watched = watching()
         several = how.model_copy(update={"patches_per_pair": patches})

@@ -98,7 +98,9 @@ def test_a_synthetic_pair_says_that_it_is_one_and_has_no_oracle() -> None:
     assert made.later_hu is not None
     assert made.later_hu.shape == SHAPE
     assert made.patient == "p", "a copy of its patient, who may not be held out from it"
-    assert synthetic_pair(real, 1.68, np.random.default_rng(1)).later_hu is None, "no CT that only copies have"
+    assert synthetic_pair(real, 1.68, np.random.default_rng(1)).later_hu is None, (
+        "no CT that only copies have"
+    )
 
 
 @given(size=st.tuples(*[st.integers(4, 26)] * 3), seed=st.integers(0, 30), border=st.floats(0, 1))
