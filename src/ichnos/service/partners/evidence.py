@@ -19,6 +19,7 @@ from ichnos.audit.score import Score, score_of
 from ichnos.reading import Record
 from ichnos.reading.save import RECORD
 from ichnos.service.node import Node
+from ichnos.service.partners.taught import untaught_scores
 from ichnos.service.store.tables import PairRow, ScoreRow, StudyRow
 
 INPUTS_SHOWN = 1000  # last readings whose inputs are watched; older ones are history
@@ -32,6 +33,7 @@ class NodeEvidence:
     evidence: LiveEvidence
     pairs: dict[str, int]  # state -> pairs
     to_outline: tuple[OutlineTask, ...] = ()  # pairs of the lot that wait for a person
+    left_out: int = 0  # patients whose pairs count nothing here, because they taught the champion
 
 
 @dataclass(frozen=True)
@@ -82,21 +84,25 @@ def pair_states(session: Session) -> dict[str, int]:
 def node_evidence(node: Node, *, champion: str = "", challenger: str = "") -> NodeEvidence:
     """Return the evidence on the champion (default: the model with most scores), beside a challenger.
 
-    The challenger is, unless named, another model that was judged on the same pairs.
+    The challenger is, unless named, another model that was judged on the same pairs. Who taught a model says
+    nothing of it.
     """
     with node.database.snapshot() as session:
         scores, states = scores_in(session), pair_states(session)
         models = sorted({s.model for s in scores}, key=lambda model: -sum(s.model == model for s in scores))
         champion = champion or (models[0] if models else "")
-        own = [score for score in scores if score.model == champion]
+        challenger = challenger or next((model for model in models if model != champion), "")
+        judged = [score for score in scores if score.model == champion]
+        own = untaught_scores(session, node.settings, judged, {champion})
+        both = untaught_scores(session, node.settings, scores, {champion, challenger})
         inputs, everyone = _inputs(session, node.settings.home), _everyone(session)
         to_outline = outlines_to_draw(session, own)
-    challenger = challenger or next((model for model in models if model != champion), "")
     evidence = live_evidence(own, inputs, everyone=everyone)
     if challenger:
-        table = duel_table(duel(scores, champion, challenger))
+        table = duel_table(duel(both, champion, challenger))
         evidence = replace(evidence, tables=(*evidence.tables, table))
-    return NodeEvidence(evidence, states, tuple(to_outline))
+    left_out = len({score.patient for score in judged} - {score.patient for score in own})
+    return NodeEvidence(evidence, states, tuple(to_outline), left_out)
 
 
 def _inputs(session: Session, home: Path) -> list[ReadInput]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ichnos.audit.adaptation import Adapted, recalibrated_model, teaching_scores
+from ichnos.audit.adaptation import Adapted, identity_of, recalibrated_model, teaching_scores
 from ichnos.audit.recalibration import judged_intervals
 from ichnos.models import default_model, load_model
 from ichnos.service.installed import folder_of_model
 from ichnos.service.node import Node
 from ichnos.service.partners.evidence import scores_in
+from ichnos.service.partners.taught import untaught_scores
 from ichnos.service.store import events
 
 
@@ -22,6 +23,8 @@ def recalibrate_here(node: Node, *, actor: str) -> Adapted:
     with node.database.snapshot() as session:
         scores, reads = scores_in(session), folder_of_model(session, node.settings)
     model = load_model(Path(reads)) if reads else default_model()
+    with node.database.snapshot() as session:  # who was learnt by heart would make intervals too narrow
+        scores = untaught_scores(session, node.settings, scores, {identity_of(model)})
     enough = judged_intervals(teaching_scores(model, scores))  # a setting stands before its pairs have come
     errors = {name: sd for name, sd in node.settings.partners.exam_sd.items() if name in enough}
     made = recalibrated_model(model, scores, _free_folder(node, model.folder.name), exam_sd=errors)

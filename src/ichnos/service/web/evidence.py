@@ -43,6 +43,7 @@ def evidence_page(
         evidence=found.evidence,
         pairs=found.pairs,
         to_outline=found.to_outline,
+        left_out=found.left_out,
         shadow=shadow,
         models=models,
         shown=cell_text,
@@ -74,10 +75,11 @@ def post_recalibration(node: NodeOfRequest, visitor: FormVisitor) -> RedirectRes
 def show_evidence(
     node: NodeOfRequest, visitor: Reader, champion: _Model = "", challenger: _Model = ""
 ) -> dict[str, Any]:
-    """Return the evidence: tables, alarms, states of pairs, studies to outline, limits."""
+    """Return the evidence: tables, alarms, states of pairs, studies to outline, who is left out, limits."""
     found = node_evidence(node, champion=champion, challenger=challenger)
     tasks = [asdict(task) for task in found.to_outline]
-    return {**live_plain(found.evidence), "states": found.pairs, "to_outline": tasks}
+    more = {"states": found.pairs, "to_outline": tasks, "left_out": found.left_out}
+    return {**live_plain(found.evidence), **more}
 
 
 @EVIDENCE.put("/evidence/shadow/{model}")
