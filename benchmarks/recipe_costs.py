@@ -81,7 +81,7 @@ def forecast_trainings() -> Iterator[Training]:
         for group in groups:
             others = patients("abramova2024") - len(group)
             pairs = (others - others // 4) * (1 + synthetic * len(SYNTHETIC_FACTORS))
-            steps += settings.loop.for_examples(pairs).steps
+            steps += settings.loop.for_examples(pairs * settings.patches_per_pair).steps
         yield Training("abramova2024", region(arm, settings), steps)
 
 

@@ -98,7 +98,7 @@ def test_growth_is_compared_as_a_set() -> None:
 
 
 def test_a_synthetic_follow_up_has_its_volume_and_moves_the_ct_along() -> None:
-    p = pair("a")
+    p = replace(pair("a"), later_hu=pair("a").hu)
     made = synthetic_pair(p, 1.68, np.random.default_rng(0))
     assert made.later.sum() == pytest.approx(1.68 * p.blood.sum(), rel=0.01)
     assert ((p.blood > 0.5) & (made.later < 0.5)).sum() == 0

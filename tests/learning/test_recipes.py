@@ -193,6 +193,15 @@ def test_one_step_of_the_published_warp_on_smaller_patches(tmp_path: Path) -> No
     assert 0 <= share.min() <= share.max() <= 1
 
 
+def test_an_epoch_sees_as_many_patches_of_each_pair_as_the_recipe_says(tmp_path: Path) -> None:
+    how = changed(forecast_recipe("small"), {"epochs": 2, "batch": 1, "width": 2, "patch": (16, 16, 16)})
+    for patches in (1, 3):
+        losses, watched = watching()
+        several = how.model_copy(update={"patches_per_pair": patches})
+        train_forecaster([ball()], several, tmp_path / str(patches), resources=watched)
+        assert len(losses) == 2 * patches
+
+
 def test_patches_lie_at_the_border_of_the_growth() -> None:
     rng = np.random.default_rng(0)
     at_border = [patch_of(ball((48, 48, 48)), (8, 8, 8), rng, border_share=1.0) for _ in range(20)]

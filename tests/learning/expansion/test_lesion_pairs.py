@@ -91,12 +91,16 @@ def test_a_lesion_does_not_grow_into_fluid_nor_out_of_the_brain() -> None:
 
 
 def test_a_synthetic_pair_says_that_it_is_one_and_has_no_oracle() -> None:
-    made = synthetic_pair(lesion(), 1.68, np.random.default_rng(1))
+    real = lesion()
+    made = synthetic_pair(replace(real, later_hu=real.hu), 1.68, np.random.default_rng(1))
     assert made.synthetic
     assert made.oracle is None
     assert made.later_hu is not None
     assert made.later_hu.shape == SHAPE
     assert made.patient == "p", "a copy of its patient, who may not be held out from it"
+    assert synthetic_pair(real, 1.68, np.random.default_rng(1)).later_hu is None, (
+        "no CT that only copies have"
+    )
 
 
 @given(size=st.tuples(*[st.integers(4, 26)] * 3), seed=st.integers(0, 30), border=st.floats(0, 1))

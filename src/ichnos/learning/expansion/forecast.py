@@ -81,7 +81,7 @@ def train_forecaster(
     With `loop.validations`, the network of the greatest growth Dice on the validation pairs is returned.
     """
     _check_pairs(pairs, validation)
-    loop, device = settings.loop.for_examples(len(pairs)), resources.device
+    loop, device = settings.loop.for_examples(len(pairs) * settings.patches_per_pair), resources.device
     if settings.kind == "warp":
         loop = loop.model_copy(update={"learning_rate": loop.learning_rate / 10})
     return train(

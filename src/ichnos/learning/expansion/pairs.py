@@ -125,13 +125,15 @@ def synthetic_pair(pair: LesionPair, factor: float, rng: np.random.Generator) ->
     """Return a pair with a follow-up lesion of `factor` times the baseline's volume; the CT is pushed along.
 
     The CT is pulled from the old lesion's edge to the new one's along the distance to it; that is faster than
-    `synthetic.registered_followup`.
+    `synthetic.registered_followup`. A pair whose real follow-up CT is not known gets no synthetic one either:
+    a loss that only copies know would pull a network away from the patients.
     """
     grown = grown_lesion(pair, factor, rng)
-    distance = signed_distance_mm(pair.blood > 0.5, pair.spacing_mm)
-    reach = max(float(distance[grown].max()), 1.0)
-    later, later_hu = grown.astype(np.float32), _moved(pair, distance, reach)
-    return replace(pair, later=later, later_hu=later_hu, oracle=None, synthetic=True)
+    later_hu = None
+    if pair.later_hu is not None:
+        distance = signed_distance_mm(pair.blood > 0.5, pair.spacing_mm)
+        later_hu = _moved(pair, distance, max(float(distance[grown].max()), 1.0))
+    return replace(pair, later=grown.astype(np.float32), later_hu=later_hu, oracle=None, synthetic=True)
 
 
 def grown_lesion(pair: LesionPair, factor: float, rng: np.random.Generator) -> Mask:

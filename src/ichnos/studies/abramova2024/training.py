@@ -39,6 +39,7 @@ _SMOKE = {
     "precision": "fp32",
     "spacing_mm": (4.0, 4.0, 6.0),
     "shape": (24, 24, 16),  # the same region, coarser
+    "patch": None,
 }
 _MEASURE = "growth Dice of the inner fold"
 
