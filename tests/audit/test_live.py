@@ -155,6 +155,8 @@ def test_unknown_values_count_as_a_column_of_their_own() -> None:
 def test_too_few_to_say_who_is_chosen() -> None:
     with pytest.raises(InputRefused, match="at least 10 of each"):
         weigh_selection({"x": np.zeros(12)}, [True] * 3 + [False] * 9)
+    with pytest.raises(InputRefused, match="nothing is known of who gets the exam"):
+        weigh_selection({}, [True] * 20 + [False] * 20)
 
 
 def test_scores_find_their_weight_by_patient() -> None:

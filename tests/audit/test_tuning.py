@@ -9,17 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from builders.audited import box, grid, measure, store_reading
 from builders.tiny_model import tiny_model
 from builders.trainable_cohort import PIPELINE, write_trainable_cohort
+from ichnos.audit import tuning
 from ichnos.audit.adaptation import Adapted, identity_of, taught_by
-from ichnos.audit.tuning import HeldLoss, TuningSettings, held_loss, tuned_on_pairs
+from ichnos.audit.tuning import HeldLoss, TuningSettings, held_loss, learnable_cohort, tuned_on_pairs
 from ichnos.cli.main import run
 from ichnos.cohort import Cohort, Split
 from ichnos.errors import InputRefused, UsageError
+from ichnos.formats import bids, nifti
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.steps import Step
 from ichnos.learning.segmentation.objective import Batch
 from ichnos.models import Model, TargetSpec, load_model
+from ichnos.transfer.makers import TransferOptions
 
 SPLITS: list[Split] = ["train"] * 15 + ["validation"] * 5 + ["test"] * 2
 HOW = TuningSettings(targets="ICH", steps=3, learning_rate=1e-2)
@@ -53,6 +57,14 @@ def test_every_target_stays_and_only_those_that_were_taught_change_their_thresho
     assert model.manifest.weights_sha256 in new.manifest.provenance.parents
     assert made.identity == identity_of(new)
     assert "Fine-tuned on 20 pairs of a site for ICH" in (made.folder / "CARD.md").read_text()
+
+
+def test_validation_pairs_say_what_came_of_it(made: Adapted) -> None:
+    validation = load_model(made.folder).manifest.provenance.validation
+    assert set(validation) == {"dice_ICH"}
+    assert "mean Dice on 5 validation pairs: ICH 0." in made.said
+    assert f"{validation['dice_ICH']:.3f} after" in made.said
+    assert "dice_ICH" in (made.folder / "CARD.md").read_text()
 
 
 def test_test_patients_teach_nothing(made: Adapted) -> None:
@@ -123,6 +135,31 @@ def test_the_parent_itself_departs_from_nothing_and_still_learns() -> None:
     assert gradient is not None
     assert float(gradient[0].abs().max()) == pytest.approx(0, abs=1e-5)
     assert float(gradient[1].abs().max()) > 1e-3
+
+
+def test_pairs_are_transferred_as_they_were_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blood that was read is left out of what the FLAIR shows, and nothing is trained on it."""
+    calls: list[tuple[Path, list[str], tuple[str, ...]]] = []
+
+    def transferred(root: Path, targets: list[str], *, settings: TransferOptions, progress: bool) -> None:
+        calls.append((root, targets, settings.given))
+
+    monkeypatch.setattr(tuning, "transfer_cohort", transferred)
+    ct, root = grid(), tmp_path / "cohort"
+    nifti.save(ct, tmp_path / "ct.nii.gz")
+    nifti.save(grid(100.0), tmp_path / "flair.nii.gz")
+    rows = ("patient\texam\ttime\tfile", "P\tct\t2026-03-01\tct.nii.gz", "P\tflair\t2026-03-02\tflair.nii.gz")
+    (tmp_path / "exams.tsv").write_text("\n".join(rows))
+    store_reading(tmp_path / "readings" / "1", ct, (measure("ich_volume", 4.0),), {"ICH": box(ct, 8)})
+    (patient,) = learnable_cohort(tmp_path, tmp_path / "readings", root, "leukoaraiosis", salt="s")
+    assert calls == [(root, ["leukoaraiosis"], ("manual", "readblood"))]
+    blood = bids.derivative_path(root, patient.id, pipeline="readblood", label="haematoma", kind="dseg")
+    assert blood.is_file()
+    assert patient.targets == {}
+    learnable_cohort(
+        tmp_path, tmp_path / "readings", root, "haematoma", salt="s"
+    )  # people drew it: no transfer
+    assert len(calls) == 1
 
 
 def test_adapt_takes_pairs_from_the_command_line(

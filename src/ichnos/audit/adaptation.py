@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 TRAINING = "training.csv"
+LEAST_PAIRS = 20  # to fine-tune, of the splits train and validation; fewer teach one scanner by heart
 _COMPANIONS = ("expansion.json", "volumes.json", "outcome.json", "fazekas.json", "refinement")
 
 

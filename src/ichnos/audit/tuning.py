@@ -7,13 +7,15 @@ averaged with the parent's (Wortsman 2022, CVPR, WiSE-FT).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from ichnos.audit.adaptation import (
+    LEAST_PAIRS,
     Adapted,
     averaged_network,
     averaged_provenance,
@@ -22,8 +24,12 @@ from ichnos.audit.adaptation import (
     note_taught,
     taught_by,
 )
+from ichnos.audit.exams import exams_in
+from ichnos.audit.pairing import pair_exams
+from ichnos.audit.readings import people_read, readings_by_scan, write_read_blood
 from ichnos.cohort import Cohort
 from ichnos.errors import InputRefused, UsageError
+from ichnos.formats import bids
 from ichnos.learning.loop.resources import ON_CPU, Resources
 from ichnos.learning.loop.settings import LoopSettings
 from ichnos.learning.loop.steps import Loss, Step
@@ -36,10 +42,13 @@ from ichnos.learning.segmentation.objective import BatchAt
 from ichnos.learning.segmentation.preparation import usable_cases
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.training import validator_of
+from ichnos.learning.segmentation.validation import Validator, history
 from ichnos.models import Manifest, Model, TargetSpec, load_model, save_model
 from ichnos.models.store import write_card
+from ichnos.transfer.makers import PARTNER, TransferOptions
+from ichnos.transfer.run import transfer_cohort
 
-LEAST_PAIRS = 20  # of the splits train and validation; fewer teach one scanner's patients by heart
+_READ_BLOOD = "readblood"  # pipeline of the haematomas that were read; nothing is trained on them
 
 
 @dataclass(frozen=True)
@@ -168,14 +177,15 @@ class _Site:
         finally:
             close(batches)
 
-    def manifest(self, network: torch.nn.Module, *, name: str) -> Manifest:
-        """Return the manifest of the averaged network."""
+    def manifest(self, network: torch.nn.Module, *, name: str, dice: Mapping[str, float]) -> Manifest:
+        """Return the manifest of the averaged network, with its Dice on the validation pairs."""
         before, pairs = self.model.manifest, len(self.cases)
         changed = {
             "command": self.resources.command or "ichnos adapt --pairs",
             "steps": before.provenance.steps + self.settings.steps,
             "seeds": (*before.provenance.seeds, self.settings.seed),
             "data": {**before.provenance.data, "pairs of the site": cases_fingerprint(self.cases)},
+            "validation": {f"dice_{target}": value for target, value in dice.items()},
         }
         parents = (*before.provenance.parents, before.weights_sha256)
         provenance = averaged_provenance(before.provenance, parents, self.settings.share)
@@ -191,12 +201,24 @@ class _Site:
 
     def points(self, network: torch.nn.Module) -> tuple[TargetSpec, ...]:
         """Return the targets; those that were taught have operating points of the validation pairs."""
-        validate = validator_of(self.training, self.cases, self.work, self.resources)
         targets = self.model.manifest.targets
         taught = tuple(targets[k] for k in self.channels)
-        seen = Channels(network.to(self.resources.device), self.channels).eval()
-        new = {point.name: point for point in validate.points(seen, taught)}
+        new = {point.name: point for point in self.validate.points(self.seen(network), taught)}
         return tuple(new.get(target.name, target) for target in targets)
+
+    @property
+    def validate(self) -> Validator:
+        """Return the validation on the pairs that are set aside for it."""
+        return validator_of(self.training, self.cases, self.work, self.resources)
+
+    def seen(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Return a network of which the taught targets are seen."""
+        return Channels(network.to(self.resources.device), self.channels).eval()
+
+    def dice(self, network: torch.nn.Module, *, step: int) -> dict[str, float]:
+        """Return the mean Dice of each taught target on the validation pairs that show it."""
+        replace(self.validate, pictures=0)(self.seen(network), step)
+        return history(self.work)[-1].dice
 
 
 def tuned_on_pairs(
@@ -216,18 +238,33 @@ def tuned_on_pairs(
         raise UsageError(f"{out} exists; give a new folder, so that no model is replaced unseen")
     site = _site(model, cohort, settings, work, resources)
     network = averaged_network(model, site.network().cpu().state_dict(), settings.share)
-    saved = save_model(out, network, site.manifest(network, name=out.name))
+    before = site.dice(model.network(), step=0)
+    after = site.dice(network, step=settings.steps)
+    saved = save_model(out, network, site.manifest(network, name=out.name, dice=after))
     copy_companions(model.folder, out)
     taught = sorted(taught_by(model.folder) | {case.id for case in site.cases})
     note_taught(out, taught)
     if warning := keep_refinement(str(model.folder), saved):
         resources.warn(warning)
         write_card(saved)
-    said = f"fine-tuned on {len(site.cases)} pairs for {settings.targets}; its share is {settings.share:.0%}"
+    said = (
+        f"fine-tuned on {len(site.cases)} pairs for {settings.targets}; its share is {settings.share:.0%};"
+        f" {_compared(before, after, site.cases)}"
+    )
     return Adapted(out, identity_of(load_model(out)), tuple(taught), said)
 
 
-def _site(model: Model, cohort: Cohort, settings: TuningSettings, work: Path, resources: Resources) -> _Site:
+def _compared(before: Mapping[str, float], after: Mapping[str, float], cases: Sequence[TrainingCase]) -> str:
+    """Say what the validation pairs say of both networks."""
+    aside = sum(case.split == "validation" for case in cases)
+    if not after:
+        return f"none of {aside} validation pairs has any of it, so nothing was compared"
+    change = ", ".join(f"{name} {before[name]:.3f} before, {after[name]:.3f} after" for name in after)
+    return f"mean Dice on {aside} validation pairs: {change}"
+
+
+def training_from(model: Model, settings: TuningSettings) -> TrainSettings:
+    """Return the settings of a training that starts from a model; refuse one that cannot be fine-tuned."""
     model.manifest.check_reads_scans("ichnos adapt")
     training = settings.of_training(model)
     names = [target.name for target in model.manifest.targets]
@@ -235,11 +272,33 @@ def _site(model: Model, cohort: Cohort, settings: TuningSettings, work: Path, re
         raise InputRefused(
             f"{model.folder.name} has no {', '.join(missing)}; it has {', '.join(names)}. Name what it reads"
         )
+    return training
+
+
+def _site(model: Model, cohort: Cohort, settings: TuningSettings, work: Path, resources: Resources) -> _Site:
+    training = training_from(model, settings)
     cases = usable_cases(cohort, training, work, resources)
     if len(cases) < LEAST_PAIRS:
         raise InputRefused(
             f"{len(cases)} pairs of the splits train and validation show {settings.targets}; fine-tuning"
-            f" needs {LEAST_PAIRS} or more. Recalibrate instead (--audit)"
+            f" needs {LEAST_PAIRS} or more. Recalibrate instead, or wait for more"
         )
+    names = [target.name for target in model.manifest.targets]
     channels = [names.index(name) for name in training.names]
     return _Site(model, settings, training, cases, work, resources, channels)
+
+
+def learnable_cohort(images: Path, readings: Path, root: Path, target: str, *, salt: str = "") -> Cohort:
+    """Pair the exams of a folder and transfer a target, as `pair` and `audit` do; the same call resumes.
+
+    Blood that was read is left out of what a FLAIR or a diffusion exam shows, as when the pairs were judged.
+    """
+    pair_exams(exams_in(images), root, salt=salt)
+    wanted = [name for name in PARTNER if name == target]
+    if wanted:
+        by_model = people_read(bids.read_cohort(root).patients, readings_by_scan(readings))
+        for person in (person for people in by_model.values() for person in people):
+            write_read_blood(person, root, _READ_BLOOD)
+        options = TransferOptions(str(root), ("manual", _READ_BLOOD))
+        transfer_cohort(root, wanted, settings=options, progress=False)
+    return bids.read_cohort(root)

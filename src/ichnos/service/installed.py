@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -55,6 +56,18 @@ def choose_model(session: Session, settings: NodeSettings, name: str, *, now: fl
     if problem := _described(name, folders[name], "").problem:
         raise UsageError(f"the model {name} cannot be used: {problem}")
     set_option(session, READING_MODEL, name, now=now, actor=actor)
+
+
+def free_folder(settings: NodeSettings, name: str, *, now: float) -> Path:
+    """Return a folder for a new model: a name with the day, and a number from the second on.
+
+    >>> free_folder(NodeSettings(home=Path("no-such-node")), "site", now=0.0).name
+    'site-19700101'
+    """
+    models = settings.home / "models"
+    day = f"{name}-{datetime.fromtimestamp(now, UTC):%Y%m%d}"
+    names = (day, *(f"{day}-{number}" for number in range(2, 1000)))
+    return next(models / one for one in names if not (models / one).exists())
 
 
 def model_card(settings: NodeSettings, name: str) -> str | None:

@@ -86,17 +86,21 @@ def _work(node: Node) -> None:
     from ichnos.service.partners.judge import PairJudge
     from ichnos.service.partners.search import PartnerSearch
     from ichnos.service.partners.shadow import ShadowReader
+    from ichnos.service.partners.tuner import FineTuner
     from ichnos.service.worker import Worker, load_model_ahead, study_reader
 
     load_model_ahead(node)
     worker = Worker(node, study_reader(node), partial(study_reader, node))
     judge, shadow = PairJudge(node), ShadowReader(node, partial(study_reader, node))
-    search = PartnerSearch(node)
+    search, tuner = PartnerSearch(node), FineTuner(node)
 
     def step(_: Node) -> bool:  # what people wait for comes first
-        return worker.step() or shadow.step() or judge.step() or search.step()
+        return worker.step() or shadow.step() or judge.step() or search.step() or tuner.step()
 
-    node.repeat(step, pause_s=_PAUSE_S)
+    try:
+        node.repeat(step, pause_s=_PAUSE_S)
+    finally:
+        tuner.stop()
 
 
 def _send(node: Node) -> None:

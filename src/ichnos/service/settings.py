@@ -256,6 +256,20 @@ class PartnerSettings(_Part):
         return hour >= self.from_hour or hour < self.to_hour
 
 
+class FineTuningSettings(_Part):
+    """How a model is fine-tuned on the node's pairs, in the hours of `partners` and in the background.
+
+    >>> FineTuningSettings().steps, FineTuningSettings().share
+    (100, 0.5)
+    """
+
+    steps: int = Field(default=100, ge=1, description="optimiser steps")
+    share: float = Field(default=0.5, gt=0, lt=1, description="weight of what was tuned in the average")
+    device: str = Field(default="cpu", description="cpu, cuda or mps; cpu leaves a GPU to the reading")
+    threads: int = Field(default=1, ge=1, description="threads of the background process")
+    attempts: int = Field(default=5, ge=1, description="tries before it is given up, if it dies")
+
+
 class NodeSettings(_Part):
     """Everything that decides how the node behaves.
 
@@ -271,6 +285,7 @@ class NodeSettings(_Part):
     sending: SendingSettings = SendingSettings()
     archive: ArchiveSettings = ArchiveSettings()
     partners: PartnerSettings = PartnerSettings()
+    fine_tuning: FineTuningSettings = FineTuningSettings()
     web: WebSettings = WebSettings()
     oidc: OidcSettings = OidcSettings()
     audit: SyslogSettings = SyslogSettings()

@@ -44,6 +44,8 @@ def weigh_selection(columns: Mapping[str, npt.ArrayLike], came: npt.ArrayLike) -
             f"{chosen.sum()} patients with and {(~chosen).sum()} without the exam; at least {_LEAST_EACH} of"
             " each are needed to say who gets it"
         )
+    if not columns:
+        raise InputRefused("no volume and no probability was read, so nothing is known of who gets the exam")
     from sklearn.linear_model import LogisticRegression
 
     table = _standardised(columns)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from ichnos.audit.adaptation import Adapted, identity_of, recalibrated_model, teaching_scores
 from ichnos.audit.recalibration import judged_intervals
 from ichnos.models import default_model, load_model
-from ichnos.service.installed import folder_of_model
+from ichnos.service.installed import folder_of_model, free_folder
 from ichnos.service.node import Node
 from ichnos.service.partners.evidence import scores_in
 from ichnos.service.partners.taught import untaught_scores
@@ -27,17 +26,10 @@ def recalibrate_here(node: Node, *, actor: str) -> Adapted:
         scores = untaught_scores(session, node.settings, scores, {identity_of(model)})
     enough = judged_intervals(teaching_scores(model, scores))  # a setting stands before its pairs have come
     errors = {name: sd for name, sd in node.settings.partners.exam_sd.items() if name in enough}
-    made = recalibrated_model(model, scores, _free_folder(node, model.folder.name), exam_sd=errors)
+    folder = free_folder(node.settings, model.folder.name, now=node.clock())
+    folder.parent.mkdir(exist_ok=True)
+    made = recalibrated_model(model, scores, folder, exam_sd=errors)
     with node.database.transaction() as session:
         details = {"model": made.folder.name, "from": model.folder.name, "patients": len(made.taught)}
         events.append_event(session, "recalibrated", at=node.clock(), actor=actor, details=details)
     return made
-
-
-def _free_folder(node: Node, name: str) -> Path:
-    """Return a folder that does not exist: the model's name with the day, and a number from the second on."""
-    models = node.settings.home / "models"
-    models.mkdir(exist_ok=True)
-    day = f"{name}-{datetime.fromtimestamp(node.clock(), UTC):%Y%m%d}"
-    names = (day, *(f"{day}-{number}" for number in range(2, 1000)))
-    return next(models / one for one in names if not (models / one).exists())

@@ -98,6 +98,18 @@ def fail_task(
     return False
 
 
+def give_up(session: Session, task: TaskRow, reason: str) -> None:
+    """Set a task aside for a reason that no further try would change."""
+    task.state, task.error, task.worker = "dead", reason, ""
+    session.flush()
+
+
+def hand_back(session: Session, task: TaskRow) -> None:
+    """Put a task back that was interrupted and did not fail; the try does not count."""
+    task.state, task.worker, task.attempts = "waiting", "", max(0, task.attempts - 1)
+    session.flush()
+
+
 def wait_s(attempts: int, first_wait_s: float, rng: random.Random) -> float:
     """Return how long to wait after so many tries: doubling, with jitter, an hour at most.
 

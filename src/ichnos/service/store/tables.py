@@ -77,7 +77,7 @@ class TaskRow(NodeTables):
     )
 
     id: Mapped[int] = mapped_column(_ID, primary_key=True)
-    kind: Mapped[str] = mapped_column(String(16))  # read, send
+    kind: Mapped[str] = mapped_column(String(16))  # read, send, judge, shadow, tune
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True, default=None)
     payload: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     state: Mapped[str] = mapped_column(String(16), default="waiting")

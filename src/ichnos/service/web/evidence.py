@@ -17,7 +17,8 @@ from ichnos.service.node import Node
 from ichnos.service.partners.evidence import node_evidence
 from ichnos.service.partners.recalibrating import recalibrate_here
 from ichnos.service.partners.shadow import set_shadow, shadow_of
-from ichnos.service.web.access import Admin, FormVisitor, NodeOfRequest, PageVisitor, Reader
+from ichnos.service.partners.tuning import SHOWN_BY, TunedTarget, TuningStatus, request_tuning, tuning_status
+from ichnos.service.web.access import Admin, AdminForm, FormVisitor, NodeOfRequest, PageVisitor, Reader
 from ichnos.service.web.rendering import full_page
 
 EVIDENCE_PAGES = APIRouter(include_in_schema=False)
@@ -34,7 +35,7 @@ def evidence_page(
     """Show what partner exams say, what moved, and what is not known."""
     found = node_evidence(node, champion=champion, challenger=challenger)
     with node.database.snapshot() as session:
-        shadow = shadow_of(session)
+        shadow, tuning = shadow_of(session), tuning_status(session, node.settings.home)
         models = [model.name for model in installed.installed_models(session, node.settings)]
     return full_page(
         "evidence.html.j2",
@@ -45,6 +46,9 @@ def evidence_page(
         to_outline=found.to_outline,
         left_out=found.left_out,
         shadow=shadow,
+        tuning=tuning,
+        tuned_targets=tuple(SHOWN_BY),
+        hours=node.settings.partners,
         models=models,
         shown=cell_text,
         alpha=ALPHA,
@@ -71,6 +75,15 @@ def post_recalibration(node: NodeOfRequest, visitor: FormVisitor) -> RedirectRes
     return RedirectResponse(f"/models/{made.folder.name}", status_code=303)
 
 
+@EVIDENCE_PAGES.post("/evidence/fine-tune")
+def post_tuning(
+    node: NodeOfRequest, visitor: AdminForm, target: Annotated[TunedTarget, Form()]
+) -> RedirectResponse:
+    """Have the model that reads fine-tuned in the background; the page says how far it is."""
+    request_tuning(node, target, actor=visitor.name)
+    return RedirectResponse("/evidence#fine-tuning", status_code=303)
+
+
 @EVIDENCE.get("/evidence")
 def show_evidence(
     node: NodeOfRequest, visitor: Reader, champion: _Model = "", challenger: _Model = ""
@@ -95,6 +108,20 @@ def create_recalibration(node: NodeOfRequest, visitor: Admin) -> dict[str, Any]:
     """Recalibrate the model that reads by the node's own pairs; a new model, which reads nothing yet."""
     made = recalibrate_here(node, actor=visitor.name)
     return {"model": made.folder.name, "patients": len(made.taught), "said": made.said}
+
+
+@EVIDENCE.get("/evidence/fine-tuning")
+def show_tuning(node: NodeOfRequest, visitor: Reader) -> TuningStatus:
+    """Return what has become of the fine-tuning that was asked for last."""
+    with node.database.snapshot() as session:
+        return tuning_status(session, node.settings.home)
+
+
+@EVIDENCE.post("/evidence/fine-tuning", status_code=202)
+def create_tuning(node: NodeOfRequest, visitor: Admin, target: TunedTarget = "leukoaraiosis") -> TuningStatus:
+    """Have the model that reads fine-tuned on the node's own pairs, in the background."""
+    request_tuning(node, target, actor=visitor.name)
+    return show_tuning(node, visitor)
 
 
 def _set_shadow(node: Node, model: str, actor: str) -> None:
