@@ -84,6 +84,7 @@ def test_abramova_leaves_patients_out_and_fills_its_page(
     assert page.tables == abramova_page(record).tables, "the stored run gives the same page"
     assert {curve.measure for curve in record.curves} == {"growth Dice of the inner fold"}
     assert len(record.curves) == 8, "four arms in two groups"
+    assert any("Of 4 patients" in limit and "no part for the CT" in limit for limit in page.limits)
     still, oracle = (column(page, "forecast", name, "growth Dice") for name in ("no growth", "oracle"))
     assert isinstance(still, Estimate)
     assert isinstance(oracle, Estimate)

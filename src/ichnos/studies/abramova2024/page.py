@@ -55,6 +55,12 @@ def _limits(record: StudyRecord) -> tuple[str, ...]:
         limits.append(
             "Simulated patients: blood grows by the simulation's law, and the oracle knows that law."
         )
+    without_ct = record.facts["patients"] - record.facts.get("follow-up CTs", record.facts["patients"])
+    if without_ct:
+        limits.append(
+            f"Of {without_ct} patients the lesion at follow-up is known and the follow-up CT is not: there the"
+            " warp's loss has no part for the CT."
+        )
     return (
         *limits,
         (

@@ -91,6 +91,7 @@ def _facts(cohort: Cohort, grown: list[LesionPair], groups: int) -> dict[str, An
         "simulated": any(p.oracle is not None for p in grown),
         "patients": len(grown),
         "cohort": len(cohort),
+        "follow-up CTs": sum(p.later_hu is not None for p in grown),
         "groups": groups,
         "median growth, mL": float(np.median(growth)),
         "region, mm": [n * s for n, s in zip(grown[0].hu.shape, grown[0].spacing_mm, strict=True)],

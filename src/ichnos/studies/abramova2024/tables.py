@@ -32,6 +32,7 @@ _RATIOS = (
     ("ours + synthetic over the oracle", "0.90 or more", "ours + synthetic", "oracle"),
     ("ours over the oracle", "0.90 or more", "ours", "oracle"),
     ("ours over the dilation", "above 1", "ours", "uniform dilation"),
+    ("ours + synthetic over the dilation", "above 1", "ours + synthetic", "uniform dilation"),
     ("ours over the warp", "1.2 or more", "ours", "warp + synthetic"),
     ("warp: synthetic over none", "asked, not aimed at", "warp + synthetic", "warp"),
     ("ours: synthetic over none", "asked, not aimed at", "ours + synthetic", "ours"),
