@@ -121,7 +121,7 @@ def test_one_step_of_the_published_umamba_on_a_smaller_patch(tmp_path: Path) -> 
         (classifier_recipe("published").loop, 1103 * 3, 100 * 104),
         (generator_recipe("published").loop, 218 * 3, 1000 * 21),
         (forecast_recipe("published").loop, 29 * 5, 150 * 73),
-        (classifier_recipe("small").loop, 48, 100 * 3),
+        (classifier_recipe("small").loop, 48, 10 * 3),
         (LoopSettings(steps=7), 1000, 7),
     ],
 )

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from ichnos.errors import UsageError
 from ichnos.learning.expansion.settings import (
+    ClassifierLoop,
     ClassifierSettings,
     ForecastSettings,
     GeneratorSettings,
@@ -93,9 +94,19 @@ def classifier_recipe(name: str, *, kind: str = "published", features: int = 0) 
         return large.model_copy(update={"network": large.network.model_copy(update={"arguments": arguments})})
     if name == SMALL:
         if kind == "published":
-            return published_classifier(size=64, small=True, epochs=100, batch=16)
-        return region_classifier(features=features, epochs=60, batch=16, learning_rate=5e-4)
+            return published_classifier(size=64, small=True, epochs=10, batch=16)
+        return region_classifier(features=features, epochs=10, batch=16, learning_rate=5e-4)
     return _of(ClassifierSettings, recipe_file(name), name)
+
+
+def measured_start_recipe() -> ClassifierLoop:
+    """Return how a classifier of slices is started on measures, under `small`; `published` has no such start.
+
+    >>> measured_start_recipe().for_examples(3309).steps
+    2080
+    """
+    loop = {"epochs": 20, "batch": 32, "learning_rate": 1e-3, "weight_decay": 0.05}
+    return changed(ClassifierLoop(), loop)
 
 
 def generator_recipe(name: str, *, kind: str = "published") -> GeneratorSettings:

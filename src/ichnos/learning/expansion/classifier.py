@@ -132,7 +132,7 @@ class _ClassifierLoss:
         how = self.settings
         rng = np.random.default_rng([how.loop.seed, step.number])
         at = torch.from_numpy(rng.choice(len(self.images), how.loop.batch, p=self.balance.chances))
-        image = _augmented(self.images[at].to(self.device), rng, crop=how.crop)
+        image = augmented(self.images[at].to(self.device), rng, crop=how.crop)
         with step.autocast():
             logits = _logits(network, image, self.features[at].to(self.device))
         return Loss(self.balance.loss(logits, self.outcomes[at].to(self.device), focal=how.arm == "focal"))
@@ -223,7 +223,7 @@ def _logits(network: nn.Module, image: Tensor, features: Tensor) -> Tensor:
     return out.float()
 
 
-def _augmented(image: Tensor, rng: np.random.Generator, *, crop: bool) -> Tensor:
+def augmented(image: Tensor, rng: np.random.Generator, *, crop: bool) -> Tensor:
     """Mirror, shift, and as published crop to 8 to 100 % of the area with an aspect of 3:4 to 4:3; ours
     also moves the HU a little.
     """

@@ -63,14 +63,14 @@ class ClassifierSettings(BaseModel):
 def published_classifier(*, size: int = 224, small: bool = False, **changes: Any) -> ClassifierSettings:
     """Return the published settings: ViT-B/16, 2e-4 with a cosine, RandomResizedCrop and flips.
 
-    `small` shrinks the network.
+    `small` shrinks the network, and its patches, so that there are as many as 64 in an image of 64 pixels.
 
     >>> published_classifier(small=True).network.arguments["depth"], published_classifier().crop
     (4, True)
     """
     whole = {"num_classes": 2, "image_size": [size, size], "patch_size": 16, "input_channels": 3}
     if small:
-        whole |= {"width": 96, "depth": 4, "heads": 4}
+        whole |= {"width": 96, "depth": 4, "heads": 4, "patch_size": 8}
     settings = ClassifierSettings(network=NetworkSpec(name="vit", arguments=whole), crop=True)
     return changed(settings, changes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,10 +20,12 @@ from ichnos.learning.expansion.ensemble import (
     train_ensemble,
 )
 from ichnos.learning.expansion.examples import ImageExample
+from ichnos.learning.expansion.measured_start import measured_start
 from ichnos.learning.expansion.settings import CURVE, ClassifierSettings
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.settings import changed
-from ichnos.learning.recipes import classifier_recipe
+from ichnos.learning.recipes import PUBLISHED as PUBLISHED_RECIPE
+from ichnos.learning.recipes import classifier_recipe, measured_start_recipe
 from ichnos.models import Model
 from ichnos.prognosis.growth import IMAGE
 from ichnos.studies.shared.budget import StudyBudget
@@ -35,6 +37,7 @@ from ichnos.studies.yu2025.risks import MethodRisk, mean_risk
 from ichnos.studies.yu2025.synthetic import SyntheticImages, SyntheticMaker, judged_batches, synthetic_sheet
 
 PUBLISHED, OURS = "published, as is", "ours, as is"
+START_NETWORK = "start"  # of the recipe and of the folder: the published network, taught on measures
 _RATIOS = (1.0, 2.0)  # patients without expansion per expanded one
 _BALANCED = ("oversample", "weight", "focal")
 _WATCHED = 10  # validations of each classifier; nothing is chosen by them
@@ -76,7 +79,8 @@ def expansion_risks(people: People, out: Path, budget: StudyBudget) -> Expansion
 
     All arms are trained with one seed before the next begins, so that a stopped run has compared them.
     """
-    arms, batches = list(classifier_arms(people, budget)), list[SyntheticImages]()
+    start = started_on_measures(people, out, budget)
+    arms, batches = list(classifier_arms(people, budget, start=start)), list[SyntheticImages]()
     folds = fold_count(people, budget)
     found: dict[str, list[MethodRisk]] = {arm.name: [] for arm in arms}
     for seed in range(budget.seed, budget.seed + budget.seeds):
@@ -108,11 +112,42 @@ def fold_count(people: People, budget: StudyBudget) -> int:
     return 2 if budget.smoke or len(people.training) < _LEAST_FOR_THREE_FOLDS else 3
 
 
-def classifier_arms(people: People, budget: StudyBudget) -> Iterator[ClassifierArm]:
-    """Yield the arms of the paper, the controls that it leaves out at the same ratios, and ours."""
-    plain = published_settings(budget)
-    size = people.training[0].slices[0].image.shape[0]
-    plain = _fitted(plain, size)
+def started_on_measures(people: People, out: Path, budget: StudyBudget) -> str:
+    """Return the file of weights that the published classifiers start from; "" where the recipe has its own.
+
+    All training patients teach it, each by what was measured and none by the outcome.
+    """
+    if not starts_on_measures(budget):
+        return ""
+    plain = _slice_settings(people, budget)
+    budget.say("teaching the published network what was measured of each haematoma")
+    loop = budget.recipe.applied(START_NETWORK, measured_start_recipe())
+    loop = changed(loop, {"seed": budget.seed, **(_SMOKE if budget.smoke else {})})
+    examples = [
+        replace(e, features=tuple(p.inputs.feature(name) for name in IMAGE))
+        for p in people.training
+        for e in p.published()
+    ]
+    resources = Resources(budget.device)
+    return str(measured_start(examples, plain.network, loop, out / START_NETWORK, resources=resources))
+
+
+def starts_on_measures(budget: StudyBudget) -> bool:
+    """Say whether published classifiers start on measures: under `small`, without weights of their own."""
+    return budget.recipe.base != PUBLISHED_RECIPE and not published_settings(budget).vit_weights
+
+
+def _slice_settings(people: People, budget: StudyBudget) -> ClassifierSettings:
+    return _fitted(published_settings(budget), people.training[0].slices[0].image.shape[0])
+
+
+def classifier_arms(people: People, budget: StudyBudget, *, start: str = "") -> Iterator[ClassifierArm]:
+    """Yield the arms of the paper, the controls that it leaves out at the same ratios, and ours.
+
+    `start` is a file of weights that the published networks start from.
+    """
+    plain = _slice_settings(people, budget)
+    plain = changed(plain, {"vit_weights": start}) if start else plain
     yield ClassifierArm(PUBLISHED, plain)
     ratios = _RATIOS[1:] if budget.smoke else _RATIOS
     for arm in ("synthesis", *_BALANCED):

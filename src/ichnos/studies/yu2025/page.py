@@ -113,6 +113,11 @@ def _limits(record: StudyRecord, people: KnownPatients) -> tuple[str, ...]:
         limits.append("Simulated patients: signs, growth and the oracle follow one prognostic model.")
     if record.facts["parts"]:
         limits.append(f"Only these parts were run: {', '.join(record.facts['parts'])}.")
+    if record.facts.get("start"):
+        limits.append(
+            "The published classifier is a small one here. It starts from weights that tell what was measured"
+            " of the training patients' haematomas, not from weights of photographs."
+        )
     limits.append(
         "The paper's patients are not at hand: its columns come from the publication, on other patients."
     )

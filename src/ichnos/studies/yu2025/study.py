@@ -28,7 +28,13 @@ from ichnos.studies.shared.recipe import check_networks
 from ichnos.studies.shared.record import StudyRecord
 from ichnos.studies.shared.rows import page_provenance, plain_cells
 from ichnos.studies.shared.training import validation_curves
-from ichnos.studies.yu2025.arms import expansion_risks, fold_count, published_settings
+from ichnos.studies.yu2025.arms import (
+    START_NETWORK,
+    expansion_risks,
+    fold_count,
+    published_settings,
+    starts_on_measures,
+)
 from ichnos.studies.yu2025.automatic import OUTLINED_BY, automatic_risks
 from ichnos.studies.yu2025.outlines import (
     OUTLINE_PIPELINES,
@@ -46,7 +52,8 @@ _SMOKE_SIZE = 32  # pixels of the slices
 def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyRecord:
     """Run the parts of the study that are asked for."""
     check_splits(cohort)
-    known = ("published", "ours", "generator-published", "generator-conditional", *outline_stems())
+    classifiers = (START_NETWORK, "published", "ours", "generator-published", "generator-conditional")
+    known = (*classifiers, *outline_stems())
     check_networks(budget.recipe, known, "yu2025")
     labels = StudyLabels(with_validation(cohort), OUTLINE_PIPELINES, {}, 0)
     facts: dict[str, Any] = {"simulated": bool(truth_rows(cohort)), "patients": len(cohort)}
@@ -71,7 +78,7 @@ def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyRecord:
             asked = automatic_risks(people, labels.cohort, models[OUTLINED_BY], out, budget)
             rows["automatic"] = risk_rows(asked)
         rows["synthesis"] = [plain_cells(row) for row in found.synthesis]
-        facts["folds"] = fold_count(people, budget)
+        facts |= {"folds": fold_count(people, budget), "start": starts_on_measures(budget)}
         curves += found.curves
         pictures += found.pictures
     provenance = page_provenance(labels.cohort, budget, models)
