@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ichnos.audit.tuning import learnable_cohort
 from ichnos.cli.main import run
 from ichnos.formats import bids, nifti
 
@@ -51,9 +52,17 @@ def test_simulated_exams_are_paired_read_transferred_and_scored(tmp_path: Path) 
     before = (tmp_path / "audit" / "scores.csv").read_bytes()
     assert run([*audit, "--json"]) in (0, 2)
     assert (tmp_path / "audit" / "scores.csv").read_bytes() == before
+    check_who_learns(cohort, tmp_path)
     outlined(cohort, pairs)
     assert run([*audit, "--json"]) in (0, 2)
     check_people(tmp_path / "audit", before.decode("utf-8"))
+
+
+def check_who_learns(cohort: Path, tmp_path: Path) -> None:
+    """What a pair that is accepted shows may be learnt, and nothing else."""
+    (patient,) = learnable_cohort(cohort, tmp_path / "readings", tmp_path / "learnt", "leukoaraiosis")
+    scores = (tmp_path / "audit" / "scores.csv").read_text(encoding="utf-8")
+    assert ("leukoaraiosis" in patient.targets) is (",flair," in scores)
 
 
 def outlined(cohort: Path, pairs: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from ichnos.service.node import Node
+from ichnos.service.partners.tuning import TUNE, note_end
 from ichnos.service.store import queue, studies
 
 _log = logging.getLogger(__name__)
@@ -20,7 +21,10 @@ def assemble(node: Node, complete: Mapping[int, str] | None = None) -> bool:
         settled = studies.settle_studies(session, rule, now=now, complete=complete or {})
         dead = queue.release_expired(session, now=now)
         for task in dead:
-            studies.set_aside(session, task, now=now)
+            if task.kind == TUNE:
+                note_end(session, task, now=now)
+            else:
+                studies.set_aside(session, task, now=now)
     for study in settled:
         _log.info("study %d revision %d is complete: %d images", study.id, study.revision, study.images)
     return bool(settled or dead)

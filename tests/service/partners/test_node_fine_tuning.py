@@ -21,6 +21,7 @@ from ichnos.cli.audit.adapt import AdaptSettings
 from ichnos.errors import InputRefused, UsageError
 from ichnos.models import load_model
 from ichnos.service.accounts.auth import Role
+from ichnos.service.assembler import assemble
 from ichnos.service.node import Node
 from ichnos.service.partners.judge import add_scores
 from ichnos.service.partners.tuner import FineTuner
@@ -37,6 +38,7 @@ from ichnos.service.settings import FineTuningSettings, NodeSettings, PartnerSet
 from ichnos.service.store import queue
 from ichnos.service.store.database import Database
 from ichnos.service.store.tables import EventRow, InstanceRow, PairRow, StudyRow, TaskRow
+from ichnos.service.upkeep.leftovers import sweep
 from service.web.visits import signed_in
 
 NOON = 1_774_008_000.0  # 20 March 2026
@@ -332,9 +334,7 @@ def test_it_works_in_the_hours_of_the_partners_alone(asked: Node) -> None:
     assert [task.state for task in tasks(asked)] == ["waiting"]
 
 
-def test_images_that_were_removed_since_teach_nothing_and_old_folders_are_forgotten(asked: Node) -> None:
-    old = tuning_folder(asked.settings.home, 999)
-    old.mkdir(parents=True)
+def test_images_that_were_removed_since_teach_nothing(asked: Node) -> None:
     with asked.database.transaction() as session:
         for study in session.execute(select(StudyRow).limit(2)).scalars():
             study.state = "purged"
@@ -342,8 +342,26 @@ def test_images_that_were_removed_since_teach_nothing_and_old_folders_are_forgot
     one = tuner(asked, processes)
     assert one.step()
     assert len(processes[0].job.files) == 2 * (len(MAY_TEACH) - 1)
-    assert not old.exists()
     one.stop()
+
+
+def test_pairs_are_forgotten_once_their_fine_tuning_has_ended(asked: Node) -> None:
+    ended, waits = (tuning_folder(asked.settings.home, number) for number in (999, tasks(asked)[0].id))
+    for folder in (ended, waits):
+        folder.mkdir(parents=True)
+    assert sweep(asked, older_s=-60) == 1
+    assert (ended.exists(), waits.exists()) == (False, True)
+
+
+def test_a_worker_that_falls_silent_again_and_again_is_given_up_by_name(asked: Node) -> None:
+    processes: list[StandIn] = []
+    for _ in range(asked.settings.fine_tuning.attempts):
+        assert tuner(asked, processes).step()
+        later(asked, 1_000)
+        assemble(asked)
+    assert status(asked).state == "refused"
+    assert "stopped answering" in status(asked).said
+    assert happened(asked)[1:] == [("not fine-tuned", "ann")]
 
 
 def test_a_model_without_the_target_cannot_be_asked_for(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,16 +14,13 @@ from datetime import UTC, datetime
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
 from ichnos.errors import IchnosError, InputRefused
 from ichnos.service.lease import kept_lease
 from ichnos.service.node import Node, worker_name
 from ichnos.service.partners.judge import salt_of
-from ichnos.service.partners.tuning import TUNE, tuning_folder
-from ichnos.service.partners.tuning_job import TuningJob, TuningOutcome, outcome_in
-from ichnos.service.store import events, queue, studies
+from ichnos.service.partners.tuning import TUNE, note_end, tuning_folder
+from ichnos.service.partners.tuning_job import TuningJob, outcome_in
+from ichnos.service.store import queue, studies
 from ichnos.service.store.images import free_gib
 from ichnos.service.store.tables import PairRow, StudyRow, TaskRow
 
@@ -142,9 +139,6 @@ class FineTuner:
                 images = [image for study in both for image in studies.files_of(session, study)]
                 files |= {home / image.path: None for image in images}
                 readings |= {home / study.reading: None for study in both if study.reading}
-            ended = _ended(session, home)
-        for folder in ended:
-            shutil.rmtree(folder, ignore_errors=True)
         work = tuning_folder(home, task.id)
         work.mkdir(parents=True, exist_ok=True)
         how, name, model = self.node.settings.fine_tuning, str(payload["name"]), str(payload["model"])
@@ -169,7 +163,7 @@ class FineTuner:
                 task.payload = {**task.payload, "patients": outcome.patients, "said": outcome.said}
                 queue.complete_task(session, task)
             if task.state != "waiting":
-                _note(session, task, outcome, now=now)
+                note_end(session, task, now=now)
             over = task.state != "waiting"
         if over:
             shutil.rmtree(job.work, ignore_errors=True)
@@ -182,23 +176,3 @@ class FineTuner:
             os.rename(job.made, models / job.name)
         elif not (models / job.name).exists():
             raise InputRefused(f"{job.made} is gone; ask for the fine-tuning again")
-
-
-def _note(session: Session, task: TaskRow, outcome: TuningOutcome | None, *, now: float) -> None:
-    """Append the event of the end, by the author of the request."""
-    payload = task.payload
-    details = {"from": payload["from"], "target": payload["target"]}
-    if task.state == "done":
-        kind = "fine-tuned"
-        details |= {name: payload[name] for name in ("patients", "said")} | {"model": payload["name"]}
-    else:
-        kind = "not fine-tuned"
-        details["why"] = task.error
-    events.append_event(session, kind, at=now, actor=str(payload["author"]), details=details)
-
-
-def _ended(session: Session, home: Path) -> list[Path]:
-    """Return the folders of fine-tunings that have ended."""
-    active = select(TaskRow.id).where(TaskRow.kind == TUNE, TaskRow.state.in_(("waiting", "leased")))
-    names = {str(number) for number in session.execute(active).scalars()}
-    return [folder for folder in (home / "tuning").glob("*") if folder.name not in names]

@@ -148,6 +148,25 @@ def tuning_status(session: Session, home: Path) -> TuningStatus:
     )
 
 
+def tuning_under_way(node: Node, session: Session) -> list[Path]:
+    """Return the folders of fine-tunings that wait or run."""
+    active = select(TaskRow.id).where(TaskRow.kind == TUNE, TaskRow.state.in_(("waiting", "leased")))
+    return [tuning_folder(node.settings.home, number) for number in session.execute(active).scalars()]
+
+
+def note_end(session: Session, task: TaskRow, *, now: float) -> None:
+    """Append the event of a fine-tuning's end, by the author of the request."""
+    payload = task.payload
+    details = {"from": payload["from"], "target": payload["target"]}
+    if task.state == "done":
+        kind = "fine-tuned"
+        details |= {name: payload[name] for name in ("patients", "said")} | {"model": payload["name"]}
+    else:
+        kind = "not fine-tuned"
+        details["why"] = task.error
+    events.append_event(session, kind, at=now, actor=str(payload["author"]), details=details)
+
+
 def note_progress(folder: Path, stage: str, *, step: int = 0, steps: int = 0) -> None:
     """Say how far a fine-tuning is; the pages read it."""
     with atomic_file(folder / _PROGRESS) as temporary:

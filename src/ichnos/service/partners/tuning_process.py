@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from ichnos.formats.bids import read_cohort
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.steps import Progress
 from ichnos.models import default_model, load_model
+from ichnos.models.store import sha256
 from ichnos.service.partners.tuning import note_progress
 from ichnos.service.partners.tuning_job import TuningJob, TuningOutcome, keep_outcome, outcome_in
 
@@ -66,7 +69,7 @@ def _made(job: TuningJob) -> Adapted:
     model = load_model(Path(job.model)) if job.model else default_model()
     settings = TuningSettings(job.target, job.how.steps, job.how.share)
     training_from(model, settings)  # refuse before hours of pairing
-    cohort = _cohort(job)
+    cohort = _told_apart(_cohort(job))
     shutil.rmtree(job.made, ignore_errors=True)  # half-written by a process that was killed
 
     def report(progress: Progress) -> None:
@@ -103,6 +106,14 @@ def _cohort(job: TuningJob) -> Cohort:
             remove(folder)
     ready.touch()
     return cohort
+
+
+def _told_apart(cohort: Cohort) -> Cohort:
+    """Leave out who shares a CT with another id: one person under two names, as after an emergency."""
+    of_ct = {patient.id: sha256(patient.exam("ct")) for patient in cohort.with_exams("ct")}
+    count = Counter(of_ct.values())
+    kept = tuple(patient for patient in cohort if count[of_ct.get(patient.id, "")] < 2)
+    return replace(cohort, patients=kept)
 
 
 def _link(files: Iterable[Path], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that killed processes left behind: scratch folders, half-received images, forgotten readings."""
+"""Files that killed processes left: scratch folders, half-received images, forgotten readings and pairs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from ichnos.service.node import Node
+from ichnos.service.partners.tuning import tuning_under_way
 from ichnos.service.store.tables import StudyRow, TaskRow
 
 OLD_S = 3600.0  # younger files may belong to somebody who is busy
@@ -20,11 +21,12 @@ def sweep(node: Node, *, older_s: float = OLD_S) -> int:
     with node.database.snapshot() as session:
         busy = set(session.execute(select(TaskRow.worker).where(TaskRow.state == "leased")).scalars())
         readings = set(session.execute(select(StudyRow.reading).where(StudyRow.reading != "")).scalars())
+        tuning = {str(folder.relative_to(node.settings.home)) for folder in tuning_under_way(node, session)}
     home, removed = node.settings.home, 0
     for path in _old(home, older_s):
         if any(path.name.startswith(worker) for worker in busy if worker):
             continue
-        if str(path.relative_to(home)) in readings:
+        if str(path.relative_to(home)) in readings | tuning:
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -35,9 +37,9 @@ def sweep(node: Node, *, older_s: float = OLD_S) -> int:
 
 
 def _old(home: Path, older_s: float) -> Iterator[Path]:
-    """Give entries of `incoming`, `work` and `readings` that are old by the clock of the disk."""
+    """Give entries of `incoming`, `work`, `readings` and `tuning` that are old by the clock of the disk."""
     before = time.time() - older_s
-    for pattern in ("incoming/*/*", "work/*", "readings/*"):
+    for pattern in ("incoming/*/*", "work/*", "readings/*", "tuning/*"):
         for path in home.glob(pattern):
             try:
                 if path.stat().st_mtime < before:
