@@ -58,8 +58,8 @@ def _limits(record: StudyRecord) -> tuple[str, ...]:
     without_ct = record.facts["patients"] - record.facts.get("follow-up CTs", record.facts["patients"])
     if without_ct:
         limits.append(
-            f"Of {without_ct} patients the lesion at follow-up is known and the follow-up CT is not: there the"
-            " warp's loss has no part for the CT."
+            f"Of {without_ct} patients the lesion at follow-up is known and the follow-up CT is not: there"
+            " the warp's loss has no part for the CT."
         )
     return (
         *limits,
