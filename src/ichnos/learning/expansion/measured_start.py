@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ichnos.files import atomic_file
 from ichnos.learning.expansion.classifier import augmented, standard_of
 from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.settings import ClassifierLoop
@@ -48,7 +49,8 @@ def measured_start(
     loss = _MeasureLoss(images, wanted, loop, resources.device)
     data = hashlib.sha256(images.numpy().tobytes() + wanted.numpy().tobytes()).hexdigest()[:16]
     trained = train(spec, loop.for_examples(len(examples)), loss, out, data=data, resources=resources)
-    torch.save(_without_head(trained.state_dict()), out / START)
+    with atomic_file(out / START) as temporary:
+        torch.save(_without_head(trained.state_dict()), temporary)
     return out / START
 
 
