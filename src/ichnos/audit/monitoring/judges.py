@@ -158,8 +158,9 @@ def outlines_table(scores: Sequence[Score]) -> Table:
     row: tuple[Cell, ...] = (count.by_model, count.wanted, count.outlined, count.others)
     columns = ("follow-ups that the model read", "outlines wanted", "of these there", "outlined besides")
     note = (
-        f"One follow-up in {1 / LOT_SHARE:.0f} is chosen at random: outline the haematoma on the plain CT"
-        f" and the follow-up CT, in any DICOM viewer. From {FEWEST_OUTLINED} on they correct the rest. Outlines"
-        " besides count as what they are, and correct nothing: somebody picked them."
+        f"One follow-up in {1 / LOT_SHARE:.0f} is chosen at random: outline the haematoma on the plain CT and"
+        " on the follow-up CT, in any DICOM viewer."
+        f" From {FEWEST_OUTLINED} on they correct the rest. Outlines besides count as what they are, and"
+        " correct nothing: somebody picked them."
     )
     return Table("outlines", "Outlines by people", columns, (row,) if count.by_model else (), note)
