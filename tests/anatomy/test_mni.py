@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,13 @@ def test_the_template_is_symmetric_and_so_are_its_structures() -> None:
     codes = mni.structures().array
     assert np.array_equal(codes, codes[::-1])
     assert np.array_equal(mni.template("wm").array, mni.template("wm").array[::-1])
+
+
+def test_the_stored_structures_are_the_named_ones(tmp_path: Path) -> None:
+    with np.load(mni.store_structures(tmp_path / "structures.npz"), allow_pickle=False) as named:
+        assert np.array_equal(named["codes"], mni.structures().array)
+        assert np.array_equal(named["affine"], mni.structures().affine)
+    assert mni.structures().same_grid(mni.brain_mask())
 
 
 @pytest.mark.parametrize(
