@@ -121,6 +121,14 @@ def test_the_trial_finds_the_effects_that_were_drawn(trial_page: StudyPage) -> N
     assert "3 pair(s) were refused" in page.design[0]
 
 
+def test_the_page_of_tracts_alone_has_no_table_of_a_trial() -> None:
+    facts = {"simulated": True, "tracts": True, "trial": False, "refused": 0, "ways": ["affine"]}
+    row = {"id": "1", "split": "test", "label_left": True, "affine_left_dice": 0.5}
+    page = murray_page(StudyRecord("murray2024", {"patients": [row]}, facts, {"smoke": 0}))
+    assert [table.name for table in page.tables] == ["murray2024"]
+    assert not any("trial has" in sentence for sentence in page.design)
+
+
 def test_a_way_that_graded_nobody_says_so() -> None:
     rows, _ = trial(12)
     table = injury_table(rows, {"deformable": "atlas"})

@@ -179,11 +179,13 @@ def test_parts_are_known_and_a_compact_cohort_serves_some() -> None:
         yu.parts_asked(("outlines",), compact=True)
 
 
-def test_a_trial_alone_is_simulated_without_cts() -> None:
+def test_each_part_of_murray_simulates_what_it_reads() -> None:
     murray = DESIGNS["murray2024"]
     groups = _groups(murray, StudySettings(simulate=1.0, compact=True)).groups
     assert [(group.patients, group.exams, group.trial) for group in groups] == [(499, (), True)]
     assert len(_groups(murray, StudySettings(simulate=1.0)).groups) == 3
+    pairs = _groups(murray, StudySettings(simulate=1.0, parts=("tracts",))).groups
+    assert [(group.patients, group.trial) for group in pairs] == [(80, False), (20, False)]
     assert _render(murray, StudySettings(simulate=1.0, compact=True)).compact
     smoke = _render(DESIGNS["abramova2024"], StudySettings(smoke=True))
     assert (smoke.compact, smoke.oracle_samples) == (True, 4)

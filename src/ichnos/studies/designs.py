@@ -42,8 +42,11 @@ class StudyDesign:
 
     def needed(self, whole: Design, asked: tuple[str, ...], *, compact: bool) -> Design:
         """Return the groups of a design that the parts need; a trial that is not read needs no CT."""
-        if self.name != "murray2024" or self.parts_asked(asked, compact=compact) != ("trial",):
+        parts = self.parts_asked(asked, compact=compact)
+        if self.name != "murray2024" or len(parts) != 1:
             return whole
+        if parts == ("tracts",):
+            return replace(whole, groups=tuple(group for group in whole.groups if not group.trial))
         trial = tuple(replace(group, exams=()) for group in whole.groups if group.trial)
         return replace(whole, groups=trial)
 

@@ -36,18 +36,20 @@ def murray_page(record: StudyRecord) -> StudyPage:
     trial = [row for row in rows if row["split"] == "external" and row.get("arm") and row.get("ich_ml")]
     ways = {way: TRACT_WAYS[way] for way in record.facts["ways"]}
     tables: list[Table] = [overlap_table(pairs, ways)] if record.facts["tracts"] else []
-    tables += [
-        injury_table(trial, ways),
-        outcome_table(trial, ways),
-        added_value_table(trial, ways),
-        interaction_table(trial, ways),
-        benefit_by_grade_table(trial, ways),
-    ]
+    with_trial = record.facts.get("trial", True)  # a run of an older version always had one
+    if with_trial:
+        tables += [
+            injury_table(trial, ways),
+            outcome_table(trial, ways),
+            added_value_table(trial, ways),
+            interaction_table(trial, ways),
+            benefit_by_grade_table(trial, ways),
+        ]
     return StudyPage(
         "murray2024",
         "The corticospinal tract on plain CT, its injury, and motor outcome",
         DESIGNS["murray2024"].paper,
-        (*_reading_design(record, pairs), *_trial_design(trial)),
+        (*_reading_design(record, pairs), *(_trial_design(trial) if with_trial else ())),
         tuple(tables),
         (*curve_figures(record.curves), *record.pictures),
         (*unsettled(record.curves, smoke=record.smoke), *_LIMITS),

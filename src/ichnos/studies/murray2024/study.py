@@ -55,6 +55,7 @@ def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyRecord:
         {
             "simulated": bool(truth_rows(labels.cohort)),
             "tracts": True,
+            "trial": budget.does("trial"),
             "refused": labels.refused,
             "ways": tract_ways(models),
         },
@@ -70,7 +71,8 @@ def _read(
     budget.say("reading every patient who was not trained on")
     folders = {name: str(model.folder) for name, model in models.items()}
     reader = TractReader(labels, folders, budget.device, register_mm=_COARSE_MM if budget.smoke else None)
-    people = list(labels.cohort.of_split("test", "external").with_exams("ct"))
+    splits = ("test", "external") if budget.does("trial") else ("test",)
+    people = list(labels.cohort.of_split(*splits).with_exams("ct"))
     return read_patients(reader, people, out, budget, settings=model_identity(models))
 
 
@@ -108,7 +110,7 @@ def _trial_record(cohort: Cohort, budget: StudyBudget) -> StudyRecord:
     return StudyRecord(
         "murray2024",
         {"patients": _with_truth(rows, truths)},
-        {"simulated": True, "tracts": False, "refused": 0, "ways": []},
+        {"simulated": True, "tracts": False, "trial": True, "refused": 0, "ways": []},
         page_provenance(cohort, budget, {}),
     )
 
