@@ -79,6 +79,21 @@ def _says_where_it_comes_from(folder: Path) -> None:
     assert not any("Classifier of expansion" in limit for limit in blood_only.limits)
 
 
+def test_the_published_design_under_small_takes_a_start(cohort: Cohort, tmp_path: Path) -> None:
+    reader = tiny_model(tmp_path / "reader")
+    settings = ExpansionSettings(reader=str(reader.folder), masks="outlines", folds=2, design="published")
+    train_expansion(cohort, tmp_path / "model", settings, work=tmp_path / "work")
+    assert (tmp_path / "work" / "start" / "start.pt").is_file()
+    model = expansion_classifier(tmp_path / "model" / "expansion").model
+    assert any("Started from weights that tell" in limit for limit in model.manifest.limits)
+    assert not chain.takes_a_start(settings.model_copy(update={"classifier": small_classifier()}))
+    assert not chain.takes_a_start(settings.model_copy(update={"recipe": "published"}))
+    own = settings.model_copy(update={"vit_weights": "vit.safetensors"})
+    assert not chain.takes_a_start(own)
+    assert chosen_classifier(own).vit_weights == "vit.safetensors"
+    assert not chosen_classifier(own.model_copy(update={"design": "ours"})).vit_weights
+
+
 def test_the_classifier_sees_the_masks_that_reading_gives(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

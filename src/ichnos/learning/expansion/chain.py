@@ -28,9 +28,11 @@ from ichnos.learning.expansion.classifier import examples_fingerprint
 from ichnos.learning.expansion.ensemble import Classifier, save_classifier, train_ensemble
 from ichnos.learning.expansion.examples import ImageExample
 from ichnos.learning.expansion.labels import labelled_patient
+from ichnos.learning.expansion.measured_start import measured_start
 from ichnos.learning.expansion.settings import ClassifierSettings, ExpansionSettings, MaskSource
 from ichnos.learning.loop.resources import ON_CPU, Resources
-from ichnos.learning.recipes import classifier_recipe
+from ichnos.learning.loop.settings import changed
+from ichnos.learning.recipes import SMALL, classifier_recipe, measured_start_recipe
 from ichnos.learning.segmentation.cases import check_splits
 from ichnos.learning.segmentation.fine_tuning import model_called
 from ichnos.models import Model, load_model
@@ -46,6 +48,9 @@ _OUTLINES: dict[MaskSource, str] = {
     "outlines": "Trained on the cohort's outlines; with a network's outlines errors add up.",
     "reader": "Trained on the outlines of the model that reads.",
 }
+_STARTED = (
+    "Started from weights that tell the measures of the training patients' haematomas, not from photographs."
+)
 _LEAST_HEAD_MM = 160.0  # of the two longer sides of a CT of a whole head
 FEATURES = (*IMAGE, *CLINICAL)  # measures and clinical facts that our design takes as tokens
 
@@ -59,7 +64,10 @@ def chosen_classifier(settings: ExpansionSettings) -> ClassifierSettings:
     if settings.classifier is not None:
         return settings.classifier
     features = len(FEATURES) if settings.design == "ours" else 0
-    return classifier_recipe(settings.recipe, kind=settings.design, features=features)
+    chosen = classifier_recipe(settings.recipe, kind=settings.design, features=features)
+    if settings.vit_weights and settings.design == "published":
+        return changed(chosen, {"vit_weights": settings.vit_weights})
+    return chosen
 
 
 def train_expansion(
@@ -74,6 +82,11 @@ def train_expansion(
     check_splits(cohort)
     reader, classifier = model_called(settings.reader), chosen_classifier(settings)
     examples = examples_of(cohort, settings, classifier, reader, work, resources)
+    started = takes_a_start(settings)
+    if started:
+        classifier = _started(classifier, examples, work / "start", resources)
+    if settings.design == "published":
+        examples = [replace(e, features=()) for e in examples]  # it sees slices alone
     trained = train_ensemble(
         examples, classifier, work / "networks", folds=settings.folds, resources=resources
     )
@@ -86,10 +99,34 @@ def train_expansion(
         feature_names=FEATURES if settings.design == "ours" else (),
         data=_data_of(examples, classifier, settings),
         validation={"AUC out of fold": out_of_fold_auc(trained, examples)},
-        limits=(*((SIMULATED_ONLY,) if bids.is_simulated(cohort) else ()), _OUTLINES[settings.masks]),
+        limits=(
+            *((SIMULATED_ONLY,) if bids.is_simulated(cohort) else ()),
+            _OUTLINES[settings.masks],
+            *((_STARTED,) if started else ()),
+        ),
         resources=resources,
     )
     return load_model(out)
+
+
+def takes_a_start(settings: ExpansionSettings) -> bool:
+    """Say whether the classifier first learns to tell measures: the published design under `small`, which has
+    no pretrained weights.
+
+    >>> takes_a_start(ExpansionSettings(design="published")), takes_a_start(ExpansionSettings())
+    (True, False)
+    """
+    small = settings.design == "published" and settings.recipe == SMALL
+    return small and settings.classifier is None and not settings.vit_weights
+
+
+def _started(
+    classifier: ClassifierSettings, examples: Sequence[ImageExample], work: Path, resources: Resources
+) -> ClassifierSettings:
+    """Return the settings with weights to start from; no outcome is used to make them."""
+    measured = [replace(e, features=e.features[: len(IMAGE)]) for e in examples]
+    file = measured_start(measured, classifier.network, measured_start_recipe(), work, resources=resources)
+    return classifier.model_copy(update={"vit_weights": str(file)})
 
 
 def _images(examples: Sequence[ImageExample]) -> list[TrainingImage]:
@@ -150,18 +187,16 @@ def examples_of(
         resources.warn(f"sub-{failure.id} is left out: {failure.why}")
     rows = {str(row["id"]): row for row in done.rows if row.get("expanded") is not None}
     read = [(patient, rows[patient.id]) for patient in patients if patient.id in rows]
-    return [e for patient, row in read for e in _loaded(patient, row, folder, with_features=not how.size)]
+    return [e for patient, row in read for e in _loaded(patient, row, folder)]
 
 
-def _loaded(
-    patient: Patient, row: dict[str, Any], folder: Path, *, with_features: bool
-) -> list[ImageExample]:
+def _loaded(patient: Patient, row: dict[str, Any], folder: Path) -> list[ImageExample]:
     features = tuple(float(v) if v is not None else float("nan") for v in row["features"])
     with np.load(folder / f"{patient.id}.npz") as kept:
         images = kept["images"].astype(np.float32)
-    example = ImageExample(patient.id, images[0], float(row["expanded"]), patient.split, patient.centre)
-    chosen = features if with_features else ()
-    return [replace(example, image=image, features=chosen) for image in images]
+    outcome = float(row["expanded"])
+    example = ImageExample(patient.id, images[0], outcome, patient.split, patient.centre, features=features)
+    return [replace(example, image=image) for image in images]
 
 
 @dataclass(frozen=True)

@@ -225,3 +225,6 @@ class ExpansionSettings(BaseModel):
     definition: str = Field(default=DEFAULT_DEFINITION, description="definition of expansion")
     recipe: str = Field(default="small", description="small, published, or a settings file")
     classifier: ClassifierSettings | None = Field(default=None, description="in place of the recipe")
+    vit_weights: str = Field(
+        default="", description="standard ViT weights that the recipe's published design starts from"
+    )
