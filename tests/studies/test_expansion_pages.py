@@ -31,8 +31,10 @@ from ichnos.prognosis.growth import GrowthInputs
 from ichnos.scan import Scan
 from ichnos.studies.abramova2024 import study as abramova2024
 from ichnos.studies.abramova2024.page import abramova_page
+from ichnos.studies.abramova2024.training import synthetic_copies
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import StudyPage, write_page
+from ichnos.studies.shared.recipe import StudyRecipe
 from ichnos.studies.shared.record import load_record, save_record
 from ichnos.studies.shared.rows import plain_cells
 from ichnos.studies.yu2025 import automatic, outlines, tables, training_tables
@@ -71,6 +73,21 @@ def column(page: StudyPage, table: str, row: str, name: str) -> object:
     found = next(t for t in page.tables if t.name == table)
     line = next(r for r in found.rows if str(r[0]) == row)
     return line[found.columns.index(name)]
+
+
+def test_under_published_copies_are_registered_as_in_the_paper() -> None:
+    pytest.importorskip("picsl_greedy")
+    real, published = [made_pair(Patient("1"))], StudyBudget(recipe=StudyRecipe(base="published"))
+    copies = synthetic_copies(real, np.random.default_rng(0), published)
+    blood = real[0].blood.sum()
+    assert [c.later.sum() / blood for c in copies[:3]] == pytest.approx([1.33, 1.68, 2.0], rel=0.02)
+    assert [blood / c.blood.sum() for c in copies[3:]] == pytest.approx([1.33, 1.68, 2.0], rel=0.02)
+    assert all(c.synthetic and c.later_hu is None for c in copies), (
+        "no copy has a CT that its patient lacks"
+    )
+    assert synthetic_copies(real, np.random.default_rng(1), published)[0] is copies[0], "made once"
+    quick = synthetic_copies(real, np.random.default_rng(0), StudyBudget())
+    assert [len(copies), len(quick)] == [6, 3]
 
 
 def test_abramova_leaves_patients_out_and_fills_its_page(

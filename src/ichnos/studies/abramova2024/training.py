@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from ichnos.learning.expansion.forecast import forecast_map, save_forecaster, tr
 from ichnos.learning.expansion.forecast_scores import best_threshold, score, uniform_dilation
 from ichnos.learning.expansion.pairs import SYNTHETIC_FACTORS, LesionPair, synthetic_pair
 from ichnos.learning.expansion.settings import CURVE, ForecastKind, ForecastSettings
+from ichnos.learning.expansion.synthetic import registered_baseline, registered_followup
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.settings import changed
-from ichnos.learning.recipes import forecast_recipe
+from ichnos.learning.recipes import PUBLISHED, forecast_recipe
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.curves import TrainingCurve, curve_of_lines
 
@@ -67,7 +69,7 @@ def check_apart(pairs: Sequence[LesionPair]) -> None:
 
 def fold_groups(patients: int, budget: StudyBudget) -> list[list[int]]:
     """Divide patients into the groups that are left out."""
-    most = 2 if budget.smoke else patients if budget.recipe.base == "published" else _GROUPS
+    most = 2 if budget.smoke else patients if budget.recipe.base == PUBLISHED else _GROUPS
     order = np.random.default_rng(budget.seed).permutation(patients)
     return [sorted(int(i) for i in part) for part in np.array_split(order, min(most, patients))]
 
@@ -126,7 +128,7 @@ def _trained_arm(
     (kind, synthetic), folder, settings = FORECAST_ARMS[arm], out / arm_stem(arm), arm_settings(arm, budget)
     real, inner = inner_fold(others, budget.seed)
     rng = np.random.default_rng([budget.seed, len(others)])
-    known = [*real, *(synthetic_pair(p, f, rng) for p in real for f in SYNTHETIC_FACTORS if synthetic)]
+    known = [*real, *(synthetic_copies(real, rng, budget) if synthetic else ())]
     resources = Resources(budget.device)
     network = train_forecaster(known, settings, folder, validation=inner, resources=resources)
     models, stem = out.parent / "models", f"{arm_stem(arm)}-{out.name}"
@@ -141,6 +143,27 @@ def _trained_arm(
         rows.append(_row(arm, pair, found, cut, expected=kind == "forecast"))
         own[arm] = (found > cut).astype(np.float32)
     return curve_of_lines(folder / CURVE, f"{arm}, {out.name}", "growth_dice", _MEASURE)
+
+
+def synthetic_copies(
+    real: Sequence[LesionPair], rng: np.random.Generator, budget: StudyBudget
+) -> list[LesionPair]:
+    """Return grown copies of the pairs that are learnt from.
+
+    Under `published` as published, by registration of the masks, and baselines made smaller among them.
+    """
+    if budget.recipe.base == PUBLISHED:
+        return [copy for pair in real for copy in _registered(pair, budget.seed)]
+    return [synthetic_pair(pair, factor, rng) for pair in real for factor in SYNTHETIC_FACTORS]
+
+
+@cache  # every group learns from most of the same pairs
+def _registered(pair: LesionPair, seed: int) -> tuple[LesionPair, ...]:
+    rng = np.random.default_rng([seed, *pair.patient.encode()])
+    later = [registered_followup(pair, factor, rng) for factor in SYNTHETIC_FACTORS]
+    if pair.later_hu is None:  # a loss that only copies know would pull the network away from the patients
+        later = [replace(made, later_hu=None) for made in later]
+    return (*later, *(registered_baseline(pair, factor) for factor in SYNTHETIC_FACTORS))
 
 
 def _row(
