@@ -82,9 +82,7 @@ def test_under_published_copies_are_registered_as_in_the_paper() -> None:
     blood = real[0].blood.sum()
     assert [c.later.sum() / blood for c in copies[:3]] == pytest.approx([1.33, 1.68, 2.0], rel=0.02)
     assert [blood / c.blood.sum() for c in copies[3:]] == pytest.approx([1.33, 1.68, 2.0], rel=0.02)
-    assert all(c.synthetic and c.later_hu is None for c in copies), (
-        "no copy has a CT that its patient lacks"
-    )
+    assert all(c.synthetic and c.later_hu is None for c in copies), "no copy has a CT that its patient lacks"
     assert synthetic_copies(real, np.random.default_rng(1), published)[0] is copies[0], "made once"
     quick = synthetic_copies(real, np.random.default_rng(0), StudyBudget())
     assert [len(copies), len(quick)] == [6, 3]
