@@ -12,7 +12,8 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="ichnos-state-")  # the key file of hashed names
+_STATE = tempfile.TemporaryDirectory(prefix="ichnos-state-")  # the key file of hashed names; gone at the end
+os.environ["XDG_STATE_HOME"] = _STATE.name
 settings.register_profile("house", deadline=None, max_examples=40)  # a busy machine is no fault of the code
 settings.load_profile("house")
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from pydantic import Field
 
+from ichnos.cli.terminal.folders import cache_folder
 from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
 from ichnos.errors import UsageError
 from ichnos.formats.limits import Limits
@@ -171,9 +172,9 @@ def engine_of(settings: ReadSettings) -> Engine:
     if threads is None and settings.workers > 1:
         threads = max(1, (os.cpu_count() or 1) // settings.workers)
     backend = backend_name(settings.backend, settings.device)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichnos" / "openvino"
     folder = str(settings.model.resolve()) if settings.model is not None else ""
-    return Engine(model=folder, backend=backend, device=settings.device, threads=threads, cache=str(cache))
+    cache = str(cache_folder() / "openvino")
+    return Engine(model=folder, backend=backend, device=settings.device, threads=threads, cache=cache)
 
 
 def read_one(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import Field
 
+from ichnos.cli.terminal.folders import cache_folder
 from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
 from ichnos.cli.terminal.threads import single_thread
 from ichnos.errors import UsageError
@@ -64,7 +64,7 @@ def simulate_command(
         workers=settings.workers,
         scheduler=settings.scheduler,
         progress=not as_json,
-        cache=_cache(),
+        cache=cache_folder(),
         worker_context=single_thread,
     )
     save_settings(settings, out / ".ichnos" / "simulate" / "settings.yaml", verb="simulate")
@@ -80,11 +80,6 @@ def _render(settings: SimulateSettings) -> RenderSettings:
             raise UsageError("--compact writes pieces of CTs, which are no DICOM series; leave out --dicom")
         return RenderSettings(heads, settings.voxel_mm or 2.0, oracle_samples=0, compact=True)
     return RenderSettings(anatomy=heads, voxel_mm=settings.voxel_mm or 1.0, dicom=settings.dicom)
-
-
-def _cache() -> Path:
-    """Return the user's own folder for what can be computed again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichnos"
 
 
 def _design(settings: SimulateSettings) -> Design:
@@ -165,7 +160,7 @@ def _simulated_rows(settings: SimulateSettings, *, progress: bool) -> list[Reali
     if progress:
         typer.echo(f"simulating {count} patients at low resolution, about 1.5 s of processor each", err=True)
     seeds = range(1000 * settings.seed, 1000 * settings.seed + count)
-    return [*drawn_rows(), *simulated_rows(mni_head(_cache() / "heads"), seeds, each=each)]
+    return [*drawn_rows(), *simulated_rows(mni_head(cache_folder() / "heads"), seeds, each=each)]
 
 
 def _print_realism(rows: list[RealismRow]) -> None:

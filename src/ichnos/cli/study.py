@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import Field
 
+from ichnos.cli.terminal.folders import cache_folder
 from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
 from ichnos.cli.terminal.threads import single_thread
 from ichnos.errors import UsageError
@@ -143,7 +143,7 @@ def _budget(
         smoke=settings.smoke,
         workers=settings.workers,
         seed=settings.seed,
-        cache=Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichnos",
+        cache=cache_folder(),
         nnunet=settings.with_nnunet,
         say=_messages(stopwatch, silent=silent),
         spent=stopwatch,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from pydantic import Field
 
+from ichnos.cli.terminal.folders import cache_folder
 from ichnos.cli.terminal.settings import EXECUTION, Flag, with_settings
 from ichnos.errors import UsageError
 from ichnos.files import remove_partials, sole_writer
@@ -93,7 +94,7 @@ def _resources(settings: TrainCommandSettings, team: Team) -> Resources:
         team=team,
         pipelines=settings.pipelines,
         anatomies=tuple(sorted(settings.anatomy.glob("*.nii.gz"))) if settings.anatomy else (),
-        cache=_cache(),
+        cache=cache_folder(),
         command=_command(),
         warn=_warn if team.leads else lambda sentence: None,
     )
@@ -250,11 +251,6 @@ def _command() -> str:
     return " ".join(
         ["ichnos", *(os.path.basename(part) if os.path.isabs(part) else part for part in sys.argv[1:])]
     )
-
-
-def _cache() -> Path:
-    """Return the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichnos"
 
 
 @contextmanager

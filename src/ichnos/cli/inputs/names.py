@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ichnos.cli.terminal.folders import state_folder
 from ichnos.errors import InputRefused
 from ichnos.files import atomic_file
 
@@ -51,8 +52,7 @@ class NameBook:
 
 def name_book() -> NameBook:
     """Open the user's key file, `ichnos/names.json` in XDG_STATE_HOME, or begin one with a new salt."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    file = state / "ichnos" / "names.json"
+    file = state_folder() / "names.json"
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _locked(file):
         if not file.exists():
