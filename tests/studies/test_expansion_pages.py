@@ -32,6 +32,7 @@ from ichnos.scan import Scan
 from ichnos.studies.abramova2024 import study as abramova2024
 from ichnos.studies.abramova2024.page import abramova_page
 from ichnos.studies.abramova2024.training import synthetic_copies
+from ichnos.studies.ryu2025.tables import centre_table
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import StudyPage, write_page
 from ichnos.studies.shared.recipe import StudyRecipe
@@ -207,7 +208,7 @@ def test_one_class_alone_is_said_in_words_and_stops_nothing(tmp_path: Path) -> N
     assert tables.roc_pictures(people, risks) == []
     assert all(isinstance(row[2], str | float) for row in tables.reach_table(people, risks).rows)
     assert tables.conformal_table(people, risks).rows == (
-        ("none", "no classifier could be trained over folds"),
+        ("no method", "no classifier could be trained over folds"),
     )
 
 
@@ -236,6 +237,20 @@ def test_people_are_cut_once_from_either_form_of_a_cohort(tmp_path: Path) -> Non
     assert np.array_equal(again.training[0].region, first.region)
     known = known_patients(person_rows(people))
     assert (known.training[0].patient, known.centres) == (first.patient, ("D",))
+
+
+def test_a_table_of_a_part_that_was_not_run_says_so_and_is_let_onto_the_page() -> None:
+    nobody = People((), ())
+    empty = (
+        automatic.automatic_table(nobody, {}, {}),
+        tables.conformal_table(nobody, {}),
+        training_tables.beyond_table(nobody, {}),
+        training_tables.seed_table(nobody, {}),
+        training_tables.synthetic_table([]),
+        centre_table([], [], {}),
+    )
+    page = StudyPage("yu2025", "Will it expand?", "Yu 2025", (), empty)
+    assert all(len(table.rows) == 1 for table in page.tables)
 
 
 def test_automatic_outlines_are_paired_with_the_drawn_ones() -> None:

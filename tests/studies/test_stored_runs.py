@@ -15,7 +15,14 @@ from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.studies import design_named, stored_run_page
 from ichnos.studies.designs import DESIGNS
 from ichnos.studies.shared.budget import StudyBudget
-from ichnos.studies.shared.curves import TrainingCurve, curve_figures, curve_of_lines, curves_csv, unsettled
+from ichnos.studies.shared.curves import (
+    TrainingCurve,
+    _arms,
+    curve_figures,
+    curve_of_lines,
+    curves_csv,
+    unsettled,
+)
 from ichnos.studies.shared.page import PngPicture, write_page, write_results
 from ichnos.studies.shared.recipe import StudyRecipe, check_networks, study_recipe
 from ichnos.studies.shared.record import StudyRecord, load_record, save_record
@@ -139,6 +146,21 @@ def test_curves_are_read_once_per_step_and_drawn_per_measure(tmp_path: Path) -> 
     assert [figure.name[:6] for figure in figures] == ["curve-", "curve-"]
     assert figures[0].png[:4] == b"\x89PNG"
     assert curves_csv([CURVE]).count("\n") == 5
+
+
+def test_a_picture_of_curves_shows_every_training_and_names_each_arm_once() -> None:
+    names = [
+        f"{arm}, seed {s}, fold {f}" for arm in ("ours, as is", "warp") for s in (1, 2) for f in (1, 2, 3)
+    ]
+    curves = [TrainingCurve(name, "AUC", (1, 2), (0.5, 0.6)) for name in (*names, "ours, group-0", "pairs")]
+    arms = _arms(curves)
+    assert {arm: len(those) for arm, those in arms.items()} == {
+        "ours, as is": 6,
+        "warp": 6,
+        "ours": 1,
+        "pairs": 1,
+    }
+    assert "0 of 14 curves had stopped rising" in curve_figures(curves)[0].caption
 
 
 def test_a_recipe_s_file_changes_the_networks_it_names(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def centre_table(
         for row in _agreement_rows(group, held, ways, _PAPER_BY_CENTRE.get(centre, {}))
     ]
     if not rows:
-        rows = [{"measure": "none", "paper": "no external patient has a FLAIR"}]
+        rows = [{"measure": "nothing to compare", "paper": "no external patient has a FLAIR"}]
     return comparison("centres", "Each external centre apart", rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from ichnos.evidence.figures import Figure
 from ichnos.evidence.figures.canvas import COLUMN_IN, canvas
 
 CURVE_PICTURE = "curve-"  # what the names of their pictures begin with
-_MOST_DRAWN = 12  # curves in a picture; further ones are in the CSV
+_ONE_OF_AN_ARM = re.compile(r"(, (seed|fold|group)[ -]\d+)+$")  # what tells the trainings of an arm apart
 _FLAT_SHARE = 0.02  # of a curve's whole rise, that the last quarter may still gain
 
 
@@ -112,18 +113,29 @@ def curve_figures(curves: Sequence[TrainingCurve]) -> list[Figure]:
 
 
 def _figure(measure: str, curves: Sequence[TrainingCurve]) -> Figure:
-    drawn = curves[:_MOST_DRAWN]
     stem = "".join(c if c.isalnum() else "-" for c in measure.lower())
-    rest = f" {len(curves) - len(drawn)} more are in the CSV." if len(curves) > len(drawn) else ""
     flat = sum(curve.flat for curve in curves)
-    caption = f"{measure} during training. {flat} of {len(curves)} curves had stopped rising.{rest}"
+    caption = f"{measure} during training. {flat} of {len(curves)} curves had stopped rising."
     with canvas(2 * COLUMN_IN, COLUMN_IN) as (fig, ax):
-        for curve in drawn:
-            share = np.array(curve.steps) / max(curve.steps[-1], 1)
-            ax.plot(share, curve.values, marker=".", ms=3, lw=0.9, label=f"{curve.name} ({curve.steps[-1]})")
-        ax.set(xlabel="share of the training (steps in brackets)", ylabel=measure)
+        for number, (arm, trainings) in enumerate(_arms(curves).items()):
+            how = {"color": f"C{number % 10}", "ls": "-" if number < 10 else "--", "lw": 0.8}
+            count = f"{len(trainings)} trainings of " if len(trainings) > 1 else ""
+            label = f"{arm} ({count}{max(curve.steps[-1] for curve in trainings)} steps)"
+            for curve in trainings:
+                share = np.array(curve.steps) / max(curve.steps[-1], 1)
+                ax.plot(share, curve.values, marker=".", ms=3, label=label, **how)
+                label = "_"  # an arm stands once in the legend
+        ax.set(xlabel="share of the training", ylabel=measure)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return Figure(f"{CURVE_PICTURE}{stem}"[:60], caption, fig)
+
+
+def _arms(curves: Sequence[TrainingCurve]) -> dict[str, list[TrainingCurve]]:
+    """Return the trainings of each arm, over seeds, folds and groups."""
+    arms: dict[str, list[TrainingCurve]] = {}
+    for curve in curves:
+        arms.setdefault(_ONE_OF_AN_ARM.sub("", curve.name), []).append(curve)
+    return arms
 
 
 def curve_rows(curves: Sequence[TrainingCurve]) -> list[Mapping[str, object]]:

@@ -108,7 +108,7 @@ def automatic_table(people: KnownPatients, risks: Risks, automatic: Risks) -> Ta
             row[f"not outlined, {centre}"] = _not_outlined(people, method, centre)
         rows.append(row)
     if not rows:
-        rows = [{"method": "none", "why": "automatic outlines need the part `outlines` and whole heads"}]
+        rows = [{"method": "no method", "why": "automatic outlines need the part `outlines` and whole heads"}]
     note = (
         f"The same classifiers on slices at outlines that {OUTLINED_BY} of part one draws; DeLong's paired"
         " difference on the patients who have both. Who is not outlined has no score and is left out of it."

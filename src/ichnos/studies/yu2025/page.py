@@ -21,6 +21,10 @@ from ichnos.studies.yu2025.tables import (
 )
 from ichnos.studies.yu2025.training_tables import beyond_table, seed_table, synthetic_table
 
+_SYNTHETIC = (
+    "Synthetic images come from a generator trained on the fold's own training patients, no image was"
+    " selected, and their ledger lies beside the models."
+)
 _ENOUGH_EVENTS = 100  # below which a validation is imprecise (Vergouwe 2005)
 
 
@@ -94,10 +98,7 @@ def _expansion_design(record: StudyRecord, people: KnownPatients) -> list[str]:
             f" anticoagulation as tokens. Recipe: {record.facts['recipe']}. Every network is trained to its"
             " last epoch; its curve on the patients left out is drawn below, and nothing is chosen by it."
         ),
-        (
-            "Synthetic images come from a generator trained on the fold's own training patients, no"
-            " image was selected, and their ledger lies beside the models."
-        ),
+        *((_SYNTHETIC,) if record.rows["synthesis"] else ()),
     ]
 
 

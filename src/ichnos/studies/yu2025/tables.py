@@ -254,7 +254,7 @@ def conformal_table(people: KnownPatients, risks: Risks) -> Table:
         for centre in people.centres
     ]
     if not rows:
-        rows = [{"method": "none", "coverage": "no classifier could be trained over folds"}]
+        rows = [{"method": "no method", "coverage": "no classifier could be trained over folds"}]
     note = (
         f"Sets are fitted to hold the truth in {_COVERAGE:.0%} of each class; a set of both outcomes, or of"
         " none, leaves the patient undecided. Wilson's intervals."

@@ -50,7 +50,7 @@ def seed_table(people: KnownPatients, risks: Risks) -> Table:
         if method.out_of_fold
     ]
     if not rows:
-        rows = [{"method": "none", "why": "no classifier could be trained over folds"}]
+        rows = [{"method": "no method", "why": "no classifier could be trained over folds"}]
     note = "Networks of one seed alone: mean, and least to greatest."
     return comparison("seeds", "How much depends on the seed", rows, note=note)
 
