@@ -109,6 +109,8 @@ def test_the_command_rebuilds_a_page_and_writes_small_results(
     assert any(name.startswith("curve-") and name.endswith(".png") for name in names)
     assert all(file.stat().st_size < 2**20 for file in results.iterdir())
     assert "tables" not in json.loads((results / "ledger.json").read_text(encoding="utf-8"))
+    for told_first in (results / "tables.md", tmp_path / "page" / "study.html"):
+        assert "Its patients are simulated" in told_first.read_text(encoding="utf-8")
     assert run(["study", "yu2025", *stored, "-o", str(tmp_path / "page")]) == 3
     assert "holds a run of abramova2024, not of yu2025" in capsys.readouterr().err
 

@@ -52,4 +52,5 @@ def stored_run_page(record: StudyRecord) -> StudyPage:
     """Return the page of a stored run, its checklists filled."""
     module, function = _PAGES[design_named(record.study).name]
     page: StudyPage = getattr(importlib.import_module(f"ichnos.studies.{module}"), function)(record)
-    return replace(page, tables=(*page.tables, *study_checklists(record, page)))
+    tables = (*page.tables, *study_checklists(record, page))
+    return replace(page, tables=tables, simulated=record.simulated)

@@ -88,6 +88,7 @@ def hospital_study(
         tables,
         limits=_LIMITS,
         provenance={"hospitals": len(done.rows), "patients each": budget.patients},
+        simulated=True,
     )
 
 

@@ -57,6 +57,13 @@ class StudyPage:
     limits: tuple[str, ...] = ()  # what these numbers do not say
     provenance: Mapping[str, str | float | int] = field(default_factory=dict)
     curves: tuple[TrainingCurve, ...] = ()  # of its trainings
+    simulated: bool = False  # its patients are
+
+    @property
+    def uses(self) -> str:
+        """Return what stands at the top of page and tables."""
+        who = " Its patients are simulated; only numbers of a paper are of people." if self.simulated else ""
+        return f"Research use only.{who}"
 
     def __post_init__(self) -> None:
         for table in self.tables:
@@ -131,7 +138,7 @@ def write_results(page: StudyPage, folder: Path) -> None:
     """Write what is small of a page: tables as CSV and Markdown, curves with their pictures, a ledger."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {f"{table.name}.csv": table.csv() for table in page.tables}
-    texts["tables.md"] = "\n".join(table.markdown() for table in page.tables)
+    texts["tables.md"] = "\n".join((f"{page.uses}\n", *(table.markdown() for table in page.tables)))
     ledger = {key: value for key, value in page_json(page).items() if key not in ("tables", "pictures")}
     texts["ledger.json"] = json.dumps(ledger, indent=2, ensure_ascii=False) + "\n"
     if page.curves:
@@ -152,6 +159,7 @@ def page_json(page: StudyPage) -> dict[str, Any]:
         "title": page.title,
         "paper": page.paper,
         "ichnos": __version__,
+        "use": page.uses,
         "design": list(page.design),
         "limits": list(page.limits),
         "provenance": dict(page.provenance),
