@@ -203,7 +203,11 @@ def test_parts_are_known_and_a_compact_cohort_serves_some() -> None:
         yu.parts_asked(("outlines",), compact=True)
 
 
-def test_each_part_of_murray_simulates_what_it_reads() -> None:
+def test_each_part_simulates_what_it_reads() -> None:
+    outlines = _groups(DESIGNS["yu2025"], StudySettings(simulate=1.0, parts=("outlines",))).groups
+    assert {group.exams for group in outlines} == {("ct",)}
+    whole = _groups(DESIGNS["yu2025"], StudySettings(simulate=1.0)).groups
+    assert {group.exams for group in whole} == {("ct", "followup")}
     murray = DESIGNS["murray2024"]
     groups = _groups(murray, StudySettings(simulate=1.0, compact=True)).groups
     assert [(group.patients, group.exams, group.trial) for group in groups] == [(499, (), True)]

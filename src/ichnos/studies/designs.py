@@ -41,14 +41,15 @@ class StudyDesign:
         return () if fitting == self.parts else fitting
 
     def needed(self, whole: Design, asked: tuple[str, ...], *, compact: bool) -> Design:
-        """Return the groups of a design that the parts need; a trial that is not read needs no CT."""
-        parts = self.parts_asked(asked, compact=compact)
-        if self.name != "murray2024" or len(parts) != 1:
-            return whole
-        if parts == ("tracts",):
-            return replace(whole, groups=tuple(group for group in whole.groups if not group.trial))
-        trial = tuple(replace(group, exams=()) for group in whole.groups if group.trial)
-        return replace(whole, groups=trial)
+        """Return the groups of a design that the parts need, with the exams that they read."""
+        groups, parts = whole.groups, self.parts_asked(asked, compact=compact)
+        if parts == ("outlines",):  # of the first CT alone
+            groups = tuple(replace(group, exams=("ct",)) for group in groups)
+        elif parts == ("tracts",):
+            groups = tuple(group for group in groups if not group.trial)
+        elif parts == ("trial",):  # which takes the simulation's own tract
+            groups = tuple(replace(group, exams=()) for group in groups if group.trial)
+        return replace(whole, groups=groups)
 
 
 _PAIRED: tuple[Exam, ...] = ("ct", "followup")
