@@ -100,6 +100,8 @@ def test_abramova_leaves_patients_out_and_fills_its_page(
     assert page.tables == abramova_page(record).tables, "the stored run gives the same page"
     assert {curve.measure for curve in record.curves} == {"growth Dice of the inner fold"}
     assert len(record.curves) == 8, "four arms in two groups"
+    shared = abramova2024.run(cohort, tmp_path / "shared", replace(SMOKE, workers=2))
+    assert plain_cells({"rows": shared.rows}) == plain_cells({"rows": record.rows}), "groups side by side"
     assert any("Of 4 patients" in limit and "no part for the CT" in limit for limit in page.limits)
     still, oracle = (column(page, "forecast", name, "growth Dice") for name in ("no growth", "oracle"))
     assert isinstance(still, Estimate)

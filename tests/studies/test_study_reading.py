@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from ichnos.cohort import Patient
 from ichnos.errors import InputRefused
 from ichnos.studies.shared.budget import StudyBudget
+from ichnos.studies.shared.processes import each_at_once
 from ichnos.studies.shared.reading import read_patients, rows_of_patients
 
 PEOPLE = [Patient("a"), Patient("b"), Patient("c")]
@@ -69,3 +71,25 @@ def test_another_task_has_its_own_ledger_and_its_own_words(
     assert [row["letters"] for row in rows] == ["aa"]
     assert told[0].startswith("sub-b could not be outlined: ")
     assert (tmp_path / "automatic" / ".ichnos" / "automatic").is_dir()
+
+
+def root_of(number: int, budget: StudyBudget) -> tuple[float, int]:
+    budget.say("from another process, where nobody listens")
+    if number < 0:
+        raise InputRefused(f"{number} has no root")
+    return number**0.5, os.getpid()
+
+
+def test_parts_are_done_in_processes_of_their_own(budget: StudyBudget, told: list[str]) -> None:
+    two = replace(budget, workers=2)
+    found = each_at_once(root_of, {"four": (4,), "nine": (9,)}, two)
+    assert {name: root for name, (root, _) in found.items()} == {"four": 2.0, "nine": 3.0}
+    assert os.getpid() not in {process for _, process in found.values()}
+    assert told == ["four, nine: 2 at once", "  four: done", "  nine: done"]
+    with pytest.raises(InputRefused, match="-1 has no root"):
+        each_at_once(root_of, {"four": (4,), "none": (-1,)}, two)
+
+
+def test_on_a_gpu_one_part_comes_after_the_other(budget: StudyBudget) -> None:
+    alone = replace(budget, workers=2, device="cuda")
+    assert each_at_once(root_of, {"four": (4,), "nine": (9,)}, alone)["nine"] == (3.0, os.getpid())

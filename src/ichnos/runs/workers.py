@@ -127,7 +127,7 @@ def _serve(pipe: Connection, call: bytes, work: Path, threads: int) -> None:
     for variable in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         # before the function's libraries are imported: cores are shared
         os.environ.setdefault(variable, str(threads))
-    _leave_with_the_parent()
+    leave_with_the_parent()
     function = pickle.loads(call)
     pipe.send(None)
     while True:
@@ -138,7 +138,8 @@ def _serve(pipe: Connection, call: bytes, work: Path, threads: int) -> None:
         pipe.send(function(item, work))
 
 
-def _leave_with_the_parent() -> None:
+def leave_with_the_parent() -> None:
+    """End this process when the one that began it ends, even where that was killed."""
     import threading
     from multiprocessing import parent_process
 

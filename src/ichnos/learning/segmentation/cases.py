@@ -140,7 +140,11 @@ def _write(
             np.save(partial / f"{name}.npy", array)
         voxels = hashlib.sha256(np.ascontiguousarray(ct.array).tobytes()).hexdigest()
         (partial / "case.json").write_text(json.dumps({"voxels_sha256": voxels}), encoding="utf-8")
-        os.replace(partial, folder)
+        try:
+            os.replace(partial, folder)
+        except OSError:
+            if not (folder / "case.json").is_file():  # else another training has just made the same one
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -13,6 +13,7 @@ the oracle: the law's own probability of blood per voxel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from ichnos.studies.abramova2024.tables import median_picture
 from ichnos.studies.abramova2024.training import (
     FORECAST_ARMS,
     LEAST_GROWTH_ML,
-    GroupResult,
     arm_settings,
     arm_stem,
     check_apart,
@@ -35,6 +35,7 @@ from ichnos.studies.abramova2024.training import (
 )
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.page import PngPicture
+from ichnos.studies.shared.processes import each_at_once
 from ichnos.studies.shared.recipe import check_networks
 from ichnos.studies.shared.record import StudyRecord
 from ichnos.studies.shared.rows import page_provenance
@@ -48,14 +49,11 @@ def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyRecord:
     budget.say("loading the regions around the haematomas")
     grown = grown_pairs(cohort, budget)
     groups = fold_groups(len(grown), budget)
-    results: list[GroupResult] = []
+    calls = {f"group-{k}": (*_parted(grown, left), out / f"group-{k}") for k, left in enumerate(groups)}
+    results = list(each_at_once(group_result, calls, budget).values())
     maps: dict[str, dict[str, Floats32]] = {}
-    for k, left_out in enumerate(groups):
-        budget.say(f"group {k + 1} of {len(groups)}: {len(left_out)} patient(s) left out")
-        others = [p for i, p in enumerate(grown) if i not in left_out]
-        held = [grown[i] for i in left_out]
-        results.append(group_result(others, held, out / f"group-{k}", budget))
-        maps |= {pair.patient: own for pair, own in zip(held, results[-1].maps, strict=True)}
+    for left_out, result in zip(groups, results, strict=True):
+        maps |= {grown[i].patient: own for i, own in zip(left_out, result.maps, strict=True)}
     figure = median_picture(grown, maps)
     return StudyRecord(
         "abramova2024",
@@ -65,6 +63,13 @@ def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyRecord:
         tuple(curve for result in results for curve in result.curves),
         (PngPicture(figure.name, figure.caption, figure.png),),
     )
+
+
+def _parted(
+    grown: Sequence[LesionPair], left_out: Sequence[int]
+) -> tuple[list[LesionPair], list[LesionPair]]:
+    """Return the patients to learn from, and those left out."""
+    return [p for i, p in enumerate(grown) if i not in left_out], [grown[i] for i in left_out]
 
 
 def grown_pairs(cohort: Cohort, budget: StudyBudget) -> list[LesionPair]:

@@ -105,6 +105,7 @@ def group_result(
     others: Sequence[LesionPair], held: Sequence[LesionPair], out: Path, budget: StudyBudget
 ) -> GroupResult:
     """Train every arm on the others, and score it on those left out."""
+    budget.say(f"{out.name}: {len(held)} patient(s) left out")
     rows: list[dict[str, Any]] = []
     maps: list[dict[str, Floats32]] = [{} for _ in held]
     curves = []

@@ -27,7 +27,7 @@ from ichnos.studies.shared.record import StudyRecord
 from ichnos.studies.shared.rows import known_number, page_provenance
 from ichnos.studies.shared.training import (
     NNUNET_ARM,
-    train_arm,
+    train_arms,
     train_nnunet_arm,
     validation_curves,
     worst_cases,
@@ -45,7 +45,7 @@ def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyRecord:
     budget.say("tracking in diffusion exams and bringing the tracts onto CT")
     labels = transferred_labels(cohort, TRACT_LABEL, budget)
     plans = tract_plans(budget)
-    models = {name: train_arm(name, plan, labels, out, budget) for name, plan in plans.items()}
+    models = train_arms(plans, labels, out, budget)
     if budget.nnunet:
         models[NNUNET_ARM] = train_nnunet_arm(TRACT_LABEL, labels, out, budget)
     rows = [row | _row_facts(labels.cohort, row["id"]) for row in _read(labels, models, out, budget)]

@@ -26,7 +26,7 @@ from ichnos.studies.shared.record import StudyRecord
 from ichnos.studies.shared.rows import page_provenance
 from ichnos.studies.shared.training import (
     NNUNET_ARM,
-    train_arm,
+    train_arms,
     train_nnunet_arm,
     validation_curves,
     worst_cases,
@@ -39,7 +39,7 @@ def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyRecord:
     check_networks(budget.recipe, (*plans, NNUNET_ARM), "ryu2025")
     budget.say("bringing hyperintensities from FLAIR onto CT")
     labels = transferred_labels(cohort, WHITE_MATTER_LABEL, budget)
-    models = {name: train_arm(name, plan, labels, out, budget) for name, plan in plans.items()}
+    models = train_arms(plans, labels, out, budget)
     if budget.nnunet:
         models[NNUNET_ARM] = train_nnunet_arm(WHITE_MATTER_LABEL, labels, out, budget)
     budget.say("choosing the threshold on training patients")

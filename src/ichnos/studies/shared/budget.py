@@ -11,6 +11,15 @@ from pathlib import Path
 from ichnos.studies.shared.recipe import StudyRecipe
 
 
+def silent(sentence: str) -> None:
+    """Say nothing."""
+
+
+def not_known() -> float:
+    """Return that the time spent is not kept."""
+    return math.nan
+
+
 @dataclass(frozen=True)
 class StudyBudget:
     """How much a study may spend, and on what."""
@@ -27,9 +36,9 @@ class StudyBudget:
     cache: Path | None = field(default=None, compare=False)
     nnunet: bool = False  # train nnU-Net itself too, as one more arm
     # one sentence as each stage begins
-    say: Callable[[str], None] = field(default=lambda sentence: None, compare=False)
+    say: Callable[[str], None] = field(default=silent, compare=False)
     # minutes so far, earlier calls among them
-    spent: Callable[[], float] = field(default=lambda: math.nan, compare=False)
+    spent: Callable[[], float] = field(default=not_known, compare=False)
 
     def does(self, part: str) -> bool:
         """Say whether a part of the study is asked for.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ichnos.files import atomic_file
@@ -21,6 +21,7 @@ from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.curves import TrainingCurve
 from ichnos.studies.shared.labels import StudyLabels
 from ichnos.studies.shared.page import PngPicture
+from ichnos.studies.shared.processes import each_at_once
 
 _SMOKE_STEPS = 2
 FROM_SHIPPED = (
@@ -37,6 +38,13 @@ _FINISHED = "finished.txt"
 _PATIENCE = 4  # validations of ten without a better one, after which a training has converged
 _NNUNET_ITERATIONS = 250  # of an epoch, nnU-Net's own
 SegmentationPlan = TrainSettings | NnunetSettings
+
+
+def train_arms(
+    plans: Mapping[str, SegmentationPlan], labels: StudyLabels, out: Path, budget: StudyBudget
+) -> dict[str, Model]:
+    """Train every network of a study; on a CPU as many at once as there are workers."""
+    return each_at_once(train_arm, {name: (name, plan, labels, out) for name, plan in plans.items()}, budget)
 
 
 def train_arm(

@@ -28,7 +28,7 @@ from ichnos.studies.shared.training import (
     FROM_SHIPPED,
     NNUNET_NOT_ASKED,
     SegmentationPlan,
-    train_arm,
+    train_arms,
     train_nnunet_arm,
     worst_cases,
 )
@@ -66,7 +66,8 @@ def train_outlines(
 ) -> tuple[dict[str, Model], dict[str, str]]:
     """Train every network of part one; what is not trained is named with its reason."""
     plans = outline_networks(budget)
-    models = {name: train_arm(_stem(name), plan, labels, out, budget) for name, plan in plans.items()}
+    stems = train_arms({_stem(name): plan for name, plan in plans.items()}, labels, out, budget)
+    models = {name: stems[_stem(name)] for name in plans}
     if not budget.nnunet:
         return models, {NNUNET_ROW: NNUNET_NOT_ASKED}
     return {**models, NNUNET_ROW: train_nnunet_arm(_TARGETS, labels, out, budget)}, {}
