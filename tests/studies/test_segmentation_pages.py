@@ -123,9 +123,17 @@ def test_the_trial_finds_the_effects_that_were_drawn(trial_page: StudyPage) -> N
 
 def test_the_page_of_tracts_alone_has_no_table_of_a_trial() -> None:
     facts = {"simulated": True, "tracts": True, "trial": False, "refused": 0, "ways": ["affine"]}
-    row = {"id": "1", "split": "test", "label_left": True, "affine_left_dice": 0.5}
+    row = {
+        "id": "1",
+        "split": "test",
+        "label_left": True,
+        "affine_left_dice": 0.5,
+        "affine_true_left_dice": 0.75,
+    }
     page = murray_page(StudyRecord("murray2024", {"patients": [row]}, facts, {"smoke": 0}))
     assert [table.name for table in page.tables] == ["murray2024"]
+    assert value(cells(page, "murray2024", "Dice, both")[TRACT_WAYS["affine"]]) == 0.5
+    assert value(cells(page, "murray2024", "Dice with the true tract")[TRACT_WAYS["affine"]]) == 0.75
     assert not any("trial has" in sentence for sentence in page.design)
 
 
@@ -332,6 +340,7 @@ def test_the_reader_of_tracts_measures_each_way_against_the_label(tmp_path: Path
     assert 0.3 < row["affine_left_dice"] < 1.0
     assert row["side"] == "left"
     assert row["label_left"]
+    assert not any("_true_" in name for name in row)
     assert "label_left_dice" not in row, (
         "without the simulation's truth the label has nothing to be compared with"
     )

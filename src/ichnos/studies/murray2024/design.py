@@ -21,6 +21,8 @@ TRACT_WAYS = {
     "deformable": "atlas, deformable",
 }
 
+AGAINST_TRUTH = "_true"  # after a way's name: its overlap with the simulation's own tract
+
 
 def tract_plans(budget: StudyBudget) -> dict[str, SegmentationPlan]:
     """Return what is trained: as published, a U-Net in three dimensions on the pairs alone; and ours.

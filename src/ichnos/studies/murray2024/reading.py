@@ -21,6 +21,7 @@ from ichnos.clinical.injury import (
 from ichnos.cohort import Cohort, Patient
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.simulation.cohort.exam_files import TRUTH
+from ichnos.studies.murray2024.design import AGAINST_TRUTH
 from ichnos.studies.shared.labels import StudyLabels, label_on_ct
 from ichnos.studies.shared.reading import ct_scan, predictor_of
 from ichnos.volume import Volume, box_around, volume_ml
@@ -56,6 +57,7 @@ class TractReader:
         row |= {f"label_{side}": True for side in SIDES if label[side] is not None}
         for way, tracts in {**found, "label": label, "truth": true}.items():
             row |= _overlaps(way, tracts, true if way == "label" else label)
+            row |= _overlaps(f"{way}{AGAINST_TRUTH}", tracts, true) if way in found else {}
             row |= {f"{way}_{name}": value for name, value in worse_side(tracts, blood, oedema).items()}
         return row
 

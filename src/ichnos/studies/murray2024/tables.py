@@ -15,6 +15,7 @@ from ichnos.evidence.metrics.agreement import weighted_kappa
 from ichnos.evidence.metrics.regression import ModelKind
 from ichnos.evidence.metrics.resampling import resampled_pearson
 from ichnos.evidence.tables import Cell, Table
+from ichnos.studies.murray2024.design import AGAINST_TRUTH
 from ichnos.studies.murray2024.effects import LIMIT, outcome_frame
 from ichnos.studies.shared.page import cell, comparison
 from ichnos.studies.shared.rows import (
@@ -44,9 +45,19 @@ def overlap_table(rows: Sequence[PatientRow], ways: Mapping[str, str]) -> Table:
         ("Dice, patients without haematoma", "not reported", partial(_dice, healthy)),
     )
     out = [table_row(measure, paper, ways, compare, compare("label")) for measure, paper, compare in asked]
+    if any(f"{way}{AGAINST_TRUTH}_{side}_dice" in row for row in rows for way in ways for side in SIDES):
+        unknown, same = "unknown outside a simulation", partial(_dice_with_truth, rows)
+        out.append(table_row("Dice with the true tract", unknown, ways, same, _dice(rows, "label")))
     return comparison(
-        "murray2024", "The paper's table, and ours: overlap with the tract label", out, note="Held-out pairs."
+        "murray2024",
+        "The paper's table, and ours: overlap with the tract label",
+        out,
+        note="Held-out pairs. limit: the label against the simulation's own tract.",
     )
+
+
+def _dice_with_truth(rows: Sequence[PatientRow], way: str) -> Cell:
+    return _dice(rows, f"{way}{AGAINST_TRUTH}")
 
 
 def _dice(
