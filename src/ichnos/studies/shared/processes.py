@@ -32,9 +32,13 @@ def each_at_once(
     with ProcessPoolExecutor(count, get_context("spawn"), _begin, (threads,)) as pool:
         asked = {name: pool.submit(work, *given, quiet) for name, given in calls.items()}
         found = {}
-        for name, future in asked.items():
-            found[name] = future.result()
-            budget.say(f"  {name}: done")
+        try:
+            for name, future in asked.items():
+                found[name] = future.result()
+                budget.say(f"  {name}: done")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what has not begun does not begin
+            raise
     return found
 
 
