@@ -81,6 +81,6 @@ def test_every_link_and_script_that_a_page_names_exists(page: Path) -> None:
 def test_every_target_of_the_makefile_that_a_page_names_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
     for page in PAGES:
-        named = set(re.findall(r"`?\bmake ([a-z-]+)\b(?=[`; ]|$)", page.read_text(encoding="utf-8")))
-        in_code = {n for n in named if f"`make {n}" in page.read_text() or f"\nmake {n}" in page.read_text()}
-        assert in_code <= targets, page.name
+        in_blocks = [n for block in code_blocks(page) for n in re.findall(r"^make ([a-z-]+)", block, re.M)]
+        in_lines = re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8"))
+        assert {*in_blocks, *in_lines} <= targets, page.name
