@@ -37,11 +37,12 @@ def bundles() -> Bundles:
     structures = mni.structures()
     codes = structures.array[::STEP, ::STEP, ::STEP]
     affine = structures.affine @ np.diag([STEP, STEP, STEP, 1.0])
-    xyz = mni.coordinates(Volume(codes, affine))
+    grid = Volume(codes, affine)
+    xyz = mni.coordinates(grid)
     white = ndimage.gaussian_filter(
         np.isin(codes, (mni.WHITE, mni.BRAINSTEM, mni.CEREBELLAR_WHITE)).astype(np.float32), 0.6
     )
-    parts = [_projection(xyz), _callosal(xyz), _association(xyz)]
+    parts = [_projection(xyz, *tract.right_on(grid)), _callosal(xyz), _association(xyz)]
     orientation = np.stack([direction for direction, _ in parts])
     weight = np.stack([share for _, share in parts]) * white
     weight *= np.minimum(1, 0.85 / np.maximum(weight.sum(0), 1e-3))
@@ -54,15 +55,15 @@ def bundles() -> Bundles:
 
 
 def _unit(x: Floats32, y: Floats32, z: Floats32) -> Floats32:
-    stacked = np.stack(np.broadcast_arrays(x, y, z)).astype(np.float32)
+    stacked = np.stack(np.broadcast_arrays(x, y, z), dtype=np.float32, casting="same_kind")
     length = np.linalg.norm(stacked, axis=0, keepdims=True)
     unit: Floats32 = stacked / np.maximum(length, 1e-6)
     return unit
 
 
-def _projection(xyz: Floats32) -> tuple[Floats32, Floats32]:
+def _projection(xyz: Floats32, away_mm: Volume, downwards: Volume) -> tuple[Floats32, Floats32]:
     """Return the fan of the corona radiata above the capsule, and the corticospinal tract itself where it
-    runs.
+    runs, from the distance to the right tract and its orientation.
     """
     x, y, z = xyz
     a, sign = np.abs(x), np.sign(x)
@@ -76,13 +77,12 @@ def _projection(xyz: Floats32) -> tuple[Floats32, Floats32]:
     )
     direction = np.where(z < 4, down, direction)
     share = np.where(z < -3, 0.65, 0.5 * np.exp(-(((a - 25 - 0.25 * np.clip(z - 15, 0, 60)) / 15) ** 2)))
-    for side in tract.SIDES:
-        atlas = tract.atlas(side)
-        away_mm = atlas.distance_mm.array[::STEP, ::STEP, ::STEP]
-        own = -np.moveaxis(atlas.orientation.array[::STEP, ::STEP, ::STEP], -1, 0)  # up, as the fan
-        inside = (away_mm < 3.0) & (np.linalg.norm(own, axis=0) > 0)
-        direction = np.where(inside, own, direction).astype(np.float32)
-        share = np.where(inside, np.maximum(share, np.where(away_mm < 0.5, 0.7, 0.5)), share)
+    for across in (-1, 1):  # the left tract mirrors the right one
+        away = away_mm.array[::across]
+        upwards = np.moveaxis(downwards.array[::across] * np.array([-across, -1, -1], np.float32), -1, 0)
+        inside = (away < 3.0) & (np.linalg.norm(upwards, axis=0) > 0)
+        direction = np.where(inside, upwards, direction).astype(np.float32)
+        share = np.where(inside, np.maximum(share, np.where(away < 0.5, 0.7, 0.5)), share)
     return direction, share.astype(np.float32)
 
 

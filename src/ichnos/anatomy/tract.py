@@ -122,12 +122,19 @@ def atlas(side: Side) -> TractAtlas:
     >>> bool(atlas("left").mask.array.sum() > 15_000)  # about 20 mL
     True
     """
-    structures = mni.structures()
     if side == "left":
         right = atlas("right")
         distance = np.ascontiguousarray(right.distance_mm.array[::-1])
         orientation = right.orientation.array[::-1] * np.array([-1, 1, 1], np.float32)
-        return TractAtlas(side, structures.with_array(distance), Volume(orientation, structures.affine))
+        grid = right.distance_mm
+        return TractAtlas(side, grid.with_array(distance), Volume(orientation, grid.affine))
+    return TractAtlas(side, *right_on(mni.structures()))
+
+
+def right_on(structures: Volume) -> tuple[Volume, Volume]:
+    """Return distance and orientation of the right tract (see `TractAtlas`) on a grid of the template's
+    structures, which may be coarser than the template's own.
+    """
     x, y, heights = _plane(structures)
     distance = np.full(structures.shape, FAR_MM, np.float32)
     orientation = np.zeros((*structures.shape, 3), np.float32)
@@ -142,7 +149,7 @@ def atlas(side: Side) -> TractAtlas:
             orientation[near, k] = _tangents(x[near], y[near], float(here))
     fluid = np.isin(structures.array, (0, mni.CSF, mni.VENTRICLE))
     distance[fluid] = np.maximum(distance[fluid], 2.0)  # no fibre runs through fluid
-    return TractAtlas(side, structures.with_array(distance), Volume(orientation, structures.affine))
+    return structures.with_array(distance), Volume(orientation, structures.affine)
 
 
 def _plane(grid: Volume) -> tuple[Floats, Floats, Floats]:
