@@ -16,6 +16,7 @@ import torch
 
 from ichnos.cli.main import run
 from ichnos.cli.read import ReadSettings, engine_of
+from ichnos.cli.terminal.collector import collect_seldom
 from ichnos.cli.terminal.threads import single_thread
 from ichnos.models.store import DEFAULT, MANIFEST, SHIPPED
 from ichnos.reading import Record
@@ -84,6 +85,7 @@ def prepare() -> int:
 def main() -> int:
     """Make the patient anew, read the CT, show both, and say how long it took."""
     begun = time.monotonic()
+    collect_seldom()
     shutil.rmtree(OUT / "reading", ignore_errors=True)
     shutil.rmtree(OUT / "dicom", ignore_errors=True)
     print(f"simulating a patient and a CT with {TILT_DEG:g}° of gantry tilt …", flush=True)

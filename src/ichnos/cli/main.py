@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from ichnos.cli.terminal.collector import collect_seldom
 from ichnos.cli.verbs import VERBS, Verb
 from ichnos.errors import IchnosError, require_installed
 
@@ -24,6 +25,7 @@ _HELP_COLUMNS = 80
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a verb and leave with its exit code."""
+    collect_seldom()
     sys.exit(run(arguments))
 
 
