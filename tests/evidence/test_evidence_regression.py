@@ -129,6 +129,16 @@ def test_brants_test_has_its_size_and_sees_unequal_odds() -> None:
     assert (found.p < 1e-4, found.freedom) == (True, 1)
 
 
+def test_brants_test_is_refused_where_cuts_have_too_few_cases_for_their_effects() -> None:
+    rng = np.random.default_rng(11)
+    names = [f"x{k}" for k in range(10)]
+    few = pd.DataFrame(rng.normal(size=(52, 10)), columns=names).assign(
+        g=rng.integers(0, 7, 52).astype(float)
+    )
+    with pytest.raises(InputRefused, match="10 effects"):
+        proportional_odds_test(f"g ~ {' + '.join(names)}", few)
+
+
 def test_dersimonian_and_laird_on_the_bcg_trials() -> None:
     vaccinated, control = BCG[:, 0] / BCG[:, :2].sum(axis=1), BCG[:, 2] / BCG[:, 2:].sum(axis=1)
     log_ratio = np.log(vaccinated / control)

@@ -12,6 +12,8 @@ from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.regression import complete_rows, design_matrices
 
+EVENTS_PER_EFFECT = 5  # the least on either side of a cut, for each effect of its binary model
+
 
 @dataclass(frozen=True)
 class ProportionalOdds:
@@ -26,7 +28,7 @@ def proportional_odds_test(formula: str, table: Any) -> ProportionalOdds:
     """Test whether the effects are the same at every cut of an ordinal outcome (Brant 1990, Biometrics
     46:1171).
 
-    Cuts at which the binary model has no finite fit are left out.
+    Cuts at which the binary model has no finite fit, or too few cases on one side, are left out.
     """
     import statsmodels.api as sm
     from scipy.stats import chi2 as chi2_distribution
@@ -35,16 +37,19 @@ def proportional_odds_test(formula: str, table: Any) -> ProportionalOdds:
     outcome, design = design_matrices(formula, data)
     x = sm.add_constant(design.drop(columns="Intercept", errors="ignore").to_numpy(float))
     cuts = np.unique(outcome)[:-1]
+    k = x.shape[1] - 1
     fits = [f for f in (_binary(outcome > cut, x) for cut in cuts) if f is not None]
     if len(fits) < 2:
         raise InputRefused(
-            f"fewer than two cuts of the outcome of {formula!r} can be fitted, so proportional odds cannot be"
-            " tested"
+            f"fewer than two cuts of the outcome have {EVENTS_PER_EFFECT} cases for each of {k} effects on"
+            " either side and a finite fit, so proportional odds cannot be tested"
         )
-    slopes, k = np.concatenate([beta[1:] for beta, _, _ in fits]), x.shape[1] - 1
+    slopes = np.concatenate([beta[1:] for beta, _, _ in fits])
     contrast = np.hstack([np.tile(np.eye(k), (len(fits) - 1, 1)), -np.eye(k * (len(fits) - 1))])
     difference = contrast @ slopes
     spread = contrast @ _joint_variance(fits, x) @ contrast.T
+    if np.linalg.eigvalsh(spread)[0] <= 0:  # cuts fitted apart need not be in order
+        raise InputRefused("the cuts' effects vary too much together for a test of proportional odds")
     chi2, freedom = float(difference @ np.linalg.solve(spread, difference)), contrast.shape[0]
     return ProportionalOdds(chi2, freedom, float(chi2_distribution.sf(chi2, freedom)))
 
@@ -65,6 +70,8 @@ def _joint_variance(fits: list[tuple[Floats, Floats, Floats]], x: Floats) -> Flo
 def _binary(events: Any, x: Floats) -> tuple[Floats, Floats, Floats] | None:
     import statsmodels.api as sm
 
+    if min(events.sum(), (~events).sum()) < EVENTS_PER_EFFECT * (x.shape[1] - 1):
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -61,11 +62,16 @@ def _regressed(evaluation: Evaluation, plan: RegressionPlan) -> tuple[Fit, str]:
         result = one(table)
         notes = [f"{result.n} patients; {result.dropped} left out because a value is missing."]
     if plan.kind == "ordinal" and not plan.impute:
-        test = proportional_odds_test(plan.formula, table)
-        notes.append(
-            f"Brant's test of proportional odds: χ² {test.chi2:.2f}, {test.freedom} df, p {p_value(test.p)}."
-        )
+        notes.append(f"Brant's test of proportional odds: {_brant(plan.formula, table)}.")
     return result, " ".join([*notes, *(f"Note: {w}." for w in result.warnings)])
+
+
+def _brant(formula: str, table: Any) -> str:
+    try:
+        test = proportional_odds_test(formula, table)
+    except InputRefused as refusal:
+        return str(refusal)
+    return f"χ² {test.chi2:.2f}, {test.freedom} df, p {p_value(test.p)}"
 
 
 def _forest(name: str, result: Fit, caption: str) -> Figure:
