@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +17,8 @@ from ichnos.evidence.metrics.imputation import impute
 from ichnos.evidence.metrics.pooling import fit_imputed, random_effects, rubin
 from ichnos.evidence.metrics.proportional_odds import proportional_odds_test
 from ichnos.evidence.metrics.regression import fit
+from ichnos.evidence.pack.plan import RegressionPlan
+from ichnos.evidence.pack.sections.regressions import regression_section
 
 # Colditz et al. 1994, JAMA 271:698: BCG against tuberculosis; (cases, others) vaccinated, then control.
 BCG = np.array(
@@ -137,6 +142,25 @@ def test_brants_test_is_refused_where_cuts_have_too_few_cases_for_their_effects(
     )
     with pytest.raises(InputRefused, match="10 effects"):
         proportional_odds_test(f"g ~ {' + '.join(names)}", few)
+
+
+def test_a_planned_regression_is_shown_and_says_why_brants_test_is_not() -> None:
+    few = _trial(18).assign(grade=np.arange(18) % 7.0)
+    plan = RegressionPlan(kind="ordinal", formula="grade ~ injury + age_years")
+    evaluation = SimpleNamespace(plan=SimpleNamespace(regressions=(plan,)), table=few)
+    section = regression_section(cast(Any, evaluation))
+    assert section is not None
+    assert not section.flags
+    assert "proportional odds cannot be tested" in section.tables[0].note
+
+
+def test_brants_test_is_refused_where_cuts_fitted_apart_contradict_each_other() -> None:
+    rng = np.random.default_rng(45)
+    n = int(rng.integers(14, 30))
+    x = rng.normal(size=n) * rng.choice([1, 3])
+    grades = np.digitize(rng.choice([0.3, 2]) * x + rng.logistic(size=n), [-1.2, 0, 1.2])
+    with pytest.raises(InputRefused, match="vary too much"):
+        proportional_odds_test("g ~ x", pd.DataFrame({"g": grades.astype(float), "x": x}))
 
 
 def test_dersimonian_and_laird_on_the_bcg_trials() -> None:
