@@ -39,20 +39,20 @@ def pictures(n: int, *, seed: int = 0, prefix: str = "p", bright: float = 0.6) -
 
 def test_a_conditional_generator_draws_blood_where_its_outline_is(tmp_path) -> None:  # type: ignore[no-untyped-def]
     learnt = pictures(24)
-    plan = small_generator("conditional", steps=60, **TINY, learning_rate=5e-3)
+    plan = small_generator("conditional", steps=60, **TINY, learning_rate=5e-3, sampling_steps=10)
     network = train_generator(learnt, plan, tmp_path)
-    made = list(sample_pictures(network, plan, 4, trained_on=learnt, seed=1, few_steps=10))
+    made = list(sample_pictures(network, plan, 4, trained_on=learnt, seed=1))
     inside = np.mean([p.image[p.mask > 0.5].mean() for p in made])
     outside = np.mean([p.image[p.mask < 0.5].mean() for p in made])
     assert inside > outside + 0.2
-    again = list(sample_pictures(network, plan, 4, trained_on=learnt, seed=1, few_steps=10))
+    again = list(sample_pictures(network, plan, 4, trained_on=learnt, seed=1))
     assert all(np.array_equal(a.image, b.image) for a, b in zip(made, again, strict=True))
 
 
 def test_the_published_generator_sees_expanded_haematomas_alone(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    plan = small_generator("published", steps=2, **TINY)
+    plan = small_generator("published", steps=2, **TINY, sampling_steps=None)
     network = train_generator(pictures(8), plan, tmp_path)
-    made = list(sample_pictures(network, plan, 3, trained_on=pictures(8), seed=0, few_steps=None))
+    made = list(sample_pictures(network, plan, 3, trained_on=pictures(8), seed=0))
     assert made[0].sources == ("p1", "p3", "p5", "p7")
     assert made[0].image.shape == (16, 16)
     assert np.abs(made[0].image).max() <= 1

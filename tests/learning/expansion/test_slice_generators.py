@@ -14,8 +14,10 @@ from ichnos.evidence.leakage import read_training
 from ichnos.learning.expansion.generator_store import (
     ledger_of,
     load_generator,
+    read_pictures,
     save_generator,
     write_ledger,
+    write_pictures,
 )
 from ichnos.learning.expansion.settings import GeneratorKind, GeneratorSettings, small_generator
 from ichnos.learning.expansion.slice_generator import (
@@ -24,9 +26,19 @@ from ichnos.learning.expansion.slice_generator import (
     sample_pictures,
     taught,
     train_generator,
+    training_fingerprint,
 )
+from ichnos.learning.loop.settings import changed
 
-TINY = {"size": 16, "ch_mult": (1,), "embed_dims": (32, 32, 32), "noise_steps": 20, "batch": 4, "steps": 1}
+TINY = {
+    "size": 16,
+    "ch_mult": (1,),
+    "embed_dims": (32, 32, 32),
+    "noise_steps": 20,
+    "batch": 4,
+    "steps": 1,
+    "sampling_steps": 2,
+}
 KINDS: tuple[GeneratorKind, ...] = ("published", "conditional")
 
 
@@ -91,11 +103,11 @@ def test_a_generator_without_other_outcomes_cannot_sample_them() -> None:
 def test_samples_name_their_sources_and_the_same_seed_gives_the_same(kind: GeneratorKind) -> None:
     settings, own = small_generator(kind, **TINY), slices(6)
     network = untrained(settings)
-    first, again = (
-        list(sample_pictures(network, settings, 5, trained_on=own, seed=3, few_steps=2)) for _ in range(2)
-    )
+    first, again = (list(sample_pictures(network, settings, 5, trained_on=own, seed=3)) for _ in range(2))
     assert [p.name for p in first] == [f"made-{kind}-3-{k:05d}" for k in range(5)]
     assert all(np.array_equal(a.image, b.image) for a, b in zip(first, again, strict=True))
+    fewer = list(sample_pictures(network, settings, 4, trained_on=own, seed=3))  # a whole batch
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(first, fewer, strict=False))
     assert all(p.image.shape == (16, 16) and np.isfinite(p.image).all() for p in first)
     assert all(p.patient == "" for p in first)
     expected = ("p1", "p3", "p5") if kind == "published" else tuple(f"p{k}" for k in range(6))
@@ -107,8 +119,7 @@ def test_guidance_changes_what_is_sampled_under_a_condition() -> None:
     settings, own = small_generator("conditional", **TINY), slices(4)
     network = untrained(settings)
     plain, guided = (
-        next(sample_pictures(network, settings, 1, trained_on=own, seed=0, few_steps=2, guidance=g))
-        for g in (1.0, 4.0)
+        next(sample_pictures(network, settings, 1, trained_on=own, seed=0, guidance=g)) for g in (1.0, 4.0)
     )
     assert not np.array_equal(plain.image, guided.image)
 
@@ -139,3 +150,23 @@ def test_the_ledger_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     rows = read_training(tmp_path / "new" / "ledger.csv")
     assert tuple(rows) == ledger_of(made)
     assert len({row.sha256 for row in rows}) == 3, "every image has its own hash"
+
+
+def test_kept_images_are_read_back_under_their_own_key_alone(tmp_path: Path) -> None:
+    settings, own = small_generator("conditional", **TINY), slices(6)
+    drawn = list(sample_pictures(untrained(settings), settings, 3, trained_on=own, seed=3))
+    write_pictures(drawn, tmp_path / "images.npz", "a key")
+    back = read_pictures(tmp_path / "images.npz", "a key")
+    assert ledger_of(back) == ledger_of(drawn)
+    assert [p.outcome for p in back] == [1.0] * 3
+    assert all(np.array_equal(a.mask, b.mask) for a, b in zip(drawn, back, strict=True))
+    assert read_pictures(tmp_path / "images.npz", "another") == []
+    assert read_pictures(tmp_path / "nothing.npz", "a key") == []
+
+
+def test_how_many_steps_sample_does_not_train_anew() -> None:
+    own, settings = slices(4), small_generator("conditional", **TINY)
+    assert training_fingerprint(own, settings) == training_fingerprint(
+        own, changed(settings, {"sampling_steps": 5})
+    )
+    assert training_fingerprint(own, settings) != training_fingerprint(own, changed(settings, {"ch": 64}))

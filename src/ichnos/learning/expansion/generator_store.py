@@ -12,6 +12,7 @@ from torch import nn
 
 from ichnos.errors import InputRefused
 from ichnos.evidence.leakage import TrainingImage, write_training
+from ichnos.files import atomic_file
 from ichnos.inference.crops import PUBLISHED_SPACING_MM, WINDOW_90_45_HU
 from ichnos.learning.expansion.settings import GeneratorKind, GeneratorLoop, GeneratorSettings
 from ichnos.learning.expansion.slice_generator import Picture, taught
@@ -111,6 +112,34 @@ def write_ledger(pictures: Sequence[Picture], path: Path) -> None:
     """Write the ledger of synthetic images, as `evidence.leakage.read_training` reads it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_training(ledger_of(pictures), path)
+
+
+def write_pictures(pictures: Sequence[Picture], path: Path, key: str) -> None:
+    """Keep sampled images of one generator under a key that says how they were made."""
+    first = pictures[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            key=np.array(key),
+            names=np.array([p.name for p in pictures]),
+            images=np.stack([p.image for p in pictures]),
+            masks=np.stack([p.mask for p in pictures]),
+            outcome=np.array(first.outcome),
+            sources=np.array(first.sources),
+        )
+
+
+def read_pictures(path: Path, key: str) -> list[Picture]:
+    """Return the images kept under a key; none where there are none, or others."""
+    if not path.is_file():
+        return []
+    with np.load(path) as kept:
+        if str(kept["key"]) != key:
+            return []
+        outcome, sources = float(kept["outcome"]), tuple(map(str, kept["sources"]))
+        parts = zip(kept["names"], kept["images"], kept["masks"], strict=True)
+        return [Picture(str(name), image, mask, outcome, sources=sources) for name, image, mask in parts]
 
 
 def _sha256(*images: npt.NDArray[np.float32]) -> str:

@@ -173,6 +173,9 @@ class GeneratorSettings(BaseModel):
     )
     size: int = Field(default=224, gt=0, description="pixels along a side of an image")
     noise_steps: int = Field(default=1000, gt=1, description="steps of the diffusion")
+    sampling_steps: int | None = Field(
+        default=50, gt=0, description="even steps of sampling (DDIM); null: every step, as published"
+    )
     ch: int = Field(default=64, gt=0, description="channels of the first level")
     ch_mult: tuple[int, ...] = Field(
         default=(1, 2, 3, 4), description="channels of each level over the first"

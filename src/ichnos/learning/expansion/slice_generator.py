@@ -56,15 +56,21 @@ def train_generator(
     """Train on slices of patients, the published kind on expanded ones only; the same call resumes."""
     chosen = taught(pictures, settings.kind)
     _check_pictures(chosen, settings.kind)
-    content = settings.model_dump_json().encode() + b"".join(p.image.tobytes() for p in chosen)
     return train(
         settings.network(),
         settings.loop.for_examples(len(chosen)),
         _GeneratorLoss.of(chosen, settings, resources.device),
         out,
-        data=hashlib.sha256(content).hexdigest()[:16],
+        data=training_fingerprint(chosen, settings),
         resources=resources,
     )
+
+
+def training_fingerprint(chosen: Sequence[Picture], settings: GeneratorSettings) -> str:
+    """Return a hash of all that decides a generator's weights; how it is sampled is no part of it."""
+    said = settings.model_dump_json(exclude={"sampling_steps"})
+    content = said.encode() + b"".join(p.image.tobytes() for p in chosen)
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def taught(pictures: Sequence[Picture], kind: GeneratorKind) -> list[Picture]:
@@ -137,14 +143,16 @@ def sample_pictures(
     outcome: float = 1.0,
     seed: int,
     guidance: float = 1.0,
-    few_steps: int | None = 50,  # of DDIM; None: the whole schedule, as published
     device: str = "cpu",
 ) -> Iterator[Picture]:
-    """Sample images in batches, ours over the outlines of training patients. No image is selected."""
-    sampler = _Sampler(network.eval(), settings, outcome, guidance, few_steps, device)
+    """Sample images in batches, ours over the outlines of training patients. No image is selected.
+
+    Fewer images of the same seed are the first of more, but for the last batch.
+    """
+    sampler = _Sampler(network.eval(), settings, outcome, guidance, device)
     sources = tuple(sorted({p.patient for p in taught(trained_on, settings.kind)}))
     known = [p.mask for p in trained_on if p.outcome == outcome] or [p.mask for p in trained_on]
-    rng = np.random.default_rng([seed, count])
+    rng = np.random.default_rng(seed)
     for first in range(0, count, settings.loop.batch):
         size = min(settings.loop.batch, count - first)
         outlines = np.stack([_outline(known, rng) for _ in range(size)])
@@ -163,7 +171,6 @@ class _Sampler:
     settings: GeneratorSettings
     outcome: float
     guidance: float
-    few_steps: int | None
     device: str
 
     def __post_init__(self) -> None:
@@ -177,11 +184,11 @@ class _Sampler:
         channels = 1 if settings.kind == "conditional" else 3
         x = torch.randn((n, channels, settings.size, settings.size), generator=generator).to(self.device)
         model, schedule = self._denoiser(outlines), noise_schedule(settings)
-        if self.few_steps is None:
+        if settings.sampling_steps is None:
             noises = diffusion.standard_normal(x, generator=generator)
             sample = diffusion.sample_ddpm(model, x, schedule, noises=noises)
         else:
-            steps = min(self.few_steps, settings.noise_steps)
+            steps = min(settings.sampling_steps, settings.noise_steps)
             sample = diffusion.sample_ddim(model, x, schedule, steps=steps)
         images: Floats32 = sample.mean(1).cpu().numpy().astype(np.float32)
         return images

@@ -49,7 +49,7 @@ class SyntheticMaker:
     """Makes expanded images from a fold's training patients until the classes stand at the arm's ratio.
 
     What it has made is kept in `batches`, to be judged when every fold is trained. The arms of one kind and
-    seed share the generators of their folds.
+    seed share the generators of their folds, and their images: the smaller set is the first of the larger.
     """
 
     def __init__(
@@ -97,22 +97,22 @@ class SyntheticMaker:
             command="ichnos study yu2025",
             device=budget.device,
         )
-        drawn = synthesis.sample_pictures(
-            network,
-            settings,
-            count,
-            trained_on=source,
-            seed=self.seed + fold,
-            few_steps=5 if budget.smoke else 50,
-            device=budget.device,
-        )
-        return list(drawn)
+        kept, seed = self.folder / name / "images.npz", self.seed + fold
+        key = f"{synthesis.training_fingerprint(source, settings)} {settings.sampling_steps} {seed}"
+        drawn = generator_store.read_pictures(kept, key)
+        if len(drawn) < count:
+            sampled = synthesis.sample_pictures(
+                network, settings, count, trained_on=source, seed=seed, device=budget.device
+            )
+            drawn = list(sampled)
+            generator_store.write_pictures(drawn, kept, key)
+        return drawn[:count]
 
 
 def generator_settings(kind: GeneratorKind, size: int, *, budget: StudyBudget) -> GeneratorSettings:
     """Return the settings of a generator under the study's recipe, for slices of so many pixels."""
     if budget.smoke:
-        return small_generator(kind, steps=3, size=size, noise_steps=20)
+        return small_generator(kind, steps=3, size=size, noise_steps=20, sampling_steps=5)
     settings = changed(generator_recipe(budget.recipe.base, kind=kind), {"size": size})
     return budget.recipe.applied(f"generator-{kind}", settings)
 
