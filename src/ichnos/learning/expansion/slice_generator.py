@@ -20,7 +20,7 @@ from ichnos.arrays import Floats32
 from ichnos.errors import InputRefused, UsageError
 from ichnos.learning.expansion.settings import GeneratorKind, GeneratorSettings
 from ichnos.learning.loop.resources import ON_CPU, Resources
-from ichnos.learning.loop.steps import Loss, Step
+from ichnos.learning.loop.steps import Loss, Step, autocast
 from ichnos.learning.loop.training import train
 from ichnos.networks import diffusion
 
@@ -184,12 +184,13 @@ class _Sampler:
         channels = 1 if settings.kind == "conditional" else 3
         x = torch.randn((n, channels, settings.size, settings.size), generator=generator).to(self.device)
         model, schedule = self._denoiser(outlines), noise_schedule(settings)
-        if settings.sampling_steps is None:
-            noises = diffusion.standard_normal(x, generator=generator)
-            sample = diffusion.sample_ddpm(model, x, schedule, noises=noises)
-        else:
-            steps = min(settings.sampling_steps, settings.noise_steps)
-            sample = diffusion.sample_ddim(model, x, schedule, steps=steps)
+        with autocast(torch.device(self.device).type, settings.loop.precision):
+            if settings.sampling_steps is None:
+                noises = diffusion.standard_normal(x, generator=generator)
+                sample = diffusion.sample_ddpm(model, x, schedule, noises=noises)
+            else:
+                steps = min(settings.sampling_steps, settings.noise_steps)
+                sample = diffusion.sample_ddim(model, x, schedule, steps=steps)
         images: Floats32 = sample.mean(1).cpu().numpy().astype(np.float32)
         return images
 

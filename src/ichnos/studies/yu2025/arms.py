@@ -34,7 +34,13 @@ from ichnos.studies.shared.page import PngPicture
 from ichnos.studies.yu2025.comparators import clinical_score_risks, growth_model_risks, oracle_risk
 from ichnos.studies.yu2025.people import TOKEN_FACTS, People, Person
 from ichnos.studies.yu2025.risks import MethodRisk, mean_risk
-from ichnos.studies.yu2025.synthetic import SyntheticImages, SyntheticMaker, judged_batches, synthetic_sheet
+from ichnos.studies.yu2025.synthetic import (
+    SyntheticImages,
+    SyntheticMaker,
+    generator_curves,
+    judged_batches,
+    synthetic_sheet,
+)
 
 PUBLISHED, OURS = "published, as is", "ours, as is"
 START_NETWORK = "start"  # of the recipe and of the folder: the published network, taught on measures
@@ -94,7 +100,10 @@ def expansion_risks(people: People, out: Path, budget: StudyBudget) -> Expansion
     return ExpansionRisks(
         risks,
         tuple(judged_batches(people, batches[:: folds if budget.smoke else 1])),
-        tuple(_curves(arms, out, budget, folds)),
+        (
+            *_curves(arms, out, budget, folds),
+            *(generator_curves(out, budget, folds=folds) if budget.does("synthesis") else ()),
+        ),
         synthetic_sheet(people, batches, out),
     )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -30,10 +31,12 @@ from ichnos.learning.loop.settings import changed
 from ichnos.learning.loop.steps import Progress
 from ichnos.learning.recipes import generator_recipe
 from ichnos.studies.shared.budget import StudyBudget
+from ichnos.studies.shared.curves import TrainingCurve, curve_of_lines
 from ichnos.studies.shared.page import PngPicture
 from ichnos.studies.yu2025.people import People
 
 _SHEET = "contact_sheet.png"
+_GENERATORS = Path("classifiers", "generators")  # where their trainings lie in a study's folder
 FEATURES_NAME = "fixed random convolutions (seed 2026), not comparable with published FID"
 
 
@@ -65,7 +68,7 @@ class SyntheticMaker:
         self.slices = {p.patient: p.slices for p in people.training}
         self.size = people.training[0].slices[0].image.shape[0]
         self.settings, self.kind, self.budget, self.seed = settings, kind, budget, seed
-        self.folder, self.models = out / "classifiers" / "generators", out / "models"
+        self.folder, self.models = out / _GENERATORS, out / "models"
         self.batches: list[SyntheticImages] = []
 
     def __call__(self, fold: int, train: Sequence[ImageExample]) -> list[ImageExample]:
@@ -84,7 +87,7 @@ class SyntheticMaker:
         """Train the fold's generator, save it, and draw from it."""
         settings, budget = generator_settings(self.kind, self.size, budget=self.budget), self.budget
         settings = changed(settings, {"seed": self.seed})
-        name = f"{self.kind}-seed-{self.seed}-fold-{fold}"
+        name = _training_name(self.kind, self.seed, fold)
         losses = LossCurve(self.folder / name / CURVE, settings.loop.for_examples(len(source)).steps)
         resources = Resources(budget.device, report=losses)
         network = synthesis.train_generator(source, settings, self.folder / name, resources=resources)
@@ -115,6 +118,22 @@ def generator_settings(kind: GeneratorKind, size: int, *, budget: StudyBudget) -
         return small_generator(kind, steps=3, size=size, noise_steps=20, sampling_steps=5)
     settings = changed(generator_recipe(budget.recipe.base, kind=kind), {"size": size})
     return budget.recipe.applied(f"generator-{kind}", settings)
+
+
+def _training_name(kind: str, seed: int, fold: int) -> str:
+    return f"{kind}-seed-{seed}-fold-{fold}"
+
+
+def generator_curves(out: Path, budget: StudyBudget, *, folds: int) -> Iterator[TrainingCurve]:
+    """Yield what is known of the generators' trainings, which have no validation: their loss."""
+    for kind in get_args(GeneratorKind):
+        for seed in range(budget.seed, budget.seed + budget.seeds):
+            for fold in range(folds):
+                file = out / _GENERATORS / _training_name(kind, seed, fold) / CURVE
+                name, measure = f"generator, seed {seed}, fold {fold + 1}", f"loss of the {kind} generator"
+                curve = curve_of_lines(file, name, "loss", measure, rises=False)
+                if curve is not None:
+                    yield curve
 
 
 class LossCurve:
