@@ -158,7 +158,13 @@ def test_yu_asks_every_arm_and_says_what_it_cannot_say(tmp_path: Path) -> None:
         "focal 1:2",
     }
     assert {f"published, {arm}" for arm in arms} | {"ours, as is"} <= set(risks)
-    assert len(expansion.curves) == 7 * 2 * 2, "two measures of seven arms in two folds"
+    of_classifiers = [c for c in expansion.curves if "generator" not in c.measure]
+    assert len(of_classifiers) == 7 * 2 * 2, "two measures of seven arms in two folds"
+    losses = {(c.name, c.measure) for c in expansion.curves} - {(c.name, c.measure) for c in of_classifiers}
+    kinds = ("published", "conditional")
+    assert losses == {
+        (f"generator, seed 0, fold {k}", f"loss of the {kind} generator") for kind in kinds for k in (1, 2)
+    }
     beyond = training_tables.beyond_table(people, risks)
     assert [row[1] for row in beyond.rows] == ["published, oversample 1:2"] * 2
     seeds = training_tables.seed_table(people, risks)
