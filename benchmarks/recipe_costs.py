@@ -34,6 +34,8 @@ from run import table
 BUDGET = StudyBudget()
 FOLDS = 3  # of the classifiers
 SLICES = 3  # of a patient, as the published classifier sees it
+# parts of yu2025, by the generator whose images an arm sees
+PARTS = {"": "yu2025, expansion", "published": "yu2025, synthesis", "conditional": "yu2025, conditional"}
 PIXELS = 64  # of a side of a slice under the recipe `small`
 
 
@@ -91,7 +93,7 @@ def expansion_trainings() -> Iterator[Training]:
     one = SimpleNamespace(slices=[SimpleNamespace(image=np.zeros((PIXELS, PIXELS)))])
     people = cast(Any, SimpleNamespace(training=[one] * 99))
     for arm in classifier_arms(people, BUDGET):
-        part = "yu2025, synthesis" if arm.generator else "yu2025, expansion"
+        part = PARTS[arm.generator]
         network, count = arm.settings.network, each * SLICES if arm.published else each
         arguments, batch = network.arguments, arm.settings.loop.batch
         facts = int(arguments.get("clinical_features", 0))
@@ -102,7 +104,7 @@ def expansion_trainings() -> Iterator[Training]:
     settings = generator_settings("published", PIXELS, budget=BUDGET)
     for kind, seen in (("published", expanded), ("conditional", each)):  # one pace: their first layers differ
         steps = FOLDS * settings.loop.for_examples(seen * SLICES).steps
-        yield Training("yu2025, synthesis", slices(f"generator, {kind}", settings), steps)
+        yield Training(PARTS[kind], slices(f"generator, {kind}", settings), steps)
 
 
 def main() -> list[dict[str, Any]]:

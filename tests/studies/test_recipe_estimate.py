@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from ichnos.learning.recipes import classifier_recipe, generator_recipe
 from ichnos.studies.abramova2024.training import FORECAST_ARMS
+from ichnos.studies.shared.budget import StudyBudget
+from ichnos.studies.yu2025.arms import classifier_arms
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -65,3 +69,28 @@ def test_hours_are_pace_times_steps_and_a_network_is_measured_once(
     parts = {r["part"]: r["core-hours"] for r in rows if r["network"] == "all"}
     each = sum(r["core-hours"] for r in rows if r["part"] == "abramova2024" and "steps" in r)
     assert parts["abramova2024"] == pytest.approx(each)
+
+
+def test_each_generator_is_a_part_of_its_own(costs: ModuleType) -> None:
+    trained = {t.part: t.network.name for t in costs.expansion_trainings() if "generator" in t.network.name}
+    assert trained == {
+        "yu2025, synthesis": "generator, published",
+        "yu2025, conditional": "generator, conditional",
+    }
+
+
+@pytest.mark.parametrize(
+    ("parts", "generators"),
+    [
+        (("expansion",), set()),
+        (("expansion", "synthesis"), {"published"}),
+        (("expansion", "conditional"), {"conditional"}),
+        ((), {"published", "conditional"}),
+    ],
+)
+def test_a_part_trains_its_own_generator_alone(parts: tuple[str, ...], generators: set[str]) -> None:
+    one = SimpleNamespace(slices=[SimpleNamespace(image=np.zeros((64, 64)))])
+    people = cast(Any, SimpleNamespace(training=[one] * 99))
+    arms = list(classifier_arms(people, StudyBudget(parts=parts)))
+    assert {arm.generator for arm in arms} - {""} == generators
+    assert sum(bool(arm.generator) for arm in arms) == 2 * len(generators), "both ratios"

@@ -26,7 +26,7 @@ class StudyDesign:
         """Return the parts to run, () for all; refuse unknown ones, and those that need whole heads.
 
         >>> DESIGNS["yu2025"].parts_asked((), compact=True)
-        ('expansion', 'synthesis')
+        ('expansion', 'synthesis', 'conditional')
         """
         unknown = [part for part in asked if part not in self.parts]
         if unknown:
@@ -116,8 +116,8 @@ DESIGNS: dict[str, StudyDesign] = {
                 "expansion: a few patients of three centres, to run every stage",
             ),
             least_per_group=5,
-            parts=("outlines", "expansion", "synthesis"),
-            compact_parts=("expansion", "synthesis"),
+            parts=("outlines", "expansion", "synthesis", "conditional"),
+            compact_parts=("expansion", "synthesis", "conditional"),
         ),
     )
 }

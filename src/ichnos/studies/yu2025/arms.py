@@ -102,7 +102,7 @@ def expansion_risks(people: People, out: Path, budget: StudyBudget) -> Expansion
         tuple(judged_batches(people, batches[:: folds if budget.smoke else 1])),
         (
             *_curves(arms, out, budget, folds),
-            *(generator_curves(out, budget, folds=folds) if budget.does("synthesis") else ()),
+            *generator_curves(out, budget, folds=folds),
         ),
         synthetic_sheet(people, batches, out),
     )
@@ -164,8 +164,10 @@ def classifier_arms(people: People, budget: StudyBudget, *, start: str = "") -> 
             settings = changed(plain, {"arm": arm, "others_per_expanded": ratio})
             if arm != "synthesis":
                 yield ClassifierArm(f"published, {settings.named()}", settings)
-            elif budget.does("synthesis"):
+                continue
+            if budget.does("synthesis"):
                 yield ClassifierArm(f"published, {settings.named()}", settings, "published")
+            if budget.does("conditional"):
                 name = f"published, conditional {settings.named()}"
                 yield ClassifierArm(name, settings, "conditional")
     features = len(IMAGE) + len(TOKEN_FACTS)

@@ -4,10 +4,11 @@ expansion by a vision transformer.
 Methods. Centres A to C train, D and E are external. Part `outlines`: networks of one plan outline the
 haematoma (U-Mamba, its plain twin, a transformer, nnU-Net) and are compared on the external centres. Part
 `expansion`: a vision transformer says from three slices of a tight crop whether the haematoma will expand;
-training is balanced by oversampling, weights or focal loss, and in part `synthesis` by synthetic images at
-the same ratios. Ours sees a region at its true size, with its outlines and measured signs. Every classifier
-is an ensemble over folds and seeds, recalibrated to the true prevalence on patients it was not trained on.
-With both parts, the published classifiers are asked again at the outlines that U-Mamba draws.
+training is balanced by oversampling, weights or focal loss, in part `synthesis` by images of the published
+generator at the same ratios, and in part `conditional` by those of a conditional one. Ours sees a region at
+its true size, with its outlines and measured signs. Every classifier is an ensemble over folds and seeds,
+recalibrated to the true prevalence on patients it was not trained on.
+With `outlines` and `expansion`, the published classifiers are asked again at the outlines that U-Mamba draws.
 Comparators: volume alone, BAT, BRAIN and HEP, and the growth model; in simulated cohorts the oracle knows all
 that the CT shows.
 """

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
@@ -126,7 +125,8 @@ def _training_name(kind: str, seed: int, fold: int) -> str:
 
 def generator_curves(out: Path, budget: StudyBudget, *, folds: int) -> Iterator[TrainingCurve]:
     """Yield what is known of the generators' trainings, which have no validation: their loss."""
-    for kind in get_args(GeneratorKind):
+    kinds = {"published": "synthesis", "conditional": "conditional"}  # and the parts that train them
+    for kind in (kind for kind, part in kinds.items() if budget.does(part)):
         for seed in range(budget.seed, budget.seed + budget.seeds):
             for fold in range(folds):
                 file = out / _GENERATORS / _training_name(kind, seed, fold) / CURVE

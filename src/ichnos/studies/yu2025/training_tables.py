@@ -34,7 +34,9 @@ def beyond_table(people: KnownPatients, risks: Risks) -> Table:
             row |= {f"difference of AUC, {centre}": gap, f"p, {centre}": p}
         rows.append(row)
     if not rows:
-        rows = [{"method": "no synthesis arm", "against": "the part `synthesis` was not run"}]
+        rows = [
+            {"method": "no synthesis arm", "against": "neither part, `synthesis` or `conditional`, was run"}
+        ]
     note = "DeLong's paired tests: the question is whether synthesis helps beyond oversampling."
     return comparison("beyond", "Synthesis against oversampling", rows, note=note)
 
@@ -72,7 +74,7 @@ def synthetic_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         shown = [
             {
                 "images": "none were made",
-                "why": "the part `synthesis` was not run, or too few patients of a class",
+                "why": "neither part, `synthesis` or `conditional`, was run, or a class has too few patients",
             }
         ]
     note = (
