@@ -360,7 +360,7 @@ def test_p_values_are_adjusted_over_the_methods_of_a_centre() -> None:
 def test_outlines_are_compared_with_the_twin() -> None:
     rows = [
         {"U-Mamba dice": 0.9 + k / 100, "plain twin dice": 0.85 + k / 100, "U-Mamba iou": 0.8}
-        | {"U-Mamba error_ml": 0.5, "plain twin error_ml": 0.1}
+        | {"U-Mamba error_ml": 0.5, "plain twin error_ml": 0.1, "U-Mamba seconds": 2.0 + k}
         for k in range(5)
     ]
     table = outlines.outline_table(rows, {outlines.NNUNET_ROW: "it was not asked for"})
@@ -368,6 +368,8 @@ def test_outlines_are_compared_with_the_twin() -> None:
     gap = line[table.columns.index("Dice minus twin")]
     assert isinstance(gap, Estimate)
     assert gap.value == pytest.approx(0.05)
+    assert line[table.columns.index("s a scan")] == "4 (3 to 5)"
+    assert line[table.columns.index("GiB")] == "not measured"
     assert "it was not asked for" in next(r for r in table.rows if r[0] == outlines.NNUNET_ROW)
 
 
