@@ -18,8 +18,10 @@ def test_memory_that_is_given_back_counts_and_memory_from_before_does_not() -> N
     held = np.ones(2**25)  # 256 MiB
     total, first = with_cost(lambda: float(np.ones(2**26).sum()))  # 512 MiB
     _, second = with_cost(lambda: 2 + 2)
-    assert total == 2**26 and held.size
-    assert first.gib is not None and second.gib is not None
+    assert total == 2**26
+    assert held.size
+    assert first.gib is not None
+    assert second.gib is not None
     assert 0.4 < first.gib < 0.7
     assert second.gib < 0.05
     assert 0 < first.seconds
