@@ -1,34 +1,32 @@
-"""What a call costs is its own time and its own memory."""
+"""What a call costs is its own time, and the memory of a process of its own."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ichnos.studies.shared import cost
-from ichnos.studies.shared.cost import with_cost
+from ichnos.studies.shared.cost import peak_gib, with_seconds
 
-LINUX = Path("/proc/self/clear_refs").exists()
-
-
-@pytest.mark.skipif(not LINUX, reason="the kernel does not tell the peak of a process")
-def test_memory_that_is_given_back_counts_and_memory_from_before_does_not() -> None:
-    held = np.ones(2**25)  # 256 MiB
-    total, first = with_cost(lambda: float(np.ones(2**26).sum()))  # 512 MiB
-    _, second = with_cost(lambda: 2 + 2)
-    assert total == 2**26
-    assert held.size
-    assert first.gib is not None
-    assert second.gib is not None
-    assert 0.4 < first.gib < 0.7
-    assert second.gib < 0.05
-    assert 0 < first.seconds
+LINUX = Path("/proc/self/status").exists()
 
 
-def test_time_is_kept_where_the_kernel_tells_no_peak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cost, "_SELF", tmp_path / "nothing")
-    made, found = with_cost(lambda: "made")
-    assert (made, found.gib) == ("made", None)
-    assert found.seconds >= 0
+@pytest.mark.skipif(not LINUX, reason="the system does not tell the peak of a process")
+def test_memory_is_that_of_a_process_which_does_nothing_else() -> None:
+    held = np.ones(2**27)  # 1 GiB that this process holds, and the other does not
+    little, much = peak_gib(partial(np.ones, 2)), peak_gib(partial(np.ones, 2**26))
+    assert held.size == 2**27
+    assert little is not None
+    assert much is not None
+    assert little < 0.9
+    assert much - little == pytest.approx(0.5, abs=0.05)
+
+
+def test_time_is_the_processors_not_the_clocks() -> None:
+    import time
+
+    made, seconds = with_seconds(lambda: time.sleep(0.5) or "made")
+    assert made == "made"
+    assert seconds < 0.3

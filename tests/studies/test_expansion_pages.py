@@ -363,13 +363,15 @@ def test_outlines_are_compared_with_the_twin() -> None:
         | {"U-Mamba error_ml": 0.5, "plain twin error_ml": 0.1, "U-Mamba seconds": 2.0 + k}
         for k in range(5)
     ]
-    table = outlines.outline_table(rows, {outlines.NNUNET_ROW: "it was not asked for"})
+    table = outlines.outline_table(rows, {outlines.NNUNET_ROW: "it was not asked for"}, {"U-Mamba": 1.23456})
     line = next(r for r in table.rows if r[0] == "U-Mamba")
     gap = line[table.columns.index("Dice minus twin")]
     assert isinstance(gap, Estimate)
     assert gap.value == pytest.approx(0.05)
     assert line[table.columns.index("s a scan")] == "4 (3 to 5)"
-    assert line[table.columns.index("GiB")] == "not measured"
+    assert line[table.columns.index("GiB")] == 1.23
+    other = next(r for r in table.rows if r[0] == "plain twin")
+    assert other[table.columns.index("GiB")] == "not measured"
     assert "it was not asked for" in next(r for r in table.rows if r[0] == outlines.NNUNET_ROW)
 
 

@@ -1,52 +1,40 @@
-"""What a call costs: processor time, and the memory that it takes at its height."""
+"""What a call costs: its processor time, and the memory of a process that makes it."""
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 _T = TypeVar("_T")
-_SELF = Path("/proc/self")
 
 
-@dataclass(frozen=True)
-class CallCost:
-    """What one call took."""
+def with_seconds(call: Callable[[], _T]) -> tuple[_T, float]:
+    """Make a call, and return with it the processor time of all its threads together.
 
-    seconds: float  # of all its threads together
-    gib: float | None  # at its height, beyond what the process held before; None where that is not known
-
-
-def with_cost(call: Callable[[], _T]) -> tuple[_T, CallCost]:
-    """Make a call and say what it cost.
-
-    >>> made, cost = with_cost(lambda: bytearray(2**28))
-    >>> len(made) == 2**28, cost.seconds < 60
-    (True, True)
+    >>> made, seconds = with_seconds(lambda: sum(range(1000)))
+    >>> made, 0 <= seconds < 10
+    (499500, True)
     """
-    before, began = _reset_peak(), time.process_time()
+    began = time.process_time()
     made = call()
-    seconds, peak = time.process_time() - began, _kib("VmHWM")
-    if before is None or peak is None:
-        return made, CallCost(seconds, None)
-    return made, CallCost(seconds, max(0.0, (peak - before) / 2**20))
+    return made, time.process_time() - began
 
 
-def _reset_peak() -> float | None:
-    """Let the kernel forget the peak so far, and return what is held now; None where it cannot."""
+def peak_gib(task: Callable[[], object]) -> float | None:
+    """Return the memory of a new process that does a task and nothing else, at its height; None off Linux."""
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawned) as pool:
+        return pool.submit(_peak_after, task).result()
+
+
+def _peak_after(task: Callable[[], object]) -> float | None:
+    task()
     try:
-        (_SELF / "clear_refs").write_text("5")  # Linux: see proc_pid_clear_refs(5)
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    return _kib("VmRSS")
-
-
-def _kib(name: str) -> float | None:
-    try:
-        lines = (_SELF / "status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((float(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
+    return next((float(line.split()[1]) / 2**20 for line in lines if line.startswith("VmHWM:")), None)

@@ -36,7 +36,9 @@ def yu_page(record: StudyRecord) -> StudyPage:
     if "risks" in record.rows:
         tables, pictures = _expansion(record, people)
     if "outlines" in record.rows:
-        tables.insert(1, outline_table(record.rows["outlines"], record.facts["untrained"]))
+        facts = record.facts
+        table = outline_table(record.rows["outlines"], facts["untrained"], facts.get("memory_gib", {}))
+        tables.insert(1, table)
     return StudyPage(
         name="yu2025",
         title=DESIGNS["yu2025"].question,

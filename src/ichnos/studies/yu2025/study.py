@@ -40,6 +40,7 @@ from ichnos.studies.yu2025.automatic import OUTLINED_BY, automatic_risks
 from ichnos.studies.yu2025.outlines import (
     OUTLINE_PIPELINES,
     outline_stems,
+    outlining_memory,
     read_outlines,
     train_outlines,
     worst_outlines,
@@ -66,6 +67,7 @@ def run(cohort: Cohort, out: Path, budget: StudyBudget) -> StudyRecord:
     if budget.does("outlines"):
         models, facts["untrained"] = train_outlines(labels, out, budget)
         rows["outlines"] = read_outlines(labels, models, out, budget)
+        facts["memory_gib"] = outlining_memory(labels, models, budget)
         curves += validation_curves(outline_stems(), out)
         pictures += worst_outlines(models, out)
     if budget.does("expansion"):
