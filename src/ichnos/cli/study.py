@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +11,7 @@ from pydantic import Field
 
 from ichnos.cli.terminal.folders import cache_folder
 from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
+from ichnos.cli.terminal.stopwatch import Stopwatch
 from ichnos.cli.terminal.threads import single_thread
 from ichnos.errors import UsageError
 
@@ -122,14 +121,15 @@ def _paper_page(name: str, out: Path, settings: StudySettings, *, silent: bool) 
     if settings.with_nnunet:
         require("nnunetv2", extra="nnunet", purpose="ichnos study --with-nnunet")
     design = design_named(name)
-    budget = _budget(design, settings, _Stopwatch(out / "minutes.json"), silent=silent)
-    record = study_run(design)(_patients(design, settings, out, budget), out, budget)
+    with Stopwatch(out / "minutes.json") as stopwatch:
+        budget = _budget(design, settings, stopwatch, silent=silent)
+        record = study_run(design)(_patients(design, settings, out, budget), out, budget)
     save_record(record, out / "run")
     return stored_run_page(record)
 
 
 def _budget(
-    design: StudyDesign, settings: StudySettings, stopwatch: _Stopwatch, *, silent: bool
+    design: StudyDesign, settings: StudySettings, stopwatch: Stopwatch, *, silent: bool
 ) -> StudyBudget:
     from ichnos.studies.shared.budget import StudyBudget
     from ichnos.studies.shared.recipe import study_recipe
@@ -150,24 +150,7 @@ def _budget(
     )
 
 
-class _Stopwatch:
-    """Minutes of all calls of one study; saved at each stage, so that an interrupted call counts up to it."""
-
-    def __init__(self, file: Path) -> None:
-        self.file, self.began = file, time.monotonic()
-        self.before = float(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else 0.0
-
-    def __call__(self) -> float:
-        from ichnos.files import atomic_file
-
-        total = self.before + (time.monotonic() - self.began) / 60
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(self.file) as temporary:
-            temporary.write_text(f"{total:.3f}\n", encoding="utf-8")
-        return total
-
-
-def _messages(stopwatch: _Stopwatch, *, silent: bool) -> Callable[[str], None]:
+def _messages(stopwatch: Stopwatch, *, silent: bool) -> Callable[[str], None]:
     from rich.console import Console
 
     console = Console(stderr=True, soft_wrap=True, quiet=silent)
