@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from builders.ball_phantom import seeded
 from ichnos import networks
@@ -20,6 +21,8 @@ from ichnos.formats import nifti
 from ichnos.inference.channels import windows
 from ichnos.learning.segmentation.augmentation import network_input, rescanned, turned
 from ichnos.learning.segmentation.losses import (
+    _dilated,
+    _eroded,
     cl_dice_loss,
     dice_and_cross_entropy,
     multi_target_loss,
@@ -156,6 +159,19 @@ def test_a_centre_line_may_lie_anywhere_within_and_nowhere_beyond() -> None:
     values = [float(cl_dice_loss(_cube(shift=k), _cube(), KNOWN)) for k in (0, 1, 3)]
     assert values[0] == values[1] == pytest.approx(0.0, abs=1e-4)
     assert 0.05 < values[2] <= 1.0 + 1e-6
+
+
+@pytest.mark.parametrize("shape", [(7, 6, 5), (4, 2, 3), (8, 8, 1)])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_erosion_and_dilation_are_those_of_scipy_with_and_without_a_gradient(
+    shape: tuple[int, int, int], wanted: bool
+) -> None:
+    field = torch.rand((1, 1, *shape), generator=torch.Generator().manual_seed(3)).requires_grad_(wanted)
+    plain = field.detach().numpy()[0, 0]
+    cross = ndimage.generate_binary_structure(3, 1)
+    eroded, dilated = (made(field).detach().numpy()[0, 0] for made in (_eroded, _dilated))
+    assert np.array_equal(eroded, ndimage.grey_erosion(plain, footprint=cross, mode="nearest"))
+    assert np.array_equal(dilated, ndimage.grey_dilation(plain, size=(3, 3, 3), mode="nearest"))
 
 
 @pytest.mark.parametrize("loss", [cl_dice_loss, rim_loss])

@@ -157,27 +157,39 @@ def _mean_over_present(per_target: torch.Tensor, weight: torch.Tensor) -> torch.
     return (per_target * present).sum() / present.sum().clamp(min=1)
 
 
+def _highest(field: _Map, axis: int) -> _Map:
+    """Take the maximum over a voxel and its two neighbours along an axis; an axis of one voxel has none."""
+    size = field.shape[axis]
+    if size == 1:
+        return field
+    if field.requires_grad:
+        window = [3 if a == axis else 1 for a in (2, 3, 4)]
+        return F.max_pool3d(field, window, 1, [n // 2 for n in window])
+    # the same numbers; without a gradient five times as fast on a processor
+    pairs = torch.maximum(field.narrow(axis, 0, size - 1), field.narrow(axis, 1, size - 1))
+    inner = torch.maximum(pairs.narrow(axis, 0, size - 2), pairs.narrow(axis, 1, size - 2))
+    return torch.cat([pairs.narrow(axis, 0, 1), inner, pairs.narrow(axis, size - 2, 1)], axis)
+
+
 def _eroded(field: _Map) -> _Map:
-    """Take the minimum over the six neighbours and the voxel itself; an axis of one voxel has no
-    neighbours.
-    """
-    out = field
-    for axis in range(3):
-        if field.shape[2 + axis] > 1:
-            size = [3 if a == axis else 1 for a in range(3)]
-            out = torch.minimum(out, -F.max_pool3d(-field, size, 1, [n // 2 for n in size]))
-    return out
+    """Take the minimum over the six neighbours and the voxel itself."""
+    opposite = -field
+    x, y, z = (_highest(opposite, axis) for axis in (2, 3, 4))
+    return -torch.maximum(x, torch.maximum(y, z))
 
 
-def _opened(field: _Map) -> _Map:
-    size = [3 if n > 1 else 1 for n in field.shape[2:]]
-    return F.max_pool3d(_eroded(field), size, 1, [n // 2 for n in size])
+def _dilated(field: _Map) -> _Map:
+    """Take the maximum over the 26 neighbours and the voxel itself."""
+    for axis in (2, 3, 4):
+        field = _highest(field, axis)
+    return field
 
 
 def _soft_skeleton(field: _Map, steps: int) -> _Map:
-    skeleton = F.relu(field - _opened(field))
+    inner = _eroded(field)
+    skeleton = F.relu(field - _dilated(inner))
     for _ in range(steps):
-        field = _eroded(field)
-        delta = F.relu(field - _opened(field))
+        field, inner = inner, _eroded(inner)
+        delta = F.relu(field - _dilated(inner))
         skeleton = skeleton + F.relu(delta - skeleton * delta)
     return skeleton
