@@ -10,6 +10,7 @@ import numpy as np
 
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import auc
+from ichnos.evidence.metrics.synthetic.copies import MOST_ALIGNED
 from ichnos.evidence.tables import Cell, Table
 from ichnos.studies.shared.page import cell, comparison
 from ichnos.studies.shared.rows import cells_of
@@ -80,7 +81,8 @@ def synthetic_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     note = (
         "Distances to slices of expanded patients of the external centres; the floor is the same distance"
         f" between two halves of those patients. Features: {FEATURES_NAME}. A copy is more similar, when"
-        " aligned over shifts, turns, scales and mirroring, than 99 in 100 slices of other patients."
+        " aligned over shifts, turns, scales and mirroring, than 99 in 100 slices of other patients (of more"
+        f" than {MOST_ALIGNED} images of a kind so many are aligned)."
         " Membership: AUC of telling training from other patients by the synthetic images, 0.5 betrays"
         " nobody. Use: AUC on the external patients of one classifier of these features."
     )
