@@ -108,7 +108,8 @@ def _some(images: Floats32) -> Floats32:
     """
     if len(images) <= MOST_ALIGNED:
         return images
-    return images[np.linspace(0, len(images) - 1, MOST_ALIGNED).round().astype(int)]
+    chosen: Floats32 = images[np.linspace(0, len(images) - 1, MOST_ALIGNED).round().astype(int)]
+    return chosen
 
 
 def nearest_similarity(these: Floats32, those: Floats32) -> Floats:
