@@ -60,7 +60,7 @@ def save_record(record: StudyRecord, folder: Path) -> None:
         "pictures": [{"name": p.name, "caption": p.caption} for p in record.pictures],
     }
     with atomic_file(folder / _FILE) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=0, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def load_record(folder: Path) -> StudyRecord:
