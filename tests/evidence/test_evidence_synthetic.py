@@ -144,14 +144,15 @@ def test_fewer_others_set_a_more_careful_limit() -> None:
     assert np.mean(np.array(above) <= 0.01) == pytest.approx(0.95, abs=0.04)
 
 
-def test_of_many_images_some_are_aligned_each_with_all_originals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_images_are_aligned_unless_some_are_asked_for_each_with_all_originals() -> None:
     rng = np.random.default_rng(4)
     originals, others = slices(rng, 50), slices(rng, 45)
-    monkeypatch.setattr("ichnos.evidence.metrics.synthetic.copies.MOST_ALIGNED", 25)
-    found = find_copies(np.stack([copied(image, rng) for image in originals]), originals, others)
+    copies = np.stack([copied(image, rng) for image in originals])
+    every, found = (find_copies(copies, originals, others, most=most) for most in (None, 25))
+    assert (every.copies.n, every.false_alarms.n) == (50, 45)
     assert (found.copies.n, found.false_alarms.n) == (25, 25)
     assert found.copies.value > 0.8, "a copy of any original is found, though not all copies are looked at"
-    assert membership_auc(originals[:30], originals, others).n == 50
+    assert membership_auc(originals[:30], originals, others, most=25).n == 50
 
 
 def test_a_search_without_images_is_refused() -> None:

@@ -9,6 +9,8 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ from ichnos.learning.expansion.generator_store import load_generator
 from ichnos.learning.expansion.pairs import LesionPair
 from ichnos.learning.expansion.settings import region_classifier
 from ichnos.learning.expansion.slice_generator import Picture
-from ichnos.models import load_model
+from ichnos.models import Model, load_model
 from ichnos.prognosis.growth import GrowthInputs
 from ichnos.scan import Scan
 from ichnos.studies.abramova2024 import study as abramova2024
@@ -34,6 +36,7 @@ from ichnos.studies.abramova2024.page import abramova_page
 from ichnos.studies.abramova2024.training import synthetic_copies
 from ichnos.studies.ryu2025.tables import centre_table
 from ichnos.studies.shared.budget import StudyBudget
+from ichnos.studies.shared.labels import StudyLabels
 from ichnos.studies.shared.page import StudyPage, write_page
 from ichnos.studies.shared.recipe import StudyRecipe
 from ichnos.studies.shared.record import load_record, save_record
@@ -373,6 +376,12 @@ def test_outlines_are_compared_with_the_twin() -> None:
     other = next(r for r in table.rows if r[0] == "plain twin")
     assert other[table.columns.index("GiB")] == "not measured"
     assert "it was not asked for" in next(r for r in table.rows if r[0] == outlines.NNUNET_ROW)
+
+
+def test_without_an_external_patient_no_memory_is_measured() -> None:
+    labels = StudyLabels(Cohort(()), outlines.OUTLINE_PIPELINES, {}, 0)
+    model = cast(Model, SimpleNamespace(folder=Path("nowhere")))
+    assert outlines.outlining_memory(labels, {"U-Mamba": model}, SMOKE) == {}
 
 
 @pytest.mark.slow

@@ -170,3 +170,14 @@ def test_how_many_steps_sample_does_not_train_anew() -> None:
         own, changed(settings, {"sampling_steps": 5})
     )
     assert training_fingerprint(own, settings) != training_fingerprint(own, changed(settings, {"ch": 64}))
+
+
+def test_half_precision_samples_nearly_the_same() -> None:
+    settings, own = small_generator("conditional", **TINY), slices(4)
+    network = untrained(settings)
+    fine, half = (
+        next(sample_pictures(network, changed(settings, {"precision": p}), 1, trained_on=own, seed=0)).image
+        for p in ("fp32", "bf16")
+    )
+    assert not np.array_equal(fine, half)
+    assert np.abs(fine - half).max() < 0.1

@@ -116,11 +116,15 @@ def _outlined(model: str, patient: Patient, device: str) -> Volume:
 def outlining_memory(
     labels: StudyLabels, models: Mapping[str, Model], budget: StudyBudget
 ) -> dict[str, float | None]:
-    """Return what a process that outlines one external patient by one network holds at its height, GiB."""
-    patient = next(iter(labels.cohort.of_split(*EXTERNAL).with_exams("ct")))
+    """Return what a process that outlines one external patient by one network holds at its height, GiB.
+
+    Empty where there is no external patient.
+    """
+    people = list(labels.cohort.of_split(*EXTERNAL).with_exams("ct"))[:1]
     return {
         name: peak_gib(partial(_outlined, str(model.folder), patient, budget.device))
         for name, model in models.items()
+        for patient in people
     }
 
 
@@ -151,7 +155,8 @@ def outline_table(
         " IoU = Dice / (2 - Dice) = 0.881. U-Mamba, twin (the U-Net of nnU-Net's shape) and transformer"
         f" share plan, patients and steps. Ours {FROM_SHIPPED}. Aim: Dice 0.94 or more. Last two columns:"
         " processor time of opening and outlining a scan, median (quartiles), and memory at its height of a"
-        " process that does one. U-Nets run in OpenVINO, the others in PyTorch."
+        " process that does one, without a device's. On a processor U-Nets run in OpenVINO where it is"
+        " installed, the others in PyTorch."
     )
     return comparison("outlines", "Outlines of the haematoma on the external centres", lines, note=note)
 

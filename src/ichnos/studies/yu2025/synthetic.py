@@ -36,6 +36,7 @@ from ichnos.studies.yu2025.people import People
 
 _SHEET = "contact_sheet.png"
 _GENERATORS = Path("classifiers", "generators")  # where their trainings lie in a study's folder
+MOST_ALIGNED = 400  # images of a kind in the search for copies: all of them would take half an hour a seed
 FEATURES_NAME = "fixed random convolutions (seed 2026), not comparable with published FID"
 
 
@@ -168,6 +169,7 @@ def _judged(people: People, batch: SyntheticImages, held_out: ImageSet) -> dict[
         features=lambda images: extractor(list(images)),
         features_name=FEATURES_NAME,
         rng=np.random.default_rng(0),
+        most_aligned=MOST_ALIGNED,
     )
     copies = verdict.copies
     return {

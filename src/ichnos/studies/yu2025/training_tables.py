@@ -10,12 +10,11 @@ import numpy as np
 
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.discrimination import auc
-from ichnos.evidence.metrics.synthetic.copies import MOST_ALIGNED
 from ichnos.evidence.tables import Cell, Table
 from ichnos.studies.shared.page import cell, comparison
 from ichnos.studies.shared.rows import cells_of
 from ichnos.studies.yu2025.risks import KnownPatients, MethodRisk, Risks, centre_scores
-from ichnos.studies.yu2025.synthetic import FEATURES_NAME
+from ichnos.studies.yu2025.synthetic import FEATURES_NAME, MOST_ALIGNED
 from ichnos.studies.yu2025.tables import paired_differences
 
 

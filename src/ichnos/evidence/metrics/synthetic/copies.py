@@ -33,7 +33,6 @@ MOST_SHIFT = 0.14  # of the image's side, in either direction
 FALSE_ALARMS = 0.01  # share of other patients' images that may be called copies
 _COARSE_PX = 6.0  # of the reduced image: structure coarser than this is common to all slices
 _CANDIDATES = 24  # likeliest originals, which are aligned
-MOST_ALIGNED = 400  # images of a kind, evenly spread, that are aligned with the others: tens of ms each
 _CONFIDENCE = 0.95  # that no more than FALSE_ALARMS lie above the limit, which few others place badly
 
 
@@ -48,10 +47,12 @@ class CopyCheck:
     false_alarms: Estimate  # share of the other patients' images at or above the limit
 
 
-def find_copies(synthetic: Floats32, originals: Floats32, others: Floats32) -> CopyCheck:
+def find_copies(
+    synthetic: Floats32, originals: Floats32, others: Floats32, *, most: int | None = None
+) -> CopyCheck:
     """Search for copies of `originals` among synthetic images (n, side, side); `others` are real images of
-    patients who were not trained on. Of more than `MOST_ALIGNED` images of a kind so many are looked at, each
-    against all originals.
+    patients who were not trained on. With `most`, so many of each kind are looked at, evenly spread, each
+    against all originals; without it every image is.
     """
     for name, part in (("synthetic", synthetic), ("original", originals), ("held-out", others)):
         if len(part) == 0:
@@ -60,7 +61,7 @@ def find_copies(synthetic: Floats32, originals: Floats32, others: Floats32) -> C
         raise InputRefused(
             f"{len(others)} held-out images cannot say how similar other patients are; 20 are the least"
         )
-    own, elsewhere = (nearest_similarity(_some(part), originals) for part in (synthetic, others))
+    own, elsewhere = (nearest_similarity(_some(part, most), originals) for part in (synthetic, others))
     limit = similarity_limit(elsewhere)
     return CopyCheck(
         proportion(int((own >= limit).sum()), len(own)),
@@ -93,22 +94,25 @@ def _tolerance_factor(n: int) -> float:
     return float((share + np.sqrt(share**2 - a * b)) / a)
 
 
-def membership_auc(synthetic: Floats32, originals: Floats32, others: Floats32) -> Auc:
+def membership_auc(
+    synthetic: Floats32, originals: Floats32, others: Floats32, *, most: int | None = None
+) -> Auc:
     """Return how well similarity to the synthetic images tells who was trained on: 0.5 betrays nobody."""
-    member, stranger = (nearest_similarity(_some(part), synthetic) for part in (originals, others))
+    member, stranger = (nearest_similarity(_some(part, most), synthetic) for part in (originals, others))
     truth = np.r_[np.ones(len(member)), np.zeros(len(stranger))]
     return auc(truth, np.r_[member, stranger])
 
 
-def _some(images: Floats32) -> Floats32:
-    """Return all images, or `MOST_ALIGNED` of them, evenly spread.
+def _some(images: Floats32, most: int | None) -> Floats32:
+    """Return all images, or so many of them, evenly spread.
 
-    >>> len(_some(np.zeros((3, 4, 4), np.float32))), len(_some(np.zeros((1000, 4, 4), np.float32)))
-    (3, 400)
+    >>> images = np.zeros((30, 4, 4), np.float32)
+    >>> len(_some(images, None)), len(_some(images, 40)), len(_some(images, 20))
+    (30, 30, 20)
     """
-    if len(images) <= MOST_ALIGNED:
+    if most is None or len(images) <= most:
         return images
-    chosen: Floats32 = images[np.linspace(0, len(images) - 1, MOST_ALIGNED).round().astype(int)]
+    chosen: Floats32 = images[np.linspace(0, len(images) - 1, most).round().astype(int)]
     return chosen
 
 

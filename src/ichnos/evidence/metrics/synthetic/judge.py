@@ -52,21 +52,24 @@ def judge_synthetic(
     features: Features,
     features_name: str,
     rng: np.random.Generator,
+    most_aligned: int | None = None,
 ) -> SyntheticVerdict:
     """Judge synthetic images against the real ones they were made from and real ones of other patients.
 
-    Where only one class is synthetic, the classifier's other class is that of the originals.
+    Where only one class is synthetic, the classifier's other class is that of the originals. Every image is
+    aligned in the search for copies, some tens of ms each, unless `most_aligned` says how many of a kind are.
     """
     made, known, other = (features(part.images) for part in (synthetic, originals, held_out))
     alike = [held_out.outcomes == outcome for outcome in np.unique(synthetic.outcomes)]
     real = np.any(alike, axis=0)
     patients = [p for p, kept in zip(held_out.patients, real, strict=True) if kept]
+    images = (synthetic.images, originals.images, held_out.images)
     x, y = _training_set(made, synthetic.outcomes, known, originals.outcomes)
     return SyntheticVerdict(
         _or_why(lambda: frechet_over_floor(made, other[real], patients, features=features_name, rng=rng)),
         _or_why(lambda: kernel_over_floor(made, other[real], patients, features=features_name, rng=rng)),
-        _or_why(lambda: find_copies(synthetic.images, originals.images, held_out.images)),
-        _or_why(lambda: membership_auc(synthetic.images, originals.images, held_out.images)),
+        _or_why(lambda: find_copies(*images, most=most_aligned)),
+        _or_why(lambda: membership_auc(*images, most=most_aligned)),
         _or_why(lambda: classifier_auc(x, y, other, held_out.outcomes)),
         _or_why(lambda: classifier_auc(known, originals.outcomes, other, held_out.outcomes)),
     )
