@@ -4,16 +4,24 @@ is not finite.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
+from ichnos import networks
 from ichnos.errors import InputRefused, UsageError
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.loop.settings import LoopSettings, changed
+from ichnos.learning.loop.steps import Step
 from ichnos.learning.segmentation.losses import dice_and_cross_entropy
-from ichnos.learning.segmentation.objective import Batch, SegmentationSettings, train_segmentation
+from ichnos.learning.segmentation.objective import (
+    Batch,
+    SegmentationLoss,
+    SegmentationSettings,
+    train_segmentation,
+)
 from ichnos.models import NetworkSpec, Preprocessing, TargetSpec
 
 SETTINGS = SegmentationSettings(
@@ -108,3 +116,18 @@ def test_an_unknown_target_gives_no_gradient() -> None:
     assert logits.grad is not None
     assert logits.grad[:, 0].abs().sum() > 0
     assert logits.grad[:, 1].abs().sum() == 0
+
+
+@pytest.mark.parametrize(("done", "extra"), [(0.0, 1.0), (0.25, 0.5), (0.5, 0.0), (0.9, 0.0)])
+def test_the_extra_weight_of_a_targets_own_voxels_is_gone_at_half_time(done: float, extra: float) -> None:
+    torch.manual_seed(0)
+    network = networks.build(SETTINGS.network.name, **SETTINGS.network.arguments)
+
+    def loss(sparse_weight: float, share_done: float) -> float:
+        how = changed(SETTINGS, {"sparse_weight": sparse_weight})
+        step = Step(3, share_done, nullcontext)
+        return float(SegmentationLoss(how, batch_at)(network, step).value.detach())
+
+    with_all, without = loss(0.5, 0.0), loss(0.0, 0.0)
+    assert with_all > without + 0.1
+    assert loss(0.5, done) == pytest.approx(without + extra * (with_all - without), rel=1e-5)

@@ -95,7 +95,7 @@ class SegmentationLoss:
         for k, logits in enumerate(_deep(scale).float() for scale in scales):
             size = (logits.shape[2], logits.shape[3], logits.shape[4])
             wanted = truth if k == 0 else F.adaptive_avg_pool3d(truth, size)
-            loss = self._of_scale(logits, wanted, batch.known, anneal=1 - step.share_done, finest=k == 0)
+            loss = self._of_scale(logits, wanted, batch.known, done=step.share_done, finest=k == 0)
             total = total + 0.5**k / weight_sum * loss
         return Loss(total, self._measures(scales[0].detach(), batch))
 
@@ -105,12 +105,12 @@ class SegmentationLoss:
         truth: torch.Tensor,
         known: torch.Tensor,
         *,
-        anneal: float,
+        done: float,
         finest: bool,
     ) -> torch.Tensor:
         weights = self.settings.objective
         coordinates = [k for k, target in enumerate(self.settings.targets) if target.kind == "coordinate"]
-        sparse = weights.sparse_weight * anneal
+        sparse = weights.sparse_weight * max(0.0, 1 - done / weights.sparse_until)
         loss = multi_target_loss(logits, truth, known, coordinates=coordinates, sparse_weight=sparse)
         if finest and (weights.cl_dice_weight or weights.rim_weight):
             masks = [channel for channel in range(logits.shape[1]) if channel not in coordinates]

@@ -49,9 +49,12 @@ class Objective(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # annealed to 0 over the training, so that probabilities stay honest
+    # it falls to 0 while the network still learns, so that probabilities, and Dice at 0.5, become honest
     sparse_weight: float = Field(
         default=0.5, ge=0, description="extra weight of a target's own voxels at the start"
+    )
+    sparse_until: float = Field(
+        default=0.5, gt=0, le=1, description="share of the steps over which this weight falls to 0"
     )
     cl_dice_weight: float = Field(
         default=0.0, ge=0, description="weight of the centre-line term, for thin tubes such as the tract"
