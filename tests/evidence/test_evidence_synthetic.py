@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage, stats
 
 from ichnos.errors import InputRefused
+from ichnos.evidence.metrics.discrimination import Auc
 from ichnos.evidence.metrics.synthetic.copies import (
     find_copies,
     membership_auc,
@@ -190,3 +191,22 @@ def test_one_call_judges_distance_novelty_and_use() -> None:
     assert not isinstance(verdict.membership, str)
     assert verdict.membership.low < 0.6
     assert isinstance(verdict.frechet, str) or verdict.frechet.features == "mean and spread"
+
+
+def test_the_use_of_one_synthetic_class_is_judged_beside_real_images_of_the_other() -> None:
+    rng = np.random.default_rng(11)
+    dim, bright = slices(rng, 20, bright=0.4), slices(rng, 20, bright=0.9)
+    outcomes, names = np.r_[np.zeros(20), np.ones(20)], tuple(f"p{k}" for k in range(40))
+    everyone = ImageSet(np.concatenate([dim, bright]), outcomes, names)
+    taught = ImageSet(bright, np.ones(20), names[20:])  # a generator of one class has seen these alone
+    synthetic = ImageSet(slices(rng, 20, bright=0.9), np.ones(20))
+
+    def judged(classified: ImageSet | None) -> tuple[object, object]:
+        how = {"features": flat_features, "features_name": "mean and spread", "rng": rng}
+        verdict = judge_synthetic(synthetic, taught, everyone, classified=classified, **how)
+        return verdict.trained_on_synthetic, verdict.trained_on_real
+
+    assert all("one outcome only" in str(found) for found in judged(None))
+    for found in judged(everyone):
+        assert isinstance(found, Auc)
+        assert found.value > 0.8

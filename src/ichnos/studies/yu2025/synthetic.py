@@ -46,6 +46,7 @@ class SyntheticImages:
 
     name: str  # "synthesis 1:2, fold 1"
     images: tuple[synthesis.Picture, ...]
+    fold: tuple[str, ...]  # its training patients; the generator may have learnt from some of them alone
 
 
 class SyntheticMaker:
@@ -73,14 +74,15 @@ class SyntheticMaker:
 
     def __call__(self, fold: int, train: Sequence[ImageExample]) -> list[ImageExample]:
         """Return synthetic examples for the training patients of a fold."""
-        source = [s for patient in dict.fromkeys(e.patient for e in train) for s in self.slices[patient]]
+        patients = tuple(dict.fromkeys(e.patient for e in train))
+        source = [s for patient in patients for s in self.slices[patient]]
         events = sum(e.outcome for e in train)
         count = round((len(train) - events) / (self.settings.others_per_expanded or 1.0) - events)
         images = self._drawn(source, max(2, count), fold)
         arm = f"{self.kind} {self.settings.named()}"
         ledger = f"{arm.replace(' ', '-').replace(':', 'to')}-seed-{self.seed}-fold-{fold}.csv"
         generator_store.write_ledger(images, self.folder / ledger)
-        self.batches.append(SyntheticImages(f"{arm}, fold {fold + 1}", tuple(images)))
+        self.batches.append(SyntheticImages(f"{arm}, fold {fold + 1}", tuple(images), patients))
         return [ImageExample("", np.repeat(p.image[None], 3, axis=0), 1.0, sources=p.sources) for p in images]
 
     def _drawn(self, source: Sequence[synthesis.Picture], count: int, fold: int) -> list[synthesis.Picture]:
@@ -161,11 +163,15 @@ def judged_batches(people: People, batches: Sequence[SyntheticImages]) -> list[d
 
 def _judged(people: People, batch: SyntheticImages, held_out: ImageSet) -> dict[str, Cell]:
     extractor = realism.RandomFeatures()
-    source = [s for p in people.training if p.patient in batch.images[0].sources for s in p.slices]
+    source, fold = (
+        realism.image_set([s for p in people.training if p.patient in patients for s in p.slices])
+        for patients in (batch.images[0].sources, batch.fold)
+    )
     verdict = judge_synthetic(
         realism.image_set(batch.images),
-        realism.image_set(source),
+        source,
         held_out,
+        classified=fold,
         features=lambda images: extractor(list(images)),
         features_name=FEATURES_NAME,
         rng=np.random.default_rng(0),

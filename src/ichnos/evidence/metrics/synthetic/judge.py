@@ -41,7 +41,7 @@ class SyntheticVerdict:
     copies: CopyCheck | str
     membership: Auc | str  # 0.5: the synthetic images betray nobody whom they were made from
     trained_on_synthetic: Auc | str  # a classifier of synthetic images, tested on held-out real ones
-    trained_on_real: Auc | str  # the same classifier trained on the real originals
+    trained_on_real: Auc | str  # the same classifier trained on real images alone
 
 
 def judge_synthetic(
@@ -52,26 +52,31 @@ def judge_synthetic(
     features: Features,
     features_name: str,
     rng: np.random.Generator,
+    classified: ImageSet | None = None,
     most_aligned: int | None = None,
 ) -> SyntheticVerdict:
     """Judge synthetic images against the real ones they were made from and real ones of other patients.
 
-    Where only one class is synthetic, the classifier's other class is that of the originals. Every image is
-    aligned in the search for copies, some tens of ms each, unless `most_aligned` says how many of a kind are.
+    `classified` are the real images whose place the synthetic ones take in a classifier, by default the
+    originals; where only one class is synthetic, the other class is theirs. Every image is aligned in the
+    search for copies, some tens of ms each, unless `most_aligned` says how many of a kind are.
     """
     made, known, other = (features(part.images) for part in (synthetic, originals, held_out))
     alike = [held_out.outcomes == outcome for outcome in np.unique(synthetic.outcomes)]
     real = np.any(alike, axis=0)
     patients = [p for p, kept in zip(held_out.patients, real, strict=True) if kept]
     images = (synthetic.images, originals.images, held_out.images)
-    x, y = _training_set(made, synthetic.outcomes, known, originals.outcomes)
+    taught, outcomes = known, originals.outcomes
+    if classified is not None:
+        taught, outcomes = features(classified.images), classified.outcomes
+    x, y = _training_set(made, synthetic.outcomes, taught, outcomes)
     return SyntheticVerdict(
         _or_why(lambda: frechet_over_floor(made, other[real], patients, features=features_name, rng=rng)),
         _or_why(lambda: kernel_over_floor(made, other[real], patients, features=features_name, rng=rng)),
         _or_why(lambda: find_copies(*images, most=most_aligned)),
         _or_why(lambda: membership_auc(*images, most=most_aligned)),
         _or_why(lambda: classifier_auc(x, y, other, held_out.outcomes)),
-        _or_why(lambda: classifier_auc(known, originals.outcomes, other, held_out.outcomes)),
+        _or_why(lambda: classifier_auc(taught, outcomes, other, held_out.outcomes)),
     )
 
 
