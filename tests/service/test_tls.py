@@ -55,7 +55,9 @@ def store(receiver: Receiver, folder: Path, *options: str | Path) -> int:
     file = folder / "image.dcm"
     slices(1)[0].save_as(file, enforce_file_format=True)
     command = ["storescu", *map(str, options), "127.0.0.1", str(receiver.port), str(file)]
-    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
+    sent = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    print(sent.stdout, sent.stderr)  # pytest shows why a file was not taken
+    return sent.returncode
 
 
 def test_only_a_certificate_of_the_authority_opens_the_door(secured: tuple[Receiver, Path]) -> None:
