@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def store(receiver: Receiver, folder: Path, *options: str | Path) -> int:
     slices(1)[0].save_as(file, enforce_file_format=True)
     command = ["storescu", *map(str, options), "127.0.0.1", str(receiver.port), str(file)]
     sent = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    print(sent.stdout, sent.stderr)  # pytest shows why a file was not taken
+    sys.stderr.write(sent.stdout + sent.stderr)  # pytest shows why a file was not taken
     return sent.returncode
 
 
