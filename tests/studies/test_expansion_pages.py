@@ -19,6 +19,7 @@ from builders.tiny_model import tiny_model
 from ichnos.cohort import Cohort, Patient
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate
+from ichnos.evidence.metrics.overlap import dice
 from ichnos.formats import bids
 from ichnos.inference import Predictor
 from ichnos.inference.crops import REGION_SHAPE
@@ -52,7 +53,7 @@ from ichnos.studies.yu2025.risks import (
     risk_rows,
     risks_of,
 )
-from ichnos.volume import Volume
+from ichnos.volume import Volume, sphere
 
 SMOKE = StudyBudget(smoke=True)
 SHAPE, SPACING_MM = (24, 24, 16), (4.0, 4.0, 6.0)
@@ -376,6 +377,19 @@ def test_outlines_are_compared_with_the_twin() -> None:
     other = next(r for r in table.rows if r[0] == "plain twin")
     assert other[table.columns.index("GiB")] == "not measured"
     assert "it was not asked for" in next(r for r in table.rows if r[0] == outlines.NNUNET_ROW)
+
+
+def test_voxels_of_a_network_take_most_of_a_small_outline() -> None:
+    """The row without a network is what its grid leaves: more of a ball of 40 mm than of one of 12 mm."""
+    balls = [sphere(radius_mm=radius, spacing_mm=(0.5, 0.5, 5.0)) for radius in (6.0, 20.0)]
+    small, large = (dice(ball, outlines.through_grid(ball, (3.0, 3.0, 5.0))) for ball in balls)
+    assert 0.9 < large < 1
+    assert small < large
+    assert dice(balls[0], outlines.through_grid(balls[0], (0.5, 0.5, 5.0))) == 1
+    limit = f"{outlines.GRID_LIMIT}3 x 3 x 5 mm"
+    rows = [{f"{limit} dice": 0.9, f"{limit} iou": 0.8, f"{limit} error_ml": -1.0} for _ in range(4)]
+    line = next(r for r in outlines.outline_table(rows, {}, {}).rows if r[0] == limit)
+    assert [str(cell) for cell in line[-2:]] == ["no network", "no network"]
 
 
 def test_without_an_external_patient_no_memory_is_measured() -> None:
