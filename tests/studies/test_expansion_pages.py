@@ -37,6 +37,7 @@ from ichnos.studies.abramova2024.page import abramova_page
 from ichnos.studies.abramova2024.training import synthetic_copies
 from ichnos.studies.ryu2025.tables import centre_table
 from ichnos.studies.shared.budget import StudyBudget
+from ichnos.studies.shared.grid_limit import through_grid
 from ichnos.studies.shared.labels import StudyLabels
 from ichnos.studies.shared.page import StudyPage, write_page
 from ichnos.studies.shared.recipe import StudyRecipe
@@ -382,10 +383,10 @@ def test_outlines_are_compared_with_the_twin() -> None:
 def test_voxels_of_a_network_take_most_of_a_small_outline() -> None:
     """The row without a network is what its grid leaves: more of a ball of 40 mm than of one of 12 mm."""
     balls = [sphere(radius_mm=radius, spacing_mm=(0.5, 0.5, 5.0)) for radius in (6.0, 20.0)]
-    small, large = (dice(ball, outlines.through_grid(ball, (3.0, 3.0, 5.0))) for ball in balls)
+    small, large = (dice(ball, through_grid(ball, (3.0, 3.0, 5.0))) for ball in balls)
     assert 0.9 < large < 1
     assert small < large
-    assert dice(balls[0], outlines.through_grid(balls[0], (0.5, 0.5, 5.0))) == 1
+    assert dice(balls[0], through_grid(balls[0], (0.5, 0.5, 5.0))) == 1
     limit = f"{outlines.GRID_LIMIT}3 x 3 x 5 mm"
     rows = [{f"{limit} dice": 0.9, f"{limit} iou": 0.8, f"{limit} error_ml": -1.0} for _ in range(4)]
     line = next(r for r in outlines.outline_table(rows, {}, {}).rows if r[0] == limit)

@@ -333,9 +333,14 @@ def test_the_reader_of_tracts_measures_each_way_against_the_label(tmp_path: Path
     monkeypatch.setattr(murray_reading, "register_ct_to_mni", lambda ct, **how: None)
     monkeypatch.setattr(murray_reading, "carried_atlas", lambda ct, placed: shifted)
     reader = murray_reading.TractReader(
-        StudyLabels(cohort, ("manual",), {}, 0), {"pairs": "a", "thread": "b"}, "cpu"
+        StudyLabels(cohort, ("manual",), {}, 0),
+        {"pairs": "a", "thread": "b"},
+        "cpu",
+        voxels={"thread": (6.0, 6.0, 6.0)},
     )
     row = reader(cohort.patients[1], tmp_path)
+    assert 0 < row["thread_grid_left_dice"] < 1, "no network at these voxels can do better"
+    assert "pairs_grid_left_dice" not in row
     assert row["pairs_left_dice"] == row["thread_right_dice"] == 1.0
     assert 0.3 < row["affine_left_dice"] < 1.0
     assert row["side"] == "left"
@@ -375,9 +380,10 @@ def test_the_reader_of_leukoaraiosis_measures_each_way(tmp_path: Path, monkeypat
     labels = StudyLabels(cohort, ("transfer",), {}, 0)
     cut_hu = threshold.chosen_threshold(labels, tmp_path, StudyBudget(smoke=True))
     assert TRACT_HU < cut_hu < BRAIN_HU
-    row = ryu_reading.WhiteMatterReader(labels, {"slices": "a", "volume": "b"}, cut_hu, "cpu")(
-        cohort.patients[1], tmp_path
-    )
+    ways, voxels = {"slices": "a", "volume": "b"}, {"volume": (6.0, 6.0, 6.0)}
+    row = ryu_reading.WhiteMatterReader(labels, ways, cut_hu, "cpu", voxels)(cohort.patients[1], tmp_path)
+    assert 0 < row["volume_grid_dice"] < 1
+    assert "slices_grid_dice" not in row
     assert row["slices_dice"] == 1.0
     assert row["threshold_dice"] > 0.6
     assert row["true_ml"] is None

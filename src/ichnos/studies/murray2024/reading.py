@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ichnos.cohort import Cohort, Patient
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.simulation.cohort.exam_files import TRUTH
 from ichnos.studies.murray2024.design import AGAINST_TRUTH
+from ichnos.studies.shared.grid_limit import AT_VOXELS, SpacingMm, through_grid
 from ichnos.studies.shared.labels import StudyLabels, label_on_ct
 from ichnos.studies.shared.reading import ct_scan, predictor_of
 from ichnos.volume import Volume, box_around, volume_ml
@@ -38,6 +39,7 @@ class TractReader:
     models: dict[str, str]  # name -> folder
     device: str
     register_mm: float | None = None  # voxel size of the CT that the atlas is registered to; None: its own
+    voxels: Mapping[str, SpacingMm] = field(default_factory=dict)  # by network
 
     def __call__(self, patient: Patient, folder: Path) -> dict[str, Any]:
         """Return Dice per side, mL, injury grades, loads and losses of each way."""
@@ -59,6 +61,8 @@ class TractReader:
             row |= _overlaps(way, tracts, true if way == "label" else label)
             row |= _overlaps(f"{way}{AGAINST_TRUTH}", tracts, true) if way in found else {}
             row |= {f"{way}_{name}": value for name, value in worse_side(tracts, blood, oedema).items()}
+        for name, spacing_mm in self.voxels.items():
+            row |= _overlaps(f"{name}{AT_VOXELS}", _at_voxels(label, spacing_mm), label)
         return row
 
     def _known(self, patient: Patient, pipelines: Sequence[str]) -> Tracts:
@@ -84,6 +88,10 @@ def _overlaps(way: str, tracts: Tracts, reference: Tracts) -> dict[str, float]:
         if tract is not None and known is not None and (known.array.any() or tract.array.any()):
             found[f"{way}_{side}_dice"] = round(dice(known, tract), 5)
     return found
+
+
+def _at_voxels(label: Tracts, spacing_mm: SpacingMm) -> Tracts:
+    return {side: None if t is None else through_grid(t, spacing_mm) for side, t in label.items()}
 
 
 def _read(mask_of: Callable[[str], Volume]) -> Tracts:

@@ -20,6 +20,7 @@ from ichnos.studies.murray2024.design import TRACT_LABEL, tract_plans, tract_way
 from ichnos.studies.murray2024.reading import TractReader
 from ichnos.studies.murray2024.tables import grade_rank
 from ichnos.studies.shared.budget import StudyBudget
+from ichnos.studies.shared.grid_limit import voxels_of
 from ichnos.studies.shared.labels import StudyLabels, transferred_labels, truth_rows
 from ichnos.studies.shared.reading import model_identity, read_patients
 from ichnos.studies.shared.recipe import check_networks
@@ -70,10 +71,11 @@ def _read(
 ) -> list[dict[str, Any]]:
     budget.say("reading every patient who was not trained on")
     folders = {name: str(model.folder) for name, model in models.items()}
-    reader = TractReader(labels, folders, budget.device, register_mm=_COARSE_MM if budget.smoke else None)
+    coarse_mm, voxels = _COARSE_MM if budget.smoke else None, voxels_of(models)
+    reader = TractReader(labels, folders, budget.device, register_mm=coarse_mm, voxels=voxels)
     splits = ("test", "external") if budget.does("trial") else ("test",)
     people = list(labels.cohort.of_split(*splits).with_exams("ct"))
-    return read_patients(reader, people, out, budget, settings=model_identity(models))
+    return read_patients(reader, people, out, budget, settings=[model_identity(models), voxels])
 
 
 def _row_facts(cohort: Cohort, patient: str) -> dict[str, Fact]:

@@ -17,6 +17,7 @@ from ichnos.evidence.metrics.resampling import resampled_pearson
 from ichnos.evidence.tables import Cell, Table
 from ichnos.studies.murray2024.design import AGAINST_TRUTH
 from ichnos.studies.murray2024.effects import LIMIT, outcome_frame
+from ichnos.studies.shared.grid_limit import AT_VOXELS, LABEL_AT_VOXELS
 from ichnos.studies.shared.page import cell, comparison
 from ichnos.studies.shared.rows import (
     PatientRow,
@@ -48,12 +49,20 @@ def overlap_table(rows: Sequence[PatientRow], ways: Mapping[str, str]) -> Table:
     if any(f"{way}{AGAINST_TRUTH}_{side}_dice" in row for row in rows for way in ways for side in SIDES):
         unknown, same = "unknown outside a simulation", partial(_dice_with_truth, rows)
         out.append(table_row("Dice with the true tract", unknown, ways, same, _dice(rows, "label")))
+    if any(f"{way}{AT_VOXELS}_{side}_dice" in row for row in rows for way in ways for side in SIDES):
+        at_voxels = partial(_dice_at_voxels, rows)
+        out.append(table_row(LABEL_AT_VOXELS, "not reported", ways, at_voxels, "1 by definition"))
     return comparison(
         "murray2024",
         "The paper's table, and ours: overlap with the tract label",
         out,
         note="Held-out pairs. limit: the label against the simulation's own tract.",
     )
+
+
+def _dice_at_voxels(rows: Sequence[PatientRow], way: str) -> Cell:
+    known = any(f"{way}{AT_VOXELS}_{side}_dice" in row for row in rows for side in SIDES)
+    return _dice(rows, f"{way}{AT_VOXELS}") if known else "no network"
 
 
 def _dice_with_truth(rows: Sequence[PatientRow], way: str) -> Cell:

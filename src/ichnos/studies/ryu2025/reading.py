@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ichnos.evidence.metrics.overlap import dice
 from ichnos.simulation.cohort.exam_files import TRUTH
 from ichnos.studies.ryu2025.design import RISK_FACTORS, WHITE_MATTER_LABEL
 from ichnos.studies.ryu2025.threshold import dark_white_matter
+from ichnos.studies.shared.grid_limit import AT_VOXELS, SpacingMm, through_grid
 from ichnos.studies.shared.labels import StudyLabels, label_on_ct
 from ichnos.studies.shared.reading import ct_scan, predictor_of
 from ichnos.studies.shared.rows import known_number
@@ -28,6 +29,7 @@ class WhiteMatterReader:
     models: dict[str, str]  # name -> folder
     cut_hu: float
     device: str
+    voxels: Mapping[str, SpacingMm] = field(default_factory=dict)  # by network
 
     def __call__(self, patient: Patient, folder: Path) -> dict[str, Any]:
         """Return volumes in mL, Dice against the registered label, and what is known of the patient."""
@@ -51,6 +53,10 @@ class WhiteMatterReader:
             "vendor": scan.acquisition.manufacturer or "unknown",
         }
         row |= {f"{name}_ml": round(volume_ml(mask), 4) for name, mask in found.items()}
+        if registered is not None:
+            for name, spacing_mm in self.voxels.items():
+                at_voxels = through_grid(registered, spacing_mm)
+                row[f"{name}{AT_VOXELS}_dice"] = _finite(dice(registered, at_voxels))
         return row | _compared(found, registered, true)
 
 

@@ -19,6 +19,7 @@ from ichnos.studies.ryu2025.reading import WhiteMatterReader, patient_facts
 from ichnos.studies.ryu2025.registration_arms import registration_rows
 from ichnos.studies.ryu2025.threshold import chosen_threshold
 from ichnos.studies.shared.budget import StudyBudget
+from ichnos.studies.shared.grid_limit import voxels_of
 from ichnos.studies.shared.labels import StudyLabels, transferred_labels, truth_rows
 from ichnos.studies.shared.reading import model_identity, read_patients
 from ichnos.studies.shared.recipe import check_networks
@@ -70,6 +71,8 @@ def _read(
 ) -> list[dict[str, Any]]:
     budget.say("reading every patient who was not trained on")
     folders = {name: str(model.folder) for name, model in models.items()}
-    reader = WhiteMatterReader(labels, folders, cut_hu, budget.device)
+    voxels = voxels_of(models)
+    reader = WhiteMatterReader(labels, folders, cut_hu, budget.device, voxels)
     people = list(labels.cohort.of_split("validation", "test", "external").with_exams("ct"))
-    return read_patients(reader, people, out, budget, settings={**model_identity(models), "cut_hu": cut_hu})
+    settings = {**model_identity(models), "cut_hu": cut_hu, "voxels": voxels}
+    return read_patients(reader, people, out, budget, settings=settings)

@@ -19,6 +19,7 @@ from ichnos.evidence.metrics.resampling import (
 from ichnos.evidence.metrics.thresholds import youden_point
 from ichnos.evidence.tables import Cell, Table, p_value
 from ichnos.studies.ryu2025.design import LARGE_INFARCT_ML
+from ichnos.studies.shared.grid_limit import AT_VOXELS, LABEL_AT_VOXELS
 from ichnos.studies.shared.page import cell, comparison
 from ichnos.studies.shared.rows import (
     PatientRow,
@@ -110,10 +111,17 @@ def _agreement_rows(
             cell(lambda: resampled_spearman(*paired_columns(rows, "true_ml", "fazekas"))),
         ),
     )
+    if any(f"{way}{AT_VOXELS}_dice" in row for row in rows for way in ways):
+        asked = (*asked, (LABEL_AT_VOXELS, partial(_dice_at_voxels, rows), definition))
     return [
         table_row(measure, paper.get(measure, "not reported"), ways, compare, limit)
         for measure, compare, limit in asked
     ]
+
+
+def _dice_at_voxels(rows: Sequence[PatientRow], way: str) -> Cell:
+    known = any(f"{way}{AT_VOXELS}_dice" in row for row in rows)
+    return _dice(rows, f"{way}{AT_VOXELS}") if known else "no network"
 
 
 def _dice(rows: Sequence[PatientRow], way: str) -> Cell:

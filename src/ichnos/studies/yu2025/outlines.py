@@ -14,7 +14,6 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate, bootstrap
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.evidence.tables import Cell, Table
-from ichnos.inference.grid import reading_grid
 from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.recipes import segmentation_recipe
 from ichnos.learning.segmentation.fine_tuning import SHIPPED_NAME
@@ -23,6 +22,7 @@ from ichnos.learning.segmentation.target_files import target_specs
 from ichnos.models import Model
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.cost import peak_gib, with_seconds
+from ichnos.studies.shared.grid_limit import SpacingMm, through_grid, voxels_of
 from ichnos.studies.shared.labels import StudyLabels, label_on_ct
 from ichnos.studies.shared.page import PngPicture, cell, comparison
 from ichnos.studies.shared.reading import ct_scan, model_identity, predictor_of, read_patients
@@ -36,7 +36,7 @@ from ichnos.studies.shared.training import (
     worst_cases,
 )
 from ichnos.studies.yu2025.people import EXTERNAL
-from ichnos.volume import Box, Volume, volume_ml
+from ichnos.volume import Volume, volume_ml
 
 OUTLINE_PIPELINES = ("manual", "transfer", "truth")
 OUR_OUTLINES = "ours, from the weights that ship"
@@ -100,7 +100,7 @@ class _Outliner:
         self,
         labels: StudyLabels,
         models: Mapping[str, str],
-        grids: Mapping[str, tuple[float, float, float]],
+        grids: Mapping[str, SpacingMm],
         device: str,
     ) -> None:
         self.labels, self.models, self.grids, self.device = labels, dict(models), dict(grids), device
@@ -129,22 +129,9 @@ def _agreement(name: str, truth: Volume, found: Volume) -> dict[str, float | Non
     }
 
 
-def through_grid(outline: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
-    """Return what is left of an outline that goes to a network's voxels and back, as a network that answers
-    each voxel with its true share of haematoma would draw it.
-
-    >>> thin = Volume(np.pad(np.ones((9, 9, 1)), ((3, 3), (3, 3), (2, 2))), np.eye(4))
-    >>> [volume_ml(through_grid(thin, (1.0, 1.0, step))) for step in (1.0, 5.0)]
-    [0.081, 0.0]
-    """
-    grid = reading_grid(outline, Box((0, 0, 0), outline.shape), spacing_mm)
-    share = grid.pull(outline.array.astype(np.float32))
-    return outline.with_array(grid.push(share, slice(None)) >= 0.5)
-
-
-def _grids(models: Mapping[str, Model]) -> dict[str, tuple[float, float, float]]:
+def _grids(models: Mapping[str, Model]) -> dict[str, SpacingMm]:
     """Return the voxel sizes that networks work at, each once, by the name of their row."""
-    sizes = dict.fromkeys(model.manifest.preprocessing.spacing_mm for model in models.values())
+    sizes = dict.fromkeys(voxels_of(models).values())
     return {f"{GRID_LIMIT}{' x '.join(f'{step:g}' for step in size)} mm": size for size in sizes}
 
 
