@@ -4,6 +4,7 @@ known.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,12 @@ from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.prognosis.fazekas import FazekasModel, OrdinalModel
 from ichnos.reading.measures.blood import density_signs
 from ichnos.reading.measures.fazekas import fazekas_measures
-from ichnos.reading.measures.site import midline_shift_mm, site_measure, station_measure
+from ichnos.reading.measures.site import (
+    midline_measure,
+    midline_shift_mm,
+    site_measure,
+    station_measure,
+)
 from ichnos.volume import Box, Volume, sphere
 
 STEP = 3.0
@@ -96,17 +102,31 @@ def test_the_level_of_the_tract_follows_from_its_height(z_mm: float, level: str)
     assert station_measure(place_of(straight()), "left", clot_at((-22.0, -16.0, z_mm), 4.0)).value == level
 
 
-@pytest.mark.parametrize("shift_mm", [0.0, 4.0, -7.0])
-def test_a_pushed_septum_is_measured_and_a_turned_head_is_not(shift_mm: float) -> None:
+def pushed(shift_mm: float) -> tuple[Any, Any]:
+    """Return the positions of a turned head whose septum is pushed, and its brain."""
     mni: Any = straight()
     y, z = mni[1], mni[2]
     push = shift_mm * np.exp(-((y / 25) ** 2) - ((z - 10) / 40) ** 2)
     brain = (mni[0] / 68) ** 2 + ((y + 18) / 86) ** 2 + ((z - 10) / 60) ** 2 < 1
     turned = mni[0] * np.cos(0.1) - y * np.sin(0.1)
-    moved = np.stack([turned - push * np.exp(-((turned / 30) ** 2)), y, z]).astype(np.float32)
+    return np.stack([turned - push * np.exp(-((turned / 30) ** 2)), y, z]).astype(np.float32), brain
+
+
+@pytest.mark.parametrize("shift_mm", [0.0, 4.0, -7.0])
+def test_a_pushed_septum_is_measured_and_a_turned_head_is_not(shift_mm: float) -> None:
+    moved, brain = pushed(shift_mm)
     found = midline_shift_mm(moved, brain, (STEP,) * 3)
     assert found is not None
     assert found == pytest.approx(0.75 * shift_mm, abs=1.2)
+
+
+@pytest.mark.parametrize(("shift_mm", "told"), [(-9.0, True), (2.0, False)])
+def test_a_shift_that_may_be_error_alone_is_withheld(shift_mm: float, told: bool) -> None:
+    moved, brain = pushed(shift_mm)
+    scan = Volume(brain.astype(np.float32), np.diag([STEP, STEP, STEP, 1.0]))
+    measure = midline_measure(replace(place_of(moved), brain=scan.array, scan_ras=scan))
+    assert (measure.value is not None) == told
+    assert "by eye" in measure.reason
 
 
 def test_too_little_brain_gives_no_midline() -> None:

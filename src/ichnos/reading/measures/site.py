@@ -23,6 +23,7 @@ _STATION_WORDS = {
 _SEPTUM_Y_MM, _SEPTUM_Z_MM = (-25.0, 25.0), (-2.0, 24.0)  # septum pellucidum and third ventricle
 _FALX_Y_MM = (-65.0, 45.0)  # behind the first and before the second, the falx is fixed to the skull
 _FEWEST_ROWS = 12
+_LEAST_SHIFT_MM = 4.0  # about three standard deviations of what is measured where little is shifted
 
 
 def site_measure(coordinates: AtlasCoordinates | None, ich: Volume) -> Measure:
@@ -70,25 +71,32 @@ def station_measure(coordinates: AtlasCoordinates | None, side: str, touched: Vo
 
 def midline_measure(coordinates: AtlasCoordinates | None) -> Measure:
     """Measure how far septum and third ventricle stand beside the line between the fixed ends of the falx,
-    in mm.
+    in mm; withheld where that is no more than the measure's own error.
     """
-    name, label = "midline_shift", "Midline shift"
+    shift = None if coordinates is None else shift_at(coordinates)
     if coordinates is None:
-        return Measure(name=name, label=label, value=None, unit="mm", reason=NO_PLACE)
-    shift = midline_shift_mm(coordinates.mni_mm, coordinates.brain > 0.5, coordinates.spacing_mm)
-    if shift is None:
-        return Measure(
-            name=name,
-            label=label,
-            value=None,
-            unit="mm",
-            reason="too little of the falx and the septum lies in the scan",
+        value, reason = None, NO_PLACE
+    elif shift is None:
+        value, reason = None, "too little of the falx and the septum lies in the scan"
+    elif shift < _LEAST_SHIFT_MM:
+        value, reason = (
+            None,
+            (
+                f"under {_LEAST_SHIFT_MM:g} mm this measure is mostly its own error, and it may miss a larger"
+                " shift: judge it by eye"
+            ),
         )
-    reason = (
-        "septum against the ends of the falx; on simulated patients it hardly followed shifts under 6 mm, so"
-        " judge it by eye"
-    )
-    return Measure(name=name, label=label, value=round(abs(shift), 1), unit="mm", reason=reason)
+    else:
+        value, reason = round(shift, 1), "septum against the ends of the falx; uncertain, so judge it by eye"
+    return Measure(name="midline_shift", label="Midline shift", value=value, unit="mm", reason=reason)
+
+
+def shift_at(coordinates: AtlasCoordinates) -> float | None:
+    """Return the size of the midline's shift as it is measured, mm, however small; None where too little is
+    seen.
+    """
+    shift = midline_shift_mm(coordinates.mni_mm, coordinates.brain > 0.5, coordinates.spacing_mm)
+    return None if shift is None else abs(shift)
 
 
 def midline_shift_mm(

@@ -27,7 +27,7 @@ from ichnos.learning.virtual.stress.changes import (
 from ichnos.models import load_model
 from ichnos.prognosis.volume import load_volume_calibration
 from ichnos.reading.masks import Masks, consistent_masks
-from ichnos.reading.measures.site import midline_measure, site_measure
+from ichnos.reading.measures.site import shift_at, site_measure
 from ichnos.runs import Numbered
 from ichnos.scan import Scan
 from ichnos.simulation.exams.scanners import CENTRES, CtProtocol, draw_protocol
@@ -113,7 +113,7 @@ def _reading_row(
         "tracts": _tract_methods(prediction, coordinates, truth),
         "tracts_swapped": _swapped(masks, truth),
         "site": (patient.latent.site, site),
-        "shift_mm": (patient.truth.midline_shift_mm, midline_measure(coordinates).value),
+        "shift_mm": (patient.truth.midline_shift_mm, None if coordinates is None else shift_at(coordinates)),
     }
     if prediction.refined is not None:
         first = consistent_masks(replace(prediction, refined=None), coordinates)
