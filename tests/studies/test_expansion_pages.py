@@ -23,6 +23,7 @@ from ichnos.evidence.metrics.overlap import dice
 from ichnos.formats import bids
 from ichnos.inference import Predictor
 from ichnos.inference.crops import REGION_SHAPE
+from ichnos.inference.grid import through_grid
 from ichnos.learning.expansion.ensemble import load_classifier
 from ichnos.learning.expansion.forecast import forecast_map, load_forecaster
 from ichnos.learning.expansion.generator_store import load_generator
@@ -37,7 +38,6 @@ from ichnos.studies.abramova2024.page import abramova_page
 from ichnos.studies.abramova2024.training import synthetic_copies
 from ichnos.studies.ryu2025.tables import centre_table
 from ichnos.studies.shared.budget import StudyBudget
-from ichnos.studies.shared.grid_limit import through_grid
 from ichnos.studies.shared.labels import StudyLabels
 from ichnos.studies.shared.page import StudyPage, write_page
 from ichnos.studies.shared.recipe import StudyRecipe

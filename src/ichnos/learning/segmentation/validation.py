@@ -12,16 +12,23 @@ import numpy.typing as npt
 import torch
 
 from ichnos.arrays import Mask
+from ichnos.cohort import Cohort, Patient
 from ichnos.evidence.figures import FailedSlice, gallery_figure
+from ichnos.evidence.metrics.overlap import dice
 from ichnos.files import atomic_file
+from ichnos.formats import nifti
 from ichnos.inference import input_channels
+from ichnos.inference.grid import SpacingMm, through_grid
 from ichnos.inference.sliding import slide
 from ichnos.learning.loop.team import ALONE, Team
 from ichnos.learning.segmentation.cases import DEGREE_STEPS, TrainingCase
 from ichnos.learning.segmentation.operating_points import Overlaps
+from ichnos.learning.segmentation.target_files import target_degree, target_file
 from ichnos.models import Preprocessing, TargetSpec
+from ichnos.volume import box_around
 
 _WINDOW_HU = (0.0, 80.0)
+_MOST_FOR_LIMITS = 20  # patients whose masks are brought to the network's voxels and back
 
 
 @dataclass(frozen=True)
@@ -158,3 +165,35 @@ def history(out: Path) -> list[Validation]:
     if not file.is_file():
         return []
     return [Validation(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines() if line]
+
+
+# ---- what the voxels allow
+
+
+def voxel_limits(
+    cohort: Cohort, targets: Sequence[TargetSpec], spacing_mm: SpacingMm, pipelines: Sequence[str]
+) -> dict[str, float]:
+    """Return the mean Dice of each mask with itself, brought to a network's voxels and back, in the
+    validation patients: no training and no threshold is better on the scans' own voxels.
+    """
+    people = list(cohort.of_split("validation").with_exams("ct"))[:_MOST_FOR_LIMITS]
+    found = {}
+    for target in (target.name for target in targets if target.kind == "mask"):
+        left = [_left_of_mask(cohort, patient, target, spacing_mm, pipelines) for patient in people]
+        if known := [value for value in left if value is not None]:
+            found[target] = float(np.mean(known))
+    return found
+
+
+def _left_of_mask(
+    cohort: Cohort, patient: Patient, target: str, spacing_mm: SpacingMm, pipelines: Sequence[str]
+) -> float | None:
+    file = target_file(cohort, patient, target, pipelines)
+    if file is None:
+        return None
+    ct = nifti.open_nifti(patient.exam("ct")).volume
+    mask = ct.with_array(target_degree(*file, ct) >= 0.5).reoriented("RAS")
+    if not mask.array.any():
+        return None
+    near = mask.cropped(box_around(mask, margin_mm=3 * max(spacing_mm)))
+    return dice(near, through_grid(near, spacing_mm))

@@ -20,9 +20,10 @@ from ichnos.clinical.injury import (
 )
 from ichnos.cohort import Cohort, Patient
 from ichnos.evidence.metrics.overlap import dice
+from ichnos.inference.grid import SpacingMm, through_grid
 from ichnos.simulation.cohort.exam_files import TRUTH
 from ichnos.studies.murray2024.design import AGAINST_TRUTH
-from ichnos.studies.shared.grid_limit import AT_VOXELS, SpacingMm, through_grid
+from ichnos.studies.shared.grid_limit import AT_VOXELS
 from ichnos.studies.shared.labels import StudyLabels, label_on_ct
 from ichnos.studies.shared.reading import ct_scan, predictor_of
 from ichnos.volume import Volume, box_around, volume_ml

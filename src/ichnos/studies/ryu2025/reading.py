@@ -11,10 +11,11 @@ import numpy as np
 
 from ichnos.cohort import Patient
 from ichnos.evidence.metrics.overlap import dice
+from ichnos.inference.grid import SpacingMm, through_grid
 from ichnos.simulation.cohort.exam_files import TRUTH
 from ichnos.studies.ryu2025.design import RISK_FACTORS, WHITE_MATTER_LABEL
 from ichnos.studies.ryu2025.threshold import dark_white_matter
-from ichnos.studies.shared.grid_limit import AT_VOXELS, SpacingMm, through_grid
+from ichnos.studies.shared.grid_limit import AT_VOXELS
 from ichnos.studies.shared.labels import StudyLabels, label_on_ct
 from ichnos.studies.shared.reading import ct_scan, predictor_of
 from ichnos.studies.shared.rows import known_number

@@ -14,6 +14,7 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate, bootstrap
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.evidence.tables import Cell, Table
+from ichnos.inference.grid import SpacingMm, through_grid
 from ichnos.learning.nnunet.settings import NnunetSettings
 from ichnos.learning.recipes import segmentation_recipe
 from ichnos.learning.segmentation.fine_tuning import SHIPPED_NAME
@@ -22,7 +23,7 @@ from ichnos.learning.segmentation.target_files import target_specs
 from ichnos.models import Model
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.cost import peak_gib, with_seconds
-from ichnos.studies.shared.grid_limit import SpacingMm, through_grid, voxels_of
+from ichnos.studies.shared.grid_limit import voxels_of
 from ichnos.studies.shared.labels import StudyLabels, label_on_ct
 from ichnos.studies.shared.page import PngPicture, cell, comparison
 from ichnos.studies.shared.reading import ct_scan, model_identity, predictor_of, read_patients
