@@ -4,7 +4,9 @@ fill says why.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.evidence.tables import Cell
 from ichnos.formats import bids
+from ichnos.learning.segmentation.validation import Validation
 from ichnos.studies.murray2024 import effects
 from ichnos.studies.murray2024 import reading as murray_reading
 from ichnos.studies.murray2024 import study as murray
@@ -37,6 +40,7 @@ from ichnos.studies.shared.labels import StudyLabels, with_validation
 from ichnos.studies.shared.page import StudyPage
 from ichnos.studies.shared.record import StudyRecord
 from ichnos.studies.shared.rows import adjusted_effect
+from ichnos.studies.shared.training import worst_cases
 
 
 def cells(page: StudyPage, table: str, measure: str) -> dict[str, Cell]:
@@ -305,6 +309,19 @@ def test_a_fifth_of_the_training_patients_validates_where_nobody_does() -> None:
     assert [p.split for p in with_validation(people)].count("validation") == 2
     told = Cohort((Patient("a", split="train"), Patient("b", split="validation")))
     assert with_validation(told) is told
+
+
+def test_the_worst_cases_are_those_of_the_weights_that_were_kept(tmp_path: Path) -> None:
+    work = tmp_path / "training" / "twin"
+    (work / "worst").mkdir(parents=True)
+    assert worst_cases("twin", tmp_path) == []
+    lines = []
+    for step, score in ((10, 0.7), (20, 0.9), (30, 0.8)):
+        lines.append(json.dumps(asdict(Validation(step, score, {}, {}, patients=1))))
+        (work / "worst" / f"step-{step:06d}.png").write_bytes(f"of {step}".encode())
+    (work / "validation.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (picture,) = worst_cases("twin", tmp_path)
+    assert picture.png == b"of 20"
 
 
 class Echo:

@@ -148,12 +148,14 @@ def _coarser(plan: TrainSettings) -> TrainSettings:
 
 
 def worst_cases(name: str, out: Path) -> list[PngPicture]:
-    """Return the last picture of the worst validation cases of an arm, if its validation patients have the
-    target.
+    """Return the picture of the worst validation cases of an arm at its best step, whose weights it keeps, if
+    its validation patients have the target.
     """
-    files = sorted((out / "training" / name / "worst").glob("*.png"))
+    work = out / "training" / name
+    best = max(history(work), key=lambda row: row.score, default=None)
+    file = work / "worst" / f"step-{0 if best is None else best.step:06d}.png"
     caption = (
-        f"{name}: the worst validation cases of its last validation; the label orange, the network blue;"
+        f"{name}: the worst validation cases at its best step; the label orange, the network blue;"
         " radiological convention."
     )
-    return [PngPicture(f"worst-{name}", caption, files[-1].read_bytes())] if files else []
+    return [PngPicture(f"worst-{name}", caption, file.read_bytes())] if file.is_file() else []
