@@ -5,6 +5,7 @@ and the shared data, if present.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 _STATE = tempfile.TemporaryDirectory(prefix="ichnos-state-")  # the key file of hashed names; gone at the end
 os.environ["XDG_STATE_HOME"] = _STATE.name
+_OWN = str(Path(sys.prefix) / "bin")  # where pynetdicom has a storescu too: dcmtk's, the peer, comes first
+_FOLDERS = os.environ.get("PATH", "").split(os.pathsep)
+os.environ["PATH"] = os.pathsep.join(sorted(_FOLDERS, key=lambda folder: folder == _OWN))
 settings.register_profile("house", deadline=None, max_examples=40)  # a busy machine is no fault of the code
 settings.load_profile("house")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
