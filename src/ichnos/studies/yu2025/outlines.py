@@ -182,8 +182,9 @@ def outline_table(
     note = (
         "External centres. The paper gives IoU 0.934 beside Dice 0.937, which cannot both hold of one mask:"
         " IoU = Dice / (2 - Dice) = 0.881. U-Mamba, twin (the U-Net of nnU-Net's shape) and transformer"
-        f" share plan, patients and steps. Ours {FROM_SHIPPED}. Aim: Dice 0.94 or more; rows without a"
-        " network say what its voxels leave of a perfect answer. Last two columns:"
+        f" share plan and patients; the recipe says how many steps each had. Ours {FROM_SHIPPED}."
+        " Aim: Dice 0.94 or more; rows without a network say what its voxels leave of a perfect answer."
+        " Last two columns:"
         " processor time of opening and outlining a scan, median (quartiles), and memory at its height of a"
         " process that does one, without a device's. On a processor U-Nets run in OpenVINO where it is"
         " installed, the others in PyTorch."

@@ -73,8 +73,8 @@ def _design(record: StudyRecord, people: KnownPatients) -> tuple[str, ...]:
     paragraphs = []
     if "outlines" in record.rows:
         paragraphs.append(
-            "Outlines: the networks share patients, grid, steps and loop; one in five training patients chose"
-            " each network's best step."
+            "Outlines: the networks share patients and loop, and all but ours the grid; one in five training"
+            " patients chose each network's best step."
         )
     if "risks" in record.rows:
         paragraphs += _expansion_design(record, people)
