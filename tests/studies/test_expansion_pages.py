@@ -380,7 +380,7 @@ def test_outlines_are_compared_with_the_twin() -> None:
     assert "it was not asked for" in next(r for r in table.rows if r[0] == outlines.NNUNET_ROW)
 
 
-def test_voxels_of_a_network_take_most_of_a_small_outline() -> None:
+def test_voxels_of_a_network_take_more_of_a_small_outline() -> None:
     """The row without a network is what its grid leaves: more of a ball of 40 mm than of one of 12 mm."""
     balls = [sphere(radius_mm=radius, spacing_mm=(0.5, 0.5, 5.0)) for radius in (6.0, 20.0)]
     small, large = (dice(ball, through_grid(ball, (3.0, 3.0, 5.0))) for ball in balls)

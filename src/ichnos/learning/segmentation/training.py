@@ -32,7 +32,7 @@ from ichnos.learning.segmentation.objective import SegmentationSettings, train_s
 from ichnos.learning.segmentation.planning import planned_network
 from ichnos.learning.segmentation.preparation import usable_cases
 from ichnos.learning.segmentation.settings import TrainSettings
-from ichnos.learning.segmentation.validation import Validation, Validator, history, voxel_limits
+from ichnos.learning.segmentation.validation import Validation, Validator, history, perfect_on_scans
 from ichnos.models import Manifest, Model, NetworkSpec, Preprocessing, Provenance, load_model, save_model
 
 SETTINGS_FILE = "settings.json"  # of a training, in its folder: `--config` takes it
@@ -62,20 +62,20 @@ def train_on_cohort(
         write_training(_images(cases), work / "training.csv")
         manifest = manifest_of(settings, plan, cases, work, resources, name=out.name)
         limits = (*manifest.limits, *_origin(cohort, settings))
-        provenance = _with_voxel_limits(manifest.provenance, cohort, settings, resources)
+        provenance = _beside_perfect(manifest.provenance, cohort, settings, resources)
         changes = {"targets": targets, "limits": limits, "provenance": provenance}
         _save(network, manifest.model_copy(update=changes), out, settings, resources)
     resources.team.wait()
     return load_model(out)
 
 
-def _with_voxel_limits(
+def _beside_perfect(
     provenance: Provenance, cohort: Cohort, settings: TrainSettings, resources: Resources
 ) -> Provenance:
     """Set beside each target's Dice, which is on the network's voxels, what these allow on the scans' own."""
     spacing_mm = settings.preprocessing.spacing_mm
-    limits = voxel_limits(cohort, settings.targets, spacing_mm, resources.pipelines)
-    beside = {f"dice_{target}_on_scans_at_most": value for target, value in limits.items()}
+    perfect = perfect_on_scans(cohort, settings.targets, spacing_mm, resources.pipelines)
+    beside = {f"dice_{target}_on_scans_if_perfect": value for target, value in perfect.items()}
     return provenance.model_copy(update={"validation": provenance.validation | beside})
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from ichnos.arrays import Mask
-from ichnos.cohort import Cohort, Patient
+from ichnos.cohort import Cohort
 from ichnos.evidence.figures import FailedSlice, gallery_figure
 from ichnos.evidence.metrics.overlap import dice
 from ichnos.files import atomic_file
@@ -28,7 +28,7 @@ from ichnos.models import Preprocessing, TargetSpec
 from ichnos.volume import box_around
 
 _WINDOW_HU = (0.0, 80.0)
-_MOST_FOR_LIMITS = 20  # patients whose masks are brought to the network's voxels and back
+_MOST_FOR_LIMITS = 20  # patients, on whom it is seen what the network's voxels allow
 
 
 @dataclass(frozen=True)
@@ -170,30 +170,20 @@ def history(out: Path) -> list[Validation]:
 # ---- what the voxels allow
 
 
-def voxel_limits(
+def perfect_on_scans(
     cohort: Cohort, targets: Sequence[TargetSpec], spacing_mm: SpacingMm, pipelines: Sequence[str]
 ) -> dict[str, float]:
-    """Return the mean Dice of each mask with itself, brought to a network's voxels and back, in the
-    validation patients: no training and no threshold is better on the scans' own voxels.
+    """Return the mean Dice, on the scans' own voxels, of a network that answers each of its voxels with the
+    true share of a mask, cut at a half; over the validation patients who have the mask.
     """
-    people = list(cohort.of_split("validation").with_exams("ct"))[:_MOST_FOR_LIMITS]
-    found = {}
-    for target in (target.name for target in targets if target.kind == "mask"):
-        left = [_left_of_mask(cohort, patient, target, spacing_mm, pipelines) for patient in people]
-        if known := [value for value in left if value is not None]:
-            found[target] = float(np.mean(known))
-    return found
-
-
-def _left_of_mask(
-    cohort: Cohort, patient: Patient, target: str, spacing_mm: SpacingMm, pipelines: Sequence[str]
-) -> float | None:
-    file = target_file(cohort, patient, target, pipelines)
-    if file is None:
-        return None
-    ct = nifti.open_nifti(patient.exam("ct")).volume
-    mask = ct.with_array(target_degree(*file, ct) >= 0.5).reoriented("RAS")
-    if not mask.array.any():
-        return None
-    near = mask.cropped(box_around(mask, margin_mm=3 * max(spacing_mm)))
-    return dice(near, through_grid(near, spacing_mm))
+    names = [target.name for target in targets if target.kind == "mask"]
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for patient in list(cohort.of_split("validation").with_exams("ct"))[:_MOST_FOR_LIMITS]:
+        ct = nifti.open_nifti(patient.exam("ct")).volume
+        for name in names:
+            file = target_file(cohort, patient, name, pipelines)
+            if file is not None and (drawn := target_degree(*file, ct) >= 0.5).any():
+                mask = ct.with_array(drawn).reoriented("RAS")
+                near = mask.cropped(box_around(mask, margin_mm=3 * max(spacing_mm)))
+                found[name].append(dice(near, through_grid(near, spacing_mm)))
+    return {name: float(np.mean(values)) for name, values in found.items() if values}

@@ -23,7 +23,7 @@ _STATION_WORDS = {
 _SEPTUM_Y_MM, _SEPTUM_Z_MM = (-25.0, 25.0), (-2.0, 24.0)  # septum pellucidum and third ventricle
 _FALX_Y_MM = (-65.0, 45.0)  # behind the first and before the second, the falx is fixed to the skull
 _FEWEST_ROWS = 12
-_LEAST_SHIFT_MM = 4.0  # about three standard deviations of what is measured where little is shifted
+_LEAST_SHIFT_MM = 4.0  # under it, what is measured hardly follows the truth (`ichnos stress`)
 
 
 def site_measure(coordinates: AtlasCoordinates | None, ich: Volume) -> Measure:
@@ -71,7 +71,7 @@ def station_measure(coordinates: AtlasCoordinates | None, side: str, touched: Vo
 
 def midline_measure(coordinates: AtlasCoordinates | None) -> Measure:
     """Measure how far septum and third ventricle stand beside the line between the fixed ends of the falx,
-    in mm; withheld where that is no more than the measure's own error.
+    in mm; withheld where it is too small to be told from error.
     """
     shift = None if coordinates is None else shift_at(coordinates)
     if coordinates is None:
@@ -79,12 +79,10 @@ def midline_measure(coordinates: AtlasCoordinates | None) -> Measure:
     elif shift is None:
         value, reason = None, "too little of the falx and the septum lies in the scan"
     elif shift < _LEAST_SHIFT_MM:
-        value, reason = (
-            None,
-            (
-                f"under {_LEAST_SHIFT_MM:g} mm this measure is mostly its own error, and it may miss a larger"
-                " shift: judge it by eye"
-            ),
+        value = None
+        reason = (
+            f"under {_LEAST_SHIFT_MM:g} mm this measure hardly follows the truth, and it may miss a larger"
+            " shift: judge it by eye"
         )
     else:
         value, reason = round(shift, 1), "septum against the ends of the falx; uncertain, so judge it by eye"

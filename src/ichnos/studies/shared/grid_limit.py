@@ -1,4 +1,4 @@
-"""What the voxels of a network leave of a label: the most that any answer on that grid can reach."""
+"""What the voxels of a network leave of a label that it answers without error."""
 
 from __future__ import annotations
 

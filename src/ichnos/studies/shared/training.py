@@ -152,8 +152,11 @@ def worst_cases(name: str, out: Path) -> list[PngPicture]:
     its validation patients have the target.
     """
     work = out / "training" / name
-    best = max(history(work), key=lambda row: row.score, default=None)
-    file = work / "worst" / f"step-{0 if best is None else best.step:06d}.png"
+    validations = history(work)
+    if not validations:
+        return []
+    best = max(validations, key=lambda row: row.score)
+    file = work / "worst" / f"step-{best.step:06d}.png"
     caption = (
         f"{name}: the worst validation cases at its best step; the label orange, the network blue;"
         " radiological convention."
