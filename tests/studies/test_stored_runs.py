@@ -245,6 +245,8 @@ def test_a_run_that_was_too_short_says_so_and_a_settled_one_says_nothing() -> No
     assert unsettled((settled,), smoke=False) == ()
     assert unsettled((), smoke=False) == ()
     (said,) = unsettled((settled, rising), smoke=False)
-    assert said.startswith("1 of 2 curves still rose")
+    assert said.startswith("1 of 2 curves still rose over their last quarter, by 0.4000 at most (Dice)")
+    (once,) = unsettled((TrainingCurve("c", "Dice", (1,), (0.1,)),), smoke=False)
+    assert once == "1 of 1 curves still rose over their last quarter: those networks had not converged."
     (smoke,) = unsettled((rising,), smoke=True)
     assert "Its numbers mean nothing" in smoke

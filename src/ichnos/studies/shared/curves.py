@@ -39,11 +39,27 @@ class TrainingCurve:
         """
         if len(self.values) < 2:
             return float("nan")
-        values = np.array(self.values) * (1 if self.rises else -1)
-        last = max(1, len(values) // 4)
+        values = self._better
         whole = float(values.max() - values[0])
-        recent = float(values[-last:].max() - values[:-last].max())
-        return max(0.0, recent) / whole if whole > 0 else 0.0
+        return self.late_gain / whole if whole > 0 else 0.0
+
+    @property
+    def late_gain(self) -> float:
+        """Return what the best of the last quarter gained over the best before it, in the measure's unit.
+
+        >>> TrainingCurve("a", "AUC", (1, 2, 3, 4), (0.5, 0.7, 0.5, 0.75)).late_gain
+        0.05
+        """
+        if len(self.values) < 2:
+            return float("nan")
+        values = self._better
+        last = max(1, len(values) // 4)
+        return round(max(0.0, float(values[-last:].max() - values[:-last].max())), 12)
+
+    @property
+    def _better(self) -> np.ndarray:
+        """Return the values turned so that higher is better."""
+        return np.array(self.values) * (1 if self.rises else -1)
 
     @property
     def flat(self) -> bool:
@@ -58,15 +74,19 @@ class TrainingCurve:
 def unsettled(curves: Sequence[TrainingCurve], *, smoke: bool) -> tuple[str, ...]:
     """Return what limits the numbers of a run that was too short: a smoke run, or curves that still rose.
 
-    >>> unsettled((TrainingCurve("a", "Dice", (1, 2, 3, 4), (0.1, 0.2, 0.3, 0.4)),), smoke=False)
-    ('1 of 1 curves still rose over their last quarter: those networks had not converged.',)
+    >>> (said,) = unsettled((TrainingCurve("a", "AUC", (1, 2), (0.1, 0.2)),), smoke=False)
+    >>> said.startswith("1 of 1 curves still rose over their last quarter, by 0.1000 at most (AUC)")
+    True
     """
     if smoke:
         return ("This is a smoke run: a few steps on a few patients. Its numbers mean nothing.",)
-    rising = sum(not curve.flat for curve in curves)
+    rising = [curve for curve in curves if not curve.flat]
     if not rising:
         return ()
-    lasting = f"{rising} of {len(curves)} curves still rose over their last quarter"
+    lasting = f"{len(rising)} of {len(curves)} curves still rose over their last quarter"
+    if known := [curve for curve in rising if len(curve.values) > 1]:
+        most = max(known, key=lambda curve: curve.late_gain)
+        lasting += f", by {most.late_gain:.4f} at most ({most.measure})"
     return (f"{lasting}: those networks had not converged.",)
 
 
