@@ -15,6 +15,7 @@ import torch
 
 from builders.trainable_cohort import write_trainable_cohort
 from ichnos.cli.main import run
+from ichnos.cli.train import TrainCommandSettings, _chosen
 from ichnos.models import load_model
 
 
@@ -145,6 +146,22 @@ def test_nnunet_cannot_begin_with_other_weights(tmp_path: Path, capsys: pytest.C
         == 3
     )
     assert "leave out --from" in capsys.readouterr().err
+
+
+def test_what_is_asked_for_wins_over_what_a_start_brings(capsys: pytest.CaptureFixture[str]) -> None:
+    own = TrainCommandSettings(targets=("ICH",), start="default")
+    plain = _chosen("ICH", own)
+    assert (plain.preprocessing.spacing_mm, plain.loop.learning_rate) == ((3.0, 3.0, 3.0), 8e-4)
+    assert not capsys.readouterr().err
+    loop, finer = {"learning_rate": 1e-4}, {"spacing_mm": (2, 2, 2)}
+    asked = _chosen("ICH", own.model_validate(own.model_dump(exclude_unset=True) | {"loop": loop}))
+    assert asked.loop.learning_rate == 1e-4
+    assert asked.preprocessing == plain.preprocessing
+    again = TrainCommandSettings.model_validate(
+        {"targets": ("ICH",), "start": "default", "preprocessing": finer}
+    )
+    assert _chosen("ICH", again).preprocessing.spacing_mm == (2.0, 2.0, 2.0), "the default, and asked for"
+    assert "default was trained at voxels of 3 x 3 x 3 mm, and 2 x 2 x 2 mm were" in capsys.readouterr().err
 
 
 def test_a_recipe_lies_under_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from ichnos.learning.loop.resources import Resources
 from ichnos.learning.segmentation.fine_tuning import network_for_targets, starting_from, weights_from
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.learning.segmentation.target_files import target_specs
-from ichnos.learning.segmentation.training import train_on_cohort
+from ichnos.learning.segmentation.training import segmentation_network, train_on_cohort
 from ichnos.models import Model, load_model, save_model
 from ichnos.models.store import REFINEMENT
 from ichnos.scan import Scan
@@ -84,6 +84,13 @@ def test_a_network_of_slices_or_an_imported_one_is_nothing_to_begin_from(tmp_pat
     train_on_cohort(cohort, tmp_path / "flat", flat, work=tmp_path / "work")
     with pytest.raises(InputRefused, match="this one was imported or sees slices"):
         starting_from(PLAN, str(tmp_path / "flat"))
+
+
+def test_a_patch_that_leaves_one_voxel_is_refused_by_name() -> None:
+    plan = starting_from(TrainSettings(targets=target_specs("ICH")), "default")
+    assert segmentation_network(plan.changed(patch=(32, 16, 16))).name == "unet"
+    with pytest.raises(UsageError, match="a patch of 16 x 16 x 16 voxels is too small"):
+        segmentation_network(plan.changed(patch=(16, 16, 16)))
 
 
 def test_a_refinement_is_kept_by_a_model_with_all_its_targets_and_missed_aloud_otherwise(

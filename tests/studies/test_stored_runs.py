@@ -14,6 +14,7 @@ from ichnos.evidence.metrics.intervals import Estimate
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.studies import design_named, stored_run_page
 from ichnos.studies.designs import DESIGNS
+from ichnos.studies.murray2024.design import tract_plans
 from ichnos.studies.shared.budget import StudyBudget
 from ichnos.studies.shared.curves import (
     TrainingCurve,
@@ -27,7 +28,7 @@ from ichnos.studies.shared.page import PngPicture, write_page, write_results
 from ichnos.studies.shared.recipe import StudyRecipe, check_networks, study_recipe
 from ichnos.studies.shared.record import StudyRecord, load_record, save_record
 from ichnos.studies.shared.rows import cells_of, plain_cells
-from ichnos.studies.shared.training import _arm_plan
+from ichnos.studies.shared.training import _arm_plan, _asked
 from ichnos.studies.yu2025.outlines import outline_networks
 
 CURVE = TrainingCurve(
@@ -178,6 +179,19 @@ def test_a_recipe_s_file_changes_the_networks_it_names(tmp_path: Path) -> None:
     file.write_text("base: huge\n", encoding="utf-8")
     with pytest.raises(UsageError, match="no recipe of a study: base"):
         study_recipe(str(file))
+
+
+def test_a_recipe_changes_what_a_start_from_weights_brings() -> None:
+    plan = tract_plans(StudyBudget())["thread"]
+    own = _asked("thread", plan, StudyRecipe())
+    assert isinstance(own, TrainSettings)
+    assert (own.preprocessing.spacing_mm, own.loop.learning_rate) == ((3.0, 3.0, 3.0), 8e-4)
+    finer = StudyRecipe(networks={"thread": {"spacing_mm": [2, 2, 2], "learning_rate": 4e-4}})
+    asked = _asked("thread", plan, finer)
+    assert isinstance(asked, TrainSettings)
+    assert (asked.preprocessing.spacing_mm, asked.loop.learning_rate) == ((2.0, 2.0, 2.0), 4e-4)
+    assert asked.start == own.start
+    assert asked.preprocessing.patch == own.preprocessing.patch, "what the recipe leaves is the start's"
 
 
 def test_every_training_of_a_study_stops_by_validation() -> None:

@@ -176,11 +176,16 @@ def _chosen(target: str, settings: TrainCommandSettings) -> TrainSettings:
     recipe = _recipe(target, settings, TrainSettings)
     chosen = TrainSettings.model_validate(_merged(recipe, own) | {"targets": target})
     if settings.start:
-        chosen = starting_from(chosen, settings.start)
+        parent = starting_from(chosen, settings.start)
+        chosen = TrainSettings.model_validate(_merged(parent.model_dump(), own) | {"targets": target})
     names = {"spacing_mm": settings.spacing} | {
         name: getattr(settings, name) for name in ("network", "steps", "patch", "simulated_share", "seed")
     }
-    return chosen.changed(**{name: value for name, value in names.items() if value is not None})
+    chosen = chosen.changed(**{name: value for name, value in names.items() if value is not None})
+    if settings.start and chosen.preprocessing.spacing_mm != parent.preprocessing.spacing_mm:
+        had, asked = (" x ".join(f"{mm:g}" for mm in p.preprocessing.spacing_mm) for p in (parent, chosen))
+        _warn(f"{settings.start} was trained at voxels of {had} mm, and {asked} mm were asked for")
+    return chosen
 
 
 def _by_nnunet(

@@ -4,13 +4,14 @@ have.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ichnos import networks
-from ichnos.errors import InputRefused
+from ichnos.errors import InputRefused, UsageError
 from ichnos.learning.segmentation.settings import TrainSettings
 from ichnos.models import (
     Model,
@@ -66,6 +67,19 @@ def network_for_targets(
         {"deep_supervision": deep_supervision} if spec.name != "unetr" else {}
     )
     return NetworkSpec(name=spec.name, arguments=dict(spec.arguments) | changed)
+
+
+def refuse_small_patch(model: Model, patch: Sequence[int]) -> None:
+    """Refuse a patch of which the deepest level of the model's network would keep a single voxel."""
+    strides = model.manifest.network.arguments.get("strides", ())
+    levels = [stride if isinstance(stride, (list, tuple)) else [stride] * len(patch) for stride in strides]
+    totals = [math.prod(axis) for axis in zip(*levels, strict=True)]
+    if totals and all(side <= total for side, total in zip(patch, totals, strict=False)):
+        asked, least = (" x ".join(map(str, sides)) for sides in (patch, totals))
+        raise UsageError(
+            f"a patch of {asked} voxels is too small: {model.folder.name}'s network makes one voxel of each"
+            f" {least}, and needs two of them at least. Give a larger patch, or leave it out"
+        )
 
 
 def weights_from(

@@ -26,6 +26,7 @@ from ichnos.learning.segmentation.fine_tuning import (
     keep_refinement,
     model_called,
     network_for_targets,
+    refuse_small_patch,
     weights_from,
 )
 from ichnos.learning.segmentation.objective import SegmentationSettings, train_segmentation
@@ -132,9 +133,9 @@ def segmentation_network(settings: TrainSettings) -> NetworkSpec:
     """Return the network of the model that a training starts from, or the one that is planned for it."""
     how, architecture = settings.preprocessing, settings.architecture
     if settings.start:
-        return network_for_targets(
-            model_called(settings.start), settings.targets, deep_supervision=architecture.deep_supervision
-        )
+        parent = model_called(settings.start)
+        refuse_small_patch(parent, how.patch)
+        return network_for_targets(parent, settings.targets, deep_supervision=architecture.deep_supervision)
     return planned_network(
         architecture.network,
         channels=len(how.windows_hu),

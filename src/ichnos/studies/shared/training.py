@@ -22,11 +22,12 @@ from ichnos.studies.shared.curves import TrainingCurve
 from ichnos.studies.shared.labels import StudyLabels
 from ichnos.studies.shared.page import PngPicture
 from ichnos.studies.shared.processes import each_at_once
+from ichnos.studies.shared.recipe import StudyRecipe
 
 _SMOKE_STEPS = 2
 FROM_SHIPPED = (
     "begins with the weights that ship, which have seen virtual patients of the same simulator (the MNI head"
-    " among them) though none of these, at their voxel size of 3 mm"
+    " among them) though none of these, at voxels of 3 mm"
 )
 NNUNET_ARM = "nnunet"  # the arm that nnU-Net itself trains
 NNUNET_TRAINED = (
@@ -54,7 +55,7 @@ def train_arm(
 
     An interrupted training is resumed, a finished one is taken up.
     """
-    plan = budget.recipe.applied(name, plan)
+    plan = _asked(name, plan, budget.recipe)
     if isinstance(plan, NnunetSettings):
         return _by_nnunet(name, plan, labels, out, budget)
     work, folder = out / "training" / name, out / "models" / name
@@ -76,10 +77,16 @@ def train_arm(
     return model
 
 
+def _asked(name: str, plan: SegmentationPlan, recipe: StudyRecipe) -> SegmentationPlan:
+    """Return the plan with the input of the network it starts from, if any, and with the recipe's changes."""
+    asked = recipe.applied(name, plan)
+    if isinstance(asked, NnunetSettings) or not asked.start:
+        return asked
+    return recipe.applied(name, starting_from(asked, asked.start))
+
+
 def _arm_plan(plan: TrainSettings, budget: StudyBudget) -> TrainSettings:
-    """Return the plan with the weights it starts from, and what a study asks of every training."""
-    if plan.start:
-        plan = starting_from(plan, plan.start)
+    """Return the plan with what a study asks of every training."""
     if budget.smoke:
         coarse = plan if plan.start else _coarser(plan)
         return coarse.changed(steps=_SMOKE_STEPS, epochs=0, validations=1, width=4, batch=1)
