@@ -15,7 +15,7 @@ import torch
 
 from builders.trainable_cohort import write_trainable_cohort
 from ichnos.cli.main import run
-from ichnos.cli.train import TrainCommandSettings, _chosen
+from ichnos.cli.train import TrainCommandSettings, _chosen, _chosen_nnunet
 from ichnos.models import load_model
 
 
@@ -162,6 +162,30 @@ def test_what_is_asked_for_wins_over_what_a_start_brings(capsys: pytest.CaptureF
     )
     assert _chosen("ICH", again).preprocessing.spacing_mm == (2.0, 2.0, 2.0), "the default, and asked for"
     assert "default was trained at voxels of 3 x 3 x 3 mm, and 2 x 2 x 2 mm were" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["expansion", "--steps", "9", "--mirror"], "the expansion chain has no use for --steps, --mirror"),
+        (["expansion", "--set", "loop.batch=4"], "the expansion chain has no use for loop"),
+        (["haematoma", "--engine", "nnunet", "--simulated-share", "0.5"], "no use for --simulated-share"),
+        (["haematoma", "--engine", "nnunet", "--set", "objective.rim_weight=1"], "no use for objective"),
+    ],
+)
+def test_what_a_trainer_would_ignore_is_refused(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_trainable_cohort(tmp_path / "cohort", without_tract=())
+    target, *flags = words
+    assert run(["train", target, str(tmp_path / "cohort"), "-o", str(tmp_path / "m"), *flags]) == 3
+    assert said in capsys.readouterr().err
+
+
+def test_voxels_and_patch_reach_nnunet() -> None:
+    asked = TrainCommandSettings(targets=("ICH",), spacing=(1, 1, 5), patch=(64, 64, 32), seed=3)
+    chosen = _chosen_nnunet("ICH", asked)
+    assert (chosen.spacing, chosen.patch, chosen.seed) == ("1,1,5", "64,64,32", 3)
 
 
 def test_a_recipe_lies_under_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

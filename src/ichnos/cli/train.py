@@ -108,7 +108,9 @@ def _expansion(
 
     if resources.team.size > 1:
         raise UsageError("the expansion chain trains in one process; run it without torchrun")
-    given = {"reader": settings.start, "recipe": settings.recipe}
+    unused = ("engine", "network", "steps", "spacing", "patch", "simulated_share", "mirror", "seed")
+    _refuse_unused(settings, (*unused, "tensorboard"), "the expansion chain", "expansion")
+    given = {"reader": settings.start, "recipe": settings.recipe, "folds": settings.folds}
     chosen = changed(settings.expansion, {name: value for name, value in given.items() if value})
     if settings.minutes is not None:
         resources = replace(resources, seconds=60 * settings.minutes)
@@ -212,6 +214,7 @@ def _by_nnunet(
             "nnU-Net counts in epochs: give --set nnunet.epochs=50 --set nnunet.iterations=250 instead of"
             " --minutes or --steps"
         )
+    _refuse_unused(settings, ("simulated_share", "tensorboard"), "nnU-Net", "nnunet")
     chosen = _chosen_nnunet(target, settings)
     if not settings.folds:
         return train_nnunet(patients, out, chosen, work=home, resources=resources, quiet=quiet)
@@ -221,11 +224,28 @@ def _by_nnunet(
 
 def _chosen_nnunet(target: str, settings: TrainCommandSettings) -> NnunetSettings:
     """Return nnU-Net's settings that the command asks for."""
-    names = {name: getattr(settings, name) for name in ("network", "seed")}
+    names = {name: getattr(settings, name) for name in ("network", "seed")} | {
+        name: ",".join(f"{side:g}" for side in sides)
+        for name in ("spacing", "patch")
+        if (sides := getattr(settings, name)) is not None
+    }
     own = settings.nnunet.model_dump(exclude_unset=True)
     recipe = _recipe(target, settings, NnunetSettings)
     chosen = NnunetSettings.model_validate(_merged(recipe, own) | {"targets": target})
     return chosen.changed(**{name: value for name, value in names.items() if value is not None})
+
+
+def _refuse_unused(settings: TrainCommandSettings, flags: tuple[str, ...], trainer: str, group: str) -> None:
+    """Refuse what a trainer has no use for: a setting that is taken and ignored would mislead."""
+    plain = TrainCommandSettings.model_validate({"targets": settings.targets})
+    groups = tuple(name for name in TrainSettings.model_fields if name not in ("targets", "start"))
+    given = [name for name in (*flags, *groups) if getattr(settings, name) != getattr(plain, name)]
+    if given:
+        named = ", ".join(f"--{name.replace('_', '-')}" if name in flags else name for name in given)
+        raise UsageError(
+            f"{trainer} has no use for {named}: leave it out. Its own settings are those of `{group}` in"
+            " `ichnos config train`"
+        )
 
 
 def _recipe(
