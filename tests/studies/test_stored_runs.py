@@ -194,6 +194,23 @@ def test_a_recipe_changes_what_a_start_from_weights_brings() -> None:
     assert asked.preprocessing.patch == own.preprocessing.patch, "what the recipe leaves is the start's"
 
 
+def test_what_a_study_would_ignore_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["-o", str(tmp_path / "out")]
+    for words, said in (
+        (["abramova2024", "--smoke", "--with-nnunet"], "nnU-Net is no arm of what abramova2024 runs here"),
+        (["murray2024", "--smoke", "--parts", "trial", "--with-nnunet"], "leave out --with-nnunet"),
+        (["ryu2025", "--smoke", "--seeds", "3"], "ryu2025 trains none here"),
+        (["yu2025", "--smoke", "--parts", "outlines", "--seeds", "3"], "yu2025 trains none here"),
+        (["hospital", "--recipe", "published"], "hospital has no use for --recipe"),
+        (["lesions", str(tmp_path), "--simulate", "0.5"], "lesions has no use for --simulate"),
+        (["hospital", "--from-run", str(tmp_path)], "hospital stores no run"),
+    ):
+        assert run(["study", *words, *out]) == 3
+        assert said in " ".join(capsys.readouterr().err.split())
+    DESIGNS["yu2025"].refuse_unused((), seeds=3, nnunet=True)
+    DESIGNS["ryu2025"].refuse_unused((), seeds=1, nnunet=True)
+
+
 def test_every_training_of_a_study_stops_by_validation() -> None:
     plan = outline_networks(StudyBudget())["plain twin"]
     assert isinstance(plan, TrainSettings)

@@ -81,8 +81,12 @@ def _page(
             "give FOLDER, with lesion masks and their table, to the study lesions and to no other: "
             "ichnos study lesions FOLDER -o OUT"
         )
+    if name in (_LESIONS, _HOSPITAL) and from_run is not None:
+        raise UsageError(f"the study {name} stores no run; its page is made by running it")
     if folder is not None:
         from ichnos.studies.lesions import lesion_study
+
+        _refuse_unused(name, settings, ("workers",))
 
         return lesion_study(folder, out, workers=settings.workers)
     if name == _HOSPITAL:
@@ -90,6 +94,18 @@ def _page(
     if from_run is not None:
         return _stored_page(name, from_run)
     return _paper_page(name, out, settings, silent=silent)
+
+
+def _refuse_unused(name: str, settings: StudySettings, used: tuple[str, ...]) -> None:
+    """Refuse settings that are not those of a study: what is taken and ignored would mislead."""
+    plain = StudySettings.model_validate({})
+    given = [
+        f"--{field.replace('_', '-')}"
+        for field in StudySettings.model_fields
+        if field not in used and getattr(settings, field) != getattr(plain, field)
+    ]
+    if given:
+        raise UsageError(f"the study {name} has no use for {', '.join(given)}: leave it out")
 
 
 def _stored_page(name: str, folder: Path) -> StudyPage:
@@ -106,6 +122,7 @@ def _hospital_page(out: Path, settings: StudySettings, *, silent: bool) -> Study
     """Run the simulated hospitals: twenty of 1,500 patients each, or with --smoke two small ones."""
     from ichnos.studies.hospital.study import HospitalBudget, hospital_study
 
+    _refuse_unused(_HOSPITAL, settings, ("smoke", "workers"))
     budget = HospitalBudget(count=2, patients=600) if settings.smoke else HospitalBudget()
     return hospital_study(budget, out, workers=settings.workers, progress=not silent)
 
@@ -118,9 +135,11 @@ def _paper_page(name: str, out: Path, settings: StudySettings, *, silent: bool) 
 
     if (settings.cohort is not None) + (settings.simulate is not None) + settings.smoke != 1:
         raise UsageError("give one of --cohort DIR, --simulate FRACTION and --smoke: whose patients to study")
+    design = design_named(name)
+    parts = design.parts_asked(settings.parts, compact=settings.compact)
+    design.refuse_unused(parts, seeds=settings.seeds, nnunet=settings.with_nnunet)
     if settings.with_nnunet:
         require("nnunetv2", extra="nnunet", purpose="ichnos study --with-nnunet")
-    design = design_named(name)
     with Stopwatch(out / "minutes.json") as stopwatch:
         budget = _budget(design, settings, stopwatch, silent=silent)
         record = study_run(design)(_patients(design, settings, out, budget), out, budget)

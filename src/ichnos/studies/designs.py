@@ -21,6 +21,24 @@ class StudyDesign:
     parts: tuple[str, ...] = ()  # that can be run alone
     compact_parts: tuple[str, ...] = ()  # that a compact cohort is enough for
     oracle_samples: int = 0  # behind the oracle's map of growth in a compact cohort
+    seeded_parts: tuple[str, ...] = ()  # whose classifiers are trained with several seeds
+    nnunet_parts: tuple[str, ...] = ()  # that nnU-Net can be one more arm of; "" of a study without parts
+
+    def refuse_unused(self, parts: tuple[str, ...], *, seeds: int, nnunet: bool) -> None:
+        """Refuse several seeds and nnU-Net where none of the parts that run would use them.
+
+        >>> DESIGNS["abramova2024"].refuse_unused((), seeds=1, nnunet=True)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ichnos.errors.UsageError: nnU-Net is no arm of what abramova2024 runs here: ...
+        """
+        run = set(parts or self.parts or ("",))
+        if nnunet and not run & set(self.nnunet_parts):
+            raise UsageError(f"nnU-Net is no arm of what {self.name} runs here: leave out --with-nnunet")
+        if seeds > 1 and not run & set(self.seeded_parts):
+            raise UsageError(
+                f"--seeds trains classifiers several times, and {self.name} trains none here: leave it out, or"
+                " give another --seed and another folder for each"
+            )
 
     def parts_asked(self, asked: tuple[str, ...], *, compact: bool) -> tuple[str, ...]:
         """Return the parts to run, () for all; refuse unknown ones, and those that need whole heads.
@@ -73,6 +91,7 @@ DESIGNS: dict[str, StudyDesign] = {
             least_per_group=4,  # one pair to train on says nothing
             parts=("tracts", "trial"),
             compact_parts=("trial",),
+            nnunet_parts=("tracts",),
         ),
         StudyDesign(
             "ryu2025",
@@ -89,6 +108,7 @@ DESIGNS: dict[str, StudyDesign] = {
                 "six patients, to run every stage",
             ),
             least_per_group=5,  # a calibration is fitted on no fewer
+            nnunet_parts=("",),
         ),
         StudyDesign(
             "abramova2024",
@@ -118,6 +138,8 @@ DESIGNS: dict[str, StudyDesign] = {
             least_per_group=5,
             parts=("outlines", "expansion", "synthesis", "conditional"),
             compact_parts=("expansion", "synthesis", "conditional"),
+            seeded_parts=("expansion", "synthesis", "conditional"),
+            nnunet_parts=("outlines",),
         ),
     )
 }
