@@ -36,8 +36,8 @@ class StudyDesign:
             raise UsageError(f"nnU-Net is no arm of what {self.name} runs here: leave out --with-nnunet")
         if seeds > 1 and not run & set(self.seeded_parts):
             raise UsageError(
-                f"--seeds trains classifiers several times, and {self.name} trains none here: leave it out, or"
-                " give another --seed and another folder for each"
+                f"--seeds trains classifiers several times, and {self.name} trains none here: leave it"
+                " out, or give another --seed and another folder for each"
             )
 
     def parts_asked(self, asked: tuple[str, ...], *, compact: bool) -> tuple[str, ...]:
