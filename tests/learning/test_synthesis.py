@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import importlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from ichnos.cli.synthesize import SynthesizeSettings, _seconds
 from ichnos.errors import InputRefused, UsageError
 from ichnos.evidence.leakage import Evaluated, leakage_proof
 from ichnos.evidence.metrics.synthetic.distances import frechet_distance, kernel_distance
@@ -94,7 +96,9 @@ def test_every_image_has_a_line_in_the_ledger_and_its_sources_may_not_be_tested(
     assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_the_command_writes_images_ledger_sheet_and_report(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_the_command_writes_images_ledger_sheet_and_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from ichnos.cli.main import run
     from ichnos.evidence.leakage import read_training
 
@@ -111,6 +115,7 @@ def test_the_command_writes_images_ledger_sheet_and_report(monkeypatch: pytest.M
     assert run(["synthesize", str(tmp_path), "-o", str(out), "--images", "3", "--steps", "2", "--quiet"]) == 0
     report = json.loads((out / "synthesis.json").read_text(encoding="utf-8"))
     assert report["images"] == 3
+    assert (report["steps_trained"], report["steps_planned"]) == (2, 2)
     assert "not comparable with published FID" in report["features"]
     assert len(read_training(out / "ledger.csv")) == 3
     assert len(list((out / "images").glob("*.npy"))) == 3
@@ -128,4 +133,29 @@ def test_the_command_writes_images_ledger_sheet_and_report(monkeypatch: pytest.M
     assert run(again) == 0, "the saved settings reproduce the call"
     assert (out / "settings.yaml").read_text(encoding="utf-8") == saved
     assert run(["synthesize", str(tmp_path), "-o", str(out), "--images", "1"]) == 3
+    short = [
+        *again[:-1],
+        "--steps",
+        "400",
+        "--minutes",
+        "0.001",
+        "--images",
+        "2",
+        "-o",
+        str(tmp_path / "short"),
+        "--json",
+    ]
+    capsys.readouterr()
+    assert run(short) == 0
+    shown = capsys.readouterr()
+    numbers = json.loads(shown.out)
+    assert 0 < numbers["steps_trained"] < numbers["steps_planned"] == 400
+    assert f"trained for {numbers['steps_trained']} of 400 steps" in shown.err
     assert run(["synthesize", str(tmp_path), "-o", str(out), "--kind", "other"]) == 3
+
+
+def test_a_generator_whose_length_was_asked_for_is_not_cut_short() -> None:
+    asked = SynthesizeSettings.model_validate
+    assert _seconds(asked({})) == 600
+    assert _seconds(asked({"minutes": 2, "recipe": "published"})) == 120
+    assert _seconds(asked({"recipe": "published"})) == _seconds(asked({"steps": 9})) == float("inf")

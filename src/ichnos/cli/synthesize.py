@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ichnos.learning.loop.steps import Progress
 
 _QUICK_STEPS = 2000  # of a training without a recipe
+_QUICK_MINUTES = 10.0  # that it takes at most
 _FEATURES = "fixed random convolutions, seed 2026; not comparable with published FID"
 
 
@@ -34,7 +35,7 @@ class SynthesizeSettings(SettingsTree):
     kind: Literal["conditional", "published"] = Field("conditional", description="ours, or the paper's")
     recipe: str = Field("", description="small, published, or a settings file")
     steps: int | None = Field(None, ge=1, description="steps of training (default: the recipe's)")
-    minutes: float = Field(10.0, gt=0, description="most minutes of training")
+    minutes: float | None = Field(None, gt=0, description="most minutes (default: 10 without a recipe)")
     images: int = Field(64, ge=2, description="number of images")
     seed: int = Field(0, description="same seed, same numbers")
     device: str = Field("cpu", description="where to compute: cpu, cuda or mps")
@@ -56,6 +57,7 @@ def synthesize_command(
     """Train a generator of haematoma slices and sample images; re-run to resume."""
     from ichnos.errors import require
     from ichnos.formats.bids import read_cohort
+    from ichnos.learning.loop.checkpoints import reached
 
     for module, extra in (("torch", "learning"), ("matplotlib", "evidence")):
         require(module, extra=extra, purpose="ichnos synthesize")
@@ -63,9 +65,13 @@ def synthesize_command(
     generator = _generator(settings)
     trained_on, held_out = _pictures(read_cohort(cohort), generator.size)
     network = _trained(generator, trained_on, out, settings, quiet=quiet or as_json)
+    done, planned = reached(out / "generator"), generator.loop.for_examples(len(trained_on)).steps
+    if done < planned:
+        typer.echo(f"note: trained for {done} of {planned} steps; the same command goes on", err=True)
     pictures = _sampled(network, generator, trained_on, out, settings)
     _draw(pictures, held_out, out / "contact_sheet.png")
-    report = _report(generator, pictures, trained_on, held_out)
+    report = {"steps_trained": done, "steps_planned": planned}
+    report |= _report(generator, pictures, trained_on, held_out)
     _write_report(report, out / "synthesis.json")
     save_settings(settings, out / "settings.yaml", verb="synthesize")
     lines = (f"{name}: {value}" for name, value in report.items())
@@ -131,7 +137,7 @@ def _trained(
 
     work = out / "generator"
     with _progress(generator.loop.for_examples(len(trained_on)).steps, quiet=quiet) as report:
-        resources = Resources(settings.device, seconds=60 * settings.minutes, report=report)
+        resources = Resources(settings.device, seconds=_seconds(settings), report=report)
         network = train_generator(trained_on, generator, work, resources=resources)
     loop = generator.loop
     generator_store.save_generator(
@@ -144,6 +150,13 @@ def _trained(
         device=settings.device,
     )
     return network
+
+
+def _seconds(settings: SynthesizeSettings) -> float:
+    """Return how long the training may take; one whose length was asked for takes what it takes."""
+    if settings.minutes is None and (settings.recipe or settings.steps):
+        return float("inf")
+    return 60 * (settings.minutes or _QUICK_MINUTES)
 
 
 def _sampled(
