@@ -288,5 +288,10 @@ def test_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
     assert "--patients '0' cannot be used" in capsys.readouterr().err
     assert run(["simulate", str(tmp_path / "a")]) == 3
     assert run(["simulate", str(tmp_path / "a"), "--preset", "demo", "--patients", "4"]) == 3
+    capsys.readouterr()
+    assert run(["simulate", str(tmp_path / "a"), "--preset", "demo", "--centres", "A", "--exams", "ct"]) == 3
+    assert "leave out --centres, --exams beside --preset" in capsys.readouterr().err
+    assert run(["simulate", str(tmp_path / "a"), "--patients", "4", "--scale", "0.5"]) == 3
+    assert "leave out --scale beside --patients" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
     assert run(["simulate", str(tmp_path / "nowhere"), "--check"]) == 2

@@ -92,15 +92,26 @@ def _design(settings: SimulateSettings) -> Design:
                 "--preset has its own number of patients; shrink it with --scale, or give --patients without"
                 " a preset"
             )
+        _refuse_beside(settings, ("centres", "exams", "haematoma_share"), "--preset, which says who they are")
         return preset_design(settings.preset, scale=settings.scale)
     if settings.patients is None:
         raise UsageError("give --patients N, or a --preset")
+    _refuse_beside(settings, ("scale",), "--patients: give fewer of them")
     return free_design(
         patients=settings.patients,
         centres=list(settings.centres),
         exams=list(settings.exams),
         haematoma_share=settings.haematoma_share,
     )
+
+
+def _refuse_beside(settings: SimulateSettings, names: tuple[str, ...], what: str) -> None:
+    """Refuse flags that say nothing about the design that was chosen."""
+    plain = SimulateSettings.model_validate({})
+    given = [name for name in names if getattr(settings, name) != getattr(plain, name)]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"leave out {flags} beside {what}")
 
 
 def _show(summary: Summary, out: Path, *, as_json: bool) -> int:
