@@ -29,6 +29,7 @@ def serve_command(
     check: Annotated[bool, typer.Option("--check", help="check the settings and end")] = False,
 ) -> int:
     """Receive exams, read them, send results, show a worklist."""
+    _refuse_unused(part, folder, study or [], check=check)
     settings = _with_ports(settings, dicom_port, web_port)
     if missing := missing_files(settings):
         raise UsageError("; ".join(missing))
@@ -52,14 +53,10 @@ def serve_command(
 def _operate(word: str, settings: NodeSettings, folder: Path | None, studies: list[int]) -> int:
     """Do one thing to the node's data, print what was done, and end."""
     from ichnos.service.node import open_node
-    from ichnos.service.run import LOOPS
-    from ichnos.service.upkeep.commands import CHORES
+    from ichnos.service.upkeep.commands import CHORES, OF_A_NODE
 
-    if word not in CHORES:
-        raise UsageError(
-            f"{word!r} is no part of the node; give {', '.join(LOOPS)}, nothing for all, or one of"
-            f" {', '.join(CHORES)}"
-        )
+    if word in OF_A_NODE:
+        _refuse_no_node(settings)
     node = open_node(settings)
     try:
         for line in CHORES[word](node, folder, studies):
@@ -67,6 +64,35 @@ def _operate(word: str, settings: NodeSettings, folder: Path | None, studies: li
     finally:
         node.database.close()
     return 0
+
+
+def _refuse_unused(part: str, folder: Path | None, studies: list[int], *, check: bool) -> None:
+    """Refuse a word that is none, and what a word has no use for: a purge of study 1 is not one of all."""
+    from ichnos.service.run import LOOPS
+    from ichnos.service.upkeep.commands import CHORES, WITH_FOLDER, WITH_STUDIES
+
+    if part and part not in LOOPS and part not in CHORES:
+        raise UsageError(
+            f"{part!r} is no part of the node; give {', '.join(LOOPS)}, nothing for all, or one of"
+            f" {', '.join(CHORES)}"
+        )
+    said = f"ichnos serve {part}".rstrip()
+    if folder is not None and part not in WITH_FOLDER:
+        raise UsageError(
+            f"{said} takes no {str(folder)!r}: leave it out"
+            + (", or give the study by --study NUMBER" if part in WITH_STUDIES else "")
+        )
+    if studies and part not in WITH_STUDIES:
+        raise UsageError(f"{said} takes no --study: leave it out")
+    if check and part in CHORES:
+        raise UsageError(f"--check checks the settings and ends: leave out {part}, or --check")
+
+
+def _refuse_no_node(settings: NodeSettings) -> None:
+    """Refuse a home that holds no node: a mistyped one would be made, and be empty."""
+    there = settings.home.is_dir() if settings.database else (settings.home / "node.db").is_file()
+    if not there:
+        raise UsageError(f"{settings.home} holds no node; give its folder by --home")
 
 
 def _with_ports(settings: NodeSettings, dicom_port: int | None, web_port: int | None) -> NodeSettings:

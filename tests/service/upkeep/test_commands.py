@@ -74,6 +74,11 @@ def test_statement_and_audit_are_printed(home: Path, capsys: pytest.CaptureFixtu
         (("dance",), "is no part of the node"),
         (("backup",), "give a folder: ichnos serve backup FOLDER"),
         (("hold",), "give the studies with --study NUMBER"),
+        (("purge", "1"), "takes no '1': leave it out, or give the study by --study NUMBER"),
+        (("verify", "backup"), "ichnos serve verify takes no 'backup'"),
+        (("audit", "--study", "4"), "ichnos serve audit takes no --study"),
+        (("backup", "there", "--check"), "leave out backup, or --check"),
+        (("recever", "--check"), "is no part of the node"),
     ],
 )
 def test_wrong_words_are_explained(
@@ -86,3 +91,24 @@ def test_wrong_words_are_explained(
 def test_purge_without_a_number_follows_the_retention(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert serve(home, "purge") == 0
     assert "0 studies removed that are older than 0 days" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["backup", "verify", "export", "audit", "purge", "hold", "release"])
+def test_a_home_without_a_node_is_refused_and_not_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    folder = [tmp_path / "there"] if word in {"backup", "export"} else []
+    assert serve(tmp_path / "typo", word, *folder) == 3
+    assert "typo holds no node" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_backup_is_not_replaced_by_that_of_an_empty_node(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve(home, "backup", tmp_path / "backup") == 0
+    before = (tmp_path / "backup" / "backup.json").read_bytes()
+    open_stored(tmp_path / "empty").database.close()
+    assert serve(tmp_path / "empty", "backup", tmp_path / "backup") == 3
+    assert "is the backup of a node with 1 studies" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "backup" / "backup.json").read_bytes() == before

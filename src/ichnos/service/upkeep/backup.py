@@ -70,6 +70,7 @@ def back_up(node: Node, folder: Path) -> BackupManifest:
     with node.database.snapshot() as session:
         if session.get_bind().dialect.name == "postgresql":
             session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        _refuse_another_node(session, folder)
         rows = {table.name: _dump(session, table, tables) for table in NodeTables.metadata.sorted_tables}
         files = sorted(_files_of(session, node.settings.home))
     copied = sum(_copy(node.settings.home / name, folder / name) for name in files)
@@ -83,6 +84,16 @@ def back_up(node: Node, folder: Path) -> BackupManifest:
     with atomic_file(folder / _MANIFEST) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
+
+
+def _refuse_another_node(session: Session, folder: Path) -> None:
+    """Refuse to replace a backup with studies by one of a node without: a purged study leaves a row."""
+    before = _manifest(folder).rows.get(StudyRow.__tablename__, 0) if (folder / _MANIFEST).is_file() else 0
+    if before and not session.execute(select(func.count()).select_from(StudyRow)).scalar_one():
+        raise UsageError(
+            f"{folder} is the backup of a node with {before} studies, and this node has none; give another"
+            " folder"
+        )
 
 
 def restore(node: Node, folder: Path) -> RestoreCheck:

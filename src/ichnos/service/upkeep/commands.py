@@ -110,6 +110,10 @@ CHORES: dict[str, Chore] = {
     "ohif": _ohif,
 }
 
+WITH_FOLDER = ("backup", "restore", "export", "ohif")
+WITH_STUDIES = ("export", "purge", "hold", "release")
+OF_A_NODE = ("backup", "verify", "export", "audit", "purge", "hold", "release")  # not of one to be made
+
 
 def _needed(folder: Path | None, word: str) -> Path:
     if folder is None:
