@@ -106,3 +106,8 @@ def test_the_verb_writes_prints_and_refuses(
     assert (tmp_path / "build" / "fit" / "settings.yaml").is_file()
     assert run(["fit", model, "--parts", "growht"]) == 3
     assert run(["fit", "nowhere"]) == 2
+    assert run(["fit", model, "--parts", "growth,outcome", "--heads", "there"]) == 3
+    for verb in (["fit", model], ["stress", model, "-o", str(tmp_path / "s")], ["train", "default"]):
+        capsys.readouterr()
+        assert run([*verb, "--heads", str(tmp_path / "mistyped")]) == 2, "not the MNI head instead"
+        assert "mistyped holds no label maps" in " ".join(capsys.readouterr().err.split())

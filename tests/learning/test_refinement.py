@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ichnos import networks
-from ichnos.errors import InputRefused
+from ichnos.errors import InputRefused, UsageError
 from ichnos.learning.loop.resources import Resources
 from ichnos.learning.segmentation.losses import multi_target_loss
 from ichnos.learning.virtual.default_model import default_settings
@@ -94,10 +94,11 @@ def test_batches_are_pure_and_a_mirrored_patch_keeps_left_left(tmp_path: Path) -
 
 def test_a_refinement_is_learnt_goes_on_and_lies_beside_the_weights(tmp_path: Path) -> None:
     model, pool = first_model(tmp_path / "m"), made_pool(tmp_path / "pool", 8)
+    scans = tuple(sorted(pool.glob("*.npz")))
     made = train_refinement(
-        model, pool, heads=(), work=tmp_path / "work", steps=6, resources=Resources(command="test")
+        model, scans, heads=(), work=tmp_path / "work", steps=6, resources=Resources(command="test")
     )
-    batch = PoolBatches(tuple(sorted(pool.glob("*.npz"))))(3)
+    batch = PoolBatches(scans)(3)
     # learnt nothing: the first network's own words
     before = networks.build(made.manifest.network.name, **made.manifest.network.arguments)
     with torch.inference_mode():
@@ -111,19 +112,21 @@ def test_a_refinement_is_learnt_goes_on_and_lies_beside_the_weights(tmp_path: Pa
     assert found is not None
     assert found.manifest.refines == model.manifest.weights_sha256
     assert found.manifest.provenance.steps == 6
-    called_again = train_refinement(model, pool, heads=(), work=tmp_path / "work", steps=6)
+    called_again = train_refinement(model, scans, heads=(), work=tmp_path / "work", steps=6)
     assert called_again.manifest.provenance.steps == 6
     assert called_again.manifest.provenance.parents == ()
-    again = train_refinement(model, pool, heads=(), work=tmp_path / "other", steps=1)
+    again = train_refinement(model, scans, heads=(), work=tmp_path / "other", steps=1)
     assert again.manifest.provenance.steps == 7
     assert again.manifest.provenance.parents == (found.manifest.weights_sha256,)
+    with pytest.raises(UsageError, match="began from earlier weights; give another --work"):
+        train_refinement(model, scans, heads=(), work=tmp_path / "other", steps=1, anew=True)
 
 
 def test_a_pool_of_few_scans_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match="too few"):
         train_refinement(
             first_model(tmp_path / "m"),
-            made_pool(tmp_path / "pool", 4),
+            tuple(made_pool(tmp_path / "pool", 4).glob("*.npz")),
             heads=(),
             work=tmp_path / "work",
             steps=1,

@@ -87,13 +87,14 @@ def train_command(
 
 def _resources(settings: TrainCommandSettings, team: Team) -> Resources:
     from ichnos.learning.loop.resources import Resources
+    from ichnos.simulation.heads.from_labels import head_files
 
     return Resources(
         settings.device,
         settings.workers,
         team=team,
         pipelines=settings.pipelines,
-        anatomies=tuple(sorted(settings.anatomy.glob("*.nii.gz"))) if settings.anatomy else (),
+        anatomies=head_files(settings.anatomy) if settings.anatomy else (),
         cache=cache_folder(),
         command=_command(),
         warn=_warn if team.leads else lambda sentence: None,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ichnos.learning.fit.parts import Fitted
 
 _PARTS = ("growth", "outcome", "volumes", "fazekas")
+_ON_HEADS = {"volumes", "fazekas"}  # parts whose patients are made of the user's label maps
 
 
 class FitSettings(SettingsTree):
@@ -26,7 +27,7 @@ class FitSettings(SettingsTree):
     growth_patients: int = Field(500, ge=1, description="patients for growth")
     anatomies: int = Field(300, ge=1, description="patients in voxels, for outcome")
     trial_patients: int = Field(3000, ge=1, description="patients of the simulated trial")
-    heads: Path | None = Field(None, description="folder of label maps (default: MNI head)")
+    heads: Path | None = Field(None, description="label maps, for volumes and fazekas")
     workers: Annotated[int, EXECUTION] = Field(1, ge=1, description="processes on this machine")
 
 
@@ -41,10 +42,13 @@ def fit_command(
     from ichnos.cli.inputs.models import named_model
     from ichnos.cli.terminal.threads import single_thread
     from ichnos.learning.fit.parts import FitPlan, FitResources, fit_model
+    from ichnos.simulation.heads.from_labels import head_files
 
     if unknown := [part for part in settings.parts if part not in _PARTS]:
         raise UsageError(f"--parts {unknown[0]} is unknown; give any of {', '.join(_PARTS)}")
-    heads = tuple(sorted(settings.heads.glob("*.nii*"))) if settings.heads else ()
+    if settings.heads and not _ON_HEADS & set(settings.parts):
+        raise UsageError(f"--heads serves {' and '.join(sorted(_ON_HEADS))} alone: leave it out")
+    heads = head_files(settings.heads) if settings.heads else ()
     plan = FitPlan(
         **settings.model_dump(exclude={"heads", "workers"}), heads=heads, command=f"ichnos fit {model}"
     )

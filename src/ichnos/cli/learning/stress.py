@@ -62,8 +62,9 @@ def _tried(model: Model, out: Path, cache: Path, settings: StressSettings, *, pr
     from ichnos.learning.virtual.default_model import HELD_OUT
     from ichnos.learning.virtual.stress import StressTrial, stress_patient
     from ichnos.runs import Numbered, apply
+    from ichnos.simulation.heads.from_labels import head_files
 
-    heads = tuple(sorted(settings.heads.glob("*.nii*")))[-HELD_OUT:] if settings.heads else ()
+    heads = head_files(settings.heads)[-HELD_OUT:] if settings.heads else ()
     threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.workers)
     trial = StressTrial(model.folder, heads, cache, settings.changed, threads)
     names = [head.name for head in heads]

@@ -78,16 +78,17 @@ def train_refinement_command(
     """Train the refinement of a model on virtual patients that it has read."""
     from ichnos.cli.inputs.models import named_model
     from ichnos.learning.virtual.default_model import taught_heads
-    from ichnos.learning.virtual.refinement import train_refinement
+    from ichnos.learning.virtual.refinement import scans_of, train_refinement
 
     _end_children_on_sigterm()
     first, heads = named_model(model), _label_maps(settings.heads)
     pool, used = work / "pool", taught_heads(heads)
     _read_patients(first, used, pool, cache, settings)
+    scans = tuple(file for n in range(settings.patients) for file in scans_of(pool, n))
     who = f"{len(used)} label maps, {settings.patients} patients"
     how = _resources("refinement", settings, who, cache)
     refined = train_refinement(
-        first, pool, heads=heads, work=work, steps=settings.steps, anew=settings.restart, resources=how
+        first, scans, heads=heads, work=work, steps=settings.steps, anew=settings.restart, resources=how
     )
     save_settings(settings, work / "settings.yaml", verb="train refinement")
     return _show(refined)
@@ -124,7 +125,9 @@ def _read_patients(
 
 
 def _label_maps(folder: Path | None) -> tuple[Path, ...]:
-    return tuple(sorted(folder.glob("*.nii*"))) if folder is not None else ()
+    from ichnos.simulation.heads.from_labels import head_files
+
+    return head_files(folder) if folder is not None else ()
 
 
 def _end_children_on_sigterm() -> None:

@@ -119,6 +119,7 @@ def train_default(
     earlier = load_model(go_on_from) if go_on_from is not None else None
     began = origin(work, earlier)
     settings = default_settings(steps=steps, **(_GENTLER if began.steps else {}))
+    settings = settings.model_copy(update={"data": _named(taught_heads(heads))})
     batches = _batches(settings.preprocessing, taught_heads(heads), began.steps, resources.cache)
     initial = earlier.network().state_dict() if earlier else None
     try:
@@ -129,6 +130,11 @@ def train_default(
         batches.close()
     provenance = simulated_provenance(settings.loop, began, taught_heads(heads), work, resources)
     return save_model(out, network, _manifest(settings, points, provenance))
+
+
+def _named(heads: tuple[Path, ...]) -> str:
+    """Return the heads as the checkpoint knows them: a training on others is another training."""
+    return ", ".join(head.name for head in heads)
 
 
 def _batches(how: Preprocessing, heads: tuple[Path, ...], seed: int, cache: Path | None) -> SimulatedBatches:

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ichnos.errors import UsageError
 from ichnos.files import atomic_file
 from ichnos.learning.loop.checkpoints import reached
 from ichnos.models import Model
@@ -24,10 +25,18 @@ class Origin:
 
 
 def origin(work: Path, earlier: Model | None) -> Origin:
-    """Return what the training in `work` began from: `earlier`, where it begins now."""
+    """Return what the training in `work` began from: `earlier`, where it begins now.
+
+    A training that is to begin from random weights is refused where one from other weights is under way.
+    """
     file = work / _FILE
     if reached(work) and file.is_file():
         held = json.loads(file.read_text(encoding="utf-8"))
+        if held["parents"] and earlier is None:
+            raise UsageError(
+                f"{work} holds a training that began from earlier weights; give another --work to begin from"
+                " random ones, or leave out --restart to go on"
+            )
         return Origin(int(held["steps"]), tuple(held["parents"]))
     began = Origin()
     if earlier is not None:

@@ -260,7 +260,7 @@ def refinement_settings(
 
 def train_refinement(
     model: Model,
-    pool: Path,
+    scans: tuple[Path, ...],
     *,
     heads: tuple[Path, ...],
     work: Path,
@@ -274,26 +274,23 @@ def train_refinement(
     `work` holds the checkpoint that the next call goes on from; without one, training starts from the
     refinement that is there, unless `anew`.
     """
-    files = _scans_of(pool)
+    if len(scans) < LEAST_SCANS:
+        raise InputRefused(
+            f"{len(scans)} scan(s) are too few to learn a refinement from; make {LEAST_SCANS} at least"
+        )
     earlier = None if anew else model.refinement()
-    settings = refinement_settings(steps=steps, pool=files)
+    settings = refinement_settings(steps=steps, pool=scans)
     began = origin(work, earlier)
-    batches = PoolBatches(files, seed=began.steps)
+    batches = PoolBatches(scans, seed=began.steps)
     initial = earlier.network().state_dict() if earlier else None
     network = train_segmentation(settings, batches, work, initial=initial, resources=resources)
     provenance = simulated_provenance(settings.loop, began, taught_heads(heads), work, resources, _SEED)
     return save_model(model.folder / REFINEMENT, network, _manifest(model, settings, provenance))
 
 
-def _scans_of(pool: Path) -> tuple[Path, ...]:
-    """Return the scans of a pool, or say that they are too few."""
-    files = tuple(sorted(pool.glob("*.npz")))
-    if len(files) < LEAST_SCANS:
-        raise InputRefused(
-            f"{pool} holds {len(files)} scan(s), too few to learn a refinement from; make {LEAST_SCANS} at"
-            " least"
-        )
-    return files
+def scans_of(pool: Path, number: int) -> tuple[Path, ...]:
+    """Return the scans of a patient in a pool."""
+    return tuple(sorted(pool.glob(f"{number:04d}_*.npz")))
 
 
 def _manifest(model: Model, settings: SegmentationSettings, provenance: Provenance) -> Manifest:
