@@ -167,3 +167,25 @@ def test_a_folder_of_dicom_gives_ct_follow_up_and_flair(
     first, later = (nifti.load(patient.exam(e)).array for e in ("ct", "followup"))
     assert (later > 55).sum() > (first > 55).sum()
     assert nifti.load(patient.exam("flair")).array.min() >= 0
+
+
+def _table(folder: Path, *rows: str) -> Path:
+    for name in ("a", "b"):
+        nifti.save(small(30), folder / f"{name}.nii.gz")
+    (folder / "exams.tsv").write_text("\n".join(("patient\texam\ttime\tfile", *rows)) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("patient", ["", " ", "n/a"])
+def test_a_row_without_a_patient_is_refused_and_paired_with_nobody(patient: str, tmp_path: Path) -> None:
+    rows = [f"{patient}\tct\t2026-03-0{day}T10:00\t{name}.nii.gz" for day, name in ((1, "a"), (2, "b"))]
+    with pytest.raises(InputRefused, match="line 2: the patient is missing"):
+        exams_in(_table(tmp_path, *rows))
+
+
+def test_times_count_in_one_zone(tmp_path: Path) -> None:
+    first, later = "P\tct\t2026-03-01T12:00+00:00\ta.nii.gz", "P\tct\t2026-03-01T20:30+03:00\tb.nii.gz"
+    times = [one.taken for one in exams_in(_table(tmp_path, first, later)).exams]
+    assert times[1] - times[0] == timedelta(hours=5.5)
+    with pytest.raises(InputRefused, match="an offset from UTC and times without"):
+        exams_in(_table(tmp_path, first, later.replace("+03:00", "")))

@@ -55,6 +55,15 @@ def test_a_site_without_a_name_takes_that_of_its_folder(tmp_path: Path) -> None:
     assert {one.site for one in read_statistics(home)} == {"south"}
 
 
+def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
+    file = write_statistics(site_statistics(site_scores(1), site=""), tmp_path)
+    content = json.loads(file.read_text())
+    content["statistics"][0]["value"] = "x"
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputRefused, match="ask the site"):
+        read_statistics(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"format": "other", "statistics": []}', '{"format": 1}'])
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "statistics.json").write_text(text)
@@ -149,3 +158,6 @@ def test_the_verb_writes_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run(call) == 0
     assert json.loads(capsys.readouterr().out)["sites"] == 3
     assert "followup_volume" in (tmp_path / "out" / "pooled.csv").read_text()
+    assert run(["pool", str(tmp_path / "site0"), "-o", str(tmp_path / "one")]) == 2
+    assert "no number is known of two sites" in capsys.readouterr().err
+    assert not (tmp_path / "one").exists()

@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +123,19 @@ def _of_table(table: Path) -> FoundExams:
         raise InputRefused(
             f"{foreign(table)} lacks the column(s) {', '.join(missing)}; tabs divide its columns"
         )
+    if len({_with_offset(row["time"]) for row in rows}) > 1:
+        raise InputRefused(
+            f"{foreign(table)} has times with an offset from UTC and times without; give one kind"
+        )
     return FoundExams(tuple(_of_row(table, n, row) for n, row in enumerate(rows, start=2)))
+
+
+def _with_offset(time: str) -> bool:
+    """Say whether a time has an offset from UTC; what is no time is refused later, by its line."""
+    try:
+        return datetime.fromisoformat(time).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _of_row(table: Path, line: int, row: dict[str, str]) -> DatedExam:
@@ -132,8 +144,11 @@ def _of_row(table: Path, line: int, row: dict[str, str]) -> DatedExam:
         raise InputRefused(
             f"{foreign(table)}, line {line}: exam {foreign(repr(exam))} is unknown; use {', '.join(EXAMS)}"
         )
+    if row["patient"].strip() in ("", "n/a"):
+        raise InputRefused(f"{foreign(table)}, line {line}: the patient is missing")
     try:
-        taken = datetime.fromisoformat(row["time"]).replace(tzinfo=None)
+        taken = datetime.fromisoformat(row["time"])
+        taken = taken.astimezone(UTC).replace(tzinfo=None) if taken.tzinfo else taken
     except ValueError:
         raise InputRefused(
             f"{foreign(table)}, line {line}: time {foreign(repr(row['time']))} is not as 2026-03-01T14:30"

@@ -111,6 +111,8 @@ def read_statistics(folder: Path) -> list[SiteStatistic]:
         rows = content["statistics"]
         if content["format"] != _FORMAT or any(set(row) != names for row in rows):
             raise ValueError("another format")
+        if not all(math.isfinite(row[name]) for row in rows for name in ("value", "error", "pairs")):
+            raise ValueError("a number is missing")
         found = [SiteStatistic(**row) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputRefused(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ichnos.evidence.pack.pack import Pack
     from ichnos.evidence.pack.plan import EvidencePlan
 
+_SPLITS = ("train", "validation", "test", "external", "")
 _READINGS = "readings"  # folder inside OUT for what `--model` reads first
 
 
@@ -26,7 +27,7 @@ class EvaluateSettings(SettingsTree):
     model: str = Field("", description="read first with this model folder, or `default`")
     plan: Path | None = Field(None, description="evaluation plan, JSON or TOML")
     expansion: str | None = Field(None, description="33%-or-6ml, 6ml, 3ml, 12.5ml, revised")
-    splits: tuple[str, ...] = Field((), description="splits (default: test, external)")
+    splits: tuple[str, ...] = Field((), description="splits (default: test, external, none)")
     training: Path | None = Field(None, description="list of training images, CSV")
     against: Path | None = Field(None, description="readings of a second model")
     device: str = Field("cpu", description="of --model: cpu, cuda or mps")
@@ -60,6 +61,7 @@ def _pack(
     from ichnos.evidence.pack.plan import load_plan
 
     plan = load_plan(settings.plan, expansion=settings.expansion, splits=settings.splits)
+    _refuse_unknown(plan, cohorts)
     if given is None:
         _refuse_leaks(cohorts, plan, settings.training)
         claim_folder(out)
@@ -74,6 +76,19 @@ def _pack(
         workers=settings.workers,
         progress=progress,
     )
+
+
+def _refuse_unknown(plan: EvidencePlan, cohorts: list[Cohort]) -> None:
+    """Refuse splits and targets that are in no cohort and nowhere else: one misspelt would be left out."""
+    from ichnos.targets import label_maps
+
+    people = [patient for cohort in cohorts for patient in cohort]
+    splits = {*_SPLITS, *(patient.split for patient in people)}
+    targets = {*label_maps(), "expansion", *plan.labels, *(name for p in people for name in p.targets)}
+    for kind, asked, known in (("split", plan.splits, splits), ("target", plan.targets, targets)):
+        if unknown := [name for name in asked if name not in known]:
+            there = ", ".join(sorted(filter(None, known)))
+            raise UsageError(f"{kind} {unknown[0]!r} is unknown; there are {there}")
 
 
 def _refuse_leaks(cohorts: list[Cohort], plan: EvidencePlan, training: Path | None) -> None:

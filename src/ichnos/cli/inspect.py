@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import Field
 
-from ichnos.cli.terminal.settings import SettingsTree, with_settings
+from ichnos.cli.terminal.settings import SettingsTree, asked_for, with_settings
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats.limits import Limits
 
@@ -45,6 +45,8 @@ def inspect_command(
     if montage is not None and montage.suffix.lower() != ".png":
         raise UsageError(f"--montage writes PNG; give a file that ends in .png, not {montage.name}")
     if (path / "participants.tsv").is_file():
+        if given := asked_for(settings, ["series", "limits"]) + ["--montage"] * (montage is not None):
+            raise UsageError(f"{path} is a cohort, for which {', '.join(given)} cannot be used: leave it out")
         return _inspect_cohort(path, as_json=as_json)
     found = _inspected(path, settings, progress=not as_json)
     if as_json:

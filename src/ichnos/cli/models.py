@@ -34,12 +34,28 @@ def models_command(
     """List models, show a card, verify files, export to ONNX or MONAI, import from nnU-Net or U-Mamba."""
     if action not in _ACTIONS:
         raise UsageError(f"there is no action {action!r}; give one of {', '.join(_ACTIONS)}")
+    _refuse_unused(
+        action,
+        {
+            "export": {"--onnx": onnx, "--monai": monai},
+            "import": {"--out": out, "--label": label, "--fold": fold if fold != "0" else None},
+            "list, show or verify": {"--json": as_json or None},
+        },
+    )
     if action == "import":
         return _imported(folders, out, label or [], fold)
     named = _named(folders or [])
     if action in ("list", "verify"):
         return _listed(named, verify=action == "verify", as_json=as_json)
     return _shown(_one(named), as_json=as_json) if action == "show" else _exported(_one(named), onnx, monai)
+
+
+def _refuse_unused(action: str, options: Mapping[str, Mapping[str, object]]) -> None:
+    """Refuse options of other actions."""
+    for actions, own in options.items():
+        given = [name for name, value in own.items() if value is not None]
+        if given and action not in actions.replace(" or", ",").split(", "):
+            raise UsageError(f"{', '.join(given)} is of `ichnos models {actions}`: leave it out")
 
 
 def _named(folders: list[Path]) -> list[Path]:

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from ichnos.cli.terminal.folders import cache_folder
 from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
-from ichnos.errors import UsageError
+from ichnos.errors import InputRefused, UsageError
 from ichnos.formats.limits import Limits
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def read_command(
         printer()  # so does the lack of one
     names = None if settings.keep_names else name_book()
     items = _items(paths, settings, names, progress=not as_json)
+    if not items:
+        raise InputRefused(f"no CT was found in {', '.join(path.name for path in paths)}")
     decisive = _decisive(engine, weights, items, settings, names.mark if names is not None else "")
     summary = _read_all(items, out, engine, settings, decisive, progress=not as_json)
     _refuse_another_input(summary, items, out)

@@ -11,7 +11,7 @@ import typer
 from pydantic import Field
 
 from ichnos.cli.terminal.folders import cache_folder
-from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
+from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, asked_for, save_settings, with_settings
 from ichnos.cli.terminal.threads import single_thread
 from ichnos.errors import UsageError
 
@@ -107,11 +107,8 @@ def _design(settings: SimulateSettings) -> Design:
 
 def _refuse_beside(settings: SimulateSettings, names: tuple[str, ...], what: str) -> None:
     """Refuse flags that say nothing about the design that was chosen."""
-    plain = SimulateSettings.model_validate({})
-    given = [name for name in names if getattr(settings, name) != getattr(plain, name)]
-    if given:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"leave out {flags} beside {what}")
+    if given := asked_for(settings, names):
+        raise UsageError(f"leave out {', '.join(given)} beside {what}")
 
 
 def _show(summary: Summary, out: Path, *, as_json: bool) -> int:

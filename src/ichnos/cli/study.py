@@ -10,7 +10,7 @@ import typer
 from pydantic import Field
 
 from ichnos.cli.terminal.folders import cache_folder
-from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
+from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, asked_for, save_settings, with_settings
 from ichnos.cli.terminal.stopwatch import Stopwatch
 from ichnos.cli.terminal.threads import single_thread
 from ichnos.errors import UsageError
@@ -98,13 +98,7 @@ def _page(
 
 def _refuse_unused(name: str, settings: StudySettings, used: tuple[str, ...]) -> None:
     """Refuse settings that are not those of a study: what is taken and ignored would mislead."""
-    plain = StudySettings.model_validate({})
-    given = [
-        f"--{field.replace('_', '-')}"
-        for field in StudySettings.model_fields
-        if field not in used and getattr(settings, field) != getattr(plain, field)
-    ]
-    if given:
+    if given := asked_for(settings, [field for field in StudySettings.model_fields if field not in used]):
         raise UsageError(f"the study {name} has no use for {', '.join(given)}: leave it out")
 
 

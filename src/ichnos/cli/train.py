@@ -16,7 +16,7 @@ import typer
 from pydantic import Field
 
 from ichnos.cli.terminal.folders import cache_folder
-from ichnos.cli.terminal.settings import EXECUTION, Flag, with_settings
+from ichnos.cli.terminal.settings import EXECUTION, Flag, asked_for, with_settings
 from ichnos.errors import UsageError
 from ichnos.files import remove_partials, sole_writer
 from ichnos.formats.bids import TRUSTED_PIPELINES
@@ -238,13 +238,11 @@ def _chosen_nnunet(target: str, settings: TrainCommandSettings) -> NnunetSetting
 
 def _refuse_unused(settings: TrainCommandSettings, flags: tuple[str, ...], trainer: str, group: str) -> None:
     """Refuse what a trainer has no use for: a setting that is taken and ignored would mislead."""
-    plain = TrainCommandSettings.model_validate({"targets": settings.targets})
-    groups = tuple(name for name in TrainSettings.model_fields if name not in ("targets", "start"))
-    given = [name for name in (*flags, *groups) if getattr(settings, name) != getattr(plain, name)]
+    groups = [name for name in TrainSettings.model_fields if name not in ("targets", "start")]
+    given = asked_for(settings, flags) + [flag.lstrip("-") for flag in asked_for(settings, groups)]
     if given:
-        named = ", ".join(f"--{name.replace('_', '-')}" if name in flags else name for name in given)
         raise UsageError(
-            f"{trainer} has no use for {named}: leave it out. Its own settings are those of `{group}` in"
+            f"{trainer} has no use for {', '.join(given)}: leave it out. Its settings are in `{group}` in"
             " `ichnos config train`"
         )
 

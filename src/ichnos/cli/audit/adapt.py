@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import Field
 
-from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
+from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, asked_for, save_settings, with_settings
 from ichnos.errors import UsageError
 from ichnos.formats.bids import TRUSTED_PIPELINES
 
@@ -31,7 +31,7 @@ class AdaptSettings(SettingsTree):
     device: Annotated[str, EXECUTION] = Field("cpu", description="of --pairs: cpu, cuda or mps")
     tuned: Path | None = Field(None, description="average with this fine-tuned model instead")
     share: float = Field(0.5, gt=0, lt=1, description="weight of what was tuned in the average")
-    site: str = Field("", description="name of the site, for card and report")
+    site: str = Field("", description="of --audit: name of the site, for the card")
 
 
 @with_settings(AdaptSettings)
@@ -48,6 +48,7 @@ def adapt_command(
         raise UsageError(
             "give one of --audit DIR (recalibrate), --pairs DIR (fine-tune) and --tuned DIR (average weights)"
         )
+    _refuse_unused(settings)
     opened = default_model() if model == "default" else load_model(Path(model))
     adapted = _adapted(opened, out, settings)
     save_settings(settings, out / "adapt.yaml", verb="adapt")
@@ -58,6 +59,20 @@ def adapt_command(
     typer.echo(f"{adapted.folder}: {adapted.said}")
     typer.echo(f"{len(adapted.taught)} patients taught it (training.csv); leave them out of its evidence")
     return 0
+
+
+_OF = {  # what is learnt from -> the settings that it uses
+    "audit": ("exam_sd", "site"),
+    "pairs": ("targets", "steps", "pipelines", "seed", "device", "share"),
+    "tuned": ("share",),
+}
+
+
+def _refuse_unused(settings: AdaptSettings) -> None:
+    way = next(name for name in _OF if getattr(settings, name) is not None)
+    others = {name for names in _OF.values() for name in names} - set(_OF[way])
+    if given := asked_for(settings, sorted(others)):
+        raise UsageError(f"--{way} has no use for {', '.join(given)}: leave it out")
 
 
 def _adapted(model: Model, out: Path, settings: AdaptSettings) -> Adapted:

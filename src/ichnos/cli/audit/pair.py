@@ -10,6 +10,7 @@ import typer
 from pydantic import Field
 
 from ichnos.cli.terminal.settings import EXECUTION, SettingsTree, save_settings, with_settings
+from ichnos.errors import UsageError
 
 if TYPE_CHECKING:
     from ichnos.audit.pairing import PairSummary
@@ -39,6 +40,12 @@ def pair_command(
     from ichnos.audit.pairing import HOURS_PER_DAY, PairWindows, pair_exams
     from ichnos.cli.inputs.names import name_book
 
+    for name in ("followup_h", "flair_days", "diffusion_days"):
+        low, high = getattr(settings, name)
+        if not 0 <= low < high:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {low:g},{high:g}: give the earlier limit first, as 6,72"
+            )
     flair_h, diffusion_h = (
         (low * HOURS_PER_DAY, high * HOURS_PER_DAY)
         for low, high in (settings.flair_days, settings.diffusion_days)

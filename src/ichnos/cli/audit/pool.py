@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import Field
 
-from ichnos.cli.terminal.settings import SettingsTree, save_settings, with_settings
+from ichnos.cli.terminal.settings import SettingsTree, asked_for, save_settings, with_settings
+from ichnos.errors import InputRefused, UsageError
 
 if TYPE_CHECKING:
     from ichnos.audit.statistics import SiteStatistic
@@ -34,8 +35,12 @@ def pool_command(
     from ichnos.audit.statistics import read_statistics
     from ichnos.files import atomic_file
 
+    if not settings.models and (given := asked_for(settings, ["quantity"])):
+        raise UsageError(f"{given[0]} serves --models alone: leave it out")
     statistics = [one for site in sites for one in read_statistics(site)]
     table = pooled_table(statistics)
+    if not table.rows:
+        raise InputRefused("no number is known of two sites; give the folders of two audits or more")
     out.mkdir(parents=True, exist_ok=True)
     with atomic_file(out / "pooled.csv") as temporary:
         temporary.write_text(table.csv(), encoding="utf-8")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
@@ -255,7 +255,10 @@ def _put(given: dict[str, Any], text: str, tree: type[BaseModel]) -> None:
         if field is None or not _is_group(field):
             raise UsageError(_unknown(name, [n for n, f in fields.model_fields.items() if _is_group(f)]))
         fields = field.annotation
-        given = given.setdefault(name, {})
+        inside = given[name] = {} if given.get(name) is None else given[name]
+        if not isinstance(inside, dict):
+            raise UsageError(f"--set {text}: the file has {name}: {inside!r}, which is no group of settings")
+        given = inside
     if last not in fields.model_fields:
         raise UsageError(_unknown(last, list(fields.model_fields)))
     try:
@@ -291,6 +294,8 @@ def _sentence(
         at, source = _flag_names(path[0], tree.model_fields[path[0]])[0].split("/")[0], ""
     if kind == "extra_forbidden":
         return source + _unknown(path[-1], list(_group_at(tree, path[:-1]).model_fields))
+    if kind == "missing" and not path[-1].isdigit():
+        return f"{source}{at} is missing; give it a value"
     if kind == "literal_error":
         return f"{source}{at} {error['input']!r} is unknown; give {context['expected'].replace(chr(39), '')}"
     if kind == "value_error":
@@ -302,8 +307,19 @@ def _sentence(
 def _group_at(tree: type[BaseModel], path: list[str]) -> type[BaseModel]:
     group: Any = tree
     for part in path:
-        group = group.model_fields[part].annotation
+        if part.isdigit():  # one of several groups
+            continue
+        group = _bare(group.model_fields[part].annotation)
+        group = get_args(group)[0] if get_origin(group) in (tuple, list) else group
     return cast("type[BaseModel]", group)
+
+
+def asked_for(settings: BaseModel, names: Iterable[str]) -> list[str]:
+    """Return the flags of those fields that are not at their default: what a verb may have no use for."""
+    plain = type(settings).model_validate({})
+    return [
+        f"--{name.replace('_', '-')}" for name in names if getattr(settings, name) != getattr(plain, name)
+    ]
 
 
 # ---- from a tree to a file -----------------------------------------------------------------------

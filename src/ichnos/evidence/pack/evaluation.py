@@ -123,7 +123,7 @@ def _nobody(predictions: Predictions, plan: EvidencePlan, everyone: Cohort, fold
     others = sorted({p.split or "(none)" for p in everyone if p.id in predictions.rows})
     instead = f"; the predicted patients are of the split {', '.join(others)}" if others else ""
     notes = " ".join(("", *predictions.notes))
-    return f"no patient of the splits {splits} has a prediction in {folder}{instead}; see --split{notes}"
+    return f"no patient of the splits {splits} has a prediction in {folder}{instead}; see --splits{notes}"
 
 
 def _flow(
