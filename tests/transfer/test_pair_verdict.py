@@ -17,10 +17,12 @@ from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nifti
 from ichnos.registration import Transform, assess, register
 from ichnos.registration.contrast import view
+from ichnos.runs import Numbered, apply
 from ichnos.transfer.landmarks import find_landmarks, landmark_residual_mm
 from ichnos.transfer.pair_numbers import PairNumbers, brain_of_ct, measure_pair
 from ichnos.transfer.pair_verdict import judge_pair, judge_target
 from ichnos.transfer.pairs import settle
+from ichnos.transfer.run import _refuse_unknown, _settled
 from ichnos.transfer.sheet import pair_sheet, read_overrides
 from ichnos.verdict import Verdict
 from ichnos.volume import Affine, Volume, sphere, volume_ml
@@ -206,6 +208,30 @@ def test_a_cohort_end_to_end_with_one_bad_pair(tmp_path: Path, capsys: pytest.Ca
     assert nifti.load(target).same_grid(nifti.load(bids.exam_path(tmp_path, "1", "ct")))
     assert (tmp_path / "derivatives/nnunet/Dataset101_Expansion/labelsTr/1.nii.gz").is_file()
     assert "2-expansion" in Path(told["index"]).read_text()
+
+
+def _judged(item: Numbered, folder: Path) -> dict[str, object]:
+    del folder, item
+    return {"verdict": "pass", "causes": "", "files": []}
+
+
+def test_targets_of_an_earlier_call_stay_on_the_page_and_may_be_overruled(tmp_path: Path) -> None:
+    for number in (1, 2):  # two calls, each with a target of its own
+        how = {"out": tmp_path, "settings": {}, "name": "transfer", "progress": False}
+        done = apply(_judged, [Numbered(number)], **how)
+    accepted = tmp_path / "derivatives" / "transfer"
+    accepted.mkdir(parents=True)
+    (accepted / "override.tsv").write_text(f"id\tverdict\n{Numbered(1).id}\tfail\n")
+    rows, page = _settled(tmp_path, done)
+    assert {row["id"]: row["verdict"] for row in rows} == {Numbered(1).id: "refuse", Numbered(2).id: "pass"}
+    assert all(f"sheets/{Numbered(n).id}.png" in page.read_text(encoding="utf-8") for n in (1, 2))
+
+
+def test_masks_of_a_pipeline_that_is_not_there_are_not_replaced_by_others(tmp_path: Path) -> None:
+    (tmp_path / "derivatives" / "outlines").mkdir(parents=True)
+    _refuse_unknown(tmp_path, ("manual", "outlines"))
+    with pytest.raises(UsageError, match="--given manul: derivatives/ has outlines"):
+        _refuse_unknown(tmp_path, ("manul",))
 
 
 def test_wrong_calls_say_what_is_possible(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

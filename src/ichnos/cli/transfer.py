@@ -44,7 +44,7 @@ def transfer_command(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="output folder (default: the cohort itself)")
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="discard earlier results first")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="discard all earlier results first")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> int:
     """Transfer targets from the partner exams onto the CTs; re-run to resume and to retry failed pairs."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from ichnos.errors import InputRefused, UsageError
 from ichnos.formats import bids, nnunet
-from ichnos.runs import Failure, Summary, apply
+from ichnos.runs import Failure, Ledger, Summary, apply
 from ichnos.targets import label_values
 from ichnos.transfer.makers import PARTNER, TransferOptions, TransferTarget
 from ichnos.transfer.pairs import ACCEPTED, REJECTED, pairs_of, settle, transfer_pair
@@ -21,6 +21,7 @@ from ichnos.transfer.sheet import read_overrides, write_index
 
 _RUN = "transfer"  # its ledger
 _OVERRIDES = "override.tsv"
+_BY_HAND = "manual"  # where masks drawn by people lie, if there are any
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def transfer_cohort(
     cohort = bids.read_cohort(root)
     if patients is not None:
         cohort = replace(cohort, patients=tuple(p for p in cohort if p.id in patients))
+    _refuse_unknown(root, settings.given)
     pairs, home = pairs_of(cohort, targets), out or root
     if restart:
         _forget(home)
@@ -67,19 +69,37 @@ def transfer_cohort(
     del kept["root"]  # the same cohort elsewhere is the same run
     how: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "progress": progress}
     done = apply(task, pairs, out=home, settings=kept, name=_RUN, **how)
-    rows, index = _settled(home, done)
+    settled, index = _settled(home, done)
+    own = {row["id"] for row in done.rows}
+    rows = [row for row in settled if row["id"] in own]
     if folder is not None:
         _export(root, folder, targets[0], rows)
     return CohortTransfer(tuple(rows), done.failures, index, folder, done.seconds)
 
 
 def _settled(home: Path, done: Summary) -> tuple[list[dict[str, Any]], Path]:
-    """Put every target where its verdict wants it; return the rows and the page to click through."""
+    """Put every target where its verdict wants it, those of earlier calls too; return the rows and the page
+    to click through.
+    """
     accepted = bids.write_pipeline(home, ACCEPTED)
     bids.write_pipeline(home, REJECTED)
-    rows = settle(home, done.rows, read_overrides(accepted / _OVERRIDES))
+    finished = Ledger(home, _RUN).finished()
+    rows = settle(
+        home,
+        [{"id": name, **record["row"]} for name, record in finished.items()],
+        read_overrides(accepted / _OVERRIDES),
+    )
     lines = [*map(_line, rows), *map(_failed, done.failures)]
     return rows, write_index(accepted, lines)
+
+
+def _refuse_unknown(root: Path, given: Sequence[str]) -> None:
+    """Refuse a pipeline of masks that is not there: without its blood, other masks would be taken."""
+    derivatives = root / "derivatives"
+    for name in given:
+        if name != _BY_HAND and not (derivatives / name).is_dir():
+            there = sorted(folder.name for folder in derivatives.glob("*") if folder.is_dir())
+            raise UsageError(f"--given {name}: derivatives/ has {', '.join(there) or 'no folder'}")
 
 
 def _forget(home: Path) -> None:
