@@ -82,6 +82,7 @@ def test_a_folder_of_no_ct_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
             "there is no setting prot; did you mean port?",
         ),
         ("receiver: {peers: [{host: 10.0.0.1}]}", [], "receiver.peers.0.ae_title is missing"),
+        ("reading: {device: nowhere}", [], "reading.device nowhere cannot be used here"),
         ("web: 5", ["--set", "web.port=1"], "the file has web: 5, which is no group of settings"),
     ],
 )

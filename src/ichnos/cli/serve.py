@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ichnos.cli.terminal.devices import check_device
 from ichnos.cli.terminal.settings import with_settings
 from ichnos.errors import UsageError
 from ichnos.service.settings import NodeSettings, missing_files
@@ -33,6 +34,8 @@ def serve_command(
     settings = _with_ports(settings, dicom_port, web_port)
     if missing := missing_files(settings):
         raise UsageError("; ".join(missing))
+    check_device(settings.reading.device, "reading.device")
+    check_device(settings.fine_tuning.device, "fine_tuning.device")
     if check:
         sys.stdout.write(settings.model_dump_json(indent=2) + "\n")
         return 0

@@ -7,7 +7,7 @@ import importlib.util
 from ichnos.errors import UsageError
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, name: str = "--device") -> None:
     """Refuse a device that torch cannot use here; `cpu` is always there and asks nothing.
 
     >>> check_device("cpu")
@@ -20,7 +20,7 @@ def check_device(device: str) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise UsageError(f"--device {device} cannot be used here ({reason}); give {_devices()}") from None
+        raise UsageError(f"{name} {device} cannot be used here ({reason}); give {_devices()}") from None
 
 
 def _devices() -> str:
