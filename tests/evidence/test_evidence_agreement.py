@@ -158,6 +158,12 @@ def test_weighted_kappa_is_that_of_scikit_learn() -> None:
         weighted_kappa([0, 5], [1, 1], grades=4)
 
 
+def test_raters_who_always_agree_have_no_interval() -> None:
+    found = weighted_kappa([0, 1], [0, 1], grades=3)
+    assert found.value == 1
+    assert np.isnan([found.low, found.high]).all()
+
+
 def test_a_calibrator_is_frozen_and_mends_concordance_on_other_cases() -> None:
     rng = np.random.default_rng(8)
     truth = rng.gamma(2, 8, 200)

@@ -88,6 +88,19 @@ def _jackknife_se(events: np.ndarray, first: np.ndarray, second: np.ndarray) -> 
     return float(np.sqrt((events.size - 1) / events.size * np.sum((left - np.mean(left)) ** 2)))
 
 
+@pytest.mark.parametrize(
+    ("outcome", "first", "second"),
+    [([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], [0.5] * 4), ([0, 0, 1], [0.1, 0.3, 0.2], [0.3, 0.1, 0.2])],
+)
+def test_a_difference_without_a_spread_has_no_interval(
+    outcome: list[int], first: list[float], second: list[float]
+) -> None:
+    found = compare_paired(outcome, first, second)
+    assert np.isnan([found.low, found.high, found.z, found.p]).all()
+    same = compare_paired([0, 0, 1, 1], first[:1] * 2 + [0.7, 0.9], first[:1] * 2 + [0.7, 0.9])
+    assert (same.value, same.p) == (0, 1), "a score is no better than itself"
+
+
 def test_the_null_is_rejected_as_often_as_promised() -> None:
     rng = np.random.default_rng(3)
     p = []

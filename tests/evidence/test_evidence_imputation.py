@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ichnos.errors import InputRefused
-from ichnos.evidence.metrics.imputation import column_kind, impute
+from ichnos.evidence.metrics.imputation import _matched, column_kind, impute
 
 
 def patients(rng: np.random.Generator, n: int) -> pd.DataFrame:
@@ -85,6 +85,15 @@ def test_a_constant_column_does_not_stop_the_others() -> None:
     table = patients(rng, 80).assign(arm=1.0)
     gaps = with_gaps(table, "grade", rng)
     assert impute(gaps, list(gaps.columns), imputations=2, rng=rng)[0]["grade"].notna().all()
+
+
+@pytest.mark.parametrize(("wanted", "least"), [(-1.0, 0), (0.2, 0), (9.6, 8), (25.0, 15)])
+def test_each_of_the_five_nearest_is_a_donor_as_often(wanted: float, least: int) -> None:
+    known = np.arange(20.0)
+    drawn = _matched(known, known, np.full(5000, wanted), np.random.default_rng(0))
+    values, counts = np.unique(drawn, return_counts=True)
+    assert values.tolist() == [least + k for k in range(5)]
+    assert np.abs(counts / 5000 - 0.2).max() < 0.03
 
 
 def test_the_same_seed_fills_alike() -> None:

@@ -196,6 +196,16 @@ def test_rubins_rules_are_their_formula() -> None:
     assert rubin([1.0, 1.0], [0.2, 0.2]).freedom == float("inf")
 
 
+def test_few_patients_leave_few_degrees_of_freedom_however_little_is_missing() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(12, 6)), columns=[*"abcde", "y"])
+    tables = [table.assign(a=table["a"].where(table.index > 0, value)) for value in (0.0, 0.01, 0.02)]
+    pooled = fit_imputed(lambda one: fit("linear", "y ~ a + b + c + d + e", one), tables).effect("b")
+    half = (pooled.estimate.high - pooled.estimate.low) / 2
+    freedom = 7 / 9 * 6  # of six that the complete table leaves (Barnard and Rubin 1999)
+    assert half == pytest.approx(stats.t.ppf(0.975, freedom) * pooled.se, rel=0.02)
+
+
 def test_imputation_recovers_what_dropping_rows_biases() -> None:
     rng = np.random.default_rng(7)
     x = rng.normal(size=1500)

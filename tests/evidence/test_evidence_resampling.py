@@ -13,7 +13,7 @@ from scipy import stats
 
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.agreement import concordance, intraclass, pearson, spearman
-from ichnos.evidence.metrics.intervals import Estimate, mean_interval
+from ichnos.evidence.metrics.intervals import Estimate, bootstrap, mean_interval
 from ichnos.evidence.metrics.resampling import (
     PairMoments,
     bca_mean,
@@ -63,6 +63,24 @@ def lognormal_truth() -> dict[str, float]:
 
 def written_concordance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return concordance_of(pair_moments(x, y))
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_perfect_agreement_of_a_few_bounds_nothing(name: str) -> None:
+    found = ALL[name][0](np.arange(5.0), np.arange(5.0))
+    assert found.value == pytest.approx(1)
+    assert np.isnan([found.low, found.high]).all()
+
+
+@pytest.mark.parametrize("resampled", [resampled_concordance, resampled_icc])
+def test_resamples_of_one_patient_alone_are_left_out(resampled: Callable[..., Estimate]) -> None:
+    found = resampled([1.0, 2, 3, 4, 5], [1.0, 2.2, 3, 4.5, 5])
+    assert 0.1 < found.low < found.value, "no resample of one value stands for no agreement"
+
+
+def test_one_case_has_no_interval() -> None:
+    found = bootstrap(lambda at: float(at.mean()), [0], rng=np.random.default_rng(0))
+    assert np.isnan([found.low, found.high]).all()
 
 
 @pytest.mark.parametrize("name", list(ALL))

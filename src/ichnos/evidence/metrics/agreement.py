@@ -255,7 +255,7 @@ def weighted_kappa(a: npt.ArrayLike, b: npt.ArrayLike, *, grades: int, level: fl
     if 1 in ((table.sum(axis=0) > 0).sum(), (table.sum(axis=1) > 0).sum()):
         return undefined(x.size, level)
     if not (table - np.diag(np.diag(table))).any():  # its variance, 0, would be rounded below 0
-        return Estimate(1.0, 1.0, 1.0, x.size, level)
+        return Estimate(1.0, float("nan"), float("nan"), x.size, level)
     result = cohens_kappa(table, wt="quadratic")
     half = normal_quantile(level) * float(result.std_kappa)
     return Estimate(

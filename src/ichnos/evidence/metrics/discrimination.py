@@ -82,8 +82,10 @@ def compare_paired(
 def _difference(value: float, se: float, level: float) -> AucDifference:
     from scipy.special import ndtr
 
+    if not se > 0 and not (se == 0 and value == 0):  # too few of a class, or no spread: nothing is known
+        return AucDifference(value, *[float("nan")] * 4)
     half = normal_quantile(level) * se
-    z = value / se if se > 0 else (0.0 if value == 0 else float("nan"))
+    z = value / se if se > 0 else 0.0
     return AucDifference(value, value - half, value + half, z, float(2 * ndtr(-abs(z))))
 
 

@@ -118,7 +118,8 @@ def _matched(predicted: Floats, y: Floats, wanted: Floats, rng: np.random.Genera
     ranked, values = predicted[order], y[order]
     donors = min(_DONORS, len(y))
     middle = np.searchsorted(ranked, wanted)
-    window = np.clip(middle[:, None] + np.arange(-donors, donors), 0, len(y) - 1)
+    width = min(2 * donors, len(y))  # at either end the window moves inwards, so that nobody is in it twice
+    window = np.clip(middle - donors, 0, len(y) - width)[:, None] + np.arange(width)
     gap = np.abs(ranked[window] - wanted[:, None])
     nearest = np.argsort(gap, axis=1, kind="stable")[:, :donors]
     pick = nearest[np.arange(len(wanted)), rng.integers(0, donors, len(wanted))]

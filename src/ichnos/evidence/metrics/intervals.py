@@ -172,6 +172,8 @@ def bootstrap(
     value, few resamples make too short an interval.
     """
     labels = np.asarray(groups).ravel()
+    if labels.size == 1:  # every resample of one case is this case, which bounds nothing
+        return Estimate(float(statistic(np.arange(1))), float("nan"), float("nan"), 1, level)
     strata = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     everyone = np.arange(labels.size)
     draws = [statistic(np.concatenate([rng.choice(s, s.size) for s in strata])) for _ in range(repeats)]

@@ -43,19 +43,31 @@ def rubin(values: npt.ArrayLike, standard_errors: npt.ArrayLike) -> RubinPooled:
     )
 
 
+def _freedom(pooled: RubinPooled, complete: float | None) -> float:
+    """Return the degrees of freedom of a pooled coefficient: no more than the complete table leaves (Barnard
+    & Rubin 1999, Biometrika 86:948), which only linear models have.
+    """
+    if complete is None:
+        return pooled.freedom
+    observed = (complete + 1) / (complete + 3) * complete * (1 - pooled.missing_information)
+    return 1 / (1 / pooled.freedom + 1 / observed)
+
+
 def fit_imputed(fit_one: Callable[[Any], Fit], tables: Sequence[Any], *, level: float = LEVEL) -> Fit:
     """Fit the same model to every completed table and pool each effect by Rubin's rules."""
     from scipy import stats
 
     fits = [fit_one(table) for table in tables]
     first = fits[0]
+    complete = first.n - len(first.effects) - 1 if first.kind == "linear" else None
     effects = []
     for i, effect in enumerate(first.effects):
         pooled = rubin([f.effects[i].coefficient for f in fits], [f.effects[i].se for f in fits])
-        half = float(stats.t.ppf(0.5 + level / 2, pooled.freedom)) * pooled.se
+        freedom = _freedom(pooled, complete)
+        half = float(stats.t.ppf(0.5 + level / 2, freedom)) * pooled.se
         bounds = np.array([pooled.value, pooled.value - half, pooled.value + half])
         value, low, high = (float(v) for v in (bounds if first.kind == "linear" else np.exp(bounds)))
-        p = float(2 * stats.t.sf(abs(pooled.value / pooled.se), pooled.freedom))
+        p = float(2 * stats.t.sf(abs(pooled.value / pooled.se), freedom))
         effects.append(
             Effect(effect.term, pooled.value, pooled.se, p, Estimate(value, low, high, first.n, level))
         )

@@ -17,6 +17,7 @@ from ichnos.arrays import Array, Floats
 from ichnos.evidence.metrics.intervals import LEVEL, Estimate, mean_interval, paired, undefined
 
 PairStatistic = Callable[[Floats, Floats], Floats]  # (…, n), (…, n) -> (…,)
+_PERFECT = 1 - 1e-12  # of an agreement: every resample of it agrees as well, which bounds nothing
 _OUTER, _INNER = 100, 80  # resamples, and resamples of each, on which percentiles are calibrated
 _LEAST_TO_RESAMPLE = 5  # values, below which resampling says nothing
 
@@ -73,7 +74,8 @@ def concordance_of(moments: PairMoments) -> Floats:
     [1.0, 0.714]
     """
     m = moments
-    return np.asarray(2 * m.covariance / (m.var_x + m.var_y + (m.mean_x - m.mean_y) ** 2))
+    spread = np.where(m.var_x + m.var_y > 0, m.var_x + m.var_y, np.nan)  # of one value nothing is known
+    return np.asarray(2 * m.covariance / (spread + (m.mean_x - m.mean_y) ** 2))
 
 
 def pearson_of(moments: PairMoments) -> Floats:
@@ -94,7 +96,7 @@ def icc_of(moments: PairMoments) -> Floats:
     [1.0, 0.769]
     """
     m, n = moments, moments.n
-    total, double = m.var_x + m.var_y, 2 * m.covariance
+    total, double = np.where(m.var_x + m.var_y > 0, m.var_x + m.var_y, np.nan), 2 * m.covariance
     between, within = n / (n - 1) * (total + double) / 2, n / (n - 1) * (total - double) / 2
     methods = n * (m.mean_x - m.mean_y) ** 2 / 2
     return np.asarray((between - within) / (between + within + 2 * (methods - within) / n))
@@ -154,8 +156,11 @@ def percentile_bootstrap(
         return undefined(x.size, level)
     rng = rng or np.random.default_rng(0)
     draws = _resampled(statistic, x, y, rng.integers(0, x.size, (repeats, x.size)))
+    value = float(statistic(x, y))
+    if abs(value) >= _PERFECT:
+        return Estimate(value, float("nan"), float("nan"), x.size, level)
     low, high = _quantiles(draws, (1 - level) / 2, (1 + level) / 2)
-    return Estimate(float(statistic(x, y)), low, high, x.size, level)
+    return Estimate(value, low, high, x.size, level)
 
 
 def calibrated_bootstrap(
@@ -177,6 +182,8 @@ def calibrated_bootstrap(
         return undefined(x.size, level)
     rng = rng or np.random.default_rng(0)
     value = float(statistic(pair_moments(x, y)))
+    if abs(value) >= _PERFECT:
+        return Estimate(value, float("nan"), float("nan"), x.size, level)
     at = rng.integers(0, x.size, (repeats, x.size))
     below = _share_below(statistic, x, y, at[:_OUTER], value, rng)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -204,7 +211,7 @@ def _share_below(
         at = resample[rng.integers(0, x.size, (_INNER, x.size), dtype=np.int32)]
         with np.errstate(invalid="ignore", divide="ignore"):
             draws = statistic(resampled_moments(x, y, at))
-        shares.append(((draws < value).sum() + 0.5) / (_INNER + 1))
+        shares.append(((draws < value).sum() + 0.5) / (np.isfinite(draws).sum() + 1))
     return np.array(shares)
 
 

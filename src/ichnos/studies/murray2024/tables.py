@@ -72,13 +72,18 @@ def _dice_with_truth(rows: Sequence[PatientRow], way: str) -> Cell:
 def _dice(
     rows: Sequence[PatientRow], way: str, *, sides: Sequence[str] = SIDES, bleeding: bool | None = None
 ) -> Cell:
-    """Return the mean Dice over sides; with `bleeding`, over the sides that bleed or those that do not."""
-    chosen = [
-        {"dice": row.get(f"{way}_{side}_dice")}
-        for row in rows
-        for side in sides
-        if bleeding is None or (row.get("side") is not None and (side == row["side"]) == bleeding)
-    ]
+    """Return the mean Dice over patients, each the mean of its sides; with `bleeding`, of the side that bleeds
+    or the other.
+    """
+    chosen = []
+    for row in rows:
+        asked = [
+            known_number(row.get(f"{way}_{side}_dice"))
+            for side in sides
+            if bleeding is None or (row.get("side") is not None and (side == row["side"]) == bleeding)
+        ]
+        known = [dice for dice in asked if np.isfinite(dice)]
+        chosen.append({"dice": float(np.mean(known)) if known else None})
     return column_mean(chosen, "dice", of="such a side and a tract to compare with")
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ichnos.arrays import Floats
 from ichnos.errors import InputRefused
 from ichnos.evidence.metrics.agreement import fit_volume_calibrator, weighted_kappa
-from ichnos.evidence.metrics.pooling import random_effects
 from ichnos.evidence.metrics.resampling import (
+    concordance_of,
+    pair_moments,
     resampled_concordance,
     resampled_pearson,
     resampled_spearman,
@@ -48,7 +50,7 @@ _PAPER_BY_CENTRE: Mapping[str, Mapping[str, Cell]] = {
 }
 _FAZEKAS_GRADES = 4
 _LEAST_GROUP = 5  # patients, below which a group's agreement is not tested
-_QUANTILE = 1.96  # of a 95 % interval
+_PERMUTATIONS = 999
 
 
 def _against(rows: Sequence[PatientRow], statistic: Any, other: str) -> Any:
@@ -198,25 +200,35 @@ def heterogeneity_table(external: Sequence[PatientRow], ways: Mapping[str, str])
             ("centres", "centre", external, "not reported"),
         )
     ]
-    note = "Cochran's test of Fisher's z of each group's CCC against the registered label, and I²."
+    note = (
+        "Cochran's Q of Fisher's z of each group's CCC against the registered label, a group of n weighing"
+        f" n - 2; p from {_PERMUTATIONS} permutations of the patients over the groups."
+    )
     return comparison("heterogeneity", "Does agreement depend on the group?", rows, note=note)
 
 
 def _differs(groups: Mapping[str, Sequence[PatientRow]], way: str) -> Cell:
     def compute() -> str:
-        values, errors = [], []
-        for rows in groups.values():
-            if len(rows) >= _LEAST_GROUP:
-                found = resampled_concordance(*paired_columns(rows, f"{way}_ml", "registered_ml"))
-                z = np.arctanh(np.clip([found.value, found.low, found.high], -0.9999, 0.9999))
-                values.append(float(z[0]))
-                errors.append(float((z[2] - z[1]) / (2 * _QUANTILE)))
-        if len(values) < 2:
-            raise InputRefused(f"{len(values)} group(s) of {_LEAST_GROUP} patients or more; 2 are the least")
-        tested = random_effects(values, errors)
-        return f"Q {tested.q:.1f} ({len(values) - 1}), p {p_value(tested.q_p)}, I² {tested.i2:.0%}"
+        large = [rows for rows in groups.values() if len(rows) >= _LEAST_GROUP]
+        if len(large) < 2:
+            raise InputRefused(f"{len(large)} group(s) of {_LEAST_GROUP} patients or more; 2 are the least")
+        pairs = [paired_columns(rows, f"{way}_ml", "registered_ml") for rows in large]
+        volumes = np.concatenate([np.stack(pair) for pair in pairs], axis=1)
+        sizes = [len(first) for first, _ in pairs]
+        q, rng = _spread(volumes, sizes), np.random.default_rng(0)
+        drawn = [_spread(volumes[:, rng.permutation(volumes.shape[1])], sizes) for _ in range(_PERMUTATIONS)]
+        p = (1 + sum(one >= q for one in drawn)) / (_PERMUTATIONS + 1)
+        return f"Q {q:.1f} ({len(large) - 1}), p {p_value(p)}"
 
     return cell(compute)
+
+
+def _spread(volumes: Floats, sizes: Sequence[int]) -> float:
+    """Return Cochran's Q of the concordances of groups that follow each other."""
+    groups = np.split(volumes, np.cumsum(sizes)[:-1], axis=1)
+    found = [float(concordance_of(pair_moments(group[0], group[1]))) for group in groups]
+    z, weight = np.arctanh(np.clip(found, -0.9999, 0.9999)), np.array(sizes) - 2.0
+    return float(weight @ (z - weight @ z / weight.sum()) ** 2)
 
 
 def _calibrated(external: Sequence[PatientRow], held: Sequence[PatientRow], way: str) -> Cell:
