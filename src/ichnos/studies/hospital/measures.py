@@ -117,11 +117,7 @@ class AlarmTimes:
 def alarm_times(year: HospitalYear, changed_in: int, seed: int) -> AlarmTimes:
     """Watch a hospital whose scanner changed in a month, as the node would after every arrival."""
     first = int(np.argmax(year.people.month >= changed_in))
-    rng = np.random.default_rng([seed, 2])
-    alarms = [
-        (_arrival(year, alarm), alarm)
-        for alarm in watch([*input_streams(year.inputs), *score_streams(year.scores)], rng)
-    ]
+    alarms = [(_arrival(year, alarm), alarm) for alarm in alarms_of(year, seed)]
     inputs = [at for at, alarm in alarms if at >= first and _is_input(alarm)]
     scores = [at for at, alarm in alarms if at >= first and not _is_input(alarm)]
     after = sorted((at, alarm.stream) for at, alarm in alarms if at >= first)
@@ -137,8 +133,7 @@ def alarm_times(year: HospitalYear, changed_in: int, seed: int) -> AlarmTimes:
 
 def alarms_of(year: HospitalYear, seed: int) -> list[ChangeAlarm]:
     """Return every alarm of a hospital."""
-    rng = np.random.default_rng([seed, 2])
-    return watch([*input_streams(year.inputs), *score_streams(year.scores)], rng)
+    return watch([*input_streams(year.inputs), *score_streams(year.scores)], seed)
 
 
 def _is_input(alarm: ChangeAlarm) -> bool:

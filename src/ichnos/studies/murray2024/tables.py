@@ -72,8 +72,8 @@ def _dice_with_truth(rows: Sequence[PatientRow], way: str) -> Cell:
 def _dice(
     rows: Sequence[PatientRow], way: str, *, sides: Sequence[str] = SIDES, bleeding: bool | None = None
 ) -> Cell:
-    """Return the mean Dice over patients, each the mean of its sides; with `bleeding`, of the side that bleeds
-    or the other.
+    """Return the mean Dice over patients, each the mean of its sides; with `bleeding`, of the side that
+    bleeds or the other.
     """
     chosen = []
     for row in rows:
