@@ -52,19 +52,21 @@ def client(node: Node, role: Role) -> TestClient:
 
 def test_the_worklist_is_ordered_by_urgency_and_filtered(node: Node) -> None:
     calm = add_study(node, "1.1", "ready", urgency=0.0)
-    urgent = add_study(node, "1.2", "ready", urgency=9.0, acknowledged_at=1.0)
+    seen = add_study(node, "1.2", "ready", urgency=9.0, acknowledged_at=1.0)
     refused = add_study(node, "1.3", "refused", urgency=1.0, reason="no head CT")
     add_study(node, "1.4", "superseded", urgency=99.0)
     add_study(node, "1.5", "kept")
     api = client(node, "reader")
-    assert [row["id"] for row in api.get("/api/v1/studies").json()] == [urgent, refused, calm]
+    assert [row["id"] for row in api.get("/api/v1/studies").json()] == [refused, calm, seen]
     assert [row["id"] for row in api.get("/api/v1/studies?open_only=true").json()] == [refused, calm]
     (row,) = api.get("/api/v1/studies?state=refused").json()
     assert (row["finding"], row["patient_name"]) == ("no head CT", "DOE JANE")
-    assert len(api.get("/api/v1/studies?limit=1").json()) == 1
+    page = api.get("/api/v1/studies?limit=1&offset=2")
+    assert ([row["id"] for row in page.json()], page.headers["x-total-count"]) == ([seen], "3")
+    assert api.get("/api/v1/studies?offset=3").json() == []
 
 
-@pytest.mark.parametrize("query", ["state=READY", "limit=0", "limit=1001", "state=a%27--"])
+@pytest.mark.parametrize("query", ["state=READY", "limit=0", "limit=1001", "offset=-1", "state=a%27--"])
 def test_wrong_queries_are_refused(node: Node, query: str) -> None:
     assert client(node, "reader").get(f"/api/v1/studies?{query}").status_code == 422
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from builders.stored_node import open_stored, receive
 from ichnos.service import completeness
@@ -17,7 +20,7 @@ from ichnos.service.node import Node
 from ichnos.service.remote.archive import ArchiveProblem
 from ichnos.service.settings import ArchiveSettings
 from ichnos.service.store.tables import StudyRow
-from service.test_receiver import slices
+from service.test_receiver import one_slice, slices
 
 ARCHIVE = ArchiveSettings(ae_title="PACS", host="127.0.0.1")
 
@@ -106,6 +109,36 @@ def test_an_archive_that_has_more_or_does_not_say_ends_no_wait(
 
     monkeypatch.setattr(completeness, "images_of_study", count)
     assert Completeness(replace(node, clock=lambda: 102.5)).complete_studies() == {}
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # pydicom names what is malformed
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("ImageOrientationPatient", b""),
+        ("ImageOrientationPatient", b"1\\0\\0\\0 "),
+        ("ImagePositionPatient", b"here"),
+        ("NumberOfFrames", b"abc "),
+        ("ImagesInAcquisition", b"36\\36 "),
+    ],
+)
+def test_a_malformed_header_holds_up_no_other_study(
+    tmp_path: Path, keyword: str, value: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd, whole = one_slice("1.2.840.1", 0), slices(2)
+    odd.ImagePositionPatient, tag = [0, 0, 0], Tag(keyword)
+    odd[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+    for image in whole:
+        image.ImagesInAcquisition = 2
+    node = replace(open_stored(tmp_path), clock=lambda: 102.5)
+    receive(node, [odd, *whole], now=100.0)
+    assert Completeness(node).complete_studies() == {2: "every series is whole"}
+    own = [record.getMessage() for record in caplog.records if record.name.startswith("ichnos")]
+    assert all(line.startswith("study 1: a header is malformed") and "abc" not in line for line in own)
+    assert assemble(replace(node, clock=lambda: 111.0))
+    with node.database.snapshot() as session:
+        assert session.get_one(StudyRow, 1).state == "queued"  # after its quiet time, like any other
+    node.database.close()
 
 
 def test_a_node_can_be_told_to_wait_always(node: Node) -> None:

@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from fastapi.testclient import TestClient
@@ -20,7 +22,8 @@ from ichnos.reading import Reading, refused
 from ichnos.service.accounts import auth
 from ichnos.service.assembler import assemble
 from ichnos.service.node import Node, open_node
-from ichnos.service.sender import Sender, deliver_files
+from ichnos.service.remote.archive import echo
+from ichnos.service.sender import NotDelivered, Sender, deliver_files
 from ichnos.service.settings import (
     Destination,
     NodeSettings,
@@ -127,6 +130,26 @@ def test_the_networks_are_loaded_before_a_study_comes_and_a_bad_model_is_logged(
     assert "the model could not be loaded" in caplog.text
 
 
+def test_a_loop_goes_on_after_a_step_that_failed(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ichnos.service.node._AFTER_ERROR_S", 0.0)
+    done: list[str] = []
+
+    def step(_: Node) -> bool:
+        done.append("step")
+        if len(done) == 1:
+            raise ValueError("invalid literal: 'DOE^JANE'")
+        node.stopping.set()
+        return True
+
+    node.repeat(step, pause_s=0.0)
+    assert done == ["step", "step"]
+    (line,) = caplog.messages
+    assert line.startswith("ValueError at test_node.py:")
+    assert "DOE" not in caplog.text
+
+
 def test_a_killed_worker_loses_nothing(node: Node, tmp_path: Path) -> None:
     receive(node, tmp_path / "in")
     settle(node)
@@ -189,6 +212,38 @@ def test_results_reach_a_destination_and_a_silent_one_is_tried_again(node: Node,
             row = session.execute(select(DeliveryRow)).scalar_one()
         assert row.state == expected
         assert "does not answer" in row.error
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A web archive that takes nothing."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_no_password_of_a_destination_is_in_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "result.dcm"
+    one_slice("1.2.840.8", 0).save_as(file, enforce_file_format=True)
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        answering = f"http://ann:geheim@127.0.0.1:{server.server_port}/dicom-web"
+        for url, why in ((answering, "status 503"), ("http://ann:geheim@[/web", "ValueError")):
+            there = Destination(name="research", kind="stow", url=url)
+            with pytest.raises(NotDelivered) as refusal:
+                deliver_files([file], there, "ICHNOS", "1.2.3")
+            assert str(refusal.value) == f"research did not take the results: {why}"
+        server.shutdown()
+    silent = Destination(name="research", kind="stow", url="http://ann:geheim@127.0.0.1:9/dicom-web")
+    with pytest.raises(NotDelivered, match=r"^research did not take the results: ConnectionError$"):
+        deliver_files([file], silent, "ICHNOS", "1.2.3")
+    for url in (silent.url, "http://ann:geheim@[/web"):
+        assert "geheim" not in echo(silent.model_copy(update={"url": url}), "ICHNOS")
 
 
 def test_pages_need_a_sign_in_and_forms_their_token(node: Node, tmp_path: Path) -> None:

@@ -51,9 +51,11 @@ class NodeClient:
         """Close the connection."""
         self._http.close()
 
-    def studies(self, *, state: str = "", open_only: bool = False, limit: int = 200) -> list[dict[str, Any]]:
-        """Return the worklist, the most urgent study first."""
-        wanted = {"state": state, "open_only": open_only, "limit": limit}
+    def studies(
+        self, *, state: str = "", open_only: bool = False, limit: int = 200, offset: int = 0
+    ) -> list[dict[str, Any]]:
+        """Return the worklist: what nobody has acknowledged first, in that the most urgent study first."""
+        wanted = {"state": state, "open_only": open_only, "limit": limit, "offset": offset}
         return list(self._ask("GET", "studies", params=wanted))
 
     def study(self, study_id: int) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Completeness:
         for row, images in fresh.items():
             self._seen[row.id] = row.images
             files = [self.node.settings.home / one.path for one in images if one.modality == READ_MODALITY]
-            if why := self._archive_says(row.uid, len(images)) or why_whole(_headers(files)):
+            if why := self._archive_says(row.uid, len(images)) or _headers_say(row.id, files):
                 complete[row.id] = why
         return complete
 
@@ -67,6 +67,14 @@ class Completeness:
             _log.warning("the archive was not asked for its count: %s", problem)
             return ""
         return "all images of the archive have arrived" if counted is not None and images >= counted else ""
+
+
+def _headers_say(study_id: int, files: Sequence[Path]) -> str:
+    try:
+        return why_whole(_headers(files))
+    except Exception as error:  # a header may be malformed in any way; the study then waits like any other
+        _log.warning("study %d: a header is malformed (%s); it waits", study_id, type(error).__name__)
+        return ""
 
 
 def why_whole(headers: Sequence[Dataset]) -> str:

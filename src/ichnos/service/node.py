@@ -7,16 +7,18 @@ import os
 import socket
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from ichnos.service.settings import NodeSettings
 from ichnos.service.store.database import Database, open_database
 
-_AFTER_ERROR_S = 1.0  # before a loop asks a database again that did not answer
+_AFTER_ERROR_S = 1.0  # before a loop goes on after a step that failed, or a database that did not answer
 _log = logging.getLogger(__name__)
 
 
@@ -30,7 +32,7 @@ class Node:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def repeat(self, step: Callable[[Node], bool], *, pause_s: float) -> None:
-        """Call a step until the node stops; pause when it had nothing to do or the database is away."""
+        """Call a step until the node stops; pause when it had nothing to do, failed, or has no database."""
         while not self.stopping.is_set():
             try:
                 busy = step(self)
@@ -38,8 +40,18 @@ class Node:
                 _log.error("the database did not answer (%s); trying again", type(error).__name__)
                 self.stopping.wait(_AFTER_ERROR_S)
                 continue
+            except Exception as error:  # one odd study must not end a loop that all others need
+                _log.error("%s at %s; going on", type(error).__name__, _where(error))
+                self.stopping.wait(_AFTER_ERROR_S)
+                continue
             if not busy:
                 self.stopping.wait(pause_s)
+
+
+def _where(error: Exception) -> str:
+    """Return files and lines, innermost first; not the message, which may hold values of a header."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
 
 
 def open_node(settings: NodeSettings) -> Node:

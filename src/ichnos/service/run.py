@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -28,7 +29,9 @@ def log_to_stderr() -> None:
     """Log one line per event to the standard error stream; libraries speak only of errors."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("ichnos").setLevel(logging.INFO)
-    logging.getLogger("pynetdicom").setLevel(logging.ERROR)  # its messages hold names of patients
+    for library in ("pydicom", "pynetdicom"):  # their warnings hold names of patients and values of headers
+        logging.getLogger(library).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pydicom")  # the same ones again
 
 
 def run_loop(loop: Loop, settings: NodeSettings) -> None:

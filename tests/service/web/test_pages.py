@@ -15,6 +15,7 @@ from pynetdicom.sop_class import (
 
 from ichnos.service.node import Node
 from ichnos.service.settings import ArchiveSettings
+from ichnos.service.store import events, studies
 from ichnos.service.store.tables import EventRow, StudyRow, TaskRow
 from ichnos.service.web import views
 from service.web.visits import a_node, add_study, signed_in
@@ -62,6 +63,42 @@ def test_priors_stand_beside_each_other_measure_by_measure(node: Node) -> None:
     assert beside.index("4.0 mL") < beside.index("19.3 mL")  # in the order of time
     assert ann.get(f"/studies/{new}/beside/3").status_code == 404
     assert ann.get(f"/studies/99/beside/{old}").status_code == 404
+
+
+def test_nothing_vanishes_behind_what_was_acknowledged(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "WORKLIST_ROWS", 3)
+    for k in range(3):
+        add_study(node, f"1.{k}", patient_name=f"SEEN{k}", urgency=9.0 - k, acknowledged_at=1.0)
+    add_study(node, "1.7", patient_name="SMALL", urgency=2.1)
+    add_study(node, "1.8", "failed", patient_name="FAILED")
+    ann = signed_in(node, "reader")
+    first, second = ann.get("/").text, ann.get("/?offset=3").text
+    assert first.index("SMALL") < first.index("FAILED") < first.index("SEEN0")
+    assert "1 to 3 of 5 studies" in first
+    assert "2 more on other pages" in first
+    assert 'href="/?state=&amp;open_only=false&amp;offset=3">Next page' in first
+    assert "Page before" not in first
+    assert second.index("SEEN1") < second.index("SEEN2")
+    assert "SMALL" not in second
+    assert 'hx-get="/worklist?state=&amp;open_only=false&amp;offset=3"' in second
+    assert 'offset=0">Page before' in second
+    assert "Next page" not in second
+    assert "First page" in ann.get("/worklist?offset=900").text
+    assert "other pages" not in ann.get("/?open_only=true").text
+
+
+def test_a_study_says_that_it_came_again_with_other_bytes(node: Node) -> None:
+    study = add_study(node, images=1)
+    ann = signed_in(node, "reader")
+    assert "came again" not in ann.get(f"/studies/{study}").text
+    for details, said in (
+        ({}, "1 image came"),
+        ({studies.PATIENT_DIFFERS: True}, "and with another PatientID"),
+    ):
+        with node.database.transaction() as session:
+            events.append_event(session, studies.CONFLICT, at=1.0, actor="r", study_id=study, details=details)
+        assert said in ann.get(f"/studies/{study}").text
+    assert "2 images came again" in ann.get(f"/studies/{study}/live?event=0&read=0").text
 
 
 def test_studies_without_a_patient_id_have_no_priors(node: Node) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, HTTPException, Query
+from fastapi import APIRouter, Body, HTTPException, Query, Response
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse
 from sqlalchemy.orm import Session
@@ -31,6 +31,9 @@ _UNREADABLE: dict[int | str, dict[str, Any]] = {
     400: {"description": "the body is not readable, or there is no such model"}
 }
 _BUSY: dict[int | str, dict[str, Any]] = {409: {"description": "the study's state does not allow this now"}}
+_COUNTED: dict[int | str, dict[str, Any]] = {
+    200: {"headers": {"X-Total-Count": {"description": "all that match", "schema": {"type": "integer"}}}}
+}
 API = APIRouter(responses=_REFUSALS)
 StudyId = Annotated[int, InPath(ge=1, le=2**53, description="number of the study in this node")]
 
@@ -64,17 +67,21 @@ class Acknowledgement:
     acknowledged_by: str
 
 
-@API.get("/studies")
+@API.get("/studies", responses=_COUNTED)
 def list_studies(
     node: NodeOfRequest,
     visitor: Reader,
+    response: Response,
     state: Annotated[str, Query(pattern="^[a-z]*$", max_length=16)] = "",
     open_only: bool = False,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    limit: Annotated[int, Query(ge=1, le=1000)] = views.WORKLIST_ROWS,
+    offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
 ) -> list[WorklistRow]:
-    """Return the worklist, the most urgent study first."""
+    """Return the worklist: what nobody has acknowledged first, in that the most urgent study first."""
     with node.database.snapshot() as session:
-        return views.worklist(session, state=state, open_only=open_only, limit=limit)
+        total = views.worklist_length(session, state=state, open_only=open_only)
+        response.headers["X-Total-Count"] = str(total)
+        return views.worklist(session, state=state, open_only=open_only, limit=limit, offset=offset)
 
 
 _ANY_FILE = _MISSING | {

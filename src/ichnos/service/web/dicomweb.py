@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydicom import dcmread
 from pydicom.encaps import generate_frames
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from ichnos.errors import InputRefused
@@ -27,6 +28,7 @@ from ichnos.service.web.access import ImageReader, ImageWriter, NodeOfRequest
 
 DICOMWEB = APIRouter(include_in_schema=False)
 _JSON = "application/dicom+json"
+_log = logging.getLogger(__name__)
 _STUDY_TAGS = ("00080020", "00080030", "00080050", "00100010", "00100020", "0020000D", "00200010")
 _SERIES_TAGS = ("00080060", "0008103E", "0020000D", "0020000E", "00200011")
 _INSTANCE_TAGS = ("00080016", "00080018", "0020000D", "0020000E", "00200013", "00280010", "00280011")
@@ -34,39 +36,45 @@ _INSTANCE_TAGS = ("00080016", "00080018", "0020000D", "0020000E", "00200013", "0
 
 @DICOMWEB.get("/studies")
 def search_studies(node: NodeOfRequest, visitor: ImageReader, request: Request) -> Response:
-    """QIDO-RS: list studies; StudyInstanceUID and PatientID are matched exactly."""
+    """QIDO-RS: list studies by their UIDs; StudyInstanceUID and PatientID are matched exactly."""
     wanted = dict(request.query_params)
-    query = select(StudyRow.uid).group_by(StudyRow.uid).order_by(StudyRow.uid)
+    held = exists().where(InstanceRow.study_id == StudyRow.id, InstanceRow.conflicting.is_(False))
+    query = select(StudyRow.uid).where(held).group_by(StudyRow.uid).order_by(StudyRow.uid)
     for key, column in (
         ("StudyInstanceUID", StudyRow.uid), ("0020000D", StudyRow.uid), ("PatientID", StudyRow.patient_id),
         ("00100020", StudyRow.patient_id),
     ):  # fmt: skip
         if key in wanted:
             query = query.where(column == wanted[key])
+    page = _page(wanted, usual=100, most=1000)
     with node.database.snapshot() as session:
-        uids = session.execute(query.limit(_limit(wanted))).scalars().all()
-        rows = [_study_answer(node, _instances(session, uid)) for uid in uids]
-    return _json([row for row in rows if row])
+        uids = session.execute(query.offset(page.start).limit(page.stop - page.start)).scalars().all()
+        held_by = {uid: _instances(session, uid) for uid in uids}
+    return _json([_study_answer(node, uid, found) for uid, found in held_by.items() if found])
 
 
 @DICOMWEB.get("/studies/{study_uid}/series")
-def search_series(node: NodeOfRequest, visitor: ImageReader, study_uid: str) -> Response:
-    """QIDO-RS: list the series of a study."""
+def search_series(node: NodeOfRequest, visitor: ImageReader, request: Request, study_uid: str) -> Response:
+    """QIDO-RS: list the series of a study, in the order in which they came."""
     with node.database.snapshot() as session:
         instances = _instances(session, study_uid)
     answers = []
-    for series_uid in dict.fromkeys(instance.series_uid for instance in instances):
+    series = list(dict.fromkeys(instance.series_uid for instance in instances))
+    for series_uid in series[_page(request.query_params, usual=len(series))]:
         members = [instance for instance in instances if instance.series_uid == series_uid]
-        shown = _some(metadata_of(node.settings.home, members[0].path), _SERIES_TAGS)
+        shown = _shown(node, study_uid, members[0], _SERIES_TAGS)
         answers.append({**shown, "00201209": {"vr": "IS", "Value": [len(members)]}})
     return _json(answers)
 
 
 @DICOMWEB.get("/studies/{study_uid}/series/{series_uid}/instances")
-def search_instances(node: NodeOfRequest, visitor: ImageReader, study_uid: str, series_uid: str) -> Response:
-    """QIDO-RS: list the instances of a series."""
+def search_instances(
+    node: NodeOfRequest, visitor: ImageReader, request: Request, study_uid: str, series_uid: str
+) -> Response:
+    """QIDO-RS: list the instances of a series, in the order in which they came."""
     instances = _found(node, study_uid, series_uid)
-    return _json([_some(metadata_of(node.settings.home, one.path), _INSTANCE_TAGS) for one in instances])
+    page = _page(request.query_params, usual=len(instances))
+    return _json([_shown(node, study_uid, one, _INSTANCE_TAGS) for one in instances[page]])
 
 
 @DICOMWEB.get("/studies/{study_uid}/metadata")
@@ -184,26 +192,44 @@ def _instances(
     return list(session.execute(query).scalars())
 
 
-def _study_answer(node: Node, instances: Sequence[InstanceRow]) -> dict[str, Any]:
-    if not instances:
-        return {}
+def _study_answer(node: Node, study_uid: str, instances: Sequence[InstanceRow]) -> dict[str, Any]:
     series = {instance.series_uid for instance in instances}
     modalities = sorted({instance.modality for instance in instances})
     return {
-        **_some(metadata_of(node.settings.home, instances[0].path), _STUDY_TAGS),
+        **_shown(node, study_uid, instances[0], _STUDY_TAGS),
         "00080061": {"vr": "CS", "Value": modalities},
         "00201206": {"vr": "IS", "Value": [len(series)]},
         "00201208": {"vr": "IS", "Value": [len(instances)]},
     }
 
 
-def _some(metadata: dict[str, Any], tags: Sequence[str]) -> dict[str, Any]:
+def _shown(node: Node, study_uid: str, instance: InstanceRow, tags: Sequence[str]) -> dict[str, Any]:
+    """Return what a list shows of an image; its UIDs alone where its file cannot be read.
+
+    Left out, it would shift the pages of a client that counts what it has been given.
+    """
+    try:
+        metadata = metadata_of(node.settings.home, instance.path)
+    except Exception as error:  # one damaged file must not hide all others
+        _log.warning("the header of %s cannot be read (%s)", instance.path, type(error).__name__)
+        uids = {"0020000D": study_uid, "0020000E": instance.series_uid, "00080018": instance.sop_uid}
+        metadata = {tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()}
     return {tag: metadata[tag] for tag in tags if tag in metadata}
 
 
-def _limit(query: dict[str, str]) -> int:
-    given = query.get("limit", "100")
-    return min(1000, int(given)) if given.isdigit() else 100
+def _page(query: Mapping[str, str], *, usual: int, most: int = 2**53) -> slice:
+    """Return which rows of a list are asked for; what is no number counts as not given.
+
+    >>> _page({"offset": "100", "limit": "25"}, usual=100), _page({"limit": "all"}, usual=100)
+    (slice(100, 125, None), slice(0, 100, None))
+    """
+    first, rows = _number(query, "offset", 0), _number(query, "limit", usual)
+    return slice(first, first + min(most, rows))
+
+
+def _number(query: Mapping[str, str], key: str, otherwise: int) -> int:
+    given = query.get(key, "")
+    return int(given) if re.fullmatch("[0-9]{1,15}", given) else otherwise
 
 
 def _frames(dataset: Any) -> list[bytes]:

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Form, HTTPException, Request
+from fastapi import APIRouter, Form, HTTPException, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response, StreamingResponse
 from sqlalchemy.orm import Session
 
@@ -27,6 +28,7 @@ from ichnos.service.web.rendering import fragment, full_page
 
 PAGES = APIRouter(include_in_schema=False)
 _LIVE_PAUSE_S = 1.0
+Offset = Annotated[int, Query(ge=0, le=2**53, description="rows of the list to leave out before the first")]
 # The report is a page of its own with scripts and data inside; it gets no access to the node.
 _REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:;"
@@ -37,25 +39,35 @@ _REPORT_POLICY = (
 
 @PAGES.get("/")
 def worklist_page(
-    node: NodeOfRequest, visitor: PageVisitor, state: str = "", open_only: bool = False
+    node: NodeOfRequest, visitor: PageVisitor, state: str = "", open_only: bool = False, offset: Offset = 0
 ) -> HTMLResponse:
     """Show the worklist."""
-    return full_page("worklist.html.j2", visitor, here="/", **_worklist(node, state, open_only))
+    return full_page("worklist.html.j2", visitor, here="/", **_worklist(node, state, open_only, offset))
 
 
 @PAGES.get("/worklist")
 def worklist_rows(
-    node: NodeOfRequest, visitor: PageVisitor, state: str = "", open_only: bool = False
+    node: NodeOfRequest, visitor: PageVisitor, state: str = "", open_only: bool = False, offset: Offset = 0
 ) -> HTMLResponse:
     """Return the table of the worklist alone, for the live page."""
-    return fragment("worklist_rows.html.j2", **_worklist(node, state, open_only))
+    return fragment("worklist_rows.html.j2", **_worklist(node, state, open_only, offset))
 
 
-def _worklist(node: Node, state: str, open_only: bool) -> dict[str, Any]:
-    known = state if state in views.SHOWN_STATES else ""
+def _worklist(node: Node, state: str, open_only: bool, offset: int) -> dict[str, Any]:
+    known, size = state if state in views.SHOWN_STATES else "", views.WORKLIST_ROWS
     with node.database.snapshot() as session:
-        rows = views.worklist(session, state=known, open_only=open_only)
-    return {"rows": rows, "state": known, "open_only": open_only, "states": views.SHOWN_STATES}
+        rows = views.worklist(session, state=known, open_only=open_only, limit=size, offset=offset)
+        total = views.worklist_length(session, state=known, open_only=open_only)
+    return {
+        "rows": rows,
+        "state": known,
+        "open_only": open_only,
+        "states": views.SHOWN_STATES,
+        "offset": offset,
+        "size": size,
+        "total": total,
+        "query": urlencode({"state": known, "open_only": str(open_only).lower()}),
+    }
 
 
 @PAGES.get("/studies/{study_id}")

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
+from ichnos.service.store.studies import CONFLICT, PATIENT_DIFFERS
 from ichnos.service.store.tables import DeliveryRow, EventRow, StudyRow
 
+WORKLIST_ROWS = 200  # of one page
 _PRIORS_SHOWN = 8
 SUMMARY_WORDS = {  # measure in a study's summary -> (words, unit)
     "ich_volume": ("ICH", "mL"),
@@ -80,6 +82,8 @@ class StudyDetails:
     row: WorklistRow
     uid: str  # StudyInstanceUID
     held: bool  # retention does not remove it
+    conflicts: int  # images that came again with other bytes, which are not read
+    other_patient: bool  # some of these name another PatientID
     has_report: bool
     summary: dict[str, Any]
     deliveries: tuple[DeliveryLine, ...]
@@ -90,14 +94,31 @@ class StudyDetails:
 
 
 def worklist(
-    session: Session, *, state: str = "", open_only: bool = False, limit: int = 200
+    session: Session, *, state: str = "", open_only: bool = False, limit: int = WORKLIST_ROWS, offset: int = 0
 ) -> list[WorklistRow]:
-    """Return studies by urgency, the most urgent first; without superseded ones and those without a CT."""
-    wanted = select(StudyRow).where(StudyRow.state.in_((state,) if state else SHOWN_STATES))
-    if open_only:
-        wanted = wanted.where(StudyRow.acknowledged_at.is_(None))
-    ordered = wanted.order_by(StudyRow.urgency.desc(), StudyRow.first_image_at.desc()).limit(limit)
-    return [_line(study) for study in session.execute(ordered).scalars()]
+    """Return studies that nobody has acknowledged, then the others; in each the most urgent, newest first.
+
+    Superseded ones and those without a CT are not among them.
+    """
+    order = (
+        StudyRow.acknowledged_at.is_not(None),
+        StudyRow.urgency.desc(),
+        StudyRow.first_image_at.desc(),
+        StudyRow.id.desc(),
+    )
+    wanted = select(StudyRow).where(*_in_worklist(state, open_only)).order_by(*order)
+    return [_line(study) for study in session.execute(wanted.limit(limit).offset(offset)).scalars()]
+
+
+def worklist_length(session: Session, *, state: str = "", open_only: bool = False) -> int:
+    """Return how many studies the whole worklist has."""
+    count = select(func.count()).select_from(StudyRow).where(*_in_worklist(state, open_only))
+    return int(session.execute(count).scalar_one())
+
+
+def _in_worklist(state: str, open_only: bool) -> list[ColumnElement[bool]]:
+    shown = StudyRow.state.in_((state,) if state else SHOWN_STATES)
+    return [shown, StudyRow.acknowledged_at.is_(None)] if open_only else [shown]
 
 
 def details_of(session: Session, study_id: int) -> StudyDetails | None:
@@ -107,11 +128,13 @@ def details_of(session: Session, study_id: int) -> StudyDetails | None:
         return None
     revisions = select(StudyRow.id).where(StudyRow.uid == study.uid).order_by(StudyRow.revision.desc())
     deliveries = select(DeliveryRow).where(DeliveryRow.study_id == study_id).order_by(DeliveryRow.id)
-    priors = _priors(session, study)
+    priors, conflicts = _priors(session, study), _conflicts(session, study)
     return StudyDetails(
         row=_line(study),
         uid=study.uid,
         held=study.hold,
+        conflicts=len(conflicts),
+        other_patient=any(PATIENT_DIFFERS in details for details in conflicts),
         has_report=bool(study.reading),
         summary=dict(study.summary),
         deliveries=tuple(
@@ -159,6 +182,16 @@ def _priors(session: Session, study: StudyRow) -> list[StudyRow]:
         .limit(_PRIORS_SHOWN)
     )
     return list(session.execute(same_patient).scalars())
+
+
+def _conflicts(session: Session, study: StudyRow) -> Sequence[dict[str, Any]]:
+    """Return what was noted of each image of any revision that came again with other bytes."""
+    noted = (
+        select(EventRow.details)
+        .join(StudyRow, EventRow.study_id == StudyRow.id)
+        .where(StudyRow.uid == study.uid, EventRow.kind == CONFLICT)
+    )
+    return session.execute(noted).scalars().all()
 
 
 def _measures(columns: Sequence[StudyRow]) -> Iterator[MeasureLine]:
