@@ -14,7 +14,7 @@ from ichnos.models import default_model, load_model
 from ichnos.reading import Reading, read_scan, refused
 from ichnos.reading.save import write_record
 from ichnos.report.page import reading_page
-from ichnos.scan import FACTS, Scan, known_facts
+from ichnos.scan import FACTS, Scan, known_facts, upright
 from ichnos.volume import Volume
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _as_scan(given: Any) -> Scan:
         raise InputRefused(f"the image has {volume.array.ndim} axes; a head CT has three (x, y, z)")
     if objection := why_not_ct(volume.array):
         raise InputRefused(f"the image does not look like a CT in HU: {objection}")
-    return Scan(volume if volume.is_orthogonal else volume.on_grid(volume.orthogonal_grid(), fill=-1000.0))
+    return upright(volume)
 
 
 def _as_volume(given: Any) -> Volume:

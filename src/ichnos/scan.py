@@ -55,6 +55,8 @@ _WITHOUT_CONTRAST = re.compile(
     re.IGNORECASE,
 )
 
+_NO_AGENT = re.compile(r"^\W*(none|no|n|nil|without|ohne|non|0|unknown|n/a)?\W*$", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Acquisition:
@@ -122,6 +124,7 @@ class Scan:
     source: Source | None = None
     quality: Verdict | None = None  # None: not judged yet
     facts: Mapping[str, str | float] = field(default_factory=dict)  # age, sex … where the files tell
+    given_grid: Volume | None = None  # of a sheared image, whose masks are written on it; without content
 
     def judged(self, verdict: Verdict) -> Scan:
         """Return the same scan with a quality verdict."""
@@ -135,6 +138,25 @@ class Scan:
     def hu(self) -> np.ndarray:
         """Return the HU array (x, y, z)."""
         return self.volume.array
+
+
+def upright(volume: Volume) -> Scan:
+    """Return a CT as a scan; a sheared one (gantry tilt left in the file) is resampled onto the orthogonal
+    grid around it.
+    """
+    if volume.is_orthogonal:
+        return Scan(volume)
+    given = volume.with_array(np.broadcast_to(np.uint8(0), volume.shape))
+    return Scan(volume.on_grid(volume.orthogonal_grid(), fill=AIR_HU), given_grid=given)
+
+
+def names_agent(text: str) -> bool:
+    """Say whether what stands under "contrast agent" names one, rather than saying that there was none.
+
+    >>> [names_agent(words) for words in ("Iohexol", "", "NONE", "No", "n/a")]
+    [True, False, False, False, False]
+    """
+    return not _NO_AGENT.match(text)
 
 
 def described_without_contrast(text: str) -> bool:

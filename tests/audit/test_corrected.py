@@ -89,6 +89,33 @@ def test_everybody_outlined_gives_what_people_say() -> None:
     assert (intercept.value, slope.value) == pytest.approx(weighted_calibration(truth, p, every.weights))
 
 
+def test_people_alone_is_the_logistic_regression_of_the_outlined_pairs() -> None:
+    api = pytest.importorskip("statsmodels.api")
+    p, judged, _ = outcomes(400, 5)
+    own = np.isfinite(judged.by_people)
+    plain = api.GLM(
+        judged.by_people[own],
+        api.add_constant(np.log(p / (1 - p))[own]),
+        family=api.families.Binomial(),
+    ).fit(cov_type="HC0")
+    found = corrected_calibration(judged, p, model_share=0.0)
+    assert [one.value for one in found] == pytest.approx(plain.params.tolist(), abs=1e-6)
+    errors = [(one.high - one.low) / (2 * 1.959964) for one in found]
+    assert errors == pytest.approx(plain.bse.tolist(), abs=1e-6)
+
+
+def test_intervals_of_eighty_outlines_hold_as_often_as_they_promise() -> None:
+    found = []
+    for seed in range(120):
+        p, judged, _ = outcomes(400, seed)
+        ways = [corrected_calibration(judged, p, model_share=share)[1] for share in (None, 0.0)]
+        found.append([(w.low <= TRUE_SLOPE <= w.high, w.high - w.low) for w in ways])
+    (held, width), (held_alone, width_alone) = np.mean(found, axis=0)
+    assert 0.88 <= held <= 0.99
+    assert 0.9 <= held_alone <= 0.99
+    assert width < width_alone < 1.5  # it was 2.4 where all pairs' x stood for the outlined ones'
+
+
 def test_weights_count_as_so_many_patients() -> None:
     _, judged, _ = outcomes(200, 4)
     twice = DoublyJudged(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from builders.audited import chance_score, measure, volume_score
 from ichnos.audit.monitoring.inputs import ReadInput, first_seen, input_of, input_streams
-from ichnos.audit.monitoring.live import live_evidence
+from ichnos.audit.monitoring.live import live_evidence, score_streams
 from ichnos.audit.monitoring.page import live_html, live_plain
 from ichnos.audit.monitoring.selection import (
     selection_of,
@@ -121,6 +122,19 @@ def test_streams_of_inputs_share_their_half_of_alpha() -> None:
     assert math.isclose(sum(stream.weight for stream in streams), 0.5)
     assert input_streams([]) == []
     assert first_seen(["", "", "b"]) == (False, False, True)
+
+
+def test_what_comes_later_neither_reorders_a_stream_nor_changes_its_share_of_alpha() -> None:
+    def seen(count: int) -> dict:
+        read = [replace(volume_score(k, 20, 20 + k), judge="model") for k in range(20)]
+        later = [chance_score(1, 0.2, False), replace(volume_score(3, 20, 90), judge="person")]
+        return {stream.name: stream for stream in score_streams([*read, *later][:count])}
+
+    before, after = seen(20), seen(22)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 1
+    scores = [replace(chance_score(1, 0.2, False), quantity=f"q{k}") for k in range(200)]
+    assert sum(stream.weight for stream in score_streams(scores)) <= 0.5
 
 
 # ---- selection

@@ -29,7 +29,7 @@ from ichnos.audit.recalibration import recalibrate, what_is_left_out
 from ichnos.audit.score import Judge, Score, first_judged, standing
 from ichnos.audit.statistics import BY_ITSELF, site_statistics
 from ichnos.errors import InputRefused
-from ichnos.evidence.metrics.intervals import Estimate
+from ichnos.evidence.metrics.intervals import Estimate, proportion
 
 NAMES = [f"p{n}-followup" for n in range(5000)]
 
@@ -196,3 +196,14 @@ def test_other_exams_teach_while_follow_ups_are_left_out() -> None:
     scores = [*flair, *both(200, outlined=3)]
     assert set(recalibrate(scores).intervals) == {"leukoaraiosis_volume"}
     assert "followup_volume, expansion_probability" in what_is_left_out(scores)
+
+
+def test_where_every_outlined_interval_held_the_share_is_not_known_exactly() -> None:
+    lot = [k for k in range(200) if in_lot(f"p{k}-followup")][:20]
+    scores = [volume_score(k, 20, 20.0, judge="model") for k in range(200)]
+    scores += [volume_score(k, 20, 20.0, judge="person") for k in lot]
+    found = {one.means: one.value for one in followup_numbers(scores, {})}
+    for means in (CORRECTED, BY_PEOPLE):
+        assert (found[means].value, found[means].low) == (1.0, proportion(20, 20).low)  # not 1 (1 to 1)
+        assert found[means].high == 1.0
+    assert found[BY_MODEL].low == proportion(200, 200).low

@@ -11,9 +11,17 @@ from builders.head import head_hu
 from builders.outlines import block, drawn_by
 from builders.series import Quirks, build_series
 from ichnos.audit.exams import exams_in
-from ichnos.audit.outlines import labels_drawn, outlines_in, reader_pairs, reader_pseudonym, readers_table
+from ichnos.audit.outlines import (
+    ReaderPair,
+    labels_drawn,
+    outlines_in,
+    reader_pairs,
+    reader_pseudonym,
+    readers_table,
+)
 from ichnos.audit.pairing import pair_exams
 from ichnos.errors import InputRefused
+from ichnos.evidence.metrics.intervals import mean_interval
 from ichnos.formats import bids, nifti
 from ichnos.formats.dicom import open_dicom
 from ichnos.formats.dicom_seg import write_seg
@@ -83,8 +91,18 @@ def test_two_readers_of_one_ct_are_compared(place: tuple[Path, Scan], tmp_path: 
     assert pair.second_ml == pytest.approx(2 * pair.first_ml) or pair.first_ml == pytest.approx(
         2 * pair.second_ml
     )
-    assert readers_table([pair]).rows[0][:2] == ("ICH", 1)
+    assert readers_table([pair]).rows[0][:3] == ("ICH", 1, 1)
     assert reader_pseudonym("ONE") != reader_pseudonym("TWO")
+
+
+def test_three_readers_of_one_ct_are_one_patient() -> None:
+    pairs = [ReaderPair("a", "ICH", dice, 10, 12) for dice in (0.9, 0.8, 0.7)]
+    pairs += [ReaderPair("b", "ICH", 0.6, 10, 10), ReaderPair("c", "ICH", 0.4, 10, 11)]
+    label, patients, count, overlap, difference = readers_table(pairs).rows[0]
+    assert (label, patients, count) == ("ICH", 3, 5)
+    assert (str(overlap), str(difference)) == tuple(
+        str(mean_interval(values)) for values in ([0.8, 0.6, 0.4], [2.0, 0.0, 1.0])
+    )
 
 
 def test_segments_that_nobody_knows_are_refused_by_name(place: tuple[Path, Scan]) -> None:

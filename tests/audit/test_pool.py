@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,19 @@ def test_the_model_with_less_loss_gets_the_greater_share() -> None:
     assert even["new"] == pytest.approx(0.5, abs=0.05)
     with pytest.raises(InputRefused, match="two are needed"):
         shares_by_evidence(one, "expansion_probability", np.random.default_rng(0))
+
+
+def test_of_two_sites_nothing_is_known_as_surely_as_of_many() -> None:
+    def share(sites: int) -> float:
+        losses = [
+            SiteStatistic(f"s{k}", model, "q", "mean loss", loss, 0.1, 50)
+            for k in range(sites)
+            for model, loss in (("old", 1.3), ("new", 1.0))
+        ]
+        return shares_by_evidence(losses, "q", np.random.default_rng(0))["new"]
+
+    assert share(2) == pytest.approx(0.5 + math.atan(3 / 2**0.5) / math.pi, abs=0.01)  # two Cauchys
+    assert share(10) > 0.999
 
 
 def sister(model: Model, folder: Path) -> Model:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,23 @@ def test_a_dicom_study_gives_every_file_and_the_same_bytes_again(
     assert (segments["brain"].array == (saved.array > 0)).all()
     told = read_sr(folder / "measurements.dcm")
     assert any(sentence == record["findings"][0]["sentence"] for sentence in told.comments)
+
+
+def test_a_header_that_takes_no_seg_does_not_cost_the_reading(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_series(head_hu(), tmp_path / "head", replace(HEAD, tags={"StudyInstanceUID": None}))
+    assert run(["read", str(tmp_path / "head"), "-o", str(tmp_path / "out"), "--model", str(model)]) == 0
+    why = "DICOM SEG and SR were not written: the input has no SOPInstanceUID or no StudyInstanceUID"
+    assert f"warning: {why}" in capsys.readouterr().out
+    (row,) = table(tmp_path / "out")
+    assert (row["status"], why in row["warnings"]) == ("read", True)
+    folder = tmp_path / "out" / row["id"]
+    record = json.loads((folder / "reading.json").read_text())
+    assert record["files"] == {"report": "report.html"}
+    assert (folder / "brain.nii.gz").is_file()
+    assert why in (folder / "report.html").read_text()
+    assert not list(folder.glob("*.dcm"))
 
 
 def test_from_python_a_path_a_scan_and_a_nibabel_image_are_read_alike(

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 import ichnos
 from ichnos.errors import InputRefused
 from ichnos.formats import nifti
-from ichnos.scan import Acquisition
+from ichnos.formats.deidentified import sidecar_without_identity
+from ichnos.reading.safety import refuse_minors
+from ichnos.scan import Acquisition, Scan
 from ichnos.volume import Volume, centroid_mm, volume_ml
 
 
@@ -202,6 +204,8 @@ def test_a_sheared_scan_gets_right_angles_and_keeps_the_clot(tmp_path: Path) -> 
     assert scan.volume.is_orthogonal
     blood = scan.volume.map_array(lambda a: (a > 50) & (a < 80))
     truth = head().map_array(lambda a: a == 65)
+    assert scan.given_grid is not None
+    assert scan.given_grid.same_grid(sheared)
     near = np.linalg.norm(scan.volume.world(np.argwhere(blood.array)) - (-25, 0, 0), axis=1) < 20
     assert near.sum() * scan.volume.voxel_ml == pytest.approx(volume_ml(truth), rel=0.3)
 
@@ -241,6 +245,34 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         nifti.save(head(), tmp_path / "scan.nii.gz")
     assert (tmp_path / "scan.nii.gz").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["scan.nii.gz"]
+
+
+def with_sidecar(folder: Path, **content: object) -> Scan:
+    nifti.save(head(), folder / "scan.nii.gz")
+    nifti.write_sidecar(folder / "scan.nii.gz", content)
+    return nifti.open_nifti(folder / "scan.nii.gz")
+
+
+def test_age_and_sex_of_the_sidecar_are_facts_of_the_scan(tmp_path: Path) -> None:
+    child = with_sidecar(tmp_path, AgeYears=9, Sex="F")
+    assert child.facts == {"age_years": 9.0, "sex": "F"}
+    assert "9 years old" in refuse_minors(child).at("refuse")[0].text
+    assert with_sidecar(tmp_path, AgeYears=200, Sex="?").facts == {}
+    assert with_sidecar(tmp_path, AgeYears="old", Sex=["M"]).facts == {}
+    nifti.write_sidecar(tmp_path / "scan.nii.gz", sidecar_without_identity(child))
+    assert nifti.open_nifti(tmp_path / "scan.nii.gz").facts == child.facts, "what convert writes is read"
+
+
+@pytest.mark.parametrize("none", ["", "NONE", "No", "n/a", None])
+def test_a_sidecar_that_says_that_no_agent_was_given_declares_none(none: str | None, tmp_path: Path) -> None:
+    assert with_sidecar(tmp_path, ContrastBolusAgent=none).acquisition.contrast_agent is None
+
+
+def test_a_declared_agent_stays_declared_through_convert(tmp_path: Path) -> None:
+    angiography = with_sidecar(tmp_path, ContrastBolusAgent="Iohexol")
+    assert angiography.acquisition.contrast_agent == "Iohexol"
+    nifti.write_sidecar(tmp_path / "scan.nii.gz", sidecar_without_identity(angiography))
+    assert nifti.open_nifti(tmp_path / "scan.nii.gz").acquisition.contrast_agent is not None
 
 
 def test_the_sidecar_tells_how_the_scan_was_made_and_not_of_whom(tmp_path: Path) -> None:

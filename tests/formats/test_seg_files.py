@@ -5,10 +5,12 @@ belong.
 from __future__ import annotations
 
 import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -24,7 +26,8 @@ from ichnos.formats import nifti
 from ichnos.formats.dicom import open_dicom
 from ichnos.formats.dicom_codes import segment_targets
 from ichnos.formats.dicom_seg import read_seg, write_seg
-from ichnos.formats.dicom_source import Alias
+from ichnos.formats.dicom_source import Algorithm, Alias
+from ichnos.formats.dicom_sr import Report, write_sr
 from ichnos.scan import Scan
 from ichnos.volume import Volume, sphere
 
@@ -211,6 +214,60 @@ def test_what_does_not_belong_is_refused(opened: Opened, tmp_path: Path) -> None
     with pytest.raises(InputRefused, match="save as NIfTI"):
         write_seg(plain, {"ICH": mask}, tmp_path / "no.dcm")
     assert not (tmp_path / "no.dcm").exists()
+
+
+@pytest.mark.parametrize(
+    ("sets", "name"),
+    [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+        ("ISO 2022 IR 100", "Müller^Jörg"),
+        ("ISO_IR 6", "Doe^Jane"),
+        ("", "Doe^Jane"),
+        ("ISO_IR 100", "Müller^Jörg"),
+    ],
+)
+def test_names_of_every_character_set_reach_seg_and_sr(
+    sets: str | list[str], name: str, opened: Opened, tmp_path: Path
+) -> None:
+    scan = opened(Quirks(tags={"SpecificCharacterSet": sets, "PatientName": name, "PatientID": "4711"}))
+    seg = write_seg(scan, masks_of(scan), tmp_path / "seg.dcm")
+    write_sr(scan, Report(()), tmp_path / "sr.dcm", seg=seg)
+    for path in (tmp_path / "seg.dcm", tmp_path / "sr.dcm"):
+        written = pydicom.dcmread(path)
+        assert (str(written.PatientName), written.PatientID) == (name, "4711")
+        assert dciodvfy_errors(path) == []
+    assert written.SpecificCharacterSet == ("ISO_IR 100" if sets == "ISO_IR 100" else "ISO_IR 192")
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"SliceThickness": None},
+        {"PatientSex": "X"},
+        {"PatientSex": "m"},
+        {"StudyTime": "12:00:00"},
+        {"StudyTime": "93000"},
+        {"PatientBirthDate": "19500000"},
+        {"PatientBirthDate": "00000000"},
+        {"PatientBirthDate": "anonymized"},
+        {"StudyDate": "20251301"},
+    ],
+    ids=str,
+)
+def test_what_dicom_does_not_know_is_left_empty(tags: dict[str, Any], opened: Opened, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns while such a header is made
+        scan = opened(Quirks(tags=tags))
+    long = Algorithm(version="0.2.0 " + "m" * 80)
+    seg = write_seg(scan, masks_of(scan), tmp_path / "seg.dcm", algorithm=long)
+    write_sr(scan, Report(()), tmp_path / "sr.dcm", seg=seg, algorithm=long)
+    for path in (tmp_path / "seg.dcm", tmp_path / "sr.dcm"):
+        written = pydicom.dcmread(path)
+        assert all(not written.get(keyword) for keyword in tags)
+        assert (written.PatientID, written.SoftwareVersions) == ("MADE", long.version)
+        # a thickness that nobody gave is not made up, though dciodvfy would like one
+        assert [error for error in dciodvfy_errors(path) if "<SliceThickness>" not in error] == []
 
 
 def test_frames_without_references_are_found_by_their_place(opened: Opened, tmp_path: Path) -> None:

@@ -8,10 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ichnos.errors import InputRefused
+from ichnos.formats.dicom.geometry import SharedSlabs
 from ichnos.inference.grid import axis_weights, reading_grid
 from ichnos.inference.head import head_box
 from ichnos.inference.sliding import slide, tiles
 from ichnos.volume import Box, Volume
+
+
+def test_planes_of_one_slice_get_one_value() -> None:
+    scan = Volume(np.random.default_rng(0).normal(size=(20, 20, 9)).astype(np.float32), np.eye(4))
+    grid = reading_grid(scan, Box((0, 0, 2), (20, 20, 9)), (2.0, 2.0, 2.0))
+    owner = np.array([0, 0, 1, 1, 1, 2, 3, 3, 3])
+    level = grid.levelled(SharedSlabs(2, owner))
+    before, after = (g.push(grid.pull(scan.array), slice(None)) for g in (grid, level))
+    for k in (1, 2, 3):
+        planes = owner[2:] == k
+        mean = before[..., planes].mean(axis=-1, keepdims=True)
+        assert np.allclose(after[..., planes], mean, atol=1e-6)
+    assert grid.levelled(None) is grid
 
 
 @given(st.integers(2, 60), st.floats(0.3, 6), st.floats(0.3, 6))

@@ -15,6 +15,7 @@ from builders.readable_head import reading
 from ichnos.anatomy import regions
 from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.prognosis.fazekas import FazekasModel, OrdinalModel
+from ichnos.reading.haematoma import side_of
 from ichnos.reading.measures.blood import density_signs
 from ichnos.reading.measures.fazekas import fazekas_measures
 from ichnos.reading.measures.site import (
@@ -94,6 +95,34 @@ def test_without_positions_site_and_level_are_withheld_and_say_why() -> None:
     assert station_measure(None, "left", None).reason == "no blood meets this tract"
 
 
+def head_and_clot(degrees: float, at_mm: tuple[float, float, float]) -> tuple[Volume, Volume]:
+    """Return a brain that lies turned about its long axis, counter-clockwise from above, and a clot in it."""
+    scan = sphere(radius_mm=96, spacing_mm=(2.0, 2.0, 5.0))
+    turn = np.deg2rad(degrees)
+    x, y, z = np.moveaxis(scan.world(np.moveaxis(np.indices(scan.shape), 0, -1)), -1, 0)
+    x, y = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+    brain = (x / 68) ** 2 + (y / 86) ** 2 + (z / 62) ** 2 < 1
+    away = (x - at_mm[0]) ** 2 + (y - at_mm[1]) ** 2 + (z - at_mm[2]) ** 2
+    return scan.with_array(brain), scan.with_array(away < 9**2)
+
+
+@pytest.mark.parametrize("degrees", [0, 10, 20, 30, -20, -30])
+def test_left_is_left_however_the_head_lies_turned(degrees: float) -> None:
+    for at_mm in ((13.0, -55.0, 5.0), (12.0, 50.0, 10.0), (18.0, -50.0, -20.0)):
+        for sign, side in ((-1, "left"), (1, "right")):
+            brain, clot = head_and_clot(degrees, (sign * at_mm[0], *at_mm[1:]))
+            assert side_of(clot, brain) == side, at_mm
+    brain, clot = head_and_clot(degrees, (0.0, -55.0, 5.0))
+    assert side_of(clot, brain) == "midline"
+
+
+def test_a_part_of_a_head_shows_no_turn() -> None:
+    for x_mm, side in ((-16.0, "left"), (16.0, "right")):
+        brain, clot = head_and_clot(5, (x_mm, -55.0, 5.0))
+        y = brain.world(np.moveaxis(np.indices(brain.shape), 0, -1))[..., 1]
+        assert side_of(clot, brain.map_array(lambda a, y=y: a & (y < 30))) == side
+
+
 @pytest.mark.parametrize(
     ("z_mm", "level"),
     [(30.0, "corona radiata"), (8.0, "posterior limb of the internal capsule"), (-12.0, "cerebral peduncle")],
@@ -127,6 +156,23 @@ def test_a_shift_that_may_be_error_alone_is_withheld(shift_mm: float, told: bool
     measure = midline_measure(replace(place_of(moved), brain=scan.array, scan_ras=scan))
     assert (measure.value is not None) == told
     assert "by eye" in measure.reason
+
+
+def test_a_shift_is_measured_at_right_angles_to_the_midline() -> None:
+    moved, brain = pushed(8.0)
+    turn = np.deg2rad(30)
+    grid = Volume(np.moveaxis(moved, 0, -1), np.diag([STEP, STEP, STEP, 1.0]))
+    middle = np.eye(4)
+    middle[:3, 3] = grid.centre_mm
+    about = np.eye(4)
+    about[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    about = middle @ about @ np.linalg.inv(middle)
+    turned = Volume(grid.array, about @ grid.affine).on_grid(grid)
+    outline = Volume(brain.astype(np.float32), about @ grid.affine).on_grid(grid).array > 0.99
+    straight_mm = midline_shift_mm(moved, brain, (STEP,) * 3)
+    turned_mm = midline_shift_mm(np.moveaxis(turned.array, -1, 0), outline, (STEP,) * 3)
+    assert straight_mm is not None
+    assert turned_mm == pytest.approx(straight_mm, rel=0.05)
 
 
 def test_too_little_brain_gives_no_midline() -> None:

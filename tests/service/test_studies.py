@@ -86,6 +86,53 @@ def test_the_same_bytes_again_change_nothing_and_other_bytes_are_kept_and_flagge
         assert study.images == 2
 
 
+def test_a_study_that_comes_again_with_other_bytes_is_not_read_again(database: Database) -> None:
+    receive(database, image(1), image(2), now=0)
+    settle(database, 10)
+    read(database, 11, destinations=("PACS",))
+    corrected = [replace(image(number, content="x"), patient_id="P2") for number in (1, 2)]
+    assert receive(database, *corrected, now=20) == ["conflict", "conflict"]
+    assert receive(database, *corrected, image(1), now=21) == ["duplicate"] * 3
+    assert settle(database, 200) == []
+    assert states(database) == [(1, "ready")]
+    with database.snapshot() as session:
+        study = session.execute(select(StudyRow)).scalar_one()
+        assert (study.patient_id, study.last_image_at) == ("P1", 0)
+        assert [one.sha256 for one in studies.files_of(session, study)] == [image(1).sha256, image(2).sha256]
+        noted = session.execute(select(EventRow.details).where(EventRow.kind == "conflict")).scalars().all()
+    assert noted == [{"another_patient_id": True}] * 2
+    assert receive(database, image(1, content="y"), image(3), now=220) == ["conflict", "new"]  # it grows
+    assert states(database) == [(1, "ready"), (2, "received")]
+
+
+def test_an_image_that_was_moved_to_another_study_is_an_image_of_that_study(database: Database) -> None:
+    moved = [
+        replace(image(number, study="1.9"), sop_uid=image(number).sop_uid, series_uid="1.2.3.9")
+        for number in (1, 2)
+    ]
+    receive(database, image(1), image(2), now=0)
+    assert receive(database, *moved, now=0) == ["new", "new"]
+    assert settle(database, 10) == [1, 1]
+    with database.snapshot() as session:
+        study = session.execute(select(StudyRow).where(StudyRow.uid == "1.9")).scalar_one()
+        assert [one.sha256 for one in studies.files_of(session, study)] == [one.sha256 for one in moved]
+
+
+def test_a_later_revision_ends_the_deliveries_of_the_older_one(database: Database) -> None:
+    receive(database, image(1), now=0)
+    settle(database, 10)
+    read(database, 11, destinations=("PACS", "research", "far"))
+    with database.transaction() as session:
+        for name, state in (("research", "sending"), ("far", "stored")):
+            session.execute(update(DeliveryRow).where(DeliveryRow.destination == name).values(state=state))
+    receive(database, image(2), now=20)
+    settle(database, 30)
+    with database.snapshot() as session:
+        rows = session.execute(select(DeliveryRow.destination, DeliveryRow.state, DeliveryRow.error)).all()
+    ended = "revision 2 took over"
+    assert set(rows) == {("PACS", "dead", ended), ("research", "dead", ended), ("far", "stored", "")}
+
+
 def test_late_slices_make_a_revision_that_supersedes(database: Database) -> None:
     receive(database, image(1), now=0)
     settle(database, 10)

@@ -7,7 +7,7 @@ highest, and of equals the last. Where two readers drew the same CT, their agree
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -20,9 +20,9 @@ from ichnos.arrays import Array
 from ichnos.audit.readings import HAEMATOMA_CODES
 from ichnos.cohort import Exam
 from ichnos.errors import InputRefused, foreign
-from ichnos.evidence.metrics.intervals import mean_interval
+from ichnos.evidence.metrics.intervals import Estimate, mean_interval
 from ichnos.evidence.metrics.overlap import dice
-from ichnos.evidence.tables import Table
+from ichnos.evidence.tables import Cell, Table
 from ichnos.formats import bids, nifti
 from ichnos.formats.dicom_seg import SEG_STORAGE, read_seg
 from ichnos.formats.dicom_source import MANUFACTURER
@@ -195,11 +195,20 @@ def _compared(patient: str, target: str, first: Volume, second: Volume) -> list[
 
 def readers_table(pairs: Sequence[ReaderPair]) -> Table:
     """Return how far readers agree: what no model can be asked to exceed."""
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for label in dict.fromkeys(pair.label for pair in pairs):
         own = [pair for pair in pairs if pair.label == label]
-        differences = [abs(pair.first_ml - pair.second_ml) for pair in own]
-        overlap = mean_interval([pair.dice for pair in own])
-        rows.append((label, len(own), overlap, mean_interval(differences)))
-    columns = ("target", "pairs of outlines", "Dice between readers", "difference, mL")
-    return Table("readers", "Agreement of readers on the same CT", columns, tuple(rows))
+        overlap = _over_patients(own, lambda pair: pair.dice)
+        difference = _over_patients(own, lambda pair: abs(pair.first_ml - pair.second_ml))
+        rows.append((label, overlap.n, len(own), overlap, difference))
+    columns = ("target", "patients", "pairs of outlines", "Dice between readers", "difference, mL")
+    note = "Where more than two readers drew the same CT, a patient counts once, with the mean of the pairs."
+    return Table("readers", "Agreement of readers on the same CT", columns, tuple(rows), note)
+
+
+def _over_patients(pairs: Sequence[ReaderPair], number: Callable[[ReaderPair], float]) -> Estimate:
+    """Return the mean over patients of each one's mean: pairs of one patient are not independent."""
+    own: dict[str, list[float]] = {}
+    for pair in pairs:
+        own.setdefault(pair.patient, []).append(number(pair))
+    return mean_interval([float(np.mean(values)) for values in own.values()])

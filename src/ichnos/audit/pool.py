@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, stdtrit
 
+from ichnos.arrays import Floats
 from ichnos.audit.adaptation import Adapted, averaged_provenance, identity_of, note_taught, taught_by
 from ichnos.audit.statistics import SiteStatistic
 from ichnos.errors import InputRefused, UsageError
@@ -63,17 +64,23 @@ def shares_by_evidence(
 ) -> dict[str, float]:
     """Return for each model how probably its mean loss over sites is the least: the share in an average."""
     losses = {
-        model: effects.pooled for (model, what, number), effects in pooled(statistics).items()
+        model: effects for (model, what, number), effects in pooled(statistics).items()
         if what == quantity and number == "mean loss"
     }  # fmt: skip
     if len(losses) < 2:
         raise InputRefused(
             f"{len(losses)} model(s) have a loss of {quantity} at two sites or more; two are needed"
         )
-    errors = [(one.high - one.low) / (2 * 1.959964) for one in losses.values()]
-    draws = rng.normal([one.value for one in losses.values()], errors, (_DRAWS, len(losses)))
+    draws = np.stack([_drawn(effects, rng) for effects in losses.values()], axis=1)
     best = np.bincount(draws.argmin(axis=1), minlength=len(losses)) / _DRAWS
     return dict(zip(losses, best.tolist(), strict=True))
+
+
+def _drawn(effects: RandomEffects, rng: np.random.Generator) -> Floats:
+    """Draw pooled values: Student's t with as many degrees of freedom as their interval has."""
+    freedom, one = effects.centres - 1, effects.pooled
+    error = (one.high - one.low) / (2 * float(stdtrit(freedom, 0.5 + one.level / 2)))
+    return np.asarray(one.value + error * rng.standard_t(freedom, _DRAWS))
 
 
 def pooled_model(models: Sequence[Model], shares: Mapping[str, float], out: Path) -> Adapted:

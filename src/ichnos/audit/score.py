@@ -114,7 +114,10 @@ def once(scores: Iterable[Score]) -> list[Score]:
     >>> len(once([a, a]))
     1
     """
-    return list({score.key: score for score in reversed(list(scores))}.values())[::-1]
+    first: dict[tuple[str, str, str, str], Score] = {}
+    for score in scores:
+        first.setdefault(score.key, score)
+    return list(first.values())
 
 
 def first_judged(scores: Iterable[Score]) -> list[Score]:
@@ -125,7 +128,10 @@ def first_judged(scores: Iterable[Score]) -> list[Score]:
     >>> [score.judge for score in first_judged([a, b])]
     ['model']
     """
-    return list({score.question: score for score in reversed(list(scores))}.values())[::-1]
+    first: dict[tuple[str, str, str], Score] = {}
+    for score in scores:
+        first.setdefault(score.question, score)
+    return list(first.values())
 
 
 def standing(scores: Iterable[Score]) -> list[Score]:

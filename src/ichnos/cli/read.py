@@ -203,7 +203,14 @@ def read_one(
     place = save_reading(reading, folder / item.id)
     if pdf:
         write_pdf(place / "report.html", place / "report.pdf")
-    return _row(item, reading.record)
+    return _row(item, _saved(place))
+
+
+def _saved(folder: Path) -> Record:
+    """Return the record of a saved reading, which may hold one warning more: why there is no SEG and SR."""
+    from ichnos.reading import Record
+
+    return Record.model_validate_json((folder / "reading.json").read_bytes())
 
 
 def _row(item: ScanItem, record: Record) -> dict[str, Any]:
@@ -264,9 +271,7 @@ def _show(summary: Summary, out: Path, *, as_json: bool) -> None:
 
 
 def _show_one(folder: Path) -> None:
-    from ichnos.reading import Record
-
-    record = Record.model_validate_json((folder / "reading.json").read_bytes())
+    record = _saved(folder)
     if record.status == "refused":
         typer.echo(f"not read: {record.refusal}", err=True)
     for finding in record.findings if record.status == "read" else ():

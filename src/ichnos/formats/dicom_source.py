@@ -62,7 +62,10 @@ _WANTED = (
     "AccessionNumber",
     "ReferringPhysicianName",
     "PositionReferenceIndicator",
+    "SliceThickness",
 )
+LONGEST_TEXT = 64  # characters of a long string (LO)
+_SEXES = ("", "M", "F", "O")
 # What pydicom and the walk through a dataset raise when bytes are not what they should be.
 _DAMAGED = (
     AttributeError,
@@ -113,9 +116,9 @@ def source_headers(scan: Scan, *, alias: Alias | None = None) -> list[Any]:
     headers = []
     with FileReader() as reader:
         for path in dict.fromkeys(s.path for s in scan.source.slices):
-            with reader.open(path) as stream:
+            with readable(path), reader.open(path) as stream:
                 header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-            headers.append(_renamed(_completed(header, path), alias))
+                headers.append(_renamed(_completed(header, path), alias))
     return headers
 
 
@@ -127,13 +130,34 @@ def _completed(header: Any, path: Path) -> Any:
         )
     for keyword in _WANTED:
         if keyword not in header:
-            setattr(header, keyword, "")
+            setattr(header, keyword, None if keyword == "SliceThickness" else "")
+    _make_legal(header)
     if "FrameOfReferenceUID" not in header:
         header.FrameOfReferenceUID = derived_uid(
             "frame of reference", header.StudyInstanceUID, header.get("SeriesInstanceUID", "")
         )
     _share_orientation(header)
     return header
+
+
+def _make_legal(header: Any) -> None:
+    """Empty a sex, dates and a time that DICOM does not know, and bring text of any character set but a
+    plain one to Unicode: highdicom refuses them, though they change no pixel. Name and number stay.
+    """
+    from highdicom import SpecificCharacterSetValues
+    from pydicom.valuerep import DA, TM
+
+    plain = {kind.value for kind in SpecificCharacterSetValues if not kind.value.startswith("ISO 2022")}
+    if "SpecificCharacterSet" in header and str(header.SpecificCharacterSet) not in plain:
+        header.decode()
+        header.SpecificCharacterSet = "ISO_IR 192"
+    if str(header.PatientSex or "") not in _SEXES:
+        header.PatientSex = ""
+    for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
+        try:
+            kind(header.get(keyword))
+        except (TypeError, ValueError):
+            setattr(header, keyword, "")
 
 
 def save_dataset(dataset: Any, path: str | Path) -> Path:
@@ -235,6 +259,9 @@ class Algorithm:
     name: str = "ichnos"
     version: str = ichnos.__version__
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "version", self.version[:LONGEST_TEXT])
+
     @property
     def parameters(self) -> tuple[str, ...]:
         """Return what every reader should see beside the name."""
@@ -253,7 +280,7 @@ def stamp(dataset: Any, header: Any, *, description: str) -> None:
     date, time = header.StudyDate or "19000101", header.StudyTime or "000000"
     dataset.InstanceCreationDate = dataset.ContentDate = dataset.SeriesDate = date
     dataset.InstanceCreationTime = dataset.ContentTime = dataset.SeriesTime = time
-    dataset.SeriesDescription = description[:64]
+    dataset.SeriesDescription = description[:LONGEST_TEXT]
     organization = derived_uid("dimensions", dataset.SOPInstanceUID)
     for element in dataset.iterall():
         if element.keyword == "ContributionDateTime":

@@ -11,6 +11,7 @@ import math
 import warnings
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ichnos.files import atomic_file
 from ichnos.formats.limits import DEFAULT_LIMITS, MIB, Limits, inflated
 from ichnos.formats.plausible import refuse_impossible_size
 from ichnos.formats.text import read_json
-from ichnos.scan import AIR_HU, PADDING_BELOW_HU, Acquisition, Scan, Source
+from ichnos.scan import AIR_HU, FACTS, PADDING_BELOW_HU, Acquisition, Scan, Source, names_agent, upright
 from ichnos.volume import Array, Floats, Volume
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -115,10 +116,10 @@ def open_nifti(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Scan:
     _refuse_other_images(path, volume, str(sidecar.get("Modality", "CT")))
     volume = volume.with_array(_hu(volume.array))
     if not volume.is_orthogonal:
-        grid = volume.orthogonal_grid()
-        limits.check_growth(grid.array.size, volume.array.size, path)
-        volume = volume.on_grid(grid, fill=AIR_HU)
-    return Scan(volume, _acquisition(sidecar, volume), Source(path))
+        limits.check_growth(volume.orthogonal_grid().array.size, volume.array.size, path)
+    scan = upright(volume)
+    acquisition = _acquisition(sidecar, scan.volume)
+    return replace(scan, acquisition=acquisition, source=Source(path), facts=_facts(sidecar))
 
 
 def _refuse_other_images(path: Path, volume: Volume, modality: str) -> None:
@@ -406,10 +407,23 @@ def _acquisition(sidecar: Mapping[str, Any], volume: Volume) -> Acquisition:
             fields[field] = "\\".join(map(str, value))
         elif isinstance(value, str | int | float):
             fields[field] = str(value)
+    if not names_agent(fields.get("contrast_agent", "")):
+        fields["contrast_agent"] = "yes" if sidecar.get("ContrastDeclared") is True else None
     given = sidecar.get("SliceStepsMillimetres")
     steps = [_number(step) for step in given] if isinstance(given, list) else []
     known = [step for step in steps if step is not None] or [max(volume.spacing_mm)]
     return Acquisition(**fields, slice_step_mm=tuple(round(step, 4) for step in known))
+
+
+def _facts(sidecar: Mapping[str, Any]) -> dict[str, str | float]:
+    """Return age and sex, as far as the sidecar tells."""
+    facts: dict[str, str | float] = {}
+    low, high = FACTS["age_years"]
+    if (age := _number(sidecar.get("AgeYears"))) is not None and low <= age <= high:
+        facts["age_years"] = age
+    if sidecar.get("Sex") in ("M", "F"):
+        facts["sex"] = str(sidecar["Sex"])
+    return facts
 
 
 def _number(value: Any) -> float | None:

@@ -8,12 +8,13 @@ general affine pull. The products are summed in one fixed order, so that threads
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from ichnos.formats.dicom.geometry import Ints, SharedSlabs
 from ichnos.volume import Box, Volume
 
 SLAB = 8  # slices of the scan that are brought back at a time
@@ -64,6 +65,19 @@ class ReadingGrid:
     forward: tuple[Weights, Weights, Weights]  # scan box -> grid, per axis
     backward: tuple[Weights, Weights, Weights]  # grid -> scan box, per axis
 
+    def levelled(self, slabs: SharedSlabs | None) -> ReadingGrid:
+        """Return the grid that brings the mean of their values to all planes of one slice of the scan, so
+        that a mask drawn on them is the slice's.
+        """
+        if slabs is None:
+            return self
+        owner = slabs.owner[self.box.slices[slabs.axis]]
+        x, y, z = (
+            _levelled(weights, owner) if axis == slabs.axis else weights
+            for axis, weights in enumerate(self.backward)
+        )
+        return replace(self, backward=(x, y, z))
+
     def pull(self, array: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """Resample the scan's array (x, y, z) onto the grid."""
         return resampled(np.ascontiguousarray(array[self.box.slices], np.float32), self.forward)
@@ -98,6 +112,14 @@ class ReadingGrid:
             values = _along(_along(_along(part, wz[z : z + SLAB], 2), wy, 1), wx, 0)
             at = place[2].start + z
             yield (place[0], place[1], slice(at, at + values.shape[2])), values
+
+
+def _levelled(weights: Weights, owner: Ints) -> Weights:
+    """Return weights whose rows of one owner are all their mean."""
+    out = weights.copy()
+    for k in np.unique(owner):
+        out[owner == k] = weights[owner == k].mean(axis=0)
+    return out
 
 
 def _reached(weights: Weights, hit: npt.NDArray[np.bool_]) -> tuple[slice, slice]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ichnos.arrays import Floats32
+from ichnos.formats.dicom.geometry import shared_slabs
 from ichnos.inference.backends import BackendName, TileRunner, backend_for, backend_name
 from ichnos.inference.channels import input_channels
 from ichnos.inference.grid import reading_grid
@@ -55,7 +56,7 @@ class Predictor:
         # What pads standardised channels is their mean and not air, so that the scan itself fills a tile that
         # the head does not.
         least = np.multiply(how.patch, how.spacing_mm).tolist() if how.z_score else (0.0, 0.0, 0.0)
-        grid = reading_grid(ras, head_box(ras, least_mm=least), how.spacing_mm)
+        grid = reading_grid(ras, head_box(ras, least_mm=least), how.spacing_mm).levelled(shared_slabs(scan))
         image = input_channels(grid.pull(ras.array), how)
         softmax = self.model.manifest.activation == "softmax"
         count = len(self.model.manifest.targets) + softmax

@@ -13,6 +13,7 @@ from scipy.special import expit, logit
 
 from ichnos.anatomy.tract import SIDES, population
 from ichnos.arrays import Floats32
+from ichnos.formats.dicom.geometry import shared_slabs
 from ichnos.inference.backends import TileRunner
 from ichnos.inference.channels import windows
 from ichnos.inference.coordinates import AtlasCoordinates, sample_atlas
@@ -49,7 +50,7 @@ def refiner_input(
     """
     ras = first.scan.volume.reoriented("RAS")
     steps = slices_of(ras, spacing_mm)
-    grid = reading_grid(ras, first.grid.box, steps)
+    grid = reading_grid(ras, first.grid.box, steps).levelled(shared_slabs(first.scan))
     coarse_mm = first.model.manifest.preprocessing.spacing_mm
     rows = zip(first.grid.shape, coarse_mm, grid.shape, steps, strict=True)
     up: list[Weights] = [

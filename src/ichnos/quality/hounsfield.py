@@ -47,7 +47,10 @@ def _facts_of_the_head(view: HeadView) -> Iterator[Reason]:
     inside = view.inside[1:] & view.inside[:-1]
     differences = np.diff(view.hu, axis=0)[inside]
     noise_hu = 1.4826 / 2**0.5 * float(np.median(np.abs(differences))) if len(differences) else float("nan")
-    yield Reason("noise_hu", "pass", f"neighbouring voxels differ by {noise_hu:.1f} HU", noise_hu, "HU")
+    if np.isnan(noise_hu):
+        yield Reason("noise_hu", "warn", "there is no brain to measure noise in", noise_hu, "HU")
+    else:
+        yield Reason("noise_hu", "pass", f"neighbouring voxels differ by {noise_hu:.1f} HU", noise_hu, "HU")
     enclosed_ml = float(view.inside_cm2 @ view.slab_mm) / 10.0
     yield Reason("inside_ml", "pass", f"the skull encloses {enclosed_ml:.0f} mL", enclosed_ml, "mL")
 

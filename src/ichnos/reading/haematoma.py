@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ichnos.arrays import Floats
 from ichnos.inference import Prediction
 from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.prognosis.volume import load_volume_calibration
@@ -21,6 +22,9 @@ IRREGULAR_BELOW = 0.55  # sphericity; our own limit, not a published one
 # Li 2017: at least three small clots apart from the main one (or four joined to it, not counted here).
 ISLANDS = 3
 _MIDLINE_MM = 5.0  # a clot whose centre is nearer to the midline than this has no side
+_ROW_MM = 2.0  # thickness of the rows whose middles are the midline
+_ROUNDS = 12  # of turning the rows: each leaves some two thirds of what a head still leans
+_MOST_TURNED, _LONGER = np.pi / 4, 1.1  # what turned further, or is rounder, shows no head's length
 _WITHOUT_SIDE = ("brainstem",)  # sites that are one structure across the midline
 
 
@@ -87,7 +91,7 @@ def _side(masks: Masks) -> Measure:
 
 
 def side_of(mask: Volume, brain: Volume) -> str:
-    """Return "left", "right" or "midline" by the clot's centre and the brain's midline at its height.
+    """Return "left", "right" or "midline" by the clot's centre and the brain's midline.
 
     Both masks are RAS on one grid.
 
@@ -97,24 +101,59 @@ def side_of(mask: Volume, brain: Volume) -> str:
     >>> side_of(clot, brain)
     'left'
     """
-    centre = mask.index(centroid_mm(mask))
-    middle = _midline_x(brain, centre)
-    offset_mm = (centre[0] - middle) * brain.spacing_mm[0]
+    offset_mm = _right_of_midline_mm(brain, mask.index(centroid_mm(mask)))
     if abs(offset_mm) < _MIDLINE_MM:
         return "midline"
     return "left" if offset_mm < 0 else "right"
 
 
-def _midline_x(brain: Volume, at: np.ndarray) -> float:
-    """Fit a plane x = a + b y + c z to the middles of the brain's rows; return its x at a point (voxels)."""
-    filled = np.asarray(brain.array).astype(bool)
-    width = filled.sum(axis=0)
-    y, z = np.nonzero(width > 0.5 * width.max())
-    first = filled[:, y, z].argmax(axis=0)
-    last = filled.shape[0] - 1 - filled[::-1, y, z].argmax(axis=0)
-    design = np.column_stack([np.ones(len(y)), y, z])
-    plane, *_ = np.linalg.lstsq(design, (first + last) / 2, rcond=None)
-    return float(plane @ [1.0, at[1], at[2]])
+def _right_of_midline_mm(brain: Volume, at: Floats) -> float:
+    """Return how far a point (voxels) lies to the right of the plane through the middles of the brain's rows.
+
+    The head may lie turned in the scanner, where middles lean less than the head: rows are turned by as much
+    as their middles lean, until these run straight.
+    """
+    step = np.array(brain.spacing_mm)
+    every = [max(1, int(_ROW_MM / mm)) for mm in step]
+    points = np.argwhere(np.asarray(brain.array)[:: every[0], :: every[1], :: every[2]]) * (step * every)
+    turn = _turn(_angle(points))
+    plane = _middles(points @ turn)
+    x, y, z = at * step @ turn
+    return float((x - plane @ [1.0, y, z]) / np.linalg.norm([1.0, *plane[1:]]))
+
+
+def _angle(points_mm: Floats) -> float:
+    """Return by how much the rows of a brain are to be turned; 0 where it is hardly longer than wide, as in
+    a part of a head: there nothing tells how it lies.
+    """
+    angle = 0.0
+    for _ in range(_ROUNDS):
+        angle += float(np.arctan(_middles(points_mm @ _turn(angle))[1]))
+    width, length, _ = (points_mm @ _turn(angle)).std(axis=0)
+    return angle if abs(angle) < _MOST_TURNED and length > _LONGER * width else 0.0
+
+
+def _turn(angle: float) -> Floats:
+    """Return the matrix that turns points (n, 3) within the axial plane."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1.0]])
+
+
+def _middles(points_mm: Floats) -> Floats:
+    """Fit a plane x = a + b y + c z to the middles of rows along x; return a, b and c."""
+    x, y, z = points_mm.T
+    at = np.round(np.stack([y, z]) / _ROW_MM).astype(int)
+    at -= at.min(axis=1, keepdims=True)
+    row = at[0] * (at[1].max() + 1) + at[1]
+    counts = np.bincount(row)
+    first, last = np.full(len(counts), np.inf), np.full(len(counts), -np.inf)
+    np.minimum.at(first, row, x)
+    np.maximum.at(last, row, x)
+    wide = np.flatnonzero(last - first > 0.5 * (last - first).max())
+    centre = [np.bincount(row, axis)[wide] / counts[wide] for axis in (y, z)]
+    design = np.column_stack([np.ones(len(wide)), *centre])
+    plane, *_ = np.linalg.lstsq(design, (first[wide] + last[wide]) / 2, rcond=None)
+    return np.asarray(plane, np.float64)
 
 
 def _grade(name: str, label: str, value: str | bool) -> Measure:

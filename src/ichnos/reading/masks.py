@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichnos.anatomy.tract import SIDES, Side, population
+from ichnos.formats.dicom.geometry import shared_slabs
 from ichnos.inference import Prediction
 from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.reading.density import (
@@ -46,7 +47,8 @@ PHE_REACH_MM = 30.0  # oedema further from the clot than this is not perihaemato
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """Masks on the scan's grid in RAS order; ICH, IVH, PHE and leukoaraiosis share no voxel.
+    """Masks on the scan's grid in RAS order; ICH, IVH, PHE and leukoaraiosis share no voxel, and planes that
+    one slice fills are alike, so that masks on slices hold the same millilitres.
 
     `expansion` is where the haematoma is expected at follow-up; None where that was not forecast. A mask
     whose name is not in `known` is empty because the model does not outline it: `named` leaves it out.
@@ -90,10 +92,15 @@ def consistent_masks(prediction: Prediction, coordinates: AtlasCoordinates | Non
     tracts = _tracts(prediction, coordinates, box)
     settled = _settled(drawn, blood, ras.cropped(box), tracts, fine=prediction.refines("ICH"))
     others = {name: _inside(mask, drawn) for name, mask in drawn.items() if _has_no_rule(name)}
+    slabs = shared_slabs(prediction.scan)
+
+    def whole(mask: Volume) -> Volume:
+        return slabs.one_each(nothing.pasted(mask)) if slabs is not None else nothing.pasted(mask)
+
     return Masks(
-        **{name: nothing.pasted(mask) for name, mask in settled.items()},
+        **{name: whole(mask) for name, mask in settled.items()},
         known=(frozenset(raw) - {_INFARCT}) | frozenset(tracts),
-        others={name: nothing.pasted(mask) for name, mask in others.items()},
+        others={name: whole(mask) for name, mask in others.items()},
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import ichnos
 from ichnos.cohort import Fact
 from ichnos.errors import InputRefused, UsageError
+from ichnos.formats.dicom.geometry import shared_slabs
 from ichnos.inference import Prediction, Predictor
 from ichnos.inference.coordinates import AtlasCoordinates
 from ichnos.inference.expansion import classifier_beside
@@ -155,7 +156,9 @@ def _provenance(predictor: Predictor, scan: Scan) -> ReadingProvenance:
 def _expected_mask(findings: Sequence[Finding], prediction: Prediction, masks: Masks) -> Volume | None:
     """Return where the haematoma is expected at follow-up; None where that was not forecast."""
     forecast = next((finding for finding in findings if finding.target == "expansion"), None)
-    return None if forecast is None else expansion_mask(forecast, masks, forecast=forecast_of(prediction))
+    mask = None if forecast is None else expansion_mask(forecast, masks, forecast=forecast_of(prediction))
+    slabs = shared_slabs(prediction.scan)
+    return mask if mask is None or slabs is None else slabs.one_each(mask)
 
 
 def refused(

@@ -115,10 +115,14 @@ class Record(PlainModel):
 
 
 def quality_reasons(verdict: Verdict | None) -> tuple[QualityReason, ...]:
-    """Return a verdict's reasons as they are stored."""
+    """Return a verdict's reasons as they are stored; a number that is not defined is None."""
     if verdict is None:
         return ()
     return tuple(
-        QualityReason(name=r.name, level=r.level, text=r.text, value=r.value, unit=r.unit)
+        QualityReason(name=r.name, level=r.level, text=r.text, value=_finite(r.value), unit=r.unit)
         for r in verdict.reasons
     )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from ichnos.errors import InputRefused
 from ichnos.files import atomic_file
 from ichnos.formats import nifti
 from ichnos.formats.dicom_seg import write_seg
-from ichnos.formats.dicom_source import Algorithm
+from ichnos.formats.dicom_source import LONGEST_TEXT, Algorithm
 from ichnos.formats.dicom_sr import CodedGrade, MeasurementGroup, Quantity, Report, write_sr
 from ichnos.reading.record import Finding, Measure, Record
 from ichnos.reading.result import Reading
@@ -31,7 +33,7 @@ def write_record(
 ) -> Path:
     """Write everything a reading holds into a folder, and the page that is drawn of it; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {}
+    files: dict[str, str] = {}
     with ThreadPoolExecutor(2) as beside:  # two at a time: each more would cost memory
         page = beside.submit(draw_page, reading) if draw_page else None
         drawn = _drawn(reading)
@@ -39,26 +41,34 @@ def write_record(
         list(beside.map(lambda name: nifti.save(drawn[name], folder / masks[name]), drawn))
         scan = reading.scan if reading.masks is not None else None
         if scan is not None and scan.source is not None and scan.source.slices:
-            _write_dicom(reading.record, scan, drawn, folder)
-            files = {"DICOM SEG": SEG, "DICOM SR": SR}
+            if missing := _why_no_dicom(reading.record, scan, drawn, folder):
+                reading = _warned(reading, f"DICOM SEG and SR were not written: {missing}")
+                page = beside.submit(draw_page, reading) if draw_page else None
+            else:
+                files = {"DICOM SEG": SEG, "DICOM SR": SR}
         if page is not None:
             files["report"] = PAGE
             _write_text(folder / PAGE, page.result())
     record = reading.record.model_copy(update={"masks": masks, "files": files})
-    _write_text(
-        folder / RECORD, json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-    )
+    content = record.model_dump(mode="json")
+    _write_text(folder / RECORD, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return folder
+
+
+def _warned(reading: Reading, warning: str) -> Reading:
+    warnings = (*reading.record.warnings, warning)
+    return replace(reading, record=reading.record.model_copy(update={"warnings": warnings}))
 
 
 def _drawn(reading: Reading) -> dict[str, Volume]:
     """Return the masks as they are stored: whole numbers on the input's own grid."""
     if reading.masks is None or reading.scan is None:
         return {}
+    masks = {name: mask.astype(np.uint8) for name, mask in reading.masks.named().items()}
+    if (given := reading.scan.given_grid) is not None:  # moved by whole voxels, so that none overlap
+        return {name: mask.on_grid(given, interpolation="nearest") for name, mask in masks.items()}
     orientation = reading.scan.volume.orientation
-    return {
-        name: mask.astype(np.uint8).reoriented(orientation) for name, mask in reading.masks.named().items()
-    }
+    return {name: mask.reoriented(orientation) for name, mask in masks.items()}
 
 
 def _write_text(file: Path, text: str) -> None:
@@ -66,13 +76,29 @@ def _write_text(file: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def _why_no_dicom(record: Record, scan: Scan, drawn: dict[str, Volume], folder: Path) -> str:
+    """Write SEG and SR; return "", or why there is neither: a header that DICOM does not allow must not
+    cost the reading.
+    """
+    try:
+        _write_dicom(record, scan, drawn, folder)
+        return ""
+    except InputRefused as refusal:
+        why = refusal.without_names
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # highdicom fails in its own ways; its words may hold a header's
+        why = f"a header of the source images does not allow it ({type(error).__name__})"
+    for name in (SEG, SR):
+        (folder / name).unlink(missing_ok=True)
+    return why
+
+
 def _write_dicom(record: Record, scan: Scan, drawn: dict[str, Volume], folder: Path) -> None:
-    provenance = record.provenance
-    version = (
-        f"{provenance.code_version} {provenance.model_name} {provenance.model_sha256[:12]}"
-        if provenance
-        else ""
-    )
+    made_by, version = record.provenance, ""
+    if made_by:  # of a long name the end goes, not the digest behind it
+        name = made_by.model_name[: LONGEST_TEXT - len(made_by.code_version) - 14]
+        version = f"{made_by.code_version} {name} {made_by.model_sha256[:12]}"
     algorithm = Algorithm(version=version) if version else Algorithm()
     seg = write_seg(scan, drawn, folder / SEG, algorithm=algorithm)
     write_sr(scan, structured(record), folder / SR, seg=seg, algorithm=algorithm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,9 +33,23 @@ class InstalledModel:
 
 
 def installed_models(session: Session, settings: NodeSettings) -> list[InstalledModel]:
-    """Return every model of the node, sorted by name; one in the node's folder hides one that ships."""
-    chosen = folder_of_model(session, settings)
-    return [_described(name, folder, chosen) for name, folder in sorted(_folders(settings).items())]
+    """Return every model of the node, sorted by name; one in the node's folder hides one that ships.
+
+    A chosen one that is not there any more is among them, with that as its problem.
+    """
+    folders, missing = _folders(settings), missing_model(session, settings)
+    chosen = missing or folder_of_model(session, settings)
+    found = [_described(name, folder, chosen) for name, folder in folders.items()]
+    if missing:
+        folder, why = settings.home / "models" / missing, _no_such_model(missing, folders)
+        found.append(InstalledModel(missing, folder, missing, "", (), why, reads=True))
+    return sorted(found, key=lambda model: model.name)
+
+
+def missing_model(session: Session, settings: NodeSettings) -> str:
+    """Return the name of the model that was chosen in the pages where its folder is gone, else ""."""
+    chosen = str(option(session, READING_MODEL, ""))
+    return "" if chosen in _folders(settings) else chosen
 
 
 def folder_of_model(session: Session, settings: NodeSettings, name: str = "") -> str:
@@ -44,7 +59,7 @@ def folder_of_model(session: Session, settings: NodeSettings, name: str = "") ->
         return settings.reading.model
     folders = _folders(settings)
     if wanted not in folders:
-        raise InputRefused(f"there is no model called {wanted}; installed: {', '.join(sorted(folders))}")
+        raise InputRefused(_no_such_model(wanted, folders))
     return str(folders[wanted])
 
 
@@ -52,7 +67,7 @@ def choose_model(session: Session, settings: NodeSettings, name: str, *, now: fl
     """Read new studies with this model from now on."""
     folders = _folders(settings)
     if name not in folders:
-        raise UsageError(f"there is no model called {name}; installed: {', '.join(sorted(folders))}")
+        raise UsageError(_no_such_model(name, folders))
     if problem := _described(name, folders[name], "").problem:
         raise UsageError(f"the model {name} cannot be used: {problem}")
     set_option(session, READING_MODEL, name, now=now, actor=actor)
@@ -74,6 +89,10 @@ def model_card(settings: NodeSettings, name: str) -> str | None:
     """Return the card of a model as Markdown; None when there is no such model."""
     folder = _folders(settings).get(name)
     return None if folder is None else card_text(read_manifest(folder))
+
+
+def _no_such_model(name: str, folders: Iterable[str]) -> str:
+    return f"there is no model called {name}; installed: {', '.join(sorted(folders))}"
 
 
 def _folders(settings: NodeSettings) -> dict[str, Path]:

@@ -24,6 +24,7 @@ from sqlalchemy import select
 from ichnos.errors import IchnosError, InputRefused
 from ichnos.service.lease import kept_lease
 from ichnos.service.node import Node, worker_name
+from ichnos.service.remote.archive import kind_of_failure
 from ichnos.service.remote.destinations import find_destination
 from ichnos.service.results.extras import files_for
 from ichnos.service.settings import Destination
@@ -206,8 +207,17 @@ def _ask_for_commitment(
 def _stow(files: Sequence[Path], destination: Destination) -> None:
     from dicomweb_client.api import DICOMwebClient
 
-    client = DICOMwebClient(destination.url)
-    reply = client.store_instances([dcmread(file) for file in files])
+    datasets = [dcmread(file) for file in files]
+    try:
+        client = DICOMwebClient(destination.url)
+        client.set_http_retry_params(retry=False)  # the queue tries again, and says why
+        reply = client.store_instances(datasets)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # their text holds the URL, which may hold a password
+        raise NotDelivered(f"{destination.name} did not take the results: {kind_of_failure(error)}") from None
     if failed := reply.get("FailedSOPSequence"):
         raise NotDelivered(f"{destination.name} did not take {len(failed)} of {len(files)} instances")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ichnos.api import Engine, read_with, save_reading
+from ichnos.audit.monitoring.inputs import watched_values
 from ichnos.reading import Reading, Record
 from ichnos.service.installed import folder_of_model
 from ichnos.service.lease import kept_lease
@@ -183,7 +184,9 @@ def outcome_of(record: Record, folder: str) -> ReadingOutcome:
         for measure in finding.measures
         if measure.value is not None and measure.name in _SHOWN
     }
-    return ReadingOutcome(folder, record.refusal, urgency_of(values, refused=bool(record.refusal)), values)
+    inputs = {name: round(value, 3) for name, value in watched_values(record).items()}
+    urgency = urgency_of(values, refused=bool(record.refusal))
+    return ReadingOutcome(folder, record.refusal, urgency, values, inputs)
 
 
 _SHOWN = frozenset(

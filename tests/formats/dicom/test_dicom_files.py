@@ -4,15 +4,18 @@ sentence.
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import os
 import shutil
+import struct
 import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -106,6 +109,44 @@ def test_junk_is_counted_and_does_not_matter(study: Path) -> None:
     found = inspect_path(study)
     assert found.skipped == {"empty": 1, "not DICOM": 1, "damaged": 1} or sum(found.skipped.values()) == 3
     assert open_scan(study).volume.shape == (16, 16, 12)
+
+
+@pytest.mark.parametrize("tag", ["SOPInstanceUID", "SeriesInstanceUID", "Rows", "PixelData"])
+@pytest.mark.parametrize("place", ["folder", "zip"])
+def test_a_slice_cut_short_is_told_by_read_and_convert_too(
+    tag: str, place: str, study: Path, tmp_path: Path
+) -> None:
+    file = sorted(study.iterdir())[0]
+    number = int(pydicom.tag.Tag(tag))
+    at = file.read_bytes().index(struct.pack("<HH", number >> 16, number & 0xFFFF), 400)
+    file.write_bytes(file.read_bytes()[: at + (0 if tag == "PixelData" else 6)])
+    if place == "zip":
+        study = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", study))
+    assert inspect_path(study).skipped == {"damaged": 1}
+    (found,) = studies_in(study)
+    scan = found.open()
+    assert (scan.source.left_out, len(scan.source.slices)) == (("damaged",), 11)
+    assert [r.level for r in judge(scan).reasons if r.name == "files"] == ["warn"]
+
+
+def test_objects_without_an_image_are_no_lost_slices(study: Path) -> None:
+    image = pydicom.dcmread(min(study.iterdir()), stop_before_pixels=True)
+    kinds = {
+        "report": ("1.2.840.10008.5.1.4.1.1.88.67",),
+        "presentation": ("1.2.840.10008.5.1.4.1.1.11.1",),
+        "key objects": ("1.2.840.10008.5.1.4.1.1.88.59",),
+        "hanging protocol": ("1.2.840.10008.5.1.4.38.1", "SeriesInstanceUID"),
+        "index": ("1.2.840.10008.1.3.10", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"),
+    }
+    for name, (kind, *without) in kinds.items():
+        other = copy.deepcopy(image)
+        other.SOPClassUID = other.file_meta.MediaStorageSOPClassUID = kind
+        for word in without:
+            delattr(other, word)
+        other.save_as(study / name)
+    (found,) = studies_in(study)
+    assert (inspect_path(study).left_out, found.left_out) == ((), ())
+    assert inspect_path(study).skipped == {"DICOM without an image": 2}
 
 
 @pytest.mark.parametrize(

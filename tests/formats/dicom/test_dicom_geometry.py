@@ -16,7 +16,7 @@ from builders.series import Quirks, affines_of, ball, build_series, planes_of
 from ichnos.errors import InputRefused
 from ichnos.formats import open_scan
 from ichnos.formats.dicom import mask_from_source, mask_on_source
-from ichnos.formats.dicom.geometry import layout_of, source_layout
+from ichnos.formats.dicom.geometry import layout_of, shared_slabs, source_layout
 from ichnos.scan import Scan, Source, SourceSlice
 from ichnos.volume import Volume, centroid_mm, volume_ml
 
@@ -134,6 +134,19 @@ def test_uneven_steps_keep_every_value_and_weigh_it_by_its_slab() -> None:
     assert [int((line == k).sum()) * layout.grid.spacing_mm[2] for k in range(5)] == pytest.approx(
         [4.0, 4.0, 5.5, 7.0, 7.0]
     )
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "LPI", "RAS", "LIP", "PIR"])
+def test_a_mask_of_whole_slices_holds_the_same_on_them_and_on_the_grid(orientation: str) -> None:
+    scan = scan_of(Quirks(axes=orientation, steps_mm=(5.0,) * 5 + (10.0,) + (5.0,) * 4, shape=(12, 9)))
+    slabs = shared_slabs(scan)
+    assert slabs is not None
+    ras = scan.volume.reoriented("RAS")
+    ragged = ras.with_array(np.random.default_rng(0).random(ras.shape) > 0.5)
+    frames_ml, _ = by_frames(scan, mask_on_source(scan, slabs.one_each(ragged)))
+    assert volume_ml(slabs.one_each(ragged)) == pytest.approx(frames_ml, rel=1e-6)
+    assert by_frames(scan, mask_on_source(scan, ragged))[0] < 0.9 * volume_ml(ragged), "ties go to nothing"
+    assert shared_slabs(scan_of(Quirks(steps_mm=EVEN, tilt_deg=15, shape=(12, 9)))) is None
 
 
 def test_mask_from_another_grid_is_resampled_first() -> None:

@@ -113,6 +113,15 @@ def test_negative_padding_written_as_unsigned_is_air(tmp_path: Path) -> None:
     assert set(np.unique(open_scan(tmp_path).hu)) == {-1000, 60}
 
 
+def test_a_skull_stored_over_the_full_unsigned_range_is_bone(tmp_path: Path) -> None:
+    quirks = Quirks(**SMALL, header={"bits_stored": 16, "intercept": -1024.0})  # type: ignore[arg-type]
+    for k, data in enumerate(datasets_of(ball(8, inside_hu=2900.0), quirks)):
+        pixels = np.frombuffer(data.PixelData, "<u2")
+        data.RescaleSlope, data.PixelData = "0.0625", (pixels * np.uint16(16)).tobytes()
+        (tmp_path / f"{k}.dcm").write_bytes(encoded(data, quirks))
+    assert set(np.unique(open_scan(tmp_path).hu)) == {-1000, 2900}
+
+
 def test_bits_above_the_stored_ones_do_not_count(tmp_path: Path) -> None:
     assert set(np.unique(opened(ball(8), tmp_path, high_bits=True))) == {-1000, 60}
 

@@ -9,7 +9,6 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 from fastapi.testclient import TestClient
-from sqlalchemy import select
 
 from builders.audited import chance_score, measure, volume_score
 from builders.head import head_hu
@@ -27,72 +26,17 @@ from ichnos.service.node import Node
 from ichnos.service.partners import judge as judging
 from ichnos.service.partners.evidence import node_evidence, scores_in
 from ichnos.service.partners.finder import SEEN_EVENT, PairFinder
+from ichnos.service.partners.folders import shadow_folder
 from ichnos.service.partners.judge import PairJudge, add_scores
-from ichnos.service.partners.shadow import ShadowReader, set_shadow, shadow_folder
-from ichnos.service.settings import NodeSettings, PartnerSettings
+from ichnos.service.partners.shadow import ShadowReader, set_shadow, shadow_readings
+from ichnos.service.settings import PartnerSettings
 from ichnos.service.store import events, queue, studies
-from ichnos.service.store.database import Database
 from ichnos.service.store.images import StoredImage, store_image
 from ichnos.service.store.options import option
-from ichnos.service.store.tables import PairRow, StudyRow, TaskRow
+from ichnos.service.store.tables import StudyRow
 from ichnos.service.web.app import create_app
+from service.partners.arriving import later, pairs, stand_in, study, waiting
 from service.web.visits import add_judgements
-
-SETTINGS = PartnerSettings(delay_s=100)
-
-
-class Clock:
-    """A clock that tests move."""
-
-    now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def node(database: Database, tmp_path: Path) -> Node:
-    settings = NodeSettings(home=tmp_path / "node", partners=SETTINGS)
-    settings.home.mkdir()
-    return Node(settings, database, clock=Clock())
-
-
-def study(
-    node: Node, uid: str, date: str, *, modality: str = "CT", patient: str = "P1", read: bool = True
-) -> int:
-    """Add a study as the node leaves it: a CT that was read, or an MR that is kept; return its id."""
-    now = node.clock()
-    sha = uid.encode().hex().ljust(64, "0")[:64]
-    image = StoredImage(
-        f"images/{sha}.dcm", sha, 1, uid, f"{uid}.9", f"{uid}.1", "1.2", modality, patient, "DOE^J", date
-    )
-    with node.database.transaction() as session:
-        studies.register_image(session, image, now=now, source="CT1")
-        row = studies.latest_revision(session, uid)
-        assert row is not None
-        if read and modality == "CT":
-            row.state, row.read_at, row.reading = "ready", now, f"readings/{row.id}"
-            row.summary = {"ich_volume": 10.0 + row.id}
-            events.append_event(session, "ready", at=now, actor="worker", study_id=row.id)
-        return row.id
-
-
-def later(node: Node, seconds: float) -> None:
-    node.clock.now += seconds  # type: ignore[attr-defined]
-
-
-def pairs(node: Node) -> list[tuple[int, int, str]]:
-    with node.database.snapshot() as session:
-        rows = session.execute(select(PairRow).order_by(PairRow.id)).scalars()
-        return [(row.ct_study_id, row.partner_study_id, row.state) for row in rows]
-
-
-def waiting(node: Node, kind: str) -> int:
-    with node.database.snapshot() as session:
-        return len(
-            session.execute(select(TaskRow).where(TaskRow.kind == kind, TaskRow.state == "waiting")).all()
-        )
-
 
 # ---- finding
 
@@ -155,25 +99,6 @@ def test_pairing_can_be_switched_off_and_kept_to_the_night(node: Node) -> None:
 
 
 # ---- judging
-
-
-def stand_in(monkeypatch: pytest.MonkeyPatch, *scores: Score, error: Exception | None = None) -> None:
-    def judged(job: Any, home: Path) -> tuple[str, str, tuple[Score, ...]]:
-        if error is not None:
-            raise error
-        return "judged", "", scores
-
-    monkeypatch.setattr(judging, "_judged", judged)
-
-
-@pytest.fixture
-def paired(node: Node) -> Node:
-    study(node, "1.1", "20260101")
-    later(node, 50)
-    study(node, "1.2", "20260102")
-    later(node, 200)
-    PairFinder(node).step()
-    return node
 
 
 def test_scores_are_kept_with_the_end_of_the_task(paired: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +188,7 @@ def test_two_head_cts_go_through_pair_and_audit(
     assert (score.quantity, score.predicted, score.truth, score.held) == ("followup_volume", 6.0, 7.5, True)
     assert score.month == "2026-03"
     assert "P1" not in score.patient
+    assert list((node.settings.home / "partners").iterdir()) == []  # no voxel stays of what was judged
 
 
 def record(digest: str, model: str = "ab" * 32) -> Record:
@@ -324,6 +250,14 @@ def test_a_shadow_model_reads_new_studies_and_nobody_is_told(node: Node) -> None
     assert shadow.step()
     assert not shadow.step()
     assert models == ["new"]
+    with node.database.transaction() as session:  # as when the CT is read again
+        queue.enqueue(session, "shadow", study_id=ct, payload={"model": "new"})
+    later(node, 500)
+    assert shadow.step()
+    assert models == ["new"]  # what it had said stays a forecast
+    own = shadow_folder(node.settings.home, ct) / "new"
+    assert shadow_readings(node.settings.home, ct, until=node.clock() - 500) == [own]
+    assert shadow_readings(node.settings.home, ct, until=node.clock() - 501) == []
     assert (shadow_folder(node.settings.home, ct) / "new" / "reading.json").is_file()
     with node.database.snapshot() as session:
         assert session.get_one(StudyRow, ct).reading == f"readings/{ct}"  # what people see is as before

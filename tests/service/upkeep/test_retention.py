@@ -13,7 +13,7 @@ from builders.stored_node import DAY_S, open_stored, read_all, receive
 from ichnos.errors import UsageError
 from ichnos.service.node import Node
 from ichnos.service.store import events
-from ichnos.service.store.tables import DeliveryRow, EventRow, InstanceRow, StudyRow, TaskRow
+from ichnos.service.store.tables import DeliveryRow, EventRow, InstanceRow, PairRow, StudyRow, TaskRow
 from ichnos.service.upkeep.daily import Upkeep
 from ichnos.service.upkeep.leftovers import sweep
 from ichnos.service.upkeep.retention import hold_study, purge_expired, purge_study
@@ -131,6 +131,40 @@ def test_leftovers_of_killed_processes_are_swept_and_busy_ones_are_not(node: Nod
     assert sweep(node, older_s=-60) == 3
     assert sorted(path.name for path in (home / "work").iterdir()) == ["worker-busy-4"]
     assert sorted(path.name for path in (home / "readings").iterdir()) == ["1-r", "2-r"]
+
+
+def partners_files(node: Node, *names: str) -> None:
+    for name in names:
+        folder = node.settings.home / "partners" / name
+        folder.mkdir(parents=True)
+        (folder / "voxels.nii.gz").write_bytes(b"x")
+
+
+def left_of_partners(node: Node) -> list[str]:
+    home = node.settings.home / "partners"
+    return sorted(str(file.parent.relative_to(home)) for file in home.rglob("*.nii.gz"))
+
+
+def test_shadow_readings_and_pairs_go_with_every_revision(node: Node) -> None:
+    receive(node, slices(3, study="1.2.3"), now=1.0)  # a late slice: revision 2
+    assert read_all(node, now=2.0) == [3]
+    with node.database.transaction() as session:
+        for ct, partner in ((1, 2), (2, 3), (2, 2)):
+            session.add(PairRow(ct_study_id=ct, partner_study_id=partner, found_at=0.0))
+            session.flush()
+    partners_files(node, "1", "2", "3/cohort", "shadow/1/new", "shadow/2/new", "shadow/3/new")
+    purge_study(node, 3, actor="ann")
+    assert left_of_partners(node) == ["3/cohort", "shadow/2/new"]
+
+
+def test_pairs_that_are_not_being_judged_and_shadows_of_no_study_are_swept(node: Node) -> None:
+    purge_study(node, 1, actor="ann")
+    partners_files(node, "1", "2", "shadow/1/new", "shadow/2/new")  # as older versions left them
+    with node.database.transaction() as session:
+        session.add(TaskRow(kind="judge", study_id=2, payload={"pair": 2}, state="leased", worker="judge-1"))
+    assert sweep(node) == 0
+    assert sweep(node, older_s=-60) == 2
+    assert left_of_partners(node) == ["2", "shadow/2/new"]
 
 
 def test_upkeep_is_due_now_and_then(node: Node) -> None:

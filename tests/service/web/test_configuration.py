@@ -10,12 +10,13 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 from sqlalchemy import select
 
+from ichnos.errors import InputRefused
 from ichnos.service import installed
 from ichnos.service.accounts import auth, people
 from ichnos.service.node import Node
 from ichnos.service.remote import destinations
 from ichnos.service.settings import Destination, SendingSettings
-from ichnos.service.store.tables import EventRow, LoginRow, UserRow
+from ichnos.service.store.tables import EventRow, LoginRow, OptionRow, UserRow
 from ichnos.service.upkeep.retention import keep_days_of
 from service.web.visits import Browser, a_node, add_study, signed_in
 
@@ -61,6 +62,20 @@ def test_a_destination_is_added_switched_and_removed(node: Node, admin: Browser)
     with node.database.snapshot() as session:
         changes = [e.details["change"] for e in session.execute(select(EventRow)).scalars()]
     assert changes == ["added", "disabled", "disabled", "enabled", "removed"]
+
+
+def test_nobody_is_shown_the_password_of_a_destination(node: Node, admin: Browser) -> None:
+    secret = {"name": "research", "kind": "stow", "url": "https://ann:geheim@archive.example/dicom-web"}
+    added = admin.post("/api/v1/destinations", json=secret, headers={"X-CSRF-Token": admin.csrf})
+    assert added.status_code == 201
+    shown = (added.text, signed_in(node, "reader").get("/api/v1/destinations").text)
+    for text in (*shown, admin.get("/destinations").text):
+        assert "https://archive.example/dicom-web" in text
+        assert "geheim" not in text
+    with node.database.snapshot() as session:
+        there = destinations.find_destination(session, node.settings, "research")
+    assert there is not None
+    assert there.url == secret["url"]  # what is sent with has it
 
 
 @pytest.mark.parametrize(
@@ -122,6 +137,22 @@ def test_the_model_that_reads_is_chosen_and_an_unknown_one_refused(
     card = admin.get(f"/models/{shipped.name}")
     assert "What it never saw" in card.text
     assert admin.get("/models/nothing").status_code == 404
+
+
+def test_a_chosen_model_that_is_gone_is_named_and_another_is_chosen(node: Node, admin: Browser) -> None:
+    with node.database.transaction() as session:
+        session.add(OptionRow(name=installed.READING_MODEL, value="site-20260101"))
+    study = add_study(node)
+    pages = [admin.get(path) for path in ("/models", "/evidence", f"/studies/{study}", "/api/v1/models")]
+    assert [page.status_code for page in pages] == [200] * 4
+    sentence = "there is no model called site-20260101; installed: "
+    assert sentence in pages[0].text
+    assert [line["problem"].startswith(sentence) for line in pages[3].json() if line["reads"]] == [True]
+    with node.database.snapshot() as session, pytest.raises(InputRefused, match=sentence):
+        installed.folder_of_model(session, node.settings)  # so readings fail with that sentence
+    shipped = installed.shipped_models()[0].name
+    assert admin.submit("/models", name=shipped) == 303
+    assert sentence not in admin.get("/models").text
 
 
 def test_a_broken_model_folder_is_shown_and_cannot_read(node: Node, admin: Browser) -> None:

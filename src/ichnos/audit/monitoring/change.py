@@ -6,11 +6,15 @@ independent of all earlier ranks, whatever the distribution (Vovk, Gammerman and
 that, spread over directions by the Simple Jumper (Vovk, Petej, Nouretdinov and others 2021, COPA), win money
 only after a change. Nothing has to be known of the site beforehand, and constant selection of who gets a
 partner exam does no harm.
+
+The promise on false alarms holds over all looks only if a look never rewrites what earlier looks saw: streams
+grow at their end alone, ties are broken by the same numbers each time, shares of alpha are fixed.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +23,8 @@ import numpy.typing as npt
 from ichnos.arrays import Floats
 from ichnos.evidence.metrics.intervals import finite
 
-# Probability of any false alarm, ever, over all streams together. Changes of the inputs are plain, so that a
-# strict limit costs a few CTs; at 5 % one quiet site in twenty would be alarmed for nothing.
+# Probability of any false alarm, ever, over all streams together, of one model. Changes of the inputs are
+# plain, so that a strict limit costs a few CTs; at 5 % one quiet site in twenty would be alarmed for nothing.
 ALPHA = 0.01
 _BETS = np.array([-1.8, -0.9, 0.0, 0.9, 1.8])  # f(p) = 1 + bet (p - 1/2): rising or falling ranks
 _JUMP = 0.01  # share of the money that is spread anew before each value
@@ -86,19 +90,23 @@ class Stream:
     name: str
     values: tuple[float, ...]
     unit: str = ""
-    weight: float = 1.0  # its share of alpha, relative to the other streams
+    weight: float = 1.0  # its share of alpha, whatever streams come later; all together at most one
     expected: tuple[bool, ...] = ()  # where the headers tell of a new scanner; () nowhere
     spread: bool = False  # watch the scatter instead of the size
 
 
-def watch(streams: list[Stream], rng: np.random.Generator, *, alpha: float = ALPHA) -> list[ChangeAlarm]:
-    """Return the alarms of streams that share one alpha, the probability of any false alarm, ever."""
-    whole = sum(stream.weight for stream in streams)
+def watch(streams: list[Stream], seed: int = 0, *, alpha: float = ALPHA) -> list[ChangeAlarm]:
+    """Return the alarms of streams that share one alpha, the probability of any false alarm, ever.
+
+    Each stream breaks its ties by numbers of its own, so that its past is the same at every look.
+    """
+    whole = max(1.0, sum(stream.weight for stream in streams))
     found = []
     for stream in streams:
         if not stream.values:
             continue
-        p = ranks(stream.values, rng, spread=stream.spread)
+        ties = np.random.default_rng([seed, zlib.crc32(stream.name.encode())])
+        p = ranks(stream.values, ties, spread=stream.spread)
         capital = betting_capital(p, stream.expected or None)
         evidence = capital + math.log(stream.weight / whole)
         over = np.flatnonzero(evidence >= -math.log(alpha))

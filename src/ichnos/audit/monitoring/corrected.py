@@ -72,7 +72,7 @@ def _estimates(
     if not judged.outlined:
         raise InputRefused("no pair was outlined by people")
     if model_share is None:
-        first = _Solution.of(x, judged.by_model_alone(), 0.0, logistic=logistic)
+        first = _Solution.of(x, judged, 0.0, logistic=logistic)
         model_share = _best_share(x, judged, first)
     solved = _Solution.of(x, judged, model_share, logistic=logistic)
     people, model = _contributions(x, judged, solved)
@@ -94,8 +94,13 @@ class _Solution:
 
     @staticmethod
     def of(x: Floats, judged: DoublyJudged, model_share: float, *, logistic: bool) -> _Solution:
-        """Solve mean_all w x (expected - share model) = mean_outlined w x (people - share model)."""
+        """Solve mean_outlined x (e - people) + share (mean_all - mean_outlined) x (e - model) = 0.
+
+        All means are weighted, e is the expected outcome. Share 0 is the regression of people's outcomes on
+        the outlined pairs alone.
+        """
         all_, outlined, people = _normalised(judged)
+        mixed = model_share * all_ + (1 - model_share) * outlined
         model = model_share * judged.by_model
         wanted = x @ (all_ * model) + x @ (outlined * (people - model))
         at = np.zeros(len(x))
@@ -103,8 +108,8 @@ class _Solution:
             eta = at @ x
             mean = expit(eta) if logistic else eta
             slope = mean * (1 - mean) if logistic else np.ones_like(eta)
-            information = (x * (all_ * slope)) @ x.T
-            step = np.linalg.solve(information + 1e-12 * np.eye(len(x)), wanted - x @ (all_ * mean))
+            information = (x * (mixed * slope)) @ x.T
+            step = np.linalg.solve(information + 1e-12 * np.eye(len(x)), wanted - x @ (mixed * mean))
             if np.abs(step).max() < 1e-9:
                 return _Solution(at, mean, information)
             at = at + (np.clip(step, -2, 2) if logistic else step)
@@ -124,8 +129,8 @@ def _normalised(judged: DoublyJudged) -> tuple[Floats, Floats, Floats]:
 def _contributions(x: Floats, judged: DoublyJudged, at: _Solution) -> tuple[Floats, Floats]:
     """Return each pair's part in the error: of people's outcomes, and of a whole share of the model's."""
     all_, outlined, people = _normalised(judged)
-    model = x * judged.by_model
-    by_people = _centred(x * people, outlined) - _centred(x * at.mean, all_)
+    model = x * (judged.by_model - at.mean)
+    by_people = _centred(x * (people - at.mean), outlined)
     by_model = _centred(model, all_) - _centred(model, outlined)
     solved = (np.linalg.solve(at.information, part) for part in (by_people, by_model))
     people_part, model_part = (np.asarray(part, np.float64) for part in solved)

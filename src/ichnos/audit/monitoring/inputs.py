@@ -38,12 +38,16 @@ class ReadInput:
 
 def input_of(record: Record, *, scanner: str = "", month: str = "") -> ReadInput:
     """Return what a record says of its CT."""
-    values = {
+    return ReadInput(record.status == "refused", watched_values(record), scanner, month)
+
+
+def watched_values(record: Record) -> dict[str, float]:
+    """Return what a record says of the watched inputs."""
+    return {
         reason.name: float(reason.value)
         for reason in record.quality
         if reason.name in WATCHED_INPUTS and reason.value is not None and math.isfinite(reason.value)
     }
-    return ReadInput(record.status == "refused", values, scanner, month)
 
 
 def inputs_in(folder: Path) -> list[ReadInput]:

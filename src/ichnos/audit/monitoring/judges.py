@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from ichnos.audit.monitoring.corrected import DoublyJudged, corrected_calibratio
 from ichnos.audit.monitoring.selection import selection_of
 from ichnos.audit.score import Judge, Score, by_quantity
 from ichnos.errors import InputRefused
-from ichnos.evidence.metrics.intervals import Estimate
+from ichnos.evidence.metrics.intervals import Estimate, proportion
 from ichnos.evidence.tables import Cell, Table
 
 Means = Literal["the model itself, alone", "the model, corrected by people", "people alone"]
@@ -23,6 +23,7 @@ CORRECTED: Means = "the model, corrected by people"
 BY_PEOPLE: Means = "people alone"
 COVERAGE, SLOPE, INTERCEPT = "interval held", "calibration slope", "calibration intercept"
 _WORDS: Mapping[Judge, str] = {"exam": "the exam", "model": "the model itself", "person": "people"}
+_NO_SPREAD = 1e-9  # of a share; rounding aside, its standard error is 0
 Everyone = Mapping[str, Mapping[str, float]]  # patient -> what may decide on a partner exam
 _People = Mapping[tuple[str, str, str], Score]  # question -> what people say
 
@@ -70,9 +71,21 @@ def _coverages(scores: Sequence[Score], people: _People, everyone: Everyone) -> 
 
     def share(which: DoublyJudged, model_share: float | None) -> tuple[Estimate]:
         one = corrected_mean(which, model_share=model_share)
+        if one.high - one.low < _NO_SPREAD:
+            one = _without_spread(one, which)
         return (Estimate(one.value, max(one.low, 0.0), min(one.high, 1.0), one.n),)
 
     return _three_ways(scores[0].quantity, (COVERAGE,), judged, share)
+
+
+def _without_spread(share: Estimate, judged: DoublyJudged) -> Estimate:
+    """Return a share with Wilson's interval, where every outlined interval held, or none did.
+
+    Pairs of unequal weight count as the fewer that they are worth (Kish).
+    """
+    weights = judged.weights[np.isfinite(judged.by_people)]
+    n = int(weights.sum() ** 2 / (weights**2).sum() + 1e-9)
+    return replace(proportion(round(share.value * n), n), n=share.n)
 
 
 def _calibrations(scores: Sequence[Score], people: _People, everyone: Everyone) -> list[JudgedNumber]:

@@ -25,6 +25,7 @@ from ichnos.evidence.tables import Cell, Table
 
 CLAIM_ALPHA = 0.05  # probability that a claim that holds is ever called broken; one claim at a time
 _SCORES_SHARE = 0.5  # of alpha; inputs take the rest
+_SPREAD_OVER = 4  # quantities that take half of that share; those that come later share the other half
 _GROUPS: Mapping[str, Callable[[Score], str]] = {
     "scanner": lambda score: score.scanner or "unknown",
     "thickness": lambda score: thickness_group(score.thickness_mm),
@@ -67,7 +68,7 @@ def live_evidence(
 
     `everyone` holds, of every patient who was read, the columns that may decide on a partner exam.
     """
-    alarms = watch([*input_streams(inputs), *score_streams(scores)], np.random.default_rng(seed))
+    alarms = watch([*input_streams(inputs), *score_streams(scores)], seed)
     counted, known = standing(scores), everyone or {}
     tables = [_quantity_table(counted), outlines_table(scores), followups_table(scores, known)]
     tables += [_claims_table(scores), *(_group_table(counted, name) for name in _GROUPS)]
@@ -93,21 +94,28 @@ def thickness_group(thickness_mm: float | None) -> str:
 
 
 def score_streams(scores: Sequence[Score]) -> list[Stream]:
-    """Return the streams of errors: their size for every quantity, and their scatter for volumes."""
-    groups = by_quantity(watched_scores(scores))
-    kinds = {
-        name: ("size", "scatter") if own[0].kind == "volume" else ("size",) for name, own in groups.items()
-    }
-    count = sum(map(len, kinds.values()))
-    streams = []
-    for name, own in groups.items():
+    """Return the streams of errors: their size for every quantity, and their scatter for volumes.
+
+    A quantity's share of alpha is fixed by its place among those that ever came.
+    """
+    groups, streams = by_quantity(watched_scores(scores)), []
+    for place, name in enumerate(by_quantity(scores)):
+        if not (own := groups.get(name, [])):
+            continue
+        volume = own[0].kind == "volume"
+        versions = 1 if own[0].judge == "exam" else 2  # as judged first, or by people (watched_scores)
+        weight = _share_of_alpha(place) / (2 if volume else 1) / versions
         expected = first_seen([score.scanner for score in own])
-        values = tuple(error_of(score) for score in own)
-        unit = "ln(1 + mL)" if own[0].kind == "volume" else ""
-        for kind in kinds[name]:
-            words = f"error of {name}" if kind == "size" else f"scatter of the error of {name}"
-            streams.append(Stream(words, values, unit, _SCORES_SHARE / count, expected, kind == "scatter"))
+        values, unit = tuple(error_of(score) for score in own), "ln(1 + mL)" if volume else ""
+        streams.append(Stream(f"error of {name}", values, unit, weight, expected))
+        if volume:
+            streams.append(Stream(f"scatter of the error of {name}", values, unit, weight, expected, True))
     return streams
+
+
+def _share_of_alpha(place: int) -> float:
+    """Return the share of the quantity that came as number `place`; it depends on none that comes later."""
+    return _SCORES_SHARE * _SPREAD_OVER / ((_SPREAD_OVER + place) * (_SPREAD_OVER + place + 1))
 
 
 def error_of(score: Score) -> float:

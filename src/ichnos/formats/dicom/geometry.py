@@ -246,6 +246,39 @@ def _source_slices(scan: Scan) -> tuple[SourceSlice, ...]:
     return scan.source.slices
 
 
+@dataclass(frozen=True, eq=False)
+class SharedSlabs:
+    """Planes of a scan in RAS of which several are filled by one slice, as where the steps are uneven."""
+
+    axis: int  # along which the planes follow each other
+    owner: Ints  # (planes,): the slice that fills each
+
+    def one_each(self, mask: Volume) -> Volume:
+        """Return a mask (RAS) whose planes of one slice all hold what the middle one of them holds.
+
+        >>> slabs = SharedSlabs(2, np.array([0, 0, 0, 1]))
+        >>> mask = Volume(np.array([[[False, True, False, False]]]), np.eye(4))
+        >>> slabs.one_each(mask).array.ravel().tolist()
+        [True, True, True, False]
+        """
+        planes = [np.flatnonzero(self.owner == k) for k in self.owner]
+        middle = [same[(len(same) - 1) // 2] for same in planes]
+        return mask.map_array(lambda a: np.take(a, middle, axis=self.axis))
+
+
+def shared_slabs(scan: Scan) -> SharedSlabs | None:
+    """Return which planes of a scan in RAS share a slice; None where none do, or it is not from DICOM."""
+    if scan.source is None or not scan.source.slices:
+        return None
+    layout = source_layout(scan)
+    if len(np.unique(layout.owner)) == len(layout.owner) or not scan.volume.same_grid(layout.grid):
+        return None
+    owner = Volume(np.broadcast_to(layout.owner, layout.shape), layout.affine).reoriented("RAS").array
+    lines = (owner[:, 0, 0], owner[0, :, 0], owner[0, 0, :])
+    axis = next(axis for axis, line in enumerate(lines) if line[0] != line[-1])
+    return SharedSlabs(axis, lines[axis])
+
+
 def mask_on_source(scan: Scan, mask: Volume) -> Array:
     """Put a mask or label map onto the source slices: (slices, rows, columns), slices in the order of
     `scan.source.slices`.

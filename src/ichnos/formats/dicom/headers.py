@@ -44,6 +44,8 @@ _TOGETHER = [TAG_NUMBER[word] for word in _TOGETHER_WORDS.split()]
 _ITEM = b"\xfe\xff\x00\xe0"  # tag of a sequence's item, little endian
 _ORDINARY_BYTES = 2 * MIB  # no header in a file of this size keeps a parser busy for long
 _NO_IMAGE = ("not DICOM", "empty", "DICOM without an image")  # reasons that need no further word
+# CT, enhanced and legacy converted enhanced CT: what a file that ends too early may have been a slice of
+_CT_KINDS = tuple(f"1.2.840.10008.5.1.4.1.1.2{more}" for more in ("", ".1", ".2"))
 _LPS = np.array([-1.0, -1.0, 1.0])
 
 FileProgress = Callable[[int, int], None]  # files done, files in all
@@ -193,15 +195,36 @@ def _frames_of(path: Path, reader: FileReader) -> list[Frame] | str:
             return "not DICOM" if start else "empty"
         source = reader.bounded(stream, path) if _is_large(stream, len(start)) else stream
         header = None if bare else ordinary_header(source)
+        ends = header is not None and _at_end(stream)
         if header is None:
             _refuse_deflated_bomb(stream, path, reader.limits, bare=bare)
             source.seek(0)
             header = any_header(source, bare)
-        if not (header.raw("SOPInstanceUID") and header.raw("SeriesInstanceUID")):
-            return "not DICOM" if bare else "DICOM without an image"
+        named = header.raw("SOPInstanceUID") and header.raw("SeriesInstanceUID")
+        if bare and not named:
+            return "not DICOM"
+        if (ends or not named) and _may_be_ct(header, path, reader):
+            return "damaged"
+        if not named:
+            return "DICOM without an image"
         offset = _pixel_offset(header.syntax, stream)
     _refuse_oversized(header, path, reader.limits)
     return _frames(header, path, offset, lambda: _dataset(path, reader))
+
+
+def _may_be_ct(header: RawHeader, path: Path, reader: FileReader) -> bool:
+    """Say whether a file without pixels was to be a CT image, as far as it tells before it ends."""
+    kind = header.text("SOPClassUID")
+    if not header.raw("SOPInstanceUID"):
+        kind = str(_dataset(path, reader).file_meta.get("MediaStorageSOPClassUID", ""))
+    return any(ct.startswith(kind) for ct in _CT_KINDS)
+
+
+def _at_end(stream: BinaryIO) -> bool:
+    at = stream.tell()
+    end = not stream.read(1)
+    stream.seek(at)
+    return end
 
 
 def _is_large(stream: BinaryIO, at: int) -> bool:

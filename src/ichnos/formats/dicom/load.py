@@ -134,9 +134,8 @@ def studies_in(
         why = (
             "" if summary.usable else f"no series of the study can be read; the best: {_objections(summary)}"
         )
-        best.setdefault(
-            uid, DicomStudy(uid, tuple(sorted({frame.path for frame in stack.frames})), why, limits)
-        )
+        files = tuple(sorted({frame.path for frame in stack.frames}))
+        best.setdefault(uid, DicomStudy(uid, files, why, limits, _beside(files, contents.left_out)))
     return [best[uid] for uid in sorted(best)]
 
 

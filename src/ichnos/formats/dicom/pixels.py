@@ -16,7 +16,9 @@ from ichnos.formats.dicom.headers import Frame, Stored
 from ichnos.scan import AIR_HU, PADDING_BELOW_HU
 from ichnos.volume import Array
 
-_WRAPPED = 57_344  # unsigned values from here on were negative when they were written: -2000 became 63536
+# Unsigned values from here on were negative when they were written (-2000 became 63536), where as they stand
+# they are denser than CT can say; a series stored over the full range with a small slope has such values too.
+_WRAPPED, _DENSEST_HU = 57_344, 30_000.0
 _DENSE_HU = 300.0  # a border denser than this, with air in the middle, is a picture stored inverted
 
 
@@ -113,7 +115,8 @@ def _rescale(values: Array, stored: Stored, out: Array) -> None:
     """Write HU of stored values into `out` (rows, columns)."""
     values = _without_foreign_bits(values, stored)
     low, high = int(values.min()), int(values.max())
-    if values.dtype == np.uint16 and high >= _WRAPPED:
+    too_dense = stored.slope * _WRAPPED + stored.intercept > _DENSEST_HU
+    if values.dtype == np.uint16 and high >= _WRAPPED and too_dense:
         values, low, high = values.view(np.int16), -32768, 32767
     if out.dtype != np.int16:
         np.multiply(values, np.float32(stored.slope), out=out, dtype=np.float32)

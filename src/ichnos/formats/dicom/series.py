@@ -15,7 +15,13 @@ from pydicom.multival import MultiValue
 
 from ichnos.arrays import Floats
 from ichnos.formats.dicom.headers import IMAGE_TYPE_AT, Contents, Frame, header_number, header_value
-from ichnos.scan import FEWEST_SLICES, described_without_contrast, missing_slices, modality_name
+from ichnos.scan import (
+    FEWEST_SLICES,
+    described_without_contrast,
+    missing_slices,
+    modality_name,
+    names_agent,
+)
 
 _CT = (
     "1.2.840.10008.5.1.4.1.1.2",
@@ -278,7 +284,6 @@ _WORD = {
     ),
 }
 _PATTERN = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _WORD.items()}
-_NO_AGENT = re.compile(r"^\W*(none|no|n|nil|without|ohne|non|0|unknown|n/a)?\W*$", re.IGNORECASE)
 
 
 def judge_stack(stack: Stack) -> list[Observation]:
@@ -302,7 +307,7 @@ def _joined(value: Any) -> str:
 def contrast_agent(stack: Stack) -> str | None:
     """Return the contrast agent that a header names, None where it names none."""
     agent = str(header_value(stack.head, "ContrastBolusAgent") or "")
-    if not _NO_AGENT.match(agent):
+    if names_agent(agent):
         return agent
     sequence = header_value(stack.head, "ContrastBolusAgentSequence")
     if sequence:

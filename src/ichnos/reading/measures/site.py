@@ -119,7 +119,9 @@ def midline_shift_mm(
         return None
     design = np.column_stack([np.ones(len(x)), y_index, z_index])
     plane, *_ = np.linalg.lstsq(design[fixed], x[fixed], rcond=None)
-    return float(np.median(x[septum] - design[septum] @ plane)) * spacing_mm[0]
+    across_mm = float(np.median(x[septum] - design[septum] @ plane)) * spacing_mm[0]
+    lean = plane[1:] * spacing_mm[0] / spacing_mm[1:]  # of the plane: distances from it are at right angles
+    return across_mm / float(np.sqrt(1 + lean @ lean))
 
 
 def _between(values: npt.NDArray[np.float32], ends: tuple[float, float]) -> npt.NDArray[np.bool_]:

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
 
-from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ichnos.audit.lot import pairs_to_outline
 from ichnos.audit.monitoring.duel import duel, duel_table
-from ichnos.audit.monitoring.inputs import ReadInput, input_of
+from ichnos.audit.monitoring.inputs import ReadInput
 from ichnos.audit.monitoring.live import LiveEvidence, live_evidence
 from ichnos.audit.score import Score, score_of
-from ichnos.reading import Record
-from ichnos.reading.save import RECORD
 from ichnos.service.node import Node
 from ichnos.service.partners.taught import untaught_scores
-from ichnos.service.store.tables import PairRow, ScoreRow, StudyRow
+from ichnos.service.store.studies import INPUTS
+from ichnos.service.store.tables import EventRow, PairRow, ScoreRow, StudyRow
 
-INPUTS_SHOWN = 1000  # last readings whose inputs are watched; older ones are history
 _NUMBERS = ("ich_volume", "ivh_volume", "expansion_probability", "leukoaraiosis_volume")
 
 
@@ -95,7 +90,7 @@ def node_evidence(node: Node, *, champion: str = "", challenger: str = "") -> No
         judged = [score for score in scores if score.model == champion]
         own = untaught_scores(session, node.settings, judged, {champion})
         both = untaught_scores(session, node.settings, scores, {champion, challenger})
-        inputs, everyone = _inputs(session, node.settings.home), _everyone(session)
+        inputs, everyone = _inputs(session), _everyone(session)
         to_outline = outlines_to_draw(session, own)
     evidence = live_evidence(own, inputs, everyone=everyone)
     if challenger:
@@ -105,19 +100,14 @@ def node_evidence(node: Node, *, champion: str = "", challenger: str = "") -> No
     return NodeEvidence(evidence, states, tuple(to_outline), left_out)
 
 
-def _inputs(session: Session, home: Path) -> list[ReadInput]:
-    """Return the last CTs that were sent to be read, in the order of their reading."""
-    wanted = select(StudyRow).where(StudyRow.read_at.is_not(None), StudyRow.reading != "")
-    rows = session.execute(wanted.order_by(StudyRow.read_at.desc()).limit(INPUTS_SHOWN)).scalars()
-    found = []
-    for study in reversed(list(rows)):
-        try:
-            record = Record.model_validate_json((home / study.reading / RECORD).read_bytes())
-        except (OSError, ValidationError):
-            continue  # purged, or of another version
-        month = datetime.fromtimestamp(study.read_at or 0.0, UTC).strftime("%Y-%m")
-        found.append(input_of(record, month=month))
-    return found
+def _inputs(session: Session) -> list[ReadInput]:
+    """Return every CT that was ever read here, in the order of first readings: events outlive a purge.
+
+    All of them, because alarms promise something of all looks together: a past that moves breaks it.
+    """
+    wanted = select(EventRow.kind, EventRow.details).where(EventRow.kind.in_(("ready", "refused")))
+    rows = session.execute(wanted.order_by(EventRow.id))
+    return [ReadInput(kind == "refused", details[INPUTS]) for kind, details in rows if INPUTS in details]
 
 
 def _everyone(session: Session) -> dict[str, dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import secrets
@@ -22,8 +23,9 @@ from ichnos.audit.score import Score
 from ichnos.errors import IchnosError, InputRefused
 from ichnos.service.lease import kept_lease
 from ichnos.service.node import Node, worker_name
-from ichnos.service.partners.finder import JUDGE
-from ichnos.service.partners.shadow import shadow_folder
+from ichnos.service.partners.finder import JUDGE, LATE
+from ichnos.service.partners.folders import pair_folder
+from ichnos.service.partners.shadow import shadow_readings
 from ichnos.service.store import events, queue, studies
 from ichnos.service.store.options import option
 from ichnos.service.store.tables import OptionRow, PairRow, ScoreRow, StudyRow, TaskRow
@@ -40,8 +42,9 @@ class _Job:
     task_id: int
     pair_id: int
     files: tuple[Path, ...]
-    readings: tuple[Path, ...]
+    readings: tuple[Path, ...]  # none: the plain CT was read after the partner exam had come
     salt: str
+    begun_at: float  # what comes later is judged another time
 
 
 @dataclass(eq=False)
@@ -58,10 +61,10 @@ class PairJudge:
         job = self._claim() if self.node.settings.partners.may_judge(hour) else None
         if job is None:
             return False
-        home = self.node.settings.home / "partners" / str(job.pair_id)
+        home = pair_folder(self.node.settings.home, job.pair_id)
         try:
             with kept_lease(self.node, job.task_id, worker=self.name):
-                state, reason, scores = _judged(job, home)
+                state, reason, scores = _judged(job, home) if job.readings else ("late", LATE, ())
         except InputRefused as refusal:
             state, reason, scores = "no pair", refusal.without_names, ()
         except Exception as error:  # one odd pair must not end the worker
@@ -79,11 +82,11 @@ class PairJudge:
             if task is None:
                 return None
             pair = session.get_one(PairRow, int(task.payload["pair"]))
-            both = [session.get_one(StudyRow, i) for i in (pair.ct_study_id, pair.partner_study_id)]
-            files = [home / image.path for study in both for image in studies.files_of(session, study)]
-            folders = [home / study.reading for study in both if study.reading]
-            folders += [shadow for study in both for shadow in shadow_folder(home, study.id).glob("*")]
-            return _Job(task.id, pair.id, tuple(files), tuple(folders), salt_of(session))
+            ct, partner = (session.get_one(StudyRow, i) for i in (pair.ct_study_id, pair.partner_study_id))
+            files = [home / image.path for one in (ct, partner) for image in studies.files_of(session, one)]
+            folders = _readings_of(home, ct, until=partner.first_image_at)
+            folders += _readings_of(home, partner) if folders else []
+            return _Job(task.id, pair.id, tuple(files), tuple(folders), salt_of(session), now)
 
     def _finish(self, job: _Job, state: str, reason: str, scores: Iterable[Score]) -> None:
         """Keep what came of a pair with the end of its task, all or nothing; known scores stay."""
@@ -94,7 +97,9 @@ class PairJudge:
                 _log.warning("pair %d was judged by another worker; this result is thrown away", job.pair_id)
                 return
             pair = session.get_one(PairRow, job.pair_id)
-            pair.state, pair.reason, pair.judged_at = state, reason, now
+            if state != "late" or pair.state != "judged":  # judged before the CT was read again
+                pair.state, pair.reason = state, reason
+            pair.judged_at = job.begun_at
             added = add_scores(session, job.pair_id, scores, now=now)
             queue.complete_task(session, task)
             details = {"pair": job.pair_id, "state": state, "scores": added}
@@ -113,8 +118,17 @@ class PairJudge:
                 pair.state, pair.reason = "failed", error
 
 
+def _readings_of(home: Path, study: StudyRow, *, until: float = math.inf) -> list[Path]:
+    """Return the folders of a study's readings, those in the shadow too, that were made until then."""
+    own = [home / study.reading] if study.reading and (study.read_at or 0.0) <= until else []
+    return own + shadow_readings(home, study.id, until=until)
+
+
 def _judged(job: _Job, home: Path) -> tuple[str, str, tuple[Score, ...]]:
-    """Pair, transfer and score in a folder of the pair's own, begun anew; return state, reason, scores."""
+    """Pair, transfer and score in a folder of the pair's own; return state, reason, scores.
+
+    The folder is begun anew, and removed in the end: tables keep what came of it.
+    """
     shutil.rmtree(home, ignore_errors=True)
     images, readings = home / "images", home / "readings"
     images.mkdir(parents=True)
@@ -128,8 +142,7 @@ def _judged(job: _Job, home: Path) -> tuple[str, str, tuple[Score, ...]]:
     except IchnosError as refusal:
         raise InputRefused(refusal.marked) from None
     finally:
-        for folder in (images, readings):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
     return _state(done), "; ".join(why for _, why in done.refused), done.scores
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import shutil
@@ -13,9 +14,11 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from ichnos.api import save_reading
+from ichnos.reading.save import RECORD
 from ichnos.service.lease import kept_lease
 from ichnos.service.node import Node, worker_name
 from ichnos.service.partners.finder import SHADOW, SHADOW_MODEL
+from ichnos.service.partners.folders import shadow_folder
 from ichnos.service.store import queue, studies
 from ichnos.service.store.options import option, set_option
 from ichnos.service.store.tables import StudyRow
@@ -25,13 +28,10 @@ _FIRST_WAIT_S = 60.0
 _log = logging.getLogger(__name__)
 
 
-def shadow_folder(home: Path, study_id: int) -> Path:
-    """Return the folder of a study's shadow readings, one folder per model inside.
-
-    >>> shadow_folder(Path("node"), 7).as_posix()
-    'node/partners/shadow/7'
-    """
-    return home / "partners" / "shadow" / str(study_id)
+def shadow_readings(home: Path, study_id: int, *, until: float = math.inf) -> list[Path]:
+    """Return the folders of a study's shadow readings that were made until then."""
+    records = sorted(shadow_folder(home, study_id).glob(f"*/{RECORD}"))
+    return [record.parent for record in records if record.stat().st_mtime <= until]
 
 
 def set_shadow(session: Session, model: str, *, now: float, actor: str) -> None:
@@ -78,12 +78,15 @@ class ShadowReader:
     def _read(self, study_id: int, model: str, files: list[Path]) -> None:
         home = self.node.settings.home
         scratch, final = home / "work" / f"{self.name}-{study_id}", shadow_folder(home, study_id) / model
+        if (final / RECORD).is_file():
+            return  # the CT was read again; what the shadow had said before the partner exam came stays
         shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "images").mkdir(parents=True)
         for file in files:
             os.link(file, scratch / "images" / file.name)
         reading = self.reader_of(model)(scratch / "images", f"study-{study_id}")
         save_reading(reading, scratch / "reading")
+        os.utime(scratch / "reading" / RECORD, (self.node.clock(), self.node.clock()))  # when it was made
         final.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(scratch / "reading", final)

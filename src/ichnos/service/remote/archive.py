@@ -5,6 +5,7 @@ An archive is asked by C-FIND and C-MOVE, or by QIDO-RS and WADO-RS where its se
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,18 +146,36 @@ def _images(url: str, study_uid: str) -> Iterator[Dataset]:
         yield from there.iter_study(study_uid)
 
 
+def without_user(url: str) -> str:
+    """Return a URL without the user and password that it may hold.
+
+    >>> without_user("https://ann:secret@pacs.example/dicom-web")
+    'https://pacs.example/dicom-web'
+    """
+    return re.sub("//.*@", "//", url)
+
+
+def kind_of_failure(error: Exception) -> str:
+    """Return the status of an answer, else the kind of an error: its text may hold the URL.
+
+    >>> kind_of_failure(ConnectionError("https://ann:secret@pacs.example"))
+    'ConnectionError'
+    """
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return f"status {status}" if status else type(error).__name__
+
+
 @contextmanager
 def _web_client(url: str) -> Iterator[Any]:
     from dicomweb_client.api import DICOMwebClient
 
-    client = DICOMwebClient(url, timeout=_TIMEOUT_S)
-    client.set_http_retry_params(retry=False)  # it would wait half a minute; whoever asks tries again later
     try:
+        client = DICOMwebClient(url, timeout=_TIMEOUT_S)
+        client.set_http_retry_params(retry=False)  # it would wait half a minute; whoever asks tries again
         yield client
     except _WEB_ERRORS as error:
-        place = url.rpartition("@")[2]  # a URL may hold a password
         raise ArchiveProblem(
-            f"DICOMweb at {place} does not answer as it should ({type(error).__name__})"
+            f"DICOMweb at {without_user(url)} does not answer as it should ({kind_of_failure(error)})"
         ) from None
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ichnos.errors import UsageError
+from ichnos.service.remote.archive import without_user
 from ichnos.service.settings import Destination, NodeSettings
 from ichnos.service.store import events
 from ichnos.service.store.tables import DestinationRow
@@ -36,6 +37,17 @@ def known_destinations(session: Session, settings: NodeSettings) -> list[KnownDe
         for row in rows.values()
         if row.settings and row.name not in names
     ]
+
+
+def shown_destinations(session: Session, settings: NodeSettings) -> list[KnownDestination]:
+    """Return every destination as people see it: no password in its URL."""
+    known = known_destinations(session, settings)
+    return [replace(one, destination=without_password(one.destination)) for one in known]
+
+
+def without_password(destination: Destination) -> Destination:
+    """Return a destination whose URL holds neither user nor password."""
+    return destination.model_copy(update={"url": without_user(destination.url)})
 
 
 def known_destination(session: Session, settings: NodeSettings, name: str) -> KnownDestination:

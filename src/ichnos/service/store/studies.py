@@ -19,26 +19,45 @@ from ichnos.service.store.images import StoredImage
 from ichnos.service.store.tables import DeliveryRow, InstanceRow, StudyRow, TaskRow
 
 READ_MODALITY = "CT"
+CONFLICT = "conflict"  # event: other bytes came under a known UID
+INPUTS = "inputs"  # in the details of a first reading: what the CT was like, by name of the quality check
+PATIENT_DIFFERS = "another_patient_id"  # in its details, which do not say which one
 Arrival = Literal["new", "duplicate", "conflict"]
 
 
 def register_image(session: Session, image: StoredImage, *, now: float, source: str) -> Arrival:
     """Note an image that is on the disk; the same bytes again change nothing, other bytes are flagged."""
     _one_at_a_time(session, image.study_uid)
-    same_uid = select(InstanceRow.sha256).where(InstanceRow.sop_uid == image.sop_uid)
-    known = session.execute(same_uid).scalars().all()
+    known = _known(session, image)
     if image.sha256 in known:
         return "duplicate"
-    study = _study_for(session, image, now=now, source=source)
+    study = latest_revision(session, image.study_uid) if known else None
+    if study is None:
+        study = _study_for(session, image, now=now, source=source)
     session.add(_row_of(image, study, now=now, conflicting=bool(known)))
     study.images += 1
-    if image.modality == READ_MODALITY:
+    if study.state == "kept" or (image.modality == READ_MODALITY and study.state == "received"):
         study.last_image_at = now
     if not known:
         return "new"
-    details = {"series": 1}
-    events.append_event(session, "conflict", at=now, actor="receiver", study_id=study.id, details=details)
+    first_patient = next(iter(known.values()))
+    details = {PATIENT_DIFFERS: True} if image.patient_id != first_patient else {}
+    events.append_event(session, CONFLICT, at=now, actor="receiver", study_id=study.id, details=details)
     return "conflict"
+
+
+def _known(session: Session, image: StoredImage) -> dict[str, str]:
+    """Return what came under an image's UIDs, in order: digest -> PatientID of the revision it came in.
+
+    An archive that moves images to another study may keep their SOPInstanceUID: there they are new.
+    """
+    same_uid = (
+        select(InstanceRow.sha256, StudyRow.patient_id)
+        .join(StudyRow, InstanceRow.study_id == StudyRow.id)
+        .where(StudyRow.uid == image.study_uid, InstanceRow.sop_uid == image.sop_uid)
+        .order_by(InstanceRow.id)
+    )
+    return {digest: patient_id for digest, patient_id in session.execute(same_uid)}
 
 
 def _row_of(image: StoredImage, study: StudyRow, *, now: float, conflicting: bool) -> InstanceRow:
@@ -170,6 +189,11 @@ def _supersede_older(session: Session, study: StudyRow, *, now: float) -> None:
             .where(TaskRow.study_id == old.id, TaskRow.state.in_(("waiting", "leased")))
             .values(state="dead")
         )
+        session.execute(
+            update(DeliveryRow)
+            .where(DeliveryRow.study_id == old.id, DeliveryRow.state.in_(("waiting", "sending")))
+            .values(state="dead", error=f"revision {study.revision} took over", changed_at=now)
+        )
         details = {"by_revision": study.revision}
         events.append_event(
             session, "superseded", at=now, actor="assembler", study_id=old.id, details=details
@@ -210,6 +234,7 @@ class ReadingOutcome:
     refusal: str = ""  # why the scan was not read; "" where it was
     urgency: float = 0.0
     summary: Mapping[str, Any] | None = None
+    inputs: Mapping[str, float] | None = None  # what the CT was like
 
 
 def finish_reading(
@@ -223,16 +248,23 @@ def finish_reading(
 ) -> StudyRow:
     """Store the outcome, complete the task and queue one delivery per destination, all or nothing."""
     study = session.get_one(StudyRow, task.study_id)
+    details = {} if _was_read(session, study) else {INPUTS: dict(outcome.inputs or {})}
     study.state = "refused" if outcome.refusal else "ready"
     study.reason, study.reading, study.read_at = outcome.refusal, outcome.folder, now
     study.urgency, study.summary = outcome.urgency, dict(outcome.summary or {})
     worker = task.worker
     queue.complete_task(session, task)
-    events.append_event(session, study.state, at=now, actor=worker, study_id=study.id)
+    events.append_event(session, study.state, at=now, actor=worker, study_id=study.id, details=details)
     if not outcome.refusal:
         for name in destinations:
             deliver(session, study, name, now=now, attempts_allowed=attempts_allowed)
     return study
+
+
+def _was_read(session: Session, study: StudyRow) -> bool:
+    """Tell whether any revision of a study has been read: its CT has been counted then."""
+    read = select(StudyRow.id).where(StudyRow.uid == study.uid, StudyRow.read_at.is_not(None))
+    return session.execute(read.limit(1)).first() is not None
 
 
 def deliver(

@@ -5,11 +5,12 @@ The format does not depend on the database, so that a node can move from SQLite 
 
 from __future__ import annotations
 
+import filecmp
 import gzip
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from sqlalchemy.orm import Session
 import ichnos
 from ichnos.errors import InputRefused, UsageError
 from ichnos.files import atomic_file
+from ichnos.service.installed import missing_model
 from ichnos.service.node import Node
 from ichnos.service.store import events
 from ichnos.service.store.images import content_digest
 from ichnos.service.store.tables import InstanceRow, NodeTables, StudyRow
 
-_TABLES, _MANIFEST = "tables", "backup.json"
+_TABLES, _MANIFEST, _MODELS = "tables", "backup.json", "models"
 _ROWS_AT_ONCE = 500
 
 
@@ -64,7 +66,13 @@ class RestoreCheck:
 
 
 def back_up(node: Node, folder: Path) -> BackupManifest:
-    """Write a backup, or bring an older one in this folder up to date: files never change, so they stay."""
+    """Write a backup, or bring an older one in this folder up to date.
+
+    Images and readings never change, so they stay; those that no table names any more are removed.
+    """
+    if folder.resolve() == node.settings.home.resolve():
+        raise UsageError(f"{folder} is the home of the node; give another folder")
+    before = (folder / _MANIFEST).is_file()
     tables = folder / _TABLES
     tables.mkdir(parents=True, exist_ok=True)
     with node.database.snapshot() as session:
@@ -73,7 +81,8 @@ def back_up(node: Node, folder: Path) -> BackupManifest:
         _refuse_another_node(session, folder)
         rows = {table.name: _dump(session, table, tables) for table in NodeTables.metadata.sorted_tables}
         files = sorted(_files_of(session, node.settings.home))
-    copied = sum(_copy(node.settings.home / name, folder / name) for name in files)
+        named = _named(session)
+    copied = sum(_copy(name, node.settings.home, folder) for name in files)
     manifest = BackupManifest(
         version=ichnos.__version__,
         made_at=node.clock(),
@@ -83,6 +92,8 @@ def back_up(node: Node, folder: Path) -> BackupManifest:
     )
     with atomic_file(folder / _MANIFEST) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if before:
+        _remove_purged(folder, named)
     return manifest
 
 
@@ -105,10 +116,9 @@ def restore(node: Node, folder: Path) -> RestoreCheck:
         for table in NodeTables.metadata.sorted_tables:
             if table.name in manifest.rows:
                 _load(session, table, folder / _TABLES, manifest)
-    for sub in ("images", "readings"):
-        for file in sorted((folder / sub).rglob("*")):
-            if file.is_file():
-                _copy(file, node.settings.home / file.relative_to(folder))
+        files = sorted(_files_of(session, folder))
+    for name in files:
+        _copy(name, folder, node.settings.home)
     return check_node(node)
 
 
@@ -120,8 +130,10 @@ def check_node(node: Node) -> RestoreCheck:
         readings = session.execute(select(StudyRow.reading).where(StudyRow.reading != "")).scalars().all()
         studies = session.execute(select(func.count()).where(StudyRow.state != "purged")).scalar_one()
         chain = events.check_chain(session)
+        model = missing_model(session, node.settings)
     missing = [image.path for image in images if not (home / image.path).is_file()]
     missing += [reading for reading in readings if not (home / reading / "reading.json").is_file()]
+    missing += [f"models/{model}"] if model else []
     damaged = [
         image.path
         for image in images
@@ -171,18 +183,38 @@ def _batches(file: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def _files_of(session: Session, home: Path) -> Iterator[str]:
-    """Give the files below the home that the tables name."""
+    """Give the files below a home or a backup that the tables name, and those of the models."""
     yield from set(session.execute(select(InstanceRow.path)).scalars())
-    for reading in session.execute(select(StudyRow.reading).where(StudyRow.reading != "")).scalars():
-        for file in (home / reading).rglob("*"):
+    readings = session.execute(select(StudyRow.reading).where(StudyRow.reading != "")).scalars()
+    for part in (*readings, _MODELS):
+        for file in (home / part).rglob("*"):
             if file.is_file():
                 yield str(file.relative_to(home))
 
 
-def _copy(source: Path, target: Path) -> bool:
+def _named(session: Session) -> frozenset[str]:
+    """Return the images and the folders of readings that the tables name."""
+    paths = session.execute(select(InstanceRow.path)).scalars()
+    return frozenset([*paths, *session.execute(select(StudyRow.reading)).scalars()])
+
+
+def _remove_purged(folder: Path, named: Container[str]) -> None:
+    """Remove from a backup the images and readings of studies that the node has removed since."""
+    for path in [*folder.glob("images/??/*.dcm"), *folder.glob("readings/*")]:
+        if str(path.relative_to(folder)) in named:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _copy(name: str, home: Path, folder: Path) -> bool:
     """Copy a file unless it is there; False when the source has been purged meanwhile."""
+    source, target = home / name, folder / name
+    changes = name.startswith(f"{_MODELS}/")  # a model may be replaced by another of the same size
     try:
-        if target.is_file() and target.stat().st_size == source.stat().st_size:
+        if target.is_file() and _same(source, target, whole=changes):
             return True
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target) as temporary:
@@ -190,6 +222,11 @@ def _copy(source: Path, target: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _same(source: Path, target: Path, *, whole: bool) -> bool:
+    same_size = source.stat().st_size == target.stat().st_size
+    return same_size and (not whole or filecmp.cmp(source, target, shallow=False))
 
 
 def _manifest(folder: Path) -> BackupManifest:

@@ -8,12 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from ichnos.service.node import Node
+from ichnos.service.partners.finder import JUDGE
+from ichnos.service.partners.folders import pair_folder, shadow_folder
 from ichnos.service.partners.tuning import tuning_under_way
 from ichnos.service.store.tables import StudyRow, TaskRow
 
 OLD_S = 3600.0  # younger files may belong to somebody who is busy
+_PATTERNS = (
+    "incoming/*/*", "work/*", "readings/*", "tuning/*", "partners/[0-9]*", "partners/shadow/*"
+)  # fmt: skip
 
 
 def sweep(node: Node, *, older_s: float = OLD_S) -> int:
@@ -21,12 +27,12 @@ def sweep(node: Node, *, older_s: float = OLD_S) -> int:
     with node.database.snapshot() as session:
         busy = set(session.execute(select(TaskRow.worker).where(TaskRow.state == "leased")).scalars())
         readings = set(session.execute(select(StudyRow.reading).where(StudyRow.reading != "")).scalars())
-        tuning = {str(folder.relative_to(node.settings.home)) for folder in tuning_under_way(node, session)}
+        working = {*tuning_under_way(node, session), *_of_partners(node, session)}
     home, removed = node.settings.home, 0
     for path in _old(home, older_s):
         if any(path.name.startswith(worker) for worker in busy if worker):
             continue
-        if str(path.relative_to(home)) in readings | tuning:
+        if path in working or str(path.relative_to(home)) in readings:
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -36,10 +42,19 @@ def sweep(node: Node, *, older_s: float = OLD_S) -> int:
     return removed
 
 
+def _of_partners(node: Node, session: Session) -> Iterator[Path]:
+    """Give the folders of pairs that are being judged, and of shadow readings of studies that are here."""
+    home = node.settings.home
+    leased = select(TaskRow.payload).where(TaskRow.kind == JUDGE, TaskRow.state == "leased")
+    yield from (pair_folder(home, payload["pair"]) for payload in session.execute(leased).scalars())
+    here = select(StudyRow.id).where(StudyRow.state != "purged")
+    yield from (shadow_folder(home, number) for number in session.execute(here).scalars())
+
+
 def _old(home: Path, older_s: float) -> Iterator[Path]:
-    """Give entries of `incoming`, `work`, `readings` and `tuning` that are old by the clock of the disk."""
+    """Give entries of the folders below that are old by the clock of the disk."""
     before = time.time() - older_s
-    for pattern in ("incoming/*/*", "work/*", "readings/*", "tuning/*"):
+    for pattern in _PATTERNS:
         for path in home.glob(pattern):
             try:
                 if path.stat().st_mtime < before:

@@ -11,15 +11,16 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from ichnos.errors import UsageError
 from ichnos.service.node import Node
+from ichnos.service.partners.folders import pair_folder, shadow_folder
 from ichnos.service.store import events
 from ichnos.service.store.options import option
 from ichnos.service.store.studies import revisions_of
-from ichnos.service.store.tables import DeliveryRow, InstanceRow, StudyRow, TaskRow
+from ichnos.service.store.tables import DeliveryRow, InstanceRow, PairRow, StudyRow, TaskRow
 
 _DAY_S = 86_400.0
 _MOVING = ("received", "queued", "reading")
@@ -100,14 +101,22 @@ def _remove(session: Session, home: Path, rows: Sequence[StudyRow], *, now: floa
     for path in {image.path for image in images} - _used_elsewhere(session, images, ids):
         (home / path).unlink(missing_ok=True)
         (home / path).with_suffix(".json").unlink(missing_ok=True)
-    for folder in {row.reading for row in rows if row.reading}:
-        shutil.rmtree(home / folder, ignore_errors=True)
+    readings = {home / row.reading for row in rows if row.reading}
+    for folder in (*readings, *_partners_folders(session, home, ids)):
+        shutil.rmtree(folder, ignore_errors=True)
     for table in (InstanceRow, DeliveryRow, TaskRow):
         session.execute(delete(table).where(table.study_id.in_(ids)))
     for row in rows:
         events.append_event(session, "purged", at=now, actor=actor, study_id=row.id)
         _forget(row)
     _log.info("study %s removed with %d images", ", ".join(map(str, ids)), len(images))
+
+
+def _partners_folders(session: Session, home: Path, ids: Sequence[int]) -> list[Path]:
+    """Return the folders of shadow readings of these studies, and of every pair that they belong to."""
+    pairs = select(PairRow.id).where(or_(PairRow.ct_study_id.in_(ids), PairRow.partner_study_id.in_(ids)))
+    judged = [pair_folder(home, number) for number in session.execute(pairs).scalars()]
+    return judged + [shadow_folder(home, number) for number in ids]
 
 
 def _used_elsewhere(session: Session, images: Sequence[InstanceRow], ids: Sequence[int]) -> set[str]:

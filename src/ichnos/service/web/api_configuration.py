@@ -55,7 +55,7 @@ class ModelLine:
 def list_destinations(node: NodeOfRequest, visitor: Reader) -> list[DestinationLine]:
     """Return the destinations of results."""
     with node.database.snapshot() as session:
-        known = destinations.known_destinations(session, node.settings)
+        known = destinations.shown_destinations(session, node.settings)
     return [DestinationLine(one.destination, one.enabled, one.origin) for one in known]
 
 
@@ -66,7 +66,7 @@ def post_destination(node: NodeOfRequest, visitor: Admin, destination: Destinati
         destinations.add_destination(
             session, node.settings, destination, now=node.clock(), actor=visitor.name
         )
-    return DestinationLine(destination, True, "pages")
+    return DestinationLine(destinations.without_password(destination), True, "pages")
 
 
 @CONFIGURATION.delete("/destinations/{name}", status_code=204)

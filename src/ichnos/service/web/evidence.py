@@ -36,7 +36,9 @@ def evidence_page(
     found = node_evidence(node, champion=champion, challenger=challenger)
     with node.database.snapshot() as session:
         shadow, tuning = shadow_of(session), tuning_status(session, node.settings.home)
-        models = [model.name for model in installed.installed_models(session, node.settings)]
+        models = [
+            model.name for model in installed.installed_models(session, node.settings) if not model.problem
+        ]
     return full_page(
         "evidence.html.j2",
         visitor,
@@ -126,7 +128,7 @@ def create_tuning(node: NodeOfRequest, visitor: Admin, target: TunedTarget = "le
 
 def _set_shadow(node: Node, model: str, actor: str) -> None:
     with node.database.transaction() as session:
-        names = [one.name for one in installed.installed_models(session, node.settings)]
+        names = [one.name for one in installed.installed_models(session, node.settings) if not one.problem]
         if model and model not in names:
             raise UsageError(f"there is no model called {model}; installed: {', '.join(names)}")
         set_shadow(session, model, now=node.clock(), actor=actor)

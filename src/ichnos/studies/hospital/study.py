@@ -39,7 +39,7 @@ from ichnos.studies.hospital.scenarios import (
 from ichnos.studies.hospital.year import SHARED, HospitalPlan
 from ichnos.studies.shared.page import StudyPage
 
-_VERSION = {"hospital": 4}
+_VERSION = {"hospital": 5}
 _PARTS = {  # who raises the alarm -> field of AlarmTimes
     "any stream": "any",
     "inputs of all CTs": "inputs",

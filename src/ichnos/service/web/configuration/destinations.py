@@ -97,7 +97,7 @@ def _checked(given: dict[str, object]) -> Destination:
 
 def _page(node: Node, visitor: Visitor, *, problem: str = "", success: str = "") -> HTMLResponse:
     with node.database.snapshot() as session:
-        known = destinations.known_destinations(session, node.settings)
+        known = destinations.shown_destinations(session, node.settings)
     return full_page(
         "destinations.html.j2", visitor, here="/destinations", status=400 if problem else 200,
         known=known, problem=problem, success=success,
