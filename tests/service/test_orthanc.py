@@ -193,7 +193,7 @@ def test_a_dicomweb_that_does_not_answer_is_named() -> None:
     closed = ArchiveSettings(web=f"http://ann:secret@127.0.0.1:{free_port()}/dicom-web")
     kept: list[Dataset] = []
     for ask in (studies_of_patient, images_of_study):
-        with pytest.raises(ArchiveProblem, match=r"at 127\.0\.0\.1.* does not answer as it should"):
+        with pytest.raises(ArchiveProblem, match=r"at http://127\.0\.0\.1.* does not answer as it should"):
             ask(closed, "1.2.3", "ICHNOS")
     with pytest.raises(ArchiveProblem, match="does not answer as it should"):
         fetch_study(closed, "1.2.3", "ICHNOS", kept.append)
