@@ -92,7 +92,7 @@ def model_card(settings: NodeSettings, name: str) -> str | None:
 
 
 def _no_such_model(name: str, folders: Iterable[str]) -> str:
-    return f"there is no model called {name}; installed: {', '.join(sorted(folders))}"
+    return f"there is no model called {name}; the installed models are {', '.join(sorted(folders))}"
 
 
 def _folders(settings: NodeSettings) -> dict[str, Path]:

@@ -145,7 +145,7 @@ def test_a_chosen_model_that_is_gone_is_named_and_another_is_chosen(node: Node, 
     study = add_study(node)
     pages = [admin.get(path) for path in ("/models", "/evidence", f"/studies/{study}", "/api/v1/models")]
     assert [page.status_code for page in pages] == [200] * 4
-    sentence = "there is no model called site-20260101; installed: "
+    sentence = "there is no model called site-20260101; the installed models are "
     assert sentence in pages[0].text
     assert [line["problem"].startswith(sentence) for line in pages[3].json() if line["reads"]] == [True]
     with node.database.snapshot() as session, pytest.raises(InputRefused, match=sentence):

@@ -119,7 +119,7 @@ class PairJudge:
 
 
 def _readings_of(home: Path, study: StudyRow, *, until: float = math.inf) -> list[Path]:
-    """Return the folders of a study's readings, those in the shadow too, that were made until then."""
+    """Return the folders of a study's readings, shadow readings too, that were made up to a time."""
     own = [home / study.reading] if study.reading and (study.read_at or 0.0) <= until else []
     return own + shadow_readings(home, study.id, until=until)
 

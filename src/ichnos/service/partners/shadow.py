@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 def shadow_readings(home: Path, study_id: int, *, until: float = math.inf) -> list[Path]:
-    """Return the folders of a study's shadow readings that were made until then."""
+    """Return the folders of a study's shadow readings that were made up to a time."""
     records = sorted(shadow_folder(home, study_id).glob(f"*/{RECORD}"))
     return [record.parent for record in records if record.stat().st_mtime <= until]
 

@@ -130,5 +130,5 @@ def _set_shadow(node: Node, model: str, actor: str) -> None:
     with node.database.transaction() as session:
         names = [one.name for one in installed.installed_models(session, node.settings) if not one.problem]
         if model and model not in names:
-            raise UsageError(f"there is no model called {model}; installed: {', '.join(names)}")
+            raise UsageError(f"there is no model called {model}; the installed models are {', '.join(names)}")
         set_shadow(session, model, now=node.clock(), actor=actor)
