@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from pydantic import Field
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ichnos.evidence.pack.pack import Pack
     from ichnos.evidence.pack.plan import EvidencePlan
 
-_SPLITS = ("train", "validation", "test", "external", "")
 _READINGS = "readings"  # folder inside OUT for what `--model` reads first
 
 
@@ -80,10 +79,11 @@ def _pack(
 
 def _refuse_unknown(plan: EvidencePlan, cohorts: list[Cohort]) -> None:
     """Refuse splits and targets that are in no cohort and nowhere else: one misspelt would be left out."""
+    from ichnos.cohort import Split
     from ichnos.targets import label_maps
 
     people = [patient for cohort in cohorts for patient in cohort]
-    splits = {*_SPLITS, *(patient.split for patient in people)}
+    splits = {*get_args(Split), *(patient.split for patient in people)}
     targets = {*label_maps(), "expansion", *plan.labels, *(name for p in people for name in p.targets)}
     for kind, asked, known in (("split", plan.splits, splits), ("target", plan.targets, targets)):
         if unknown := [name for name in asked if name not in known]:

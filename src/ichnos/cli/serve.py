@@ -70,7 +70,7 @@ def _operate(word: str, settings: NodeSettings, folder: Path | None, studies: li
 
 
 def _refuse_unused(part: str, folder: Path | None, studies: list[int], *, check: bool) -> None:
-    """Refuse a word that is none, and what a word has no use for: a purge of study 1 is not one of all."""
+    """Refuse an unknown word, and what a word has no use for: `purge 1` must not remove all that is old."""
     from ichnos.service.run import LOOPS
     from ichnos.service.upkeep.commands import CHORES, WITH_FOLDER, WITH_STUDIES
 
